@@ -1,0 +1,43 @@
+package cnm
+
+import (
+	"context"
+
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// Driver renders the kernel state of one kind of network. Every method is
+// pure: the same input gives the same output, and nothing is touched.
+type Driver interface {
+	Name() string
+	Scope() Scope
+	// Capabilities says what the controller must do for the driver's networks.
+	Capabilities() Capabilities
+	// CheckNetwork refuses what the driver cannot do: an unknown or malformed
+	// option by its name, a pool that does not fit.
+	CheckNetwork(Network) error
+	// RenderNetwork renders what a network's endpoints share.
+	RenderNetwork(Network, Host) (plan.State, error)
+	// RenderEndpoint renders one endpoint: host and sandbox objects in one
+	// state, told apart by their namespace.
+	RenderEndpoint(Network, Endpoint, Host) (plan.State, error)
+}
+
+// Capabilities describe a driver to the controller.
+type Capabilities struct {
+	Addresses bool // networks have pools and endpoints have addresses
+	Ports     bool // endpoints can publish ports
+	Singleton bool // only the builtin network of this driver exists (host, none)
+}
+
+// Host is what a render must know about the host it renders for.
+type Host struct {
+	MTU int // bytes: that of the egress route's link, 1500 when there is none
+}
+
+// Fabric makes the kernel agree with the records.
+type Fabric interface {
+	// Converge runs a pass over the scopes and returns once the kernel agrees
+	// with their records, or with the first error that kept it from doing so.
+	Converge(context.Context, ...plan.Scope) error
+}

@@ -1,0 +1,55 @@
+package cnm
+
+import (
+	"context"
+	"errors"
+)
+
+// Kind is a family of records.
+type Kind string
+
+// The kinds of records.
+const (
+	KindNetwork   Kind = "network"
+	KindSandbox   Kind = "sandbox"
+	KindEndpoint  Kind = "endpoint"
+	KindAddress   Kind = "address" // ipam: one record an address in use
+	KindContainer Kind = "container"
+	KindImage     Kind = "image"
+	KindVolume    Kind = "volume"
+)
+
+// Key names a record. IDs may hold any byte but NUL.
+type Key struct {
+	Kind Kind
+	ID   string
+}
+
+// Record is a stored value and the revision it was last written at.
+type Record struct {
+	Key      Key
+	Value    []byte
+	Revision uint64 // never 0 for a stored record
+}
+
+// Write is one part of a commit: it holds only if the record's revision is
+// still Revision (0: the record does not exist). A nil Value deletes.
+type Write struct {
+	Key      Key
+	Value    []byte
+	Revision uint64
+}
+
+// What callers of a Store branch on.
+var (
+	ErrNotFound = errors.New("no such record")
+	ErrConflict = errors.New("the record has changed meanwhile")
+)
+
+// Store keeps records. Every implementation passes cnm/storetest.
+type Store interface {
+	Get(context.Context, Key) (Record, error)     // ErrNotFound
+	List(context.Context, Kind) ([]Record, error) // in order of ID
+	Commit(context.Context, ...Write) error       // all or nothing; ErrConflict
+	Watch(context.Context, Kind) <-chan struct{}  // wakes after a change, coalesced; the reader lists; closed with the context
+}

@@ -1,0 +1,111 @@
+package engine
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// Spec is what a user asks of a container. It is stored as given, so that a
+// stopped container starts again with the same wishes.
+type Spec struct {
+	Name        string            `json:"name"`
+	Image       string            `json:"image"`
+	Command     []string          `json:"command,omitempty"`    // replaces the image's Cmd
+	Entrypoint  []string          `json:"entrypoint,omitempty"` // replaces the image's Entrypoint
+	Env         []string          `json:"env,omitempty"`
+	WorkDir     string            `json:"workDir,omitempty"`
+	User        string            `json:"user,omitempty"` // name|uid[:group|gid]
+	Hostname    string            `json:"hostname,omitempty"`
+	TTY         bool              `json:"tty,omitempty"`
+	OpenStdin   bool              `json:"openStdin,omitempty"`
+	Remove      bool              `json:"remove,omitempty"` // remove on exit
+	Networks    []NetworkRequest  `json:"networks,omitempty"`
+	Ports       []cnm.PortMapping `json:"ports,omitempty"`
+	Mounts      []Mount           `json:"mounts,omitempty"`
+	Memory      int64             `json:"memory,omitempty"`    // bytes; 0: no limit
+	NanoCPUs    int64             `json:"nanoCPUs,omitempty"`  // 1e9 is one CPU; 0: no limit
+	PidsLimit   int64             `json:"pidsLimit,omitempty"` // 0: no limit
+	CapAdd      []string          `json:"capAdd,omitempty"`
+	CapDrop     []string          `json:"capDrop,omitempty"`
+	Privileged  bool              `json:"privileged,omitempty"`
+	ReadOnly    bool              `json:"readOnly,omitempty"`
+	UserNS      string            `json:"userNS,omitempty"` // "" or "host": none of its own; "auto": a private user namespace
+	StopSignal  string            `json:"stopSignal,omitempty"`
+	StopTimeout time.Duration     `json:"stopTimeout,omitempty"` // 0: 10 s
+	DNS         []netip.Addr      `json:"dns,omitempty"`
+	ExtraHosts  []string          `json:"extraHosts,omitempty"` // name:address
+	Labels      map[string]string `json:"labels,omitempty"`
+}
+
+// NetworkRequest asks for membership of one network. Network is a network's
+// name or ID, "host", "none" or "container:<name or ID>".
+type NetworkRequest struct {
+	Network  string       `json:"network"`
+	Addrs    []netip.Addr `json:"addrs,omitempty"` // at most one a family
+	MAC      plan.MAC     `json:"mac"`
+	Aliases  []string     `json:"aliases,omitempty"`
+	Priority int          `json:"priority,omitempty"`
+}
+
+// Mount is a bind mount of a host path, or of a named volume.
+type Mount struct {
+	Source   string `json:"source"` // absolute host path, or a volume's name
+	Target   string `json:"target"` // absolute path in the container
+	ReadOnly bool   `json:"readOnly,omitempty"`
+	Volume   bool   `json:"volume,omitempty"`
+}
+
+// Status is where a container is in its life.
+type Status string
+
+// The states of a container.
+const (
+	Created Status = "created"
+	Running Status = "running"
+	Paused  Status = "paused"
+	Exited  Status = "exited"
+)
+
+// Container is a container's record.
+type Container struct {
+	ID       string    `json:"id"` // 64 hex digits
+	Spec     Spec      `json:"spec"`
+	ImageID  string    `json:"imageID"` // digest of the image's config: sha256:…
+	Created  time.Time `json:"created"`
+	Started  time.Time `json:"started,omitzero"`
+	Finished time.Time `json:"finished,omitzero"`
+	Status   Status    `json:"status"`
+	Pid      int       `json:"pid,omitempty"`
+	ExitCode int       `json:"exitCode"`
+	OOM      bool      `json:"oom,omitempty"`
+	Error    string    `json:"error,omitempty"` // why the last start failed
+	Sandbox  string    `json:"sandbox,omitempty"`
+	BootID   string    `json:"bootID,omitempty"` // of the boot it was last started in
+	Phase    cnm.Phase `json:"phase"`
+	Revision uint64    `json:"-"`
+}
+
+// Networks gives containers their network. [cnm.Controller] is behind it.
+type Networks interface {
+	// CreateSandbox makes a sandbox with the requested networks attached (none
+	// at all for an empty list), or nothing. It returns once the kernel has it.
+	CreateSandbox(ctx context.Context, r SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error)
+	// DeleteSandbox detaches and removes everything of a sandbox; one that does
+	// not exist is no error.
+	DeleteSandbox(ctx context.Context, id string) error
+	// NetNSPath is where a process can open the sandbox's network namespace.
+	NetNSPath(cnm.Sandbox) string
+}
+
+// SandboxRequest describes the sandbox of one container.
+type SandboxRequest struct {
+	ID        string // the sandbox's ID, chosen by the caller: the call is idempotent
+	Container string
+	Name      string
+	Networks  []NetworkRequest
+	Ports     []cnm.PortMapping
+}
