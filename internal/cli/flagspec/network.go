@@ -1,0 +1,132 @@
+package flagspec
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+)
+
+// Network parses a value of --network: a network's name or ID, host, none,
+// container:ID, or the long form name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=….
+func Network(value string) (*apiv1.ConnectRequest, error) {
+	c := &apiv1.ConnectRequest{}
+	if !strings.Contains(value, "=") {
+		c.Network = value
+		if value == "" || strings.ContainsAny(value, ", \x00") || value == "container:" {
+			return nil, fmt.Errorf("invalid --network %q: give a network's name, host, none or container:NAME", value)
+		}
+		return c, nil
+	}
+	for part := range strings.SplitSeq(value, ",") {
+		key, v, _ := strings.Cut(part, "=")
+		if err := networkOption(c, key, v); err != nil {
+			return nil, fmt.Errorf("invalid --network %q: %w", value, err)
+		}
+	}
+	if c.Network == "" {
+		return nil, fmt.Errorf("invalid --network %q: the long form needs name=NETWORK", value)
+	}
+	return c, nil
+}
+
+func networkOption(c *apiv1.ConnectRequest, key, v string) (err error) {
+	if v == "" {
+		return fmt.Errorf("%s has no value", strconv.Quote(key))
+	}
+	switch key {
+	case "name":
+		c.Network = v
+	case "alias":
+		c.Aliases = append(c.Aliases, v)
+	case "ip":
+		err = address(c, "ip", v, netip.Addr.Is4)
+	case "ip6":
+		err = address(c, "ip6", v, netip.Addr.Is6)
+	case "mac-address":
+		c.MacAddress, err = MAC(v)
+	case "gw-priority":
+		c.GatewayPriority, err = Priority(v)
+	default:
+		err = fmt.Errorf("unknown option %q: known are name, ip, ip6, mac-address, alias, gw-priority", key)
+	}
+	return err
+}
+
+func address(c *apiv1.ConnectRequest, flag, v string, family func(netip.Addr) bool) error {
+	a, err := netip.ParseAddr(v)
+	if err != nil || a.Zone() != "" || !family(a) {
+		return fmt.Errorf("--%s %q is not an IPv%s address", flag, v, map[string]string{"ip": "4", "ip6": "6"}[flag])
+	}
+	for _, have := range c.Addresses {
+		if h, err := netip.ParseAddr(have); err == nil && family(h) {
+			return fmt.Errorf("--%s %q: the address %s was given before, and an endpoint has one a family", flag, v, h)
+		}
+	}
+	c.Addresses = append(c.Addresses, a.String())
+	return nil
+}
+
+// Addresses adds the values of --ip and --ip6, where given, to a request.
+func Addresses(c *apiv1.ConnectRequest, ip, ip6 string) error {
+	if ip != "" {
+		if err := address(c, "ip", ip, netip.Addr.Is4); err != nil {
+			return err
+		}
+	}
+	if ip6 != "" {
+		return address(c, "ip6", ip6, netip.Addr.Is6)
+	}
+	return nil
+}
+
+// MAC checks a unicast EUI-48 address and gives its colon-separated form.
+func MAC(v string) (string, error) {
+	parts := strings.FieldsFunc(v, func(r rune) bool { return r == ':' || r == '-' })
+	if len(parts) != 6 || len(v) != 17 {
+		return "", fmt.Errorf("%q is not a MAC address: use six hexadecimal bytes, for example 02:42:0a:00:00:05", v)
+	}
+	for i, p := range parts {
+		b, err := strconv.ParseUint(p, 16, 8)
+		if err != nil || len(p) != 2 {
+			return "", fmt.Errorf("%q is not a MAC address: %q is not a hexadecimal byte", v, p)
+		}
+		if i == 0 && b&1 != 0 {
+			return "", fmt.Errorf("%q is a multicast MAC address: the lowest bit of the first byte must be 0", v)
+		}
+	}
+	out := strings.ToLower(strings.Join(parts, ":"))
+	if out == "00:00:00:00:00:00" {
+		return "", fmt.Errorf("%q is the null MAC address: leave it out to have one made", v)
+	}
+	return out, nil
+}
+
+// Priority checks a gateway priority.
+func Priority(v string) (int32, error) {
+	n, err := strconv.ParseInt(v, 10, 32)
+	if err != nil || n < -1000 || n > 1000 {
+		return 0, fmt.Errorf("gateway priority %q is not a number from -1000 to 1000", v)
+	}
+	return int32(n), nil
+}
+
+// ExtraHost parses a value of --add-host: NAME:ADDRESS or NAME=ADDRESS.
+func ExtraHost(v string) (string, error) {
+	i := strings.IndexAny(v, ":=")
+	if i <= 0 {
+		return "", fmt.Errorf("invalid --add-host %q: use NAME:ADDRESS, for example db:10.0.0.5", v)
+	}
+	name, addr := v[:i], strings.Trim(v[i+1:], "[]")
+	if addr != "host-gateway" {
+		if _, err := netip.ParseAddr(addr); err != nil {
+			return "", fmt.Errorf("invalid --add-host %q: %q is not an IP address", v, addr)
+		}
+	}
+	if strings.ContainsAny(name, " \t\n\x00#") {
+		return "", fmt.Errorf("invalid --add-host %q: %q is not a host name", v, name)
+	}
+	return name + ":" + addr, nil
+}
