@@ -55,6 +55,7 @@ const (
 	SPort         Field = "th sport"
 	DPort         Field = "th dport"
 	ICMPv6Type    Field = "icmpv6 type"
+	ICMPv6Target  Field = "icmpv6 taddr" // of neighbour solicitations and advertisements
 	CTState       Field = "ct state"       // new, established, related, invalid
 	CTStatus      Field = "ct status"      // dnat, snat
 	CTDirection   Field = "ct direction"   // original, reply
@@ -113,18 +114,18 @@ const (
 type Set struct {
 	Family   Family
 	Name     string
-	Key      []DataType
+	KeyTypes []DataType
 	Data     []DataType
 	Interval bool // key parts may be prefixes or ranges
 }
 
 // Element is a member of a set, owned by a scope (kept as the element's
-// comment). Key and Data hold one canonical text a part: "10.1.0.0/16",
+// comment). Keys and Data hold one canonical text a part: "10.1.0.0/16",
 // "vlb-3f2a", "tcp", "8000-8010", "02:42:0a:01:00:02", "jump guard".
 type Element struct {
 	Family Family
 	Set    string
-	Key    []string
-	Data   []string
+	Keys   []string // one a key type of the set
+	Data   []string // one a data type of the set
 	Scope  Scope
 }
