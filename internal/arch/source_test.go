@@ -1,0 +1,162 @@
+package arch
+
+import (
+	"bytes"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// root is the module's directory: the go command runs tests in that of their package.
+const root = "../.."
+
+// maxLines is where a file has more than one subject.
+const maxLines = 600
+
+// source is one Go file of the module that people wrote.
+type source struct {
+	path  string // inside the module
+	lines int
+	file  *ast.File
+	fset  *token.FileSet
+}
+
+func (s source) test() bool { return strings.HasSuffix(s.path, "_test.go") }
+
+func sources(t *testing.T) []source {
+	t.Helper()
+	var out []source
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "bin"):
+			return fs.SkipDir
+		case d.IsDir() || filepath.Ext(path) != ".go":
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, path, text, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		if ast.IsGenerated(file) {
+			return nil
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		out = append(out, source{path: rel, lines: bytes.Count(text, []byte{'\n'}), file: file, fset: fset})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(out) < 10 {
+		t.Fatalf("found %d Go files below %s: that is not the module", len(out), root)
+	}
+	return out
+}
+
+func TestFilesStayShort(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.lines > maxLines {
+			t.Errorf("%s has %d lines; above %d a file has more than one subject: split it", s.path, s.lines, maxLines)
+		}
+	}
+}
+
+func TestNoInitFunctions(t *testing.T) {
+	for _, s := range sources(t) {
+		for _, decl := range s.file.Decls {
+			fn, ok := decl.(*ast.FuncDecl)
+			if ok && fn.Recv == nil && fn.Name.Name == "init" {
+				t.Errorf("%s has an init function: importing a package must do nothing", s.at(fn.Pos()))
+			}
+		}
+	}
+}
+
+// banned calls, by package name and function, and where they are allowed.
+var banned = []struct {
+	pkg, name string
+	allowed   []string // directories
+	why       string
+}{
+	{"context", "TODO", nil, "pass the caller's context"},
+	{"runtime", "LockOSThread", []string{"internal/kern", "cmd/net-shim", "engine/shim"}, "threads that change their namespace live in internal/kern"},
+	{"time", "Sleep", nil, "wait for an event, with a context"},
+}
+
+func TestNoBannedCalls(t *testing.T) {
+	for _, s := range sources(t) {
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			ident, ok := sel.X.(*ast.Ident)
+			if !ok {
+				return true
+			}
+			for _, b := range banned {
+				if ident.Name == b.pkg && sel.Sel.Name == b.name && !allowed(s.path, b.allowed) && !(s.test() && b.name != "TODO") {
+					t.Errorf("%s calls %s.%s: %s", s.at(n.Pos()), b.pkg, b.name, b.why)
+				}
+			}
+			return true
+		})
+	}
+}
+
+func TestTestsAreNotSkipped(t *testing.T) {
+	skips := map[string]bool{"Skip": true, "Skipf": true, "SkipNow": true}
+	for _, s := range sources(t) {
+		if !s.test() {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			sel, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || !skips[sel.Sel.Name] {
+				return true
+			}
+			// In a property or fuzz test a skip discards an input, not the test.
+			if ident, ok := sel.X.(*ast.Ident); ok && (ident.Name == "t" || ident.Name == "tb" || ident.Name == "b") {
+				t.Errorf("%s skips a test: a test that does not run proves nothing", s.at(n.Pos()))
+			}
+			return true
+		})
+	}
+}
+
+func (s source) at(pos token.Pos) string {
+	p := s.fset.Position(pos)
+	rel, err := filepath.Rel(root, p.String())
+	if err != nil {
+		return p.String()
+	}
+	return rel
+}
+
+func allowed(path string, dirs []string) bool {
+	for _, dir := range dirs {
+		if within(filepath.ToSlash(path), dir) {
+			return true
+		}
+	}
+	return false
+}
