@@ -53,3 +53,13 @@ type Store interface {
 	Commit(context.Context, ...Write) error       // all or nothing; ErrConflict
 	Watch(context.Context, Kind) <-chan struct{}  // wakes after a change, coalesced; the reader lists; closed with the context
 }
+
+// Durable tells whether records of the kind outlive a reboot. The others
+// describe what exists in a running kernel. One commit holds only kinds of one sort.
+func (k Kind) Durable() bool {
+	switch k {
+	case KindSandbox, KindEndpoint, KindAddress:
+		return false
+	}
+	return true
+}

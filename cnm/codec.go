@@ -1,0 +1,79 @@
+package cnm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+)
+
+// record is a value the store keeps for the controller.
+type record interface{ Network | Sandbox | Endpoint }
+
+// NetworkOf decodes a record of [KindNetwork].
+func NetworkOf(r Record) (Network, error) {
+	n, err := decode[Network](r)
+	n.Revision = r.Revision
+	return n, err
+}
+
+// SandboxOf decodes a record of [KindSandbox].
+func SandboxOf(r Record) (Sandbox, error) {
+	s, err := decode[Sandbox](r)
+	s.Revision = r.Revision
+	return s, err
+}
+
+// EndpointOf decodes a record of [KindEndpoint].
+func EndpointOf(r Record) (Endpoint, error) {
+	e, err := decode[Endpoint](r)
+	e.Revision = r.Revision
+	return e, err
+}
+
+// ListNetworks reads every network record, in order of ID.
+func ListNetworks(ctx context.Context, s Store) ([]Network, error) {
+	return list(ctx, s, KindNetwork, NetworkOf)
+}
+
+// ListSandboxes reads every sandbox record, in order of ID.
+func ListSandboxes(ctx context.Context, s Store) ([]Sandbox, error) {
+	return list(ctx, s, KindSandbox, SandboxOf)
+}
+
+// ListEndpoints reads every endpoint record, in order of ID.
+func ListEndpoints(ctx context.Context, s Store) ([]Endpoint, error) {
+	return list(ctx, s, KindEndpoint, EndpointOf)
+}
+
+func list[T record](ctx context.Context, s Store, kind Kind, of func(Record) (T, error)) ([]T, error) {
+	records, err := s.List(ctx, kind)
+	if err != nil {
+		return nil, fmt.Errorf("list %s records: %w", kind, err)
+	}
+	out := make([]T, 0, len(records))
+	for _, r := range records {
+		v, err := of(r)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+func decode[T record](r Record) (T, error) {
+	var v T
+	if err := json.Unmarshal(r.Value, &v); err != nil {
+		return v, fmt.Errorf("decode the %s record %s: %w", r.Key.Kind, r.Key.ID, err)
+	}
+	return v, nil
+}
+
+// put is the write that stores v in place of revision.
+func put[T record](kind Kind, id string, v T, revision uint64) (Write, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return Write{}, fmt.Errorf("encode the %s record %s: %w", kind, id, err)
+	}
+	return Write{Key: Key{Kind: kind, ID: id}, Value: b, Revision: revision}, nil
+}

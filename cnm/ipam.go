@@ -1,0 +1,51 @@
+package cnm
+
+import (
+	"context"
+	"net/netip"
+)
+
+// PoolRequest asks for one subnet of a new network. The zero value asks for a
+// free IPv4 subnet of the default size.
+type PoolRequest struct {
+	Subnet  netip.Prefix          // the zero value: pick a free one of Bits in the family of IPv6
+	Bits    int                   // length of the picked subnet; 0: the default
+	IPv6    bool                  // family of the picked subnet
+	Range   netip.Prefix          // addresses are handed out of this part; the zero value: all of it
+	Gateway netip.Addr            // the zero value: the first usable address
+	Aux     map[string]netip.Addr // addresses never handed out, by what they are for
+}
+
+// Claim is a set of addresses that become the owner's (or, from
+// [IPAM.Release], cease to be) with the commit that its Writes are part of. Until Done is
+// called they are held in memory against other claims.
+type Claim struct {
+	Addrs  []netip.Prefix // with the subnet's length, IPv4 first
+	Writes []Write
+	Finish func(committed bool) // may be nil
+}
+
+// Done tells whether the commit with the claim's writes succeeded. It must be
+// called exactly once.
+func (c *Claim) Done(committed bool) {
+	if c.Finish != nil {
+		c.Finish(committed)
+	}
+}
+
+// IPAM gives networks their subnets and endpoints their addresses. Package
+// ipam implements it.
+type IPAM interface {
+	// Pools resolves the requests for the new network n and holds the subnets
+	// for it until Forget.
+	Pools(ctx context.Context, n Network, requests []PoolRequest) ([]Pool, error)
+	// Forget lets go of the subnets of a network that is gone or was never made.
+	Forget(network string)
+	// Claim gives the owner one address of each pool of n: the wanted ones, at
+	// most one a pool, else free ones. An owner that has addresses already
+	// gets the same ones, without writes.
+	Claim(ctx context.Context, n Network, owner string, want []netip.Addr) (*Claim, error)
+	// Release gives back everything the owner has in the network; no address
+	// at all is no error.
+	Release(ctx context.Context, network, owner string) (*Claim, error)
+}
