@@ -1,0 +1,73 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/vethloom/vethloom/cnm"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Image is what callers see of a stored image.
+type Image struct {
+	ID           string   // sha256:<64 hex digits>, the digest of the image's configuration
+	References   []string // short form (busybox:latest), sorted; none for a dangling image
+	Created      time.Time
+	Size         int64 // bytes in the regular files of all layers
+	OS           string
+	Architecture string
+	Layers       []string // diff IDs, bottom first
+	Config       ocispec.ImageConfig
+}
+
+// Config says where a [Store] keeps its things.
+type Config struct {
+	Root  string    // a directory of the store's own, such as <state>/images; made when missing
+	Store cnm.Store // the records of kind image
+	Log   *slog.Logger
+}
+
+// ImportOptions describe the image made of a root filesystem.
+type ImportOptions struct {
+	Reference string   // name[:tag]; "" leaves the image untagged
+	Changes   []string // Dockerfile instructions that set the configuration: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR
+	Message   string   // the comment in the image's history
+	Platform  string   // OS/architecture; "": this host's
+}
+
+// ErrInUse is behind every refusal to remove an image that containers need.
+var ErrInUse = errors.New("image is in use")
+
+// ErrInvalid is behind every refusal of what a caller passed: a malformed
+// reference or change, an archive that is not what it should be.
+var ErrInvalid = errors.New("invalid argument")
+
+// NotFoundError says that nothing has the wanted name or ID. It is a
+// [cnm.ErrNotFound].
+type NotFoundError struct {
+	Ref string
+}
+
+func (e *NotFoundError) Error() string {
+	return fmt.Sprintf("no such image: %s: list what there is with 'net images', or bring it in with 'net import' or 'net load'", e.Ref)
+}
+
+// Is makes the error match [cnm.ErrNotFound].
+func (e *NotFoundError) Is(target error) bool { return target == cnm.ErrNotFound }
+
+// AmbiguousError says that an ID prefix fits several images.
+type AmbiguousError struct {
+	Prefix string
+	IDs    []string
+}
+
+func (e *AmbiguousError) Error() string {
+	return fmt.Sprintf("image ID prefix %s is ambiguous, it fits %s: give more digits", e.Prefix, strings.Join(e.IDs, " and "))
+}
+
+// Is makes the error match [ErrInvalid].
+func (e *AmbiguousError) Is(target error) bool { return target == ErrInvalid }
