@@ -50,6 +50,9 @@ var (
 type Store interface {
 	Get(context.Context, Key) (Record, error)     // ErrNotFound
 	List(context.Context, Kind) ([]Record, error) // in order of ID
+	// Find lists the records whose ID starts with prefix, in order of ID, at a cost that
+	// depends on how many there are, not on how many the kind has.
+	Find(ctx context.Context, kind Kind, prefix string) ([]Record, error)
 	Commit(context.Context, ...Write) error       // all or nothing; ErrConflict
 	Watch(context.Context, Kind) <-chan struct{}  // wakes after a change, coalesced; the reader lists; closed with the context
 }

@@ -41,14 +41,21 @@ func (s *Store) Get(ctx context.Context, k cnm.Key) (cnm.Record, error) {
 
 // List implements [cnm.Store].
 func (s *Store) List(ctx context.Context, kind cnm.Kind) ([]cnm.Record, error) {
+	return s.Find(ctx, kind, "")
+}
+
+// Find implements [cnm.Store], but looks at every record of the kind.
+func (s *Store) Find(ctx context.Context, kind cnm.Kind, prefix string) ([]cnm.Record, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	out := make([]cnm.Record, 0, len(s.records[kind]))
-	for _, r := range s.records[kind] {
-		out = append(out, clone(r))
+	out := []cnm.Record{}
+	for id, r := range s.records[kind] {
+		if strings.HasPrefix(id, prefix) {
+			out = append(out, clone(r))
+		}
 	}
 	slices.SortFunc(out, func(a, b cnm.Record) int { return strings.Compare(a.Key.ID, b.Key.ID) })
 	return out, nil
