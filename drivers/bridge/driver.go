@@ -1,0 +1,147 @@
+package bridge
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// Driver renders bridge networks. The zero value is ready for use.
+type Driver struct{}
+
+var _ cnm.Driver = Driver{}
+
+// Name is the driver's name in records and on the command line.
+func (Driver) Name() string { return "bridge" }
+
+// Scope is local: a bridge ends at its host.
+func (Driver) Scope() cnm.Scope { return cnm.Local }
+
+// Capabilities of bridge networks.
+func (Driver) Capabilities() cnm.Capabilities {
+	return cnm.Capabilities{Addresses: true, Ports: true}
+}
+
+// LinkName is the bridge's link name of a network without the option bridge-name.
+func LinkName(networkID string) string { return "vlb-" + short(networkID) }
+
+// EndpointLinkName is the link name of an endpoint's end on the host.
+func EndpointLinkName(endpointID string) string { return "vle-" + short(endpointID) }
+
+func short(id string) string { return id[:min(8, len(id))] }
+
+func linkName(n cnm.Network, o Options) string {
+	if o.BridgeName != "" {
+		return o.BridgeName
+	}
+	return LinkName(n.ID)
+}
+
+// bridgeMAC is a locally administered unicast address that only depends on
+// the network: neighbours keep knowing the gateway when its bridge is made anew.
+func bridgeMAC(networkID string) plan.MAC {
+	sum := sha256.Sum256([]byte(networkID))
+	m := plan.MAC{0x02}
+	copy(m[1:], sum[:])
+	return m
+}
+
+func networkScope(n cnm.Network) plan.Scope   { return cnm.NetworkScope(n.ID) }
+func endpointScope(e cnm.Endpoint) plan.Scope { return cnm.EndpointScope(e.ID) }
+
+func mtu(n cnm.Network, o Options, h cnm.Host) int {
+	switch {
+	case o.MTU != 0:
+		return o.MTU
+	case h.MTU == 0:
+		return 1500
+	case n.IPv6 && h.MTU < minMTUIPv6:
+		return minMTUIPv6 // below it the kernel takes IPv6 off the link; the host fragments
+	}
+	return h.MTU
+}
+
+// CheckNetwork refuses unknown or malformed options and pools a bridge cannot serve.
+func (d Driver) CheckNetwork(n cnm.Network) error {
+	o, err := options(n)
+	if err != nil {
+		return err
+	}
+	if !n.IPv4 && !n.IPv6 {
+		return fmt.Errorf("network %s: neither IPv4 nor IPv6 is on: a bridge network needs one of them", n.Name)
+	}
+	if n.IPv6 && o.MTU != 0 && o.MTU < minMTUIPv6 {
+		return fmt.Errorf("network %s: option mtu=%d: IPv6 needs at least %d (RFC 8200 section 5)", n.Name, o.MTU, minMTUIPv6)
+	}
+	if n.Internal && o.GatewayMode == Routed {
+		return fmt.Errorf("network %s: an internal network is not routed: leave out gateway-mode=routed or internal", n.Name)
+	}
+	var v4s, v6s int
+	for _, p := range n.Pools {
+		if err := checkPool(n, p); err != nil {
+			return fmt.Errorf("network %s: %w", n.Name, err)
+		}
+		if p.Subnet.Addr().Is4() {
+			v4s++
+		} else {
+			v6s++
+		}
+	}
+	if v4s > 1 || v6s > 1 {
+		return fmt.Errorf("network %s: %d IPv4 and %d IPv6 subnets: a bridge network has one of each at most", n.Name, v4s, v6s)
+	}
+	return nil
+}
+
+func checkPool(n cnm.Network, p cnm.Pool) error {
+	s := p.Subnet
+	if !s.IsValid() || s.Addr().Is4In6() {
+		return fmt.Errorf("subnet %q is not one: want for example 10.7.0.0/24 or fd07::/64", s)
+	}
+	if masked := s.Masked(); masked != s {
+		return fmt.Errorf("subnet %s has bits beyond its length: did you mean %s?", s, masked)
+	}
+	if s.Addr().Is4() && !n.IPv4 || s.Addr().Is6() && !n.IPv6 {
+		return fmt.Errorf("subnet %s: its family is switched off for this network", s)
+	}
+	if s.Bits() == s.Addr().BitLen() {
+		return fmt.Errorf("subnet %s has one address: a gateway and an endpoint need a /%d at least", s, s.Addr().BitLen()-1)
+	}
+	if a := s.Addr(); a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() && a.Is6() || s.Bits() == 0 {
+		return fmt.Errorf("subnet %s is not one of unicast addresses an endpoint can have", s)
+	}
+	if p.Range.IsValid() && (!s.Contains(p.Range.Addr()) || p.Range.Bits() < s.Bits()) {
+		return fmt.Errorf("ip-range %s is not inside the subnet %s", p.Range, s)
+	}
+	return checkGateway(p)
+}
+
+func checkGateway(p cnm.Pool) error {
+	g, s := p.Gateway, p.Subnet
+	if !g.IsValid() {
+		return nil
+	}
+	if !s.Contains(g) || g.Zone() != "" {
+		return fmt.Errorf("gateway %s is not inside the subnet %s", g, s)
+	}
+	if s.Addr().BitLen()-s.Bits() > 1 && g == s.Addr() {
+		return fmt.Errorf("gateway %s is the address of the subnet %s itself: did you mean %s?", g, s, s.Addr().Next())
+	}
+	if g.Is4() && s.Bits() < 31 && !s.Contains(g.Next()) {
+		return fmt.Errorf("gateway %s is the broadcast address of the subnet %s", g, s)
+	}
+	return nil
+}
+
+// gateway is the network's gateway for a family, or the zero value.
+func gateway(n cnm.Network, is4 bool) (netip.Addr, netip.Prefix) {
+	for _, p := range n.Pools {
+		if p.Subnet.Addr().Is4() == is4 {
+			return p.Gateway, p.Subnet
+		}
+	}
+	return netip.Addr{}, netip.Prefix{}
+}

@@ -1,0 +1,179 @@
+package bridge
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// maxPriority is the greatest gateway priority of an endpoint.
+const maxPriority = 1000
+
+// maxIndex is how many endpoints of one sandbox have metrics of their own.
+const maxIndex = 30
+
+// RenderEndpoint renders the endpoint's veth pair, its addresses and routes in
+// the sandbox, its elements of the fabric's sets, and its published ports.
+func (Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.State, error) {
+	if n.Phase == cnm.Deleting || e.Phase == cnm.Deleting {
+		return plan.State{}, nil
+	}
+	o, err := options(n)
+	if err != nil {
+		return plan.State{}, err
+	}
+	if err := checkEndpoint(n, o, e); err != nil {
+		return plan.State{}, fmt.Errorf("endpoint %s of network %s: %w", short(e.ID), n.Name, err)
+	}
+	r := endpointRender{n: n, e: e, o: o, host: EndpointLinkName(e.ID), inside: InnerName(e)}
+	r.link(mtu(n, o, h))
+	r.addresses()
+	r.sysctls()
+	if o.SourceValidation {
+		r.sources()
+	}
+	if err := r.publish(); err != nil {
+		return plan.State{}, fmt.Errorf("endpoint %s of network %s: %w", short(e.ID), n.Name, err)
+	}
+	return r.state, nil
+}
+
+// InnerName is the name of the endpoint's link inside its sandbox.
+func InnerName(e cnm.Endpoint) string { return fmt.Sprintf("eth%d", e.Index) }
+
+// CheckEndpoint refuses an endpoint that RenderEndpoint would refuse, so that
+// it can be told before anything is committed. Ports that are still to be
+// chosen (Dynamic with host port 0) pass.
+func (Driver) CheckEndpoint(n cnm.Network, e cnm.Endpoint) error {
+	o, err := options(n)
+	if err != nil {
+		return err
+	}
+	if err := checkEndpoint(n, o, e); err != nil {
+		return fmt.Errorf("endpoint on network %s: %w", n.Name, err)
+	}
+	for _, p := range e.Ports {
+		if p.Dynamic && p.HostPort == 0 {
+			p.HostPort = 1
+		}
+		if _, err := targets(n, o, e, p); err != nil {
+			return fmt.Errorf("endpoint on network %s: %w", n.Name, err)
+		}
+	}
+	return nil
+}
+
+func checkEndpoint(n cnm.Network, o Options, e cnm.Endpoint) error {
+	switch {
+	case e.NetNS == "":
+		return fmt.Errorf("its sandbox is the host itself, which joins no bridge network: use a sandbox with a network namespace")
+	case e.Index < 0 || e.Index > maxIndex:
+		return fmt.Errorf("index %d: a sandbox has %d endpoints at most", e.Index, maxIndex+1)
+	case e.Priority < -maxPriority || e.Priority > maxPriority:
+		return fmt.Errorf("gateway priority %d: want %d to %d", e.Priority, -maxPriority, maxPriority)
+	case o.SourceValidation && e.MAC == plan.MAC{}:
+		return fmt.Errorf("no MAC address: source validation needs one (or set option source-validation=false)")
+	case e.MAC[0]&1 != 0:
+		return fmt.Errorf("MAC address %s is a group address: the first byte must be even", e.MAC)
+	}
+	for _, a := range e.Addrs {
+		if _, subnet := gateway(n, a.Addr().Is4()); !subnet.Contains(a.Addr()) {
+			return fmt.Errorf("address %s is in no subnet of the network", a.Addr())
+		}
+	}
+	return nil
+}
+
+type endpointRender struct {
+	n            cnm.Network
+	e            cnm.Endpoint
+	o            Options
+	host, inside string
+	state        plan.State
+}
+
+func (r *endpointRender) link(mtu int) {
+	r.state.Links = []plan.Link{{
+		Name: r.host, Scope: endpointScope(r.e), Kind: plan.Veth, MTU: mtu, Up: true,
+		Master: linkName(r.n, r.o),
+		// Hairpin always: with bridge-nf-call-iptables=1 a published port of
+		// the endpoint itself turns round inside the bridge.
+		Port: plan.BridgePort{Isolated: !r.o.ICC, Hairpin: true},
+		Peer: plan.VethPeer{NS: r.e.NetNS, Name: r.inside, MAC: r.e.MAC},
+	}}
+}
+
+func (r *endpointRender) addresses() {
+	for _, a := range r.e.Addrs {
+		r.state.Addrs = append(r.state.Addrs, plan.Addr{NS: r.e.NetNS, Link: r.inside, Prefix: a})
+		gw, _ := gateway(r.n, a.Addr().Is4())
+		if r.n.Internal || !gw.IsValid() || r.routed(gw.Is4()) {
+			continue
+		}
+		any := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		if gw.Is4() {
+			any = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		}
+		r.state.Routes = append(r.state.Routes, plan.Route{
+			NS: r.e.NetNS, Dst: any, Via: gw, Link: r.inside, Metric: Metric(r.e),
+		})
+	}
+}
+
+// routed tells whether the family already has its default route: a second
+// address of a family brings no second one.
+func (r *endpointRender) routed(is4 bool) bool {
+	for _, route := range r.state.Routes {
+		if route.Dst.Addr().Is4() == is4 {
+			return true
+		}
+	}
+	return false
+}
+
+// Metric is the metric of an endpoint's default routes. It only depends on the
+// endpoint itself; the kernel takes the lowest, so the endpoint with the highest
+// priority provides the default route, and among equals the first.
+func Metric(e cnm.Endpoint) uint32 {
+	return uint32((maxPriority-e.Priority)*32 + e.Index + 1)
+}
+
+// ipv6 tells whether the endpoint has an IPv6 address.
+func (r *endpointRender) ipv6() bool {
+	for _, a := range r.e.Addrs {
+		if a.Addr().Is6() {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *endpointRender) sysctls() {
+	set := func(key, value string) {
+		r.state.Sysctls = append(r.state.Sysctls,
+			plan.Sysctl{NS: r.e.NetNS, Key: "ipv6/conf/" + r.inside + "/" + key, Value: value})
+	}
+	if !r.ipv6() {
+		set("disable_ipv6", "1")
+		return
+	}
+	set("disable_ipv6", "0")
+	set("accept_ra", "0") // the fabric alone gives addresses and routes
+}
+
+// sources are the endpoint's elements of the bridge table.
+func (r *endpointRender) sources() {
+	mac := r.e.MAC.String()
+	r.element(plan.BridgeTable, setGuarded, []string{r.host}, nil)
+	r.element(plan.BridgeTable, setSourceMAC, []string{r.host, mac}, nil)
+	for _, a := range r.e.Addrs {
+		r.element(plan.BridgeTable, familyOf(a.Addr()).source, []string{r.host, mac, a.Addr().String()}, nil)
+	}
+}
+
+func (r *endpointRender) element(f plan.Family, set string, key, data []string) {
+	r.state.Rules.Elements = append(r.state.Rules.Elements,
+		plan.Element{Family: f, Set: set, Keys: key, Data: data, Scope: endpointScope(r.e)})
+}

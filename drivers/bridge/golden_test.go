@@ -1,0 +1,191 @@
+package bridge
+
+import (
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), got); d != "" {
+		t.Errorf("%s differs (-want +got):\n%s", path, d)
+	}
+}
+
+// nftText is a ruleset as input of nft -f, so that a golden can be loaded by hand.
+func nftText(r plan.Ruleset) string {
+	var b strings.Builder
+	for _, family := range []plan.Family{plan.Inet, plan.BridgeTable} {
+		cut := func(s string) string { return strings.TrimPrefix(s, string(family)+" ") }
+		var body strings.Builder
+		for _, s := range r.Sets {
+			if s.Family == family {
+				fmt.Fprintf(&body, "\t%s\n", cut(s.String()))
+			}
+		}
+		for _, c := range r.Chains {
+			if c.Family != family {
+				continue
+			}
+			fmt.Fprintf(&body, "\tchain %s {\n", c.Name)
+			if c.Base != (plan.Base{}) {
+				fmt.Fprintf(&body, "\t\t%s\n", c.Base)
+			}
+			for _, rule := range c.Rules {
+				fmt.Fprintf(&body, "\t\t%s\n", rule)
+			}
+			body.WriteString("\t}\n")
+		}
+		if body.Len() > 0 {
+			fmt.Fprintf(&b, "table %s %s {\n%s}\n", family, plan.Table, body.String())
+		}
+		for _, e := range r.Elements {
+			if e.Family == family {
+				fmt.Fprintf(&b, "add element %s %s %s\n", family, plan.Table, strings.TrimPrefix(cut(e.String()), "element "))
+			}
+		}
+	}
+	return b.String()
+}
+
+func stateText(s plan.State) string {
+	var b strings.Builder
+	lines(&b, s.Links)
+	lines(&b, s.Addrs)
+	lines(&b, s.Routes)
+	lines(&b, s.Sysctls)
+	lines(&b, s.Ports)
+	return b.String() + nftText(s.Rules)
+}
+
+func lines[O any](b *strings.Builder, objects []O) {
+	for _, o := range objects {
+		fmt.Fprintf(b, "%v\n", o)
+	}
+}
+
+func testNetwork() cnm.Network {
+	return cnm.Network{
+		ID: "3f2a91bc" + strings.Repeat("0", 56), Name: "front", Driver: "bridge", Scope: cnm.Local,
+		IPv4: true, IPv6: true, Phase: cnm.Active,
+		Pools: []cnm.Pool{
+			{Subnet: netip.MustParsePrefix("10.7.0.0/24"), Range: netip.MustParsePrefix("10.7.0.0/24"), Gateway: netip.MustParseAddr("10.7.0.1")},
+			{Subnet: netip.MustParsePrefix("fd07::/64"), Range: netip.MustParsePrefix("fd07::/64"), Gateway: netip.MustParseAddr("fd07::1")},
+		},
+	}
+}
+
+func testEndpoint() cnm.Endpoint {
+	return cnm.Endpoint{
+		ID: "91bc3f2a" + strings.Repeat("1", 56), Network: testNetwork().ID, NetNS: "box", Phase: cnm.Active,
+		MAC:   plan.MAC{0x02, 0x42, 10, 7, 0, 2},
+		Addrs: []netip.Prefix{netip.MustParsePrefix("10.7.0.2/24"), netip.MustParsePrefix("fd07::2/64")},
+	}
+}
+
+func onlyIPv4(n cnm.Network) cnm.Network {
+	n.IPv6, n.Pools = false, n.Pools[:1]
+	return n
+}
+
+func with(n cnm.Network, kv ...string) cnm.Network {
+	n.Options = map[string]string{}
+	for i := 0; i < len(kv); i += 2 {
+		n.Options[kv[i]] = kv[i+1]
+	}
+	return n
+}
+
+func TestFabricGolden(t *testing.T) {
+	golden(t, "fabric.nft", nftText(Fabric(FabricConfig{}).Rules))
+	full := Fabric(FabricConfig{AcceptRA: []string{"eth0", "wlan0"}, BridgeNetfilterOff: true})
+	golden(t, "fabric-sysctls.txt", stateText(plan.State{Sysctls: full.Sysctls}))
+	if got := Fabric(FabricConfig{NoIPv6: true, AcceptRA: []string{"eth0"}}).Sysctls; len(got) != 1 {
+		t.Errorf("without IPv6 there is only ip_forward to set, got %v", got)
+	}
+}
+
+func TestNetworkGolden(t *testing.T) {
+	internal := testNetwork()
+	internal.Internal = true
+	noGateway := testNetwork()
+	noGateway.Pools = slices.Clone(noGateway.Pools)
+	for i := range noGateway.Pools {
+		noGateway.Pools[i].Gateway = netip.Addr{}
+	}
+	for name, n := range map[string]cnm.Network{
+		"dual":       testNetwork(),
+		"v4":         onlyIPv4(testNetwork()),
+		"internal":   internal,
+		"no-gateway": noGateway,
+		"routed":     with(testNetwork(), "gateway-mode", "routed", "mtu", "9000"),
+		"no-icc":     with(testNetwork(), "icc", "false", "masquerade", "false", "bridge-name", "br-front"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := Driver{}.RenderNetwork(n, cnm.Host{MTU: 1450})
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, "network-"+name+".txt", stateText(s))
+		})
+	}
+}
+
+func TestEndpointGolden(t *testing.T) {
+	published := testEndpoint()
+	published.Ports = []cnm.PortMapping{
+		{Proto: plan.TCP, HostPort: 8080, Port: 80, Count: 1},
+		{Proto: plan.UDP, HostPort: 5300, Port: 53, Count: 2},
+		{Proto: plan.TCP, HostPort: 9000, Port: 9000, Count: 11},
+		{Proto: plan.SCTP, HostPort: 3868, Port: 3868, Count: 1},
+		{Proto: plan.TCP, HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 8443, Port: 443, Count: 1},
+		{Proto: plan.TCP, HostIP: netip.MustParseAddr("::1"), HostPort: 8443, Port: 443, Count: 1},
+		{Proto: plan.TCP, HostIP: netip.IPv4Unspecified(), HostPort: 8081, Port: 81, Count: 1},
+	}
+	half := testEndpoint()
+	half.Addrs, half.Ports, half.Index, half.Priority = half.Addrs[:1], published.Ports[:1], 2, 10
+	internal := testNetwork()
+	internal.Internal = true
+	for name, c := range map[string]struct {
+		n cnm.Network
+		e cnm.Endpoint
+	}{
+		"dual":      {testNetwork(), testEndpoint()},
+		"published": {testNetwork(), published},
+		"v4":        {onlyIPv4(testNetwork()), half},
+		"bound":     {with(onlyIPv4(testNetwork()), "host-binding", "127.0.0.1"), half},
+		"internal":  {internal, testEndpoint()},
+		"no-icc":    {with(testNetwork(), "icc", "false", "source-validation", "false"), testEndpoint()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := Driver{}.RenderEndpoint(c.n, c.e, cnm.Host{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, "endpoint-"+name+".txt", stateText(s))
+		})
+	}
+}

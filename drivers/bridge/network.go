@@ -1,0 +1,111 @@
+package bridge
+
+import (
+	"net/netip"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// tableLocal is RT_TABLE_LOCAL, which the kernel looks at first.
+const tableLocal = 255
+
+// loopbackMetric is greater than that of the kernel's own route to ::1, which
+// stays the one in use for the host itself.
+const loopbackMetric = 4096
+
+// RenderNetwork renders the bridge, its gateway addresses and the network's
+// elements of the fabric's sets.
+func (Driver) RenderNetwork(n cnm.Network, h cnm.Host) (plan.State, error) {
+	o, err := options(n)
+	if err != nil {
+		return plan.State{}, err
+	}
+	if n.Phase == cnm.Deleting {
+		return plan.State{}, nil
+	}
+	r := networkRender{n: n, o: o, link: linkName(n, o)}
+	r.state.Links = []plan.Link{{
+		Name: r.link, Scope: networkScope(n), Kind: plan.Bridge,
+		MAC: bridgeMAC(n.ID), MTU: mtu(n, o, h), Up: true,
+	}}
+	r.gateways()
+	r.sysctls()
+	r.elements()
+	return r.state, nil
+}
+
+type networkRender struct {
+	n     cnm.Network
+	o     Options
+	link  string
+	state plan.State
+}
+
+func (r *networkRender) gateways() {
+	for _, p := range r.n.Pools {
+		if !p.Gateway.IsValid() {
+			continue
+		}
+		r.state.Addrs = append(r.state.Addrs, plan.Addr{Link: r.link, Prefix: netip.PrefixFrom(p.Gateway, p.Subnet.Bits())})
+		if p.Gateway.Is6() && !r.n.Internal {
+			// Answers translated back to ::1 arrive by the bridge, and the
+			// kernel only takes them by a link that has a route to ::1.
+			r.state.Routes = append(r.state.Routes, plan.Route{
+				Table: tableLocal, Type: plan.Local, Dst: netip.PrefixFrom(netip.IPv6Loopback(), 128),
+				Link: r.link, Metric: loopbackMetric,
+			})
+		}
+	}
+}
+
+func (r *networkRender) sysctls() {
+	set := func(key, value string) {
+		r.state.Sysctls = append(r.state.Sysctls, plan.Sysctl{Key: key, Value: value})
+	}
+	v6conf := "ipv6/conf/" + r.link + "/"
+	if gw, _ := gateway(r.n, true); gw.IsValid() && !r.n.Internal {
+		// Answers to the host's 127.0.0.1 arrive by the bridge; the chain raw
+		// drops everything else that claims such an address.
+		set("ipv4/conf/"+r.link+"/route_localnet", "1")
+	}
+	if !r.n.IPv6 {
+		set(v6conf+"disable_ipv6", "1")
+		return
+	}
+	set(v6conf+"disable_ipv6", "0")
+	set(v6conf+"accept_ra", "0")  // an endpoint is no router of ours
+	set(v6conf+"accept_dad", "0") // link-local at once: neighbour solicitations are sent from it
+}
+
+func (r *networkRender) elements() {
+	r.add(setBridges, r.link)
+	if r.o.ICC {
+		r.add(setSame, r.link, r.link)
+	}
+	if r.n.Internal {
+		r.add(setInternal, r.link)
+	}
+	if r.o.GatewayMode == Routed {
+		r.add(setRouted, r.link)
+	}
+	for _, p := range r.n.Pools {
+		f := familyOf(p.Subnet.Addr())
+		r.add(f.local, p.Subnet.String(), r.link)
+		if r.o.Masquerade && !r.n.Internal {
+			r.add(f.masq, p.Subnet.String())
+		}
+	}
+}
+
+func (r *networkRender) add(set string, key ...string) {
+	r.state.Rules.Elements = append(r.state.Rules.Elements,
+		plan.Element{Family: plan.Inet, Set: set, Keys: key, Scope: networkScope(r.n)})
+}
+
+func familyOf(a netip.Addr) family {
+	if a.Is4() {
+		return v4()
+	}
+	return v6()
+}
