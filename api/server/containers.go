@@ -1,0 +1,126 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"google.golang.org/grpc"
+)
+
+type containersService struct {
+	apiv1.UnimplementedContainersServer
+	containers Containers
+}
+
+func (s *containersService) Create(ctx context.Context, r *apiv1.CreateContainerRequest) (*apiv1.CreateContainerResponse, error) {
+	spec, err := decodeSpec(r.GetSpec())
+	if err != nil {
+		return nil, err
+	}
+	id, warnings, err := s.containers.Create(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.CreateContainerResponse{Id: id, Warnings: warnings}, nil
+}
+
+func (s *containersService) Start(ctx context.Context, r *apiv1.StartContainerRequest) (*apiv1.StartContainerResponse, error) {
+	if err := s.containers.Start(ctx, r.GetContainer()); err != nil {
+		return nil, err
+	}
+	return &apiv1.StartContainerResponse{}, nil
+}
+
+func (s *containersService) List(ctx context.Context, r *apiv1.ListContainersRequest) (*apiv1.ListContainersResponse, error) {
+	f, err := parseFilters(r.GetFilters(), "name", "id", "status", "network", "ancestor", "label", "exited")
+	if err != nil {
+		return nil, err
+	}
+	// Who asks for a status means containers that do not run, too.
+	all, err := s.containers.List(ctx, r.GetAll() || len(f["status"]) > 0 || len(f["exited"]) > 0)
+	if err != nil {
+		return nil, err
+	}
+	out := &apiv1.ListContainersResponse{}
+	for _, c := range all {
+		if f.container(c) {
+			out.Containers = append(out.Containers, encodeContainer(c))
+		}
+	}
+	return out, nil
+}
+
+func (s *containersService) Inspect(ctx context.Context, r *apiv1.InspectContainerRequest) (*apiv1.Container, error) {
+	c, err := s.containers.Inspect(ctx, r.GetContainer())
+	if err != nil {
+		return nil, err
+	}
+	return encodeContainer(c), nil
+}
+
+func (s *containersService) Stop(ctx context.Context, r *apiv1.StopContainerRequest) (*apiv1.StopContainerResponse, error) {
+	var timeout *time.Duration
+	if t := r.GetTimeout(); t != nil {
+		d := t.AsDuration()
+		timeout = &d
+	}
+	if err := s.containers.Stop(ctx, r.GetContainer(), timeout); err != nil {
+		return nil, err
+	}
+	return &apiv1.StopContainerResponse{}, nil
+}
+
+func (s *containersService) Kill(ctx context.Context, r *apiv1.KillContainerRequest) (*apiv1.KillContainerResponse, error) {
+	signal := r.GetSignal()
+	if signal == "" {
+		signal = "KILL"
+	}
+	if err := s.containers.Kill(ctx, r.GetContainer(), signal); err != nil {
+		return nil, err
+	}
+	return &apiv1.KillContainerResponse{}, nil
+}
+
+func (s *containersService) Remove(ctx context.Context, r *apiv1.RemoveContainerRequest) (*apiv1.RemoveContainerResponse, error) {
+	id, err := s.containers.Remove(ctx, r.GetContainer(), r.GetForce(), r.GetVolumes())
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.RemoveContainerResponse{Id: id}, nil
+}
+
+func (s *containersService) Wait(ctx context.Context, r *apiv1.WaitContainerRequest) (*apiv1.ExitStatus, error) {
+	e, err := s.containers.Wait(ctx, r.GetContainer())
+	if err != nil {
+		return nil, err
+	}
+	return encodeExit(e), nil
+}
+
+func (s *containersService) Logs(r *apiv1.LogsRequest, stream grpc.ServerStreamingServer[apiv1.LogsResponse]) error {
+	req := LogsRequest{Container: r.GetContainer(), Follow: r.GetFollow(), Tail: int(r.GetTail())}
+	if t := r.GetSince(); t != nil {
+		req.Since = t.AsTime()
+	}
+	if t := r.GetUntil(); t != nil {
+		req.Until = t.AsTime()
+	}
+	return s.containers.Logs(stream.Context(), req, func(l LogLine) error {
+		return stream.Send(&apiv1.LogsResponse{Time: timestamp(l.Time), Stderr: l.Stderr, Line: l.Line})
+	})
+}
+
+// container applies the filters of a list of containers.
+func (f filters) container(c ContainerView) bool {
+	networks := []string{}
+	for _, e := range c.Sandbox.Endpoints {
+		networks = append(networks, e.NetworkName, e.Network)
+	}
+	for _, n := range c.Spec.Networks {
+		networks = append(networks, n.Network)
+	}
+	return f.contains("name", c.Spec.Name) && f.prefix("id", c.ID) && f.equal("status", string(c.Status)) &&
+		f.anyOf("network", networks...) && f.anyOf("ancestor", c.Spec.Image, c.ImageID) && f.labels(c.Spec.Labels) &&
+		(len(f["exited"]) == 0 || c.Status == "exited" && f.equal("exited", itoa(c.ExitCode)))
+}

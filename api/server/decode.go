@@ -1,0 +1,212 @@
+package server
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// This file takes protocol messages apart: strings become addresses, prefixes
+// and ports here, once.
+
+func decodeNetworkRequest(r *apiv1.CreateNetworkRequest) (NetworkRequest, error) {
+	out := NetworkRequest{
+		Name: r.GetName(), Driver: r.GetDriver(), Internal: r.GetInternal(),
+		IPv6: r.GetIpv6(), DisableIPv4: r.GetDisableIpv4(), Options: r.GetOptions(), Labels: r.GetLabels(),
+	}
+	for _, p := range r.GetPools() {
+		pool, err := decodePool(p)
+		if err != nil {
+			return NetworkRequest{}, err
+		}
+		out.Pools = append(out.Pools, pool)
+	}
+	return out, nil
+}
+
+func decodePool(p *apiv1.Pool) (cnm.PoolRequest, error) {
+	var out cnm.PoolRequest
+	var err error
+	if bits, ok := strings.CutPrefix(p.GetSubnet(), "/"); ok {
+		if out.Bits, err = strconv.Atoi(bits); err != nil || out.Bits < 1 || out.Bits > 128 {
+			return out, invalid("subnet", p.GetSubnet(), "is not a prefix length", "use /24 or /64, or a whole subnet such as 10.5.0.0/24")
+		}
+		out.IPv6 = out.Bits > 32
+	} else if p.GetSubnet() != "" {
+		if out.Subnet, err = decodePrefix("subnet", p.GetSubnet()); err != nil {
+			return out, err
+		}
+		out.IPv6 = out.Subnet.Addr().Is6()
+	}
+	if p.GetIpRange() != "" {
+		if out.Range, err = decodePrefix("ip-range", p.GetIpRange()); err != nil {
+			return out, err
+		}
+	}
+	if p.GetGateway() != "" {
+		if out.Gateway, err = decodeAddr("gateway", p.GetGateway()); err != nil {
+			return out, err
+		}
+	}
+	for name, a := range p.GetAuxAddresses() {
+		addr, err := decodeAddr("aux-address "+name, a)
+		if err != nil {
+			return out, err
+		}
+		if out.Aux == nil {
+			out.Aux = map[string]netip.Addr{}
+		}
+		out.Aux[name] = addr
+	}
+	return out, nil
+}
+
+func decodePrefix(field, s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, invalid(field, s, "is not a subnet", "use address and length, for example 10.5.0.0/24 or fd00:5::/64")
+	}
+	if p != p.Masked() {
+		return p, invalid(field, s, "has bits set beyond its length", "did you mean "+p.Masked().String()+"?")
+	}
+	return p, nil
+}
+
+func decodeAddr(field, s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" {
+		return a, invalid(field, s, "is not an IP address", "use the form 10.5.0.7 or fd00:5::7, without length and zone")
+	}
+	return a.Unmap(), nil
+}
+
+func decodeMAC(s string) (plan.MAC, error) {
+	var m plan.MAC
+	if s == "" {
+		return m, nil
+	}
+	parts := strings.Split(s, ":")
+	bad := invalid("mac-address", s, "is not a unicast MAC address", "use six hexadecimal bytes with the lowest bit of the first unset, for example 02:42:0a:00:00:05")
+	if len(parts) != len(m) {
+		return m, bad
+	}
+	for i, p := range parts {
+		b, err := strconv.ParseUint(p, 16, 8)
+		if err != nil || len(p) != 2 {
+			return plan.MAC{}, bad
+		}
+		m[i] = byte(b)
+	}
+	if m[0]&1 != 0 || m == (plan.MAC{}) {
+		return plan.MAC{}, bad
+	}
+	return m, nil
+}
+
+func decodeConnect(c *apiv1.ConnectRequest) (engine.NetworkRequest, error) {
+	out := engine.NetworkRequest{Network: c.GetNetwork(), Aliases: c.GetAliases(), Priority: int(c.GetGatewayPriority())}
+	var err error
+	if out.MAC, err = decodeMAC(c.GetMacAddress()); err != nil {
+		return out, err
+	}
+	for _, s := range c.GetAddresses() {
+		a, err := decodeAddr("ip", s)
+		if err != nil {
+			return out, err
+		}
+		out.Addrs = append(out.Addrs, a)
+	}
+	return out, nil
+}
+
+func decodeConnects(cs []*apiv1.ConnectRequest) ([]engine.NetworkRequest, error) {
+	var out []engine.NetworkRequest
+	for _, c := range cs {
+		r, err := decodeConnect(c)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+func decodePorts(ms []*apiv1.PortMapping) ([]cnm.PortMapping, error) {
+	var out []cnm.PortMapping
+	for _, m := range ms {
+		p, err := decodePort(m)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func decodePort(m *apiv1.PortMapping) (cnm.PortMapping, error) {
+	count := max(m.GetCount(), 1)
+	out := cnm.PortMapping{Proto: plan.L4(m.GetProto()), Dynamic: m.GetHostPort() == 0}
+	switch out.Proto {
+	case plan.TCP, plan.UDP, plan.SCTP:
+	case "":
+		out.Proto = plan.TCP
+	default:
+		return out, invalid("publish", m.GetProto(), "is no transport that can be published", "use tcp, udp or sctp")
+	}
+	for _, p := range []struct {
+		field string
+		first uint32
+		zero  bool
+	}{{"host port", m.GetHostPort(), true}, {"container port", m.GetContainerPort(), false}} {
+		if p.first == 0 && p.zero {
+			continue
+		}
+		if p.first == 0 || p.first > 65535 || count > 65536-p.first {
+			return out, invalid(p.field, strconv.FormatUint(uint64(p.first), 10),
+				"is not a port, or its range of "+strconv.FormatUint(uint64(count), 10)+" goes beyond the last", "ports are 1 to 65535")
+		}
+	}
+	out.HostPort, out.Port, out.Count = uint16(m.GetHostPort()), uint16(m.GetContainerPort()), uint16(count)
+	if m.GetHostIp() != "" {
+		var err error
+		if out.HostIP, err = decodeAddr("publish", m.GetHostIp()); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+func decodeSpec(s *apiv1.ContainerSpec) (engine.Spec, error) {
+	out := engine.Spec{
+		Name: s.GetName(), Image: s.GetImage(), Command: s.GetCommand(), Entrypoint: s.GetEntrypoint(),
+		Env: s.GetEnv(), WorkDir: s.GetWorkDir(), User: s.GetUser(), Hostname: s.GetHostname(),
+		TTY: s.GetTty(), OpenStdin: s.GetOpenStdin(), Remove: s.GetRemove(),
+		Memory: s.GetMemory(), NanoCPUs: s.GetNanoCpus(), PidsLimit: s.GetPidsLimit(),
+		CapAdd: s.GetCapAdd(), CapDrop: s.GetCapDrop(), Privileged: s.GetPrivileged(), ReadOnly: s.GetReadOnly(),
+		UserNS: s.GetUserns(), StopSignal: s.GetStopSignal(), StopTimeout: s.GetStopTimeout().AsDuration(),
+		ExtraHosts: s.GetExtraHosts(), Labels: s.GetLabels(),
+	}
+	var err error
+	if out.Networks, err = decodeConnects(s.GetNetworks()); err != nil {
+		return out, err
+	}
+	if out.Ports, err = decodePorts(s.GetPorts()); err != nil {
+		return out, err
+	}
+	for _, d := range s.GetDns() {
+		a, err := decodeAddr("dns", d)
+		if err != nil {
+			return out, err
+		}
+		out.DNS = append(out.DNS, a)
+	}
+	for _, m := range s.GetMounts() {
+		out.Mounts = append(out.Mounts, engine.Mount{Source: m.GetSource(), Target: m.GetTarget(), ReadOnly: m.GetReadOnly(), Volume: m.GetVolume()})
+	}
+	return out, nil
+}

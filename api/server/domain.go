@@ -1,0 +1,276 @@
+package server
+
+import (
+	"context"
+	"io"
+	"net/netip"
+	"time"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/engine/volume"
+)
+
+// Networks is what the networks service needs. References are names, IDs or
+// unambiguous prefixes of IDs.
+type Networks interface {
+	CreateNetwork(context.Context, NetworkRequest) (NetworkView, error)
+	ListNetworks(context.Context) ([]NetworkView, error)
+	InspectNetwork(ctx context.Context, ref string) (NetworkView, error)
+	RemoveNetwork(ctx context.Context, ref string) (id string, err error)
+	// Connect joins a container, or a sandbox, to a further network.
+	Connect(ctx context.Context, container string, r engine.NetworkRequest) (EndpointView, error)
+	Disconnect(ctx context.Context, network, container string, force bool) error
+}
+
+// NetworkRequest describes a network to make.
+type NetworkRequest struct {
+	Name        string
+	Driver      string // empty: the default
+	Pools       []cnm.PoolRequest
+	Internal    bool
+	IPv6        bool
+	DisableIPv4 bool
+	Options     map[string]string
+	Labels      map[string]string
+}
+
+// NetworkView is a network with what belongs to it.
+type NetworkView struct {
+	cnm.Network
+	Link      string // on the host; empty when the network has none
+	Endpoints []EndpointView
+}
+
+// EndpointView is an endpoint with the names of what it refers to.
+type EndpointView struct {
+	cnm.Endpoint
+	NetworkName   string
+	ContainerID   string
+	ContainerName string
+	Interface     string // in the sandbox
+	HostLink      string
+	Gateways      []netip.Addr
+}
+
+// Sandboxes is what the sandboxes service needs.
+type Sandboxes interface {
+	CreateSandbox(context.Context, SandboxRequest) (SandboxView, error)
+	RemoveSandbox(ctx context.Context, id string) error
+	ListSandboxes(context.Context) ([]SandboxView, error)
+}
+
+// SandboxRequest describes a bare sandbox.
+type SandboxRequest struct {
+	ID       string // empty: the implementation picks
+	Networks []engine.NetworkRequest
+	Ports    []cnm.PortMapping
+	Labels   map[string]string
+}
+
+// SandboxView is a sandbox with its endpoints.
+type SandboxView struct {
+	cnm.Sandbox
+	Path      string // where a process can open its network namespace
+	Endpoints []EndpointView
+}
+
+// Containers is what the containers service needs.
+type Containers interface {
+	ContainerLife
+	ContainerStreams
+	ContainerViews
+}
+
+// ContainerLife moves containers through their life.
+type ContainerLife interface {
+	Create(context.Context, engine.Spec) (id string, warnings []string, err error)
+	Start(ctx context.Context, ref string) error
+	// Stop asks, and kills after the timeout; nil takes the container's own.
+	Stop(ctx context.Context, ref string, timeout *time.Duration) error
+	// Kill sends a signal, by name or number.
+	Kill(ctx context.Context, ref, signal string) error
+	Remove(ctx context.Context, ref string, force, volumes bool) (id string, err error)
+	// Wait returns when the container does not run (any more).
+	Wait(ctx context.Context, ref string) (ExitStatus, error)
+}
+
+// ContainerStreams connects clients with processes.
+type ContainerStreams interface {
+	// Attach connects a client to the first process, started before with start,
+	// and returns when that has exited, or with the context's error.
+	Attach(ctx context.Context, ref string, start bool, stdio Stdio) (ExitStatus, error)
+	// Exec runs a further process. Detached, it returns once the process runs.
+	Exec(context.Context, ExecRequest, Stdio) (ExitStatus, error)
+	// Logs hands over line after line; an error of the function ends it.
+	Logs(context.Context, LogsRequest, func(LogLine) error) error
+}
+
+// ContainerViews shows containers.
+type ContainerViews interface {
+	// List returns all containers, newest first; stopped ones only with all.
+	List(ctx context.Context, all bool) ([]ContainerView, error)
+	Inspect(ctx context.Context, ref string) (ContainerView, error)
+}
+
+// Stdio is the client's side of a process.
+type Stdio struct {
+	Stdin   io.Reader // nil: the client gives no input
+	Stdout  io.Writer
+	Stderr  io.Writer
+	Size    WindowSize        // of the terminal at the start
+	Resize  <-chan WindowSize // later sizes
+	Signals <-chan string     // names or numbers, for the process
+	// Started is called once, when the process runs.
+	Started func(id string, pid int) error
+}
+
+// WindowSize is the size of a terminal, in characters; the zero value is unknown.
+type WindowSize struct {
+	Rows, Columns uint16
+}
+
+// ExecRequest describes a further process in a container.
+type ExecRequest struct {
+	Container  string
+	Command    []string
+	Env        []string
+	WorkDir    string
+	User       string
+	TTY        bool
+	Privileged bool
+	Detach     bool
+}
+
+// ExitStatus is how a process ended.
+type ExitStatus struct {
+	Code     int // 128+n after signal n
+	OOM      bool
+	Error    string
+	Finished time.Time
+}
+
+// LogsRequest selects lines of a container's log.
+type LogsRequest struct {
+	Container    string
+	Follow       bool
+	Tail         int // lines from the end; negative: all
+	Since, Until time.Time
+}
+
+// LogLine is one line of output, with its newline when it had one.
+type LogLine struct {
+	Time   time.Time
+	Stderr bool
+	Line   []byte
+}
+
+// ContainerView is a container with what belongs to it.
+type ContainerView struct {
+	engine.Container
+	Sandbox  SandboxView
+	LogPath  string
+	RootPath string
+	Args     []string // what runs: entrypoint and command, resolved
+}
+
+// Images is what the images service needs.
+type Images interface {
+	ImportImage(context.Context, io.Reader, image.ImportOptions) (image.Image, error)
+	LoadImages(context.Context, io.Reader) ([]image.Image, error)
+	ListImages(context.Context) ([]image.Image, error)
+	InspectImage(ctx context.Context, ref string) (image.Image, error)
+	RemoveImage(ctx context.Context, ref string, force bool) (untagged, deleted []string, err error)
+	TagImage(ctx context.Context, src, dst string) error
+}
+
+// Volumes is what the volumes service needs.
+type Volumes interface {
+	// CreateVolume makes a volume, or returns the one of that name.
+	CreateVolume(ctx context.Context, name string, labels map[string]string) (VolumeView, error)
+	ListVolumes(context.Context) ([]VolumeView, error)
+	InspectVolume(ctx context.Context, name string) (VolumeView, error)
+	RemoveVolume(ctx context.Context, name string) error
+	PruneVolumes(context.Context) (names []string, err error)
+}
+
+// VolumeView is a volume and the names of the containers that use it.
+type VolumeView struct {
+	volume.Volume
+	Containers []string
+}
+
+// System is what the system service needs.
+type System interface {
+	Version() Version
+	Status(context.Context) (Status, error)
+	// Diff compares what the records ask for with what the kernel has.
+	Diff(context.Context) ([]DiffOp, error)
+	Doctor(context.Context) ([]Finding, error)
+	// Events returns what happens from now on; the channel is closed with the context.
+	Events(context.Context) <-chan Event
+}
+
+// Version says what serves.
+type Version struct {
+	Version, Commit, Go, Kernel string
+}
+
+// Status is how the daemon is doing.
+type Status struct {
+	Version    string
+	Started    time.Time
+	Root, Run  string
+	Firewall   string
+	MTU        int // of the egress route, bytes
+	Networks   int
+	Endpoints  int
+	Sandboxes  int
+	Containers int
+	Running    int
+	Converged  bool
+	Passes     uint64
+	Drifts     uint64 // passes in which the kernel had been changed by someone else
+	Errors     []ScopeError
+	Notices    []string
+}
+
+// ScopeError is why a scope does not converge.
+type ScopeError struct {
+	Scope, Error string
+	Since, Retry time.Time
+}
+
+// DiffOp is one step from what is to what should be.
+type DiffOp struct {
+	Verb, Kind, Scope, NetNS, Object, Old string
+}
+
+// Severity grades a finding.
+type Severity string
+
+// The severities, mildest first.
+const (
+	OK      Severity = "ok"
+	Info    Severity = "info"
+	Warning Severity = "warning"
+	Error   Severity = "error"
+)
+
+// Finding is one result of an examination of the host.
+type Finding struct {
+	Check    string
+	Severity Severity
+	Found    string
+	Remedy   string
+}
+
+// Event is something that happened.
+type Event struct {
+	Time       time.Time
+	Type       string // network, endpoint, container, image, volume, kernel
+	Action     string
+	ID         string
+	Attributes map[string]string
+}

@@ -1,0 +1,147 @@
+package server
+
+import (
+	"net/netip"
+	"time"
+
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/engine/image"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// This file puts protocol messages together.
+
+// timestamp leaves the zero time unset.
+func timestamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+// addr is empty for the zero address.
+func addr(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+func prefix(p netip.Prefix) string {
+	if !p.IsValid() {
+		return ""
+	}
+	return p.String()
+}
+
+func list[A, B any](in []A, f func(A) B) []B {
+	var out []B
+	for _, a := range in {
+		out = append(out, f(a))
+	}
+	return out
+}
+
+func encodeNetwork(n NetworkView) *apiv1.Network {
+	return &apiv1.Network{
+		Id: n.ID, Name: n.Name, Driver: n.Driver, Scope: string(n.Scope), Internal: n.Internal,
+		Ipv4: n.IPv4, Ipv6: n.IPv6, Pools: list(n.Pools, encodePool), Options: n.Options, Labels: n.Labels,
+		Builtin: n.Builtin, Created: timestamp(n.Created), Endpoints: list(n.Endpoints, encodeEndpoint), Link: n.Link,
+	}
+}
+
+func encodePool(p cnm.Pool) *apiv1.Pool {
+	out := &apiv1.Pool{Subnet: prefix(p.Subnet), Gateway: addr(p.Gateway)}
+	if p.Range != p.Subnet {
+		out.IpRange = prefix(p.Range)
+	}
+	for name, a := range p.Aux {
+		if out.AuxAddresses == nil {
+			out.AuxAddresses = map[string]string{}
+		}
+		out.AuxAddresses[name] = addr(a)
+	}
+	return out
+}
+
+func encodeEndpoint(e EndpointView) *apiv1.Endpoint {
+	return &apiv1.Endpoint{
+		Id: e.ID, NetworkId: e.Network, Network: e.NetworkName, SandboxId: e.Sandbox,
+		ContainerId: e.ContainerID, Container: e.ContainerName, Interface: e.Interface, HostLink: e.HostLink,
+		MacAddress: e.MAC.String(), Addresses: list(e.Addrs, prefix), Gateways: list(e.Gateways, addr),
+		Aliases: e.Aliases, Ports: list(e.Ports, encodePort), GatewayPriority: int32(e.Priority),
+	}
+}
+
+func encodePort(p cnm.PortMapping) *apiv1.PortMapping {
+	return &apiv1.PortMapping{
+		Proto: string(p.Proto), HostIp: addr(p.HostIP), HostPort: uint32(p.HostPort),
+		ContainerPort: uint32(p.Port), Count: uint32(max(p.Count, 1)),
+	}
+}
+
+func encodeSandbox(s SandboxView) *apiv1.Sandbox {
+	if s.ID == "" {
+		return nil
+	}
+	return &apiv1.Sandbox{
+		Id: s.ID, NetnsPath: s.Path, ContainerId: s.Container,
+		Endpoints: list(s.Endpoints, encodeEndpoint), Labels: s.Labels,
+	}
+}
+
+func encodeContainer(c ContainerView) *apiv1.Container {
+	return &apiv1.Container{
+		Id: c.ID, Spec: encodeSpec(c.Spec), ImageId: c.ImageID,
+		Created: timestamp(c.Created), Started: timestamp(c.Started), Finished: timestamp(c.Finished),
+		Status: string(c.Status), Pid: int32(c.Pid), ExitCode: int32(c.ExitCode), OomKilled: c.OOM, Error: c.Error,
+		Sandbox: encodeSandbox(c.Sandbox), LogPath: c.LogPath, RootPath: c.RootPath, Args: c.Args,
+	}
+}
+
+func encodeSpec(s engine.Spec) *apiv1.ContainerSpec {
+	out := &apiv1.ContainerSpec{
+		Name: s.Name, Image: s.Image, Command: s.Command, Entrypoint: s.Entrypoint, Env: s.Env,
+		WorkDir: s.WorkDir, User: s.User, Hostname: s.Hostname, Tty: s.TTY, OpenStdin: s.OpenStdin, Remove: s.Remove,
+		Networks: list(s.Networks, encodeConnect), Ports: list(s.Ports, encodePort),
+		Memory: s.Memory, NanoCpus: s.NanoCPUs, PidsLimit: s.PidsLimit, CapAdd: s.CapAdd, CapDrop: s.CapDrop,
+		Privileged: s.Privileged, ReadOnly: s.ReadOnly, Userns: s.UserNS, StopSignal: s.StopSignal,
+		Dns: list(s.DNS, addr), ExtraHosts: s.ExtraHosts, Labels: s.Labels,
+	}
+	if s.StopTimeout != 0 {
+		out.StopTimeout = durationpb.New(s.StopTimeout)
+	}
+	for _, m := range s.Mounts {
+		out.Mounts = append(out.Mounts, &apiv1.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly, Volume: m.Volume})
+	}
+	return out
+}
+
+func encodeConnect(r engine.NetworkRequest) *apiv1.ConnectRequest {
+	return &apiv1.ConnectRequest{
+		Network: r.Network, Addresses: list(r.Addrs, addr), MacAddress: r.MAC.String(),
+		Aliases: r.Aliases, GatewayPriority: int32(r.Priority),
+	}
+}
+
+func encodeImage(i image.Image) *apiv1.Image {
+	out := &apiv1.Image{
+		Id: i.ID, References: i.References, Created: timestamp(i.Created), Size: i.Size,
+		Os: i.OS, Architecture: i.Architecture, Layers: i.Layers, Env: i.Config.Env,
+		Entrypoint: i.Config.Entrypoint, Command: i.Config.Cmd, WorkDir: i.Config.WorkingDir,
+		User: i.Config.User, Labels: i.Config.Labels,
+	}
+	out.ExposedPorts = sortedKeys(i.Config.ExposedPorts)
+	return out
+}
+
+func encodeVolume(v VolumeView) *apiv1.Volume {
+	return &apiv1.Volume{Name: v.Name, Mountpoint: v.Path, Labels: v.Labels, Created: timestamp(v.Created), Containers: v.Containers}
+}
+
+func encodeExit(e ExitStatus) *apiv1.ExitStatus {
+	return &apiv1.ExitStatus{Code: int32(e.Code), OomKilled: e.OOM, Error: e.Error, Finished: timestamp(e.Finished)}
+}

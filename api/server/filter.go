@@ -1,0 +1,73 @@
+package server
+
+import (
+	"maps"
+	"path"
+	"slices"
+	"strings"
+)
+
+// filters are the values asked for, by key. Values of one key are
+// alternatives, keys must all match; labels must all match too.
+type filters map[string][]string
+
+func parseFilters(given []string, known ...string) (filters, error) {
+	f := filters{}
+	for _, g := range given {
+		key, value, ok := strings.Cut(g, "=")
+		if !ok || !slices.Contains(known, key) {
+			return nil, invalid("filter", g, "is not a known filter", "use KEY=VALUE with one of the keys "+strings.Join(known, ", "))
+		}
+		f[key] = append(f[key], value)
+	}
+	return f, nil
+}
+
+func (f filters) match(key string, ok func(want string) bool) bool {
+	return len(f[key]) == 0 || slices.ContainsFunc(f[key], ok)
+}
+
+func (f filters) equal(key, have string) bool {
+	return f.match(key, func(want string) bool { return want == have })
+}
+
+func (f filters) contains(key, have string) bool {
+	return f.match(key, func(want string) bool { return strings.Contains(have, want) })
+}
+
+func (f filters) prefix(key, have string) bool {
+	return f.match(key, func(want string) bool { return strings.HasPrefix(have, want) })
+}
+
+// anyOf matches when one of several names is wanted.
+func (f filters) anyOf(key string, have ...string) bool {
+	return f.match(key, func(want string) bool { return slices.Contains(have, want) })
+}
+
+func (f filters) labels(have map[string]string) bool {
+	for _, want := range f["label"] {
+		key, value, given := strings.Cut(want, "=")
+		if v, ok := have[key]; !ok || given && v != value {
+			return false
+		}
+	}
+	return true
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// reference matches image names: a name without tag stands for every tag, and
+// path.Match patterns are taken.
+func (f filters) reference(have []string) bool {
+	return f.match("reference", func(want string) bool {
+		return slices.ContainsFunc(have, func(ref string) bool {
+			name := ref
+			if i := strings.LastIndexByte(ref, ':'); i > strings.LastIndexByte(ref, '/') {
+				name = ref[:i]
+			}
+			whole, wholeErr := path.Match(want, ref)
+			short, shortErr := path.Match(want, name)
+			return wholeErr == nil && whole || shortErr == nil && short
+		})
+	})
+}

@@ -1,0 +1,110 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/cnm"
+)
+
+type networksService struct {
+	apiv1.UnimplementedNetworksServer
+	networks Networks
+}
+
+func (s *networksService) Create(ctx context.Context, r *apiv1.CreateNetworkRequest) (*apiv1.Network, error) {
+	req, err := decodeNetworkRequest(r)
+	if err != nil {
+		return nil, err
+	}
+	n, err := s.networks.CreateNetwork(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return encodeNetwork(n), nil
+}
+
+func (s *networksService) List(ctx context.Context, r *apiv1.ListNetworksRequest) (*apiv1.ListNetworksResponse, error) {
+	f, err := parseFilters(r.GetFilters(), "driver", "name", "label", "id", "scope", "type")
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.networks.ListNetworks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &apiv1.ListNetworksResponse{}
+	for _, n := range all {
+		kind := "custom"
+		if n.Builtin {
+			kind = "builtin"
+		}
+		if f.equal("driver", n.Driver) && f.contains("name", n.Name) && f.prefix("id", n.ID) &&
+			f.labels(n.Labels) && f.equal("scope", string(n.Scope)) && f.equal("type", kind) {
+			out.Networks = append(out.Networks, encodeNetwork(n))
+		}
+	}
+	return out, nil
+}
+
+func (s *networksService) Inspect(ctx context.Context, r *apiv1.InspectNetworkRequest) (*apiv1.Network, error) {
+	n, err := s.networks.InspectNetwork(ctx, r.GetNetwork())
+	if err != nil {
+		return nil, err
+	}
+	return encodeNetwork(n), nil
+}
+
+func (s *networksService) Remove(ctx context.Context, r *apiv1.RemoveNetworkRequest) (*apiv1.RemoveNetworkResponse, error) {
+	id, err := s.networks.RemoveNetwork(ctx, r.GetNetwork())
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.RemoveNetworkResponse{Id: id}, nil
+}
+
+// Prune removes the networks nobody is on. One that somebody joins meanwhile,
+// or that goes meanwhile, is no error.
+func (s *networksService) Prune(ctx context.Context, _ *apiv1.PruneNetworksRequest) (*apiv1.PruneNetworksResponse, error) {
+	all, err := s.networks.ListNetworks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &apiv1.PruneNetworksResponse{}
+	var errs []error
+	for _, n := range all {
+		if n.Builtin || len(n.Endpoints) > 0 {
+			continue
+		}
+		switch _, err := s.networks.RemoveNetwork(ctx, n.ID); {
+		case err == nil:
+			out.Names = append(out.Names, n.Name)
+		case errors.Is(err, cnm.ErrInUse), errors.Is(err, cnm.ErrNotFound):
+		default:
+			errs = append(errs, err)
+		}
+	}
+	slices.Sort(out.Names)
+	return out, errors.Join(errs...)
+}
+
+func (s *networksService) Connect(ctx context.Context, r *apiv1.ConnectRequest) (*apiv1.Endpoint, error) {
+	req, err := decodeConnect(r)
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.networks.Connect(ctx, r.GetContainer(), req)
+	if err != nil {
+		return nil, err
+	}
+	return encodeEndpoint(e), nil
+}
+
+func (s *networksService) Disconnect(ctx context.Context, r *apiv1.DisconnectRequest) (*apiv1.DisconnectResponse, error) {
+	if err := s.networks.Disconnect(ctx, r.GetNetwork(), r.GetContainer(), r.GetForce()); err != nil {
+		return nil, err
+	}
+	return &apiv1.DisconnectResponse{}, nil
+}

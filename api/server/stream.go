@@ -1,0 +1,212 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strconv"
+	"sync"
+
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"google.golang.org/grpc"
+)
+
+// chunk is how much output one message carries at most, in bytes.
+const chunk = 32 << 10
+
+// stdinBacklog is how many messages of input may wait for the process. A client
+// sends at most 32 KiB in one, so this bounds them to 2 MiB; beyond it the
+// client is slowed down.
+const stdinBacklog = 64
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func (s *containersService) Attach(stream grpc.BidiStreamingServer[apiv1.AttachRequest, apiv1.AttachResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	o := first.GetOptions()
+	if o == nil {
+		return invalid("attach", "", "the first message must be the options", "")
+	}
+	return converse(stream.Context(), stream, o.GetStdin(), o.GetSize(), func() (input, error) { return stream.Recv() },
+		func(ctx context.Context, stdio Stdio) (ExitStatus, error) {
+			return s.containers.Attach(ctx, o.GetContainer(), o.GetStart(), stdio)
+		})
+}
+
+func (s *containersService) Exec(stream grpc.BidiStreamingServer[apiv1.ExecRequest, apiv1.AttachResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	o := first.GetOptions()
+	if o == nil {
+		return invalid("exec", "", "the first message must be the options", "")
+	}
+	if len(o.GetCommand()) == 0 {
+		return invalid("command", "", "is empty", "say what to run")
+	}
+	req := ExecRequest{
+		Container: o.GetContainer(), Command: o.GetCommand(), Env: o.GetEnv(), WorkDir: o.GetWorkDir(), User: o.GetUser(),
+		TTY: o.GetTty(), Privileged: o.GetPrivileged(), Detach: o.GetDetach(),
+	}
+	return converse(stream.Context(), stream, o.GetStdin(), o.GetSize(), func() (input, error) { return stream.Recv() },
+		func(ctx context.Context, stdio Stdio) (ExitStatus, error) { return s.containers.Exec(ctx, req, stdio) })
+}
+
+// input is what AttachRequest and ExecRequest have in common.
+type input interface {
+	GetStdin() []byte
+	GetCloseStdin() bool
+	GetResize() *apiv1.WindowSize
+	GetSignal() string
+}
+
+type outputStream interface {
+	Send(*apiv1.AttachResponse) error
+}
+
+// converse connects a stream with a process until the process has exited.
+// A client that hangs up leaves the process alone.
+func converse(ctx context.Context, stream outputStream, stdin bool, size *apiv1.WindowSize,
+	recv func() (input, error), run func(context.Context, Stdio) (ExitStatus, error)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	out := &sender{stream: stream}
+	in := newReceiver(ctx)
+	stdio := Stdio{
+		Stdout: writer(func(b []byte) *apiv1.AttachResponse {
+			return &apiv1.AttachResponse{Message: &apiv1.AttachResponse_Stdout{Stdout: b}}
+		}, out),
+		Stderr: writer(func(b []byte) *apiv1.AttachResponse {
+			return &apiv1.AttachResponse{Message: &apiv1.AttachResponse_Stderr{Stderr: b}}
+		}, out),
+		Size: windowSize(size), Resize: in.resize, Signals: in.signals,
+		Started: func(id string, pid int) error {
+			return out.send(&apiv1.AttachResponse{Message: &apiv1.AttachResponse_Started{Started: &apiv1.Started{Id: id, Pid: int32(pid)}}})
+		},
+	}
+	if stdin {
+		stdio.Stdin = in
+	}
+	// Recv cannot be interrupted other than by the end of the stream, which is
+	// this function's return; the goroutine ends right after it.
+	go in.run(recv, stdin)
+	status, err := run(ctx, stdio)
+	if err != nil {
+		return err
+	}
+	return out.send(&apiv1.AttachResponse{Message: &apiv1.AttachResponse_Exit{Exit: encodeExit(status)}})
+}
+
+// sender puts the messages of several writers in a row.
+type sender struct {
+	mu     sync.Mutex // guards Send, which takes one caller at a time
+	stream outputStream
+}
+
+func (s *sender) send(m *apiv1.AttachResponse) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stream.Send(m)
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+func writer(wrap func([]byte) *apiv1.AttachResponse, out *sender) io.Writer {
+	return writerFunc(func(b []byte) (int, error) {
+		n := 0
+		for n < len(b) {
+			part := b[n:min(n+chunk, len(b))]
+			if err := out.send(wrap(part)); err != nil {
+				return n, err
+			}
+			n += len(part)
+		}
+		return n, nil
+	})
+}
+
+// receiver sorts what the client sends: input for Read, the rest for its channels.
+type receiver struct {
+	ctx     context.Context // ends with the call
+	stdin   chan []byte     // closed at the end of input
+	rest    []byte          // of a message that Read has not given out whole
+	resize  chan WindowSize
+	signals chan string
+}
+
+func newReceiver(ctx context.Context) *receiver {
+	return &receiver{ctx: ctx, stdin: make(chan []byte, stdinBacklog), resize: make(chan WindowSize, 1), signals: make(chan string, 16)}
+}
+
+// run ends with the stream. A client that went away has not ended the input:
+// it may attach again.
+func (r *receiver) run(recv func() (input, error), stdin bool) {
+	open := stdin
+	for {
+		m, err := recv()
+		if errors.Is(err, io.EOF) && open {
+			close(r.stdin)
+			open = false
+		}
+		if err != nil {
+			return
+		}
+		switch {
+		case m.GetStdin() != nil && open:
+			select {
+			case r.stdin <- m.GetStdin():
+			case <-r.ctx.Done():
+				return
+			}
+		case m.GetCloseStdin() && open:
+			close(r.stdin)
+			open = false
+		case m.GetResize() != nil:
+			r.replaceSize(windowSize(m.GetResize()))
+		case m.GetSignal() != "":
+			select {
+			case r.signals <- m.GetSignal():
+			case <-r.ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// replaceSize keeps the latest size only.
+func (r *receiver) replaceSize(w WindowSize) {
+	select {
+	case <-r.resize:
+	default:
+	}
+	r.resize <- w
+}
+
+// Read implements [io.Reader] for one reader. It fails when the call ends.
+func (r *receiver) Read(b []byte) (int, error) {
+	for len(r.rest) == 0 {
+		select {
+		case data, ok := <-r.stdin:
+			if !ok {
+				return 0, io.EOF
+			}
+			r.rest = data
+		case <-r.ctx.Done():
+			return 0, r.ctx.Err()
+		}
+	}
+	n := copy(b, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+func windowSize(w *apiv1.WindowSize) WindowSize {
+	const most = 1<<16 - 1
+	return WindowSize{Rows: uint16(min(w.GetRows(), most)), Columns: uint16(min(w.GetColumns(), most))}
+}

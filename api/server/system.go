@@ -1,0 +1,80 @@
+package server
+
+import (
+	"context"
+
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+)
+
+type systemService struct {
+	apiv1.UnimplementedSystemServer
+	system System
+}
+
+func (s *systemService) Version(context.Context, *apiv1.VersionRequest) (*apiv1.VersionResponse, error) {
+	v := s.system.Version()
+	return &apiv1.VersionResponse{Version: v.Version, Commit: v.Commit, Go: v.Go, Kernel: v.Kernel}, nil
+}
+
+func (s *systemService) Status(ctx context.Context, _ *apiv1.StatusRequest) (*apiv1.StatusResponse, error) {
+	st, err := s.system.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.StatusResponse{
+		Version: st.Version, Started: timestamp(st.Started), Root: st.Root, Run: st.Run, Firewall: st.Firewall,
+		Mtu: int32(st.MTU), Networks: int32(st.Networks), Endpoints: int32(st.Endpoints), Sandboxes: int32(st.Sandboxes),
+		Containers: int32(st.Containers), Running: int32(st.Running), Converged: st.Converged,
+		Passes: st.Passes, Drifts: st.Drifts, Notices: st.Notices,
+		Errors: list(st.Errors, func(e ScopeError) *apiv1.ScopeError {
+			return &apiv1.ScopeError{Scope: e.Scope, Error: e.Error, Since: timestamp(e.Since), Retry: timestamp(e.Retry)}
+		}),
+	}, nil
+}
+
+func (s *systemService) Diff(ctx context.Context, _ *apiv1.DiffRequest) (*apiv1.DiffResponse, error) {
+	ops, err := s.system.Diff(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.DiffResponse{Ops: list(ops, func(o DiffOp) *apiv1.Op {
+		return &apiv1.Op{Verb: o.Verb, Kind: o.Kind, Scope: o.Scope, Netns: o.NetNS, Object: o.Object, Old: o.Old}
+	})}, nil
+}
+
+func (s *systemService) Doctor(ctx context.Context, _ *apiv1.DoctorRequest) (*apiv1.DoctorResponse, error) {
+	found, err := s.system.Doctor(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.DoctorResponse{Findings: list(found, func(f Finding) *apiv1.Finding {
+		return &apiv1.Finding{Check: f.Check, Severity: string(f.Severity), Found: f.Found, Remedy: f.Remedy}
+	})}, nil
+}
+
+func (s *systemService) Events(r *apiv1.EventsRequest, stream grpc.ServerStreamingServer[apiv1.Event]) error {
+	f, err := parseFilters(r.GetFilters(), "type", "event", "id", "container", "network")
+	if err != nil {
+		return err
+	}
+	events := s.system.Events(stream.Context())
+	// The header tells the client that from here on nothing is missed.
+	if err := stream.SendHeader(metadata.MD{}); err != nil {
+		return err
+	}
+	for ev := range events {
+		if !f.equal("type", ev.Type) || !f.equal("event", ev.Action) || !f.prefix("id", ev.ID) ||
+			!f.anyOf("container", ev.ID, ev.Attributes["container"], ev.Attributes["name"]) ||
+			!f.anyOf("network", ev.ID, ev.Attributes["network"], ev.Attributes["name"]) {
+			continue
+		}
+		if err := stream.Send(&apiv1.Event{
+			Time: timestamp(ev.Time), Type: ev.Type, Action: ev.Action, Id: ev.ID, Attributes: ev.Attributes,
+		}); err != nil {
+			return err
+		}
+	}
+	return stream.Context().Err()
+}
