@@ -30,11 +30,32 @@ type Op struct {
 // String is one line: "create link vlb-3f2a bridge mtu 1500 up".
 func (o Op) String() string { return string(o.Verb) + " " + o.Object.String() }
 
+// Kind is the word for the object's type, see [KindOf].
+func (o Op) Kind() string { return KindOf(o.Object) }
+
+// NS is the network namespace the object lives in.
+func (o Op) NS() NetNS { return NetNSOf(o.Object) }
+
+// Scope is the owner the object names, or "" for objects that name none: they
+// belong to whoever owns the link or namespace they are in.
+func (o Op) Scope() Scope {
+	switch x := o.Object.(type) {
+	case Link:
+		return x.Scope
+	case Element:
+		return x.Scope
+	case PortHold:
+		return x.Scope
+	}
+	return ""
+}
+
 // Flow selects connection tracking entries to forget, because a rule that decided
 // them has changed. It is never observed; [Diff] derives it from port map elements
 // and endpoint addresses that come, go or change.
 type Flow struct {
 	Proto L4     // with Dst: the transport
 	Dst   string // original destination "addr:port" or "addr:from-to"; addr may be a prefix
+	Keep  string // with Dst: spare flows that already lead there, "addr" or "addr:port"
 	Addr  string // or: every flow that an address is the original or reply source of
 }

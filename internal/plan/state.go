@@ -152,7 +152,7 @@ type FDBEntry struct {
 // mark: it is set when wanted and left as it is when no longer wanted.
 type Sysctl struct {
 	NS    NetNS
-	Key   string // slash-separated below net/: "ipv4/ip_forward"
+	Path  string // slash-separated below net/: "ipv4/ip_forward"
 	Value string
 }
 
@@ -170,6 +170,7 @@ const (
 // that no other process can take them and a conflict is an error at once. The
 // sockets go with the process; the next pass binds them again.
 type PortHold struct {
+	Scope Scope // the owner; another owner's hold of the same port is a conflict
 	NS    NetNS
 	Addr  netip.Addr // 0.0.0.0 and :: are every address of their family
 	Proto L4
