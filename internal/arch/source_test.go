@@ -94,7 +94,7 @@ var banned = []struct {
 	why       string
 }{
 	{"context", "TODO", nil, "pass the caller's context"},
-	{"runtime", "LockOSThread", []string{"internal/kern", "cmd/net-shim", "engine/shim"}, "threads that change their namespace live in internal/kern"},
+	{"runtime", "LockOSThread", []string{"internal/kern", "cmd/net-shim", "engine/shim", "bench"}, "threads that change their namespace live in internal/kern"},
 	{"time", "Sleep", nil, "wait for an event, with a context"},
 }
 

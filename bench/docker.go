@@ -1,0 +1,130 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// docker is a dockerd of our own, with everything it keeps below the scratch directory.
+type docker struct {
+	host string // unix://…
+	http *http.Client
+}
+
+const (
+	dockerImage  = "bench:latest"
+	dockerCgroup = "/vethloom-bench-docker"
+)
+
+// startDocker starts dockerd, once; an error means that there is none on this machine.
+func (m *machine) startDocker(ctx context.Context) (*docker, error) {
+	if m.docker != nil {
+		return m.docker, nil
+	}
+	if m.started["docker"] {
+		return nil, nil
+	}
+	m.started["docker"] = true
+	for _, name := range []string{"dockerd", "docker"} {
+		if _, err := exec.LookPath(name); err != nil {
+			m.missing("docker: make bench-deps installs it", err)
+			return nil, nil
+		}
+	}
+	// Socket paths are at most 107 bytes: /run is private to this run.
+	socket := "/run/docker.sock"
+	m.defers(func() { removeCgroups(dockerCgroup) })
+	// A network namespace of its own: dockerd drops what it does not know in the FORWARD chain, bridged frames included.
+	p, err := m.daemon("unshare", "--net", "dockerd", "--data-root", filepath.Join(m.dir, "docker"), "--exec-root", "/run/docker",
+		"--pidfile", "/run/docker.pid", "--cgroup-parent", dockerCgroup, "-H", "unix://"+socket, "--log-level", "error")
+	if err != nil {
+		return nil, err
+	}
+	d := &docker{host: "unix://" + socket, http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var dialer net.Dialer
+			return dialer.DialContext(ctx, "unix", socket)
+		},
+	}}}
+	if err := poll(ctx, p, func(ctx context.Context) error { return d.call(ctx, http.MethodGet, "/_ping", nil, nil) }); err != nil {
+		return nil, err
+	}
+	if _, err := d.cli(ctx, "import", m.tar, dockerImage); err != nil {
+		return nil, err
+	}
+	m.docker = d
+	return d, nil
+}
+
+// poll asks until the daemon answers or ends, or a minute is over.
+func poll(ctx context.Context, p *process, ready func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ready(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-p.done:
+			return fmt.Errorf("it ended before it was ready: %w", p.failure())
+		case <-ctx.Done():
+			return fmt.Errorf("not ready: %w (%w)", err, p.failure())
+		case <-tick.C:
+		}
+	}
+}
+
+func (d *docker) cli(ctx context.Context, args ...string) (string, error) {
+	out, err := command(ctx, "docker", append([]string{"-H", d.host}, args...)...)
+	return strings.TrimSpace(string(out)), err
+}
+
+// call is one request to the API, without the command line around it.
+func (d *docker) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		text, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("docker %s: %w", path, err)
+		}
+		body = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://docker"+path, body)
+	if err != nil {
+		return fmt.Errorf("docker %s: %w", path, err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := d.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("docker %s: %w", path, err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return fmt.Errorf("docker %s: %w", path, err)
+	}
+	if resp.StatusCode >= 300 {
+		return fmt.Errorf("docker %s: %s: %s", path, resp.Status, strings.TrimSpace(string(text)))
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(text, out)
+}
+
+type dockerEndpoint struct {
+	Container string
+	Force     bool `json:",omitempty"`
+}

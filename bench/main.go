@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// config is the command line.
+type config struct {
+	rounds    int           // of attaches and of containers
+	tcpRounds int           // of iperf3 runs
+	tcpTime   time.Duration // of one iperf3 run
+	only      string        // groups, separated by commas; empty: all
+	format    string        // table or json
+	bin       string        // directory of netd, net and net-shim
+	baselines bool          // leave vethloom out
+	timeout   time.Duration // of everything
+}
+
+func parse(args []string, out io.Writer) (config, error) {
+	var c config
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(out)
+	f.IntVar(&c.rounds, "rounds", 30, "rounds of attaching and of running a container")
+	f.IntVar(&c.tcpRounds, "tcp-rounds", 5, "rounds of iperf3")
+	f.DurationVar(&c.tcpTime, "tcp-time", 3*time.Second, "length of one iperf3 run, whole seconds")
+	f.StringVar(&c.only, "only", "", "some of attach,run,tcp")
+	f.StringVar(&c.format, "format", "table", "table or json")
+	f.StringVar(&c.bin, "bin", "", "directory of netd, net and net-shim (default: that of bench)")
+	f.BoolVar(&c.baselines, "baselines", false, "leave vethloom out: only what it is compared with")
+	f.DurationVar(&c.timeout, "timeout", 10*time.Minute, "end here, whatever is left to do")
+	if err := f.Parse(args); err != nil {
+		return c, err
+	}
+	if f.NArg() > 0 {
+		return c, fmt.Errorf("bench takes no arguments, got %q", f.Args())
+	}
+	if c.rounds < 2 || c.tcpRounds < 1 || c.tcpTime < time.Second {
+		return c, errors.New("bench: -rounds is at least 2, -tcp-rounds at least 1, -tcp-time at least 1s")
+	}
+	if c.format != "table" && c.format != "json" {
+		return c, fmt.Errorf("bench: -format %q: it is table or json", c.format)
+	}
+	for _, g := range c.groups() {
+		if g != "attach" && g != "run" && g != "tcp" {
+			return c, fmt.Errorf("bench: -only %q: it takes attach, run and tcp", g)
+		}
+	}
+	return c, nil
+}
+
+func (c config) groups() []string {
+	if c.only == "" {
+		return []string{"attach", "run", "tcp"}
+	}
+	return strings.Split(c.only, ",")
+}
+
+func (c config) path(binary string) string { return filepath.Join(c.bin, binary) }
+
+func main() {
+	code, err := run(os.Args[1:])
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
+func run(args []string) (int, error) {
+	cfg, err := parse(args, os.Stderr)
+	if err != nil {
+		return 2, err
+	}
+	switch os.Getenv(stageVariable) {
+	case "":
+		if os.Geteuid() != 0 {
+			return 1, errors.New("bench makes namespaces: run it as root")
+		}
+		return isolate()
+	case stageInit:
+		return reap()
+	}
+	if cfg.bin == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return 1, fmt.Errorf("find the binaries: %w", err)
+		}
+		cfg.bin = filepath.Dir(self)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, cfg.timeout)
+	defer cancel()
+	if err := measure(ctx, cfg); err != nil {
+		return 1, err
+	}
+	return 0, nil
+}
+
+// measure runs the groups and prints the report.
+func measure(ctx context.Context, cfg config) error {
+	m, err := newMachine(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+
+	var rep report
+	groups := map[string]func(context.Context, *machine) ([]group, error){"attach": attachGroup, "run": runGroup, "tcp": tcpGroup}
+	for _, name := range cfg.groups() {
+		fmt.Fprintf(os.Stderr, "bench: %s\n", name)
+		gs, err := groups[name](ctx, m)
+		if err != nil {
+			return fmt.Errorf("bench %s: %w", name, err)
+		}
+		rep.Groups = append(rep.Groups, gs...)
+	}
+	rep.Absent = m.absent
+	if cfg.format == "json" {
+		return rep.json(os.Stdout)
+	}
+	return rep.table(os.Stdout)
+}
+
+// command runs a program and gives back its standard output; its standard error is in the error.
+func command(ctx context.Context, name string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		detail := ""
+		if errors.As(err, &exit) {
+			detail = ": " + strings.TrimSpace(string(exit.Stderr))
+		}
+		return out, fmt.Errorf("%s %s: %w%s", name, strings.Join(args, " "), err, detail)
+	}
+	return out, nil
+}

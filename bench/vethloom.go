@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/vethloom/vethloom/api/client"
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+)
+
+const (
+	fabricNetwork = "bench"
+	fabricImage   = "bench:latest"
+)
+
+// fabric is a netd of our own.
+type fabric struct {
+	host   string
+	net    string // the command line
+	client *client.Client
+}
+
+// startFabric starts netd, once; nil without an error means that vethloom was left out.
+func (m *machine) startFabric(ctx context.Context) (*fabric, error) {
+	if m.fabric != nil || m.cfg.baselines {
+		return m.fabric, nil
+	}
+	host := "unix:///run/vethloom/netd.sock"
+	if err := os.MkdirAll("/run/vethloom", 0o711); err != nil {
+		return nil, fmt.Errorf("start netd: %w", err)
+	}
+	p, err := m.daemon(m.cfg.path("netd"), "--root", filepath.Join(m.dir, "vethloom"), "--run", "/run/vethloom", "--host", host)
+	if err != nil {
+		return nil, err
+	}
+	f := &fabric{host: host, net: m.cfg.path("net")}
+	err = poll(ctx, p, func(ctx context.Context) error {
+		c, err := client.Dial(ctx, host, client.Options{})
+		if err != nil {
+			return err
+		}
+		if _, err := c.System.Version(ctx, &apiv1.VersionRequest{}); err != nil {
+			return err
+		}
+		f.client = c
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.client.Networks.Create(ctx, &apiv1.CreateNetworkRequest{
+		Name: fabricNetwork, Pools: []*apiv1.Pool{{Subnet: "10.210.0.0/16"}},
+	}); err != nil {
+		return nil, fmt.Errorf("create the network: %w", err)
+	}
+	if _, err := f.cli(ctx, "import", m.tar, fabricImage); err != nil {
+		return nil, err
+	}
+	m.fabric = f
+	return f, nil
+}
+
+func (f *fabric) cli(ctx context.Context, args ...string) ([]byte, error) {
+	return command(ctx, f.net, append([]string{"--host", f.host}, args...)...)
+}
+
+// attach makes a sandbox, its network namespace included, with an endpoint on each network.
+func (f *fabric) attach(ctx context.Context, id string, networks ...string) (*apiv1.Sandbox, error) {
+	req := &apiv1.CreateSandboxRequest{Id: id}
+	for _, n := range networks {
+		req.Networks = append(req.Networks, &apiv1.ConnectRequest{Network: n})
+	}
+	sb, err := f.client.Sandboxes.Create(ctx, req)
+	if err != nil {
+		return nil, fmt.Errorf("create sandbox %s: %w", id, err)
+	}
+	return sb, nil
+}
+
+func (f *fabric) detach(ctx context.Context, id string) error {
+	if _, err := f.client.Sandboxes.Remove(ctx, &apiv1.RemoveSandboxRequest{Id: id}); err != nil {
+		return fmt.Errorf("remove sandbox %s: %w", id, err)
+	}
+	return nil
+}
