@@ -1,0 +1,16 @@
+// Package kerntest gives a test a network namespace of its own, and checks
+// at the test's end that nothing has leaked out of it.
+//
+//	func TestAttach(t *testing.T) {
+//		env := kerntest.New(t)
+//		k, err := kern.Open(kern.Config{RunDir: env.RunDir})
+//		…
+//		defer k.Close()
+//	}
+//
+// The test's goroutine is locked to a thread in the fresh namespace, so
+// kern.Open binds to it, and so do commands the test starts and sockets it
+// opens on its own goroutine. Other goroutines are elsewhere: they
+// go through [Env.Do]. Tests that use this package need root and must not call
+// t.Parallel, since descriptors are counted for the whole process.
+package kerntest
