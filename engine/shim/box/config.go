@@ -1,0 +1,155 @@
+package box
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/cgroups"
+	_ "github.com/opencontainers/cgroups/devices" // device rules, in the cgroup managers
+	devices "github.com/opencontainers/cgroups/devices/config"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"golang.org/x/sys/unix"
+
+	"github.com/vethloom/vethloom/engine/shim"
+)
+
+const bindFlags = unix.MS_BIND | unix.MS_REC
+
+// cpuPeriod is the window a CPU limit is measured in, in microseconds.
+const cpuPeriod = 100_000
+
+func config(b shim.Bundle) (*configs.Config, error) {
+	c := &configs.Config{
+		Rootfs:            b.Root,
+		RootPropagation:   unix.MS_SLAVE | unix.MS_REC,
+		Readonlyfs:        b.ReadOnly,
+		Hostname:          b.Hostname,
+		Namespaces:        namespaces(b),
+		Capabilities:      initCapabilities(b),
+		Cgroups:           &cgroups.Cgroup{Path: b.Cgroup, Resources: resources(b)},
+		Devices:           defaultDevices(),
+		Mounts:            append(systemMounts(b), binds(b)...),
+		NoNewPrivileges:   b.NoNewPrivs,
+		Sysctl:            sysctls(b),
+		ParentDeathSignal: int(unix.SIGKILL), // no container outlives its supervisor unseen
+		Version:           "1.0.0",
+	}
+	if b.IDMap != nil {
+		maps := []configs.IDMap{{ContainerID: 0, HostID: int64(b.IDMap.HostID), Size: int64(b.IDMap.Size)}}
+		c.UIDMappings, c.GIDMappings = maps, maps
+	}
+	if b.Privileged {
+		return c, addHostDevices(c)
+	}
+	c.MaskPaths, c.ReadonlyPaths = maskedPaths(), readonlyPaths()
+	var err error
+	if c.Seccomp, err = seccompProfile(b.Caps); err != nil {
+		return nil, fmt.Errorf("build the seccomp filter: %w", err)
+	}
+	return c, nil
+}
+
+func namespaces(b shim.Bundle) configs.Namespaces {
+	ns := configs.Namespaces{
+		{Type: configs.NEWNS}, {Type: configs.NEWUTS}, {Type: configs.NEWIPC},
+		{Type: configs.NEWPID}, {Type: configs.NEWCGROUP},
+	}
+	if b.NetNS != "" {
+		ns = append(ns, configs.Namespace{Type: configs.NEWNET, Path: b.NetNS})
+	}
+	if b.IDMap != nil {
+		ns = append(ns, configs.Namespace{Type: configs.NEWUSER})
+	}
+	return ns
+}
+
+func resources(b shim.Bundle) *cgroups.Resources {
+	r := &cgroups.Resources{Memory: b.Memory}
+	if b.Memory > 0 {
+		r.MemorySwap = b.Memory // no swap beyond the limit
+	}
+	if b.NanoCPUs > 0 {
+		r.CpuPeriod = cpuPeriod
+		r.CpuQuota = max(b.NanoCPUs*cpuPeriod/1e9, 1000) // the kernel takes no quota below 1 ms
+	}
+	if b.PidsLimit > 0 {
+		r.PidsLimit = &b.PidsLimit
+	}
+	r.Devices = []*devices.Rule{{
+		Type: devices.WildcardDevice, Major: devices.Wildcard, Minor: devices.Wildcard,
+		Permissions: "rwm", Allow: b.Privileged,
+	}}
+	if !b.Privileged {
+		for _, d := range specconv.AllowedDevices {
+			r.Devices = append(r.Devices, &d.Rule)
+		}
+	}
+	return r
+}
+
+func defaultDevices() []*devices.Device {
+	var out []*devices.Device
+	for _, d := range specconv.AllowedDevices {
+		if d.Path != "" {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// addHostDevices gives a privileged container what is in the host's /dev.
+func addHostDevices(c *configs.Config) error {
+	host, err := hostDevices()
+	if err != nil {
+		return fmt.Errorf("list the host's devices: %w", err)
+	}
+	have := map[string]bool{}
+	for _, d := range c.Devices {
+		have[d.Path] = true
+	}
+	for _, d := range host {
+		if !have[d.Path] {
+			c.Devices = append(c.Devices, d)
+		}
+	}
+	return nil
+}
+
+func binds(b shim.Bundle) []*configs.Mount {
+	var out []*configs.Mount
+	for _, m := range b.Binds {
+		cm := &configs.Mount{
+			Source: m.Source, Destination: m.Target, Device: "bind", Flags: bindFlags,
+			PropagationFlags: []int{unix.MS_PRIVATE | unix.MS_REC},
+		}
+		if m.ReadOnly {
+			cm.Flags |= unix.MS_RDONLY
+			// Mounts below the source too; they would stay writable otherwise.
+			cm.RecAttr = &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		}
+		if b.IDMap != nil && idmappable(m.Source) {
+			cm.IDMapping = &configs.MountIDMapping{}
+		}
+		out = append(out, cm)
+	}
+	return out
+}
+
+// sysctls let a container without privileges bind any port and ping; both are
+// safe because the network namespace is its own.
+func sysctls(b shim.Bundle) map[string]string {
+	if b.NetNS == "" {
+		return nil
+	}
+	s := map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"}
+	if b.IDMap == nil { // the range would hold groups the namespace has not
+		s["net.ipv4.ping_group_range"] = "0 2147483647"
+	}
+	for name := range s {
+		if _, err := os.Stat("/proc/sys/" + slashed(name)); err != nil {
+			delete(s, name)
+		}
+	}
+	return s
+}

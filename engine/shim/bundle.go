@@ -1,0 +1,156 @@
+package shim
+
+import (
+	"time"
+
+	"github.com/vethloom/vethloom/engine/snapshot"
+)
+
+// Bundle is everything net-shim must know to run one container.
+type Bundle struct {
+	ID         string           `json:"id"`
+	Hostname   string           `json:"hostname"`
+	Root       string           `json:"root"`                 // the root filesystem, once RootMounts are done
+	RootMounts []snapshot.Mount `json:"rootMounts,omitempty"` // none: Root is the root filesystem itself
+	Binds      []Bind           `json:"binds,omitempty"`
+	Process    Process          `json:"process"`
+	NetNS      string           `json:"netns,omitempty"`  // path of the network namespace; "" shares the shim's
+	Cgroup     string           `json:"cgroup"`           // absolute in the hierarchy, or relative to the shim's own
+	Memory     int64            `json:"memory,omitempty"` // bytes; 0: no limit
+	NanoCPUs   int64            `json:"nanoCPUs,omitempty"`
+	PidsLimit  int64            `json:"pidsLimit,omitempty"`
+	Caps       []string         `json:"caps,omitempty"` // the bounding set, as CAP_…
+	Privileged bool             `json:"privileged,omitempty"`
+	ReadOnly   bool             `json:"readOnly,omitempty"`
+	NoNewPrivs bool             `json:"noNewPrivs,omitempty"`
+	IDMap      *IDMap           `json:"idMap,omitempty"` // nil: no user namespace of its own
+	StateDir   string           `json:"stateDir"`        // for the runtime's own state; exists while the container runs
+	ExitPath   string           `json:"exitPath"`        // where the exit status is left for netd
+	Log        LogFile          `json:"log"`
+}
+
+// Bind makes a host path visible in the container.
+type Bind struct {
+	Source   string `json:"source"`
+	Target   string `json:"target"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
+	// CopyUp fills an empty source with what the image has at the target.
+	CopyUp bool `json:"copyUp,omitempty"`
+}
+
+// IDMap maps the container's IDs 0…Size-1 to the host's from HostID on.
+type IDMap struct {
+	HostID uint32 `json:"hostID"`
+	Size   uint32 `json:"size"`
+}
+
+// Process is a command in a container.
+type Process struct {
+	Args       []string `json:"args"`
+	Env        []string `json:"env,omitempty"`
+	Cwd        string   `json:"cwd,omitempty"`  // "": /
+	User       string   `json:"user,omitempty"` // name|uid[:group|gid], looked up in the container
+	TTY        bool     `json:"tty,omitempty"`
+	Stdin      bool     `json:"stdin,omitempty"` // keep stdin open for attachers; else it is /dev/null
+	Size       Size     `json:"size,omitzero"`
+	Privileged bool     `json:"privileged,omitempty"` // every capability, for exec
+}
+
+// Size is that of a terminal, in characters.
+type Size struct {
+	Rows    uint16 `json:"rows,omitempty"`
+	Columns uint16 `json:"columns,omitempty"`
+}
+
+// LogFile bounds the log a shim writes: Files files of MaxSize bytes.
+type LogFile struct {
+	Path    string `json:"path"`
+	MaxSize int64  `json:"maxSize,omitempty"` // bytes; 0: 10 MiB
+	Files   int    `json:"files,omitempty"`   // 0: 3
+}
+
+// Exit is how a container or a command in it ended.
+type Exit struct {
+	Code     int       `json:"code"`             // 128+n after signal n
+	Signal   int       `json:"signal,omitempty"` // 0: it exited
+	OOM      bool      `json:"oom,omitempty"`    // the kernel killed for memory in this container
+	Started  time.Time `json:"started,omitzero"`
+	Finished time.Time `json:"finished"`
+	Error    string    `json:"error,omitempty"` // why the shim could not do its work
+}
+
+// Status is where a shim is with its container.
+type Status string
+
+// The states of a shim.
+const (
+	Creating Status = "creating"
+	Running  Status = "running"
+	Paused   Status = "paused"
+	Exited   Status = "exited"
+)
+
+// State answers a state request.
+type State struct {
+	Status  Status    `json:"status"`
+	Pid     int       `json:"pid,omitempty"` // of the container's first process, in netd's namespace
+	Started time.Time `json:"started,omitzero"`
+}
+
+// Op names a request.
+type Op string
+
+// The requests. Create comes first on the connection netd inherited to the
+// shim; every other connection carries one request.
+const (
+	OpCreate Op = "create" // Bundle; then Start on the same connection
+	OpStart  Op = "start"  // reply: State; later the Exit frame
+	OpState  Op = "state"
+	OpWait   Op = "wait"   // reply: State; later the Exit frame
+	OpAttach Op = "attach" // reply, then stdio both ways, then the Exit frame
+	OpExec   Op = "exec"   // Process; reply: State; then as attach
+	OpResize Op = "resize"
+	OpKill   Op = "kill"
+	OpPause  Op = "pause"
+	OpResume Op = "resume"
+)
+
+// Request asks something of a shim.
+type Request struct {
+	Op      Op       `json:"op"`
+	Bundle  *Bundle  `json:"bundle,omitempty"`
+	Process *Process `json:"process,omitempty"`
+	Stdin   bool     `json:"stdin,omitempty"` // attach: this side sends stdin
+	Size    Size     `json:"size,omitzero"`
+	Signal  int      `json:"signal,omitempty"`
+	Exec    string   `json:"exec,omitempty"` // the exec resize and kill are about; "": the container
+	Detach  bool     `json:"detach,omitempty"`
+}
+
+// Reply answers a request.
+type Reply struct {
+	State State  `json:"state,omitzero"`
+	Error *Error `json:"error,omitempty"`
+}
+
+// Code classifies an error for those who branch on it.
+type Code string
+
+// The classes of errors.
+const (
+	CodeInternal     Code = "internal"
+	CodeNotFound     Code = "not-found"     // the command does not exist
+	CodeNotRunnable  Code = "not-runnable"  // the command cannot be executed
+	CodeNotRunning   Code = "not-running"   // the container has exited, or has not started
+	CodeInvalid      Code = "invalid"       // the request cannot be met as asked
+	CodeNoSuchTarget Code = "no-such-exec"  // the exec has ended
+	CodeUnsupported  Code = "not-supported" // an operation this shim does not know
+)
+
+// Error is a failure told over the socket.
+type Error struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
+}
+
+func (e *Error) Error() string { return e.Message }

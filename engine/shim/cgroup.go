@@ -1,0 +1,145 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const cgroupMount = "/sys/fs/cgroup"
+
+// cgroupDirs lists where a cgroup exists: one directory with the unified
+// hierarchy, one a controller with the older ones, where the unified one may be
+// mounted besides (hybrid).
+func cgroupDirs(path string) ([]string, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(cgroupMount, &st); err != nil {
+		return nil, fmt.Errorf("look at %s: %w", cgroupMount, err)
+	}
+	if st.Type == unix.CGROUP2_SUPER_MAGIC {
+		return existing([]string{filepath.Join(cgroupMount, path)}), nil
+	}
+	entries, err := os.ReadDir(cgroupMount)
+	if err != nil {
+		return nil, fmt.Errorf("list the cgroup hierarchies: %w", err)
+	}
+	var dirs []string
+	for _, e := range entries {
+		if e.IsDir() { // links are other names of the same
+			dirs = append(dirs, filepath.Join(cgroupMount, e.Name(), path))
+		}
+	}
+	return existing(dirs), nil
+}
+
+func existing(dirs []string) []string {
+	return slices.DeleteFunc(dirs, func(d string) bool {
+		_, err := os.Stat(d)
+		return err != nil
+	})
+}
+
+// KillCgroup kills every process in a cgroup and below, removes the cgroup, and
+// returns once both are done. It is for what a supervisor left that died; one
+// that does not exist is no error.
+func KillCgroup(path string) error {
+	// Processes that are being born while we look are killed in the next round.
+	for wait := time.Millisecond; ; wait *= 2 {
+		dirs, err := cgroupDirs(path)
+		if err != nil || len(dirs) == 0 {
+			return err
+		}
+		for _, d := range dirs {
+			if err := killIn(d); err != nil {
+				return err
+			}
+		}
+		err = removeDirs(dirs)
+		if err == nil {
+			return nil
+		}
+		if wait > time.Second {
+			return fmt.Errorf("empty the cgroup %s: %w", path, err)
+		}
+		time.Sleep(wait) // the kernel tells nothing when a v1 cgroup gets empty
+	}
+}
+
+func killIn(dir string) error {
+	// A frozen process does not die (v1).
+	if f := filepath.Join(dir, "freezer.state"); os.WriteFile(f, []byte("THAWED"), 0) == nil {
+		defer os.WriteFile(f, []byte("THAWED"), 0)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0); err == nil {
+		return nil // v2, from Linux 5.14: all at once
+	}
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) || err == nil && d.Name() != "cgroup.procs" {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil // removed meanwhile, or a threaded cgroup, whose parent lists its processes
+		}
+		for field := range strings.FieldsSeq(string(text)) {
+			if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
+				if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+					return fmt.Errorf("kill process %d: %w", pid, err)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// RemoveCgroup removes a cgroup without processes in every hierarchy, and the
+// empty ones below it. One that does not exist is no error.
+func RemoveCgroup(path string) error {
+	dirs, err := cgroupDirs(path)
+	if err != nil {
+		return err
+	}
+	return removeDirs(dirs)
+}
+
+func removeDirs(dirs []string) error {
+	var errs []error
+	for _, d := range dirs {
+		errs = append(errs, removeTree(d))
+	}
+	return errors.Join(errs...)
+}
+
+// removeTree removes a cgroup's directories, deepest first. The files in them
+// are the kernel's and go with them.
+func removeTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+		return &os.PathError{Op: "rmdir", Path: dir, Err: err}
+	}
+	return nil
+}
