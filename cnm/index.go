@@ -1,0 +1,197 @@
+package cnm
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// entry is a record in the index. A pending one is about to be committed: it
+// holds names, ports and addresses against others but is not shown to anybody.
+type entry[T any] struct {
+	v        T
+	pending  bool
+	settling chan struct{} // not nil while the record's removal is being committed; closed after
+	silent   bool          // its making was never announced, nor is its removal
+}
+
+type macKey struct {
+	network string
+	mac     plan.MAC
+}
+
+// index finds records by what callers know of them.
+type index struct {
+	networks   map[string]*entry[Network]
+	sandboxes  map[string]*entry[Sandbox]
+	endpoints  map[string]*entry[Endpoint]
+	names      map[string]string                      // network name to ID
+	ofSandbox  map[string]map[string]*entry[Endpoint] // by sandbox, then endpoint ID
+	ofNetwork  map[string]map[string]*entry[Endpoint] // by network, then endpoint ID
+	macs       map[macKey]string                      // to endpoint ID
+	short      map[Key]string                         // kind and short form to ID
+	ports      portTable
+	portCursor int // where the next dynamic port is looked for
+}
+
+func newIndex() *index {
+	return &index{
+		networks: map[string]*entry[Network]{}, sandboxes: map[string]*entry[Sandbox]{}, endpoints: map[string]*entry[Endpoint]{},
+		names: map[string]string{}, ofSandbox: map[string]map[string]*entry[Endpoint]{}, ofNetwork: map[string]map[string]*entry[Endpoint]{},
+		macs: map[macKey]string{}, short: map[Key]string{}, ports: portTable{},
+	}
+}
+
+// shortKey is the part of an ID that must be unique: what link names hold, or
+// for sandboxes, which have no link, the namespace's name.
+func shortKey(kind Kind, id string) Key {
+	n := LinkLen
+	if kind == KindSandbox {
+		n = ShortLen
+	}
+	return Key{kind, id[:min(n, len(id))]}
+}
+
+func (x *index) shortTaken(kind Kind, id string) bool {
+	_, taken := x.short[shortKey(kind, id)]
+	return taken
+}
+
+func (x *index) putNetwork(n Network, pending bool) {
+	x.networks[n.ID] = &entry[Network]{v: n, pending: pending}
+	x.names[n.Name] = n.ID
+	x.short[shortKey(KindNetwork, n.ID)] = n.ID
+}
+
+func (x *index) dropNetwork(id string) {
+	if e := x.networks[id]; e != nil {
+		delete(x.names, e.v.Name)
+		delete(x.networks, id)
+		delete(x.short, shortKey(KindNetwork, id))
+	}
+}
+
+func (x *index) putSandbox(s Sandbox, pending bool) {
+	x.sandboxes[s.ID] = &entry[Sandbox]{v: s, pending: pending}
+	x.short[shortKey(KindSandbox, s.ID)] = s.ID
+}
+
+func (x *index) dropSandbox(id string) {
+	delete(x.sandboxes, id)
+	delete(x.short, shortKey(KindSandbox, id))
+}
+
+func (x *index) putEndpoint(e Endpoint, pending bool) {
+	x.dropEndpoint(e.ID)
+	ent := &entry[Endpoint]{v: e, pending: pending}
+	x.endpoints[e.ID] = ent
+	putUnder(x.ofSandbox, e.Sandbox, ent)
+	putUnder(x.ofNetwork, e.Network, ent)
+	x.short[shortKey(KindEndpoint, e.ID)] = e.ID
+	if e.MAC != (plan.MAC{}) {
+		x.macs[macKey{e.Network, e.MAC}] = e.ID
+	}
+	x.ports.add(e)
+}
+
+func (x *index) dropEndpoint(id string) {
+	ent := x.endpoints[id]
+	if ent == nil {
+		return
+	}
+	e := ent.v
+	delete(x.endpoints, id)
+	dropUnder(x.ofSandbox, e.Sandbox, id)
+	dropUnder(x.ofNetwork, e.Network, id)
+	delete(x.short, shortKey(KindEndpoint, id))
+	delete(x.macs, macKey{e.Network, e.MAC})
+	x.ports.remove(e)
+}
+
+func putUnder(m map[string]map[string]*entry[Endpoint], key string, e *entry[Endpoint]) {
+	if m[key] == nil {
+		m[key] = map[string]*entry[Endpoint]{}
+	}
+	m[key][e.v.ID] = e
+}
+
+func dropUnder(m map[string]map[string]*entry[Endpoint], key, id string) {
+	delete(m[key], id)
+	if len(m[key]) == 0 {
+		delete(m, key)
+	}
+}
+
+// endpointsOf are the endpoints of a sandbox, pending ones too, by index.
+func (x *index) endpointsOf(sandbox string) []Endpoint {
+	var out []Endpoint
+	for _, e := range x.ofSandbox[sandbox] {
+		out = append(out, e.v)
+	}
+	slices.SortFunc(out, byIndex)
+	return out
+}
+
+// endpointsOn are the endpoints on a network, pending ones too.
+func (x *index) endpointsOn(network string) []Endpoint {
+	var out []Endpoint
+	for _, e := range x.ofNetwork[network] {
+		out = append(out, e.v)
+	}
+	slices.SortFunc(out, func(a, b Endpoint) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// freeIndex is the lowest index that no endpoint of the sandbox has.
+func (x *index) freeIndex(sandbox string) int {
+	used := map[int]bool{}
+	for _, e := range x.ofSandbox[sandbox] {
+		used[e.v.Index] = true
+	}
+	i := 0
+	for used[i] {
+		i++
+	}
+	return i
+}
+
+// title names an endpoint for people: its name, its container or its sandbox.
+func (x *index) title(e Endpoint) string {
+	if e.Name != "" {
+		return e.Name
+	}
+	if s := x.sandboxes[e.Sandbox]; s != nil && s.v.Container != "" {
+		return "container " + Short(s.v.Container)
+	}
+	return "sandbox " + Short(e.Sandbox)
+}
+
+func byIndex(a, b Endpoint) int { return cmp.Compare(a.Index, b.Index) }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// The copies that callers get share nothing with the index.
+
+func copyNetwork(n Network) Network {
+	n.Pools = slices.Clone(n.Pools)
+	for i := range n.Pools {
+		n.Pools[i].Aux = maps.Clone(n.Pools[i].Aux)
+	}
+	n.Options, n.Labels = maps.Clone(n.Options), maps.Clone(n.Labels)
+	n.Revision = 0
+	return n
+}
+
+func copySandbox(s Sandbox) Sandbox {
+	s.Labels = maps.Clone(s.Labels)
+	s.Revision = 0
+	return s
+}
+
+func copyEndpoint(e Endpoint) Endpoint {
+	e.Aliases, e.Addrs, e.Ports = slices.Clone(e.Aliases), slices.Clone(e.Addrs), slices.Clone(e.Ports)
+	e.Revision = 0
+	return e
+}

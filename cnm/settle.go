@@ -1,0 +1,293 @@
+package cnm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// batch is a set of records on their way out.
+type batch struct {
+	networks  []Network
+	sandboxes []Sandbox
+	endpoints []Endpoint
+	silent    map[string]bool
+	done      chan struct{}
+}
+
+func (b *batch) empty() bool { return len(b.networks)+len(b.sandboxes)+len(b.endpoints) == 0 }
+
+// Settle ends the deletion of records: of those in phase Deleting whose scopes are
+// given, it commits the removal, together with their addresses. The scopes must be ones that a
+// pass of the fabric has found to have nothing in the kernel any more; those of records that are
+// Active or gone are passed over, so that a caller may give all that have converged.
+//
+// It is the last step of Detach, DeleteSandbox and DeleteNetwork, and what the reconciler
+// calls after its own passes: so a deletion that was cut short anywhere ends.
+func (k *Controller) Settle(ctx context.Context, scopes ...plan.Scope) error {
+	for {
+		b, wait := k.collect(scopes)
+		if wait != nil {
+			select {
+			case <-wait:
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if b.empty() {
+			return nil
+		}
+		err := errors.Join(k.removeRuntime(ctx, b), k.removeDurable(ctx, b))
+		k.release(b)
+		if err != nil {
+			return fmt.Errorf("remove records: %w", err)
+		}
+		return nil
+	}
+}
+
+// finish makes the kernel agree that the marked records of the scopes are gone, and
+// then removes them.
+func (k *Controller) finish(ctx context.Context, scopes ...plan.Scope) error {
+	if err := k.converge(ctx, scopes...); err != nil {
+		return err
+	}
+	return k.Settle(ctx, scopes...)
+}
+
+// collect finds the records that can go and marks them as being removed, or
+// returns what to wait for when somebody else is removing one of them.
+func (k *Controller) collect(scopes []plan.Scope) (*batch, <-chan struct{}) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	b := &batch{silent: map[string]bool{}, done: make(chan struct{})}
+	taken := map[string]bool{}
+	for _, s := range scopes {
+		kind, short, ok := ParseScope(s)
+		if !ok || kind != KindEndpoint {
+			continue
+		}
+		ent := k.ix.endpoints[k.ix.short[shortKey(kind, short)]]
+		if ent == nil || Short(ent.v.ID) != short || ent.v.Phase != Deleting || ent.pending || taken[ent.v.ID] {
+			continue
+		}
+		if ent.settling != nil {
+			return nil, ent.settling
+		}
+		taken[ent.v.ID] = true
+		b.endpoints = append(b.endpoints, ent.v)
+	}
+	for _, s := range scopes {
+		kind, short, ok := ParseScope(s)
+		if !ok || kind == KindEndpoint {
+			continue
+		}
+		id := k.ix.short[shortKey(kind, short)]
+		if Short(id) != short || taken[id] {
+			continue
+		}
+		wait := k.collectOwner(b, kind, id, taken)
+		if wait != nil {
+			return nil, wait
+		}
+	}
+	k.engage(b)
+	return b, nil
+}
+
+// collectOwner adds a network or sandbox, once nothing of it is left but what
+// is in the batch itself.
+func (k *Controller) collectOwner(b *batch, kind Kind, id string, taken map[string]bool) <-chan struct{} {
+	if kind == KindSandbox {
+		ent := k.ix.sandboxes[id]
+		if ent == nil || ent.v.Phase != Deleting || ent.pending || !allTaken(k.ix.ofSandbox[id], taken) {
+			return nil
+		}
+		if ent.settling != nil {
+			return ent.settling
+		}
+		b.sandboxes = append(b.sandboxes, ent.v)
+	} else {
+		ent := k.ix.networks[id]
+		if ent == nil || ent.v.Phase != Deleting || ent.pending || !allTaken(k.ix.ofNetwork[id], nil) {
+			return nil
+		}
+		if ent.settling != nil {
+			return ent.settling
+		}
+		b.networks = append(b.networks, ent.v)
+	}
+	taken[id] = true
+	return nil
+}
+
+func allTaken(in map[string]*entry[Endpoint], taken map[string]bool) bool {
+	for id := range in {
+		if !taken[id] {
+			return false
+		}
+	}
+	return true
+}
+
+func (k *Controller) engage(b *batch) {
+	for _, e := range b.endpoints {
+		ent := k.ix.endpoints[e.ID]
+		ent.settling = b.done
+		b.silent[e.ID] = ent.silent
+	}
+	for _, s := range b.sandboxes {
+		ent := k.ix.sandboxes[s.ID]
+		ent.settling = b.done
+		b.silent[s.ID] = ent.silent
+	}
+	for _, n := range b.networks {
+		k.ix.networks[n.ID].settling = b.done
+	}
+}
+
+// release lets others at what is left of the batch after a failure.
+func (k *Controller) release(b *batch) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, e := range b.endpoints {
+		if ent := k.ix.endpoints[e.ID]; ent != nil {
+			ent.settling = nil
+		}
+	}
+	for _, s := range b.sandboxes {
+		if ent := k.ix.sandboxes[s.ID]; ent != nil {
+			ent.settling = nil
+		}
+	}
+	for _, n := range b.networks {
+		if ent := k.ix.networks[n.ID]; ent != nil {
+			ent.settling = nil
+		}
+	}
+	close(b.done)
+}
+
+// removeRuntime commits the removal of endpoints, their addresses and
+// sandboxes at once.
+func (k *Controller) removeRuntime(ctx context.Context, b *batch) error {
+	if len(b.endpoints)+len(b.sandboxes) == 0 {
+		return nil
+	}
+	var claims []*Claim
+	done := func(committed bool) {
+		for _, c := range claims {
+			c.Done(committed)
+		}
+		claims = nil
+	}
+	err := k.commit(ctx, func() (writes []Write, err error) {
+		done(false)
+		for _, e := range b.endpoints {
+			c, err := k.ipam.Release(ctx, e.Network, owner(e.ID))
+			if err != nil {
+				return nil, err
+			}
+			claims = append(claims, c)
+			writes = append(writes, c.Writes...)
+			if writes, err = k.appendRemoval(ctx, writes, Key{KindEndpoint, e.ID}); err != nil {
+				return nil, err
+			}
+		}
+		for _, s := range b.sandboxes {
+			if writes, err = k.appendRemoval(ctx, writes, Key{KindSandbox, s.ID}); err != nil {
+				return nil, err
+			}
+		}
+		return writes, nil
+	})
+	done(err == nil)
+	if err != nil {
+		return err
+	}
+	k.forget(b)
+	return nil
+}
+
+// forget takes a removed batch of endpoints and sandboxes out of the index
+// and tells about it.
+func (k *Controller) forget(b *batch) {
+	k.mu.Lock()
+	containers := map[string]string{}
+	for _, e := range b.endpoints {
+		if s := k.ix.sandboxes[e.Sandbox]; s != nil {
+			containers[e.Sandbox] = s.v.Container
+		}
+		k.ix.dropEndpoint(e.ID)
+	}
+	for _, s := range b.sandboxes {
+		k.ix.dropSandbox(s.ID)
+	}
+	k.mu.Unlock()
+	for _, e := range b.endpoints {
+		if !b.silent[e.ID] {
+			k.emitEndpoint(ActionDisconnect, e, containers[e.Sandbox])
+		}
+	}
+	for _, s := range b.sandboxes {
+		if !b.silent[s.ID] {
+			k.emit(Event{Kind: KindSandbox, Action: ActionDestroy, ID: s.ID, Container: s.Container})
+		}
+	}
+}
+
+func (k *Controller) removeDurable(ctx context.Context, b *batch) error {
+	if len(b.networks) == 0 {
+		return nil
+	}
+	err := k.commit(ctx, func() (writes []Write, err error) {
+		for _, n := range b.networks {
+			if writes, err = k.appendRemoval(ctx, writes, Key{KindNetwork, n.ID}); err != nil {
+				return nil, err
+			}
+		}
+		return writes, nil
+	})
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	for _, n := range b.networks {
+		k.ipam.Forget(n.ID)
+		k.ix.dropNetwork(n.ID)
+	}
+	k.mu.Unlock()
+	for _, n := range b.networks {
+		k.emit(Event{Kind: KindNetwork, Action: ActionDestroy, ID: n.ID, Name: n.Name})
+	}
+	return nil
+}
+
+// appendRemoval adds the write that removes a record, unless it is gone.
+func (k *Controller) appendRemoval(ctx context.Context, writes []Write, key Key) ([]Write, error) {
+	r, err := k.store.Get(ctx, key)
+	if errors.Is(err, ErrNotFound) {
+		return writes, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return append(writes, Write{Key: key, Revision: r.Revision}), nil
+}
+
+// silence keeps the removal of what was never announced from being announced.
+func (k *Controller) silence(sandbox string, endpoints []Endpoint) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if ent := k.ix.sandboxes[sandbox]; ent != nil {
+		ent.silent = true
+	}
+	for _, e := range endpoints {
+		if ent := k.ix.endpoints[e.ID]; ent != nil {
+			ent.silent = true
+		}
+	}
+}
