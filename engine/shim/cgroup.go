@@ -74,9 +74,12 @@ func KillCgroup(path string) error {
 }
 
 func killIn(dir string) error {
-	// A frozen process does not die (v1).
-	if f := filepath.Join(dir, "freezer.state"); os.WriteFile(f, []byte("THAWED"), 0) == nil {
-		defer os.WriteFile(f, []byte("THAWED"), 0)
+	// A frozen process does not die (v1). Only one hierarchy has the file.
+	if f, err := os.OpenFile(filepath.Join(dir, "freezer.state"), os.O_WRONLY, 0); err == nil {
+		_, err = f.WriteString("THAWED")
+		if err = errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("thaw %s: %w", dir, err)
+		}
 	}
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0); err == nil {
 		return nil // v2, from Linux 5.14: all at once

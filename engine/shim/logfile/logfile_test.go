@@ -1,0 +1,165 @@
+package logfile
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func all(t *testing.T, path string, o Options) string {
+	t.Helper()
+	var out strings.Builder
+	for e, err := range Read(t.Context(), path, o) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&out, "%s:%s", e.Stream[3:], e.Line())
+	}
+	return out.String()
+}
+
+func write(t *testing.T, s *Stream, at time.Time, text string) {
+	t.Helper()
+	if err := s.Write(at, []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReadSelects(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	w, err := NewWriter(path, 300, 3) // a few lines a file
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	out, errOut := w.Stream("stdout"), w.Stream("stderr")
+	for i := range 6 {
+		write(t, out, start.Add(time.Duration(i)*time.Second), fmt.Sprintf("line %d\n", i))
+	}
+	write(t, errOut, start.Add(6*time.Second), "bad \xff byte\n")
+	write(t, out, start.Add(7*time.Second), "no end")
+	if err := out.Flush(start.Add(7 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	whole := "out:line 0\nout:line 1\nout:line 2\nout:line 3\nout:line 4\nout:line 5\nerr:bad \xff byte\nout:no end"
+	tests := []struct {
+		name string
+		o    Options
+		want string
+	}{
+		{"all", Options{Tail: -1}, whole},
+		{"none", Options{Tail: 0}, ""},
+		{"last two", Options{Tail: 2}, "err:bad \xff byte\nout:no end"},
+		{"across files", Options{Tail: 5}, whole[strings.Index(whole, "out:line 3"):]},
+		{"more than there is", Options{Tail: 100}, whole},
+		{"since", Options{Tail: -1, Since: start.Add(6 * time.Second)}, "err:bad \xff byte\nout:no end"},
+		{"until", Options{Tail: -1, Until: start.Add(time.Second)}, "out:line 0\nout:line 1\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := all(t, path, tt.o); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestNoLogIsEmpty(t *testing.T) {
+	if got := all(t, filepath.Join(t.TempDir(), "log"), Options{Tail: -1}); got != "" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// Whatever the chunks and the files' size, a follower that keeps up sees every byte in order.
+func TestFollowSeesEverything(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		path := filepath.Join(t.TempDir(), fmt.Sprintf("log%d", time.Now().UnixNano()))
+		w, err := NewWriter(path, int64(rapid.IntRange(100, 5000).Draw(rt, "size")), 3)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		defer w.Close()
+		done, seen, finished := make(chan struct{}), make(chan string, 100), make(chan string, 1)
+		go func() {
+			var got strings.Builder
+			for e, err := range Read(t.Context(), path, Options{Tail: -1, Follow: done}) {
+				if err != nil {
+					rt.Errorf("read: %v", err)
+				}
+				got.Write(e.Line())
+				if strings.HasSuffix(e.Text, "end") {
+					seen <- e.Text
+				}
+			}
+			finished <- got.String()
+		}()
+		s := w.Stream("stdout")
+		var want strings.Builder
+		for i, chunk := range rapid.SliceOfN(rapid.StringMatching(`[a-z\n]{0,200}`), 1, 20).Draw(rt, "chunks") {
+			text := fmt.Sprintf("%s\n%d end\n", chunk, i)
+			want.WriteString(text)
+			write(t, s, start, text)
+			<-seen // it keeps up: rotation may drop what nobody read
+		}
+		write(t, s, start, "rest")
+		if err := s.Flush(start); err != nil {
+			rt.Fatal(err)
+		}
+		want.WriteString("rest")
+		close(done)
+		if got := <-finished; got != want.String() {
+			rt.Errorf("got %q\nwant %q", got, want.String())
+		}
+	})
+}
+
+func TestLongLinesAreCutAndJoined(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	w, err := NewWriter(path, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	s := w.Stream("stdout")
+	long := strings.Repeat("x", 3*maxLine+5)
+	for i := 0; i < len(long); i += 7000 {
+		write(t, s, start, long[i:min(i+7000, len(long))])
+	}
+	write(t, s, start, "\n")
+	var got strings.Builder
+	entries := 0
+	for e, err := range Read(t.Context(), path, Options{Tail: -1}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.Write(e.Line())
+		entries++
+	}
+	if got.String() != long+"\n" || entries != 4 {
+		t.Errorf("%d bytes in %d entries, want %d in 4", got.Len(), entries, len(long)+1)
+	}
+}
+
+func FuzzParseEntry(f *testing.F) {
+	f.Add([]byte(`{"time":"2026-01-02T03:04:05Z","stream":"stdout","text":"x"}`))
+	f.Add([]byte(`{"bytes":"/w=="}`))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		e, err := parseEntry(line)
+		if err != nil {
+			return
+		}
+		again, err := appendEntry(nil, e.Time, e.Stream, e.Line(), e.Partial)
+		if err == nil && again[len(again)-1] != '\n' {
+			t.Errorf("an entry without its end: %q", again)
+		}
+	})
+}
