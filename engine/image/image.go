@@ -1,7 +1,6 @@
 package image
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -39,13 +38,6 @@ type ImportOptions struct {
 	Platform  string   // OS/architecture; "": this host's
 }
 
-// ErrInUse is behind every refusal to remove an image that containers need.
-var ErrInUse = errors.New("image is in use")
-
-// ErrInvalid is behind every refusal of what a caller passed: a malformed
-// reference or change, an archive that is not what it should be.
-var ErrInvalid = errors.New("invalid argument")
-
 // NotFoundError says that nothing has the wanted name or ID. It is a
 // [cnm.ErrNotFound].
 type NotFoundError struct {
@@ -69,5 +61,5 @@ func (e *AmbiguousError) Error() string {
 	return fmt.Sprintf("image ID prefix %s is ambiguous, it fits %s: give more digits", e.Prefix, strings.Join(e.IDs, " and "))
 }
 
-// Is makes the error match [ErrInvalid].
-func (e *AmbiguousError) Is(target error) bool { return target == ErrInvalid }
+// Is makes the error match [cnm.ErrInvalid].
+func (e *AmbiguousError) Is(target error) bool { return target == cnm.ErrInvalid }

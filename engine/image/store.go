@@ -1,61 +1,333 @@
 package image
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
-	"io"
+	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
 
 	"github.com/vethloom/vethloom/cnm"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Store is a node's images. Its methods can be called at the same time.
 type Store struct {
-	root    string
 	records cnm.Store
 	log     *slog.Logger
+	layers  *layers
+
+	mu    sync.Mutex // held while records change
+	cache sync.Map   // ID → *entry: a configuration is decoded once, not once a look-up
+}
+
+// record is an image as it is in the store.
+type record struct {
+	References []string  `json:"references,omitempty"` // short form, sorted
+	Config     []byte    `json:"config"`               // byte for byte: the ID is its digest
+	Size       int64     `json:"size"`
+	Added      time.Time `json:"added"`
+}
+
+// entry is a decoded record. It is never changed.
+type entry struct {
+	id       string
+	revision uint64
+	record   record
+	image    Image
 }
 
 // Open opens the images under a directory, and clears away what a killed
 // import left in its temporary directory.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	return &Store{root: c.Root, records: c.Store, log: c.Log}, nil
+	l, err := openLayers(c.Root, c.Log)
+	if err != nil {
+		return nil, fmt.Errorf("open images: %w", err)
+	}
+	s := &Store{records: c.Store, log: c.Log, layers: l}
+	if _, err := s.entries(ctx); err != nil {
+		return nil, fmt.Errorf("open images: %w", err)
+	}
+	return s, nil
 }
 
-// Import makes an image with one layer of a root filesystem tar, which may be
-// compressed. A reference that another image had moves to the new one.
-func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (Image, error) {
-	return Image{}, errors.ErrUnsupported
+// LayerDirs returns the directories of an image's layers, bottom first, to be
+// used as overlayfs lowerdirs. They must never be written to. A layer that an
+// image has twice is returned once, where it is highest: overlayfs refuses the same
+// directory twice, and the upper one covers all that the lower one shows.
+func (s *Store) LayerDirs(img Image) []string {
+	var dirs []string
+	for i, layer := range img.Layers {
+		if slices.Contains(img.Layers[i+1:], layer) {
+			continue
+		}
+		if h, err := v1.NewHash(layer); err == nil { // they come from parsed configurations
+			dirs = append(dirs, s.layers.fs(h))
+		}
+	}
+	return dirs
 }
 
-// Load brings in every image of an archive as 'docker save' writes it, or of
-// an OCI image layout in a tar; either may be compressed.
-func (s *Store) Load(ctx context.Context, r io.Reader) ([]Image, error) {
-	return nil, errors.ErrUnsupported
+// entries returns every image by ID.
+func (s *Store) entries(ctx context.Context) (map[string]*entry, error) {
+	recs, err := s.records.List(ctx, cnm.KindImage)
+	if err != nil {
+		return nil, fmt.Errorf("list image records: %w", err)
+	}
+	all := make(map[string]*entry, len(recs))
+	for _, r := range recs {
+		e, err := s.decode(r)
+		if err != nil {
+			return nil, err
+		}
+		all[e.id] = e
+	}
+	return all, nil
+}
+
+func (s *Store) decode(r cnm.Record) (*entry, error) {
+	if c, ok := s.cache.Load(r.Key.ID); ok && c.(*entry).revision == r.Revision {
+		return c.(*entry), nil
+	}
+	e := &entry{id: r.Key.ID, revision: r.Revision}
+	if err := json.Unmarshal(r.Value, &e.record); err != nil {
+		return nil, fmt.Errorf("read record of image %s: %w", r.Key.ID, err)
+	}
+	if err := e.decodeConfig(); err != nil {
+		return nil, fmt.Errorf("read record of image %s: %w", r.Key.ID, err)
+	}
+	s.cache.Store(e.id, e)
+	return e, nil
+}
+
+func (e *entry) decodeConfig() error {
+	var c ocispec.Image
+	if err := json.Unmarshal(e.record.Config, &c); err != nil {
+		return fmt.Errorf("parse configuration: %w", err)
+	}
+	e.image = Image{
+		ID: e.id, References: e.record.References, Size: e.record.Size,
+		OS: c.OS, Architecture: c.Architecture, Config: c.Config,
+	}
+	if c.Created != nil {
+		e.image.Created = *c.Created
+	}
+	for _, d := range c.RootFS.DiffIDs {
+		h, err := v1.NewHash(d.String())
+		if err != nil {
+			return fmt.Errorf("parse configuration: %w", err)
+		}
+		e.image.Layers = append(e.image.Layers, h.String())
+	}
+	return nil
+}
+
+// public returns an image that the caller may change without harm.
+func (e *entry) public() Image {
+	img := e.image
+	img.References = slices.Clone(img.References)
+	img.Layers = slices.Clone(img.Layers)
+	img.Config.Env = slices.Clone(img.Config.Env)
+	img.Config.Cmd = slices.Clone(img.Config.Cmd)
+	img.Config.Entrypoint = slices.Clone(img.Config.Entrypoint)
+	img.Config.Labels = maps.Clone(img.Config.Labels)
+	img.Config.ExposedPorts = maps.Clone(img.Config.ExposedPorts)
+	img.Config.Volumes = maps.Clone(img.Config.Volumes)
+	return img
 }
 
 // Resolve finds an image by name[:tag], ID, or a prefix of an ID that fits no
 // other; a [NotFoundError] otherwise.
 func (s *Store) Resolve(ctx context.Context, ref string) (Image, error) {
-	return Image{}, &NotFoundError{Ref: ref}
+	all, err := s.entries(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	e, _, err := find(all, ref)
+	if err != nil {
+		return Image{}, err
+	}
+	return e.public(), nil
+}
+
+// find returns the image, and the reference it was found by ("" for an ID).
+func find(all map[string]*entry, ref string) (*entry, string, error) {
+	if e := all[ref]; e != nil {
+		return e, "", nil
+	}
+	short, refErr := ParseReference(ref)
+	if refErr == nil {
+		for _, e := range all {
+			if slices.Contains(e.record.References, short) {
+				return e, short, nil
+			}
+		}
+	}
+	digits := strings.TrimPrefix(ref, "sha256:")
+	if !isHex(digits) {
+		if refErr != nil {
+			return nil, "", refErr
+		}
+		return nil, "", &NotFoundError{Ref: short}
+	}
+	var fits []string
+	for id := range all {
+		if strings.HasPrefix(id, "sha256:"+digits) {
+			fits = append(fits, id)
+		}
+	}
+	switch len(fits) {
+	case 0:
+		return nil, "", &NotFoundError{Ref: ref}
+	case 1:
+		return all[fits[0]], "", nil
+	}
+	slices.Sort(fits)
+	return nil, "", &AmbiguousError{Prefix: ref, IDs: fits}
 }
 
 // List returns every image, newest first.
-func (s *Store) List(ctx context.Context) ([]Image, error) { return nil, nil }
+func (s *Store) List(ctx context.Context) ([]Image, error) {
+	all, err := s.entries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []Image
+	for _, e := range all {
+		list = append(list, e.public())
+	}
+	slices.SortFunc(list, func(a, b Image) int {
+		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID))
+	})
+	return list, nil
+}
 
 // Tag gives the image src the reference dst as well, taking it away from
 // whichever image had it.
-func (s *Store) Tag(ctx context.Context, src, dst string) error { return errors.ErrUnsupported }
-
-// Remove takes a reference away from its image, and removes the image with
-// its last reference, or when it was given by ID; an image with several references
-// is removed by ID only with force. Layers go when no other image has them. inUse
-// names the containers that need an image: then the image is kept, an
-// [ErrInUse]; with force its references go, and it stays without a name.
-func (s *Store) Remove(ctx context.Context, ref string, force bool, inUse func(imageID string) []string) (untagged, deleted []string, err error) {
-	return nil, nil, errors.ErrUnsupported
+func (s *Store) Tag(ctx context.Context, src, dst string) error {
+	short, err := ParseReference(dst)
+	if err != nil {
+		return err
+	}
+	return s.update(ctx, func(all map[string]*entry) (map[string]*record, error) {
+		e, _, err := find(all, src)
+		if err != nil {
+			return nil, err
+		}
+		changed := map[string]*record{}
+		addReference(all, changed, e.id, short)
+		return changed, nil
+	})
 }
 
-// LayerDirs returns the directories of an image's layers, bottom first, to be
-// used as overlayfs lowerdirs. They must never be written to.
-func (s *Store) LayerDirs(img Image) []string { return nil }
+// update commits what change returns of the records: a nil record deletes. It
+// starts over when another writer was faster.
+func (s *Store) update(ctx context.Context, change func(all map[string]*entry) (map[string]*record, error)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		all, err := s.entries(ctx)
+		if err != nil {
+			return err
+		}
+		changed, err := change(all)
+		if err != nil || len(changed) == 0 {
+			return err
+		}
+		err = s.commit(ctx, all, changed)
+		if !errors.Is(err, cnm.ErrConflict) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (s *Store) commit(ctx context.Context, all map[string]*entry, changed map[string]*record) error {
+	var writes []cnm.Write
+	for id, r := range changed {
+		w := cnm.Write{Key: cnm.Key{Kind: cnm.KindImage, ID: id}}
+		if old := all[id]; old != nil {
+			w.Revision = old.revision
+		}
+		if r != nil {
+			b, err := json.Marshal(r)
+			if err != nil {
+				return fmt.Errorf("write record of image %s: %w", id, err)
+			}
+			w.Value = b
+		}
+		writes = append(writes, w)
+	}
+	if err := s.records.Commit(ctx, writes...); err != nil {
+		return fmt.Errorf("write image records: %w", err)
+	}
+	for id, r := range changed {
+		if r == nil {
+			s.cache.Delete(id)
+		}
+	}
+	return nil
+}
+
+// pending returns the record to change, a copy of the stored one at first.
+func pending(all map[string]*entry, changed map[string]*record, id string) *record {
+	if r := changed[id]; r != nil {
+		return r
+	}
+	r := &record{}
+	if e := all[id]; e != nil {
+		*r = e.record
+		r.References = slices.Clone(r.References)
+	}
+	changed[id] = r
+	return r
+}
+
+// addReference moves a reference to an image.
+func addReference(all map[string]*entry, changed map[string]*record, id, short string) {
+	for _, e := range all {
+		if e.id != id && slices.Contains(e.record.References, short) {
+			dropReference(pending(all, changed, e.id), short)
+		}
+	}
+	r := pending(all, changed, id)
+	dropReference(r, short)
+	r.References = append(r.References, short)
+	slices.Sort(r.References)
+}
+
+func dropReference(r *record, short string) {
+	r.References = slices.DeleteFunc(r.References, func(have string) bool { return have == short })
+}
+
+// neededLayers is what no sweep may take.
+func (s *Store) neededLayers(ctx context.Context) (map[string]bool, error) {
+	all, err := s.entries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	needed := map[string]bool{}
+	for _, e := range all {
+		for _, layer := range e.image.Layers {
+			needed[strings.TrimPrefix(layer, "sha256:")] = true
+		}
+	}
+	return needed, nil
+}
+
+// sweep removes the layers that no image has. It is not cut short by the
+// caller going away: what was removed from the records should free its space.
+func (s *Store) sweep(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	return s.layers.sweep(func() (map[string]bool, error) { return s.neededLayers(ctx) })
+}

@@ -4,22 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vethloom/vethloom/cnm"
 )
 
-// Snapshots are the writable layers of a node's containers, one directory each.
+// Snapshots are the writable layers of a node's containers:
+//
+//	<id>/rootfs    where the root filesystem is mounted; empty on the host
+//	<id>/rw/upper  what the container wrote
+//	<id>/rw/work   overlayfs's own
+//	<id>/l/0…      links to the image's layers, top first, for their short names
+//	<id>/empty     the layer of an image without layers, and the second one of a view
 type Snapshots struct {
 	root string
-}
-
-// Mount is one mount(2) to perform. Sources and options may hold paths
-// relative to Dir, so that the options of many layers fit into the page the
-// kernel has for them: perform it with [Mount.Do], or with Dir as working directory.
-type Mount struct {
-	Type    string   `json:"type"` // overlay or bind
-	Source  string   `json:"source"`
-	Target  string   `json:"target"` // absolute; the directory exists
-	Options []string `json:"options,omitempty"`
-	Dir     string   `json:"dir,omitempty"` // absolute
 }
 
 // Usage is the space a container's writable layer takes.
@@ -28,32 +32,223 @@ type Usage struct {
 	Inodes int64
 }
 
-// Open opens the snapshots under a directory, which is made when missing.
-func Open(root string) (*Snapshots, error) { return &Snapshots{root: root}, nil }
+// gonePrefix marks what is being removed; no ID starts with it.
+const gonePrefix = ".gone-"
+
+// Open opens the snapshots under a directory, which is made when missing, and
+// finishes the removals that a crash cut short.
+func Open(root string) (*Snapshots, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("open snapshots: %w", err)
+	}
+	// Traversable: the root of a container in a user namespace must reach its rootfs.
+	if err := os.MkdirAll(root, 0o711); err != nil {
+		return nil, fmt.Errorf("open snapshots: %w", err)
+	}
+	left, err := filepath.Glob(filepath.Join(escapeGlob(root), gonePrefix+"*"))
+	if err != nil {
+		return nil, fmt.Errorf("open snapshots: %w", err)
+	}
+	for _, dir := range left {
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, fmt.Errorf("finish removing a snapshot: %w", err)
+		}
+	}
+	return &Snapshots{root: root}, nil
+}
+
+func escapeGlob(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}
+
+var validID = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+
+func (s *Snapshots) dir(id string) (string, error) {
+	if !validID.MatchString(id) {
+		return "", &cnm.Error{Kind: cnm.ErrInvalid, Field: "snapshot ID", Value: id, Reason: "is not made of letters, digits, '_', '.' and '-'"}
+	}
+	return filepath.Join(s.root, id), nil
+}
 
 // Prepare makes the writable layer of a container, unless it is there already,
 // and returns the mounts that assemble its root filesystem at the last mount's
 // Target. lower is bottom first, as image.Store.LayerDirs returns it.
 func (s *Snapshots) Prepare(ctx context.Context, id string, lower []string) ([]Mount, error) {
-	return nil, errors.ErrUnsupported
+	dir, err := s.dir(id)
+	if err != nil {
+		return nil, err
+	}
+	if len(lower) == 0 {
+		lower = []string{filepath.Join(dir, "empty")}
+	}
+	if err = s.layout(ctx, dir, lower); err == nil {
+		err = makeWritable(dir, lower)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("prepare snapshot %s: %w", id, err)
+	}
+	return []Mount{overlay(dir, lower, true)}, nil
 }
 
 // View is Prepare without a writable layer: a root filesystem that cannot be
 // changed. (A container with a read-only root needs Prepare: its mount points are
 // made before the root is turned read-only.)
 func (s *Snapshots) View(ctx context.Context, id string, lower []string) ([]Mount, error) {
-	return nil, errors.ErrUnsupported
+	// Without an upper directory, overlayfs wants two lower ones.
+	dir, err := s.dir(id)
+	if err != nil {
+		return nil, err
+	}
+	lower = append([]string{filepath.Join(dir, "empty")}, lower...)
+	if len(lower) == 1 {
+		lower = append(lower, filepath.Join(dir, "rw"))
+	}
+	if err := s.layout(ctx, dir, lower); err != nil {
+		return nil, fmt.Errorf("prepare view %s: %w", id, err)
+	}
+	return []Mount{overlay(dir, lower, false)}, nil
+}
+
+// layout makes a snapshot's directories and links.
+func (s *Snapshots) layout(ctx context.Context, dir string, lower []string) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	links := filepath.Join(dir, "l")
+	if err := os.RemoveAll(links); err != nil { // of another image, or of a Prepare cut short
+		return err
+	}
+	for _, d := range []struct {
+		path string
+		mode os.FileMode
+	}{{dir, 0o711}, {filepath.Join(dir, "rw"), 0o700}, {links, 0o700}, {filepath.Join(dir, "rootfs"), 0o755}, {filepath.Join(dir, "empty"), 0o755}} {
+		if err := os.Mkdir(d.path, d.mode); err != nil && !errors.Is(err, fs.ErrExist) {
+			return diskError(s.root, err)
+		}
+		if err := os.Chmod(d.path, d.mode); err != nil { // whatever the umask
+			return err
+		}
+	}
+	if fits(dir, lower) {
+		return nil
+	}
+	for i := range lower {
+		if err := os.Symlink(lower[len(lower)-1-i], filepath.Join(links, linkName(i))); err != nil {
+			return diskError(s.root, err)
+		}
+	}
+	return nil
+}
+
+// makeWritable makes the upper and work directories. The root directory of
+// the mount has the upper's owner and mode, which so must be the image's.
+func makeWritable(dir string, lower []string) error {
+	upper, work := filepath.Join(dir, "rw", "upper"), filepath.Join(dir, "rw", "work")
+	if err := os.Mkdir(work, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return diskError(dir, err)
+	}
+	if _, err := os.Lstat(upper); err == nil {
+		return nil
+	}
+	// Complete before it has its name: a crash in between leaves none.
+	fresh := upper + ".new"
+	if err := os.Mkdir(fresh, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return diskError(dir, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(lower[len(lower)-1], &st); err != nil {
+		return fmt.Errorf("look at layer %s: %w", lower[len(lower)-1], err)
+	}
+	if err := unix.Chown(fresh, int(st.Uid), int(st.Gid)); err != nil {
+		return fmt.Errorf("set owner of %s: %w", fresh, err)
+	}
+	if err := unix.Chmod(fresh, st.Mode&0o7777); err != nil {
+		return fmt.Errorf("set mode of %s: %w", fresh, err)
+	}
+	return os.Rename(fresh, upper)
+}
+
+// Upper is the directory that holds what a container wrote, in overlayfs's
+// form, for a commit to read.
+func (s *Snapshots) Upper(id string) (string, error) {
+	dir, err := s.dir(id)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "rw", "upper"), nil
 }
 
 // Remove removes a container's writable layer with all it holds; one that
-// does not exist is no error.
-func (s *Snapshots) Remove(ctx context.Context, id string) error { return errors.ErrUnsupported }
+// does not exist is no error. The container must be gone: removing a mount point pulls its mount away.
+func (s *Snapshots) Remove(ctx context.Context, id string) error {
+	dir, err := s.dir(id)
+	if err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("remove snapshot %s: %w", id, context.Cause(ctx))
+	}
+	gone, err := os.MkdirTemp(s.root, gonePrefix)
+	if err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", id, err)
+	}
+	err = os.Rename(dir, filepath.Join(gone, "snapshot"))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err := errors.Join(err, os.RemoveAll(gone)); err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", id, err)
+	}
+	return nil
+}
 
 // Usage measures a container's writable layer.
 func (s *Snapshots) Usage(ctx context.Context, id string) (Usage, error) {
-	return Usage{}, errors.ErrUnsupported
+	upper, err := s.Upper(id)
+	if err != nil {
+		return Usage{}, err
+	}
+	var u Usage
+	seen := map[uint64]bool{} // files with several links
+	err = filepath.WalkDir(upper, func(path string, _ fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Lstat(path, &st)
+		}
+		if errors.Is(err, fs.ErrNotExist) && path != upper { // the container runs and removes files meanwhile
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			if seen[st.Ino] {
+				return nil
+			}
+			seen[st.Ino] = true
+		}
+		u.Bytes += st.Blocks * 512
+		u.Inodes++
+		return nil
+	})
+	if err != nil {
+		return Usage{}, fmt.Errorf("measure snapshot %s: %w", id, err)
+	}
+	return u, nil
 }
 
-// Do performs the mount in the caller's mount namespace. The calling thread's
-// working directory is left alone.
-func (m Mount) Do() error { return fmt.Errorf("mount %s: %w", m.Target, errors.ErrUnsupported) }
+// diskError says what to do about a full filesystem.
+func diskError(root string, err error) error {
+	if !errors.Is(err, unix.ENOSPC) {
+		return err
+	}
+	return &cnm.Error{
+		Kind: cnm.ErrExhausted, Cause: err,
+		Reason: "the filesystem that holds " + root + " is full",
+		Remedy: "free space with 'net rmi IMAGE', 'net rm CONTAINER' or 'net volume prune'",
+	}
+}

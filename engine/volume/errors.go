@@ -1,16 +1,9 @@
 package volume
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/vethloom/vethloom/cnm"
-)
-
-// What callers branch on.
-var (
-	ErrInUse   = errors.New("volume is in use")
-	ErrInvalid = errors.New("invalid argument")
 )
 
 // NotFoundError says that no volume has the name. It is a [cnm.ErrNotFound].

@@ -1,0 +1,130 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/vethloom/vethloom/cnm"
+)
+
+// Remove takes a reference away from its image, and removes the image with
+// its last reference, or when it was given by ID; an image with several references
+// is removed by ID only with force. Layers go when no other image has them. inUse
+// names the containers that need an image (nil: none does): then the image is
+// kept, a [cnm.ErrInUse]; with force its references go, and it stays without a name.
+//
+// The caller sees to it that no container is created of the image meanwhile.
+func (s *Store) Remove(ctx context.Context, ref string, force bool, inUse func(imageID string) []string) (untagged, deleted []string, err error) {
+	var swept []string
+	err = s.update(ctx, func(all map[string]*entry) (map[string]*record, error) {
+		untagged, deleted, swept = nil, nil, nil
+		e, short, err := find(all, ref)
+		if err != nil {
+			return nil, err
+		}
+		changed := map[string]*record{}
+		if short != "" && len(e.record.References) > 1 {
+			dropReference(pending(all, changed, e.id), short)
+			untagged = []string{short}
+			return changed, nil
+		}
+		users := usersOf(e.id, inUse)
+		if err := mayRemove(e, force, users); err != nil {
+			return nil, err
+		}
+		untagged = slices.Clone(e.record.References)
+		if len(users) > 0 {
+			pending(all, changed, e.id).References = nil
+			return changed, nil
+		}
+		changed[e.id] = nil
+		deleted = []string{e.id}
+		swept = lostLayers(all, changed)
+		return changed, nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("remove image %s: %w", ref, err)
+	}
+	if len(deleted) == 0 {
+		return untagged, nil, nil
+	}
+	deleted = append(deleted, swept...)
+	if err := s.sweep(ctx); err != nil {
+		return untagged, deleted, fmt.Errorf("remove image %s: %w", ref, err)
+	}
+	return untagged, deleted, nil
+}
+
+// Prune removes the images that have no reference, or, with all, every image
+// that no container needs; and layers that no image has.
+func (s *Store) Prune(ctx context.Context, all bool, inUse func(imageID string) []string) (deleted []string, freed int64, err error) {
+	var swept []string
+	err = s.update(ctx, func(images map[string]*entry) (map[string]*record, error) {
+		deleted, swept = nil, nil
+		changed := map[string]*record{}
+		for id, e := range images {
+			if (all || len(e.record.References) == 0) && len(usersOf(id, inUse)) == 0 {
+				changed[id] = nil
+				deleted = append(deleted, id)
+			}
+		}
+		swept = lostLayers(images, changed)
+		return changed, nil
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("prune images: %w", err)
+	}
+	slices.Sort(deleted)
+	freed = s.layers.size(swept)
+	deleted = append(deleted, swept...)
+	if err := s.sweep(ctx); err != nil {
+		return deleted, freed, fmt.Errorf("prune images: %w", err)
+	}
+	return deleted, freed, nil
+}
+
+func usersOf(id string, inUse func(string) []string) []string {
+	if inUse == nil {
+		return nil
+	}
+	return inUse(id)
+}
+
+func mayRemove(e *entry, force bool, users []string) error {
+	switch {
+	case force:
+		return nil
+	case len(users) > 0:
+		return &cnm.Error{
+			Kind:   cnm.ErrInUse,
+			Reason: "it is in use by container " + strings.Join(users, ", "),
+			Remedy: "remove the container first with 'net rm', or take only the image's name away with --force",
+		}
+	case len(e.record.References) > 1:
+		return &cnm.Error{
+			Kind:   cnm.ErrInUse,
+			Reason: "it has several references: " + strings.Join(e.record.References, ", "),
+			Remedy: "remove it by one of them, or with all of them by --force",
+		}
+	}
+	return nil
+}
+
+// lostLayers returns the layers that only images about to go have.
+func lostLayers(all map[string]*entry, changed map[string]*record) []string {
+	kept, lost := map[string]bool{}, map[string]bool{}
+	for id, e := range all {
+		into := kept
+		if r, ok := changed[id]; ok && r == nil {
+			into = lost
+		}
+		for _, layer := range e.image.Layers {
+			into[layer] = true
+		}
+	}
+	maps.DeleteFunc(lost, func(layer string, _ bool) bool { return kept[layer] })
+	return slices.Sorted(maps.Keys(lost))
+}

@@ -1,0 +1,220 @@
+package unpack
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+
+	"golang.org/x/sys/unix"
+)
+
+// place is where an entry goes: a name in an open directory.
+type place struct {
+	dir  int
+	name string
+	path string // from the root, for what is done later
+}
+
+// clear makes room for an entry that is not a directory, and tells whether a
+// whiteout was there. The directory p.dir stays open and in place: only what is below it goes.
+func (u *unpacker) clear(p place) (whiteout bool, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(p.dir, p.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return false, err
+	}
+	if err := u.dir.remove(p); err != nil {
+		return false, fmt.Errorf("replace an earlier entry: %w", err)
+	}
+	return isWhiteout(st), nil
+}
+
+// create runs make, once more with the place cleared if something is there.
+func (u *unpacker) create(p place, make func() error) error {
+	err := make()
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	if _, err := u.clear(p); err != nil {
+		return err
+	}
+	return make()
+}
+
+func (u *unpacker) file(ctx context.Context, p place, hdr *tar.Header, m meta) error {
+	fd := -1
+	err := u.create(p, func() (err error) {
+		fd, err = unix.Openat(p.dir, p.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = u.content(ctx, fd, hdr)
+	if err == nil {
+		err = u.applyTo(fd, m)
+	}
+	// Some filesystems report a failed write only here.
+	if cerr := unix.Close(fd); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return unix.UtimesNanoAt(p.dir, p.name, m.times[:], unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func (u *unpacker) content(ctx context.Context, fd int, hdr *tar.Header) error {
+	sparse := hdr.Typeflag == tar.TypeGNUSparse || hdr.PAXRecords["GNU.sparse.major"] != "" || hdr.PAXRecords["GNU.sparse.map"] != ""
+	var written int64
+	for {
+		n, err := u.tar.Read(u.buf)
+		if n > 0 {
+			if werr := writeAt(fd, u.buf[:n], written, sparse); werr != nil {
+				return werr
+			}
+			written += int64(n)
+			u.result.Size += int64(n)
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return u.readError(hdr.Name, err)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	u.dataEnd = u.in.n
+	if sparse {
+		return unix.Ftruncate(fd, written)
+	}
+	return nil
+}
+
+// holeSize is the smallest run of zeros left out of a sparse file, in bytes.
+const holeSize = 4096
+
+var zeros [holeSize]byte
+
+func writeAt(fd int, b []byte, at int64, sparse bool) error {
+	for len(b) > 0 {
+		chunk := b
+		if sparse {
+			chunk = b[:min(len(b), holeSize)]
+			if string(chunk) == string(zeros[:len(chunk)]) {
+				b, at = b[len(chunk):], at+int64(len(chunk))
+				continue
+			}
+		}
+		n, err := unix.Pwrite(fd, chunk, at)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		b, at = b[n:], at+int64(n)
+	}
+	return nil
+}
+
+func (u *unpacker) directory(p place, m meta) error {
+	err := unix.Mkdirat(p.dir, p.name, 0o700)
+	opaque := false
+	if errors.Is(err, unix.EEXIST) {
+		var st unix.Stat_t
+		if err := unix.Fstatat(p.dir, p.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			if opaque, err = u.clear(p); err != nil {
+				return err
+			}
+			err = unix.Mkdirat(p.dir, p.name, 0o700)
+		} else {
+			err = nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Openat(p.dir, p.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := u.applyTo(fd, m); err != nil {
+		return err
+	}
+	if opaque {
+		if err := makeOpaque(fdPath(fd)); err != nil {
+			return err
+		}
+	}
+	u.dirs = append(u.dirs, dirTime{path: p.path, times: m.times})
+	return nil
+}
+
+func (u *unpacker) symlink(p place, target string, m meta) error {
+	if err := u.create(p, func() error { return unix.Symlinkat(target, p.dir, p.name) }); err != nil {
+		return err
+	}
+	return u.applyAt(p, m)
+}
+
+func (u *unpacker) node(p place, kind uint32, m meta) error {
+	if err := u.create(p, func() error { return unix.Mknodat(p.dir, p.name, kind|0o600, 0) }); err != nil {
+		return err
+	}
+	if err := u.applyAt(p, m); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (u *unpacker) hardlink(p place, hdr *tar.Header) error {
+	target, err := u.clean(hdr.Linkname, hdr.Name)
+	if err != nil {
+		return err
+	}
+	missing := &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf("is a hard link to %q, which is not before it in the archive", hdr.Linkname)}
+	dir, err := u.dir.resolve(path.Dir(target))
+	if errors.Is(err, unix.ENOENT) {
+		return missing
+	}
+	if err != nil {
+		return parentError(hdr.Name, err)
+	}
+	defer unix.Close(dir)
+	base := path.Base(target)
+	err = unix.Linkat(dir, base, p.dir, p.name, 0)
+	if errors.Is(err, unix.EEXIST) {
+		if same(dir, base, p) {
+			return nil
+		}
+		if _, err := u.clear(p); err != nil {
+			return err
+		}
+		err = unix.Linkat(dir, base, p.dir, p.name, 0)
+	}
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return missing
+	case errors.Is(err, unix.EPERM):
+		return &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf("is a hard link to %q, which is a directory", hdr.Linkname)}
+	}
+	return err
+}
+
+// same tells whether two names are links to one file, which is as it should
+// be: removing one for the other could remove both.
+func same(dir int, name string, p place) bool {
+	var a, b unix.Stat_t
+	return unix.Fstatat(dir, name, &a, unix.AT_SYMLINK_NOFOLLOW) == nil &&
+		unix.Fstatat(p.dir, p.name, &b, unix.AT_SYMLINK_NOFOLLOW) == nil &&
+		a.Dev == b.Dev && a.Ino == b.Ino
+}

@@ -1,0 +1,59 @@
+package unpack
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Names of the OCI image layer specification, which has them from aufs.
+const (
+	whiteoutPrefix = ".wh."
+	opaqueMarker   = ".wh..opq"
+	aufsPrefix     = ".wh."
+)
+
+// whiteout places what hides things of the layers below. name is the entry's
+// name behind the whiteout prefix.
+func (u *unpacker) whiteout(p place, name, entry string) error {
+	switch {
+	case name == opaqueMarker:
+		if err := makeOpaque(fdPath(p.dir)); err != nil {
+			return fmt.Errorf("hide what is in the layers below: %w", err)
+		}
+		return nil
+	case strings.HasPrefix(name, aufsPrefix): // aufs's own records: nothing to show, nothing to hide
+		return nil
+	case name == "" || name == "." || name == "..":
+		return &EntryError{Entry: entry, Reason: "is a whiteout of nothing"}
+	}
+	p.name = name
+	return u.hide(p)
+}
+
+// hide makes overlayfs's whiteout. It is about the layers below only: a
+// directory of this layer stays, and covers instead of merging.
+func (u *unpacker) hide(p place) error {
+	err := unix.Mknodat(p.dir, p.name, unix.S_IFCHR, 0)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(p.dir, p.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return nil
+	}
+	return makeOpaque(fdPath(p.dir) + "/" + p.name)
+}
+
+func makeOpaque(path string) error {
+	return unix.Setxattr(path, "trusted.overlay.opaque", []byte("y"), 0)
+}
+
+func isWhiteout(st unix.Stat_t) bool {
+	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
+}
