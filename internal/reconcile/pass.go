@@ -1,0 +1,146 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// canTrust tells whether the memory of what was applied holds for scopes.
+func (r *Reconciler) canTrust(scopes []plan.Scope) bool {
+	if !r.known {
+		return false
+	}
+	return !slices.ContainsFunc(scopes, func(s plan.Scope) bool { return r.dirty[s] })
+}
+
+// scopePass converges scopes from what they were last given, without a look at the kernel.
+// When that fails, what the kernel has is no longer known, so the full pass
+// decides, and finds out which scope is at fault.
+func (r *Reconciler) scopePass(ctx context.Context, scopes []plan.Scope) ([]plan.Op, map[plan.Scope]error) {
+	wants := make(map[plan.Scope]plan.State, len(scopes))
+	errs := map[plan.Scope]error{}
+	var want, have []plan.State
+	for _, s := range scopes {
+		w, err := r.cfg.Source.Render(ctx, s)
+		if err != nil {
+			errs[s] = fmt.Errorf("render %s: %w", s, err)
+			continue
+		}
+		wants[s] = w
+		want = append(want, w)
+		have = append(have, r.applied[s])
+	}
+	ops := plan.Diff(plan.Union(want...), plan.Union(have...))
+	if len(ops) > 0 {
+		if err := r.cfg.Kernel.Apply(ctx, ops); err != nil {
+			for _, s := range scopes {
+				r.dirty[s] = true
+			}
+			_, ops, errs = r.fullPass(ctx, scopes)
+			return ops, errs
+		}
+	}
+	for s, w := range wants {
+		r.remember(s, w)
+	}
+	return ops, errs
+}
+
+func (r *Reconciler) remember(s plan.Scope, w plan.State) {
+	delete(r.dirty, s)
+	if w.Empty() {
+		delete(r.applied, s)
+	} else {
+		r.applied[s] = w
+	}
+}
+
+// fullPass converges every scope against what the kernel has. A scope whose
+// operation fails is set aside, with its error, and the others go on. The scopes
+// returned are all that the pass was about, asked among them.
+func (r *Reconciler) fullPass(ctx context.Context, asked []plan.Scope) ([]plan.Scope, []plan.Op, map[plan.Scope]error) {
+	all := func(err error) map[plan.Scope]error {
+		errs := map[plan.Scope]error{}
+		for _, s := range asked {
+			errs[s] = err
+		}
+		r.known = false
+		return errs
+	}
+	view, err := r.look(ctx)
+	if err != nil {
+		return asked, nil, all(err)
+	}
+	scopes := append(slices.Clone(asked), view.scopes...)
+	slices.Sort(scopes)
+	scopes = slices.Compact(scopes)
+	var done []plan.Op
+	for {
+		ops := view.ops()
+		if len(ops) == 0 {
+			break
+		}
+		err := r.cfg.Kernel.Apply(ctx, ops)
+		if err == nil {
+			done = append(done, ops...)
+			break
+		}
+		culprit, ok := view.blame(err)
+		if !ok || ctx.Err() != nil {
+			return scopes, done, all(err)
+		}
+		view.errs[culprit] = err
+		if view.have, err = r.cfg.Kernel.Observe(ctx, view.want.Sysctls); err != nil {
+			return scopes, done, all(fmt.Errorf("observe the kernel: %w", err))
+		}
+	}
+	r.known = true
+	maps.DeleteFunc(r.applied, func(s plan.Scope, _ plan.State) bool { return view.errs[s] == nil })
+	clear(r.dirty)
+	for s, w := range view.wants {
+		r.remember(s, w)
+	}
+	for s := range view.errs {
+		r.dirty[s] = true
+	}
+	return scopes, done, view.errs
+}
+
+// look renders every scope and observes the kernel.
+func (r *Reconciler) look(ctx context.Context) (*view, error) {
+	wants, err := r.cfg.Source.All(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("render the records: %w", err)
+	}
+	v := &view{wants: map[plan.Scope]plan.State{}, errs: map[plan.Scope]error{}, kept: r.applied}
+	states := make([]plan.State, 0, len(wants))
+	for s, w := range wants {
+		v.scopes = append(v.scopes, s)
+		if w.Err != nil {
+			v.errs[s] = fmt.Errorf("render %s: %w", s, w.Err)
+			continue
+		}
+		v.wants[s] = w.State
+		states = append(states, w.State)
+	}
+	v.want = plan.Union(states...)
+	if v.have, err = r.cfg.Kernel.Observe(ctx, v.want.Sysctls); err != nil {
+		return nil, fmt.Errorf("observe the kernel: %w", err)
+	}
+	return v, nil
+}
+
+// Diff is what a full pass would do now.
+func (r *Reconciler) Diff(ctx context.Context) ([]plan.Op, error) {
+	r.pass.Lock()
+	defer r.pass.Unlock()
+	v, err := r.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return v.ops(), nil
+}

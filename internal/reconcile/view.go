@@ -1,0 +1,88 @@
+package reconcile
+
+import (
+	"errors"
+
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// view is one look at everything: what all scopes want and what there is.
+type view struct {
+	scopes []plan.Scope
+	wants  map[plan.Scope]plan.State
+	want   plan.State // the union of wants
+	have   plan.State
+	errs   map[plan.Scope]error // scopes set aside
+	kept   map[plan.Scope]plan.State
+
+	owner map[string]plan.Scope // by kind and key of wanted objects; made when first needed
+}
+
+// ops is the difference, without what belongs to the scopes set aside: neither are they
+// completed nor is what they have taken away.
+func (v *view) ops() []plan.Op {
+	ops := plan.Diff(v.want, v.have)
+	if len(v.errs) == 0 {
+		return ops
+	}
+	out := ops[:0]
+	for _, op := range ops {
+		if s, ok := v.scopeOf(op); ok && v.errs[s] != nil {
+			continue
+		}
+		out = append(out, op)
+	}
+	return out
+}
+
+// blame finds the scope whose operation failed.
+func (v *view) blame(err error) (plan.Scope, bool) {
+	var failed *plan.OpError
+	if !errors.As(err, &failed) {
+		return "", false
+	}
+	s, ok := v.scopeOf(failed.Op)
+	if !ok || v.errs[s] != nil {
+		return "", false
+	}
+	return s, true
+}
+
+func (v *view) scopeOf(op plan.Op) (plan.Scope, bool) {
+	if v.owner == nil {
+		v.owner = map[string]plan.Scope{}
+		for s, w := range v.kept {
+			v.claim(s, w)
+		}
+		for s, w := range v.wants {
+			v.claim(s, w)
+		}
+	}
+	if s, ok := v.owner[op.Kind()+" "+op.Object.Key()]; ok {
+		return s, true
+	}
+	if s := op.Scope(); s != "" {
+		return s, true
+	}
+	return v.linkScope(op)
+}
+
+func (v *view) claim(s plan.Scope, w plan.State) {
+	for o := range w.Objects() {
+		v.owner[plan.KindOf(o)+" "+o.Key()] = s
+	}
+}
+
+// linkScope is the owner of the link that an address, route or neighbour is on.
+func (v *view) linkScope(op plan.Op) (plan.Scope, bool) {
+	ns, name := plan.LinkOf(op.Object)
+	if name == "" {
+		return "", false
+	}
+	for _, l := range v.have.Links {
+		if l.NS == ns && l.Name == name || l.Peer.NS == ns && l.Peer.Name == name {
+			return l.Scope, l.Scope != ""
+		}
+	}
+	return "", false
+}
