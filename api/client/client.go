@@ -14,6 +14,7 @@ import (
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 )
@@ -95,6 +96,11 @@ func Dial(ctx context.Context, host string, o Options) (*Client, error) {
 		}),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
+		// A restart of netd takes a moment; who waits for it should not wait longer.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: DefaultTimeout,
+		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
 	)
 	if err != nil {

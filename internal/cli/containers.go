@@ -1,0 +1,264 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/vethloom/vethloom/api/client"
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+func (a *App) containerCommands() []*cobra.Command {
+	return []*cobra.Command{
+		a.containerRun(), a.containerCreate(), a.containerStart(), a.containerStop(), a.containerKill(), a.containerRemove(),
+		a.containerList(), a.containerLogs(), a.containerExec(), a.containerAttach(), a.inspect(), a.containerWait(),
+		a.containerPort(),
+	}
+}
+
+func (a *App) containerStart() *cobra.Command {
+	var attach, interactive bool
+	var flags sessionFlags
+	cmd := &cobra.Command{
+		Use: "start [flags] CONTAINER...", Short: "Start containers", GroupID: groupRun, Args: cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.complete(containerNames, anyNumber),
+		Example:           "  net start web\n  net start -a job",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			if attach || interactive {
+				if len(args) != 1 {
+					return errors.New("--attach and --interactive take one container only")
+				}
+				return a.attachTo(ctx, c, args[0], true, interactive, flags)
+			}
+			return a.each(args, func(name string) (string, error) {
+				_, err := c.Containers.Start(ctx, &apiv1.StartContainerRequest{Container: name})
+				return name, about("start", name, err)
+			})
+		}),
+	}
+	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "show the output and end with the exit code")
+	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "also pass standard input on")
+	flags.flags(cmd)
+	return cmd
+}
+
+func (a *App) containerAttach() *cobra.Command {
+	var noStdin bool
+	var flags sessionFlags
+	cmd := &cobra.Command{
+		Use: "attach [flags] CONTAINER", Short: "Connect to a running container's input and output", GroupID: groupRun,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(runningNames, 1),
+		Example: "  net attach web    # leave with ctrl-p ctrl-q when it has a terminal",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			return a.attachTo(ctx, c, args[0], false, !noStdin, flags)
+		}),
+	}
+	cmd.Flags().BoolVar(&noStdin, "no-stdin", false, "do not pass standard input on")
+	flags.flags(cmd)
+	return cmd
+}
+
+// attachTo attaches to a container that exists, started first with start.
+func (a *App) attachTo(ctx context.Context, c *client.Client, name string, start, stdin bool, flags sessionFlags) error {
+	keys, err := flags.keys()
+	if err != nil {
+		return err
+	}
+	ct, err := c.Containers.Inspect(ctx, &apiv1.InspectContainerRequest{Container: name})
+	if err != nil {
+		return about("attach to", name, err)
+	}
+	s := &session{
+		app: a, client: c, container: ct.GetId(), tty: ct.GetSpec().GetTty(),
+		stdin: stdin && ct.GetSpec().GetOpenStdin(), proxy: flags.proxy, keys: keys,
+	}
+	s.open = func(ctx context.Context, size *apiv1.WindowSize, resume bool) (conversation, error) {
+		return openAttach(ctx, c, &apiv1.AttachOptions{Container: ct.GetId(), Stdin: s.stdin, Start: start && !resume, Size: size}, resume)
+	}
+	exit, err := s.run(ctx)
+	if err != nil {
+		return about("attach to", name, err)
+	}
+	return exitWith(exit)
+}
+
+func (a *App) containerStop() *cobra.Command {
+	timeout := -1
+	cmd := &cobra.Command{
+		Use: "stop [flags] CONTAINER...", Short: "Stop containers: ask, then kill", GroupID: groupRun, Args: cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.complete(runningNames, anyNumber),
+		Example:           "  net stop -t 2 web",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			return a.each(args, func(name string) (string, error) {
+				r := &apiv1.StopContainerRequest{Container: name}
+				if timeout >= 0 {
+					r.Timeout = durationpb.New(time.Duration(timeout) * time.Second)
+				}
+				_, err := c.Containers.Stop(ctx, r)
+				return name, about("stop", name, err)
+			})
+		}),
+	}
+	cmd.Flags().IntVarP(&timeout, "time", "t", -1, "seconds until KILL (default the container's --stop-timeout)")
+	return cmd
+}
+
+func (a *App) containerKill() *cobra.Command {
+	var signal string
+	cmd := &cobra.Command{
+		Use: "kill [flags] CONTAINER...", Short: "Send containers a signal", GroupID: groupRun, Args: cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.complete(runningNames, anyNumber),
+		Example:           "  net kill -s HUP web",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			return a.each(args, func(name string) (string, error) {
+				_, err := c.Containers.Kill(ctx, &apiv1.KillContainerRequest{Container: name, Signal: signal})
+				return name, about("kill", name, err)
+			})
+		}),
+	}
+	cmd.Flags().StringVarP(&signal, "signal", "s", "KILL", "signal, by name or number")
+	must(cmd.RegisterFlagCompletionFunc("signal", fixed("HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2")))
+	return cmd
+}
+
+func (a *App) containerRemove() *cobra.Command {
+	var force, volumes bool
+	cmd := &cobra.Command{
+		Use: "rm [flags] CONTAINER...", Aliases: []string{"remove"}, Short: "Remove containers", GroupID: groupRun,
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.complete(containerNames, anyNumber),
+		Example: "  net rm -f web",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			return a.each(args, func(name string) (string, error) {
+				_, err := c.Containers.Remove(ctx, &apiv1.RemoveContainerRequest{Container: name, Force: force, Volumes: volumes})
+				return name, about("remove", name, err)
+			})
+		}),
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "kill it first when it runs")
+	cmd.Flags().BoolVarP(&volumes, "volumes", "v", false, "also remove its anonymous volumes")
+	return cmd
+}
+
+func (a *App) containerWait() *cobra.Command {
+	return &cobra.Command{
+		Use: "wait CONTAINER...", Short: "Wait for containers to exit and print their exit codes", GroupID: groupRun,
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.complete(containerNames, anyNumber),
+		Example: "  code=$(net wait job)",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			return a.each(args, func(name string) (string, error) {
+				exit, err := c.Containers.Wait(ctx, &apiv1.WaitContainerRequest{Container: name})
+				return strconv.Itoa(int(exit.GetCode())), about("wait for", name, err)
+			})
+		}),
+	}
+}
+
+func (a *App) containerPort() *cobra.Command {
+	return &cobra.Command{
+		Use: "port CONTAINER [PORT[/PROTO]]", Short: "Show where a container's ports are published", GroupID: groupRun,
+		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.complete(runningNames, 1),
+		Example: "  net port web 80",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			ct, err := c.Containers.Inspect(ctx, &apiv1.InspectContainerRequest{Container: args[0]})
+			if err != nil {
+				return about("container", args[0], err)
+			}
+			ports := viewNetworkSettings(ct.GetSandbox()).Ports
+			if len(args) == 1 {
+				for _, key := range sortedPorts(ports) {
+					for _, b := range ports[key] {
+						fmt.Fprintf(a.Out, "%s -> %s\n", key, b.String())
+					}
+				}
+				return nil
+			}
+			key := portKey(args[1])
+			if len(ports[key]) == 0 {
+				return fmt.Errorf("container %s: port %s is not published: see 'net port %s'", args[0], key, args[0])
+			}
+			for _, b := range ports[key] {
+				fmt.Fprintln(a.Out, b.String())
+			}
+			return nil
+		}),
+	}
+}
+
+func (a *App) containerExec() *cobra.Command {
+	o := &apiv1.ExecOptions{}
+	var envs, envFiles []string
+	var keys string
+	cmd := &cobra.Command{
+		Use: "exec [flags] CONTAINER COMMAND [ARG...]", Short: "Run a further command in a running container", GroupID: groupRun,
+		Args: cobra.MinimumNArgs(2), ValidArgsFunction: a.complete(runningNames, 1),
+		Example: "  net exec -it web sh\n  net exec -e DEBUG=1 -w /tmp web env",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Container, o.Command = args[0], args[1:]
+			var err error
+			if o.Env, err = a.environment(envs, envFiles); err != nil {
+				return err
+			}
+			detachKeys, err := parseDetachKeys(keys)
+			if err != nil {
+				return err
+			}
+			if err := a.checkTTY(o.Tty && o.Stdin && !o.Detach); err != nil {
+				return err
+			}
+			if o.Detach {
+				o.Stdin = false
+			}
+			return a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
+				return a.exec(ctx, c, o, detachKeys)
+			})(cmd, nil)
+		},
+	}
+	f := cmd.Flags()
+	f.SetInterspersed(false)
+	f.BoolVarP(&o.Detach, "detach", "d", false, "run it in the background")
+	f.BoolVarP(&o.Stdin, "interactive", "i", false, "pass standard input on")
+	f.BoolVarP(&o.Tty, "tty", "t", false, "give it a terminal")
+	f.StringArrayVarP(&envs, "env", "e", nil, "KEY=VALUE, or KEY to pass on this environment's")
+	f.StringArrayVar(&envFiles, "env-file", nil, "file with lines as --env takes them")
+	f.StringVarP(&o.WorkDir, "workdir", "w", "", "working directory in the container")
+	f.StringVarP(&o.User, "user", "u", "", "user, as name or ID, with an optional :group")
+	f.BoolVar(&o.Privileged, "privileged", false, "all capabilities")
+	f.StringVar(&keys, "detach-keys", "ctrl-p,ctrl-q", "keys that leave the command running; empty: none")
+	return cmd
+}
+
+func (a *App) exec(ctx context.Context, c *client.Client, o *apiv1.ExecOptions, keys detachKeys) error {
+	s := &session{app: a, client: c, tty: o.GetTty() && !o.GetDetach(), stdin: o.GetStdin(), keys: keys}
+	s.open = func(ctx context.Context, size *apiv1.WindowSize, _ bool) (conversation, error) {
+		o.Size = size
+		return openExec(ctx, c, o)
+	}
+	exit, err := s.run(ctx)
+	if err != nil {
+		err = about("exec in", o.GetContainer(), err)
+		var call *client.CallError
+		if errors.As(err, &call) && call.Exit != 0 {
+			return &exitError{call.Exit, err}
+		}
+		return err
+	}
+	if o.GetDetach() {
+		return nil
+	}
+	return exitWith(exit)
+}
+
+func sortedPorts(ports map[string][]bindingView) []string {
+	keys := make([]string, 0, len(ports))
+	for k := range ports {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, comparePorts)
+	return keys
+}

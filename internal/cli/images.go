@@ -1,0 +1,290 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/vethloom/vethloom/api/client"
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+)
+
+func (a *App) imageCommand() *cobra.Command {
+	return group("image", "Manage images", groupThings,
+		a.imageList("ls"), a.imageInspect(), a.imageRemove("rm"), a.imageTag(), a.imageImport(), a.imageLoad())
+}
+
+// imageShortcuts are the same at the top level, as hands know them.
+func (a *App) imageShortcuts() []*cobra.Command {
+	all := []*cobra.Command{a.imageList("images"), a.imageRemove("rmi"), a.imageTag(), a.imageImport(), a.imageLoad()}
+	for _, c := range all {
+		c.GroupID = groupThings
+	}
+	return all
+}
+
+func (a *App) imageImport() *cobra.Command {
+	var changes []string
+	var message string
+	cmd := &cobra.Command{
+		Use: "import [flags] FILE|- [NAME[:TAG]]", Short: "Make an image of a root filesystem tar", Args: cobra.RangeArgs(1, 2),
+		Example: "  net import busybox.tar.gz busybox\n  tar -C rootfs -c . | net import -c 'CMD [\"/bin/sh\"]' - mine:1",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o := &apiv1.ImportOptions{Changes: changes, Message: message}
+			if len(args) > 1 {
+				o.Reference = args[1]
+			}
+			return a.upload(cmd, args[0], func(ctx context.Context, c *client.Client, r io.Reader) error {
+				return a.importFrom(ctx, c, o, r)
+			})
+		},
+	}
+	cmd.Flags().StringArrayVarP(&changes, "change", "c", nil, "instruction for the image's configuration: CMD, ENTRYPOINT, ENV, WORKDIR, USER, EXPOSE, LABEL")
+	cmd.Flags().StringVarP(&message, "message", "m", "", "comment in the image's history")
+	return cmd
+}
+
+func (a *App) importFrom(ctx context.Context, c *client.Client, o *apiv1.ImportOptions, r io.Reader) error {
+	stream, err := c.Images.Import(ctx)
+	if err != nil {
+		return client.Explain(err)
+	}
+	err = stream.Send(&apiv1.ImportRequest{Message: &apiv1.ImportRequest_Options{Options: o}})
+	if err == nil {
+		err = sendChunks(r, func(b []byte) error {
+			return stream.Send(&apiv1.ImportRequest{Message: &apiv1.ImportRequest_Data{Data: b}})
+		})
+	}
+	if err != nil && !errors.Is(err, io.EOF) { // EOF: the answer tells why
+		return err
+	}
+	resp, err := stream.CloseAndRecv()
+	if err != nil {
+		return client.Explain(err)
+	}
+	fmt.Fprintln(a.Out, resp.GetId())
+	return nil
+}
+
+func (a *App) imageLoad() *cobra.Command {
+	var input string
+	var quiet bool
+	cmd := &cobra.Command{
+		Use: "load [flags]", Short: "Load images from a docker save archive or an OCI layout", Args: cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		Example:           "  net load -i images.tar\n  docker save alpine | net load",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, ok := terminal(a.In); ok && input == "-" {
+				return errors.New("load: standard input is a terminal: name the archive with -i FILE, or pipe it in")
+			}
+			return a.upload(cmd, input, func(ctx context.Context, c *client.Client, r io.Reader) error {
+				return a.loadFrom(ctx, c, r, quiet)
+			})
+		},
+	}
+	cmd.Flags().StringVarP(&input, "input", "i", "-", "archive file; - for standard input")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print the names only")
+	return cmd
+}
+
+func (a *App) loadFrom(ctx context.Context, c *client.Client, r io.Reader, quiet bool) error {
+	stream, err := c.Images.Load(ctx)
+	if err != nil {
+		return client.Explain(err)
+	}
+	err = sendChunks(r, func(b []byte) error { return stream.Send(&apiv1.LoadRequest{Data: b}) })
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	resp, err := stream.CloseAndRecv()
+	if err != nil {
+		return client.Explain(err)
+	}
+	for _, ref := range resp.GetReferences() {
+		if quiet {
+			fmt.Fprintln(a.Out, ref)
+		} else {
+			fmt.Fprintln(a.Out, "Loaded image:", ref)
+		}
+	}
+	return nil
+}
+
+// sendChunks sends a file piece by piece. An error of the reader wins over
+// that of the stream.
+func sendChunks(r io.Reader, send func([]byte) error) error {
+	buf := make([]byte, 256<<10)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			if err := send(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the archive: %w", err)
+		}
+	}
+}
+
+// upload opens a file, or standard input for -, and shows how far it is read.
+func (a *App) upload(cmd *cobra.Command, name string, f func(context.Context, *client.Client, io.Reader) error) (err error) {
+	// A stream that is not finished must be given up, or netd would take the
+	// part of a file for the whole.
+	ctx, cancel := context.WithCancel(cmd.Context())
+	defer cancel()
+	r, size := a.In, int64(0)
+	if name != "-" {
+		path := name
+		if dir, err := a.workingDir(); err == nil && !filepath.IsAbs(path) {
+			path = filepath.Join(dir, path)
+		}
+		file, err := os.Open(path)
+		if err != nil {
+			return fmt.Errorf("%s: %w", cmd.Name(), err)
+		}
+		defer file.Close()
+		st, err := file.Stat()
+		if err != nil {
+			return fmt.Errorf("%s: %w", cmd.Name(), err)
+		}
+		if st.IsDir() {
+			return fmt.Errorf("%s: %s is a directory, not a tar: pipe one in with 'tar -C %s -c . | net import -'", cmd.Name(), name, name)
+		}
+		r, size = file, st.Size()
+	}
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	r, done := a.progress(cmd.Name()+" "+filepath.Base(name), r, size)
+	err = f(ctx, c, r)
+	done(err == nil)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", cmd.Name(), name, err)
+	}
+	return nil
+}
+
+func (a *App) imageList(use string) *cobra.Command {
+	l := &lister[imageRow]{}
+	id := func(r imageRow) string {
+		if l.noTrunc {
+			return r.image.GetId()
+		}
+		return shortID(r.image.GetId())
+	}
+	l.id = id
+	l.columns = []column[imageRow]{
+		{name: "Repository", header: "REPOSITORY", value: func(r imageRow) string { return r.repository }},
+		{name: "Tag", header: "TAG", value: func(r imageRow) string { return r.tag }},
+		{name: "ID", header: "IMAGE ID", value: id},
+		{name: "CreatedSince", header: "CREATED", value: func(r imageRow) string { return a.ago(r.image.GetCreated()) }},
+		{name: "Size", header: "SIZE", value: func(r imageRow) string { return humanSize(r.image.GetSize()) }},
+		{name: "CreatedAt", header: "CREATED AT", hidden: true, value: func(r imageRow) string { return stamp(r.image.GetCreated()).String() }},
+		{name: "Architecture", header: "ARCHITECTURE", hidden: true, value: func(r imageRow) string { return r.image.GetArchitecture() }},
+	}
+	var filters []string
+	cmd := &cobra.Command{
+		Use: use + " [flags] [NAME[:TAG]]", Short: "List images", Args: cobra.MaximumNArgs(1),
+		ValidArgsFunction: a.complete(imageNames, 1),
+		Example:           "  net " + map[string]string{"ls": "image ls", "images": "images"}[use] + " --format '{{.Repository}}:{{.Tag}} {{.Size}}'",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			for _, arg := range args {
+				filters = append(filters, "reference="+arg)
+			}
+			resp, err := c.Images.List(ctx, &apiv1.ListImagesRequest{Filters: filters})
+			if err != nil {
+				return client.Explain(err)
+			}
+			return l.show(a.Out, imageRows(resp.GetImages(), l.quiet))
+		}),
+	}
+	l.flags(cmd)
+	cmd.Flags().StringArrayVar(&filters, "filter", nil, "reference=PATTERN, label=KEY[=VALUE], dangling=true|false")
+	return cmd
+}
+
+// imageRow is one name of an image.
+type imageRow struct {
+	image           *apiv1.Image
+	repository, tag string
+}
+
+// imageRows has a row for every name; one for each image when only IDs are wanted.
+func imageRows(images []*apiv1.Image, once bool) []imageRow {
+	var out []imageRow
+	for _, i := range images {
+		refs := i.GetReferences()
+		if len(refs) == 0 || once {
+			out = append(out, imageRow{i, "<none>", "<none>"})
+			continue
+		}
+		for _, ref := range refs {
+			row := imageRow{i, ref, "<none>"}
+			if at := strings.LastIndexByte(ref, ':'); at > strings.LastIndexByte(ref, '/') {
+				row.repository, row.tag = ref[:at], ref[at+1:]
+			}
+			out = append(out, row)
+		}
+	}
+	return out
+}
+
+func (a *App) imageInspect() *cobra.Command {
+	var i inspector
+	cmd := &cobra.Command{
+		Use: "inspect [flags] IMAGE...", Short: "Show images in full", Args: cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.complete(imageNames, anyNumber),
+		Example:           "  net image inspect -f '{{json .Config.Cmd}}' busybox",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			return i.show(a, args, func(name string) (any, error) { return lookUp(ctx, c, "image", name) })
+		}),
+	}
+	i.flags(cmd)
+	return cmd
+}
+
+func (a *App) imageRemove(use string) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use: use + " [flags] IMAGE...", Short: "Remove images", Args: cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.complete(imageNames, anyNumber),
+		Example:           "  net " + map[string]string{"rm": "image rm", "rmi": "rmi"}[use] + " busybox:latest",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			return a.each(args, func(name string) (string, error) {
+				resp, err := c.Images.Remove(ctx, &apiv1.RemoveImageRequest{Image: name, Force: force})
+				var lines []string
+				for _, u := range resp.GetUntagged() {
+					lines = append(lines, "Untagged: "+u)
+				}
+				for _, d := range resp.GetDeleted() {
+					lines = append(lines, "Deleted: "+d)
+				}
+				return strings.Join(lines, "\n"), about("image", name, err)
+			})
+		}),
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also when it has several names, or stopped containers use it")
+	return cmd
+}
+
+func (a *App) imageTag() *cobra.Command {
+	return &cobra.Command{
+		Use: "tag IMAGE NAME[:TAG]", Short: "Give an image a further name", Args: cobra.ExactArgs(2),
+		ValidArgsFunction: a.complete(imageNames, 1),
+		Example:           "  net tag busybox:latest mine:1",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			_, err := c.Images.Tag(ctx, &apiv1.TagImageRequest{Source: args[0], Target: args[1]})
+			return about("tag", args[0]+" as "+args[1], err)
+		}),
+	}
+}

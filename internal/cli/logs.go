@@ -1,0 +1,84 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/vethloom/vethloom/api/client"
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/cli/flagspec"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+func (a *App) containerLogs() *cobra.Command {
+	var follow, timestamps bool
+	var tail, since, until string
+	cmd := &cobra.Command{
+		Use: "logs [flags] CONTAINER", Short: "Show a container's output", GroupID: groupRun, Args: cobra.ExactArgs(1),
+		ValidArgsFunction: a.complete(containerNames, 1),
+		Example:           "  net logs -f --tail 20 web\n  net logs --since 10m -t web",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			r := &apiv1.LogsRequest{Container: args[0], Follow: follow, Tail: -1}
+			if tail != "all" {
+				n, err := strconv.ParseInt(tail, 10, 32)
+				if err != nil {
+					return fmt.Errorf("--tail %q: use a number of lines, or all", tail)
+				}
+				r.Tail = max(n, -1)
+			}
+			for _, t := range []struct {
+				flag, value string
+				to          **timestamppb.Timestamp
+			}{{"since", since, &r.Since}, {"until", until, &r.Until}} {
+				if t.value == "" {
+					continue
+				}
+				moment, err := flagspec.Time(t.value, a.Now())
+				if err != nil {
+					return fmt.Errorf("--%s: %w", t.flag, err)
+				}
+				*t.to = timestamppb.New(moment)
+			}
+			return a.logs(ctx, c, r, timestamps)
+		}),
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&follow, "follow", "f", false, "go on until the container exits")
+	f.StringVarP(&tail, "tail", "n", "all", "lines from the end to begin with")
+	f.StringVar(&since, "since", "", "from this time on: RFC 3339, or a duration back from now (10m)")
+	f.StringVar(&until, "until", "", "up to this time")
+	f.BoolVarP(&timestamps, "timestamps", "t", false, "put the time in front of each line")
+	return cmd
+}
+
+func (a *App) logs(ctx context.Context, c *client.Client, r *apiv1.LogsRequest, timestamps bool) error {
+	stream, err := c.Containers.Logs(ctx, r)
+	if err != nil {
+		return about("logs of", r.GetContainer(), err)
+	}
+	for {
+		line, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return about("logs of", r.GetContainer(), err)
+		}
+		w := a.Out
+		if line.GetStderr() {
+			w = a.Err
+		}
+		text := line.GetLine()
+		if timestamps {
+			text = append([]byte(line.GetTime().AsTime().Format(time.RFC3339Nano)+" "), text...)
+		}
+		if _, err := w.Write(text); err != nil {
+			return fmt.Errorf("write the log: %w", err)
+		}
+	}
+}

@@ -1,0 +1,367 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/vethloom/vethloom/api/client"
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+)
+
+func (a *App) nodeCommands() []*cobra.Command {
+	return []*cobra.Command{a.status(), a.doctor(), a.diff(), a.events(), a.version(), a.completion()}
+}
+
+func (a *App) status() *cobra.Command {
+	var i inspector
+	cmd := &cobra.Command{
+		Use: "status [flags]", Short: "Show how netd is doing", GroupID: groupNode, Args: cobra.NoArgs,
+		Example: "  net status\n  net status -f '{{.Converged}}'",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
+			s, err := c.System.Status(ctx, &apiv1.StatusRequest{})
+			if err != nil {
+				return client.Explain(err)
+			}
+			if i.format != "" {
+				return i.write(a.Out, []any{viewStatus(s)})
+			}
+			return a.showStatus(s)
+		}),
+	}
+	i.flags(cmd)
+	return cmd
+}
+
+type statusView struct {
+	Version                                             string
+	Started                                             time.Time
+	Root, Run, Firewall                                 string
+	MTU                                                 int32
+	Networks, Endpoints, Sandboxes, Containers, Running int32
+	Converged                                           bool
+	Passes, Drifts                                      uint64
+	Errors                                              []scopeErrorView
+	Notices                                             []string
+}
+
+type scopeErrorView struct {
+	Scope, Error string
+	Since, Retry time.Time
+}
+
+func viewStatus(s *apiv1.StatusResponse) statusView {
+	v := statusView{
+		Version: s.GetVersion(), Started: stamp(s.GetStarted()), Root: s.GetRoot(), Run: s.GetRun(), Firewall: s.GetFirewall(),
+		MTU: s.GetMtu(), Networks: s.GetNetworks(), Endpoints: s.GetEndpoints(), Sandboxes: s.GetSandboxes(),
+		Containers: s.GetContainers(), Running: s.GetRunning(), Converged: s.GetConverged(),
+		Passes: s.GetPasses(), Drifts: s.GetDrifts(), Errors: []scopeErrorView{}, Notices: append([]string{}, s.GetNotices()...),
+	}
+	for _, e := range s.GetErrors() {
+		v.Errors = append(v.Errors, scopeErrorView{e.GetScope(), e.GetError(), stamp(e.GetSince()), stamp(e.GetRetry())})
+	}
+	return v
+}
+
+func (a *App) showStatus(s *apiv1.StatusResponse) error {
+	tw := tabwriter.NewWriter(a.Out, 0, 1, 2, ' ', 0)
+	line := func(key, format string, args ...any) { fmt.Fprintf(tw, key+":\t"+format+"\n", args...) }
+	kernel := a.paint("32", "as recorded")
+	if !s.GetConverged() {
+		kernel = a.paint("31", "differs from the records") + " (see 'net diff')"
+	}
+	line("netd", "%s, up %s", s.GetVersion(), strings.TrimSuffix(a.ago(s.GetStarted()), " ago"))
+	line("Kernel", "%s", kernel)
+	line("Networks", "%d, with %d endpoints in %d sandboxes", s.GetNetworks(), s.GetEndpoints(), s.GetSandboxes())
+	line("Containers", "%d, %d running", s.GetContainers(), s.GetRunning())
+	line("Firewall", "%s", s.GetFirewall())
+	line("MTU", "%d", s.GetMtu())
+	line("Passes", "%d, %d of them repaired what others had changed", s.GetPasses(), s.GetDrifts())
+	line("State", "%s", s.GetRoot())
+	line("Runtime", "%s", s.GetRun())
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for _, n := range s.GetNotices() {
+		fmt.Fprintf(a.Out, "\n%s %s\n", a.paint("33", "Notice:"), n)
+	}
+	for _, e := range s.GetErrors() {
+		fmt.Fprintf(a.Out, "\n%s %s: %s\n", a.paint("31", "Error:"), e.GetScope(), e.GetError())
+		fmt.Fprintf(a.Out, "  since %s", a.ago(e.GetSince()))
+		if t := e.GetRetry(); t != nil {
+			fmt.Fprintf(a.Out, ", next try in %s", max(t.AsTime().Sub(a.Now()), 0).Round(time.Second))
+		}
+		fmt.Fprintln(a.Out)
+	}
+	return nil
+}
+
+func (a *App) doctor() *cobra.Command {
+	l := &lister[*apiv1.Finding]{id: (*apiv1.Finding).GetCheck, columns: []column[*apiv1.Finding]{
+		{name: "Severity", header: "RESULT", value: (*apiv1.Finding).GetSeverity},
+		{name: "Check", header: "CHECK", value: (*apiv1.Finding).GetCheck},
+		{name: "Found", header: "FOUND", value: (*apiv1.Finding).GetFound},
+		{name: "Remedy", header: "REMEDY", hidden: true, value: (*apiv1.Finding).GetRemedy},
+	}}
+	cmd := &cobra.Command{
+		Use: "doctor [flags]", Short: "Examine this host: kernel, modules, forwarding, firewall, conflicts", GroupID: groupNode, Args: cobra.NoArgs,
+		Long:    "Examine this host: kernel, modules, forwarding, firewall, conflicts. Each finding has a remedy. The exit code is 1 when there is an error.",
+		Example: "  net doctor",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
+			resp, err := c.System.Doctor(ctx, &apiv1.DoctorRequest{})
+			if err != nil {
+				return client.Explain(err)
+			}
+			if l.format != "" || l.quiet {
+				err = l.show(a.Out, resp.GetFindings())
+			} else {
+				err = a.showFindings(resp.GetFindings())
+			}
+			for _, f := range resp.GetFindings() {
+				if err == nil && f.GetSeverity() == "error" {
+					return &exitError{code: exitFailure}
+				}
+			}
+			return err
+		}),
+	}
+	l.flags(cmd)
+	return cmd
+}
+
+// showFindings writes a table, each remedy below its finding. Colours come after the
+// alignment, because a tabwriter would count their bytes.
+func (a *App) showFindings(all []*apiv1.Finding) error {
+	var b strings.Builder
+	tw := tabwriter.NewWriter(&b, 0, 1, 2, ' ', 0)
+	fmt.Fprintln(tw, "RESULT\tCHECK\tFOUND")
+	for _, f := range all {
+		fmt.Fprintf(tw, "%s\t%s\t%s\n", f.GetSeverity(), f.GetCheck(), f.GetFound())
+		if f.GetRemedy() != "" {
+			fmt.Fprintf(tw, "\t\t-> %s\n", f.GetRemedy())
+		}
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	colours := map[string]string{"ok": "32", "info": "36", "warning": "33", "error": "31"}
+	for line := range strings.Lines(b.String()) {
+		word, _, _ := strings.Cut(line, " ")
+		if sgr := colours[word]; sgr != "" {
+			line = a.paint(sgr, word) + strings.TrimPrefix(line, word)
+		}
+		if _, err := io.WriteString(a.Out, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *App) diff() *cobra.Command {
+	l := &lister[*apiv1.Op]{id: (*apiv1.Op).GetObject, columns: []column[*apiv1.Op]{
+		{name: "Verb", header: "VERB", value: (*apiv1.Op).GetVerb},
+		{name: "Kind", header: "KIND", value: (*apiv1.Op).GetKind},
+		{name: "Scope", header: "SCOPE", value: (*apiv1.Op).GetScope},
+		{name: "NetNS", header: "NETNS", value: (*apiv1.Op).GetNetns},
+		{name: "Object", header: "OBJECT", value: (*apiv1.Op).GetObject},
+		{name: "Old", header: "OLD", hidden: true, value: (*apiv1.Op).GetOld},
+	}}
+	cmd := &cobra.Command{
+		Use: "diff [flags]", Short: "Show what differs between the records and the kernel", GroupID: groupNode, Args: cobra.NoArgs,
+		Annotations: map[string]string{"runs": "a comparison"},
+		Long: `Show what netd would change to make the kernel agree with the records:
++ is missing, - is too much, ~ is different. The exit code is 0 when nothing
+differs, 1 when something does, 125 when that is not known.`,
+		Example: "  net diff && echo converged",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
+			resp, err := c.System.Diff(ctx, &apiv1.DiffRequest{})
+			if err != nil {
+				return client.Explain(err)
+			}
+			if l.format != "" || l.quiet {
+				err = l.show(a.Out, resp.GetOps())
+			} else {
+				err = a.showDiff(resp.GetOps())
+			}
+			if err == nil && len(resp.GetOps()) > 0 {
+				return &exitError{code: exitFailure}
+			}
+			return err
+		}),
+	}
+	l.flags(cmd)
+	return cmd
+}
+
+func (a *App) showDiff(ops []*apiv1.Op) error {
+	marks := map[string][2]string{"create": {"+", "32"}, "delete": {"-", "31"}, "modify": {"~", "33"}, "purge": {"-", "31"}}
+	for _, op := range ops {
+		mark, ok := marks[op.GetVerb()]
+		if !ok {
+			mark = [2]string{"?", "0"}
+		}
+		line := mark[0] + " " + op.GetObject()
+		if op.GetNetns() != "" && !strings.Contains(op.GetObject(), op.GetNetns()) {
+			line += "  in " + op.GetNetns()
+		}
+		if op.GetScope() != "" {
+			line += "  (" + op.GetScope() + ")"
+		}
+		if _, err := fmt.Fprintln(a.Out, a.paint(mark[1], line)); err != nil {
+			return err
+		}
+		if op.GetOld() != "" {
+			fmt.Fprintln(a.Out, a.paint("2", "    now: "+op.GetOld()))
+		}
+	}
+	return nil
+}
+
+func (a *App) events() *cobra.Command {
+	var filters []string
+	var format string
+	cmd := &cobra.Command{
+		Use: "events [flags]", Short: "Show what happens, as it happens", GroupID: groupNode, Args: cobra.NoArgs,
+		Example: "  net events --filter type=container --format '{{.Action}} {{.ID}}'",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
+			show, err := a.eventWriter(format)
+			if err != nil {
+				return err
+			}
+			stream, err := c.System.Events(ctx, &apiv1.EventsRequest{Filters: filters})
+			if err != nil {
+				return client.Explain(err)
+			}
+			for {
+				ev, err := stream.Recv()
+				if errors.Is(err, io.EOF) {
+					return nil
+				}
+				if err != nil {
+					return client.Explain(err)
+				}
+				if err := show(ev); err != nil {
+					return err
+				}
+			}
+		}),
+	}
+	cmd.Flags().StringArrayVar(&filters, "filter", nil, "type=, event=, id=, container=, network=")
+	cmd.Flags().StringVar(&format, "format", "", "json, or a Go template for each event")
+	must(cmd.RegisterFlagCompletionFunc("format", fixed("json")))
+	must(cmd.RegisterFlagCompletionFunc("filter", fixed("type=container", "type=network", "type=endpoint", "type=image", "type=volume", "type=kernel")))
+	return cmd
+}
+
+type eventView struct {
+	Time       time.Time
+	Type       string
+	Action     string
+	ID         string
+	Attributes map[string]string
+}
+
+func (a *App) eventWriter(format string) (func(*apiv1.Event) error, error) {
+	if format == "" {
+		return func(ev *apiv1.Event) error {
+			attributes := labelList(ev.GetAttributes())
+			if attributes != "" {
+				attributes = " (" + attributes + ")"
+			}
+			_, err := fmt.Fprintf(a.Out, "%s %s %s %s%s\n", ev.GetTime().AsTime().Format(time.RFC3339Nano), ev.GetType(), ev.GetAction(), ev.GetId(), attributes)
+			return err
+		}, nil
+	}
+	if format == "json" {
+		format = "{{json .}}"
+	}
+	t, err := parseTemplate(format)
+	if err != nil {
+		return nil, err
+	}
+	return func(ev *apiv1.Event) error {
+		v := eventView{stamp(ev.GetTime()), ev.GetType(), ev.GetAction(), ev.GetId(), orEmpty(ev.GetAttributes())}
+		if err := t.Execute(a.Out, v); err != nil {
+			return fmt.Errorf("--format: %w", err)
+		}
+		_, err := fmt.Fprintln(a.Out)
+		return err
+	}, nil
+}
+
+type versionView struct {
+	Client versionInfo
+	Server *versionInfo `json:",omitempty"`
+}
+
+type versionInfo struct {
+	Version, Commit, Go string
+	Kernel              string `json:",omitempty"`
+}
+
+func (a *App) version() *cobra.Command {
+	var i inspector
+	var clientOnly bool
+	cmd := &cobra.Command{
+		Use: "version [flags]", Short: "Show the versions of net and netd", GroupID: groupNode, Args: cobra.NoArgs,
+		Example: "  net version --client",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v := versionView{Client: versionInfo{Version: a.Version, Commit: a.Commit, Go: runtime.Version()}}
+			var dialErr error
+			if !clientOnly {
+				v.Server, dialErr = a.serverVersion(cmd.Context())
+			}
+			if i.format == "json" {
+				i.format = "{{json .}}"
+			}
+			if i.format != "" {
+				return errors.Join(i.write(a.Out, []any{v}), dialErr)
+			}
+			tw := tabwriter.NewWriter(a.Out, 0, 1, 2, ' ', 0)
+			fmt.Fprintf(tw, "net:\t%s\tcommit %s\t%s\n", v.Client.Version, v.Client.Commit, v.Client.Go)
+			if v.Server != nil {
+				fmt.Fprintf(tw, "netd:\t%s\tcommit %s\t%s\tLinux %s\n", v.Server.Version, v.Server.Commit, v.Server.Go, v.Server.Kernel)
+			}
+			return errors.Join(tw.Flush(), dialErr)
+		},
+	}
+	i.flags(cmd)
+	cmd.Flags().BoolVar(&clientOnly, "client", false, "do not ask netd")
+	return cmd
+}
+
+func (a *App) serverVersion(ctx context.Context) (*versionInfo, error) {
+	c, err := a.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v, err := c.System.Version(ctx, &apiv1.VersionRequest{})
+	if err != nil {
+		return nil, client.Explain(err)
+	}
+	return &versionInfo{v.GetVersion(), v.GetCommit(), v.GetGo(), v.GetKernel()}, nil
+}
+
+func (a *App) completion() *cobra.Command {
+	return &cobra.Command{
+		Use: "completion bash|zsh|fish", Short: "Print the completion script of a shell", GroupID: groupNode,
+		Args: cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs), ValidArgs: []cobra.Completion{"bash", "zsh", "fish"},
+		Example: "  source <(net completion bash)",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch args[0] {
+			case "bash":
+				return cmd.Root().GenBashCompletionV2(a.Out, true)
+			case "zsh":
+				return cmd.Root().GenZshCompletion(a.Out)
+			default:
+				return cmd.Root().GenFishCompletion(a.Out, true)
+			}
+		},
+	}
+}

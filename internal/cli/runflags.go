@@ -1,0 +1,204 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/cli/flagspec"
+)
+
+// runFlags are the flags of run and create that describe the container.
+type runFlags struct {
+	spec       apiv1.ContainerSpec
+	entrypoint string
+	env        []string
+	envFiles   []string
+	labels     []string
+	networks   []string
+	endpoint   endpointFlags
+	publish    []string
+	volumes    []string
+	memory     string
+	cpus       string
+	extraHosts []string
+	stopAfter  int
+}
+
+func (o *runFlags) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.SetInterspersed(false) // what follows IMAGE belongs to the command
+	s := &o.spec
+	f.Bool("help", false, "show this help") // -h is the hostname's
+	f.StringVar(&s.Name, "name", "", "name of the container")
+	f.BoolVarP(&s.OpenStdin, "interactive", "i", false, "keep standard input open")
+	f.BoolVarP(&s.Tty, "tty", "t", false, "give it a terminal")
+	f.BoolVar(&s.Remove, "rm", false, "remove the container when it exits")
+	f.StringVar(&o.entrypoint, "entrypoint", "", "replace the image's entrypoint; empty: none")
+	f.StringArrayVarP(&o.env, "env", "e", nil, "KEY=VALUE, or KEY to pass on this environment's")
+	f.StringArrayVar(&o.envFiles, "env-file", nil, "file with lines as --env takes them")
+	f.StringVarP(&s.WorkDir, "workdir", "w", "", "working directory in the container")
+	f.StringVarP(&s.User, "user", "u", "", "user, as name or ID, with an optional :group")
+	f.StringVarP(&s.Hostname, "hostname", "h", "", "host name in the container")
+	f.StringArrayVarP(&o.labels, "label", "l", nil, "label KEY=VALUE")
+
+	f.StringArrayVar(&o.networks, "network", nil, "network, host, none, container:NAME, or name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=… (default bridge)")
+	f.StringArrayVarP(&o.publish, "publish", "p", nil, "[IP:][HOST:]CONTAINER[/tcp|udp|sctp], ranges too")
+	o.endpoint.flags(cmd, "network-alias")
+	f.StringArrayVar(&s.Dns, "dns", nil, "address of a name server")
+	f.StringArrayVar(&o.extraHosts, "add-host", nil, "NAME:ADDRESS for /etc/hosts")
+
+	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "SOURCE:TARGET[:ro]; the source is a host path or a volume's name")
+	f.BoolVar(&s.ReadOnly, "read-only", false, "make the root filesystem read-only")
+
+	f.StringVarP(&o.memory, "memory", "m", "", "memory limit, such as 64m")
+	f.StringVar(&o.cpus, "cpus", "", "number of CPUs, such as 0.5")
+	f.Int64Var(&s.PidsLimit, "pids-limit", 0, "limit of processes; 0 or -1: none")
+
+	f.StringArrayVar(&s.CapAdd, "cap-add", nil, "capability to add")
+	f.StringArrayVar(&s.CapDrop, "cap-drop", nil, "capability to drop, or ALL")
+	f.BoolVar(&s.Privileged, "privileged", false, "all capabilities and devices")
+	f.StringVar(&s.Userns, "userns", "", "user namespace: host, or auto for a private one")
+	f.StringVar(&s.StopSignal, "stop-signal", "", "signal that asks it to stop (default the image's, else TERM)")
+	f.IntVar(&o.stopAfter, "stop-timeout", 0, "seconds from the stop signal to KILL (default 10)")
+	must(cmd.RegisterFlagCompletionFunc("userns", fixed("host", "auto")))
+}
+
+// request completes the spec from the flags that need parsing. args is IMAGE [COMMAND…].
+func (o *runFlags) request(cmd *cobra.Command, a *App, args []string) (*apiv1.ContainerSpec, error) {
+	s := &o.spec
+	s.Image, s.Command = args[0], args[1:]
+	if s.Image == "" {
+		return nil, errors.New("the image's name is empty: list images with 'net images'")
+	}
+	if cmd.Flags().Changed("entrypoint") {
+		s.Entrypoint = []string{o.entrypoint} // one empty string clears the image's
+	}
+	if cmd.Flags().Changed("stop-timeout") {
+		s.StopTimeout = durationpb.New(time.Duration(o.stopAfter) * time.Second)
+	}
+	return s, errors.Join(o.resources(s), o.strings(a, s), o.network(s))
+}
+
+func (o *runFlags) resources(s *apiv1.ContainerSpec) (err error) {
+	if o.memory != "" {
+		if s.Memory, err = flagspec.Size(o.memory); err != nil {
+			return fmt.Errorf("--memory: %w", err)
+		}
+	}
+	if o.cpus != "" {
+		if s.NanoCpus, err = flagspec.CPUs(o.cpus); err != nil {
+			return fmt.Errorf("--cpus: %w", err)
+		}
+	}
+	if s.PidsLimit < -1 {
+		return fmt.Errorf("--pids-limit %d: use a positive number, or -1 for no limit", s.PidsLimit)
+	}
+	s.PidsLimit = max(s.PidsLimit, 0)
+	if o.stopAfter < 0 {
+		return fmt.Errorf("--stop-timeout %d: use a number of seconds", o.stopAfter)
+	}
+	return nil
+}
+
+func (o *runFlags) strings(a *App, s *apiv1.ContainerSpec) (err error) {
+	if s.Labels, err = flagspec.KeyValues("label", o.labels); err != nil {
+		return err
+	}
+	if s.Env, err = a.environment(o.env, o.envFiles); err != nil {
+		return err
+	}
+	for _, h := range o.extraHosts {
+		host, err := flagspec.ExtraHost(h)
+		if err != nil {
+			return err
+		}
+		s.ExtraHosts = append(s.ExtraHosts, host)
+	}
+	dir, err := a.workingDir()
+	if err != nil {
+		return err
+	}
+	for _, v := range o.volumes {
+		m, err := flagspec.Mount(v, dir)
+		if err != nil {
+			return err
+		}
+		s.Mounts = append(s.Mounts, m)
+	}
+	return nil
+}
+
+// environment is what --env-file and --env ask for; later ones win in the
+// container, so files come first.
+func (a *App) environment(values, files []string) ([]string, error) {
+	var out []string
+	for _, name := range files {
+		env, err := a.envFile(name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, env...)
+	}
+	env, err := flagspec.Env(values, a.Env)
+	return slices.Concat(out, env), err
+}
+
+func (a *App) envFile(name string) (env []string, err error) {
+	dir, err := a.workingDir()
+	if err != nil {
+		return nil, err
+	}
+	path := name
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(dir, path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("--env-file: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return flagspec.EnvFile(f, name, a.Env)
+}
+
+func (a *App) workingDir() (string, error) {
+	if a.Dir != "" {
+		return a.Dir, nil
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find the working directory: %w", err)
+	}
+	return dir, nil
+}
+
+func (o *runFlags) network(s *apiv1.ContainerSpec) (err error) {
+	for _, n := range o.networks {
+		c, err := flagspec.Network(n)
+		if err != nil {
+			return err
+		}
+		s.Networks = append(s.Networks, c)
+	}
+	if o.endpoint.given() {
+		switch len(s.Networks) {
+		case 0:
+			s.Networks = []*apiv1.ConnectRequest{{Network: "bridge"}}
+		case 1:
+		default:
+			return errors.New("--ip, --ip6, --mac-address, --network-alias and --gw-priority do not say which of several networks they are for: use --network name=NET,ip=ADDRESS,…")
+		}
+		if err := o.endpoint.apply(s.Networks[0]); err != nil {
+			return err
+		}
+	}
+	s.Ports, err = flagspec.Ports(o.publish)
+	return err
+}

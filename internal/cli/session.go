@@ -1,0 +1,329 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/vethloom/vethloom/api/client"
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+)
+
+// resumeFor is how long a session waits for a netd that went away under a
+// running container to come back.
+const resumeFor = 30 * time.Second
+
+// session connects this process's standard streams with a process in a
+// container until that exits, the user detaches, or netd stays away.
+type session struct {
+	app       *App
+	client    *client.Client
+	container string // what signals go to and whose exit is waited for; empty with exec
+	tty       bool
+	stdin     bool
+	proxy     bool // forward signals
+	keys      detachKeys
+	open      func(ctx context.Context, size *apiv1.WindowSize, resume bool) (conversation, error)
+
+	started chan struct{} // closed once the process runs
+	broken  time.Time     // since when the stream is broken; zero: it is not
+}
+
+// conversation is one stream of either kind.
+type conversation interface {
+	send(outgoing) error
+	Header() (metadata.MD, error) // blocks until netd has taken the call
+	Recv() (*apiv1.AttachResponse, error)
+}
+
+// outgoing is one message to the process: exactly one field is set.
+type outgoing struct {
+	stdin []byte
+	eof   bool
+	size  *apiv1.WindowSize
+}
+
+var errDetached = errors.New("detached")
+
+var errAway = fmt.Errorf("netd has not come back for %s: the container is not affected; see 'systemctl status netd', and attach again with 'net attach'", resumeFor)
+
+// run returns the exit status; nil without an error when the user detached.
+func (s *session) run(ctx context.Context) (exit *apiv1.ExitStatus, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var work sync.WaitGroup
+	defer func() {
+		cancel(nil)
+		work.Wait()
+	}()
+	s.started = make(chan struct{})
+	restore, err := s.raw()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, restore()) }()
+
+	out := make(chan outgoing)
+	if s.stdin {
+		work.Go(func() { s.pump(ctx, out, cancel) })
+	}
+	work.Go(func() { s.watch(ctx, out, cancel) })
+	for try := 0; ; try++ {
+		exit, err = s.converse(ctx, out)
+		switch cause := context.Cause(ctx); {
+		case errors.Is(cause, errDetached):
+			return nil, nil
+		case cause != nil && exit == nil:
+			return nil, cause
+		case err == nil || !s.resumable(err):
+			return exit, client.Explain(err)
+		}
+		s.pause(ctx, try)
+	}
+}
+
+func (s *session) running() bool {
+	select {
+	case <-s.started:
+		return true
+	default:
+		return false
+	}
+}
+
+// resumable tells whether to go on after a broken stream.
+func (s *session) resumable(err error) bool {
+	if !s.running() || s.container == "" || client.CodeOf(err) != codes.Unavailable {
+		return false
+	}
+	if s.broken.IsZero() {
+		s.broken = time.Now()
+	}
+	return true
+}
+
+// pause keeps a netd that is going down from being asked all the time.
+func (s *session) pause(ctx context.Context, try int) {
+	t := time.NewTimer(min(20*time.Millisecond<<min(try, 6), time.Second))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// converse holds one stream, to its end.
+func (s *session) converse(ctx context.Context, out chan outgoing) (*apiv1.ExitStatus, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var work sync.WaitGroup
+	defer func() {
+		cancel(nil)
+		work.Wait()
+	}()
+	resume := s.running()
+	if resume {
+		away := time.AfterFunc(time.Until(s.broken.Add(resumeFor)), func() { cancel(errAway) })
+		defer away.Stop()
+		stream, err := s.reopen(ctx)
+		if err != nil {
+			return s.outcome(ctx, err)
+		}
+		if !away.Stop() {
+			return nil, errAway
+		}
+		s.broken = time.Time{}
+		work.Go(func() { s.forward(ctx, stream, out) })
+		exit, err := s.receive(stream)
+		if err != nil {
+			return s.outcome(ctx, err)
+		}
+		return exit, nil
+	}
+	stream, err := s.open(ctx, s.size(), false)
+	if err != nil {
+		return nil, err
+	}
+	work.Go(func() { s.forward(ctx, stream, out) })
+	return s.receive(stream)
+}
+
+// reopen returns once netd is back and has taken the call.
+func (s *session) reopen(ctx context.Context) (conversation, error) {
+	stream, err := s.open(ctx, s.size(), true)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := stream.Header(); err != nil {
+		return nil, err
+	}
+	return stream, nil
+}
+
+// outcome is what became of a container that could not be attached to again:
+// it has exited meanwhile, unless netd is away still.
+func (s *session) outcome(ctx context.Context, cause error) (*apiv1.ExitStatus, error) {
+	if errors.Is(context.Cause(ctx), errAway) {
+		return nil, errAway
+	}
+	if ctx.Err() != nil || client.CodeOf(cause) == codes.Unavailable {
+		return nil, cause
+	}
+	exit, err := s.client.Containers.Wait(ctx, &apiv1.WaitContainerRequest{Container: s.container})
+	switch {
+	case err == nil:
+		return exit, nil
+	case client.CodeOf(err) == codes.Unavailable:
+		return nil, err
+	}
+	return nil, fmt.Errorf("netd went away while the container ran, and its exit code is not known: %w", client.Explain(cause))
+}
+
+// receive writes output until the exit status comes.
+func (s *session) receive(stream conversation) (*apiv1.ExitStatus, error) {
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil, errors.New("netd ended the stream without an exit status")
+		}
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case m.GetStarted() != nil:
+			if !s.running() {
+				close(s.started)
+			}
+		case m.GetExit() != nil:
+			return m.GetExit(), nil
+		case m.GetStdout() != nil:
+			_, err = s.app.Out.Write(m.GetStdout())
+		case m.GetStderr() != nil:
+			_, err = s.app.Err.Write(m.GetStderr())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("write the container's output: %w", err)
+		}
+	}
+}
+
+// forward sends what goes to the process as long as this stream lives.
+func (s *session) forward(ctx context.Context, stream conversation, out <-chan outgoing) {
+	for {
+		select {
+		case m := <-out:
+			if stream.send(m) != nil {
+				return // Recv tells why
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// pump reads standard input.
+func (s *session) pump(ctx context.Context, out chan<- outgoing, cancel context.CancelCauseFunc) {
+	in := s.app.In
+	if f, ok := in.(*os.File); ok {
+		r, err := newInterruptible(ctx, f)
+		if err != nil {
+			cancel(err)
+			return
+		}
+		defer r.close()
+		in = r
+	}
+	keys := s.keys.matcher()
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := in.Read(buf)
+		data := append([]byte(nil), buf[:n]...)
+		if s.tty {
+			var detach bool
+			if data, detach = keys.feed(data); detach {
+				cancel(errDetached)
+				return
+			}
+		}
+		if len(data) > 0 && !post(ctx, out, outgoing{stdin: data}) {
+			return
+		}
+		if err != nil {
+			post(ctx, out, outgoing{eof: true})
+			return
+		}
+	}
+}
+
+func post(ctx context.Context, out chan<- outgoing, m outgoing) bool {
+	select {
+	case out <- m:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+type attachConversation struct {
+	grpc.BidiStreamingClient[apiv1.AttachRequest, apiv1.AttachResponse]
+}
+
+// openAttach attaches; with wait also once netd is back.
+func openAttach(ctx context.Context, c *client.Client, o *apiv1.AttachOptions, wait bool) (conversation, error) {
+	stream, err := c.Containers.Attach(ctx, grpc.WaitForReady(wait))
+	if err != nil {
+		return nil, err
+	}
+	first := &apiv1.AttachRequest{Message: &apiv1.AttachRequest_Options{Options: o}}
+	if err := stream.Send(first); err != nil && !errors.Is(err, io.EOF) { // EOF: Recv tells why
+		return nil, err
+	}
+	return attachConversation{stream}, nil
+}
+
+func (c attachConversation) send(m outgoing) error {
+	r := &apiv1.AttachRequest{}
+	switch {
+	case m.eof:
+		r.Message = &apiv1.AttachRequest_CloseStdin{CloseStdin: true}
+	case m.size != nil:
+		r.Message = &apiv1.AttachRequest_Resize{Resize: m.size}
+	default:
+		r.Message = &apiv1.AttachRequest_Stdin{Stdin: m.stdin}
+	}
+	return c.Send(r)
+}
+
+type execConversation struct {
+	grpc.BidiStreamingClient[apiv1.ExecRequest, apiv1.AttachResponse]
+}
+
+func openExec(ctx context.Context, c *client.Client, o *apiv1.ExecOptions) (conversation, error) {
+	stream, err := c.Containers.Exec(ctx)
+	if err != nil {
+		return nil, err
+	}
+	first := &apiv1.ExecRequest{Message: &apiv1.ExecRequest_Options{Options: o}}
+	if err := stream.Send(first); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return execConversation{stream}, nil
+}
+
+func (c execConversation) send(m outgoing) error {
+	r := &apiv1.ExecRequest{}
+	switch {
+	case m.eof:
+		r.Message = &apiv1.ExecRequest_CloseStdin{CloseStdin: true}
+	case m.size != nil:
+		r.Message = &apiv1.ExecRequest_Resize{Resize: m.size}
+	default:
+		r.Message = &apiv1.ExecRequest_Stdin{Stdin: m.stdin}
+	}
+	return c.Send(r)
+}
