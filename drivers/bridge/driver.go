@@ -65,24 +65,35 @@ func mtu(n cnm.Network, o Options, h cnm.Host) int {
 }
 
 // CheckNetwork refuses unknown or malformed options and pools a bridge cannot serve.
-func (d Driver) CheckNetwork(n cnm.Network) error {
-	o, err := options(n)
+// The error is a [cnm.ErrInvalid].
+func (Driver) CheckNetwork(n cnm.Network) error { return invalid(checkNetwork(n)) }
+
+// invalid marks an error as the fault of the request.
+func invalid(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &cnm.Error{Kind: cnm.ErrInvalid, Reason: err.Error()}
+}
+
+func checkNetwork(n cnm.Network) error {
+	o, err := DecodeOptions(n.Options)
 	if err != nil {
 		return err
 	}
 	if !n.IPv4 && !n.IPv6 {
-		return fmt.Errorf("network %s: neither IPv4 nor IPv6 is on: a bridge network needs one of them", n.Name)
+		return fmt.Errorf("neither IPv4 nor IPv6 is on: a bridge network needs one of them")
 	}
 	if n.IPv6 && o.MTU != 0 && o.MTU < minMTUIPv6 {
-		return fmt.Errorf("network %s: option mtu=%d: IPv6 needs at least %d (RFC 8200 section 5)", n.Name, o.MTU, minMTUIPv6)
+		return fmt.Errorf("option mtu=%d: IPv6 needs at least %d (RFC 8200 section 5)", o.MTU, minMTUIPv6)
 	}
 	if n.Internal && o.GatewayMode == Routed {
-		return fmt.Errorf("network %s: an internal network is not routed: leave out gateway-mode=routed or internal", n.Name)
+		return fmt.Errorf("an internal network is not routed: leave out gateway-mode=routed or internal")
 	}
 	var v4s, v6s int
 	for _, p := range n.Pools {
 		if err := checkPool(n, p); err != nil {
-			return fmt.Errorf("network %s: %w", n.Name, err)
+			return err
 		}
 		if p.Subnet.Addr().Is4() {
 			v4s++
@@ -91,7 +102,7 @@ func (d Driver) CheckNetwork(n cnm.Network) error {
 		}
 	}
 	if v4s > 1 || v6s > 1 {
-		return fmt.Errorf("network %s: %d IPv4 and %d IPv6 subnets: a bridge network has one of each at most", n.Name, v4s, v6s)
+		return fmt.Errorf("%d IPv4 and %d IPv6 subnets: a bridge network has one of each at most", v4s, v6s)
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ func (Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.St
 		return plan.State{}, err
 	}
 	if err := checkEndpoint(n, o, e); err != nil {
-		return plan.State{}, fmt.Errorf("endpoint %s of network %s: %w", short(e.ID), n.Name, err)
+		return plan.State{}, invalid(fmt.Errorf("endpoint %s of network %s: %w", short(e.ID), n.Name, err))
 	}
 	r := endpointRender{n: n, e: e, o: o, host: EndpointLinkName(e.ID), inside: InnerName(e)}
 	r.link(mtu(n, o, h))
@@ -35,7 +35,7 @@ func (Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.St
 		r.sources()
 	}
 	if err := r.publish(); err != nil {
-		return plan.State{}, fmt.Errorf("endpoint %s of network %s: %w", short(e.ID), n.Name, err)
+		return plan.State{}, invalid(fmt.Errorf("endpoint %s of network %s: %w", short(e.ID), n.Name, err))
 	}
 	return r.state, nil
 }
@@ -43,23 +43,23 @@ func (Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.St
 // InnerName is the name of the endpoint's link inside its sandbox.
 func InnerName(e cnm.Endpoint) string { return fmt.Sprintf("eth%d", e.Index) }
 
-// CheckEndpoint refuses an endpoint that RenderEndpoint would refuse, so that
-// it can be told before anything is committed. Ports that are still to be
-// chosen (Dynamic with host port 0) pass.
+// CheckEndpoint refuses what RenderEndpoint would refuse, so that it can be
+// told before anything is committed. Ports that are still to be chosen (Dynamic
+// with host port 0) pass. The error is a [cnm.ErrInvalid].
 func (Driver) CheckEndpoint(n cnm.Network, e cnm.Endpoint) error {
 	o, err := options(n)
 	if err != nil {
-		return err
+		return invalid(err)
 	}
 	if err := checkEndpoint(n, o, e); err != nil {
-		return fmt.Errorf("endpoint on network %s: %w", n.Name, err)
+		return invalid(err)
 	}
 	for _, p := range e.Ports {
 		if p.Dynamic && p.HostPort == 0 {
 			p.HostPort = 1
 		}
 		if _, err := targets(n, o, e, p); err != nil {
-			return fmt.Errorf("endpoint on network %s: %w", n.Name, err)
+			return invalid(err)
 		}
 	}
 	return nil
@@ -153,7 +153,7 @@ func (r *endpointRender) ipv6() bool {
 func (r *endpointRender) sysctls() {
 	set := func(key, value string) {
 		r.state.Sysctls = append(r.state.Sysctls,
-			plan.Sysctl{NS: r.e.NetNS, Key: "ipv6/conf/" + r.inside + "/" + key, Value: value})
+			plan.Sysctl{NS: r.e.NetNS, Path: "ipv6/conf/" + r.inside + "/" + key, Value: value})
 	}
 	if !r.ipv6() {
 		set("disable_ipv6", "1")

@@ -26,17 +26,17 @@ func Fabric(c FabricConfig) plan.State {
 }
 
 func fabricSysctls(c FabricConfig) []plan.Sysctl {
-	s := []plan.Sysctl{{Key: "ipv4/ip_forward", Value: "1"}}
+	s := []plan.Sysctl{{Path: "ipv4/ip_forward", Value: "1"}}
 	if !c.NoIPv6 {
 		// Before forwarding: there is no moment in which the host is deaf.
 		for _, link := range c.AcceptRA {
-			s = append(s, plan.Sysctl{Key: "ipv6/conf/" + link + "/accept_ra", Value: "2"})
+			s = append(s, plan.Sysctl{Path: "ipv6/conf/" + link + "/accept_ra", Value: "2"})
 		}
-		s = append(s, plan.Sysctl{Key: "ipv6/conf/all/forwarding", Value: "1"})
+		s = append(s, plan.Sysctl{Path: "ipv6/conf/all/forwarding", Value: "1"})
 	}
 	if c.BridgeNetfilterOff {
-		s = append(s, plan.Sysctl{Key: "bridge/bridge-nf-call-iptables", Value: "0"},
-			plan.Sysctl{Key: "bridge/bridge-nf-call-ip6tables", Value: "0"})
+		s = append(s, plan.Sysctl{Path: "bridge/bridge-nf-call-iptables", Value: "0"},
+			plan.Sysctl{Path: "bridge/bridge-nf-call-ip6tables", Value: "0"})
 	}
 	return s
 }

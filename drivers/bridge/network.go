@@ -61,7 +61,7 @@ func (r *networkRender) gateways() {
 
 func (r *networkRender) sysctls() {
 	set := func(key, value string) {
-		r.state.Sysctls = append(r.state.Sysctls, plan.Sysctl{Key: key, Value: value})
+		r.state.Sysctls = append(r.state.Sysctls, plan.Sysctl{Path: key, Value: value})
 	}
 	v6conf := "ipv6/conf/" + r.link + "/"
 	if gw, _ := gateway(r.n, true); gw.IsValid() && !r.n.Internal {

@@ -116,7 +116,7 @@ func (r *endpointRender) hold(p cnm.PortMapping) {
 	}
 	for _, a := range addrs {
 		r.state.Ports = append(r.state.Ports,
-			plan.PortHold{Addr: a, Proto: p.Proto, From: p.HostPort, To: p.HostPort + p.Count - 1})
+			plan.PortHold{Scope: endpointScope(r.e), Addr: a, Proto: p.Proto, From: p.HostPort, To: p.HostPort + p.Count - 1})
 	}
 }
 
