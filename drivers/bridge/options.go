@@ -67,7 +67,7 @@ func DecodeOptions(given map[string]string) (Options, error) {
 	o := Options{Masquerade: true, ICC: true, SourceValidation: true, GatewayMode: NAT}
 	seen := map[string]string{}
 	for _, name := range sortedKeys(given) {
-		i := slices.IndexFunc(knownOptions(), func(k option) bool { return name == k.name || name == k.alias })
+		i := slices.IndexFunc(knownOptions(), func(k option) bool { return name == k.name || k.alias != "" && name == k.alias })
 		if i < 0 {
 			return Options{}, unknownOption(name)
 		}

@@ -1,0 +1,265 @@
+package bridge
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+func TestDecodeOptions(t *testing.T) {
+	base := Options{Masquerade: true, ICC: true, SourceValidation: true, GatewayMode: NAT}
+	change := func(f func(*Options)) Options { o := base; f(&o); return o }
+	for _, c := range []struct {
+		given map[string]string
+		want  Options
+	}{
+		{nil, base},
+		{map[string]string{"mtu": "9000"}, change(func(o *Options) { o.MTU = 9000 })},
+		{map[string]string{"com.docker.network.driver.mtu": "1400"}, change(func(o *Options) { o.MTU = 1400 })},
+		{map[string]string{"icc": "false"}, change(func(o *Options) { o.ICC = false })},
+		{map[string]string{"com.docker.network.bridge.enable_icc": "0"}, change(func(o *Options) { o.ICC = false })},
+		{map[string]string{"com.docker.network.bridge.enable_ip_masquerade": "false"}, change(func(o *Options) { o.Masquerade = false })},
+		{map[string]string{"source-validation": "false"}, change(func(o *Options) { o.SourceValidation = false })},
+		{map[string]string{"host-binding": "127.0.0.1"}, change(func(o *Options) { o.HostBinding = netip.MustParseAddr("127.0.0.1") })},
+		{map[string]string{"com.docker.network.bridge.host_binding_ipv4": "::ffff:192.0.2.1"}, change(func(o *Options) { o.HostBinding = netip.MustParseAddr("192.0.2.1") })},
+		{map[string]string{"gateway-mode": "routed"}, change(func(o *Options) { o.GatewayMode, o.Masquerade = Routed, false })},
+		{map[string]string{"com.docker.network.bridge.name": "exactly15bytes_"}, change(func(o *Options) { o.BridgeName = "exactly15bytes_" })},
+	} {
+		got, err := DecodeOptions(c.given)
+		if err != nil {
+			t.Errorf("%v: %v", c.given, err)
+		}
+		if d := cmp.Diff(c.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+			t.Errorf("%v: %s", c.given, d)
+		}
+	}
+}
+
+func TestDecodeOptionsRefuses(t *testing.T) {
+	for _, c := range []struct {
+		given map[string]string
+		want  []string // parts of the error
+	}{
+		{map[string]string{"mtv": "1500"}, []string{`"mtv"`, `did you mean "mtu"`, "host-binding, icc, masquerade, mtu"}},
+		{map[string]string{"com.docker.network.bridge.enable_ic": "1"}, []string{`did you mean "com.docker.network.bridge.enable_icc"`}},
+		{map[string]string{"": "x"}, []string{`unknown option ""`}},
+		{map[string]string{"zzz": "x"}, []string{`unknown option "zzz": driver bridge knows`}},
+		{map[string]string{"mtu": "67"}, []string{`mtu="67"`, "68 to 65535"}},
+		{map[string]string{"mtu": "65536"}, []string{"68 to 65535"}},
+		{map[string]string{"mtu": "1500 "}, []string{"68 to 65535"}},
+		{map[string]string{"mtu": "1400", "com.docker.network.driver.mtu": "1400"}, []string{"are the same", "give one"}},
+		{map[string]string{"icc": "perhaps"}, []string{`icc="perhaps"`, "true or false"}},
+		{map[string]string{"host-binding": "localhost"}, []string{"IP address"}},
+		{map[string]string{"host-binding": "fe80::1%eth0"}, []string{"IP address"}},
+		{map[string]string{"gateway-mode": "bridge"}, []string{"nat or routed"}},
+		{map[string]string{"gateway-mode": "routed", "masquerade": "true"}, []string{"does not masquerade"}},
+		{map[string]string{"bridge-name": "sixteen_bytes_xx"}, []string{"1 to 15 bytes"}},
+		{map[string]string{"bridge-name": ""}, []string{"1 to 15 bytes"}},
+		{map[string]string{"bridge-name": "a/b"}, []string{"printable"}},
+		{map[string]string{"bridge-name": "vl*"}, []string{"printable"}},
+		{map[string]string{"bridge-name": "brü"}, []string{"printable"}},
+		{map[string]string{"bridge-name": "all"}, []string{"kernel"}},
+	} {
+		_, err := DecodeOptions(c.given)
+		if err == nil {
+			t.Errorf("%v: accepted", c.given)
+			continue
+		}
+		for _, part := range c.want {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%v: %q lacks %q", c.given, err, part)
+			}
+		}
+	}
+}
+
+func TestCheckNetworkRefuses(t *testing.T) {
+	pool := func(subnet, gw string) cnm.Pool {
+		p := cnm.Pool{Subnet: netip.MustParsePrefix(subnet), Range: netip.MustParsePrefix(subnet)}
+		if gw != "" {
+			p.Gateway = netip.MustParseAddr(gw)
+		}
+		return p
+	}
+	ranged := pool("10.7.0.0/24", "10.7.0.1")
+	ranged.Range = netip.MustParsePrefix("10.8.0.0/25")
+	for want, change := range map[string]func(*cnm.Network){
+		"unknown option":        func(n *cnm.Network) { n.Options = map[string]string{"x": "y"} },
+		"neither IPv4 nor IPv6": func(n *cnm.Network) { n.IPv4, n.IPv6 = false, false },
+		"at least 1280":         func(n *cnm.Network) { n.Options = map[string]string{"mtu": "1279"} },
+		"is not routed":         func(n *cnm.Network) { n.Internal, n.Options = true, map[string]string{"gateway-mode": "routed"} },
+		"2 IPv4":                func(n *cnm.Network) { n.Pools = append(n.Pools, pool("10.9.0.0/24", "10.9.0.1")) },
+		"beyond its length":     func(n *cnm.Network) { n.Pools = []cnm.Pool{pool("10.7.0.5/24", "10.7.0.1")} },
+		"switched off":          func(n *cnm.Network) { n.IPv6 = false },
+		"one address":           func(n *cnm.Network) { n.Pools = []cnm.Pool{pool("10.7.0.5/32", "")} },
+		"not one of unicast":    func(n *cnm.Network) { n.Pools = []cnm.Pool{pool("224.0.0.0/8", "")} },
+		"is not inside the":     func(n *cnm.Network) { n.Pools = []cnm.Pool{pool("10.7.0.0/24", "10.8.0.1")} },
+		"did you mean 10.7.0.1": func(n *cnm.Network) { n.Pools = []cnm.Pool{pool("10.7.0.0/24", "10.7.0.0")} },
+		"broadcast":             func(n *cnm.Network) { n.Pools = []cnm.Pool{pool("10.7.0.0/24", "10.7.0.255")} },
+		"ip-range":              func(n *cnm.Network) { n.Pools = []cnm.Pool{ranged} },
+	} {
+		n := testNetwork()
+		n.Pools = slices.Clone(n.Pools)
+		change(&n)
+		err := Driver{}.CheckNetwork(n)
+		if !errors.Is(err, cnm.ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("want an error with %q, got %v", want, err)
+		}
+	}
+	for _, good := range []cnm.Pool{pool("10.7.0.0/31", "10.7.0.0"), pool("fd00::/127", "fd00::"), pool("10.0.0.0/8", "10.255.255.254"), pool("fd00::/64", "fd00::1")} {
+		n := testNetwork()
+		n.Pools = []cnm.Pool{good}
+		if err := (Driver{}).CheckNetwork(n); err != nil {
+			t.Errorf("%s: %v", good.Subnet, err)
+		}
+	}
+}
+
+func TestEndpointRefuses(t *testing.T) {
+	port := func(p cnm.PortMapping) func(*cnm.Network, *cnm.Endpoint) {
+		return func(_ *cnm.Network, e *cnm.Endpoint) { e.Ports = []cnm.PortMapping{p} }
+	}
+	web := cnm.PortMapping{Proto: plan.TCP, HostPort: 8080, Port: 80, Count: 1}
+	for want, change := range map[string]func(*cnm.Network, *cnm.Endpoint){
+		"host itself":   func(_ *cnm.Network, e *cnm.Endpoint) { e.NetNS = "" },
+		"31 endpoints":  func(_ *cnm.Network, e *cnm.Endpoint) { e.Index = 31 },
+		"-1000 to 1000": func(_ *cnm.Network, e *cnm.Endpoint) { e.Priority = 1001 },
+		"no MAC":        func(_ *cnm.Network, e *cnm.Endpoint) { e.MAC = plan.MAC{} },
+		"group address": func(_ *cnm.Network, e *cnm.Endpoint) { e.MAC = plan.MAC{1} },
+		"in no subnet":  func(_ *cnm.Network, e *cnm.Endpoint) { e.Addrs[0] = netip.MustParsePrefix("10.8.0.2/24") },
+		"is internal":   func(n *cnm.Network, e *cnm.Endpoint) { n.Internal, e.Ports = true, []cnm.PortMapping{web} },
+		"no address of that": func(_ *cnm.Network, e *cnm.Endpoint) {
+			e.Addrs, e.Ports = e.Addrs[1:], []cnm.PortMapping{{Proto: plan.TCP, HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 1, Port: 1, Count: 1}}
+		},
+		"has no address": func(_ *cnm.Network, e *cnm.Endpoint) { e.Addrs, e.Ports = nil, []cnm.PortMapping{web} },
+		"want tcp, udp":  port(cnm.PortMapping{Proto: "icmp", HostPort: 1, Port: 1, Count: 1}),
+		"ports from 1":   port(cnm.PortMapping{Proto: plan.TCP, HostPort: 0, Port: 1, Count: 1}),
+		"beyond 65535":   port(cnm.PortMapping{Proto: plan.TCP, HostPort: 65535, Port: 1, Count: 2}),
+		"multicast":      port(cnm.PortMapping{Proto: plan.TCP, HostIP: netip.MustParseAddr("224.0.0.1"), HostPort: 1, Port: 1, Count: 1}),
+	} {
+		n, e := testNetwork(), testEndpoint()
+		change(&n, &e)
+		_, err := Driver{}.RenderEndpoint(n, e, cnm.Host{})
+		if !errors.Is(err, cnm.ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("render: want an error with %q, got %v", want, err)
+		}
+		if err := (Driver{}).CheckEndpoint(n, e); !errors.Is(err, cnm.ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("check: want an error with %q, got %v", want, err)
+		}
+	}
+	e := testEndpoint()
+	e.Ports = []cnm.PortMapping{{Proto: plan.TCP, Port: 80, Count: 1, Dynamic: true}}
+	if err := (Driver{}).CheckEndpoint(testNetwork(), e); err != nil {
+		t.Errorf("a port still to be chosen: %v", err)
+	}
+}
+
+func TestDeletingRendersNothing(t *testing.T) {
+	n, e := testNetwork(), testEndpoint()
+	e.Phase = cnm.Deleting
+	if s, err := (Driver{}).RenderEndpoint(n, e, cnm.Host{}); err != nil || stateText(s) != "" {
+		t.Errorf("endpoint: %v\n%s", err, stateText(s))
+	}
+	n.Phase = cnm.Deleting
+	if s, err := (Driver{}).RenderNetwork(n, cnm.Host{}); err != nil || stateText(s) != "" {
+		t.Errorf("network: %v\n%s", err, stateText(s))
+	}
+}
+
+func TestMTU(t *testing.T) {
+	for _, c := range []struct {
+		option string
+		ipv6   bool
+		host   int
+		want   int
+	}{{"", true, 1450, 1450}, {"", true, 0, 1500}, {"", true, 1000, 1280}, {"", false, 1000, 1000}, {"1300", true, 9000, 1300}} {
+		n := testNetwork()
+		n.IPv6 = c.ipv6
+		o := Options{}
+		if c.option != "" {
+			o, _ = DecodeOptions(map[string]string{"mtu": c.option})
+		}
+		if got := mtu(n, o, cnm.Host{MTU: c.host}); got != c.want {
+			t.Errorf("%+v: got %d", c, got)
+		}
+	}
+}
+
+// The kernel takes the lowest metric: higher priority first, then the lower index.
+func TestMetricOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(name string) cnm.Endpoint {
+			return cnm.Endpoint{Priority: rapid.IntRange(-1000, 1000).Draw(t, name+" priority"), Index: rapid.IntRange(0, maxIndex).Draw(t, name+" index")}
+		}
+		a, b := draw("a"), draw("b")
+		before := a.Priority > b.Priority || a.Priority == b.Priority && a.Index < b.Index
+		if got := Metric(a) < Metric(b); got != before {
+			t.Fatalf("metrics %d and %d", Metric(a), Metric(b))
+		}
+	})
+}
+
+// A render is a function of its input: the same every time, whatever order a map
+// is walked in, with every element's key of its set's length.
+func TestRenderIsDeterministic(t *testing.T) {
+	keys := map[string]plan.Set{}
+	for _, s := range fabricSets() {
+		keys[string(s.Family)+" "+s.Name] = s
+	}
+	options := map[string][]string{
+		"mtu": {"1280", "9000"}, "icc": {"true", "false"}, "masquerade": {"false"}, "source-validation": {"true", "false"},
+		"host-binding": {"127.0.0.1", "::1"}, "bridge-name": {"br0"}, "gateway-mode": {"nat", "routed"},
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		n, e := testNetwork(), testEndpoint()
+		n.Internal = rapid.Bool().Draw(t, "internal")
+		chosen := map[string]string{}
+		for _, name := range sortedKeys(map[string]string{"mtu": "", "icc": "", "masquerade": "", "source-validation": "", "host-binding": "", "bridge-name": "", "gateway-mode": ""}) {
+			if rapid.Bool().Draw(t, name) {
+				chosen[name] = rapid.SampledFrom(options[name]).Draw(t, name+" value")
+			}
+		}
+		e.Ports = rapid.SliceOfN(rapid.Custom(drawPort), 0, 4).Draw(t, "ports")
+		render := func() (string, error) {
+			n.Options = map[string]string{}
+			for k, v := range chosen {
+				n.Options[k] = v
+			}
+			a, err := Driver{}.RenderNetwork(n, cnm.Host{MTU: 1500})
+			if err != nil {
+				return "", err
+			}
+			b, err := Driver{}.RenderEndpoint(n, e, cnm.Host{MTU: 1500})
+			for _, el := range append(a.Rules.Elements, b.Rules.Elements...) {
+				s, ok := keys[string(el.Family)+" "+el.Set]
+				if !ok || len(s.KeyTypes) != len(el.Keys) || len(s.Data) != len(el.Data) || el.Scope == "" {
+					t.Fatalf("element %s does not fit set %s", el, s)
+				}
+			}
+			return stateText(a) + stateText(b), err
+		}
+		first, err1 := render()
+		second, err2 := render()
+		if first != second || (err1 == nil) != (err2 == nil) {
+			t.Fatalf("two renders differ: %v, %v\n%s\n%s", err1, err2, first, second)
+		}
+	})
+}
+
+func drawPort(t *rapid.T) cnm.PortMapping {
+	return cnm.PortMapping{
+		Proto:    rapid.SampledFrom([]plan.L4{plan.TCP, plan.UDP, plan.SCTP}).Draw(t, "proto"),
+		HostIP:   rapid.SampledFrom([]netip.Addr{{}, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1"), netip.IPv4Unspecified()}).Draw(t, "host"),
+		HostPort: rapid.Uint16Range(1, 60000).Draw(t, "from"),
+		Port:     rapid.Uint16Range(1, 60000).Draw(t, "to"),
+		Count:    rapid.Uint16Range(1, 20).Draw(t, "count"),
+	}
+}
