@@ -29,6 +29,7 @@ func Run(t *testing.T, open Open) {
 		{"empty commit", testEmptyCommit},
 		{"invalid commits", testInvalid},
 		{"list order", testListOrder},
+		{"find by the start", testFind},
 		{"keys with odd bytes", testOddKeys},
 		{"kinds are apart", testKinds},
 		{"values", testValues},
@@ -225,6 +226,36 @@ func testListOrder(t *testing.T, s cnm.Store) {
 	}
 	if !slices.Equal(got, ids) {
 		t.Errorf("listed %q, want %q", got, ids)
+	}
+}
+
+func testFind(t *testing.T, s cnm.Store) {
+	for _, id := range []string{"a", "ab", "abc", "abd", "ac", "b", "ab\xff", "\xff", "\xff\xff"} {
+		create(t, s, key(id), "value of "+id)
+	}
+	create(t, s, cnm.Key{Kind: cnm.KindSandbox, ID: "abx"}, "another kind")
+	for prefix, want := range map[string][]string{
+		"":     {"a", "ab", "abc", "abd", "ab\xff", "ac", "b", "\xff", "\xff\xff"},
+		"ab":   {"ab", "abc", "abd", "ab\xff"},
+		"abc":  {"abc"},
+		"abcd": nil,
+		"\xff": {"\xff", "\xff\xff"},
+		"z":    nil,
+	} {
+		rs, err := s.Find(t.Context(), cnm.KindEndpoint, prefix)
+		if err != nil {
+			t.Fatalf("find %q: %v", prefix, err)
+		}
+		var got []string
+		for _, r := range rs {
+			got = append(got, r.Key.ID)
+			if string(r.Value) != "value of "+r.Key.ID || r.Revision == 0 {
+				t.Errorf("find %q: %+v", prefix, r)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("find %q: %q, want %q", prefix, got, want)
+		}
 	}
 }
 
