@@ -16,6 +16,35 @@ import (
 
 const cgroupMount = "/sys/fs/cgroup"
 
+// DelegatedCgroup is the cgroup, absolute in the hierarchy, below which this
+// process may make others: the subtree systemd delegated to its unit, or the top.
+func DelegatedCgroup() string {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "/"
+	}
+	for line := range strings.Lines(string(text)) {
+		own, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		if !ok {
+			continue
+		}
+		// The unit's own cgroup may hold no processes once it has children with
+		// controllers (cgroups(7), "no internal processes"): with DelegateSubgroup=
+		// netd is one level down, and the delegated one is its parent.
+		if parent := filepath.Dir(own); delegated(parent) {
+			return parent
+		}
+	}
+	return "/"
+}
+
+// delegated tells whether systemd marked a cgroup as handed over (Delegate=).
+func delegated(path string) bool {
+	b := make([]byte, 1)
+	n, err := unix.Getxattr(filepath.Join(cgroupMount, path), "trusted.delegate", b)
+	return err == nil && n == 1 && b[0] == '1'
+}
+
 // cgroupDirs lists where a cgroup exists: one directory with the unified
 // hierarchy, one a controller with the older ones, where the unified one may be
 // mounted besides (hybrid).

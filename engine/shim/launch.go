@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,7 +25,8 @@ type Launcher struct {
 // Child is a supervisor this process launched.
 type Child struct {
 	control *Conn
-	cmd     *exec.Cmd
+	pid     int
+	pidfd   *os.File
 }
 
 // Launch starts net-shim for the container whose run directory is dir. The
@@ -35,6 +36,11 @@ type Child struct {
 //
 // What the supervisor has to say about its own failures goes to logPath.
 func (l Launcher) Launch(dir, logPath string) (*Child, error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
 	listener, err := listen(dir)
 	if err != nil {
 		return nil, err
@@ -51,23 +57,30 @@ func (l Launcher) Launch(dir, logPath string) (*Child, error) {
 		return nil, fmt.Errorf("open the shim's own log: %w", err)
 	}
 	defer logs.Close()
-	cmd := &exec.Cmd{
-		Path:       l.Path,
-		Args:       []string{"net-shim", "run"},
-		Dir:        "/",
-		Env:        shimEnv(),
-		Stdout:     logs,
-		Stderr:     logs,
-		ExtraFiles: []*os.File{theirs, listener},
-		// Not Unshareflags: with those, os/exec makes every mount private, and
-		// a host file system unmounted later would stay busy in the shim.
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS},
-	}
-	if err := cmd.Start(); err != nil {
+	pidfd := -1
+	pid, err := syscall.ForkExec(l.Path, []string{"net-shim", "run"}, &syscall.ProcAttr{
+		Dir:   "/",
+		Env:   shimEnv(),
+		Files: []uintptr{null.Fd(), logs.Fd(), logs.Fd(), theirs.Fd(), listener.Fd()},
+		// Not Unshareflags: with those every mount would be made private, and a
+		// host file system unmounted later would stay busy in the shim.
+		Sys: &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS, PidFD: &pidfd},
+	})
+	if err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start the shim %s: %w", l.Path, err)
 	}
-	return &Child{control: NewConn(ours), cmd: cmd}, nil
+	c := &Child{control: NewConn(ours), pid: pid}
+	if pidfd < 0 {
+		c.Abandon()
+		return nil, fmt.Errorf("start the shim: pidfds: %w: Linux 5.4 has them", errors.ErrUnsupported)
+	}
+	if err := unix.SetNonblock(pidfd, true); err != nil {
+		c.Abandon()
+		return nil, fmt.Errorf("watch the shim: %w", err)
+	}
+	c.pidfd = os.NewFile(uintptr(pidfd), "pidfd of net-shim")
+	return c, nil
 }
 
 // shimEnv keeps the supervisor small: two threads running Go, little garbage.
@@ -76,7 +89,7 @@ func shimEnv() []string {
 }
 
 // Pid is the supervisor's.
-func (c *Child) Pid() int { return c.cmd.Process.Pid }
+func (c *Child) Pid() int { return c.pid }
 
 // Create hands the bundle over. The supervisor prepares the container at once;
 // what goes wrong is told in answer to Start.
@@ -111,12 +124,36 @@ func (c *Child) Abandon() { c.control.Close() }
 // Release lets go of the connection to a supervisor.
 func (c *Child) Release() { c.control.Close() }
 
-// Reap waits for the supervisor's process. Whoever launches owns this call: it
-// is what keeps the process table clean while netd lives.
-func (c *Child) Reap() error {
-	err := c.cmd.Wait()
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return fmt.Errorf("the shim ended with %s", exit.ProcessState)
+// Reap waits for the supervisor's process to end, or for the context. Whoever
+// launches owns this call: it is what keeps the process table clean while netd
+// lives. The error says when it ended badly.
+func (c *Child) Reap(ctx context.Context) error {
+	raw, err := c.pidfd.SyscallConn()
+	if err != nil {
+		return err
 	}
-	return err
+	stop := context.AfterFunc(ctx, func() { c.pidfd.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var status unix.WaitStatus
+	var waitErr error
+	// A pidfd gets readable when its process ends (pidfd_open(2)).
+	err = raw.Read(func(uintptr) bool {
+		var pid int
+		pid, waitErr = unix.Wait4(c.pid, &status, unix.WNOHANG, nil)
+		return waitErr != nil || pid == c.pid
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	c.pidfd.Close()
+	if err = errors.Join(err, waitErr); err != nil {
+		return fmt.Errorf("wait for the shim: %w", err)
+	}
+	switch {
+	case status.Signaled():
+		return fmt.Errorf("the shim was killed by signal %d (%s)", status.Signal(), unix.SignalName(status.Signal()))
+	case status.ExitStatus() != 0:
+		return fmt.Errorf("the shim failed with exit code %d", status.ExitStatus())
+	}
+	return nil
 }

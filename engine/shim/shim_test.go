@@ -69,7 +69,7 @@ func (b *bench) run(t *testing.T, stdin string) (result, error) {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := child.Reap(); err != nil {
+		if err := child.Reap(context.WithoutCancel(ctx)); err != nil {
 			t.Errorf("%v: %s", err, b.shimLog())
 		}
 	}()

@@ -164,10 +164,11 @@ func (s *Server) supervise() error {
 	if err != nil {
 		exit.Error = err.Error()
 	}
+	errs := []error{shim.WriteExit(s.bundle.ExitPath, exit)} // before anyone can learn of it
 	s.mu.Lock()
 	s.exit, s.status = &exit, shim.Exited
 	s.mu.Unlock()
-	errs := []error{shim.WriteExit(s.bundle.ExitPath, exit), s.box.Destroy()}
+	errs = append(errs, s.box.Destroy())
 
 	drained := make(chan struct{})
 	go func() {
