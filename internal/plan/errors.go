@@ -9,7 +9,10 @@ type OpError struct {
 	Err error
 }
 
-func (e *OpError) Error() string { return e.Op.String() + ": " + e.Err.Error() }
+// Error names the object by its key: a chain's full text would bury the reason.
+func (e *OpError) Error() string {
+	return string(e.Op.Verb) + " " + e.Op.Kind() + " " + e.Op.Object.Key() + ": " + e.Err.Error()
+}
 
 func (e *OpError) Unwrap() error { return e.Err }
 
