@@ -42,7 +42,15 @@ type networkRender struct {
 	state plan.State
 }
 
+// linkLocal is the bridge's link-local address. Neighbour solicitations for
+// packets that are only passing through come from it (RFC 4861 section 7.2.2), and the
+// kernel sends none from a link without one.
+func linkLocal() netip.Prefix { return netip.MustParsePrefix("fe80::1/64") }
+
 func (r *networkRender) gateways() {
+	if r.n.IPv6 {
+		r.state.Addrs = append(r.state.Addrs, plan.Addr{Link: r.link, Prefix: linkLocal()})
+	}
 	for _, p := range r.n.Pools {
 		if !p.Gateway.IsValid() {
 			continue
@@ -74,8 +82,7 @@ func (r *networkRender) sysctls() {
 		return
 	}
 	set(v6conf+"disable_ipv6", "0")
-	set(v6conf+"accept_ra", "0")  // an endpoint is no router of ours
-	set(v6conf+"accept_dad", "0") // link-local at once: neighbour solicitations are sent from it
+	set(v6conf+"accept_ra", "0") // an endpoint is no router of ours
 }
 
 func (r *networkRender) elements() {
