@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runc/libcontainer"
-	"github.com/opencontainers/runc/libcontainer/capabilities"
-	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/engine/shim"
@@ -92,17 +90,21 @@ func (b *Box) spawn(spec shim.Process, io *Stdio, init bool) (*Process, error) {
 	}
 	p := &libcontainer.Process{
 		Args: spec.Args, Env: environment(spec, b.bundle.Hostname), Cwd: spec.Cwd,
-		UID: u.Uid, GID: u.Gid, AdditionalGroups: u.Sgids, Init: init,
+		UID: u.Uid, GID: u.Gid, Init: init,
+		// The primary group too: without it a file could deny it by its group bits
+		// and be read through them (CVE-2022-36109).
+		AdditionalGroups: append([]int{u.Gid}, u.Sgids...),
 	}
 	if p.Cwd == "" {
 		p.Cwd = "/"
 	}
-	caps := initCapabilities(b.bundle)
+	caps := b.bundle.Caps
 	if spec.Privileged {
-		all := capabilities.KnownCapabilities()
-		caps = &configs.Capabilities{Bounding: all, Permitted: all, Effective: all}
+		if caps, err = allCapabilities(); err != nil {
+			return nil, err
+		}
 	}
-	p.Capabilities = forUser(caps, u.Uid)
+	p.Capabilities = forUser(initCapabilities(caps), u.Uid)
 	if err := io.connect(p, spec); err != nil {
 		return nil, err
 	}
@@ -181,12 +183,7 @@ func (p *Process) Wait() (code, signal int, err error) {
 	if st == nil {
 		return 255, 0, fmt.Errorf("wait for process %d: %w", p.pid, err)
 	}
-	ws, ok := st.Sys().(interface {
-		Signaled() bool
-		ExitStatus() int
-	})
-	if ok && ws.Signaled() {
-		sig := signalOf(st)
+	if sig := signalOf(st); sig != 0 {
 		return 128 + sig, sig, nil
 	}
 	return st.ExitCode(), 0, nil

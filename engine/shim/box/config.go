@@ -26,7 +26,7 @@ func config(b shim.Bundle) (*configs.Config, error) {
 		Readonlyfs:        b.ReadOnly,
 		Hostname:          b.Hostname,
 		Namespaces:        namespaces(b),
-		Capabilities:      initCapabilities(b),
+		Capabilities:      initCapabilities(b.Caps),
 		Cgroups:           &cgroups.Cgroup{Path: b.Cgroup, Resources: resources(b)},
 		Devices:           defaultDevices(),
 		Mounts:            append(systemMounts(b), binds(b)...),

@@ -1,6 +1,7 @@
 package box
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -8,8 +9,8 @@ import (
 	"sync"
 
 	"github.com/moby/profiles/seccomp"
+	"github.com/moby/sys/capability"
 	devices "github.com/opencontainers/cgroups/devices/config"
-	"github.com/opencontainers/runc/libcontainer/capabilities"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -56,15 +57,28 @@ func readonlyPaths() []string {
 	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }
 
-// initCapabilities are those of the container's first process. A user other
-// than root has them in the bounding set only, as after an execve; nothing is
+// initCapabilities are those of the container's first process. Nothing is
 // inheritable (CVE-2022-24769).
-func initCapabilities(b shim.Bundle) *configs.Capabilities {
-	caps := b.Caps
-	if b.Privileged {
-		caps = capabilities.KnownCapabilities()
-	}
+func initCapabilities(caps []string) *configs.Capabilities {
 	return &configs.Capabilities{Bounding: caps, Permitted: caps, Effective: caps}
+}
+
+// allCapabilities are those this process could give.
+func allCapabilities() ([]string, error) {
+	own, err := capability.NewPid2(0)
+	if err == nil {
+		err = own.Load()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("learn the shim's capabilities: %w", err)
+	}
+	var out []string
+	for _, c := range capability.ListKnown() {
+		if own.Get(capability.BOUNDING, c) {
+			out = append(out, "CAP_"+strings.ToUpper(c.String()))
+		}
+	}
+	return out, nil
 }
 
 // forUser drops from the sets what execve would drop for a user.

@@ -1,0 +1,124 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/engine/shim"
+	"github.com/vethloom/vethloom/engine/snapshot"
+)
+
+// logName is the file of the container's output, in its durable directory.
+const logName = "log"
+
+func (e *Engine) bundle(l *launch, img image.Image, mounts []snapshot.Mount, binds []shim.Bind) (shim.Bundle, error) {
+	s, c := l.rec.Spec, l.c
+	add := s.CapAdd
+	if s.Privileged {
+		add = []string{allCapabilities}
+	}
+	caps, err := capabilitySet(add, s.CapDrop)
+	if err != nil {
+		return shim.Bundle{}, err
+	}
+	if len(mounts) == 0 {
+		return shim.Bundle{}, errors.New("the snapshot has no mounts")
+	}
+	b := shim.Bundle{
+		ID: c.id, Hostname: hostname(l.rec, l.netns), Root: mounts[len(mounts)-1].Target, RootMounts: mounts, Binds: binds,
+		Process: process(s, img),
+		Cgroup:  e.cgroupOf(c.id), Memory: s.Memory, NanoCPUs: s.NanoCPUs, PidsLimit: s.PidsLimit,
+		Caps: caps, Privileged: s.Privileged, ReadOnly: s.ReadOnly, IDMap: l.rec.IDMap,
+		StateDir: filepath.Join(c.run, "state"), ExitPath: filepath.Join(c.run, exitFile),
+		Log: shim.LogFile{Path: filepath.Join(c.dir, logName)},
+	}
+	if l.netns != hostNetNS {
+		// The namespace may be pinned by a mount that the shim, launched before it
+		// was made, does not have: it goes through this process's view.
+		b.NetNS = fmt.Sprintf("/proc/%d/root%s", os.Getpid(), l.netns)
+	}
+	return b, nil
+}
+
+// hostname is the wish, on the host's network the host's own, or the short ID.
+func hostname(rec record, netns string) string {
+	if rec.Spec.Hostname != "" {
+		return rec.Spec.Hostname
+	}
+	if name, err := os.Hostname(); err == nil && netns == hostNetNS {
+		return name
+	}
+	return cnm.Short(rec.ID)
+}
+
+// process is the container's own command.
+func process(s Spec, img image.Image) shim.Process {
+	p := shim.Process{
+		Args: arguments(s, img), Env: mergeEnv(img.Config.Env, s.Env), Cwd: s.WorkDir, User: s.User,
+		TTY: s.TTY, Stdin: s.OpenStdin,
+	}
+	if p.Cwd == "" {
+		p.Cwd = img.Config.WorkingDir
+	}
+	if p.User == "" {
+		p.User = img.Config.User
+	}
+	return p
+}
+
+// mergeEnv lets later values of a name replace earlier ones, and a name without
+// a value remove it.
+func mergeEnv(lists ...[]string) []string {
+	var out []string
+	for _, kv := range slices.Concat(lists...) {
+		name, _, valued := strings.Cut(kv, "=")
+		out = slices.DeleteFunc(out, func(other string) bool { return strings.HasPrefix(other, name+"=") })
+		if valued {
+			out = append(out, kv)
+		}
+	}
+	return out
+}
+
+// binds makes the sources of a spec's mounts: volumes that do not exist yet, and
+// host directories that are missing. Mounts are ordered so that one below another
+// comes after it.
+func (e *Engine) binds(ctx context.Context, s Spec) ([]shim.Bind, error) {
+	var out []shim.Bind
+	for _, m := range s.Mounts {
+		b := shim.Bind{Source: m.Source, Target: path.Clean(m.Target), ReadOnly: m.ReadOnly}
+		if m.Volume {
+			v, _, err := e.c.Volumes.Ensure(ctx, m.Source, volumeLabels(m.Source))
+			if err != nil {
+				return nil, fmt.Errorf("mount volume %s: %w", m.Source, err)
+			}
+			b.Source, b.CopyUp = v.Path, true
+		} else if _, err := os.Stat(m.Source); errors.Is(err, fs.ErrNotExist) {
+			if err := os.MkdirAll(m.Source, 0o755); err != nil {
+				return nil, fmt.Errorf("make the host directory of volume %s: %w", m.Source, err)
+			}
+		} else if err != nil {
+			return nil, fmt.Errorf("mount %s: %w", m.Source, err)
+		}
+		out = append(out, b)
+	}
+	slices.SortStableFunc(out, func(a, b shim.Bind) int { return strings.Count(a.Target, "/") - strings.Count(b.Target, "/") })
+	return out, nil
+}
+
+// volumeLabels marks a volume whose name was made up for one container.
+func volumeLabels(name string) map[string]string {
+	if len(name) == 64 && strings.Trim(name, "0123456789abcdef") == "" {
+		return map[string]string{anonymousLabel: "true"}
+	}
+	return nil
+}

@@ -1,0 +1,304 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/engine/shim"
+)
+
+// defaultNetwork is what a container joins that names none.
+const defaultNetwork = "bridge"
+
+// anonymousLabel marks volumes that were made for one container.
+const anonymousLabel = "vethloom.anonymous"
+
+// Create makes a container that does not run yet. The warnings are about what
+// was asked for and will not be as expected.
+func (e *Engine) Create(ctx context.Context, s Spec) (Container, []string, error) {
+	img, err := e.c.Images.Resolve(ctx, s.Image)
+	if err != nil {
+		return Container{}, nil, err
+	}
+	s = cloneSpec(s)
+	if err := e.check(&s, img); err != nil {
+		return Container{}, nil, err
+	}
+	rec := record{Container: Container{Spec: s, ImageID: img.ID, Created: time.Now().UTC(), Status: Created, Phase: cnm.Active}}
+	if err := rec.addImageVolumes(img); err != nil {
+		return Container{}, nil, err
+	}
+	c, err := e.reserve(&rec)
+	if err != nil {
+		return Container{}, nil, err
+	}
+	err = os.Mkdir(c.dir, 0o711)
+	if err == nil {
+		err = e.put(ctx, c, &rec)
+	}
+	if err != nil {
+		e.forget(c)
+		return Container{}, nil, errors.Join(fmt.Errorf("create container %s: %w", rec.Spec.Name, err), os.RemoveAll(c.dir))
+	}
+	e.emit(c, "create", nil)
+	return rec.Container, e.warnings(rec.Spec), nil
+}
+
+// reserve gives the record its ID and name, and enters it.
+func (e *Engine) reserve(rec *record) (*container, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	id, err := e.newID()
+	if err != nil {
+		return nil, err
+	}
+	rec.ID = id
+	if rec.Sandbox == "" {
+		rec.Sandbox = id
+	}
+	if ref := joinedContainer(rec.Spec); ref != "" {
+		target := e.containers[e.names[ref]]
+		if target == nil {
+			target = e.byID(ref)
+		}
+		if target == nil {
+			return nil, notFound(ref)
+		}
+		// The ID, so that the container of that name tomorrow is not meant.
+		rec.Spec.Networks = []NetworkRequest{{Network: joinPrefix + target.id}}
+		rec.Sandbox = target.rec.Sandbox
+	}
+	if rec.Spec.UserNS == "auto" {
+		if rec.IDMap, err = e.freeIDs(); err != nil {
+			return nil, err
+		}
+	}
+	if rec.Spec.Name == "" {
+		if rec.Spec.Name, err = e.randomName(); err != nil {
+			return nil, err
+		}
+	}
+	if holder := e.names[rec.Spec.Name]; holder != "" {
+		return nil, &cnm.Error{Kind: cnm.ErrExists, Field: "name", Value: rec.Spec.Name, Reason: "container " + cnm.Short(holder) + " has it",
+			Remedy: "choose another, or remove that one with 'net rm'"}
+	}
+	c := e.newContainer(*rec)
+	e.containers[id], e.names[rec.Spec.Name] = c, id
+	return c, nil
+}
+
+// byID finds a container by ID or an unambiguous beginning. The caller holds the mutex.
+func (e *Engine) byID(ref string) *container {
+	var found *container
+	for id, c := range e.containers {
+		if ref != "" && strings.HasPrefix(id, ref) {
+			if found != nil {
+				return nil
+			}
+			found = c
+		}
+	}
+	return found
+}
+
+// The IDs of containers with a user namespace of their own: blocks above what
+// accounts and the usual /etc/subuid ranges use.
+const (
+	idBlock = 1 << 16
+	firstID = 1 << 30
+	idEnd   = 1 << 31
+)
+
+// freeIDs finds a block of IDs that no container has. The caller holds the mutex.
+func (e *Engine) freeIDs() (*shim.IDMap, error) {
+	taken := map[uint32]bool{}
+	for _, c := range e.containers {
+		if c.rec.IDMap != nil {
+			taken[c.rec.IDMap.HostID] = true
+		}
+	}
+	for id := uint32(firstID); id < idEnd; id += idBlock {
+		if !taken[id] {
+			return &shim.IDMap{HostID: id, Size: idBlock}, nil
+		}
+	}
+	return nil, &cnm.Error{Kind: cnm.ErrExhausted, Field: "userns", Value: "auto", Reason: "every block of user IDs is in use", Remedy: "remove containers that are not needed"}
+}
+
+func cloneSpec(s Spec) Spec {
+	s.Command, s.Entrypoint, s.Env = slices.Clone(s.Command), slices.Clone(s.Entrypoint), slices.Clone(s.Env)
+	s.Networks, s.Ports, s.Mounts = slices.Clone(s.Networks), slices.Clone(s.Ports), slices.Clone(s.Mounts)
+	s.CapAdd, s.CapDrop = slices.Clone(s.CapAdd), slices.Clone(s.CapDrop)
+	s.DNS, s.ExtraHosts, s.Labels = slices.Clone(s.DNS), slices.Clone(s.ExtraHosts), maps.Clone(s.Labels)
+	return s
+}
+
+// check refuses what can never run, and fills in what was left open.
+func (e *Engine) check(s *Spec, img image.Image) error {
+	if s.Name != "" {
+		if err := cnm.CheckName("name", s.Name); err != nil {
+			return err
+		}
+	}
+	if len(arguments(*s, img)) == 0 {
+		return invalid("command", "", "neither the image nor the request says what to run", "give a command")
+	}
+	if s.Hostname != "" && (len(s.Hostname) > 64 || strings.ContainsAny(s.Hostname, " \t\n/")) {
+		return invalid("hostname", s.Hostname, "not a host name", "use at most 64 letters, digits, '-' and '.'")
+	}
+	if s.WorkDir != "" && !path.IsAbs(s.WorkDir) {
+		return invalid("workdir", s.WorkDir, "not an absolute path", "begin it with /")
+	}
+	switch s.UserNS {
+	case "", "host", "auto":
+	default:
+		return invalid("userns", s.UserNS, "unknown mode", "use host or auto")
+	}
+	if s.UserNS == "auto" && s.Privileged {
+		return invalid("userns", s.UserNS, "a privileged container has the host's users", "leave out one of the two")
+	}
+	if s.StopSignal != "" {
+		if _, err := parseSignal(s.StopSignal); err != nil {
+			return err
+		}
+	}
+	for _, kv := range s.Env {
+		if name, _, _ := strings.Cut(kv, "="); name == "" {
+			return invalid("env", kv, "no name before '='", "write NAME=value")
+		}
+	}
+	if _, err := capabilitySet(s.CapAdd, s.CapDrop); err != nil {
+		return err
+	}
+	return errors.Join(checkLimits(*s), checkNetworks(s), checkMounts(s.Mounts), checkExtraHosts(s.ExtraHosts))
+}
+
+// minMemory is what the kernel and a first process need at the least.
+const minMemory = 6 << 20
+
+func checkLimits(s Spec) error {
+	switch {
+	case s.Memory < 0 || s.Memory > 0 && s.Memory < minMemory:
+		return invalid("memory", fmt.Sprint(s.Memory), "too small for any process", "give at least 6m, or 0 for no limit")
+	case s.NanoCPUs < 0 || s.NanoCPUs > 0 && s.NanoCPUs < 10_000_000:
+		return invalid("cpus", fmt.Sprint(float64(s.NanoCPUs)/1e9), "less than the kernel can measure", "give at least 0.01, or 0 for no limit")
+	case s.PidsLimit < -1:
+		return invalid("pids-limit", fmt.Sprint(s.PidsLimit), "negative", "give a number of processes, or 0 for no limit")
+	case s.StopTimeout < 0:
+		return invalid("stop-timeout", s.StopTimeout.String(), "negative", "give a time, or 0 for 10 seconds")
+	}
+	return nil
+}
+
+func checkNetworks(s *Spec) error {
+	if len(s.Networks) == 0 {
+		s.Networks = []NetworkRequest{{Network: defaultNetwork}}
+	}
+	alone := ""
+	for _, n := range s.Networks {
+		if n.Network == "host" || n.Network == "none" || strings.HasPrefix(n.Network, joinPrefix) {
+			alone = n.Network
+		}
+	}
+	if alone == "" {
+		return nil
+	}
+	n := s.Networks[0]
+	switch {
+	case len(s.Networks) > 1:
+		return invalid("network", alone, "it cannot be combined with other networks", "leave it or the others out")
+	case len(s.Ports) > 0 && alone == "host":
+		return invalid("publish", portText(s.Ports[0]), "with network host, the container has the host's ports already", "leave the ports out: what listens in it is reachable")
+	case len(s.Ports) > 0 && alone == "none":
+		return invalid("publish", portText(s.Ports[0]), "a container on network none reaches nothing", "choose a bridge network")
+	case len(s.Ports) > 0:
+		return invalid("publish", portText(s.Ports[0]), "the ports belong to the container whose network is shared", "publish them there")
+	case len(n.Addrs) > 0 || len(n.Aliases) > 0 || n.MAC != [6]byte{}:
+		return invalid("network", alone, "addresses and aliases cannot be chosen on it", "leave them out")
+	case alone == joinPrefix:
+		return invalid("network", alone, "no container named", "write container:NAME")
+	}
+	return nil
+}
+
+func portText(p cnm.PortMapping) string { return fmt.Sprintf("%d:%d/%v", p.HostPort, p.Port, p.Proto) }
+
+func checkMounts(mounts []Mount) error {
+	seen := map[string]bool{}
+	for _, m := range mounts {
+		target := path.Clean(m.Target)
+		switch {
+		case !path.IsAbs(m.Target) || target == "/":
+			return invalid("volume", m.Target, "not a path below / in the container", "give an absolute path")
+		case seen[target]:
+			return invalid("volume", m.Target, "two mounts have this target", "leave one out")
+		case !m.Volume && !filepath.IsAbs(m.Source):
+			return invalid("volume", m.Source, "neither an absolute host path nor a volume's name", "begin a path with /")
+		}
+		seen[target] = true
+	}
+	return nil
+}
+
+// addImageVolumes makes an anonymous volume for each path the image wants one
+// at and the request gave none for.
+func (r *record) addImageVolumes(img image.Image) error {
+	taken := map[string]bool{}
+	for i, m := range r.Spec.Mounts {
+		taken[path.Clean(m.Target)] = true
+		if m.Volume && m.Source == "" { // -v /data
+			name, err := randomHex(32)
+			if err != nil {
+				return err
+			}
+			r.Spec.Mounts[i].Source = name
+			r.Anonym = append(r.Anonym, name)
+		}
+	}
+	for _, target := range slices.Sorted(maps.Keys(img.Config.Volumes)) {
+		if taken[path.Clean(target)] || !path.IsAbs(target) || path.Clean(target) == "/" {
+			continue
+		}
+		name, err := randomHex(32)
+		if err != nil {
+			return err
+		}
+		r.Spec.Mounts = append(r.Spec.Mounts, Mount{Source: name, Target: target, Volume: true})
+		r.Anonym = append(r.Anonym, name)
+	}
+	return nil
+}
+
+func (e *Engine) warnings(s Spec) []string {
+	var out []string
+	if s.OpenStdin || !s.TTY {
+		return out
+	}
+	return append(out, "a terminal without input (-t without -i): nothing can be typed into it")
+}
+
+// arguments are what runs: entrypoint and command of the request, or else the
+// image's. An entrypoint in the request voids the image's command.
+func arguments(s Spec, img image.Image) []string {
+	entrypoint, command := s.Entrypoint, s.Command
+	if len(entrypoint) == 0 {
+		entrypoint = img.Config.Entrypoint
+		if len(command) == 0 {
+			command = img.Config.Cmd
+		}
+	}
+	if len(entrypoint) == 1 && entrypoint[0] == "" { // given as empty: none
+		entrypoint = nil
+	}
+	return append(slices.Clone(entrypoint), command...)
+}

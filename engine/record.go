@@ -1,0 +1,191 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/shim"
+)
+
+// record is a container as it is in the store.
+type record struct {
+	Container
+	NetNS  string      `json:"netns,omitempty"`  // path, while it runs
+	IDMap  *shim.IDMap `json:"idMap,omitempty"`  // with UserNS auto: its own for life
+	Anonym []string    `json:"anonym,omitempty"` // volumes made for it alone
+}
+
+// container is one container in memory, which is what the engine goes by; the
+// store follows.
+type container struct {
+	id  string
+	dir string // durable
+	run string // while it runs
+	op  chan struct{}
+
+	saving sync.Mutex // one save at a time, each of the latest
+
+	// Guarded by the engine's mutex.
+	rec     record
+	ended   chan struct{} // closed when it does not run (any more) and that has been settled
+	watched bool          // someone waits for its end
+	release func()        // makes that one give up
+}
+
+func (e *Engine) newContainer(rec record) *container {
+	ended := make(chan struct{})
+	close(ended)
+	return &container{
+		id: rec.ID, dir: filepath.Join(e.containersDir(), rec.ID), run: filepath.Join(e.runDir(), rec.ID),
+		op: make(chan struct{}, 1), rec: rec, ended: ended,
+	}
+}
+
+// lock makes the caller the only one to move the container through its life.
+func (c *container) lock(ctx context.Context) (unlock func(), err error) {
+	select {
+	case c.op <- struct{}{}:
+		return func() { <-c.op }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (c *container) client() shim.Client { return shim.Client{Dir: c.run} }
+
+func (c *container) key() cnm.Key { return cnm.Key{Kind: cnm.KindContainer, ID: c.id} }
+
+func (e *Engine) snapshot(c *container) record {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return c.rec
+}
+
+// change edits the record in memory. Slices and maps in it are replaced, never
+// written to: snapshots share them.
+func (e *Engine) change(c *container, edit func(*record)) record {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	edit(&c.rec)
+	return c.rec
+}
+
+// save writes the latest record to the store.
+func (e *Engine) save(ctx context.Context, c *container) error {
+	c.saving.Lock()
+	defer c.saving.Unlock()
+	e.mu.Lock()
+	rec := c.rec
+	known := e.containers[c.id] == c
+	e.mu.Unlock()
+	if !known {
+		return nil // removed meanwhile
+	}
+	return e.put(ctx, c, &rec)
+}
+
+// put writes a record, or with nil deletes it.
+func (e *Engine) put(ctx context.Context, c *container, rec *record) error {
+	var value []byte
+	if rec != nil {
+		var err error
+		if value, err = json.Marshal(rec); err != nil {
+			return fmt.Errorf("encode container %s: %w", cnm.Short(c.id), err)
+		}
+	}
+	revision := uint64(0)
+	old, err := e.c.Store.Get(ctx, c.key())
+	switch {
+	case err == nil:
+		revision = old.Revision
+	case !errors.Is(err, cnm.ErrNotFound):
+		return fmt.Errorf("save container %s: %w", cnm.Short(c.id), err)
+	case rec == nil:
+		return nil
+	}
+	if err := e.c.Store.Commit(ctx, cnm.Write{Key: c.key(), Value: value, Revision: revision}); err != nil {
+		return fmt.Errorf("save container %s: %w", cnm.Short(c.id), err)
+	}
+	return nil
+}
+
+// load reads every record. Of two with the same name the older is about to be
+// removed: its name was free again before its record was gone.
+func (e *Engine) load(ctx context.Context) error {
+	records, err := e.c.Store.List(ctx, cnm.KindContainer)
+	if err != nil {
+		return fmt.Errorf("load containers: %w", err)
+	}
+	for _, r := range records {
+		var rec record
+		if err := json.Unmarshal(r.Value, &rec); err != nil {
+			return fmt.Errorf("decode container %s: %w", r.Key.ID, err)
+		}
+		c := e.newContainer(rec)
+		e.containers[rec.ID] = c
+		// What may be alive is taken to be so until it is settled, lest another's
+		// end removes the sandbox both are in.
+		if _, err := os.Stat(c.run); err == nil {
+			if err := e.claim(ctx, rec); err != nil {
+				return err
+			}
+		}
+		if other := e.containers[e.names[rec.Spec.Name]]; other == nil || other.rec.Created.Before(rec.Created) {
+			e.names[rec.Spec.Name] = rec.ID
+		}
+	}
+	return nil
+}
+
+// find resolves a name, an ID, or the unambiguous beginning of one.
+func (e *Engine) find(ref string) (*container, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.containers[e.names[ref]]; c != nil {
+		return c, nil
+	}
+	if c := e.containers[ref]; c != nil {
+		return c, nil
+	}
+	var found []string
+	if ref != "" {
+		for id := range e.containers {
+			if strings.HasPrefix(id, ref) {
+				found = append(found, id)
+			}
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, notFound(ref)
+	case 1:
+		return e.containers[found[0]], nil
+	}
+	slices.Sort(found)
+	return nil, invalid("container", ref, fmt.Sprintf("%d containers have an ID that begins so", len(found)), "give more digits, or a name")
+}
+
+// settled finds a container and makes sure that its record is true.
+func (e *Engine) settled(ctx context.Context, ref string) (*container, record, error) {
+	c, err := e.find(ref)
+	if err != nil {
+		return nil, record{}, err
+	}
+	e.mu.Lock()
+	watched := c.watched
+	e.mu.Unlock()
+	if !watched {
+		if err := e.Settle(ctx, c.id); err != nil {
+			return nil, record{}, err
+		}
+	}
+	return c, e.snapshot(c), nil
+}

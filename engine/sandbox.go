@@ -1,0 +1,156 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/vethloom/vethloom/cnm"
+)
+
+// joinPrefix begins a network request for the sandbox of another container.
+const joinPrefix = "container:"
+
+// sandbox is a network stack and the containers that run in it. It goes with
+// the last of them: who uses it follows from which containers run.
+type sandbox struct {
+	op    chan struct{}
+	users map[string]bool // guarded by op
+	netns string          // guarded by op; "": not known since netd started
+	gone  bool            // guarded by op
+}
+
+func (e *Engine) lockSandbox(ctx context.Context, id string) (*sandbox, error) {
+	for {
+		e.mu.Lock()
+		s := e.sandboxes[id]
+		if s == nil {
+			s = &sandbox{op: make(chan struct{}, 1), users: map[string]bool{}}
+			e.sandboxes[id] = s
+		}
+		e.mu.Unlock()
+		select {
+		case s.op <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if !s.gone {
+			return s, nil
+		}
+		<-s.op
+	}
+}
+
+// unlockSandbox forgets a sandbox that nobody uses.
+func (e *Engine) unlockSandbox(id string, s *sandbox) {
+	if len(s.users) == 0 {
+		s.gone = true
+		e.mu.Lock()
+		delete(e.sandboxes, id)
+		e.mu.Unlock()
+	}
+	<-s.op
+}
+
+// joinedContainer is the container whose sandbox a spec asks for, "" for none.
+func joinedContainer(s Spec) string {
+	for _, n := range s.Networks {
+		if ref, ok := strings.CutPrefix(n.Network, joinPrefix); ok {
+			return ref
+		}
+	}
+	return ""
+}
+
+// enter makes the container's sandbox, or takes part in one that is in use. It
+// returns the endpoints of a sandbox it made.
+func (e *Engine) enter(ctx context.Context, c *container, rec record) (netns, id string, eps []cnm.Endpoint, err error) {
+	id = c.id
+	other := joinedContainer(rec.Spec)
+	if other != "" {
+		target, err := e.find(other)
+		if err != nil {
+			return "", "", nil, err
+		}
+		id = e.snapshot(target).Sandbox
+	}
+	s, err := e.lockSandbox(ctx, id)
+	if err != nil {
+		return "", "", nil, err
+	}
+	defer e.unlockSandbox(id, s)
+	switch {
+	case len(s.users) > 0:
+	case other != "":
+		return "", "", nil, &cnm.Error{Kind: cnm.ErrForbidden, Cause: ErrNotRunning, Field: "network", Value: joinPrefix + other,
+			Reason: "there is no network stack to share", Remedy: "start that container first"}
+	default:
+		made, endpoints, err := e.c.Networks.CreateSandbox(ctx, SandboxRequest{
+			ID: id, Container: c.id, Name: rec.Spec.Name, Networks: rec.Spec.Networks, Ports: rec.Spec.Ports,
+		})
+		if err != nil {
+			return "", "", nil, err
+		}
+		eps = endpoints
+		s.netns = hostNetNS
+		if !made.Host {
+			s.netns = e.c.Networks.NetNSPath(made)
+		}
+	}
+	if netns = s.netns; netns == "" {
+		if netns, err = e.netnsOf(s); err != nil {
+			return "", "", nil, err
+		}
+	}
+	s.users[c.id] = true
+	return netns, id, eps, nil
+}
+
+// hostNetNS stands for netd's own network namespace, which has no path that
+// means the same to everyone.
+const hostNetNS = "host"
+
+// netnsOf finds a sandbox's namespace by a process that is in it. The caller
+// holds the sandbox's lock.
+func (e *Engine) netnsOf(s *sandbox) (string, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id := range s.users {
+		if c := e.containers[id]; c != nil && isLive(c.rec.Status) && c.rec.Pid > 0 {
+			return fmt.Sprintf("/proc/%d/ns/net", c.rec.Pid), nil
+		}
+	}
+	return "", errors.New("find the network namespace to share: its containers have just ended")
+}
+
+// claim enters a container that may be running already.
+func (e *Engine) claim(ctx context.Context, rec record) error {
+	s, err := e.lockSandbox(ctx, rec.Sandbox)
+	if err != nil {
+		return err
+	}
+	s.users[rec.ID] = true
+	if rec.NetNS != "" {
+		s.netns = rec.NetNS
+	}
+	e.unlockSandbox(rec.Sandbox, s)
+	return nil
+}
+
+// leave ends a container's part in its sandbox; the last removes it.
+func (e *Engine) leave(ctx context.Context, c *container, id string) error {
+	s, err := e.lockSandbox(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer e.unlockSandbox(id, s)
+	delete(s.users, c.id)
+	if len(s.users) > 0 {
+		return nil
+	}
+	if err := e.c.Networks.DeleteSandbox(ctx, id); err != nil {
+		return fmt.Errorf("remove the network of container %s: %w", cnm.Short(c.id), err)
+	}
+	return nil
+}

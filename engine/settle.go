@@ -1,0 +1,189 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/shim"
+)
+
+// exitFile is where a supervisor leaves the exit status, in the run directory.
+const exitFile = "exit.json"
+
+// reality is what is found of a container.
+type reality int
+
+const (
+	absent reality = iota // nothing: no run directory
+	alive                 // its supervisor answers, and the command runs
+	ended                 // there is an exit status
+	broken                // there was a start, but no supervisor and no exit status
+)
+
+// settle is Settle with the container's lock held.
+func (e *Engine) settle(ctx context.Context, c *container) error {
+	e.mu.Lock()
+	watched, rec, known := c.watched, c.rec, e.containers[c.id] == c
+	e.mu.Unlock()
+	switch {
+	case !known:
+		return notFound(c.id)
+	case watched:
+		return nil
+	case rec.Phase == cnm.Deleting:
+		return e.removeStopped(ctx, c)
+	}
+	is, exit, err := e.observe(ctx, c)
+	if err != nil {
+		return fmt.Errorf("look after container %s: %w", cnm.Short(c.id), err)
+	}
+	lived := isLive(rec.Status)
+	switch {
+	case is == alive:
+		return nil // observe has taken it up
+	case is == ended:
+		return e.finish(ctx, c, exit)
+	case is == broken || lived:
+		if err := shim.KillCgroup(e.cgroupOf(c.id)); err != nil {
+			return err
+		}
+		if lived {
+			return e.finish(ctx, c, e.lost(rec))
+		}
+		// A start that was cut off: nothing of it stays.
+		if err := e.leave(ctx, c, rec.Sandbox); err != nil {
+			return err
+		}
+		return os.RemoveAll(c.run)
+	}
+	return nil
+}
+
+// lost is the exit of a container that ended and nobody saw it.
+func (e *Engine) lost(rec record) shim.Exit {
+	exit := shim.Exit{Code: 128 + int(syscall.SIGKILL), Signal: int(syscall.SIGKILL), Started: rec.Started, Finished: time.Now(),
+		Error: "its supervisor (net-shim) was killed, and the container with it"}
+	if rec.BootID != e.c.BootID {
+		exit.Code, exit.Signal, exit.Error = 255, 0, "the host restarted while the container was running"
+	}
+	return exit
+}
+
+// observe looks what there is of a container. One that is alive it takes up:
+// record, watch.
+func (e *Engine) observe(ctx context.Context, c *container) (reality, shim.Exit, error) {
+	if _, err := os.Stat(c.run); errors.Is(err, fs.ErrNotExist) {
+		return absent, shim.Exit{}, nil
+	} else if err != nil {
+		return 0, shim.Exit{}, err
+	}
+	for {
+		w, state, err := c.client().Wait(ctx)
+		switch {
+		case err == nil && state.Status == shim.Creating:
+			// Its netd died before it said start, so it undoes itself and goes.
+			w.Exit() // an error, once it has gone
+			w.Close()
+		case err == nil && state.Status == shim.Exited:
+			exit, err := w.Exit()
+			w.Close()
+			if err == nil {
+				return ended, exit, nil
+			}
+		case err == nil:
+			return alive, shim.Exit{}, e.takeUp(ctx, c, w, state)
+		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+			return left(c)
+		case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+			// It went while we asked: the next connection is refused.
+		default:
+			return 0, shim.Exit{}, err
+		}
+		if ctx.Err() != nil {
+			return 0, shim.Exit{}, ctx.Err()
+		}
+	}
+}
+
+// left is what a supervisor that is gone has left.
+func left(c *container) (reality, shim.Exit, error) {
+	exit, err := shim.ReadExit(filepath.Join(c.run, exitFile))
+	switch {
+	case err == nil:
+		return ended, exit, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return broken, shim.Exit{}, nil
+	}
+	return 0, shim.Exit{}, err
+}
+
+func (e *Engine) takeUp(ctx context.Context, c *container, w *shim.Waiter, s shim.State) error {
+	status := Running
+	if s.Status == shim.Paused {
+		status = Paused
+	}
+	before := e.snapshot(c)
+	after := e.change(c, func(r *record) {
+		r.Status, r.Pid, r.Started, r.Finished = status, s.Pid, s.Started, time.Time{}
+		r.ExitCode, r.OOM, r.Error, r.BootID = 0, false, "", e.c.BootID
+	})
+	if err := e.claim(ctx, after); err != nil {
+		w.Close()
+		return err
+	}
+	e.watch(c, w.Exit, func() { w.Close() })
+	if before.Status == after.Status && before.Pid == after.Pid {
+		return nil
+	}
+	return e.save(ctx, c)
+}
+
+// finish takes a container from running to exited, and away when it was to be
+// removed. Whoever waits is told before the record is on disk: until then the
+// run directory with the exit status stays, and the next settle does the same.
+func (e *Engine) finish(ctx context.Context, c *container, exit shim.Exit) error {
+	rec := e.snapshot(c)
+	leaveErr := e.leave(ctx, c, rec.Sandbox) // it is over all the same
+	rec = e.change(c, func(r *record) {
+		r.Status, r.Pid, r.ExitCode, r.OOM = Exited, 0, exit.Code, exit.OOM
+		r.Finished, r.Error, r.NetNS = exit.Finished, exit.Error, ""
+		if !exit.Started.IsZero() {
+			r.Started = exit.Started
+		}
+	})
+	if exit.OOM {
+		e.emit(c, "oom", nil)
+	}
+	e.emit(c, "exit", map[string]string{"exitCode": strconv.Itoa(exit.Code)})
+	if rec.Spec.Remove && leaveErr == nil {
+		e.forget(c)
+		return e.erase(ctx, c, rec)
+	}
+	e.announceEnd(c)
+	if err := errors.Join(leaveErr, e.save(ctx, c)); err != nil {
+		return err
+	}
+	return os.RemoveAll(c.run)
+}
+
+// announceEnd lets go whoever waits for the container.
+func (e *Engine) announceEnd(c *container) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	select {
+	case <-c.ended:
+	default:
+		close(c.ended)
+	}
+}
+
+func (e *Engine) cgroupOf(id string) string { return filepath.Join(e.cgroup, id) }

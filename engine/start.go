@@ -1,0 +1,237 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/engine/shim"
+	"github.com/vethloom/vethloom/engine/snapshot"
+)
+
+// undoTime bounds what is done to take back a start that failed, or that its
+// caller gave up.
+const undoTime = 30 * time.Second
+
+// Start starts a container and returns once its command runs. One that runs is
+// left alone.
+func (e *Engine) Start(ctx context.Context, ref string) error {
+	c, _, err := e.settled(ctx, ref)
+	if err != nil {
+		return err
+	}
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return e.start(ctx, c, nil)
+}
+
+// start does what Start says; the caller holds the container's lock. attach is
+// called when there is something to attach to and nothing runs yet.
+func (e *Engine) start(ctx context.Context, c *container, attach func() error) error {
+	if err := e.settle(ctx, c); err != nil {
+		return err
+	}
+	rec := e.snapshot(c)
+	if isLive(rec.Status) {
+		if attach != nil {
+			return attach()
+		}
+		return nil
+	}
+	if rec.Phase == cnm.Deleting {
+		return errGone
+	}
+	l := &launch{e: e, c: c, rec: rec, attach: attach, begin: time.Now()}
+	if err := l.run(ctx); err != nil {
+		return e.failStart(ctx, l, err)
+	}
+	return nil
+}
+
+// launch is one start under way.
+type launch struct {
+	e      *Engine
+	c      *container
+	rec    record
+	attach func() error
+	begin  time.Time
+	last   time.Duration
+	phases []any // of the log: name, time spent
+
+	child   *shim.Child
+	sandbox string // entered
+	netns   string
+	bundle  shim.Bundle
+}
+
+func (l *launch) phase(name string) {
+	now := time.Since(l.begin)
+	l.phases = append(l.phases, name, (now - l.last).Round(10*time.Microsecond))
+	l.last = now
+}
+
+func (l *launch) run(ctx context.Context) error {
+	img, err := l.e.c.Images.Resolve(ctx, l.rec.ImageID)
+	if err != nil {
+		return fmt.Errorf("find the image %s: %w", l.rec.Spec.Image, err)
+	}
+	// The run directory comes before everything that would have to be undone,
+	// and goes after it: what has one is looked after by settle.
+	if err := os.Mkdir(l.c.run, 0o711); err != nil {
+		return fmt.Errorf("make the container's run directory: %w", err)
+	}
+	l.phase("begin")
+	if l.child, err = l.e.launcher.Launch(l.c.run, filepath.Join(l.c.dir, "shim.log")); err != nil {
+		return err
+	}
+	l.phase("launch") // it gets ready while we prepare
+	if err := l.prepare(ctx, img); err != nil {
+		return err
+	}
+	l.phase("prepare")
+	if err := l.child.Create(l.bundle); err != nil {
+		return err
+	}
+	if l.attach != nil {
+		if err := l.attach(); err != nil {
+			return fmt.Errorf("attach to the container: %w", err)
+		}
+	}
+	state, err := l.child.Start(ctx)
+	if err != nil {
+		return commandError(l.rec.Spec.Name, err)
+	}
+	l.phase("start")
+	l.succeed(state)
+	l.e.log.Debug("container started", append([]any{"container", l.c.id, "total", time.Since(l.begin).Round(10 * time.Microsecond)}, l.phases...)...)
+	return nil
+}
+
+// prepare makes the network and the file systems, at the same time, and the bundle.
+func (l *launch) prepare(ctx context.Context, img image.Image) error {
+	var eps []cnm.Endpoint
+	var mounts []snapshot.Mount
+	var binds []shim.Bind
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		l.netns, l.sandbox, eps, err = l.e.enter(gctx, l.c, l.rec)
+		return err
+	})
+	g.Go(func() (err error) {
+		if mounts, err = l.e.c.Snapshots.Prepare(gctx, l.c.id, l.e.c.Images.LayerDirs(img)); err == nil {
+			binds, err = l.e.binds(gctx, l.rec.Spec)
+		}
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	files, err := l.e.files(l.c, l.rec, l.sandbox, l.netns, eps)
+	if err != nil {
+		return err
+	}
+	l.bundle, err = l.e.bundle(l, img, mounts, append(files, binds...))
+	return err
+}
+
+func (l *launch) succeed(s shim.State) {
+	e, c := l.e, l.c
+	e.change(c, func(r *record) {
+		r.Status, r.Pid, r.Started, r.Finished = Running, s.Pid, s.Started, time.Time{}
+		r.ExitCode, r.OOM, r.Error, r.BootID = 0, false, "", e.c.BootID
+		r.Sandbox, r.NetNS = l.sandbox, l.netns
+	})
+	e.watch(c, l.child.Exit, l.child.Release)
+	e.tasks.Go(func() {
+		if err := l.child.Reap(e.life); err != nil && e.life.Err() == nil {
+			e.log.Warn("a supervisor ended badly", "container", c.id, "error", err)
+		}
+	})
+	e.saveSoon(c)
+	e.emit(c, "start", nil)
+}
+
+// saveDelay is how long a container runs before its record says so on disk.
+// Until then its supervisor is the one who knows; what ends sooner is written once.
+const saveDelay = 200 * time.Millisecond
+
+func (e *Engine) saveSoon(c *container) {
+	e.mu.Lock()
+	over := c.ended
+	e.mu.Unlock()
+	e.background("save a container", c, func(ctx context.Context) error {
+		timer := time.NewTimer(saveDelay)
+		defer timer.Stop()
+		select {
+		case <-over:
+			return nil
+		case <-timer.C:
+		case <-e.life.Done():
+		}
+		return e.save(ctx, c)
+	})
+}
+
+// failStart takes back what a start did, and keeps its reason.
+func (e *Engine) failStart(ctx context.Context, l *launch, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	c := l.c
+	if l.child != nil {
+		l.child.Abandon()
+		if err := l.child.Reap(ctx); err != nil {
+			e.log.Warn("a supervisor ended badly", "container", c.id, "error", err)
+		}
+	}
+	code := 125
+	if coder, ok := errors.AsType[*CommandError](cause); ok {
+		code = coder.ExitCode()
+	}
+	sandbox := l.sandbox
+	if sandbox == "" {
+		sandbox = c.id // it may have been made all the same
+	}
+	errs := []error{cause, e.leave(ctx, c, sandbox)}
+	e.change(c, func(r *record) { r.Error, r.ExitCode = cause.Error(), code })
+	if l.rec.Spec.Remove {
+		errs = append(errs, e.removeStopped(ctx, c))
+	} else {
+		errs = append(errs, e.save(ctx, c), os.RemoveAll(c.run))
+	}
+	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return err == nil })...)
+}
+
+// watch waits for the container's end in the background and settles it.
+func (e *Engine) watch(c *container, exit func() (shim.Exit, error), release func()) {
+	e.mu.Lock()
+	c.watched, c.release, c.ended = true, release, make(chan struct{})
+	e.mu.Unlock()
+	e.tasks.Go(func() {
+		_, err := exit() // what it says is in the exit file too, or the supervisor died
+		e.mu.Lock()
+		c.watched, c.release = false, nil
+		e.mu.Unlock()
+		release()
+		if e.life.Err() != nil {
+			return
+		}
+		if err != nil {
+			e.log.Debug("a supervisor went away", "container", c.id, "error", err)
+		}
+		// Once begun it is done, whether netd is stopping or not.
+		if err := e.Settle(context.WithoutCancel(e.life), c.id); err != nil && !errors.Is(err, cnm.ErrNotFound) {
+			e.log.Error("settle a container after its end", "container", c.id, "error", err)
+		}
+	})
+}

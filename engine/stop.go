@@ -1,0 +1,328 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/vethloom/vethloom/cnm"
+)
+
+// defaultStopTimeout is what a container gets to end by itself.
+const defaultStopTimeout = 10 * time.Second
+
+// ExitStatus is how a command ended.
+type ExitStatus struct {
+	Code     int // 128+n after signal n
+	OOM      bool
+	Error    string
+	Finished time.Time
+}
+
+func exitStatus(r record) ExitStatus {
+	return ExitStatus{Code: r.ExitCode, OOM: r.OOM, Error: r.Error, Finished: r.Finished}
+}
+
+func (e *Engine) endOf(c *container) <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return c.ended
+}
+
+// Wait returns how a container ended, once it does not run (any more).
+func (e *Engine) Wait(ctx context.Context, ref string) (ExitStatus, error) {
+	c, _, err := e.settled(ctx, ref)
+	if err != nil {
+		return ExitStatus{}, err
+	}
+	if err := e.await(ctx, c); err != nil {
+		return ExitStatus{}, err
+	}
+	return exitStatus(e.snapshot(c)), nil
+}
+
+func (e *Engine) await(ctx context.Context, c *container) error {
+	select {
+	case <-e.endOf(c):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-e.life.Done():
+		return errors.New("netd is stopping: the container goes on")
+	}
+}
+
+// Kill sends a signal, by name or number, to the container's first process; ""
+// is KILL.
+func (e *Engine) Kill(ctx context.Context, ref, signal string) error {
+	if signal == "" {
+		signal = "KILL"
+	}
+	n, err := parseSignal(signal)
+	if err != nil {
+		return err
+	}
+	c, rec, err := e.settled(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if !isLive(rec.Status) {
+		return notRunning(rec.Spec.Name)
+	}
+	if err := c.client().Kill(ctx, "", n); err != nil {
+		return commandError(rec.Spec.Name, err)
+	}
+	e.emit(c, "kill", map[string]string{"signal": strconv.Itoa(n)})
+	return nil
+}
+
+// Stop asks the container to end and kills it after the timeout; nil is the
+// container's own. One that does not run is left as it is.
+func (e *Engine) Stop(ctx context.Context, ref string, timeout *time.Duration) error {
+	c, rec, err := e.settled(ctx, ref)
+	if err != nil || !isLive(rec.Status) {
+		return err
+	}
+	wait := defaultStopTimeout
+	if rec.Spec.StopTimeout > 0 {
+		wait = rec.Spec.StopTimeout
+	}
+	if timeout != nil {
+		wait = *timeout
+	}
+	if rec.Status == Paused {
+		if err := e.Unpause(ctx, c.id); err != nil {
+			return err
+		}
+	}
+	signal, err := e.stopSignal(ctx, rec)
+	if err != nil {
+		return err
+	}
+	end := e.endOf(c)
+	if wait != 0 {
+		if err := e.signal(ctx, c, rec, signal); err != nil {
+			return err
+		}
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		patience := timer.C
+		if wait < 0 {
+			patience = nil // as long as it takes
+		}
+		select {
+		case <-end:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-patience:
+		}
+	}
+	if err := e.signal(ctx, c, rec, int(syscall.SIGKILL)); err != nil {
+		return err
+	}
+	return e.await(ctx, c)
+}
+
+// signal is no error when the container has ended meanwhile.
+func (e *Engine) signal(ctx context.Context, c *container, rec record, n int) error {
+	err := commandErrorOrNil(rec.Spec.Name, c.client().Kill(ctx, "", n))
+	if err == nil || errors.Is(err, ErrNotRunning) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func commandErrorOrNil(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return commandError(name, err)
+}
+
+func (e *Engine) stopSignal(ctx context.Context, rec record) (int, error) {
+	if rec.Spec.StopSignal != "" {
+		return parseSignal(rec.Spec.StopSignal)
+	}
+	if img, err := e.c.Images.Resolve(ctx, rec.ImageID); err == nil && img.Config.StopSignal != "" {
+		if n, err := parseSignal(img.Config.StopSignal); err == nil {
+			return n, nil
+		}
+	}
+	return int(syscall.SIGTERM), nil
+}
+
+// Pause freezes every process of a container.
+func (e *Engine) Pause(ctx context.Context, ref string) error { return e.freeze(ctx, ref, Paused) }
+
+// Unpause thaws a paused container.
+func (e *Engine) Unpause(ctx context.Context, ref string) error { return e.freeze(ctx, ref, Running) }
+
+func (e *Engine) freeze(ctx context.Context, ref string, to Status) error {
+	c, _, err := e.settled(ctx, ref)
+	if err != nil {
+		return err
+	}
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec := e.snapshot(c)
+	switch {
+	case !isLive(rec.Status):
+		return notRunning(rec.Spec.Name)
+	case rec.Status == to:
+		return nil
+	}
+	act, action := c.client().Resume, "unpause"
+	if to == Paused {
+		act, action = c.client().Pause, "pause"
+	}
+	if err := act(ctx); err != nil {
+		return commandError(rec.Spec.Name, err)
+	}
+	e.change(c, func(r *record) {
+		if isLive(r.Status) {
+			r.Status = to
+		}
+	})
+	e.emit(c, action, nil)
+	return e.save(ctx, c)
+}
+
+// Remove removes a container that does not run, or with force one that does;
+// with volumes also those that were made for it alone.
+func (e *Engine) Remove(ctx context.Context, ref string, force, volumes bool) (id string, err error) {
+	c, _, err := e.settled(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	for {
+		unlock, err := c.lock(ctx)
+		if err != nil {
+			return "", err
+		}
+		e.mu.Lock()
+		rec, known := c.rec, e.containers[c.id] == c
+		e.mu.Unlock()
+		switch {
+		case !known:
+			unlock()
+			return c.id, nil
+		case !isLive(rec.Status):
+			err := e.removeWith(ctx, c, volumes)
+			unlock()
+			return c.id, err
+		case !force:
+			unlock()
+			return "", &cnm.Error{Kind: cnm.ErrInUse, Field: "container", Value: rec.Spec.Name, Reason: "it is running",
+				Remedy: "stop it first with 'net stop', or use --force"}
+		}
+		unlock()
+		if err := e.signal(ctx, c, rec, int(syscall.SIGKILL)); err != nil {
+			return "", err
+		}
+		if err := e.await(ctx, c); err != nil {
+			return "", err
+		}
+	}
+}
+
+// removeWith notes what is to go with the container, then removes it.
+func (e *Engine) removeWith(ctx context.Context, c *container, volumes bool) error {
+	e.change(c, func(r *record) {
+		if !volumes && !r.Spec.Remove {
+			r.Anonym = nil
+		}
+		r.Phase = cnm.Deleting
+	})
+	// From here on it goes, whatever happens to us.
+	if err := e.save(ctx, c); err != nil {
+		return err
+	}
+	return e.removeStopped(ctx, c)
+}
+
+// removeStopped removes a container that does not run; the caller holds its lock.
+func (e *Engine) removeStopped(ctx context.Context, c *container) error {
+	rec := e.snapshot(c)
+	if err := e.leave(ctx, c, c.id); err != nil {
+		return err
+	}
+	if err := e.erase(ctx, c, rec); err != nil {
+		return err
+	}
+	e.forget(c)
+	return nil
+}
+
+// forget takes a container out of memory: its name is free, and whoever waits
+// for its end is told.
+func (e *Engine) forget(c *container) {
+	e.mu.Lock()
+	delete(e.containers, c.id)
+	if e.names[c.rec.Spec.Name] == c.id {
+		delete(e.names, c.rec.Spec.Name)
+	}
+	e.mu.Unlock()
+	e.announceEnd(c)
+}
+
+// erase removes what a container has on disk, and its record: until that is
+// gone, the next netd finishes the work.
+func (e *Engine) erase(ctx context.Context, c *container, rec record) error {
+	if err := e.c.Snapshots.Remove(ctx, c.id); err != nil {
+		return fmt.Errorf("remove the writable layer of container %s: %w", cnm.Short(c.id), err)
+	}
+	for _, name := range rec.Anonym {
+		err := e.c.Volumes.Remove(ctx, name, func(name string) []string {
+			return slices.DeleteFunc(e.VolumeUsers(name), func(user string) bool { return user == rec.Spec.Name })
+		})
+		if err != nil && !errors.Is(err, cnm.ErrNotFound) {
+			return fmt.Errorf("remove a volume of container %s: %w", cnm.Short(c.id), err)
+		}
+	}
+	if err := os.RemoveAll(c.dir); err != nil {
+		return fmt.Errorf("remove the files of container %s: %w", cnm.Short(c.id), err)
+	}
+	c.saving.Lock()
+	defer c.saving.Unlock()
+	if err := e.put(ctx, c, nil); err != nil {
+		return err
+	}
+	e.emit(c, "remove", nil)
+	// Last, because it says that there was a start; without a record it is swept.
+	if err := os.RemoveAll(c.run); err != nil {
+		return fmt.Errorf("remove the run directory of container %s: %w", cnm.Short(c.id), err)
+	}
+	return nil
+}
+
+// VolumeUsers names the containers that have a volume among their mounts.
+func (e *Engine) VolumeUsers(volume string) []string {
+	return e.usersOf(func(r record) bool {
+		return slices.ContainsFunc(r.Spec.Mounts, func(m Mount) bool { return m.Volume && m.Source == volume })
+	})
+}
+
+// ImageUsers names the containers made from an image.
+func (e *Engine) ImageUsers(imageID string) []string {
+	return e.usersOf(func(r record) bool { return r.ImageID == imageID })
+}
+
+func (e *Engine) usersOf(uses func(record) bool) []string {
+	var out []string
+	for _, c := range e.all() {
+		if rec := e.snapshot(c); uses(rec) {
+			out = append(out, rec.Spec.Name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}

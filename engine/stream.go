@@ -1,0 +1,253 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/shim"
+)
+
+// WindowSize is the size of a terminal, in characters; the zero value is unknown.
+type WindowSize struct {
+	Rows, Columns uint16
+}
+
+// Stdio is the caller's side of a process. The caller ends Stdin's reader after
+// Attach or Exec has returned: a read under way cannot be taken back.
+type Stdio struct {
+	Stdin   io.Reader // nil: no input; its end is the process's end of input
+	Stdout  io.Writer
+	Stderr  io.Writer
+	Size    WindowSize        // of the terminal at the start
+	Resize  <-chan WindowSize // later sizes
+	Signals <-chan string     // names or numbers, for the process
+	// Started is called once, when the process runs.
+	Started func(id string, pid int) error
+}
+
+// ErrDetached may be returned by Stdin's reader: input is over for this caller,
+// but not for the process.
+var ErrDetached = errors.New("detached")
+
+// Attach connects the caller with the container's first process, started before
+// with start, so that no output is lost. It returns when the container has ended
+// and that is settled (network gone; with Spec.Remove, the container too), or
+// with the context's error.
+func (e *Engine) Attach(ctx context.Context, ref string, start bool, stdio Stdio) (ExitStatus, error) {
+	c, rec, err := e.settled(ctx, ref)
+	if err != nil {
+		return ExitStatus{}, err
+	}
+	stream, err := e.openStream(ctx, c, rec, start, stdio)
+	if err != nil {
+		return ExitStatus{}, err
+	}
+	defer stream.Close()
+	if stdio.Started != nil {
+		if err := stdio.Started(c.id, e.snapshot(c).Pid); err != nil {
+			return ExitStatus{}, err
+		}
+	}
+	end := e.endOf(c)
+	exit, err := carry(ctx, stream, stdio)
+	if err != nil && ctx.Err() != nil {
+		return ExitStatus{}, ctx.Err()
+	}
+	// Without an exit its supervisor died: the record will say so.
+	select {
+	case <-end:
+		return exitStatus(e.snapshot(c)), nil
+	case <-ctx.Done():
+		return ExitStatus{}, ctx.Err()
+	case <-e.life.Done():
+		if err != nil {
+			return ExitStatus{}, err
+		}
+		return ExitStatus{Code: exit.Code, OOM: exit.OOM, Error: exit.Error, Finished: exit.Finished}, nil
+	}
+}
+
+func (e *Engine) openStream(ctx context.Context, c *container, rec record, start bool, stdio Stdio) (stream *shim.Stream, err error) {
+	attach := func() error {
+		stream, err = c.client().Attach(ctx, stdio.Stdin != nil && rec.Spec.OpenStdin, shim.Size(stdio.Size))
+		return err
+	}
+	if start {
+		unlock, err := c.lock(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+		if err := e.start(ctx, c, attach); err != nil {
+			if stream != nil {
+				stream.Close()
+			}
+			return nil, err
+		}
+		return stream, nil
+	}
+	if !isLive(rec.Status) {
+		return nil, notRunning(rec.Spec.Name)
+	}
+	if err := attach(); err != nil {
+		return nil, commandError(rec.Spec.Name, err)
+	}
+	return stream, nil
+}
+
+// carry moves stdio until the process ends.
+func carry(ctx context.Context, stream *shim.Stream, stdio Stdio) (shim.Exit, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { stream.Close() })
+	defer stop()
+	if stdio.Stdin != nil {
+		go feed(stream, stdio.Stdin) // ends with the reader, or at the first write after the end
+	}
+	controls := make(chan struct{})
+	go func() {
+		defer close(controls)
+		control(ctx, stream, stdio)
+	}()
+	exit, err := receive(stream, stdio)
+	cancel()
+	<-controls
+	return exit, err
+}
+
+func feed(stream *shim.Stream, in io.Reader) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := in.Read(buf)
+		if n > 0 && stream.Send(buf[:n]) != nil {
+			return
+		}
+		if errors.Is(err, io.EOF) {
+			stream.CloseStdin() // an error: the process has ended
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// control passes on sizes and signals. One that comes too late is nobody's loss.
+func control(ctx context.Context, stream *shim.Stream, stdio Stdio) {
+	resize, signals := stdio.Resize, stdio.Signals
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case size, ok := <-resize:
+			if !ok {
+				resize = nil
+				continue
+			}
+			stream.Resize(ctx, shim.Size(size))
+		case name, ok := <-signals:
+			if !ok {
+				signals = nil
+				continue
+			}
+			if n, err := parseSignal(name); err == nil {
+				stream.Signal(ctx, n)
+			}
+		}
+	}
+}
+
+func receive(stream *shim.Stream, stdio Stdio) (shim.Exit, error) {
+	for {
+		chunk, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			exit, _ := stream.Exit()
+			return exit, nil
+		}
+		if err != nil {
+			return shim.Exit{}, err
+		}
+		to := stdio.Stdout
+		if chunk.Stderr {
+			to = stdio.Stderr
+		}
+		if to == nil {
+			continue
+		}
+		if _, err := to.Write(chunk.Data); err != nil {
+			return shim.Exit{}, fmt.Errorf("pass on output: %w", err)
+		}
+	}
+}
+
+// ExecRequest describes a further process in a container. User, directory and
+// environment are the container's where none are given.
+type ExecRequest struct {
+	Container  string
+	Command    []string
+	Env        []string
+	WorkDir    string
+	User       string
+	TTY        bool
+	Privileged bool
+	Detach     bool
+}
+
+// Exec runs a further process in a running container and returns when it has
+// ended; detached, once it runs.
+func (e *Engine) Exec(ctx context.Context, r ExecRequest, stdio Stdio) (ExitStatus, error) {
+	c, rec, err := e.settled(ctx, r.Container)
+	switch {
+	case err != nil:
+		return ExitStatus{}, err
+	case len(r.Command) == 0:
+		return ExitStatus{}, invalid("command", "", "is empty", "say what to run")
+	case !isLive(rec.Status):
+		return ExitStatus{}, notRunning(rec.Spec.Name)
+	}
+	img, err := e.c.Images.Resolve(ctx, rec.ImageID)
+	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
+		return ExitStatus{}, err
+	}
+	p := process(rec.Spec, img)
+	p.Args, p.Env, p.TTY, p.Privileged = r.Command, mergeEnv(p.Env, r.Env), r.TTY, r.Privileged
+	p.Stdin, p.Size = stdio.Stdin != nil && !r.Detach, shim.Size(stdio.Size)
+	if r.WorkDir != "" {
+		p.Cwd = r.WorkDir
+	}
+	if r.User != "" {
+		p.User = r.User
+	}
+	id, err := randomHex(32)
+	if err != nil {
+		return ExitStatus{}, err
+	}
+	stream, err := c.client().Exec(ctx, id, p, r.Detach)
+	if err != nil {
+		return ExitStatus{}, commandError(rec.Spec.Name, err)
+	}
+	e.emit(c, "exec", map[string]string{"exec": id})
+	if stream == nil { // detached
+		if stdio.Started != nil {
+			return ExitStatus{}, stdio.Started(id, 0)
+		}
+		return ExitStatus{}, nil
+	}
+	defer stream.Close()
+	if stdio.Started != nil {
+		if err := stdio.Started(id, stream.State().Pid); err != nil {
+			return ExitStatus{}, err
+		}
+	}
+	exit, err := carry(ctx, stream, stdio)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ExitStatus{}, ctx.Err()
+		}
+		return ExitStatus{}, fmt.Errorf("exec in container %s: %w", rec.Spec.Name, err)
+	}
+	return ExitStatus{Code: exit.Code, OOM: exit.OOM, Error: exit.Error, Finished: exit.Finished}, nil
+}
