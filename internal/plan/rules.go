@@ -55,7 +55,7 @@ const (
 	SPort         Field = "th sport"
 	DPort         Field = "th dport"
 	ICMPv6Type    Field = "icmpv6 type"
-	ICMPv6Target  Field = "icmpv6 taddr" // of neighbour solicitations and advertisements
+	ICMPv6Target  Field = "icmpv6 taddr"   // of neighbour solicitations and advertisements
 	CTState       Field = "ct state"       // new, established, related, invalid
 	CTStatus      Field = "ct status"      // dnat, snat
 	CTDirection   Field = "ct direction"   // original, reply

@@ -1,0 +1,149 @@
+package kern
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/mdlayher/socket"
+	"golang.org/x/sys/unix"
+)
+
+// Socket buffers. The kernel takes a transaction as one datagram, so the send
+// buffer grows with the transaction; each error it reports costs about 1 KiB of the receive buffer.
+const (
+	nftReadBuffer  = 1 << 20
+	nftWriteBuffer = 1 << 18
+	nftDatagram    = 1 << 17
+)
+
+// errInterrupted is a dump during which the ruleset changed.
+var errInterrupted = errors.New("the ruleset changed while it was read")
+
+// nftSocket is a netlink socket to nf_tables. It is not safe for concurrent use.
+type nftSocket struct {
+	conn  *socket.Conn
+	seq   uint32
+	buf   []byte
+	write int // bytes of send buffer asked for so far
+}
+
+func openNftSocket(nsFd int) (*nftSocket, error) {
+	conn, err := socket.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER, "nft", &socket.Config{NetNS: nsFd})
+	if err != nil {
+		if errors.Is(err, unix.EPROTONOSUPPORT) {
+			return nil, unsupported("nfnetlink (CONFIG_NETFILTER_NETLINK)")
+		}
+		return nil, fmt.Errorf("open netfilter netlink socket: %w", err)
+	}
+	s := &nftSocket{conn: conn, buf: make([]byte, nftDatagram), write: nftWriteBuffer}
+	err = errors.Join(
+		conn.SetsockoptInt(unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1),
+		conn.SetsockoptInt(unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1),
+		conn.SetReadBuffer(nftReadBuffer),
+		conn.SetWriteBuffer(nftWriteBuffer),
+		conn.Bind(&unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
+	)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("set up netfilter netlink socket: %w", err), conn.Close())
+	}
+	return s, nil
+}
+
+func (s *nftSocket) close() error { return s.conn.Close() }
+
+// send hands one datagram to the kernel, which has carried it out when this returns.
+func (s *nftSocket) send(ctx context.Context, b []byte) error {
+	if need := len(b) + nlAlign*1024; need > s.write {
+		if err := s.conn.SetWriteBuffer(need); err != nil {
+			return fmt.Errorf("grow the send buffer to %d bytes: %w", need, err)
+		}
+		s.write = need
+	}
+	err := s.conn.Sendto(ctx, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	if errors.Is(err, unix.EMSGSIZE) {
+		return fmt.Errorf("send %d bytes in one transaction: %w: raise net.core.wmem_max or give CAP_NET_ADMIN", len(b), err)
+	}
+	return err
+}
+
+// receive returns the messages of one datagram; they are valid until the next call.
+func (s *nftSocket) receive(ctx context.Context) ([]nlMessage, error) {
+	n, _, flags, _, err := s.conn.Recvmsg(ctx, s.buf, nil, unix.MSG_TRUNC)
+	if err != nil {
+		return nil, err
+	}
+	if flags&unix.MSG_TRUNC != 0 || n > len(s.buf) {
+		return nil, fmt.Errorf("netlink datagram of %d bytes was cut", n)
+	}
+	return messages(s.buf[:n])
+}
+
+// nextSeq reserves n sequence numbers and returns the first.
+func (s *nftSocket) nextSeq(n int) uint32 {
+	first := s.seq + 1
+	s.seq += uint32(n)
+	return first
+}
+
+// request sends one message built by fill and passes each message of the
+// answer to each: the one reply, or with NLM_F_DUMP all of them.
+func (s *nftSocket) request(ctx context.Context, typ, flags uint16, family byte, fill func(*wire), each func(nlMessage)) error {
+	var w wire
+	seq := s.nextSeq(1)
+	// Without NLM_F_ACK a successful GET is answered by its reply alone.
+	at := w.message(unix.NFNL_SUBSYS_NFTABLES<<8|typ, flags, seq, family, 0)
+	fill(&w)
+	w.endMessage(at)
+	if err := s.send(ctx, w.b); err != nil {
+		return err
+	}
+	interrupted := false
+	for {
+		msgs, err := s.receive(context.WithoutCancel(ctx))
+		if err != nil {
+			return err
+		}
+		for _, m := range msgs {
+			if m.seq != seq {
+				continue // a leftover of a request that failed half-way
+			}
+			interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
+			done, err := answer(m, each)
+			if err != nil {
+				return err
+			}
+			if done || flags&unix.NLM_F_DUMP == 0 {
+				if interrupted {
+					return errInterrupted
+				}
+				return nil
+			}
+		}
+	}
+}
+
+// answer handles one message of an answer; done is true for the last.
+func answer(m nlMessage, each func(nlMessage)) (done bool, err error) {
+	switch m.typ {
+	case unix.NLMSG_DONE:
+		return true, nil
+	case unix.NLMSG_ERROR:
+		errno, _, text := m.ack()
+		if errno == 0 {
+			return true, nil
+		}
+		return true, withText(errno, text)
+	}
+	each(m)
+	return false, nil
+}
+
+// withText adds the kernel's own words to an error number.
+func withText(errno unix.Errno, text string) error {
+	if text == "" {
+		return os.NewSyscallError("nf_tables", errno)
+	}
+	return fmt.Errorf("%w (%s)", os.NewSyscallError("nf_tables", errno), text)
+}
