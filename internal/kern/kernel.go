@@ -30,12 +30,12 @@ type Kernel struct {
 
 	mu    sync.Mutex
 	idle  []*conn // spare sockets in the fabric's namespace
-	held  map[string]*hold
 	shut  bool
 	tasks sync.WaitGroup // watchers
 	stop  context.CancelFunc
 	life  context.Context
 
+	ports  ports
 	shadow shadow
 }
 
@@ -49,7 +49,8 @@ func Open(cfg Config) (*Kernel, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	k := &Kernel{log: log, pins: filepath.Join(cfg.RunDir, "netns"), held: map[string]*hold{}}
+	k := &Kernel{log: log, pins: filepath.Join(cfg.RunDir, "netns")}
+	k.ports.held = map[string]*hold{}
 	k.life, k.stop = context.WithCancel(context.Background())
 	if err := k.open(); err != nil {
 		return nil, errors.Join(err, k.Close())
@@ -111,10 +112,7 @@ func (k *Kernel) Close() error {
 	for _, c := range idle {
 		errs = append(errs, c.close())
 	}
-	for _, h := range k.held {
-		h.release()
-	}
-	k.held = nil
+	k.ports.close()
 	if k.rules != nil {
 		errs = append(errs, k.rules.close())
 	}

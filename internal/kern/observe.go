@@ -26,6 +26,7 @@ const observers = 4
 // only kernels that keep no protocol number (before 5.18) make every global
 // address on our links ours.
 func (k *Kernel) Observe(ctx context.Context, sysctls []plan.Sysctl) (plan.State, error) {
+	epoch := k.shadow.look()
 	names, err := k.listNetNS()
 	if err != nil {
 		return plan.State{}, err
@@ -65,8 +66,8 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []plan.Sysctl) (plan.State
 	if state.Sysctls, err = k.readSysctls(sysctls); err != nil {
 		return plan.State{}, err
 	}
-	state.Ports = k.heldPorts()
-	k.shadow.set(state)
+	state.Ports = k.ports.list()
+	k.shadow.set(epoch, state)
 	return state, nil
 }
 

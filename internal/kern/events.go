@@ -1,0 +1,141 @@
+package kern
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// listen opens a socket that receives the notifications of groups.
+func listen(fd, family int, groups ...uint32) (*netlink.Conn, error) {
+	c, err := netlink.Dial(family, &netlink.Config{NetNS: fd})
+	if err != nil {
+		return nil, fmt.Errorf("open a socket for notifications: %w", err)
+	}
+	for _, g := range groups {
+		if err := c.JoinGroup(g); err != nil {
+			return nil, errors.Join(fmt.Errorf("join notification group %d: %w", g, err), c.Close())
+		}
+	}
+	// A burst that does not fit is no loss: it counts as a change.
+	_ = c.SetReadBuffer(1 << 20)
+	return c, nil
+}
+
+func (k *Kernel) listenRoutes() (*netlink.Conn, error) {
+	return listen(k.fd(), unix.NETLINK_ROUTE, unix.RTNLGRP_LINK,
+		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+}
+
+// follow hands on notifications until the socket is closed. What was lost
+// because nobody read in time (ENOBUFS) is told by lost.
+func follow(c *netlink.Conn, each func(netlink.Message), lost func()) {
+	for {
+		msgs, err := c.Receive()
+		switch {
+		case err == nil:
+			for _, m := range msgs {
+				each(m)
+			}
+		case errnoIs(err, unix.ENOBUFS):
+			lost()
+		case errnoIs(err, unix.EINTR):
+		default:
+			return // closed
+		}
+	}
+}
+
+// event is one notification about a link, an address or a route.
+type event struct {
+	gone  bool
+	link  *link
+	addr  *address
+	route *route
+}
+
+func parseEvent(m netlink.Message) (event, bool) {
+	switch uint16(m.Header.Type) {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		if len(m.Data) > 0 && m.Data[0] != unix.AF_UNSPEC {
+			return event{}, false // a bridge's or IPv6's view of the link
+		}
+		l, err := parseLink(m.Data)
+		return event{gone: m.Header.Type == unix.RTM_DELLINK, link: &l}, err == nil
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		a, err := parseAddr(m.Data)
+		return event{gone: m.Header.Type == unix.RTM_DELADDR, addr: &a}, err == nil
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		r, err := parseRoute(m.Data)
+		return event{gone: m.Header.Type == unix.RTM_DELROUTE, route: &r}, err == nil && !r.cloned
+	}
+	return event{}, false
+}
+
+// key tells events about the same object.
+func (e event) key() string {
+	switch {
+	case e.link != nil:
+		return "link " + e.link.name
+	case e.addr != nil:
+		return fmt.Sprintf("addr %d %s", e.addr.index, e.addr.prefix)
+	}
+	return "route " + e.route.Key() + fmt.Sprintf(" %d", e.route.proto)
+}
+
+// Attributes of linux/netfilter/nf_tables.h.
+const (
+	nfnlGroupTables = 7  // NFNLGRP_NFTABLES
+	nfSubsystem     = 10 // NFNL_SUBSYS_NFTABLES
+	nfMsgNewGen     = 15 // NFT_MSG_NEWGEN
+	nftaTable       = 1  // the table's name in messages about tables, chains, rules, sets and elements
+	nftaGenPID      = 2  // NFTA_GEN_PROC_PID
+	nfgenSize       = 4
+)
+
+// genFilter tells which nftables transactions were somebody else's and about a
+// table of ours. A transaction is told object by object, and then by its
+// generation, which names the thread that asked for it.
+type genFilter struct {
+	table   string
+	touched bool
+}
+
+// foreign takes one notification in and tells whether it ends such a transaction.
+func (g *genFilter) foreign(m netlink.Message) bool {
+	if uint16(m.Header.Type)>>8 != nfSubsystem || len(m.Data) < nfgenSize {
+		return false
+	}
+	gen := uint16(m.Header.Type)&0xff == nfMsgNewGen
+	var table string
+	var thread uint32
+	// What cannot be parsed is not about a table of ours.
+	_ = eachAttr(m.Data[nfgenSize:], func(kind uint16, v []byte) error {
+		switch {
+		case gen && kind == nftaGenPID && len(v) == 4:
+			thread = binary.BigEndian.Uint32(v)
+		case !gen && kind == nftaTable:
+			table = text(v)
+		}
+		return nil
+	})
+	if !gen {
+		g.touched = g.touched || table == g.table
+		return false
+	}
+	touched := g.touched
+	g.touched = false
+	return touched && !ownThread(thread)
+}
+
+// ownThread tells whether a thread is one of this process. In a PID namespace of its own a
+// process cannot tell; then its own changes count as others', which costs a look.
+func ownThread(tid uint32) bool {
+	_, err := os.Stat("/proc/self/task/" + strconv.FormatUint(uint64(tid), 10))
+	return err == nil
+}

@@ -1,0 +1,166 @@
+package kern
+
+import (
+	"sync"
+
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// shadow is what the fabric's namespace should look like after all that we did to
+// it. Notifications are compared with it, since many of those that our own changes
+// cause do not say who asked: only what differs from it is somebody else's doing.
+type shadow struct {
+	mu     sync.Mutex
+	links  map[string]plan.Link
+	addrs  map[string]plan.Addr
+	routes map[string]plan.Route
+	active int    // runs of Apply
+	epoch  uint64 // counts runs of Apply begun
+}
+
+// look starts an observation; set only counts when nothing was applied since.
+func (s *shadow) look() (epoch uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.epoch
+}
+
+// set replaces the shadow by what was observed.
+func (s *shadow) set(epoch uint64, state plan.State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active > 0 || s.epoch != epoch {
+		return
+	}
+	s.links, s.addrs, s.routes = map[string]plan.Link{}, map[string]plan.Addr{}, map[string]plan.Route{}
+	for o := range state.Objects() {
+		s.put(o)
+	}
+}
+
+// begin notes what a run of Apply is about to do.
+func (s *shadow) begin(ops []plan.Op) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active++
+	s.epoch++
+	if s.links == nil {
+		s.links, s.addrs, s.routes = map[string]plan.Link{}, map[string]plan.Addr{}, map[string]plan.Route{}
+	}
+	for _, op := range ops {
+		if op.Verb == plan.Delete {
+			s.remove(op.Object)
+		} else {
+			s.put(op.Object)
+		}
+	}
+}
+
+func (s *shadow) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active--
+}
+
+func (s *shadow) put(o plan.Object) {
+	if plan.NetNSOf(o) != "" {
+		return
+	}
+	switch o := o.(type) {
+	case plan.Link:
+		if o.Kind != plan.Loopback {
+			s.links[o.Name] = o
+		}
+	case plan.Addr:
+		s.addrs[o.Key()] = o
+	case plan.Route:
+		s.routes[o.Key()] = o
+	}
+}
+
+func (s *shadow) remove(o plan.Object) {
+	switch o := o.(type) {
+	case plan.Namespace:
+		for _, l := range s.links {
+			if l.Kind == plan.Veth && l.Peer.NS == o.Name {
+				s.removeLink(l.Name)
+			}
+		}
+	case plan.Link:
+		if o.NS == "" {
+			s.removeLink(o.Name)
+		}
+		if o.Kind == plan.Veth && o.Peer.NS == "" {
+			s.removeLink(o.Peer.Name)
+		}
+	case plan.Addr:
+		delete(s.addrs, o.Key())
+	case plan.Route:
+		delete(s.routes, o.Key())
+	}
+}
+
+// removeLink drops a link with what is on it.
+func (s *shadow) removeLink(name string) {
+	delete(s.links, name)
+	for k, a := range s.addrs {
+		if a.Link == name {
+			delete(s.addrs, k)
+		}
+	}
+	for k, r := range s.routes {
+		if r.Link == name {
+			delete(s.routes, k)
+		}
+	}
+	for k, l := range s.links {
+		if l.Master == name {
+			l.Master, l.Port = "", plan.BridgePort{}
+			s.links[k] = l
+		}
+	}
+}
+
+// busy tells whether a run of Apply is under way.
+func (s *shadow) busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.active > 0
+}
+
+// linkDrifted compares the last word about a link with the shadow.
+func (s *shadow) linkDrifted(l link, master string, gone bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	want, known := s.links[l.name]
+	scope, peer, owned := l.owner()
+	switch {
+	case !known:
+		return !gone && owned && !peer
+	case gone:
+		return true
+	case want.MTU != 0 && want.MTU != l.mtu, want.MAC != plan.MAC{} && want.MAC != l.mac:
+		return true
+	}
+	return want.Scope != scope || want.Up != l.up || want.Master != master
+}
+
+func (s *shadow) addrDrifted(a plan.Addr, gone bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.addrs[a.Key()]; known {
+		return gone
+	}
+	_, ours := s.links[a.Link]
+	return ours && !gone && !a.Prefix.Addr().IsLinkLocalUnicast()
+}
+
+func (s *shadow) routeDrifted(r plan.Route, gone bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	want, known := s.routes[r.Key()]
+	if !known {
+		return !gone
+	}
+	return gone || want.Normal() != r.Normal()
+}

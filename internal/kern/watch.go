@@ -1,0 +1,266 @@
+package kern
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"github.com/vethloom/vethloom/internal/plan"
+	"golang.org/x/sys/unix"
+)
+
+// How long a watcher waits for a burst to end before it judges.
+const (
+	driftDelay = 20 * time.Millisecond
+	hostDelay  = 100 * time.Millisecond
+)
+
+// watcher collects the last event about each object, and judges them together
+// when it has been quiet for a moment and no run of Apply is under way. What our own
+// changes went through on the way is not seen that way.
+type watcher struct {
+	k     *Kernel
+	delay time.Duration
+	judge func(*watcher, []event) bool // tells whether to wake
+	out   chan struct{}
+	poke  chan struct{}
+
+	mu      sync.Mutex
+	pending map[string]event
+	order   []string
+	certain bool // to be told whatever the events say
+
+	links map[uint32]link // the last known, by index; the judge's own
+}
+
+// Drift tells when somebody else has changed an object of ours in the fabric's
+// namespace: links, addresses, routes, rules. Wakes are coalesced. What Apply does is
+// no drift. Inside sandboxes nothing is watched, as each would need sockets of its own: a
+// container that deletes its link deletes our end too, and the rest is for the
+// next full pass, as are neighbours and sysctls. The watch ends with ctx or Close.
+func (k *Kernel) Drift(ctx context.Context) (<-chan struct{}, error) {
+	w := k.newWatcher(driftDelay, (*watcher).drifted)
+	tables, err := listen(k.fd(), unix.NETLINK_NETFILTER, nfnlGroupTables)
+	if err != nil {
+		return nil, fmt.Errorf("watch the rules: %w", err)
+	}
+	if err := w.start(ctx, tables); err != nil {
+		tables.Close()
+		return nil, err
+	}
+	return w.out, nil
+}
+
+// HostChanged tells when routes, addresses or link MTUs that are not ours have changed, so that
+// EgressMTU and HostPrefixes may give other answers. The watch ends with ctx or Close.
+func (k *Kernel) HostChanged(ctx context.Context) (<-chan struct{}, error) {
+	w := k.newWatcher(hostDelay, (*watcher).hostChanged)
+	if err := w.start(ctx, nil); err != nil {
+		return nil, err
+	}
+	return w.out, nil
+}
+
+func (k *Kernel) newWatcher(delay time.Duration, judge func(*watcher, []event) bool) *watcher {
+	return &watcher{
+		k: k, delay: delay, judge: judge,
+		out: make(chan struct{}, 1), poke: make(chan struct{}, 1),
+		pending: map[string]event{}, links: map[uint32]link{},
+	}
+}
+
+// start listens first and then reads the links, so that no change falls between.
+func (w *watcher) start(ctx context.Context, tables *netlink.Conn) error {
+	routes, err := w.k.listenRoutes()
+	if err != nil {
+		return fmt.Errorf("watch the links: %w", err)
+	}
+	if err := w.readLinks(); err != nil {
+		routes.Close()
+		return fmt.Errorf("watch the links: %w", err)
+	}
+	k := w.k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.shut {
+		routes.Close()
+		return errClosed
+	}
+	k.tasks.Go(func() {
+		w.run(ctx, routes, tables)
+	})
+	return nil
+}
+
+func (w *watcher) readLinks() error {
+	c, err := w.k.borrow()
+	if err != nil {
+		return err
+	}
+	defer w.k.giveBack(c)
+	return c.dumpLinks(func(l link) { w.links[l.index] = l })
+}
+
+// run owns the goroutines of the watch and ends when they have.
+func (w *watcher) run(ctx context.Context, routes, tables *netlink.Conn) {
+	var readers sync.WaitGroup
+	readers.Go(func() {
+		follow(routes, func(m netlink.Message) {
+			if e, ok := parseEvent(m); ok {
+				w.add(e)
+			}
+		}, w.surely)
+	})
+	if tables != nil {
+		gens := genFilter{table: plan.Table}
+		readers.Go(func() {
+			follow(tables, func(m netlink.Message) {
+				if gens.foreign(m) {
+					w.surely()
+				}
+			}, w.surely)
+		})
+	}
+	w.loop(ctx)
+	routes.Close()
+	if tables != nil {
+		tables.Close()
+	}
+	readers.Wait()
+}
+
+func (w *watcher) add(e event) {
+	w.mu.Lock()
+	k := e.key()
+	if _, ok := w.pending[k]; !ok {
+		w.order = append(w.order, k)
+	}
+	w.pending[k] = e
+	w.mu.Unlock()
+	w.nudge()
+}
+
+// surely notes a change that needs no judgement.
+func (w *watcher) surely() {
+	w.mu.Lock()
+	w.certain = true
+	w.mu.Unlock()
+	w.nudge()
+}
+
+func (w *watcher) nudge() {
+	select {
+	case w.poke <- struct{}{}:
+	default:
+	}
+}
+
+func (w *watcher) loop(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	armed := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.k.life.Done():
+			return
+		case <-w.poke:
+			if !armed {
+				timer.Reset(w.delay)
+				armed = true
+			}
+		case <-timer.C:
+			if armed = w.k.shadow.busy(); armed {
+				timer.Reset(w.delay)
+			} else if w.settle() {
+				select {
+				case w.out <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}
+}
+
+// settle judges what has come in.
+func (w *watcher) settle() bool {
+	w.mu.Lock()
+	events := make([]event, 0, len(w.order))
+	for _, k := range w.order {
+		events = append(events, w.pending[k])
+	}
+	certain := w.certain
+	w.order, w.certain = w.order[:0], false
+	clear(w.pending)
+	w.mu.Unlock()
+	return w.judge(w, events) || certain
+}
+
+// drifted compares events with what we made.
+func (w *watcher) drifted(events []event) bool {
+	drift := false
+	for _, e := range events {
+		if e.link != nil && !e.gone {
+			w.links[e.link.index] = *e.link
+		}
+	}
+	for _, e := range events {
+		switch {
+		case e.link != nil:
+			master := w.links[e.link.masterIndex].name
+			drift = w.k.shadow.linkDrifted(*e.link, master, e.gone) || drift
+		case e.addr != nil:
+			a := plan.Addr{Link: w.links[e.addr.index].name, Prefix: e.addr.prefix}
+			drift = w.k.shadow.addrDrifted(a, e.gone) || drift
+		case e.route.proto == plan.Protocol:
+			r := e.route.Route
+			r.Link = w.links[e.route.index].name
+			drift = w.k.shadow.routeDrifted(r, e.gone) || drift
+		}
+	}
+	w.forget(events)
+	return drift
+}
+
+// hostChanged looks for what is not ours.
+func (w *watcher) hostChanged(events []event) bool {
+	changed := false
+	for _, e := range events {
+		if e.link == nil {
+			continue
+		}
+		old, known := w.links[e.link.index]
+		if _, _, ours := e.link.owner(); !ours && (e.gone || !known || old.mtu != e.link.mtu || old.up != e.link.up) {
+			changed = true
+		}
+		w.links[e.link.index] = *e.link
+	}
+	for _, e := range events {
+		switch {
+		case e.addr != nil:
+			changed = changed || e.addr.proto != plan.Protocol && !w.ours(e.addr.index)
+		case e.route != nil:
+			changed = changed || e.route.proto != plan.Protocol && !w.ours(e.route.index)
+		}
+	}
+	w.forget(events)
+	return changed
+}
+
+func (w *watcher) ours(index uint32) bool {
+	l := w.links[index]
+	_, _, ok := l.owner()
+	return ok
+}
+
+// forget drops links that have gone, after all events about them were judged.
+func (w *watcher) forget(events []event) {
+	for _, e := range events {
+		if e.link != nil && e.gone {
+			delete(w.links, e.link.index)
+		}
+	}
+}
