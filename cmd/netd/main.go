@@ -1,0 +1,99 @@
+// Netd is vethloom's per-node daemon.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
+
+	"github.com/vethloom/vethloom/internal/daemon"
+)
+
+// Set by the linker.
+var (
+	version = "devel"
+	commit  = "unknown"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "netd:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	cfg := daemon.Defaults()
+	cfg.Version, cfg.Commit = version, commit
+	var file string
+	cmd := &cobra.Command{
+		Use:           "netd [flags]",
+		Short:         "The per-node daemon of vethloom",
+		Long:          "Netd gives this node's containers their networks, and runs containers for net(1).\n\nIt works in the network namespace it is started in. Several can run on one machine,\neach in its own network namespace with its own --root and --run.",
+		Args:          cobra.NoArgs,
+		Version:       version + " (" + commit + ")",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := readConfig(cmd.Flags(), file); err != nil {
+				return err
+			}
+			if err := cfg.Check(); err != nil {
+				return err
+			}
+			return daemon.Run(cmd.Context(), cfg)
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&file, "config", "", "YAML file with a value for each flag that is not on the command line: \"root: /srv/vethloom\"")
+	f.StringVar(&cfg.Root, "root", cfg.Root, "directory of the state that outlives a reboot")
+	f.StringVar(&cfg.Run, "run", cfg.Run, "directory of the state that does not, on a tmpfs")
+	f.StringVar(&cfg.Host, "host", cfg.Host, "address of the API (default unix://<run>/netd.sock)")
+	f.StringVar(&cfg.HTTP, "http", cfg.HTTP, "address of /metrics, /healthz and /readyz; empty for none")
+	f.StringVar(&cfg.Shim, "shim", cfg.Shim, "path of net-shim (default: beside netd, or in PATH)")
+	f.StringVar(&cfg.BridgeNetfilter, "bridge-netfilter", cfg.BridgeNetfilter, "bridge-nf-call-iptables and -ip6tables: off, keep, or auto (off where no other tool has firewall rules)")
+	f.StringVar(&cfg.CgroupParent, "cgroup-parent", cfg.CgroupParent, "cgroup that containers' cgroups are made in (default: one of its own for each --run)")
+	f.StringVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error")
+	f.StringVar(&cfg.LogFormat, "log-format", cfg.LogFormat, "text or json")
+	return cmd
+}
+
+// readConfig sets the flags that the file names and the command line does not.
+func readConfig(flags *pflag.FlagSet, file string) error {
+	if file == "" {
+		return nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("--config: %w", err)
+	}
+	values := map[string]string{}
+	if err := yaml.NewDecoder(bytes.NewReader(b)).Decode(&values); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("--config %s: want one \"flag: value\" a line: %w", file, err)
+	}
+	for name, value := range values {
+		f := flags.Lookup(name)
+		if f == nil || name == "config" {
+			return fmt.Errorf("--config %s: %q is no flag of netd: see netd --help", file, name)
+		}
+		if f.Changed {
+			continue
+		}
+		if err := flags.Set(name, value); err != nil {
+			return fmt.Errorf("--config %s: %s: %w", file, name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,117 @@
+package daemon
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Config is netd's configuration, as its flags and its file give it.
+type Config struct {
+	Root            string // state that outlives a reboot
+	Run             string // state that does not
+	Host            string // the API's address: unix:///path
+	HTTP            string // metrics and health, host:port; empty for none
+	Shim            string // path of net-shim; empty: beside this program, or in PATH
+	BridgeNetfilter string // auto, keep or off: see [Config.Check]
+	CgroupParent    string // cgroup under which containers get theirs; empty: derived from Run
+	LogLevel        string // debug, info, warn or error
+	LogFormat       string // text or json
+	Version         string
+	Commit          string
+	BootID          string // empty: the kernel's
+	Faults          Faults // for tests
+}
+
+// Defaults are the values of a netd that is told nothing.
+func Defaults() Config {
+	return Config{
+		Root:            "/var/lib/vethloom",
+		Run:             "/run/vethloom",
+		HTTP:            "127.0.0.1:7470",
+		BridgeNetfilter: "auto",
+		LogLevel:        "info",
+		LogFormat:       "text",
+	}
+}
+
+// Check completes the configuration and refuses what cannot be, by the flag's name.
+//
+// BridgeNetfilter says what becomes of bridge-nf-call-iptables and -ip6tables, which make frames that
+// stay on a bridge run through the host's IP firewall, at a cost. "off" turns
+// them off, "keep" leaves them alone, "auto" turns them off only where no other
+// tool has a firewall rule in this network namespace that could rely on them.
+func (c *Config) Check() error {
+	var err error
+	for _, d := range []struct {
+		flag string
+		dir  *string
+	}{{"--root", &c.Root}, {"--run", &c.Run}} {
+		if *d.dir == "" {
+			return fmt.Errorf("%s is empty: give a directory", d.flag)
+		}
+		if *d.dir, err = filepath.Abs(*d.dir); err != nil {
+			return fmt.Errorf("%s %q: %w", d.flag, *d.dir, err)
+		}
+	}
+	if c.Host == "" {
+		c.Host = "unix://" + filepath.Join(c.Run, "netd.sock")
+	}
+	if !strings.HasPrefix(c.Host, "unix:///") {
+		return fmt.Errorf("--host %q: only a unix socket can be served: give unix:///path/to/netd.sock", c.Host)
+	}
+	if err := oneOf("--bridge-netfilter", c.BridgeNetfilter, "auto", "keep", "off"); err != nil {
+		return err
+	}
+	if err := oneOf("--log-format", c.LogFormat, "text", "json"); err != nil {
+		return err
+	}
+	if err := oneOf("--log-level", c.LogLevel, "debug", "info", "warn", "error"); err != nil {
+		return err
+	}
+	if c.Shim == "" {
+		c.Shim, err = findShim()
+	}
+	return err
+}
+
+func oneOf(flag, value string, allowed ...string) error {
+	if slices.Contains(allowed, value) {
+		return nil
+	}
+	return fmt.Errorf("%s %q: must be one of %s", flag, value, strings.Join(allowed, ", "))
+}
+
+// findShim looks for net-shim beside this program and then in PATH.
+func findShim() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find the path of this program: %w", err)
+	}
+	candidates := []string{filepath.Join(filepath.Dir(self), "net-shim")}
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		candidates = append(candidates, filepath.Join(dir, "net-shim"))
+	}
+	for _, c := range candidates {
+		if st, err := os.Stat(c); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return filepath.Abs(c)
+		}
+	}
+	return "", fmt.Errorf("net-shim is neither beside %s nor in PATH: install it there, or name it with --shim", self)
+}
+
+// Logger is the daemon's log, on standard error.
+func (c Config) Logger() *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		level = slog.LevelInfo // Check has refused anything else
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, opts))
+}

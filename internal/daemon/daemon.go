@@ -1,0 +1,263 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	sdnotify "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vethloom/vethloom/api/server"
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/drivers/bridge"
+	"github.com/vethloom/vethloom/drivers/host"
+	"github.com/vethloom/vethloom/drivers/null"
+	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/engine/volume"
+	"github.com/vethloom/vethloom/internal/kern"
+	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/reconcile"
+	"github.com/vethloom/vethloom/internal/store/bolt"
+	"github.com/vethloom/vethloom/ipam"
+)
+
+// daemon is one running netd.
+type daemon struct {
+	cfg      Config
+	log      *slog.Logger
+	boot     string // identifies this boot of the host
+	started  time.Time
+	registry *prometheus.Registry
+	closers  []func() error // run backwards
+
+	store  *bolt.Store
+	kernel *kern.Kernel
+	source *source
+	rec    *reconcile.Reconciler
+	ctrl   *cnm.Controller
+	nets   *networks
+	events *events
+
+	images  *image.Store
+	volumes *volume.Volumes
+	engine  *engine.Engine
+
+	settle chan []plan.Scope
+}
+
+// Run serves until the context ends. Containers and their traffic go on afterwards.
+func Run(ctx context.Context, cfg Config) error {
+	d := &daemon{
+		cfg: cfg, log: cfg.Logger(), started: time.Now(),
+		registry: prometheus.NewRegistry(), events: newEvents(),
+		settle: make(chan []plan.Scope, 64),
+	}
+	err := d.open(ctx)
+	if err == nil {
+		err = d.serve(ctx)
+	}
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		err = errors.Join(err, d.closers[i]())
+	}
+	return err
+}
+
+func (d *daemon) closing(f func() error) { d.closers = append(d.closers, f) }
+
+// open makes every room, without anything that runs yet.
+func (d *daemon) open(ctx context.Context) error {
+	for _, dir := range []string{d.cfg.Root, d.cfg.Run} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return fmt.Errorf("make the state directory: %w", err)
+		}
+	}
+	var err error
+	if d.boot, err = d.cfg.bootID(); err != nil {
+		return err
+	}
+	if d.store, err = d.openStore(ctx); err != nil {
+		return err
+	}
+	d.closing(d.store.Close)
+	if d.kernel, err = kern.Open(kern.Config{RunDir: d.cfg.Run, Log: d.log}); err != nil {
+		return err
+	}
+	d.closing(d.kernel.Close)
+	drivers := []cnm.Driver{bridge.Driver{}, host.Driver{}, null.Driver{}}
+	records := d.stored()
+	d.source = &source{store: records, drivers: map[string]cnm.Driver{}}
+	for _, drv := range drivers {
+		d.source.drivers[drv.Name()] = drv
+	}
+	if err := d.learnHost(ctx); err != nil {
+		return err
+	}
+	d.rec = reconcile.New(reconcile.Config{Kernel: d.applied(), Source: d.source, Log: d.log, Observer: d.passed})
+	addresses, err := ipam.New(ctx, ipam.Config{Store: records, Avoid: d.kernel.HostPrefixes, Site: machineID()})
+	if err != nil {
+		return fmt.Errorf("read the addresses in use: %w", err)
+	}
+	d.ctrl, err = cnm.New(ctx, cnm.Config{
+		Store: records, IPAM: addresses, Drivers: drivers, Fabric: fabric{d.rec},
+		DynamicPorts: d.dynamicPorts, Log: d.log, Events: d.recordChanged,
+	})
+	if err != nil {
+		return fmt.Errorf("read the networks: %w", err)
+	}
+	d.nets = &networks{ctrl: d.ctrl, source: d.source, path: d.kernel.NetNSPath}
+	return nil
+}
+
+// serve runs the passes, settles what an earlier life left, and then serves the API.
+func (d *daemon) serve(ctx context.Context) error {
+	drift, err := d.kernel.Drift(ctx)
+	if err != nil {
+		return fmt.Errorf("watch the kernel: %w", err)
+	}
+	hostChanged, err := d.kernel.HostChanged(ctx)
+	if err != nil {
+		return fmt.Errorf("watch the host: %w", err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	// The passes go on while the API drains: its last calls wait for them.
+	passes, stopPasses := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPasses()
+	g.Go(func() error { return d.rec.Run(passes, drift) })
+	g.Go(func() error { return d.finishDeletions(ctx) })
+	g.Go(func() error { return d.watchHost(ctx, hostChanged) })
+	g.Go(func() error {
+		defer stopPasses()
+		return d.serveAPI(ctx)
+	})
+	return g.Wait()
+}
+
+// serveAPI makes the daemon ready, step by step, and serves until the context ends.
+func (d *daemon) serveAPI(ctx context.Context) error {
+	if err := d.rec.Converge(ctx, fabricScope); err != nil {
+		return fmt.Errorf("set up the firewall: %w", err)
+	}
+	if err := d.ctrl.EnsureBuiltin(ctx); err != nil {
+		return err
+	}
+	if err := d.openEngine(ctx); err != nil {
+		return err
+	}
+	srv, err := server.New(d.services())
+	if err != nil {
+		return err
+	}
+	l, err := server.Listen(ctx, strings.TrimPrefix(d.cfg.Host, "unix://"))
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return srv.Serve(ctx, l) })
+	if d.cfg.HTTP != "" {
+		h, err := net.Listen("tcp", d.cfg.HTTP)
+		if err != nil {
+			l.Close()
+			return fmt.Errorf("--http %s: %w: choose another address, or \"\" for none", d.cfg.HTTP, err)
+		}
+		g.Go(func() error { return serveHTTP(ctx, h, d.health()) })
+	}
+	d.log.Info("ready", "host", d.cfg.Host, "took", time.Since(d.started).Round(time.Millisecond))
+	if _, err := sdnotify.SdNotify(false, sdnotify.SdNotifyReady); err != nil {
+		d.log.Warn("could not tell systemd", "err", err)
+	}
+	return g.Wait()
+}
+
+// services are what the API serves.
+func (d *daemon) services() server.Config {
+	return server.Config{
+		Networks:   d.nets,
+		Sandboxes:  sandboxes{d.nets},
+		Containers: containers{Engine: d.engine, nets: d.nets},
+		Images:     images{Store: d.images, daemon: d},
+		Volumes:    volumes{Volumes: d.volumes, daemon: d},
+		System: &system{
+			cfg: d.cfg, started: d.started, ctrl: d.ctrl, engine: d.engine, rec: d.rec,
+			source: d.source, events: d.events, notices: d.store.Notices(), examine: d.examine,
+		},
+		Log:     d.log,
+		Metrics: d.registry,
+	}
+}
+
+func (d *daemon) health() http.Handler {
+	return health(d.registry, func() error {
+		for _, f := range d.rec.Failures() {
+			return fmt.Errorf("%s has not converged: %w", f.Scope, f.Err)
+		}
+		return nil
+	})
+}
+
+// passed notes a pass, and hands the scopes of passes that nobody waited for to
+// finishDeletions: a deletion that was cut short ends there.
+func (d *daemon) passed(p reconcile.Pass) {
+	if p.Drift {
+		for _, op := range p.Ops {
+			d.events.emit(server.Event{Type: "kernel", Action: "repair", ID: op.Object.Key(),
+				Attributes: map[string]string{"op": op.String()}})
+		}
+		d.log.Warn("repaired what someone else changed", "operations", len(p.Ops), "first", p.Ops[0].String(), "took", p.Duration)
+	}
+	d.log.Debug("pass", "full", p.Full, "scopes", len(p.Scopes), "operations", len(p.Ops), "took", p.Duration, "err", p.Err)
+	if p.Waited && !p.Full {
+		return
+	}
+	done := make([]plan.Scope, 0, len(p.Scopes))
+	for _, s := range p.Scopes {
+		if p.Failed[s] == nil {
+			done = append(done, s)
+		}
+	}
+	select {
+	case d.settle <- done:
+	default: // the next full pass brings them again
+	}
+}
+
+func (d *daemon) finishDeletions(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case scopes := <-d.settle:
+			if err := d.ctrl.Settle(ctx, scopes...); err != nil && ctx.Err() == nil {
+				d.log.Error("could not finish deletions; trying again after the next full pass", "err", err)
+			}
+		}
+	}
+}
+
+// fabric is the reconciler as the controller sees it: errors of the kernel become
+// the model's.
+type fabric struct{ *reconcile.Reconciler }
+
+func (f fabric) Converge(ctx context.Context, scopes ...plan.Scope) error {
+	return modelError(f.Reconciler.Converge(ctx, scopes...))
+}
+
+func modelError(err error) error {
+	var op *plan.OpError
+	if !errors.Is(err, plan.ErrPortTaken) || !errors.As(err, &op) {
+		return err
+	}
+	taken := &cnm.PortTakenError{Cause: err}
+	if h, ok := op.Op.Object.(plan.PortHold); ok {
+		taken.Proto, taken.Addr, taken.Port = h.Proto, h.Addr, h.From
+	}
+	return taken
+}

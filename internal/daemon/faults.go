@@ -1,0 +1,27 @@
+package daemon
+
+import (
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/reconcile"
+)
+
+// Faults stand between the rooms in tests that make steps fail, or end the
+// process at one. A nil function changes nothing.
+type Faults struct {
+	Store  func(cnm.Store) cnm.Store
+	Kernel func(reconcile.Kernel) reconcile.Kernel
+}
+
+func (d *daemon) stored() cnm.Store {
+	if f := d.cfg.Faults.Store; f != nil {
+		return f(d.store)
+	}
+	return d.store
+}
+
+func (d *daemon) applied() reconcile.Kernel {
+	if f := d.cfg.Faults.Kernel; f != nil {
+		return f(d.kernel)
+	}
+	return d.kernel
+}

@@ -1,0 +1,127 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/vethloom/vethloom/api/server"
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/drivers/bridge"
+)
+
+// learnHost looks up what renders depend on, and tells whether it has changed.
+func (d *daemon) learnHost(ctx context.Context) error {
+	mtu, err := d.kernel.EgressMTU(ctx)
+	if err != nil {
+		return fmt.Errorf("find the MTU of the egress route: %w", err)
+	}
+	fc := bridge.FabricConfig{}
+	if fc.NoIPv6, fc.AcceptRA, err = d.kernel.IPv6Host(ctx); err != nil {
+		return fmt.Errorf("look at the host's IPv6: %w", err)
+	}
+	if fc.BridgeNetfilterOff, err = d.bridgeNetfilterOff(ctx); err != nil {
+		return err
+	}
+	d.source.facts.Store(&facts{host: cnm.Host{MTU: mtu}, fabric: bridge.Fabric(fc)})
+	return nil
+}
+
+// bridgeNetfilterOff decides about bridge-nf-call-*, see [Config.Check].
+func (d *daemon) bridgeNetfilterOff(ctx context.Context) (bool, error) {
+	switch d.cfg.BridgeNetfilter {
+	case "off":
+		return d.kernel.HasBridgeNetfilter(ctx)
+	case "keep":
+		return false, nil
+	}
+	has, err := d.kernel.HasBridgeNetfilter(ctx)
+	if err != nil || !has {
+		return false, err
+	}
+	foreign, err := d.kernel.ForeignFirewall(ctx)
+	if err != nil {
+		return false, fmt.Errorf("look for other firewalls: %w", err)
+	}
+	return !foreign, nil
+}
+
+// watchHost renders everything anew when what renders depend on has changed.
+func (d *daemon) watchHost(ctx context.Context, changed <-chan struct{}) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-changed:
+			if !ok {
+				return nil
+			}
+			before := d.source.facts.Load().host
+			if err := d.learnHost(ctx); err != nil {
+				if ctx.Err() != nil {
+					return nil
+				}
+				d.log.Error("could not look at the host; keeping what was known", "err", err)
+				continue
+			}
+			if now := d.source.facts.Load().host; now != before {
+				d.log.Info("the egress route's MTU has changed", "from", before.MTU, "to", now.MTU)
+				d.rec.Resync()
+			}
+		}
+	}
+}
+
+// recordChanged tells watchers of a change of networks, sandboxes or endpoints.
+func (d *daemon) recordChanged(e cnm.Event) {
+	attrs := map[string]string{}
+	for k, v := range map[string]string{"name": e.Name, "network": e.Network, "sandbox": e.Sandbox, "container": e.Container} {
+		if v != "" {
+			attrs[k] = v
+		}
+	}
+	d.events.emit(server.Event{Time: e.Time, Type: string(e.Kind), Action: string(e.Action), ID: e.ID, Attributes: attrs})
+}
+
+// bootID identifies this boot of the host (random(4)).
+func (c Config) bootID() (string, error) {
+	if c.BootID != "" {
+		return c.BootID, nil
+	}
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the boot ID: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// machineID is the host's (machine-id(5)), or "" where there is none.
+func machineID() string {
+	b, err := os.ReadFile("/etc/machine-id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// dynamicPorts tells the controller which ports to publish on when nobody asked for one.
+func (d *daemon) dynamicPorts() (from, to uint16, reserved func(uint16) bool) {
+	free, err := d.kernel.DynamicPorts()
+	if err != nil || len(free) == 0 {
+		d.log.Warn("could not tell which ports are free to publish on; taking the IANA dynamic range", "err", err)
+		return 49152, 65535, nil // RFC 6335 section 6
+	}
+	from = 65535
+	for _, r := range free {
+		from, to = min(from, r.From), max(to, r.To)
+	}
+	return from, to, func(p uint16) bool {
+		for _, r := range free {
+			if r.From <= p && p <= r.To {
+				return false
+			}
+		}
+		return true
+	}
+}

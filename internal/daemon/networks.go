@@ -1,0 +1,171 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+
+	"github.com/vethloom/vethloom/api/server"
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// networks serves the API's networks and sandboxes, and the engine, from the one
+// controller.
+type networks struct {
+	ctrl   *cnm.Controller
+	source *source
+	path   func(plan.NetNS) string
+	// containers knows containers by reference; nil until the engine is open.
+	containers *engine.Engine
+}
+
+// CreateSandbox implements [engine.Networks].
+func (n *networks) CreateSandbox(ctx context.Context, r engine.SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error) {
+	req := cnm.SandboxRequest{ID: r.ID, Container: r.Container, Ports: r.Ports}
+	for _, w := range r.Networks {
+		req.Attach = append(req.Attach, attachRequest(r.Name, w))
+	}
+	return n.ctrl.CreateSandbox(ctx, req)
+}
+
+func attachRequest(name string, w engine.NetworkRequest) cnm.AttachRequest {
+	return cnm.AttachRequest{
+		Network: w.Network, Name: name, Addrs: w.Addrs, MAC: w.MAC,
+		Aliases: w.Aliases, Priority: w.Priority,
+	}
+}
+
+// DeleteSandbox implements [engine.Networks].
+func (n *networks) DeleteSandbox(ctx context.Context, id string) error {
+	return n.ctrl.DeleteSandbox(ctx, id)
+}
+
+// NetNSPath implements [engine.Networks].
+func (n *networks) NetNSPath(s cnm.Sandbox) string { return n.path(s.NetNS) }
+
+// CreateNetwork implements [server.Networks].
+func (n *networks) CreateNetwork(ctx context.Context, r server.NetworkRequest) (server.NetworkView, error) {
+	net, err := n.ctrl.CreateNetwork(ctx, cnm.NetworkRequest(r))
+	if err != nil {
+		return server.NetworkView{}, err
+	}
+	return n.view(ctx, net)
+}
+
+// ListNetworks implements [server.Networks].
+func (n *networks) ListNetworks(ctx context.Context) ([]server.NetworkView, error) {
+	list, err := n.ctrl.Networks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]server.NetworkView, 0, len(list))
+	for _, net := range list {
+		v, err := n.view(ctx, net)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// InspectNetwork implements [server.Networks].
+func (n *networks) InspectNetwork(ctx context.Context, ref string) (server.NetworkView, error) {
+	net, err := n.ctrl.Network(ctx, ref)
+	if err != nil {
+		return server.NetworkView{}, err
+	}
+	return n.view(ctx, net)
+}
+
+// RemoveNetwork implements [server.Networks].
+func (n *networks) RemoveNetwork(ctx context.Context, ref string) (string, error) {
+	net, err := n.ctrl.DeleteNetwork(ctx, ref)
+	return net.ID, err
+}
+
+// Connect implements [server.Networks].
+func (n *networks) Connect(ctx context.Context, container string, r engine.NetworkRequest) (server.EndpointView, error) {
+	sandbox, name, err := n.sandboxOf(ctx, container)
+	if err != nil {
+		return server.EndpointView{}, err
+	}
+	a := attachRequest(name, r)
+	a.Sandbox = sandbox
+	e, err := n.ctrl.Attach(ctx, a)
+	if err != nil {
+		return server.EndpointView{}, err
+	}
+	if err := n.changed(ctx, sandbox); err != nil {
+		return server.EndpointView{}, err
+	}
+	return n.endpointView(ctx, e)
+}
+
+// Disconnect implements [server.Networks]. With force, a membership that does not exist is no error.
+func (n *networks) Disconnect(ctx context.Context, network, container string, force bool) error {
+	sandbox, _, err := n.sandboxOf(ctx, container)
+	if err != nil {
+		return err
+	}
+	if err := n.ctrl.Detach(ctx, sandbox, network); err != nil && !(force && errors.Is(err, cnm.ErrNotFound)) {
+		return err
+	}
+	return n.changed(ctx, sandbox)
+}
+
+// CreateSandbox, RemoveSandbox and ListSandboxes of the API are on another type, because
+// the engine has a method of the same name.
+type sandboxes struct{ *networks }
+
+// CreateSandbox implements [server.Sandboxes].
+func (s sandboxes) CreateSandbox(ctx context.Context, r server.SandboxRequest) (server.SandboxView, error) {
+	req := cnm.SandboxRequest{ID: r.ID, Labels: r.Labels, Ports: r.Ports}
+	for _, w := range r.Networks {
+		req.Attach = append(req.Attach, attachRequest("", w))
+	}
+	b, ends, err := s.ctrl.CreateSandbox(ctx, req)
+	if err != nil {
+		return server.SandboxView{}, err
+	}
+	return s.sandboxView(ctx, b, ends)
+}
+
+// RemoveSandbox implements [server.Sandboxes].
+func (s sandboxes) RemoveSandbox(ctx context.Context, id string) error {
+	b, err := s.ctrl.Sandbox(ctx, id)
+	if err != nil {
+		return err
+	}
+	if b.Container != "" {
+		return &cnm.Error{Kind: cnm.ErrInUse, Field: "sandbox", Value: id,
+			Reason: "belongs to container " + cnm.Short(b.Container), Remedy: "remove the container instead"}
+	}
+	return s.ctrl.DeleteSandbox(ctx, b.ID)
+}
+
+// ListSandboxes implements [server.Sandboxes].
+func (s sandboxes) ListSandboxes(ctx context.Context) ([]server.SandboxView, error) {
+	list, err := s.ctrl.Sandboxes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ends, err := s.ctrl.Endpoints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	bySandbox := map[string][]cnm.Endpoint{}
+	for _, e := range ends {
+		bySandbox[e.Sandbox] = append(bySandbox[e.Sandbox], e)
+	}
+	out := make([]server.SandboxView, 0, len(list))
+	for _, b := range list {
+		v, err := s.sandboxView(ctx, b, bySandbox[b.ID])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}

@@ -1,0 +1,150 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/reconcile"
+)
+
+// fabricScope owns what all networks share.
+const fabricScope plan.Scope = "fabric"
+
+// source renders the records of a store. It holds nothing but the facts about
+// the host that renders depend on.
+type source struct {
+	store   cnm.Store
+	drivers map[string]cnm.Driver
+	facts   atomic.Pointer[facts]
+}
+
+// facts is what renders depend on besides the records.
+type facts struct {
+	host   cnm.Host
+	fabric plan.State
+}
+
+// All renders every record.
+func (s *source) All(ctx context.Context) (map[plan.Scope]reconcile.Want, error) {
+	networks, err := cnm.ListNetworks(ctx, s.store)
+	if err != nil {
+		return nil, err
+	}
+	sandboxes, err := cnm.ListSandboxes(ctx, s.store)
+	if err != nil {
+		return nil, err
+	}
+	endpoints, err := cnm.ListEndpoints(ctx, s.store)
+	if err != nil {
+		return nil, err
+	}
+	out := map[plan.Scope]reconcile.Want{fabricScope: {State: s.facts.Load().fabric}}
+	add := func(scope plan.Scope, st plan.State, err error) {
+		out[scope] = reconcile.Want{State: st, Err: err}
+	}
+	byID := make(map[string]cnm.Network, len(networks))
+	for _, n := range networks {
+		byID[n.ID] = n
+		st, err := s.network(n)
+		add(cnm.NetworkScope(n.ID), st, err)
+	}
+	for _, b := range sandboxes {
+		add(cnm.SandboxScope(b.ID), sandboxState(b), nil)
+	}
+	for _, e := range endpoints {
+		n, ok := byID[e.Network]
+		if !ok {
+			add(cnm.EndpointScope(e.ID), plan.State{}, fmt.Errorf("endpoint %s: no network %s", cnm.Short(e.ID), cnm.Short(e.Network)))
+			continue
+		}
+		st, err := s.endpoint(n, e)
+		add(cnm.EndpointScope(e.ID), st, err)
+	}
+	return out, nil
+}
+
+// Render renders one record.
+func (s *source) Render(ctx context.Context, scope plan.Scope) (plan.State, error) {
+	if scope == fabricScope {
+		return s.facts.Load().fabric, nil
+	}
+	kind, short, ok := cnm.ParseScope(scope)
+	if !ok {
+		return plan.State{}, fmt.Errorf("scope %q belongs to no kind of record", scope)
+	}
+	records, err := s.store.Find(ctx, kind, short)
+	if err != nil || len(records) == 0 {
+		return plan.State{}, err
+	}
+	switch kind {
+	case cnm.KindNetwork:
+		n, err := cnm.NetworkOf(records[0])
+		if err != nil {
+			return plan.State{}, err
+		}
+		return s.network(n)
+	case cnm.KindSandbox:
+		b, err := cnm.SandboxOf(records[0])
+		return sandboxState(b), err
+	default:
+		e, err := cnm.EndpointOf(records[0])
+		if err != nil {
+			return plan.State{}, err
+		}
+		return s.endpointByID(ctx, e)
+	}
+}
+
+func (s *source) endpointByID(ctx context.Context, e cnm.Endpoint) (plan.State, error) {
+	if e.Phase == cnm.Deleting {
+		return plan.State{}, nil
+	}
+	r, err := s.store.Get(ctx, cnm.Key{Kind: cnm.KindNetwork, ID: e.Network})
+	if errors.Is(err, cnm.ErrNotFound) {
+		return plan.State{}, fmt.Errorf("endpoint %s: no network %s", cnm.Short(e.ID), cnm.Short(e.Network))
+	}
+	if err != nil {
+		return plan.State{}, err
+	}
+	n, err := cnm.NetworkOf(r)
+	if err != nil {
+		return plan.State{}, err
+	}
+	return s.endpoint(n, e)
+}
+
+func (s *source) network(n cnm.Network) (plan.State, error) {
+	d, err := s.driver(n)
+	if err != nil || n.Phase == cnm.Deleting {
+		return plan.State{}, err
+	}
+	return d.RenderNetwork(n, s.facts.Load().host)
+}
+
+func (s *source) endpoint(n cnm.Network, e cnm.Endpoint) (plan.State, error) {
+	d, err := s.driver(n)
+	if err != nil || e.Phase == cnm.Deleting {
+		return plan.State{}, err
+	}
+	return d.RenderEndpoint(n, e, s.facts.Load().host)
+}
+
+func (s *source) driver(n cnm.Network) (cnm.Driver, error) {
+	d, ok := s.drivers[n.Driver]
+	if !ok {
+		return nil, fmt.Errorf("network %s: this netd has no driver %q", n.Name, n.Driver)
+	}
+	return d, nil
+}
+
+// sandboxState is the namespace of a sandbox that has one of its own.
+func sandboxState(b cnm.Sandbox) plan.State {
+	if b.Host || b.Phase == cnm.Deleting {
+		return plan.State{}
+	}
+	return plan.State{Namespaces: []plan.Namespace{{Name: b.NetNS}}}
+}

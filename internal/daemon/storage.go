@@ -1,0 +1,124 @@
+package daemon
+
+import (
+	"context"
+	"io"
+	"path/filepath"
+
+	"github.com/vethloom/vethloom/api/server"
+	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/engine/volume"
+	"github.com/vethloom/vethloom/internal/store/bolt"
+)
+
+// openStore opens the records, those that outlive a reboot and those that do not.
+func (d *daemon) openStore(ctx context.Context) (*bolt.Store, error) {
+	return bolt.Open(ctx, bolt.Config{
+		StateFile:   filepath.Join(d.cfg.Root, "state.db"),
+		RuntimeFile: filepath.Join(d.cfg.Run, "runtime.db"),
+		BootID:      d.boot,
+		Log:         d.log,
+	})
+}
+
+// images serves the API's images. What a container was made from is in use.
+type images struct {
+	*image.Store
+	daemon *daemon
+}
+
+// ImportImage implements [server.Images].
+func (i images) ImportImage(ctx context.Context, r io.Reader, o image.ImportOptions) (image.Image, error) {
+	img, err := i.Import(ctx, r, o)
+	if err == nil {
+		i.daemon.events.emit(server.Event{Type: "image", Action: "import", ID: img.ID, Attributes: map[string]string{"name": o.Reference}})
+	}
+	return img, err
+}
+
+// LoadImages implements [server.Images].
+func (i images) LoadImages(ctx context.Context, r io.Reader) ([]image.Image, error) {
+	list, err := i.Load(ctx, r)
+	for _, img := range list {
+		i.daemon.events.emit(server.Event{Type: "image", Action: "load", ID: img.ID})
+	}
+	return list, err
+}
+
+// ListImages implements [server.Images].
+func (i images) ListImages(ctx context.Context) ([]image.Image, error) { return i.List(ctx) }
+
+// InspectImage implements [server.Images].
+func (i images) InspectImage(ctx context.Context, ref string) (image.Image, error) {
+	return i.Resolve(ctx, ref)
+}
+
+// RemoveImage implements [server.Images].
+func (i images) RemoveImage(ctx context.Context, ref string, force bool) (untagged, deleted []string, err error) {
+	untagged, deleted, err = i.Remove(ctx, ref, force, i.daemon.engine.ImageUsers)
+	for _, id := range deleted {
+		i.daemon.events.emit(server.Event{Type: "image", Action: "remove", ID: id})
+	}
+	return untagged, deleted, err
+}
+
+// TagImage implements [server.Images].
+func (i images) TagImage(ctx context.Context, src, dst string) error { return i.Tag(ctx, src, dst) }
+
+// volumes serves the API's volumes. What a container mounts is in use.
+type volumes struct {
+	*volume.Volumes
+	daemon *daemon
+}
+
+func (v volumes) view(vol volume.Volume) server.VolumeView {
+	return server.VolumeView{Volume: vol, Containers: v.daemon.engine.VolumeUsers(vol.Name)}
+}
+
+// CreateVolume implements [server.Volumes].
+func (v volumes) CreateVolume(ctx context.Context, name string, labels map[string]string) (server.VolumeView, error) {
+	vol, fresh, err := v.Ensure(ctx, name, labels)
+	if err != nil {
+		return server.VolumeView{}, err
+	}
+	if fresh {
+		v.daemon.events.emit(server.Event{Type: "volume", Action: "create", ID: vol.Name})
+	}
+	return v.view(vol), nil
+}
+
+// ListVolumes implements [server.Volumes].
+func (v volumes) ListVolumes(ctx context.Context) ([]server.VolumeView, error) {
+	list, err := v.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]server.VolumeView, 0, len(list))
+	for _, vol := range list {
+		out = append(out, v.view(vol))
+	}
+	return out, nil
+}
+
+// InspectVolume implements [server.Volumes].
+func (v volumes) InspectVolume(ctx context.Context, name string) (server.VolumeView, error) {
+	vol, err := v.Get(ctx, name)
+	if err != nil {
+		return server.VolumeView{}, err
+	}
+	return v.view(vol), nil
+}
+
+// RemoveVolume implements [server.Volumes].
+func (v volumes) RemoveVolume(ctx context.Context, name string) error {
+	if err := v.Remove(ctx, name, v.daemon.engine.VolumeUsers); err != nil {
+		return err
+	}
+	v.daemon.events.emit(server.Event{Type: "volume", Action: "remove", ID: name})
+	return nil
+}
+
+// PruneVolumes implements [server.Volumes].
+func (v volumes) PruneVolumes(ctx context.Context) ([]string, error) {
+	return v.Prune(ctx, v.daemon.engine.VolumeUsers)
+}

@@ -1,0 +1,109 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vethloom/vethloom/api/server"
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/reconcile"
+)
+
+// system answers questions about the daemon itself.
+type system struct {
+	cfg     Config
+	started time.Time
+	ctrl    *cnm.Controller
+	engine  *engine.Engine
+	rec     *reconcile.Reconciler
+	source  *source
+	events  *events
+	notices []string
+	examine func(context.Context) []server.Finding
+}
+
+// Version implements [server.System].
+func (s *system) Version() server.Version {
+	v := server.Version{Version: s.cfg.Version, Commit: s.cfg.Commit, Go: runtime.Version()}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		v.Kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	return v
+}
+
+// Status implements [server.System].
+func (s *system) Status(ctx context.Context) (server.Status, error) {
+	st := server.Status{
+		Version: s.cfg.Version, Started: s.started, Root: s.cfg.Root, Run: s.cfg.Run,
+		Firewall: "nftables", MTU: s.source.facts.Load().host.MTU, Notices: s.notices,
+	}
+	networks, err := s.ctrl.Networks(ctx)
+	if err != nil {
+		return st, err
+	}
+	sandboxes, err := s.ctrl.Sandboxes(ctx)
+	if err != nil {
+		return st, err
+	}
+	endpoints, err := s.ctrl.Endpoints(ctx)
+	if err != nil {
+		return st, err
+	}
+	containers, err := s.engine.List(ctx, true)
+	if err != nil {
+		return st, err
+	}
+	st.Networks, st.Sandboxes, st.Endpoints, st.Containers = len(networks), len(sandboxes), len(endpoints), len(containers)
+	for _, c := range containers {
+		if c.Status == engine.Running {
+			st.Running++
+		}
+	}
+	st.Passes, st.Drifts = s.rec.Counts()
+	for _, f := range s.rec.Failures() {
+		st.Errors = append(st.Errors, server.ScopeError{
+			Scope: string(f.Scope), Error: f.Err.Error(), Since: f.Since, Retry: f.Next,
+		})
+	}
+	st.Converged = len(st.Errors) == 0
+	return st, nil
+}
+
+// Diff implements [server.System].
+func (s *system) Diff(ctx context.Context) ([]server.DiffOp, error) {
+	ops, err := s.rec.Diff(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("compare the records with the kernel: %w", err)
+	}
+	out := make([]server.DiffOp, 0, len(ops))
+	for _, op := range ops {
+		out = append(out, diffOp(op))
+	}
+	return out, nil
+}
+
+func diffOp(op plan.Op) server.DiffOp {
+	d := server.DiffOp{
+		Verb: string(op.Verb), Kind: op.Kind(), Scope: string(op.Scope()),
+		NetNS: string(op.NS()), Object: op.Object.String(),
+	}
+	if op.Old != nil {
+		d.Old = op.Old.String()
+	}
+	return d
+}
+
+// Doctor implements [server.System].
+func (s *system) Doctor(ctx context.Context) ([]server.Finding, error) {
+	return s.examine(ctx), nil
+}
+
+// Events implements [server.System].
+func (s *system) Events(ctx context.Context) <-chan server.Event { return s.events.watch(ctx) }

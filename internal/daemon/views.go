@@ -1,0 +1,81 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+
+	"github.com/vethloom/vethloom/api/server"
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// view is a network with its endpoints and its link on the host, as the
+// driver renders it.
+func (n *networks) view(ctx context.Context, net cnm.Network) (server.NetworkView, error) {
+	v := server.NetworkView{Network: net}
+	st, err := n.source.network(net)
+	if err != nil {
+		return v, err
+	}
+	for _, l := range st.Links {
+		if l.NS == "" && l.Kind == plan.Bridge {
+			v.Link = l.Name
+		}
+	}
+	ends, err := n.ctrl.EndpointsOn(ctx, net.ID)
+	if err != nil {
+		return v, err
+	}
+	for _, e := range ends {
+		ev, err := n.endpointOf(ctx, net, e)
+		if err != nil {
+			return v, err
+		}
+		v.Endpoints = append(v.Endpoints, ev)
+	}
+	return v, nil
+}
+
+func (n *networks) sandboxView(ctx context.Context, b cnm.Sandbox, ends []cnm.Endpoint) (server.SandboxView, error) {
+	v := server.SandboxView{Sandbox: b, Path: n.path(b.NetNS)}
+	for _, e := range ends {
+		ev, err := n.endpointView(ctx, e)
+		if err != nil {
+			return v, err
+		}
+		v.Endpoints = append(v.Endpoints, ev)
+	}
+	return v, nil
+}
+
+func (n *networks) endpointView(ctx context.Context, e cnm.Endpoint) (server.EndpointView, error) {
+	net, err := n.ctrl.Network(ctx, e.Network)
+	if err != nil {
+		return server.EndpointView{}, err
+	}
+	return n.endpointOf(ctx, net, e)
+}
+
+func (n *networks) endpointOf(ctx context.Context, net cnm.Network, e cnm.Endpoint) (server.EndpointView, error) {
+	v := server.EndpointView{Endpoint: e, NetworkName: net.Name}
+	st, err := n.source.endpoint(net, e)
+	if err != nil {
+		return v, err
+	}
+	for _, l := range st.Links {
+		if l.Kind == plan.Veth {
+			v.HostLink, v.Interface = l.Name, l.Peer.Name
+		}
+	}
+	for _, p := range net.Pools {
+		if p.Gateway.IsValid() && !net.Internal {
+			v.Gateways = append(v.Gateways, p.Gateway)
+		}
+	}
+	b, err := n.ctrl.Sandbox(ctx, e.Sandbox)
+	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
+		return v, err
+	}
+	v.ContainerID, v.ContainerName = b.Container, e.Name
+	return v, nil
+}
