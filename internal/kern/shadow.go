@@ -14,6 +14,7 @@ type shadow struct {
 	links  map[string]plan.Link
 	addrs  map[string]plan.Addr
 	routes map[string]plan.Route
+	going  map[string]bool // links removed with a namespace, which takes its time
 	active int    // runs of Apply
 	epoch  uint64 // counts runs of Apply begun
 }
@@ -32,10 +33,15 @@ func (s *shadow) set(epoch uint64, state plan.State) {
 	if s.active > 0 || s.epoch != epoch {
 		return
 	}
-	s.links, s.addrs, s.routes = map[string]plan.Link{}, map[string]plan.Addr{}, map[string]plan.Route{}
+	s.reset()
 	for o := range state.Objects() {
 		s.put(o)
 	}
+}
+
+func (s *shadow) reset() {
+	s.links, s.addrs, s.routes = map[string]plan.Link{}, map[string]plan.Addr{}, map[string]plan.Route{}
+	s.going = map[string]bool{}
 }
 
 // begin notes what a run of Apply is about to do.
@@ -45,7 +51,7 @@ func (s *shadow) begin(ops []plan.Op) {
 	s.active++
 	s.epoch++
 	if s.links == nil {
-		s.links, s.addrs, s.routes = map[string]plan.Link{}, map[string]plan.Addr{}, map[string]plan.Route{}
+		s.reset()
 	}
 	for _, op := range ops {
 		if op.Verb == plan.Delete {
@@ -70,6 +76,7 @@ func (s *shadow) put(o plan.Object) {
 	case plan.Link:
 		if o.Kind != plan.Loopback {
 			s.links[o.Name] = o
+			delete(s.going, o.Name)
 		}
 	case plan.Addr:
 		s.addrs[o.Key()] = o
@@ -84,6 +91,7 @@ func (s *shadow) remove(o plan.Object) {
 		for _, l := range s.links {
 			if l.Kind == plan.Veth && l.Peer.NS == o.Name {
 				s.removeLink(l.Name)
+				s.going[l.Name] = true
 			}
 		}
 	case plan.Link:
@@ -136,7 +144,7 @@ func (s *shadow) linkDrifted(l link, master string, gone bool) bool {
 	scope, peer, owned := l.owner()
 	switch {
 	case !known:
-		return !gone && owned && !peer
+		return !gone && owned && !peer && !s.going[l.name]
 	case gone:
 		return true
 	case want.MTU != 0 && want.MTU != l.mtu, want.MAC != plan.MAC{} && want.MAC != l.mac:

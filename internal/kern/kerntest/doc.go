@@ -9,8 +9,8 @@
 //	}
 //
 // The test's goroutine is locked to a thread in the fresh namespace, so
-// kern.Open binds to it, and so do commands the test starts and sockets it
-// opens on its own goroutine. Other goroutines are elsewhere: they
-// go through [Env.Do]. Tests that use this package need root and must not call
+// kern.Open binds to it, and so do sockets the test opens on its own goroutine.
+// Other goroutines, those of subtests among them, are elsewhere: they go through
+// [Env.Do], as [Env.Run] and [Env.Sh] do. Tests that use this package need root and must not call
 // t.Parallel, since descriptors are counted for the whole process.
 package kerntest

@@ -61,10 +61,14 @@ func warmUp(tb testing.TB) {
 }
 
 // Run runs a command in the test's namespace and returns its output; failure
-// ends the test. Call it on the test's own goroutine.
+// ends the test. It may be called in subtests, which run on other goroutines.
 func (e *Env) Run(name string, args ...string) string {
 	e.tb.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
+	var out []byte
+	err := e.Do("", func() (err error) {
+		out, err = exec.Command(name, args...).CombinedOutput()
+		return err
+	})
 	if err != nil {
 		e.tb.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}

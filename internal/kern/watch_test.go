@@ -1,0 +1,145 @@
+package kern_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/vethloom/vethloom/internal/kern"
+	"github.com/vethloom/vethloom/internal/kern/kerntest"
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// woken fails unless c is woken soon.
+func woken(t *testing.T, c <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(5 * time.Second):
+		t.Fatalf("not woken by %s", what)
+	}
+}
+
+// quiet fails if c is woken while a watcher has had the time to judge several times.
+func quiet(t *testing.T, c <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-c:
+		t.Fatalf("woken by %s", what)
+	case <-time.After(150 * time.Millisecond):
+	}
+}
+
+func TestDrift(t *testing.T) {
+	env := kerntest.New(t)
+	k := open(t, env)
+	drift, err := k.Drift(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := plan.Union(network(), endpoint())
+	converge(t, k, want)
+	quiet(t, drift, "our own creation")
+	env.RunIn("sb", "ping", "-c1", "-W2", "10.1.0.1")
+	env.Run("ip", "link", "add", "foreign", "type", "bridge")
+	env.Run("ip", "addr", "add", "192.0.2.1/24", "dev", "foreign")
+	env.Run("ip", "link", "set", "foreign", "up")
+	env.Run("ip", "link", "del", "foreign")
+	env.Sh("nft add table inet other; nft add chain inet other c; nft delete table inet other")
+	quiet(t, drift, "what is none of our business")
+
+	for _, change := range []string{
+		"ip link del vlb-1",
+		"ip addr del 10.1.0.1/16 dev vlb-1",
+		"ip addr add 10.1.0.9/16 dev vlb-1",
+		"ip link set vle-1 nomaster",
+		"ip link set vle-1 mtu 1400",
+		"ip link set vlb-1 down",
+		"ip link set vle-1 alias mine",
+		"ip link del vle-1",
+		"ip route add 198.51.100.0/24 dev vlb-1 proto 117",
+		"ip -6 route del local ::1 dev vlb-1 table local metric 4096",
+		"nft add table inet vethloom",
+	} {
+		t.Run(change, func(t *testing.T) {
+			env.Sh(change)
+			woken(t, drift, change)
+			if ops := converge(t, k, want); len(ops) == 0 && change != "nft add table inet vethloom" {
+				t.Error("nothing to repair")
+			}
+			settled(t, k, want)
+			quiet(t, drift, "the repair")
+		})
+	}
+	converge(t, k, plan.State{})
+	quiet(t, drift, "our own removal")
+}
+
+func TestHostChanged(t *testing.T) {
+	env := kerntest.New(t)
+	k := open(t, env)
+	ctx := context.Background()
+	mtu := func(want int) {
+		t.Helper()
+		if got, err := k.EgressMTU(ctx); err != nil || got != want {
+			t.Errorf("egress MTU %d, %v; want %d", got, err, want)
+		}
+	}
+	changed, err := k.HostChanged(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mtu(1500)
+	converge(t, k, plan.Union(network(), endpoint()))
+	quiet(t, changed, "our own creation")
+	env.Sh("ip link add uplink mtu 1400 type veth peer name far; ip link set uplink up; ip addr add 192.0.2.2/24 dev uplink")
+	woken(t, changed, "a new link")
+	quiet(t, changed, "nothing")
+	env.Sh("ip route add default via 192.0.2.1; ip route add 198.51.100.0/24 via 192.0.2.1 table 77")
+	woken(t, changed, "a default route")
+	mtu(1400)
+	env.Sh("ip link set uplink mtu 1300")
+	woken(t, changed, "another MTU")
+	mtu(1300)
+	got, err := k.HostPrefixes(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]bool{}
+	for _, p := range got {
+		have[p.String()] = true
+	}
+	for p, want := range map[string]bool{"192.0.2.0/24": true, "198.51.100.0/24": true, "127.0.0.0/8": true,
+		"10.1.0.0/16": false, "0.0.0.0/0": false, "fd00:1::/64": false} {
+		if have[p] != want {
+			t.Errorf("%s among the host's prefixes: %t; all: %v", p, have[p], got)
+		}
+	}
+	env.Sh("ip link del uplink")
+	woken(t, changed, "the end of the link")
+}
+
+func TestWatchesEndWithTheKernel(t *testing.T) {
+	env := kerntest.New(t)
+	k, err := kern.Open(kern.Config{RunDir: env.RunDir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Drift(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	if _, err := k.HostChanged(ctx); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Close(); err != nil {
+		t.Errorf("close again: %v", err)
+	}
+	if _, err := k.Drift(context.Background()); err == nil {
+		t.Error("a closed kernel can be watched")
+	}
+}
