@@ -68,6 +68,11 @@ func (u *unpacker) file(ctx context.Context, p place, hdr *tar.Header, m meta) e
 
 func (u *unpacker) content(ctx context.Context, fd int, hdr *tar.Header) error {
 	sparse := hdr.Typeflag == tar.TypeGNUSparse || hdr.PAXRecords["GNU.sparse.major"] != "" || hdr.PAXRecords["GNU.sparse.map"] != ""
+	if sparse { // an impossible size fails now, not after reading zeros for hours
+		if err := unix.Ftruncate(fd, hdr.Size); err != nil {
+			return fmt.Errorf("make a sparse file of %d bytes: %w", hdr.Size, err)
+		}
+	}
 	var written int64
 	for {
 		n, err := u.tar.Read(u.buf)
@@ -89,9 +94,6 @@ func (u *unpacker) content(ctx context.Context, fd int, hdr *tar.Header) error {
 		}
 	}
 	u.dataEnd = u.in.n
-	if sparse {
-		return unix.Ftruncate(fd, written)
-	}
 	return nil
 }
 
