@@ -26,26 +26,33 @@ fail() {
 	exit 1
 }
 
+# prompt TEXT: the line that was typed, after the name of the namespace it ran in.
+prompt() {
+	local text=${*//$work/…} where='$'
+	case $text in
+	'inside '*) where='host$' text=${text#inside } ;;
+	'outside '*) where='client$' text=${text#outside } ;;
+	esac
+	printf '  %s%s%s %s%s\n' "$dim" "$where" "$plain$command_colour" "$text" "$plain"
+}
+
 # step TEXT COMMAND…: run it, with its output indented and its time below.
 step() {
 	local text=$1 start status=0
 	shift
-	printf '  %s$ %s%s\n' "$command_colour" "$text" "$plain"
+	prompt "$text"
 	start=$(now)
-	"$@" > >(sed 's/^/    /') 2>&1 </dev/null || status=$?
-	wait $! # for sed to print the last line
-	if [ $status != 0 ]; then
-		fail "that failed with status $status"
-	fi
+	"$@" 2>&1 </dev/null | sed 's/^/    /' || status=$?
+	[ $status = 0 ] || fail "that failed with status $status"
 	note "$(since "$start") ms"
 }
-show() { step "${*//$work/…}" "$@"; }
+show() { step "$*" "$@"; }
 
 # expect TEXT COMMAND…: show it, and see TEXT in what it prints.
 expect() {
 	local want=$1 start out
 	shift
-	printf '  %s$ %s%s\n' "$command_colour" "$*" "$plain"
+	prompt "$*"
 	start=$(now)
 	out=$("$@" 2>&1 </dev/null) || fail "that failed: $out"
 	printf '    %s\n' "$out"
@@ -75,8 +82,8 @@ begin() {
 }
 
 make_namespace() {
-	show ip netns add "$1"
 	namespaces+=("$1")
+	show ip netns add "$1"
 }
 
 remove_namespaces() {
@@ -90,7 +97,7 @@ remove_namespaces() {
 # Started without `ip netns exec`, which would put it into a mount namespace of its own.
 start_netd() {
 	local start
-	printf '  %s$ nsenter --net=/run/netns/%s netd --root …/state --run …/run --host unix://…/run/netd.sock &%s\n' "$command_colour" "$host_namespace" "$plain"
+	prompt "inside netd --root $work/state --run $work/run &"
 	start=$(now)
 	nsenter --net="/run/netns/$host_namespace" "$bin/netd" --root "$work/state" --run "$work/run" \
 		--host "$VETHLOOM_HOST" --http 127.0.0.1:7470 >>"$work/netd.log" 2>&1 </dev/null &
@@ -104,7 +111,7 @@ start_netd() {
 }
 
 kill_netd() {
-	printf '  %s$ kill -9 %s%s\n' "$command_colour" "$netd_pid" "$plain"
+	prompt "kill -9 $netd_pid"
 	kill -9 "$netd_pid"
 	wait "$netd_pid" 2>/dev/null || true
 	netd_pid=''
@@ -112,7 +119,7 @@ kill_netd() {
 
 stop_netd() {
 	local start pid=$netd_pid
-	printf '  %s$ kill %s%s\n' "$command_colour" "$pid" "$plain"
+	prompt "kill $pid"
 	start=$(now)
 	kill "$pid"
 	netd_pid=''
@@ -163,7 +170,7 @@ close_connection() {
 until_answer() {
 	local start
 	start=$(now)
-	until outside busybox wget -T 1 -qO- "http://$1:$2/" 2>/dev/null; do
+	until outside curl -sS -m 1 "http://$1:$2/" 2>/dev/null; do
 		[ "$(since "$start")" -lt 15000 ] || return 1
 		sleep 0.05
 	done
@@ -175,6 +182,14 @@ cgroups() { find /sys/fs/cgroup -type d 2>/dev/null | grep -i vethloom | sort ||
 prove() {
 	[ -z "$2" ] || fail "left behind: $1: $2"
 	printf '    %s✓%s no %s\n' "$green" "$plain" "$1"
+}
+
+# What is still there is netd's own: the network named bridge, and the chains that all networks share.
+prove_host_clean() {
+	prove 'endpoint, sandbox or bridge of ours in the host' "$(inside ip -o link | grep -E ': vle-' || true; ls -A "$work/run/netns")"
+	prove 'element of ours in its firewall' "$(inside nft list ruleset | grep -E 'endpoint/|10\.77\.|fd77::' || true)"
+	prove 'address or route of ours' "$(inside ip -o addr | grep -E '10\.77\.|fd77::' || true; inside ip route show | grep -F 10.77. || true)"
+	prove 'process of ours' "$(ours | grep net-shim || true)"
 }
 
 prove_nothing_left() {
@@ -193,7 +208,7 @@ prove_nothing_left() {
 ours() {
 	local p line
 	for p in /proc/[0-9]*; do
-		line=$(tr '\0' ' ' <"$p/cmdline" 2>/dev/null) || continue
+		{ line=$(tr '\0' ' ' <"$p/cmdline"); } 2>/dev/null || continue
 		case $line in *"$bin/netd "*"$work"* | *net-shim*"$work"*) echo "${p#/proc/} $line" ;; esac
 	done
 }
@@ -215,7 +230,7 @@ cleanup() {
 	ours | while read -r pid _; do kill -9 "$pid"; done
 	for n in "${namespaces[@]}"; do
 		ip netns pids "$n" 2>/dev/null | xargs -r kill -9
-		ip netns del "$n"
+		ip netns del "$n" 2>/dev/null
 	done
 	if [ -n "$work" ]; then
 		awk -v w="$work/" 'index($5, w) == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r mount; do

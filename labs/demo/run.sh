@@ -24,6 +24,7 @@ note 'host 192.0.2.1, 2001:db8::1; client 192.0.2.2, 2001:db8::2. The client has
 title 'netd starts'
 start_netd
 show net version
+show net doctor
 
 title 'A bridge network with IPv4 and IPv6'
 show net network create --ipv6 --subnet 10.77.0.0/24 --subnet fd77::/64 demo
@@ -36,27 +37,27 @@ show net images
 
 title 'Three containers'
 show net run -d --name web --network demo -p 8080:80 -v "$work/www:/www:ro" busybox httpd -f -p 80 -h /www
-show net run -d --name echo --network demo -p 7007:7007 busybox nc -lk -p 7007 -e cat
+show net run -d --name echo --network demo -p 7007:7007 busybox nc -ll -p 7007 -e cat
 show net run -d --name alice --network demo busybox sleep 3600
 show net ps
 web4=$(address IPAddress web)
 web6=$(address GlobalIPv6Address web)
 
 title 'They reach each other'
-show net exec alice ip -brief addr
+show net exec alice ip addr show eth0
 show net exec alice ping -c 3 -i 0.2 -W 2 "$web4"
 show net exec alice ping -6 -c 3 -i 0.2 -W 2 "$web6"
 
 title 'A client outside reaches the published port'
-expect 'hello from a container' outside busybox wget -T 5 -qO- http://192.0.2.1:8080/
-expect 'hello from a container' outside busybox wget -T 5 -qO- 'http://[2001:db8::1]:8080/'
+expect 'hello from a container' outside curl -sS -m 5 http://192.0.2.1:8080/
+expect 'hello from a container' outside curl -sS -m 5 'http://[2001:db8::1]:8080/'
 note 'and so does the host itself, on its loopback addresses:'
-expect 'hello from a container' inside busybox wget -T 5 -qO- http://127.0.0.1:8080/
-expect 'hello from a container' inside busybox wget -T 5 -qO- 'http://[::1]:8080/'
+expect 'hello from a container' inside curl -sS -m 5 http://127.0.0.1:8080/
+expect 'hello from a container' inside curl -sS -m 5 'http://[::1]:8080/'
 
 title "The kernel's own tables, on the host"
-show inside ip -d link show type bridge
-show inside ip -brief link show type veth
+show inside ip link show type bridge
+show inside bridge link
 show inside ip -brief addr
 show inside ip route
 show inside ip -6 route
@@ -83,6 +84,8 @@ title 'Everything goes'
 show net rm -f web echo alice
 show net network rm demo
 show net rmi busybox
+show net diff
+prove_host_clean
 stop_netd
 remove_namespaces
 prove_nothing_left
