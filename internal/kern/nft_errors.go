@@ -46,6 +46,9 @@ func (t *transaction) explain(b *batch, r refusal) error {
 // reason puts an error number into words, by what was asked for.
 func reason(b *batch, msg sentMessage, r refusal, f plan.Family) error {
 	err := withText(r.errno, r.text)
+	if msg.typ == unix.NFT_MSG_NEWCHAIN && (r.errno == unix.EEXIST || r.errno == unix.EOPNOTSUPP) {
+		return fmt.Errorf("%w: a chain of this name has another hook, or one of its type cannot have this hook and priority", err)
+	}
 	switch r.errno {
 	case unix.EPERM:
 		return fmt.Errorf("%w: CAP_NET_ADMIN is needed", err)
