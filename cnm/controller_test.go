@@ -139,6 +139,7 @@ type world struct {
 	*cnm.Controller
 	store  cnm.Store
 	fabric *fakeFabric
+	wrap   func(cnm.Fabric) cnm.Fabric // what the controller gets for fabric, optional
 
 	mu     sync.Mutex
 	events []string
@@ -166,8 +167,12 @@ func (w *world) open() error {
 	if err != nil {
 		return err
 	}
+	fabric := cnm.Fabric(w.fabric)
+	if w.wrap != nil {
+		fabric = w.wrap(fabric)
+	}
 	w.Controller, err = cnm.New(ctx, cnm.Config{
-		Store: w.store, IPAM: addresses, Drivers: drivers(), Fabric: w.fabric,
+		Store: w.store, IPAM: addresses, Drivers: drivers(), Fabric: fabric,
 		DynamicPorts: func() (uint16, uint16, func(uint16) bool) {
 			return 40000, 40099, func(p uint16) bool { return p == 40001 }
 		},
@@ -206,7 +211,7 @@ func (w *world) sandbox(t testing.TB, networks ...string) (cnm.Sandbox, []cnm.En
 
 // consistent checks that records, kernel and addresses agree and nothing is
 // on its way out.
-func (w *world) consistent(t testing.TB) {
+func (w *world) consistent(t reporter) {
 	t.Helper()
 	ctx := context.Background()
 	active, endpoints, err := wanted(ctx, w.store)
@@ -305,4 +310,11 @@ func TestAttachAndDetach(t *testing.T) {
 	if !slices.Equal(want, w.events) {
 		t.Errorf("events %q\nwant %q", w.events, want)
 	}
+}
+
+// reporter is what testing.TB and *rapid.T have in common.
+type reporter interface {
+	Helper()
+	Errorf(string, ...any)
+	Fatal(...any)
 }

@@ -14,7 +14,14 @@ type entry[T any] struct {
 	v        T
 	pending  bool
 	settling chan struct{} // not nil while the record's removal is being committed; closed after
+	owned    bool          // a call is deleting it and will settle it itself
 	silent   bool          // its making was never announced, nor is its removal
+}
+
+// leaving tells whether a record in that phase can be removed: by the call
+// that deletes it, or by anybody when there is no such call.
+func (e *entry[T]) leaving(own bool, p Phase) bool {
+	return p == Deleting && !e.pending && (own || !e.owned)
 }
 
 type macKey struct {

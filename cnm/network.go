@@ -241,6 +241,7 @@ func (k *Controller) closeNetwork(id string) (Network, error) {
 	deleting := before
 	deleting.Phase = Deleting
 	k.ix.putNetwork(deleting, false)
+	k.ix.networks[id].owned = true
 	return before, nil
 }
 

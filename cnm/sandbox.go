@@ -283,11 +283,11 @@ func (k *Controller) mark(ctx context.Context, sandbox string, endpoints []Endpo
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if ent := k.ix.sandboxes[sandbox]; ent != nil {
-		ent.v.Phase = Deleting
+		ent.v.Phase, ent.owned = Deleting, true
 	}
 	for _, e := range endpoints {
 		if ent := k.ix.endpoints[e.ID]; ent != nil {
-			ent.v.Phase = Deleting
+			ent.v.Phase, ent.owned = Deleting, true
 		}
 	}
 	return nil

@@ -26,9 +26,14 @@ func (b *batch) empty() bool { return len(b.networks)+len(b.sandboxes)+len(b.end
 //
 // It is the last step of Detach, DeleteSandbox and DeleteNetwork, and what the reconciler
 // calls after its own passes: so a deletion that was cut short anywhere ends.
+// Records that a call of the controller is deleting right now are left to that call.
 func (k *Controller) Settle(ctx context.Context, scopes ...plan.Scope) error {
+	return k.settle(ctx, false, scopes)
+}
+
+func (k *Controller) settle(ctx context.Context, own bool, scopes []plan.Scope) error {
 	for {
-		b, wait := k.collect(scopes)
+		b, wait := k.collect(own, scopes)
 		if wait != nil {
 			select {
 			case <-wait:
@@ -52,15 +57,38 @@ func (k *Controller) Settle(ctx context.Context, scopes ...plan.Scope) error {
 // finish makes the kernel agree that the marked records of the scopes are gone, and
 // then removes them.
 func (k *Controller) finish(ctx context.Context, scopes ...plan.Scope) error {
-	if err := k.converge(ctx, scopes...); err != nil {
-		return err
+	err := k.converge(ctx, scopes...)
+	if err == nil {
+		err = k.settle(ctx, true, scopes)
 	}
-	return k.Settle(ctx, scopes...)
+	if err != nil {
+		k.disown(scopes)
+	}
+	return err
+}
+
+// disown leaves what could not be finished to later passes.
+func (k *Controller) disown(scopes []plan.Scope) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, s := range scopes {
+		kind, short, _ := ParseScope(s)
+		id := k.ix.short[shortKey(kind, short)]
+		if e := k.ix.endpoints[id]; kind == KindEndpoint && e != nil {
+			e.owned = false
+		}
+		if e := k.ix.sandboxes[id]; kind == KindSandbox && e != nil {
+			e.owned = false
+		}
+		if e := k.ix.networks[id]; kind == KindNetwork && e != nil {
+			e.owned = false
+		}
+	}
 }
 
 // collect finds the records that can go and marks them as being removed, or
 // returns what to wait for when somebody else is removing one of them.
-func (k *Controller) collect(scopes []plan.Scope) (*batch, <-chan struct{}) {
+func (k *Controller) collect(own bool, scopes []plan.Scope) (*batch, <-chan struct{}) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	b := &batch{silent: map[string]bool{}, done: make(chan struct{})}
@@ -71,7 +99,7 @@ func (k *Controller) collect(scopes []plan.Scope) (*batch, <-chan struct{}) {
 			continue
 		}
 		ent := k.ix.endpoints[k.ix.short[shortKey(kind, short)]]
-		if ent == nil || Short(ent.v.ID) != short || ent.v.Phase != Deleting || ent.pending || taken[ent.v.ID] {
+		if ent == nil || Short(ent.v.ID) != short || !ent.leaving(own, ent.v.Phase) || taken[ent.v.ID] {
 			continue
 		}
 		if ent.settling != nil {
@@ -89,7 +117,7 @@ func (k *Controller) collect(scopes []plan.Scope) (*batch, <-chan struct{}) {
 		if Short(id) != short || taken[id] {
 			continue
 		}
-		wait := k.collectOwner(b, kind, id, taken)
+		wait := k.collectOwner(b, own, kind, id, taken)
 		if wait != nil {
 			return nil, wait
 		}
@@ -100,10 +128,10 @@ func (k *Controller) collect(scopes []plan.Scope) (*batch, <-chan struct{}) {
 
 // collectOwner adds a network or sandbox, once nothing of it is left but what
 // is in the batch itself.
-func (k *Controller) collectOwner(b *batch, kind Kind, id string, taken map[string]bool) <-chan struct{} {
+func (k *Controller) collectOwner(b *batch, own bool, kind Kind, id string, taken map[string]bool) <-chan struct{} {
 	if kind == KindSandbox {
 		ent := k.ix.sandboxes[id]
-		if ent == nil || ent.v.Phase != Deleting || ent.pending || !allTaken(k.ix.ofSandbox[id], taken) {
+		if ent == nil || !ent.leaving(own, ent.v.Phase) || !allTaken(k.ix.ofSandbox[id], taken) {
 			return nil
 		}
 		if ent.settling != nil {
@@ -112,7 +140,7 @@ func (k *Controller) collectOwner(b *batch, kind Kind, id string, taken map[stri
 		b.sandboxes = append(b.sandboxes, ent.v)
 	} else {
 		ent := k.ix.networks[id]
-		if ent == nil || ent.v.Phase != Deleting || ent.pending || !allTaken(k.ix.ofNetwork[id], nil) {
+		if ent == nil || !ent.leaving(own, ent.v.Phase) || !allTaken(k.ix.ofNetwork[id], nil) {
 			return nil
 		}
 		if ent.settling != nil {
