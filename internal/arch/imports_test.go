@@ -13,7 +13,7 @@ var layers = [][]string{
 	{"internal/plan"},
 	{"cnm", "subnet", "ipam", "internal/kern"},
 	{"internal/store", "backend", "drivers"},
-	{"internal/reconcile", "internal/dns", "engine", "plugin", "api"},
+	{"internal/reconcile", "internal/dns", "internal/doctor", "engine", "plugin", "api"},
 	{"internal/daemon", "internal/cli"},
 	{"cmd", "labs", "bench", "internal/e2e"},
 }

@@ -1,0 +1,251 @@
+package kern
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Feature is something the kernel was asked to do; Err is nil when it did.
+type Feature struct {
+	Name string
+	Err  error
+}
+
+// Features tries what the fabric needs in a network namespace of its own, which
+// goes with the call.
+func Features(ctx context.Context) ([]Feature, error) {
+	var out []Feature
+	try := func(name string, f func() error) { out = append(out, Feature{name, f()}) }
+	err := onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make a network namespace to try things in: %w", err)
+		}
+		ns, err := netns.Get()
+		if err != nil {
+			return fmt.Errorf("open the namespace: %w", err)
+		}
+		defer ns.Close()
+		h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("open a netlink socket: %w", err)
+		}
+		defer h.Close()
+		tryLinks(h, try)
+		try("tun", tryTUN)
+		try("sctp", trySCTP)
+		try("nft nat maps", func() error { return tryRules(ctx, int(ns), natTrial()) })
+		try("nft bridge", func() error { return tryRules(ctx, int(ns), bridgeTrial()) })
+		try("conntrack", func() error { return tryConntrack(ns) })
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("probe the kernel: %w", err)
+	}
+	return out, nil
+}
+
+func tryLinks(h *netlink.Handle, try func(string, func() error)) {
+	named := func(name string) netlink.LinkAttrs { a := netlink.NewLinkAttrs(); a.Name = name; return a }
+	try("bridge", func() error { return h.LinkAdd(&netlink.Bridge{LinkAttrs: named("b0")}) })
+	try("veth", func() error { return h.LinkAdd(&netlink.Veth{LinkAttrs: named("v0"), PeerName: "v1"}) })
+	try("vxlan", func() error { return h.LinkAdd(&netlink.Vxlan{LinkAttrs: named("x0"), VxlanId: 1, Port: 4789}) })
+	try("macvlan", func() error {
+		parent, err := h.LinkByName("v0")
+		if err != nil {
+			return err
+		}
+		a := named("m0")
+		a.ParentIndex = parent.Attrs().Index
+		return h.LinkAdd(&netlink.Macvlan{LinkAttrs: a, Mode: netlink.MACVLAN_MODE_BRIDGE})
+	})
+}
+
+func tryTUN() error {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("/dev/net/tun: %w", err)
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq("t0")
+	if err != nil {
+		return err
+	}
+	req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+	return unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+}
+
+func trySCTP() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+func tryConntrack(ns netns.NsHandle) error {
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	_, err = h.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+	return err
+}
+
+func tryRules(ctx context.Context, ns int, objects []plan.Object) error {
+	r, err := openRules(ns)
+	if err != nil {
+		return err
+	}
+	ops := make([]plan.Op, len(objects))
+	for i, o := range objects {
+		ops[i] = plan.Op{Verb: plan.Create, Object: o}
+	}
+	err = r.apply(ctx, ops)
+	var op *plan.OpError
+	if errors.As(err, &op) {
+		err = op.Err // which trial rule it was is of no use to the reader
+	}
+	return errors.Join(err, r.close())
+}
+
+// natTrial is one of everything the inet table is made of.
+func natTrial() []plan.Object {
+	port := []plan.DataType{plan.TypeIPv4, plan.TypeInetProto, plan.TypePort}
+	return []plan.Object{
+		plan.Set{Family: plan.Inet, Name: "ports", KeyTypes: port, Data: []plan.DataType{plan.TypeIPv4, plan.TypePort}, Interval: true},
+		plan.Chain{Family: plan.Inet, Name: "pre", Base: plan.Base{Type: "nat", Hook: "prerouting", Priority: -100, Policy: "accept"}, Rules: []plan.Rule{{
+			Match: []plan.Match{
+				{Fields: []plan.Field{plan.NFProto}, Values: []string{"ipv4"}},
+				{Fields: []plan.Field{plan.FIBDaddrType}, Values: []string{"local"}},
+				{Fields: []plan.Field{plan.L4Proto}, Values: []string{"tcp", "udp"}},
+			},
+			Verdict: plan.DNAT, Target: "ports", Key: []plan.Field{plan.IPDaddr, plan.L4Proto, plan.DPort}, Addr: "ip",
+		}}},
+		plan.Chain{Family: plan.Inet, Name: "post", Base: plan.Base{Type: "nat", Hook: "postrouting", Priority: 100, Policy: "accept"}, Rules: []plan.Rule{{
+			Match: []plan.Match{{Fields: []plan.Field{plan.CTStatus}, Values: []string{"dnat"}}}, Verdict: plan.Masquerade,
+		}}},
+		plan.Element{Family: plan.Inet, Set: "ports", Keys: []string{"0.0.0.0/0", "tcp", "80"}, Data: []string{"10.0.0.2", "80"}, Scope: "probe"},
+	}
+}
+
+func bridgeTrial() []plan.Object {
+	return []plan.Object{
+		plan.Set{Family: plan.BridgeTable, Name: "source", KeyTypes: []plan.DataType{plan.TypeIfName, plan.TypeEther}},
+		plan.Chain{Family: plan.BridgeTable, Name: "pre", Base: plan.Base{Type: "filter", Hook: "prerouting", Priority: -300, Policy: "accept"}, Rules: []plan.Rule{{
+			Match:   []plan.Match{{Fields: []plan.Field{plan.IIfName, plan.EtherSaddr}, Set: "source"}},
+			Verdict: plan.Accept,
+		}}},
+	}
+}
+
+// ReadSysctls reads values of the fabric's namespace by their paths below
+// net/; a star stands for any link. Those that do not exist are left out.
+func (k *Kernel) ReadSysctls(_ context.Context, paths ...string) (map[string]string, error) {
+	out := map[string]string{}
+	err := inNetNS(k.fd(), func() error {
+		for _, p := range paths {
+			files, err := filepath.Glob("/proc/sys/net/" + p)
+			if err != nil {
+				return err
+			}
+			for _, file := range files {
+				b, err := os.ReadFile(file)
+				if errors.Is(err, fs.ErrNotExist) {
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				out[strings.TrimPrefix(file, "/proc/sys/net/")] = strings.TrimSpace(string(b))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read sysctls: %w", err)
+	}
+	return out, nil
+}
+
+// ForeignForward lists the chains of others that drop what is forwarded unless a
+// rule accepts it ("ip filter FORWARD"), and tells whether one of them offers
+// the chain DOCKER-USER. Both nftables' and iptables' own tables are looked at.
+func (k *Kernel) ForeignForward(ctx context.Context) (drops []string, dockerUser bool, err error) {
+	conn, err := nftables.New(nftables.WithNetNSFd(k.fd()))
+	if err != nil {
+		return nil, false, fmt.Errorf("open nftables: %w", err)
+	}
+	chains, err := conn.ListChains()
+	if err != nil {
+		return nil, false, fmt.Errorf("list the firewall's chains: %w", err)
+	}
+	families := map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet"}
+	for _, c := range chains {
+		family, ip := families[c.Table.Family]
+		switch {
+		case !ip || c.Table.Name == plan.Table:
+		case c.Name == "DOCKER-USER":
+			dockerUser = true
+		case c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop:
+			drops = append(drops, family+" "+c.Table.Name+" "+c.Name)
+		}
+	}
+	legacy, legacyUser, err := k.legacyForward(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	drops = append(drops, legacy...)
+	slices.Sort(drops)
+	return drops, dockerUser || legacyUser, nil
+}
+
+// legacyForward looks at the tables of the older iptables, which nftables
+// does not show. Where its filter table was never used there is nothing to ask for:
+// asking would make it.
+func (k *Kernel) legacyForward(ctx context.Context) (drops []string, dockerUser bool, err error) {
+	err = inNetNS(k.fd(), func() error {
+		for _, f := range []struct{ names, tool, family string }{
+			{"/proc/thread-self/net/ip_tables_names", "iptables-legacy", "ip"},
+			{"/proc/thread-self/net/ip6_tables_names", "ip6tables-legacy", "ip6"},
+		} {
+			names, err := os.ReadFile(f.names)
+			if err != nil || !slices.Contains(strings.Fields(string(names)), "filter") {
+				continue // without the module there is no such file
+			}
+			rules, err := exec.CommandContext(ctx, f.tool, "-w", "-S").Output()
+			if errors.Is(err, exec.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("%s -S: %w", f.tool, err)
+			}
+			for line := range strings.Lines(string(rules)) {
+				switch strings.TrimSpace(line) {
+				case "-P FORWARD DROP":
+					drops = append(drops, f.family+" filter FORWARD (legacy)")
+				case "-N DOCKER-USER":
+					dockerUser = true
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("look at iptables: %w", err)
+	}
+	return drops, dockerUser, nil
+}
