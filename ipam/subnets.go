@@ -204,6 +204,9 @@ func complete(r cnm.PoolRequest, subnet netip.Prefix) (cnm.Pool, error) {
 	if p.Range.Bits() < subnet.Bits() || !subnet.Contains(p.Range.Addr()) {
 		return p, invalid("ip-range", p.Range.String(), "not inside of the subnet "+subnet.String(), "choose a part of the subnet")
 	}
+	if p.Range != p.Range.Masked() {
+		return p, invalid("ip-range", p.Range.String(), "host bits are set", "write "+p.Range.Masked().String())
+	}
 	unusable := reserved(subnet)
 	by := map[netip.Addr]string{}
 	for name, a := range r.Aux {
