@@ -90,7 +90,7 @@ func attachers(ctx context.Context, m *machine) ([]attacher, error) {
 }
 
 func (f *fabric) attacher() attacher {
-	id := func(round int) string { return fmt.Sprintf("bench%d", round) }
+	id := func(round int) string { return fmt.Sprintf("bec%09x", round) } // hex, as the API wants it
 	return attacher{
 		"vethloom, through the API",
 		func(ctx context.Context, round int) (time.Duration, error) {

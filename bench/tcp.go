@@ -80,7 +80,7 @@ func tcpLinks(ctx context.Context, m *machine) ([]link, error) {
 // link is two sandboxes on one network.
 func (f *fabric) link(ctx context.Context, m *machine) (link, error) {
 	var paths, addrs []string
-	for _, id := range []string{"tcpa", "tcpb"} {
+	for _, id := range []string{"0000000000a1", "0000000000b2"} {
 		sb, err := f.attach(ctx, id, fabricNetwork)
 		if err != nil {
 			return link{}, err

@@ -11,6 +11,7 @@ else
 fi
 
 work='' netd_pid='' talk_pid='' chapter=0 finished=''
+cgroup=vldemo-$$
 namespaces=() host_namespace=vldemo-$$ client_namespace=vldemo-client-$$
 
 now() { date +%s%N; }
@@ -71,12 +72,12 @@ begin() {
 	done
 	trap cleanup EXIT
 	trap 'exit 130' INT
+	trap 'exit 129' HUP
 	trap 'exit 143' TERM
 	work=$(mktemp -d /tmp/vldemo.XXXXXX)
 	mkdir "$work/www"
 	echo 'hello from a container' >"$work/www/index.html"
 	export VETHLOOM_HOST=unix://$work/run/netd.sock
-	cgroups_before=$(cgroups)
 	links_before=$(ip -o link | cut -d: -f2 | sort)
 	began=$(now)
 }
@@ -100,7 +101,7 @@ start_netd() {
 	prompt "inside netd --root $work/state --run $work/run &"
 	start=$(now)
 	nsenter --net="/run/netns/$host_namespace" "$bin/netd" --root "$work/state" --run "$work/run" \
-		--host "$VETHLOOM_HOST" --http 127.0.0.1:7470 >>"$work/netd.log" 2>&1 </dev/null &
+		--host "$VETHLOOM_HOST" --http 127.0.0.1:7470 --cgroup-parent "/$cgroup" >>"$work/netd.log" 2>&1 </dev/null &
 	netd_pid=$!
 	until net status >/dev/null 2>&1; do
 		kill -0 $netd_pid 2>/dev/null || fail 'netd ended'
@@ -176,7 +177,12 @@ until_answer() {
 	done
 }
 
-cgroups() { find /sys/fs/cgroup -type d 2>/dev/null | grep -i vethloom | sort || true; }
+cgroups() { find /sys/fs/cgroup -type d -path "*/$cgroup*"; }
+
+# ours lists what runs in the host's namespace: netd, and a net-shim for each container.
+# members lists what runs in the containers.
+ours() { ip netns pids "$host_namespace" 2>/dev/null || true; }
+members() { cgroups | while read -r dir; do cat "$dir/cgroup.procs"; done | sort -u; }
 
 # prove WHAT FOUND: FOUND must be empty.
 prove() {
@@ -189,7 +195,7 @@ prove_host_clean() {
 	prove 'endpoint, sandbox or bridge of ours in the host' "$(inside ip -o link | grep -E ': vle-' || true; ls -A "$work/run/netns")"
 	prove 'element of ours in its firewall' "$(inside nft list ruleset | grep -E 'endpoint/|10\.77\.|fd77::' || true)"
 	prove 'address or route of ours' "$(inside ip -o addr | grep -E '10\.77\.|fd77::' || true; inside ip route show | grep -F 10.77. || true)"
-	prove 'process of ours' "$(ours | grep net-shim || true)"
+	prove 'process of ours' "$(ours | grep -vx "$netd_pid" || true; members)"
 }
 
 prove_nothing_left() {
@@ -197,25 +203,16 @@ prove_nothing_left() {
 	prove 'link on this machine' "$(comm -13 <(echo "$links_before") <(ip -o link | cut -d: -f2 | sort))"
 	prove 'network namespace' "$(ip netns list | grep "vldemo.*-$$" || true; ls -A "$work/run/netns" 2>/dev/null || true)"
 	prove 'mount' "$(grep -F "$work" /proc/self/mountinfo || true)"
-	prove 'process' "$(ours)"
-	prove 'cgroup' "$(comm -13 <(echo "$cgroups_before") <(cgroups))"
+	prove 'process' "$(grep -lF "$work" /proc/[0-9]*/cmdline 2>/dev/null || true)"
+	prove 'cgroup' "$(cgroups)"
 	prove 'firewall table on this machine' "$(nft list tables | grep vethloom || true)"
 	finished=yes
 	printf '\n%sdone in %s s%s\n' "$bold" "$(($(since "$began") / 1000))" "$plain"
 }
 
-# ours lists processes that were given a path of the demo: netd, and a net-shim per container.
-ours() {
-	local p line
-	for p in /proc/[0-9]*; do
-		{ line=$(tr '\0' ' ' <"$p/cmdline"); } 2>/dev/null || continue
-		case $line in *"$bin/netd "*"$work"* | *net-shim*"$work"*) echo "${p#/proc/} $line" ;; esac
-	done
-}
-
 # cleanup ends what a failed or interrupted demo left, by the pids that it started.
 cleanup() {
-	local status=$? pid n mount
+	local status=$? n mount
 	trap - EXIT
 	set +e
 	if [ -z "$finished" ] && [ -s "$work/netd.log" ]; then
@@ -227,9 +224,8 @@ cleanup() {
 		net ps -aq 2>/dev/null | xargs -r "$bin/net" rm -f >/dev/null 2>&1
 		kill "$netd_pid" 2>/dev/null && wait "$netd_pid" 2>/dev/null
 	fi
-	ours | while read -r pid _; do kill -9 "$pid"; done
+	{ ours; members; } | xargs -r kill -9 2>/dev/null
 	for n in "${namespaces[@]}"; do
-		ip netns pids "$n" 2>/dev/null | xargs -r kill -9
 		ip netns del "$n" 2>/dev/null
 	done
 	if [ -n "$work" ]; then
@@ -237,6 +233,10 @@ cleanup() {
 			umount -l "$mount"
 		done
 		rm -rf --one-file-system "$work"
+		for n in 1 2 3 4 5; do # the kernel needs a moment to notice that they are empty
+			cgroups | sort -r | xargs -r rmdir 2>/dev/null && break
+			sleep 0.2
+		done
 	fi
 	exit $status
 }
