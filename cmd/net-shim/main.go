@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins namespaces before the Go runtime starts
+	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/engine/shim"
 	"github.com/vethloom/vethloom/engine/shim/server"
@@ -22,7 +24,9 @@ func main() {
 	var err error
 	switch command {
 	case "init": // libcontainer runs this binary again as a container's first process
-		libcontainer.Init()
+		if err = dieWithParent(); err == nil {
+			libcontainer.Init()
+		}
 	case "run":
 		err = run()
 	default:
@@ -34,7 +38,21 @@ func main() {
 	}
 }
 
+// dieWithParent makes a container's first process end with its supervisor, and
+// with it everything in its PID namespace: nothing lives on unseen. libcontainer's
+// own setting is lost in the clones that enter the namespaces; this one it keeps
+// up to the exec. Further commands need none, and their parent is any thread.
+func dieWithParent() error {
+	if os.Getenv("_LIBCONTAINER_INITTYPE") != "standard" {
+		return nil
+	}
+	return unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
+}
+
 func run() error {
+	// The parent that a death signal is about is a thread. This one makes the
+	// container and lives as long as the process.
+	runtime.LockOSThread()
 	control, err := inherited(shim.ControlFD, net.FileConn)
 	if err != nil {
 		return err

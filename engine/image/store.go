@@ -144,8 +144,8 @@ func (e *entry) public() Image {
 	return img
 }
 
-// Resolve finds an image by name[:tag], ID, or a prefix of an ID that fits no
-// other; a [NotFoundError] otherwise.
+// Resolve finds an image by name[:tag], ID, or a prefix of an ID of four
+// digits or more that fits no other; a [NotFoundError] otherwise.
 func (s *Store) Resolve(ctx context.Context, ref string) (Image, error) {
 	all, err := s.entries(ctx)
 	if err != nil {
@@ -157,6 +157,10 @@ func (s *Store) Resolve(ctx context.Context, ref string) (Image, error) {
 	}
 	return e.public(), nil
 }
+
+// minPrefix is how many digits of an ID are needed: with fewer, removing an
+// image by a short name that is gone (a, db) would take another one.
+const minPrefix = 4
 
 // find returns the image, and the reference it was found by ("" for an ID).
 func find(all map[string]*entry, ref string) (*entry, string, error) {
@@ -171,8 +175,8 @@ func find(all map[string]*entry, ref string) (*entry, string, error) {
 			}
 		}
 	}
-	digits := strings.TrimPrefix(ref, "sha256:")
-	if !isHex(digits) {
+	digits, explicit := strings.CutPrefix(ref, "sha256:")
+	if !isHex(digits) || !explicit && len(digits) < minPrefix {
 		if refErr != nil {
 			return nil, "", refErr
 		}

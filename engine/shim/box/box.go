@@ -85,6 +85,9 @@ func (b *Box) spawn(spec shim.Process, io *Stdio, init bool) (*Process, error) {
 		root = fmt.Sprintf("/proc/%d/root", b.init.pid)
 	}
 	u, err := lookupUser(root, spec.User)
+	if _, gone := os.Stat(root); gone != nil {
+		return nil, &shim.Error{Code: shim.CodeNotRunning, Message: "the container is not running"}
+	}
 	if err != nil {
 		return nil, &shim.Error{Code: shim.CodeInvalid, Message: err.Error()}
 	}

@@ -21,19 +21,18 @@ const cpuPeriod = 100_000
 
 func config(b shim.Bundle) (*configs.Config, error) {
 	c := &configs.Config{
-		Rootfs:            b.Root,
-		RootPropagation:   unix.MS_SLAVE | unix.MS_REC,
-		Readonlyfs:        b.ReadOnly,
-		Hostname:          b.Hostname,
-		Namespaces:        namespaces(b),
-		Capabilities:      initCapabilities(b.Caps),
-		Cgroups:           &cgroups.Cgroup{Path: b.Cgroup, Resources: resources(b)},
-		Devices:           defaultDevices(),
-		Mounts:            append(systemMounts(b), binds(b)...),
-		NoNewPrivileges:   b.NoNewPrivs,
-		Sysctl:            sysctls(b),
-		ParentDeathSignal: int(unix.SIGKILL), // no container outlives its supervisor unseen
-		Version:           "1.0.0",
+		Rootfs:          b.Root,
+		RootPropagation: unix.MS_SLAVE | unix.MS_REC,
+		Readonlyfs:      b.ReadOnly,
+		Hostname:        b.Hostname,
+		Namespaces:      namespaces(b),
+		Capabilities:    initCapabilities(b.Caps),
+		Cgroups:         &cgroups.Cgroup{Path: b.Cgroup, Resources: resources(b)},
+		Devices:         defaultDevices(),
+		Mounts:          append(systemMounts(b), binds(b)...),
+		NoNewPrivileges: b.NoNewPrivs,
+		Sysctl:          sysctls(b),
+		Version:         "1.0.0",
 	}
 	if b.IDMap != nil {
 		maps := []configs.IDMap{{ContainerID: 0, HostID: int64(b.IDMap.HostID), Size: int64(b.IDMap.Size)}}
