@@ -32,7 +32,8 @@ type Capabilities struct {
 
 // Host is what a render must know about the host it renders for.
 type Host struct {
-	MTU int // bytes: that of the egress route's link, 1500 when there is none
+	MTU    int  // bytes: that of the egress route's link, 1500 when there is none
+	NoIPv6 bool // the kernel has IPv6 switched off: nothing of it can be set or bound
 }
 
 // Fabric makes the kernel agree with the records.

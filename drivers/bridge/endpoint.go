@@ -27,7 +27,7 @@ func (Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.St
 	if err := checkEndpoint(n, o, e); err != nil {
 		return plan.State{}, invalid(fmt.Errorf("endpoint %s of network %s: %w", short(e.ID), n.Name, err))
 	}
-	r := endpointRender{n: n, e: e, o: o, host: EndpointLinkName(e.ID), inside: InnerName(e)}
+	r := endpointRender{n: n, e: e, o: o, h: h, host: EndpointLinkName(e.ID), inside: InnerName(e)}
 	r.link(mtu(n, o, h))
 	r.addresses()
 	r.sysctls()
@@ -90,6 +90,7 @@ type endpointRender struct {
 	n            cnm.Network
 	e            cnm.Endpoint
 	o            Options
+	h            cnm.Host
 	host, inside string
 	state        plan.State
 }
@@ -154,6 +155,9 @@ func (r *endpointRender) sysctls() {
 	set := func(key, value string) {
 		r.state.Sysctls = append(r.state.Sysctls,
 			plan.Sysctl{NS: r.e.NetNS, Path: "ipv6/conf/" + r.inside + "/" + key, Value: value})
+	}
+	if r.h.NoIPv6 {
+		return
 	}
 	if !r.ipv6() {
 		set("disable_ipv6", "1")

@@ -1,6 +1,9 @@
 package bridge
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
 	"net/netip"
 
 	"github.com/vethloom/vethloom/cnm"
@@ -11,8 +14,12 @@ import (
 const tableLocal = 255
 
 // loopbackMetric is greater than that of the kernel's own route to ::1, which
-// stays the one in use for the host itself.
-const loopbackMetric = 4096
+// stays the one in use for the host itself, and differs from bridge to bridge: a table
+// has one local route to a destination for each metric.
+func loopbackMetric(networkID string) uint32 {
+	sum := sha256.Sum256([]byte(networkID))
+	return 4096 + binary.BigEndian.Uint32(sum[:])>>8
+}
 
 // RenderNetwork renders the bridge, its gateway addresses and the network's
 // elements of the fabric's sets.
@@ -24,7 +31,10 @@ func (Driver) RenderNetwork(n cnm.Network, h cnm.Host) (plan.State, error) {
 	if n.Phase == cnm.Deleting {
 		return plan.State{}, nil
 	}
-	r := networkRender{n: n, o: o, link: linkName(n, o)}
+	if n.IPv6 && h.NoIPv6 {
+		return plan.State{}, fmt.Errorf("network %s has IPv6, and this host's kernel has it switched off: remove ipv6.disable=1 from its command line or make the network without IPv6", n.Name)
+	}
+	r := networkRender{n: n, o: o, h: h, link: linkName(n, o)}
 	r.state.Links = []plan.Link{{
 		Name: r.link, Scope: networkScope(n), Kind: plan.Bridge,
 		MAC: bridgeMAC(n.ID), MTU: mtu(n, o, h), Up: true,
@@ -38,6 +48,7 @@ func (Driver) RenderNetwork(n cnm.Network, h cnm.Host) (plan.State, error) {
 type networkRender struct {
 	n     cnm.Network
 	o     Options
+	h     cnm.Host
 	link  string
 	state plan.State
 }
@@ -61,7 +72,7 @@ func (r *networkRender) gateways() {
 			// kernel only takes them by a link that has a route to ::1.
 			r.state.Routes = append(r.state.Routes, plan.Route{
 				Table: tableLocal, Type: plan.Local, Dst: netip.PrefixFrom(netip.IPv6Loopback(), 128),
-				Link: r.link, Metric: loopbackMetric,
+				Link: r.link, Metric: loopbackMetric(r.n.ID),
 			})
 		}
 	}
@@ -76,6 +87,9 @@ func (r *networkRender) sysctls() {
 		// Answers to the host's 127.0.0.1 arrive by the bridge; the chain raw
 		// drops everything else that claims such an address.
 		set("ipv4/conf/"+r.link+"/route_localnet", "1")
+	}
+	if r.h.NoIPv6 {
+		return
 	}
 	if !r.n.IPv6 {
 		set(v6conf+"disable_ipv6", "1")

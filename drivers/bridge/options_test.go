@@ -174,6 +174,26 @@ func TestDeletingRendersNothing(t *testing.T) {
 	}
 }
 
+func TestHostWithoutIPv6(t *testing.T) {
+	h := cnm.Host{NoIPv6: true}
+	n, e := onlyIPv4(testNetwork()), testEndpoint()
+	e.Addrs, e.Ports = e.Addrs[:1], []cnm.PortMapping{{Proto: plan.TCP, HostPort: 80, Port: 80, Count: 1}}
+	a, err := Driver{}.RenderNetwork(n, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := Driver{}.RenderEndpoint(n, e, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := stateText(a) + stateText(b); strings.Contains(text, "ipv6/") || strings.Contains(text, "[::]") || !strings.Contains(text, "0.0.0.0:80") {
+		t.Errorf("want nothing of IPv6:\n%s", text)
+	}
+	if _, err := (Driver{}).RenderNetwork(testNetwork(), h); err == nil || !strings.Contains(err.Error(), "ipv6.disable=1") {
+		t.Errorf("a network with IPv6: got %v", err)
+	}
+}
+
 func TestMTU(t *testing.T) {
 	for _, c := range []struct {
 		option string

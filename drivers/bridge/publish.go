@@ -110,7 +110,10 @@ func (r *endpointRender) translate(t target, p cnm.PortMapping) {
 // families even where the endpoint has one: whoever bound the other half could
 // answer clients that try "localhost" there first.
 func (r *endpointRender) hold(p cnm.PortMapping) {
-	addrs := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	addrs := []netip.Addr{netip.IPv4Unspecified()}
+	if !r.h.NoIPv6 {
+		addrs = append(addrs, netip.IPv6Unspecified())
+	}
 	if host := hostIP(r.o, p); host.IsValid() {
 		addrs = []netip.Addr{host}
 	}

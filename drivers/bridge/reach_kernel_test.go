@@ -122,9 +122,10 @@ func TestPublishedPorts(t *testing.T) {
 			cnm.PortMapping{Proto: plan.TCP, HostIP: at("192.0.2.9"), HostPort: 8444, Port: 80, Count: 1},
 		)
 		w.box("b", "front", 3)
-		w.box("c", "back", 2)
+		w.box("c", "back", 2, cnm.PortMapping{Proto: plan.TCP, HostPort: 8446, Port: 80, Count: 1})
 		w.converge()
 		w.serve("a", 80)
+		w.serve("c", 80)
 		w.serve("a", 9005)
 
 		for _, from := range []string{"", "a", "b", "c", "outside"} {
@@ -142,6 +143,9 @@ func TestPublishedPorts(t *testing.T) {
 		for _, from := range []string{"a", "b", "c"} { // by the gateway
 			w.reaches(from, "tcp", "10.1.0.1:8080", "a")
 			w.reaches(from, "tcp", "[fd01::1]:8080", "a")
+		}
+		for _, host := range []string{"127.0.0.1", "[::1]", "192.0.2.1"} { // another bridge's
+			w.reaches("", "tcp", host+":8446", "c")
 		}
 		// The client's address is kept for those outside.
 		if got := w.reaches("outside", "tcp", "192.0.2.1:8080", "a"); got != "a saw 192.0.2.2" {

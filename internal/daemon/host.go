@@ -24,7 +24,7 @@ func (d *daemon) learnHost(ctx context.Context) error {
 	if fc.BridgeNetfilterOff, err = d.bridgeNetfilterOff(ctx); err != nil {
 		return err
 	}
-	d.source.facts.Store(&facts{host: cnm.Host{MTU: mtu}, fabric: bridge.Fabric(fc)})
+	d.source.facts.Store(&facts{host: cnm.Host{MTU: mtu, NoIPv6: fc.NoIPv6}, fabric: bridge.Fabric(fc)})
 	return nil
 }
 
