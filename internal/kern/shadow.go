@@ -15,8 +15,8 @@ type shadow struct {
 	addrs  map[string]plan.Addr
 	routes map[string]plan.Route
 	going  map[string]bool // links removed with a namespace, which takes its time
-	active int    // runs of Apply
-	epoch  uint64 // counts runs of Apply begun
+	active int             // runs of Apply
+	epoch  uint64          // counts runs of Apply begun
 }
 
 // look starts an observation; set only counts when nothing was applied since.

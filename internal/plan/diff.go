@@ -70,13 +70,16 @@ type diff struct {
 	goneNS  map[NetNS]bool  // removed in this run
 	newEnds map[string]bool // keys of link ends made in this run
 	lost    map[string]bool // keys of link ends removed in this run, and maybe made anew
+	late    map[string]bool // those of them that go with a namespace
+
+	readdressed map[string]bool // keys of link ends that get another hardware address
 }
 
 func newDiff(want, have State) *diff {
 	d := &diff{
 		want: want, have: have,
 		newNS: map[NetNS]bool{}, goneNS: map[NetNS]bool{},
-		newEnds: map[string]bool{}, lost: map[string]bool{},
+		newEnds: map[string]bool{}, lost: map[string]bool{}, late: map[string]bool{}, readdressed: map[string]bool{},
 	}
 	d.namespaces = compare(want.Namespaces, have.Namespaces, nil, nil)
 	for _, o := range d.namespaces.create {
@@ -98,7 +101,10 @@ func samePort(a, b PortHold) bool { return true } // the key says it all
 // this run has gone with it, so it counts as absent.
 func (d *diff) compareOnLinks() {
 	d.addrs = compare(d.want.Addrs, d.have.Addrs, nil, func(a Addr) bool { return d.isLost(a.NS, a.Link) })
-	d.routes = compare(d.want.Routes, d.have.Routes, sameRoute, func(r Route) bool { return d.isLost(r.NS, r.Link) })
+	d.routes = compare(d.want.Routes, d.have.Routes, sameRoute, func(r Route) bool {
+		return d.isLost(r.NS, r.Link) && !d.lingers(r.NS, r.Link)
+	})
+	d.routes.delete = slices.DeleteFunc(d.routes.delete, func(o Object) bool { return d.lingers(LinkOf(o)) })
 	d.neighs = compare(d.want.Neighs, d.have.Neighs,
 		func(a, b Neigh) bool { return a.MAC == b.MAC }, func(n Neigh) bool { return d.isLost(n.NS, n.Link) })
 	d.fdb = compare(d.want.FDB, d.have.FDB,
@@ -106,9 +112,9 @@ func (d *diff) compareOnLinks() {
 	d.sysctls = compare(d.want.Sysctls, d.have.Sysctls,
 		func(a, b Sysctl) bool { return a.normal() == b.normal() },
 		func(s Sysctl) bool { return d.isLost(s.NS, s.Link()) })
+	d.renew()
 	slices.SortStableFunc(d.routes.create, byGateway)
 	slices.SortStableFunc(d.routes.delete, func(a, b Object) int { return byGateway(b, a) })
-	d.splitRoutes()
 }
 
 // isLost tells whether a link, and all that sits on it, goes in this run.
@@ -116,26 +122,67 @@ func (d *diff) isLost(ns NetNS, link string) bool {
 	return d.newNS[ns] || d.goneNS[ns] || link != "" && d.lost[in(ns, link)]
 }
 
+// lingers tells whether a link goes only at the end, with the namespace of its
+// other end. Until then its routes are in the way of others with their key.
+func (d *diff) lingers(ns NetNS, link string) bool {
+	return d.late[in(ns, link)] && !d.goneNS[ns] && !d.newNS[ns]
+}
+
 func sameRoute(a, b Route) bool { return a.Normal() == b.Normal() }
 
-// splitRoutes turns the change of a route whose preferred source goes into a delete
-// and a create: IPv4 drops such a route with the address.
-func (d *diff) splitRoutes() {
-	gone := map[string]bool{}
+// renew makes what the kernel drops on the way go and come again: routes whose
+// preferred source goes, IPv4 routes of a link that loses its last IPv4 address, if
+// only to get another one, and neighbours on links that change their address.
+func (d *diff) renew() {
+	sources, kept, emptied := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	going := map[string]bool{}
 	for _, o := range d.addrs.delete {
 		a := o.(Addr)
-		gone[in(a.NS, a.Prefix.Addr().String())] = true
+		going[a.Key()] = true
+		sources[in(a.NS, a.Prefix.Addr().String())] = true
+		if a.Prefix.Addr().Is4() {
+			emptied[in(a.NS, a.Link)] = true
+		}
 	}
-	d.routes.modify = slices.DeleteFunc(d.routes.modify, func(c change) bool {
-		old := c.old.(Route)
-		if !old.Src.IsValid() || !gone[in(old.NS, old.Src.String())] {
+	for _, a := range d.have.Addrs {
+		if a.Prefix.Addr().Is4() && !going[a.Key()] {
+			kept[in(a.NS, a.Link)] = true
+		}
+	}
+	renew(&d.routes, d.want.Routes, d.have.Routes, func(r Route) bool {
+		if d.isLost(r.NS, r.Link) {
 			return false
 		}
-		d.routes.delete = append(d.routes.delete, c.old)
-		d.routes.create = append(d.routes.create, c.new)
-		return true
+		on := in(r.NS, r.Link)
+		return r.Src.IsValid() && sources[in(r.NS, r.Src.String())] ||
+			r.Dst.Addr().Is4() && r.Link != "" && emptied[on] && !kept[on]
 	})
-	slices.SortStableFunc(d.routes.create, byGateway)
+	renew(&d.neighs, d.want.Neighs, d.have.Neighs, func(n Neigh) bool {
+		return d.readdressed[in(n.NS, n.Link)] && !d.isLost(n.NS, n.Link)
+	})
+}
+
+// renew turns what is kept or changed of have, if which holds, into a delete and a create.
+func renew[T Object](d *delta, want, have []T, which func(T) bool) {
+	old := map[string]T{}
+	for _, h := range have {
+		if which(h) {
+			old[h.Key()] = h
+		}
+	}
+	if len(old) == 0 {
+		return
+	}
+	for _, w := range want {
+		k := w.Key()
+		if h, ok := old[k]; ok {
+			delete(old, k) // once, however often it is wanted
+			d.delete = append(d.delete, h)
+			d.create = append(d.create, w)
+		}
+	}
+	d.modify = slices.DeleteFunc(d.modify, func(c change) bool { return contains(d.create, c.new) })
+	d.sort()
 }
 
 // byGateway puts routes through a gateway after those that make gateways reachable.

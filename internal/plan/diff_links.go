@@ -84,9 +84,20 @@ func (d *diff) changedLinks(all []change) []change {
 		}
 		if rejoin || !sameLink(w, c.old.(Link)) {
 			out = append(out, c)
+			d.noteAddress(w, c.old.(Link))
 		}
 	}
 	return out
+}
+
+// noteAddress notes which ends get another hardware address.
+func (d *diff) noteAddress(want, have Link) {
+	if !sameMAC(want.MAC, have.MAC) {
+		d.readdressed[want.Key()] = true
+	}
+	if want.Kind == Veth && !sameMAC(want.Peer.MAC, have.Peer.MAC) {
+		d.readdressed[want.peerKey()] = true
+	}
 }
 
 func (d *diff) makeLink(l Link) {
@@ -105,6 +116,10 @@ func (d *diff) dropLink(h Link) {
 	}
 	if !d.vanishes(h) || slices.ContainsFunc(h.ends(), func(k string) bool { return d.ends[k] }) {
 		d.linkDelta.delete = append(d.linkDelta.delete, h)
+		return
+	}
+	for _, k := range h.ends() {
+		d.late[k] = true
 	}
 }
 

@@ -154,7 +154,18 @@ func (t *tables) link(v plan.Verb, l plan.Link) error {
 			t.down(l.Peer.NS, l.Peer.Name)
 		}
 	}
+	if v == plan.Modify {
+		t.readdress(l.NS, l.Name, old.MAC, l.MAC)
+		t.readdress(l.Peer.NS, l.Peer.Name, old.Peer.MAC, l.Peer.MAC)
+	}
 	return put(t.links, v, l)
+}
+
+// readdress removes what a link loses that changes its hardware address.
+func (t *tables) readdress(ns plan.NetNS, name string, old, mac plan.MAC) {
+	if old != mac {
+		drop(t.neighs, func(n plan.Neigh) bool { return n.NS == ns && n.Link == name })
+	}
 }
 
 func (t *tables) loopback(v plan.Verb, l plan.Link) error {
@@ -213,6 +224,25 @@ func (t *tables) route(v plan.Verb, r plan.Route) error {
 	return put(t.routes, v, r)
 }
 
+func (t *tables) hasIPv4(ns plan.NetNS, link string) bool {
+	for _, a := range t.addrs {
+		if a.NS == ns && a.Link == link && a.Prefix.Addr().Is4() {
+			return true
+		}
+	}
+	return false
+}
+
+// forgetSource is what IPv6 does with the routes that prefer an address that goes.
+func (t *tables) forgetSource(a plan.Addr) {
+	for key, r := range t.routes {
+		if r.NS == a.NS && r.Src == a.Prefix.Addr() {
+			r.Src = netip.Addr{}
+			t.routes[key] = r
+		}
+	}
+}
+
 // reaches tells whether the next hop is on the link, by an address or a route.
 func (t *tables) reaches(r plan.Route) bool {
 	for _, a := range t.addrs {
@@ -254,7 +284,12 @@ func (k *Kernel) remove(o plan.Object) error {
 	case plan.Addr:
 		missing = !take(t.addrs, o)
 		if o.Prefix.Addr().Is4() {
-			drop(t.routes, func(r plan.Route) bool { return r.NS == o.NS && r.Src == o.Prefix.Addr() })
+			last := !t.hasIPv4(o.NS, o.Link)
+			drop(t.routes, func(r plan.Route) bool {
+				return r.NS == o.NS && (r.Src == o.Prefix.Addr() || last && r.Link == o.Link && r.Dst.Addr().Is4())
+			})
+		} else {
+			t.forgetSource(o)
 		}
 	case plan.Route:
 		missing = !take(t.routes, o)
