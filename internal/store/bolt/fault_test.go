@@ -202,7 +202,8 @@ func FuzzOpen(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(b[:used(b)])
+	b = b[:used(b)]
+	f.Add(b)
 	for _, damage := range damages {
 		f.Add(damage(bytes.Clone(b)))
 	}
