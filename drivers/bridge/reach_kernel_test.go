@@ -173,3 +173,29 @@ func (w *world) publishedOnOneAddress() {
 	w.must("", "sysctl", "-qw", "net.ipv4.conf.up0.route_localnet=1")
 	w.reaches("outside", "tcp", "127.0.0.1:8443", "")
 }
+
+// The rules that docs/networks.md shows, in a table of the user's own.
+func TestOwnFirewallComesFirst(t *testing.T) {
+	w := newWorld(t, false)
+	w.network("front", nil)
+	w.box("a", "front", 2, cnm.PortMapping{Proto: plan.TCP, HostPort: 8080, Port: 80, Count: 1})
+	w.converge()
+	w.serve("a", 80)
+	w.serve("outside", 80)
+	w.reaches("outside", "tcp", "192.0.2.1:8080", "a")
+	w.must("", "nft", `table inet mine {
+		chain published {
+			type filter hook prerouting priority -150; policy accept;
+			ct state established,related accept
+			fib daddr type local tcp dport 8080 ip saddr != { 127.0.0.0/8, 198.51.100.0/24 } drop
+		}
+		chain leaving {
+			type filter hook forward priority -10; policy accept;
+			iifname "vlb-*" oifname != "vlb-*" ip daddr 192.0.0.0/8 drop
+		}
+	}`)
+	w.reaches("outside", "tcp", "192.0.2.1:8080", "")
+	w.reaches("", "tcp", "127.0.0.1:8080", "a")
+	w.reaches("a", "tcp", "192.0.2.2:80", "")
+	w.reaches("a", "tcp", "[2001:db8::2]:80", "outside")
+}
