@@ -57,7 +57,7 @@ func (a *archive) index(ctx context.Context) error {
 	for {
 		hdr, err := t.Next()
 		if errors.Is(err, io.EOF) {
-			return nil
+			return a.notEmpty()
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
 			return unpack.DescribeTarError(a.file, err)
@@ -82,6 +82,16 @@ func (a *archive) index(ctx context.Context) error {
 			return &unpack.FormatError{Reason: "holds too many files for an image archive", Remedy: "bring a root filesystem in with 'net import'"}
 		}
 	}
+}
+
+// notEmpty refuses what a failed command left: no bytes at all, which is no
+// error to a reader of tars.
+func (a *archive) notEmpty() error {
+	st, err := a.file.Stat()
+	if err == nil && st.Size() == 0 {
+		return unpack.DescribeTarError(a.file, io.EOF)
+	}
+	return err
 }
 
 // part returns a file of the archive.

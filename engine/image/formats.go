@@ -58,7 +58,7 @@ func (a *archive) dockerConfig(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	want := strings.TrimSuffix(path.Base(name), ".json")
+	want := strings.TrimPrefix(strings.TrimSuffix(path.Base(name), ".json"), "sha256:")
 	if len(want) != 64 || !isHex(want) {
 		return raw, nil
 	}
