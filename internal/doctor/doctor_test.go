@@ -191,9 +191,7 @@ func TestRunOnThisHost(t *testing.T) {
 		ip link set up0 up
 		nft 'add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; add chain ip filter DOCKER-USER'`)
 	t.Cleanup(func() { env.Run("ip", "link", "del", "up0") })
-	h := Host{Kernel: k, StateDir: t.TempDir(), Networks: func() []Subnet {
-		return []Subnet{{"front", netip.MustParsePrefix("10.7.0.0/24")}}
-	}}
+	h := Host{Kernel: k, StateDir: t.TempDir(), Networks: []Subnet{{"front", netip.MustParsePrefix("10.7.0.0/24")}}}
 	all := Run(context.Background(), h)
 	got := map[string]Finding{}
 	for _, f := range all {

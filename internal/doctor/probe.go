@@ -19,8 +19,7 @@ import (
 type Host struct {
 	Kernel   *kern.Kernel
 	StateDir string
-	// Networks are the subnets of vethloom's networks; optional.
-	Networks func() []Subnet
+	Networks []Subnet // of vethloom's networks; optional
 	// Root is prepended to every path outside /proc/sys/net, for tests; "" is the host's own.
 	Root string
 }
@@ -46,9 +45,7 @@ func (h Host) Facts(ctx context.Context) Facts {
 	learn("disk", h.disk(&f))
 	learn("limits", h.limits(&f))
 	h.security(&f)
-	if h.Networks != nil {
-		f.Networks = h.Networks()
-	}
+	f.Networks = h.Networks
 	return f
 }
 
