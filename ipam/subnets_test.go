@@ -79,7 +79,9 @@ func TestIPv6Subnets(t *testing.T) {
 		}
 		return pools[0].Subnet
 	}
-	if siteOf("x") != siteOf("x") || siteOf("x") == siteOf("y") || siteOf("") == siteOf("") {
+	x, again, y := siteOf("x"), siteOf("x"), siteOf("y")
+	one, other := siteOf(""), siteOf("")
+	if x != again || x == y || one == other {
 		t.Error("the site prefix must depend on the text, and be random without")
 	}
 }
