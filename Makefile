@@ -23,7 +23,7 @@ TAGS    := seccomp
 BUILD   := $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 STATIC  := net
 CGO     := netd net-shim
-BINS    := $(foreach b,$(STATIC) $(CGO),$(if $(wildcard cmd/$(b)/*.go),bin/$(b)))
+BINS    := $(STATIC:%=bin/%) $(CGO:%=bin/%)
 CACHE   := $(CURDIR)/.cache
 
 export VETHLOOM_BIN := $(CURDIR)/bin
