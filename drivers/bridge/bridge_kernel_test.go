@@ -117,12 +117,17 @@ func (w *world) network(name string, change func(*cnm.Network)) {
 // box adds a container whose addresses end in host, on the network.
 func (w *world) box(name, network string, host int, ports ...cnm.PortMapping) {
 	w.tb.Helper()
+	w.add(plan.State{Namespaces: []plan.Namespace{{Name: plan.NetNS(name)}}})
+	w.add(w.endpoint(network, host, cnm.Endpoint{NetNS: plan.NetNS(name), Ports: ports}))
+}
+
+// endpoint completes an endpoint on the network and renders it.
+func (w *world) endpoint(network string, host int, e cnm.Endpoint) plan.State {
+	w.tb.Helper()
 	n := w.networks[network]
 	w.boxes++
-	e := cnm.Endpoint{
-		ID: fmt.Sprintf("%08x%056x", w.boxes, 0), Network: n.ID, NetNS: plan.NetNS(name), Phase: cnm.Active, Ports: ports,
-		MAC: plan.MAC{2, 0x42, 0, 0, n.ID[7] - '0', byte(host)},
-	}
+	e.ID, e.Network, e.Phase = fmt.Sprintf("%08x%056x", w.boxes, 0), n.ID, cnm.Active
+	e.MAC = plan.MAC{2, 0x42, 0, 0, n.ID[7] - '0', byte(host)}
 	for _, p := range n.Pools {
 		b := p.Subnet.Addr().AsSlice()
 		b[len(b)-1] = byte(host)
@@ -133,8 +138,7 @@ func (w *world) box(name, network string, host int, ports ...cnm.PortMapping) {
 	if err != nil {
 		w.tb.Fatal(err)
 	}
-	s.Namespaces = append(s.Namespaces, plan.Namespace{Name: e.NetNS})
-	w.add(s)
+	return s
 }
 
 // converge makes the kernel agree and checks that it then does.

@@ -3,6 +3,7 @@ package bridge_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -198,4 +199,36 @@ func TestOwnFirewallComesFirst(t *testing.T) {
 	w.reaches("", "tcp", "127.0.0.1:8080", "a")
 	w.reaches("a", "tcp", "192.0.2.2:80", "")
 	w.reaches("a", "tcp", "[2001:db8::2]:80", "outside")
+}
+
+// The network with the highest priority provides the default route, and the
+// next one takes over when it goes.
+func TestGatewayPriority(t *testing.T) {
+	w := newWorld(t, false)
+	w.network("front", nil)
+	w.network("back", nil)
+	w.network("vault", func(n *cnm.Network) { n.Internal = true })
+	w.box("a", "front", 2)
+	w.add(w.endpoint("vault", 2, cnm.Endpoint{NetNS: "a", Index: 2, Priority: 1000}))
+	without := w.want
+	w.add(w.endpoint("back", 2, cnm.Endpoint{NetNS: "a", Index: 1, Priority: 1}))
+	by := func(family, to string) string {
+		fields := strings.Fields(w.must("a", "ip", family, "route", "get", to))
+		return fields[slices.Index(fields, "via")+1]
+	}
+	for _, step := range []struct {
+		want   plan.State
+		v4, v6 string
+	}{{w.want, "10.2.0.1", "fd02::1"}, {without, "10.1.0.1", "fd01::1"}} {
+		w.want = step.want
+		w.converge()
+		if got := by("-4", "192.0.2.2"); got != step.v4 {
+			t.Errorf("IPv4 goes by %s, want %s", got, step.v4)
+		}
+		if got := by("-6", "2001:db8::2"); got != step.v6 {
+			t.Errorf("IPv6 goes by %s, want %s", got, step.v6)
+		}
+		w.pings("a", "192.0.2.2", true)
+		w.pings("a", "2001:db8::2", true)
+	}
 }
