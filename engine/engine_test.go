@@ -146,6 +146,10 @@ func newWorld(t *testing.T) *world {
 		images: &images{root: shimtest.Rootfs(t), config: ocispec.ImageConfig{Env: []string{"PATH=/bin", "FROM=image"}, Cmd: []string{"sh"}}},
 	}
 	w.cgroup = fmt.Sprintf("/vethloom-test-%d-%s", os.Getpid(), strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")))
+	// A container's root in a user namespace is nobody here: it must get through.
+	if err := os.Chmod(filepath.Dir(w.dir), 0o711); err != nil {
+		t.Fatal(err)
+	}
 	var err error
 	if w.snaps, err = snapshot.Open(filepath.Join(w.dir, "snapshots")); err != nil {
 		t.Fatal(err)

@@ -42,7 +42,15 @@ func Create(b shim.Bundle, io *Stdio) (*Box, error) {
 }
 
 func (b *Box) create(io *Stdio) error {
-	if err := mountRoot(b.bundle); err != nil {
+	var ids *idMapping
+	if b.bundle.IDMap != nil {
+		var err error
+		if ids, err = newIDMapping(*b.bundle.IDMap); err != nil {
+			return err
+		}
+		defer ids.Close()
+	}
+	if err := mountRoot(b.bundle, ids); err != nil {
 		return err
 	}
 	for _, m := range b.bundle.Binds {
@@ -52,7 +60,7 @@ func (b *Box) create(io *Stdio) error {
 			}
 		}
 	}
-	cfg, err := config(b.bundle)
+	cfg, err := config(b.bundle, ids)
 	if err != nil {
 		return err
 	}
@@ -209,11 +217,16 @@ func (b *Box) Destroy() error {
 	return errors.Join(errs...)
 }
 
-func mountRoot(b shim.Bundle) error {
+func mountRoot(b shim.Bundle, ids *idMapping) error {
 	// Changes on the host still arrive (a file system unmounted there is not kept
 	// busy here); what is mounted here stays here.
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("make the shim's mounts its own: %w", err)
+	}
+	if ids != nil {
+		if err := prepareMapped(b, ids); err != nil {
+			return err
+		}
 	}
 	for _, m := range b.RootMounts {
 		if err := m.Do(); err != nil {
@@ -221,4 +234,20 @@ func mountRoot(b shim.Bundle) error {
 		}
 	}
 	return nil
+}
+
+// prepareMapped does what a container's own user namespace may not.
+func prepareMapped(b shim.Bundle, ids *idMapping) error {
+	for _, m := range b.RootMounts {
+		if err := ids.mapLayers(m); err != nil {
+			return err
+		}
+	}
+	if _, err := hostSys(b.StateDir); err != nil {
+		return err
+	}
+	if b.NetNS == "" {
+		return nil
+	}
+	return setSysctls(b.NetNS, sysctls(b))
 }

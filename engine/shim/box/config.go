@@ -19,7 +19,7 @@ const bindFlags = unix.MS_BIND | unix.MS_REC
 // cpuPeriod is the window a CPU limit is measured in, in microseconds.
 const cpuPeriod = 100_000
 
-func config(b shim.Bundle) (*configs.Config, error) {
+func config(b shim.Bundle, ids *idMapping) (*configs.Config, error) {
 	c := &configs.Config{
 		Rootfs:          b.Root,
 		RootPropagation: unix.MS_SLAVE | unix.MS_REC,
@@ -29,14 +29,14 @@ func config(b shim.Bundle) (*configs.Config, error) {
 		Capabilities:    initCapabilities(b.Caps),
 		Cgroups:         &cgroups.Cgroup{Path: b.Cgroup, Resources: resources(b)},
 		Devices:         defaultDevices(),
-		Mounts:          append(systemMounts(b), binds(b)...),
+		Mounts:          append(systemMounts(b), binds(b, ids)...),
 		NoNewPrivileges: b.NoNewPrivs,
-		Sysctl:          sysctls(b),
 		Version:         "1.0.0",
 	}
-	if b.IDMap != nil {
-		maps := []configs.IDMap{{ContainerID: 0, HostID: int64(b.IDMap.HostID), Size: int64(b.IDMap.Size)}}
-		c.UIDMappings, c.GIDMappings = maps, maps
+	if ids != nil {
+		c.UIDMappings, c.GIDMappings = ids.maps(), ids.maps()
+	} else {
+		c.Sysctl = sysctls(b)
 	}
 	if b.Privileged {
 		return c, addHostDevices(c)
@@ -115,7 +115,7 @@ func addHostDevices(c *configs.Config) error {
 	return nil
 }
 
-func binds(b shim.Bundle) []*configs.Mount {
+func binds(b shim.Bundle, ids *idMapping) []*configs.Mount {
 	var out []*configs.Mount
 	for _, m := range b.Binds {
 		cm := &configs.Mount{
@@ -127,8 +127,8 @@ func binds(b shim.Bundle) []*configs.Mount {
 			// Mounts below the source too; they would stay writable otherwise.
 			cm.RecAttr = &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 		}
-		if b.IDMap != nil && idmappable(m.Source) {
-			cm.IDMapping = &configs.MountIDMapping{}
+		if ids != nil && ids.can(m.Source) {
+			cm.IDMapping = &configs.MountIDMapping{UIDMappings: ids.maps(), GIDMappings: ids.maps()}
 		}
 		out = append(out, cm)
 	}
@@ -141,9 +141,9 @@ func sysctls(b shim.Bundle) map[string]string {
 	if b.NetNS == "" {
 		return nil
 	}
-	s := map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"}
-	if b.IDMap == nil { // the range would hold groups the namespace has not
-		s["net.ipv4.ping_group_range"] = "0 2147483647"
+	s := map[string]string{
+		"net.ipv4.ip_unprivileged_port_start": "0",
+		"net.ipv4.ping_group_range":           "0 2147483647",
 	}
 	for name := range s {
 		if _, err := os.Stat("/proc/sys/" + slashed(name)); err != nil {

@@ -38,7 +38,7 @@ func systemMounts(b shim.Bundle) []*configs.Mount {
 	// user namespace owns that one, so a container with a user namespace of its
 	// own, in a network namespace made by netd, sees the host's instead.
 	if b.IDMap != nil {
-		mounts = append(mounts, &configs.Mount{Source: "/sys", Destination: "/sys", Device: "bind", Flags: bindFlags | safeFlags | unix.MS_RDONLY})
+		mounts = append(mounts, &configs.Mount{Source: b.StateDir + "-sys", Destination: "/sys", Device: "bind", Flags: unix.MS_BIND | safeFlags | unix.MS_RDONLY})
 	} else {
 		mounts = append(mounts, &configs.Mount{Source: "sysfs", Destination: "/sys", Device: "sysfs", Flags: safeFlags | ro})
 	}
@@ -147,6 +147,3 @@ func deviceAt(path string) (*devices.Device, error) {
 }
 
 func slashed(sysctl string) string { return strings.ReplaceAll(sysctl, ".", "/") }
-
-// idmappable is false for what the kernel cannot map the IDs of.
-func idmappable(path string) bool { return path != "" }

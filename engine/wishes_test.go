@@ -1,0 +1,247 @@
+package engine_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine"
+)
+
+func TestLimits(t *testing.T) {
+	w := newWorld(t)
+	t.Run("memory", func(t *testing.T) {
+		c := w.create(engine.Spec{Command: sh("head -c 200000000 /dev/zero | tail | wc -c"), Memory: 32 << 20, Entrypoint: nil})
+		// The shell survives its children; tail is the one killed.
+		if _, err := w.e.Attach(t.Context(), c.ID, true, engine.Stdio{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.inspect(c.ID); !got.OOM {
+			t.Errorf("no word of the memory: %+v", got)
+		}
+	})
+	t.Run("memory of the first process", func(t *testing.T) {
+		c := w.create(engine.Spec{Command: []string{"sort", "/dev/zero"}, Memory: 32 << 20})
+		st, err := w.e.Attach(t.Context(), c.ID, true, engine.Stdio{})
+		if err != nil || st.Code != 137 || !st.OOM {
+			t.Errorf("got %+v, %v", st, err)
+		}
+	})
+	t.Run("processes", func(t *testing.T) {
+		got := w.mustRun(engine.Spec{Command: sh("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 10 & done 2>&1"), PidsLimit: 8}, "")
+		if !strings.Contains(got.out, "can't fork") {
+			t.Errorf("got %q, code %d", got.out, got.Code)
+		}
+	})
+	t.Run("processors", func(t *testing.T) {
+		c := w.start(engine.Spec{Command: []string{"sleep", "1000"}, NanoCPUs: 250_000_000})
+		var have []string
+		for _, dir := range cgroupsOf(w.cgroup + "/" + c.ID) {
+			for _, file := range []string{"cpu.cfs_quota_us", "cpu.max"} {
+				if b, err := os.ReadFile(filepath.Join(dir, file)); err == nil {
+					have = append(have, strings.TrimSpace(string(b)))
+				}
+			}
+		}
+		if len(have) != 1 || have[0] != "25000" && have[0] != "25000 100000" {
+			t.Errorf("quota %q", have)
+		}
+	})
+}
+
+func TestMounts(t *testing.T) {
+	w := newWorld(t)
+	host := filepath.Join(w.dir, "host")
+	missing := filepath.Join(w.dir, "not", "there")
+	if err := os.MkdirAll(host, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("host directory", func(t *testing.T) {
+		got := w.mustRun(engine.Spec{Command: sh("echo hello > /mnt/deep/file; cat /mnt/deep/file"), Remove: true,
+			Mounts: []engine.Mount{{Source: host, Target: "/mnt/deep"}}}, "")
+		if b, err := os.ReadFile(filepath.Join(host, "file")); got.out != "hello\n" || err != nil || string(b) != "hello\n" {
+			t.Errorf("%+v, %q, %v", got, b, err)
+		}
+	})
+	t.Run("read-only", func(t *testing.T) {
+		got := w.mustRun(engine.Spec{Command: sh("cat /m/file; touch /m/x 2>/dev/null || echo refused"), Remove: true,
+			Mounts: []engine.Mount{{Source: host, Target: "/m", ReadOnly: true}}}, "")
+		if got.out != "hello\nrefused\n" {
+			t.Errorf("%+v", got)
+		}
+	})
+	t.Run("missing source is made", func(t *testing.T) {
+		got := w.mustRun(engine.Spec{Command: sh("touch /m/x"), Remove: true, Mounts: []engine.Mount{{Source: missing, Target: "/m"}}}, "")
+		if _, err := os.Stat(filepath.Join(missing, "x")); err != nil || got.Code != 0 {
+			t.Errorf("%+v, %v", got, err)
+		}
+	})
+	t.Run("volume gets what the image has", func(t *testing.T) {
+		spec := engine.Spec{Command: sh("cat /data/seed; echo changed > /data/seed"), Remove: true, Mounts: []engine.Mount{{Source: "keep", Target: "/data", Volume: true}}}
+		if got := w.mustRun(spec, ""); got.out != "from the image\n" {
+			t.Errorf("first: %+v", got)
+		}
+		if got := w.mustRun(spec, ""); got.out != "changed\n" {
+			t.Errorf("second: %+v", got)
+		}
+	})
+	t.Run("anonymous volume goes with --rm", func(t *testing.T) {
+		w.images.config.Volumes = map[string]struct{}{"/data": {}}
+		defer func() { w.images.config.Volumes = nil }()
+		got := w.mustRun(engine.Spec{Command: sh("cat /data/seed; grep -c ' /data ' /proc/mounts"), Remove: true}, "")
+		if got.out != "from the image\n1\n" {
+			t.Errorf("%+v", got)
+		}
+		w.restart() // waits for what is being removed
+		all, err := w.vols.List(t.Context())
+		if err != nil || len(all) != 1 || all[0].Name != "keep" {
+			t.Errorf("volumes %+v, %v", all, err)
+		}
+	})
+	t.Run("what a container wrote stays its own", func(t *testing.T) {
+		c := w.create(engine.Spec{Command: sh("cat /mine 2>/dev/null; echo kept > /mine")})
+		for range 2 {
+			if _, err := w.e.Attach(t.Context(), c.ID, true, engine.Stdio{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := w.logs(c.ID); got != "kept\n" {
+			t.Errorf("log %q", got)
+		}
+		if _, err := os.Stat(filepath.Join(w.images.root, "mine")); err == nil {
+			t.Error("it wrote into the image")
+		}
+	})
+}
+
+func TestUserNamespace(t *testing.T) {
+	w := newWorld(t)
+	host := filepath.Join(w.dir, "host")
+	if err := os.MkdirAll(host, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	script := "id -u; cat /proc/self/uid_map | tr -s ' '; echo x > /file && echo wrote; stat -c %u:%g /bin/busybox /file /v; echo y > /v/y && echo shared; cat /etc/hostname"
+	got := w.mustRun(engine.Spec{Command: sh(script), UserNS: "auto", Hostname: "inside", Mounts: []engine.Mount{{Source: host, Target: "/v"}}}, "")
+	want := "0\n 0 1073741824 65536\nwrote\n0:0\n0:0\n0:0\nshared\ninside\n"
+	if got.out != want || got.Code != 0 {
+		t.Errorf("got %q %q, code %d %s\nwant %q", got.out, got.err, got.Code, got.Error, want)
+	}
+	if info, err := os.Stat(filepath.Join(host, "y")); err != nil || fmt.Sprint(owner(info)) != "0" {
+		t.Errorf("the shared file's owner on the host: %v, %v", info, err)
+	}
+	c := w.start(engine.Spec{Command: []string{"sleep", "1000"}, UserNS: "auto", Remove: true})
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.Pid))
+	if err != nil || !strings.Contains(string(text), "Uid:\t10738") {
+		t.Errorf("its root is somebody on the host: %s, %v", text, err)
+	}
+	if got := w.exec(c.ID, "id", "-u"); got.out != "0\n" {
+		t.Errorf("exec: %+v", got)
+	}
+}
+
+func TestGeneratedFiles(t *testing.T) {
+	w := newWorld(t)
+	c := w.start(engine.Spec{Command: []string{"sleep", "1000"}, Hostname: "loom", ExtraHosts: []string{"db:10.9.8.7", "six:[fd00::7]"},
+		DNS: []netip.Addr{netip.MustParseAddr("10.0.0.53")}})
+	cat := func(file string) string { return w.exec(c.ID, "cat", "/etc/"+file).out }
+	if got := cat("resolv.conf"); !strings.HasPrefix(got, "nameserver 10.0.0.53\n") || strings.Count(got, "nameserver") != 1 {
+		t.Errorf("resolv.conf: %q", got)
+	}
+	if got := cat("hosts"); !strings.Contains(got, "10.9.8.7\tdb\nfd00::7\tsix\n") || !strings.Contains(got, "127.0.0.1\tlocalhost") {
+		t.Errorf("hosts: %q", got)
+	}
+	changed := func(addr string) string {
+		t.Helper()
+		if err := w.e.NetworksChanged(t.Context(), c.Sandbox, []cnm.Endpoint{{Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}}}); err != nil {
+			t.Fatal(err)
+		}
+		return cat("hosts")
+	}
+	if got := changed("10.1.2.3/24"); !strings.Contains(got, "10.1.2.3\tloom\n") {
+		t.Errorf("after a connect: %q", got)
+	}
+	if got := changed("10.1.2.4/24"); !strings.Contains(got, "10.1.2.4\tloom\n") || strings.Contains(got, "10.1.2.3") {
+		t.Errorf("after another: %q", got)
+	}
+	w.exec(c.ID, "sh", "-c", "echo 1.1.1.1 mine >> /etc/hosts")
+	if got := changed("10.1.2.5/24"); !strings.Contains(got, "mine") || strings.Contains(got, "10.1.2.5") {
+		t.Errorf("an edited file was written over: %q", got)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	w := newWorld(t)
+	port := []cnm.PortMapping{{HostPort: 80, Port: 80, Count: 1}}
+	none := []engine.NetworkRequest{{Network: "none"}}
+	w.create(engine.Spec{Name: "there"})
+	tests := []struct {
+		name string
+		spec engine.Spec
+		kind error
+		part string
+	}{
+		{"name", engine.Spec{Name: "no/good"}, cnm.ErrInvalid, "no/good"},
+		{"image", engine.Spec{Image: "nonesuch"}, cnm.ErrNotFound, "net import"},
+		{"memory", engine.Spec{Memory: 1000}, cnm.ErrInvalid, "6m"},
+		{"cpus", engine.Spec{NanoCPUs: 1}, cnm.ErrInvalid, "0.01"},
+		{"pids", engine.Spec{PidsLimit: -7}, cnm.ErrInvalid, "-7"},
+		{"capability", engine.Spec{CapAdd: []string{"FLY"}}, cnm.ErrInvalid, "FLY"},
+		{"signal", engine.Spec{StopSignal: "HELLO"}, cnm.ErrInvalid, "HELLO"},
+		{"environment", engine.Spec{Env: []string{"=x"}}, cnm.ErrInvalid, "NAME=value"},
+		{"work directory", engine.Spec{WorkDir: "here"}, cnm.ErrInvalid, "here"},
+		{"user namespace", engine.Spec{UserNS: "mine"}, cnm.ErrInvalid, "auto"},
+		{"extra host", engine.Spec{ExtraHosts: []string{"a:b"}}, cnm.ErrInvalid, "NAME:ADDRESS"},
+		{"port with none", engine.Spec{Networks: none, Ports: port}, cnm.ErrInvalid, "bridge"},
+		{"port with host", engine.Spec{Networks: []engine.NetworkRequest{{Network: "host"}}, Ports: port}, cnm.ErrInvalid, "leave the ports out"},
+		{"port with container", engine.Spec{Networks: []engine.NetworkRequest{{Network: "container:there"}}, Ports: port}, cnm.ErrInvalid, "publish them there"},
+		{"two modes", engine.Spec{Networks: append(none, engine.NetworkRequest{Network: "host"})}, cnm.ErrInvalid, "combined"},
+		{"relative mount", engine.Spec{Mounts: []engine.Mount{{Source: "x/y", Target: "/z"}}}, cnm.ErrInvalid, "x/y"},
+		{"mount on root", engine.Spec{Mounts: []engine.Mount{{Source: "/tmp", Target: "/"}}}, cnm.ErrInvalid, "below /"},
+		{"one target twice", engine.Spec{Mounts: []engine.Mount{{Source: "/tmp", Target: "/z"}, {Source: "/opt", Target: "/z/"}}}, cnm.ErrInvalid, "two mounts"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.spec.Image == "" {
+				tt.spec.Image = "busybox"
+			}
+			_, _, err := w.e.Create(t.Context(), tt.spec)
+			if !errors.Is(err, tt.kind) || !strings.Contains(err.Error(), tt.part) {
+				t.Errorf("got %v, want %v with %q", err, tt.kind, tt.part)
+			}
+		})
+	}
+	if _, err := w.e.Inspect(t.Context(), "nobody"); !errors.Is(err, cnm.ErrNotFound) {
+		t.Errorf("inspect: %v", err)
+	}
+	if err := w.e.Kill(t.Context(), "there", "TERM"); !errors.Is(err, engine.ErrNotRunning) {
+		t.Errorf("kill: %v", err)
+	}
+	if got := w.inspect("there"); got.Status != engine.Created {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestUnknownUserIsAClearError(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.run(engine.Spec{Command: []string{"true"}, User: "nobody-here", Remove: true}, "")
+	if !errors.Is(err, cnm.ErrInvalid) || !strings.Contains(err.Error(), "nobody-here") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestHostNetwork(t *testing.T) {
+	w := newWorld(t)
+	got := w.mustRun(engine.Spec{Command: []string{"readlink", "/proc/self/ns/net"}, Networks: []engine.NetworkRequest{{Network: "host"}}, Remove: true}, "")
+	own, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil || strings.TrimSpace(got.out) != own {
+		t.Errorf("got %q, want %s, %v", got.out, own, err)
+	}
+}
+
+func owner(info os.FileInfo) uint32 { return info.Sys().(*syscall.Stat_t).Uid }
