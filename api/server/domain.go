@@ -114,57 +114,15 @@ type ContainerViews interface {
 	Inspect(ctx context.Context, ref string) (ContainerView, error)
 }
 
-// Stdio is the client's side of a process.
-type Stdio struct {
-	Stdin   io.Reader // nil: the client gives no input
-	Stdout  io.Writer
-	Stderr  io.Writer
-	Size    WindowSize        // of the terminal at the start
-	Resize  <-chan WindowSize // later sizes
-	Signals <-chan string     // names or numbers, for the process
-	// Started is called once, when the process runs.
-	Started func(id string, pid int) error
-}
-
-// WindowSize is the size of a terminal, in characters; the zero value is unknown.
-type WindowSize struct {
-	Rows, Columns uint16
-}
-
-// ExecRequest describes a further process in a container.
-type ExecRequest struct {
-	Container  string
-	Command    []string
-	Env        []string
-	WorkDir    string
-	User       string
-	TTY        bool
-	Privileged bool
-	Detach     bool
-}
-
-// ExitStatus is how a process ended.
-type ExitStatus struct {
-	Code     int // 128+n after signal n
-	OOM      bool
-	Error    string
-	Finished time.Time
-}
-
-// LogsRequest selects lines of a container's log.
-type LogsRequest struct {
-	Container    string
-	Follow       bool
-	Tail         int // lines from the end; negative: all
-	Since, Until time.Time
-}
-
-// LogLine is one line of output, with its newline when it had one.
-type LogLine struct {
-	Time   time.Time
-	Stderr bool
-	Line   []byte
-}
+// The engine's own types are the server's too.
+type (
+	Stdio       = engine.Stdio
+	WindowSize  = engine.WindowSize
+	ExecRequest = engine.ExecRequest
+	ExitStatus  = engine.ExitStatus
+	LogsRequest = engine.LogsRequest
+	LogLine     = engine.LogLine
+)
 
 // ContainerView is a container with what belongs to it.
 type ContainerView struct {

@@ -6,8 +6,6 @@ import (
 	"strconv"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/engine/image"
-	"github.com/vethloom/vethloom/engine/volume"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -37,13 +35,9 @@ var kinds = []struct {
 	{cnm.ErrPortTaken, codes.FailedPrecondition, "PORT_TAKEN"},
 	{cnm.ErrExhausted, codes.ResourceExhausted, "EXHAUSTED"},
 	{cnm.ErrInUse, codes.FailedPrecondition, "IN_USE"},
-	{image.ErrInUse, codes.FailedPrecondition, "IN_USE"},
-	{volume.ErrInUse, codes.FailedPrecondition, "IN_USE"},
 	{cnm.ErrExists, codes.AlreadyExists, "EXISTS"},
 	{cnm.ErrForbidden, codes.FailedPrecondition, "FORBIDDEN"},
 	{cnm.ErrInvalid, codes.InvalidArgument, "INVALID"},
-	{image.ErrInvalid, codes.InvalidArgument, "INVALID"},
-	{volume.ErrInvalid, codes.InvalidArgument, "INVALID"},
 	{cnm.ErrConflict, codes.Aborted, "CONFLICT"},
 	{context.Canceled, codes.Canceled, "CANCELED"},
 	{context.DeadlineExceeded, codes.DeadlineExceeded, "DEADLINE"},

@@ -9,6 +9,7 @@ import (
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 )
 
 // chunk is how much output one message carries at most, in bytes.
@@ -65,6 +66,7 @@ type input interface {
 }
 
 type outputStream interface {
+	SendHeader(metadata.MD) error
 	Send(*apiv1.AttachResponse) error
 }
 
@@ -77,12 +79,12 @@ func converse(ctx context.Context, stream outputStream, stdin bool, size *apiv1.
 	out := &sender{stream: stream}
 	in := newReceiver(ctx)
 	stdio := Stdio{
-		Stdout: writer(func(b []byte) *apiv1.AttachResponse {
+		Stdout: &output{out, func(b []byte) *apiv1.AttachResponse {
 			return &apiv1.AttachResponse{Message: &apiv1.AttachResponse_Stdout{Stdout: b}}
-		}, out),
-		Stderr: writer(func(b []byte) *apiv1.AttachResponse {
+		}},
+		Stderr: &output{out, func(b []byte) *apiv1.AttachResponse {
 			return &apiv1.AttachResponse{Message: &apiv1.AttachResponse_Stderr{Stderr: b}}
-		}, out),
+		}},
 		Size: windowSize(size), Resize: in.resize, Signals: in.signals,
 		Started: func(id string, pid int) error {
 			return out.send(&apiv1.AttachResponse{Message: &apiv1.AttachResponse_Started{Started: &apiv1.Started{Id: id, Pid: int32(pid)}}})
@@ -94,6 +96,11 @@ func converse(ctx context.Context, stream outputStream, stdin bool, size *apiv1.
 	// Recv cannot be interrupted other than by the end of the stream, which is
 	// this function's return; the goroutine ends right after it.
 	go in.run(recv, stdin)
+	// A client that comes back after a restart learns that it has been heard,
+	// even when its process has nothing to say.
+	if err := stream.SendHeader(metadata.MD{}); err != nil {
+		return err
+	}
 	status, err := run(ctx, stdio)
 	if err != nil {
 		return err
@@ -113,22 +120,23 @@ func (s *sender) send(m *apiv1.AttachResponse) error {
 	return s.stream.Send(m)
 }
 
-type writerFunc func([]byte) (int, error)
+// output is a writer of one of the two streams. It is a pointer, so that
+// writers can be compared.
+type output struct {
+	to   *sender
+	wrap func([]byte) *apiv1.AttachResponse
+}
 
-func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
-
-func writer(wrap func([]byte) *apiv1.AttachResponse, out *sender) io.Writer {
-	return writerFunc(func(b []byte) (int, error) {
-		n := 0
-		for n < len(b) {
-			part := b[n:min(n+chunk, len(b))]
-			if err := out.send(wrap(part)); err != nil {
-				return n, err
-			}
-			n += len(part)
+func (o *output) Write(b []byte) (int, error) {
+	n := 0
+	for n < len(b) {
+		part := b[n:min(n+chunk, len(b))]
+		if err := o.to.send(o.wrap(part)); err != nil {
+			return n, err
 		}
-		return n, nil
-	})
+		n += len(part)
+	}
+	return n, nil
 }
 
 // receiver sorts what the client sends: input for Read, the rest for its channels.

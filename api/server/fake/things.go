@@ -1,0 +1,336 @@
+package fake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/vethloom/vethloom/api/server"
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/engine/volume"
+)
+
+// CreateSandbox implements [server.Sandboxes].
+func (d *Domain) CreateSandbox(_ context.Context, r server.SandboxRequest) (server.SandboxView, error) {
+	if err := d.enter("CreateSandbox"); err != nil {
+		return server.SandboxView{}, err
+	}
+	defer d.mu.Unlock()
+	for _, s := range d.sandboxes {
+		if s.ID == r.ID {
+			return s, nil
+		}
+	}
+	c := &container{}
+	c.view.Sandbox = server.SandboxView{Sandbox: cnm.Sandbox{ID: r.ID, Labels: r.Labels, Phase: cnm.Active}}
+	if r.ID == "" {
+		c.view.Sandbox.ID = d.id()
+	}
+	c.view.Sandbox.Path = "/run/vethloom/netns/" + c.view.Sandbox.ID
+	for _, n := range r.Networks {
+		if _, err := d.join(c, n, r.Ports); err != nil {
+			return server.SandboxView{}, err
+		}
+	}
+	d.sandboxes = append(d.sandboxes, c.view.Sandbox)
+	return c.view.Sandbox, nil
+}
+
+// RemoveSandbox implements [server.Sandboxes].
+func (d *Domain) RemoveSandbox(_ context.Context, id string) error {
+	if err := d.enter("RemoveSandbox"); err != nil {
+		return err
+	}
+	defer d.mu.Unlock()
+	d.sandboxes = slices.DeleteFunc(d.sandboxes, func(s server.SandboxView) bool { return s.ID == id })
+	return nil
+}
+
+// ListSandboxes implements [server.Sandboxes].
+func (d *Domain) ListSandboxes(context.Context) ([]server.SandboxView, error) {
+	if err := d.enter("ListSandboxes"); err != nil {
+		return nil, err
+	}
+	defer d.mu.Unlock()
+	return slices.Clone(d.sandboxes), nil
+}
+
+// ImportImage implements [server.Images]. It takes anything that begins with "tar".
+func (d *Domain) ImportImage(_ context.Context, r io.Reader, o image.ImportOptions) (image.Image, error) {
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return image.Image{}, err
+	}
+	if err := d.enter("ImportImage"); err != nil {
+		return image.Image{}, err
+	}
+	defer d.mu.Unlock()
+	if !strings.HasPrefix(string(data), "tar") {
+		return image.Image{}, &cnm.Error{Kind: cnm.ErrInvalid, Reason: "this is not a tar archive", Remedy: "make one with 'tar -C DIR -c .'"}
+	}
+	i := image.Image{ID: "sha256:" + d.id(), Created: Epoch, Size: int64(len(data)), OS: "linux", Architecture: "amd64"}
+	if o.Reference != "" {
+		i.References = []string{o.Reference}
+	}
+	d.images = append(d.images, i)
+	return i, nil
+}
+
+// LoadImages implements [server.Images]. Each line names an image.
+func (d *Domain) LoadImages(_ context.Context, r io.Reader) ([]image.Image, error) {
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.enter("LoadImages"); err != nil {
+		return nil, err
+	}
+	defer d.mu.Unlock()
+	var out []image.Image
+	for name := range strings.FieldsSeq(string(data)) {
+		i := image.Image{ID: "sha256:" + d.id(), References: []string{name}, Created: Epoch, OS: "linux", Architecture: "amd64"}
+		if name == "-" {
+			i.References = nil
+		}
+		out = append(out, i)
+	}
+	d.images = append(d.images, out...)
+	return out, nil
+}
+
+// ListImages implements [server.Images].
+func (d *Domain) ListImages(context.Context) ([]image.Image, error) {
+	if err := d.enter("ListImages"); err != nil {
+		return nil, err
+	}
+	defer d.mu.Unlock()
+	return slices.Clone(d.images), nil
+}
+
+func (d *Domain) image(ref string) (int, error) {
+	for i, img := range d.images {
+		hash := strings.TrimPrefix(img.ID, "sha256:")
+		if slices.Contains(img.References, ref) || slices.Contains(img.References, ref+":latest") ||
+			ref != "" && strings.HasPrefix(hash, strings.TrimPrefix(ref, "sha256:")) {
+			return i, nil
+		}
+	}
+	return 0, missing("image", ref)
+}
+
+// InspectImage implements [server.Images].
+func (d *Domain) InspectImage(_ context.Context, ref string) (image.Image, error) {
+	if err := d.enter("InspectImage"); err != nil {
+		return image.Image{}, err
+	}
+	defer d.mu.Unlock()
+	i, err := d.image(ref)
+	if err != nil {
+		return image.Image{}, err
+	}
+	return d.images[i], nil
+}
+
+// RemoveImage implements [server.Images].
+func (d *Domain) RemoveImage(_ context.Context, ref string, force bool) (untagged, deleted []string, err error) {
+	if err := d.enter("RemoveImage"); err != nil {
+		return nil, nil, err
+	}
+	defer d.mu.Unlock()
+	i, err := d.image(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	img := d.images[i]
+	for _, c := range d.containers {
+		if c.view.ImageID == img.ID && !force {
+			return nil, nil, &cnm.Error{Kind: cnm.ErrInUse, Field: "image", Value: ref, Reason: "container " + c.view.Spec.Name + " needs it"}
+		}
+	}
+	d.images = slices.Delete(d.images, i, i+1)
+	return img.References, []string{img.ID}, nil
+}
+
+// TagImage implements [server.Images].
+func (d *Domain) TagImage(_ context.Context, src, dst string) error {
+	if err := d.enter("TagImage"); err != nil {
+		return err
+	}
+	defer d.mu.Unlock()
+	i, err := d.image(src)
+	if err != nil {
+		return err
+	}
+	d.images[i].References = append(slices.Clone(d.images[i].References), dst)
+	return nil
+}
+
+// CreateVolume implements [server.Volumes].
+func (d *Domain) CreateVolume(_ context.Context, name string, labels map[string]string) (server.VolumeView, error) {
+	if err := d.enter("CreateVolume"); err != nil {
+		return server.VolumeView{}, err
+	}
+	defer d.mu.Unlock()
+	if name == "" {
+		name = d.id()
+	}
+	for _, v := range d.volumes {
+		if v.Name == name {
+			return server.VolumeView{Volume: v}, nil
+		}
+	}
+	v := volume.Volume{Name: name, Path: "/var/lib/vethloom/volumes/" + name + "/_data", Labels: labels, Created: Epoch}
+	d.volumes = append(d.volumes, v)
+	return server.VolumeView{Volume: v}, nil
+}
+
+func (d *Domain) volumeView(v volume.Volume) server.VolumeView {
+	out := server.VolumeView{Volume: v}
+	for _, c := range d.containers {
+		for _, m := range c.view.Spec.Mounts {
+			if m.Volume && m.Source == v.Name {
+				out.Containers = append(out.Containers, c.view.Spec.Name)
+			}
+		}
+	}
+	return out
+}
+
+// ListVolumes implements [server.Volumes].
+func (d *Domain) ListVolumes(context.Context) ([]server.VolumeView, error) {
+	if err := d.enter("ListVolumes"); err != nil {
+		return nil, err
+	}
+	defer d.mu.Unlock()
+	var out []server.VolumeView
+	for _, v := range d.volumes {
+		out = append(out, d.volumeView(v))
+	}
+	return out, nil
+}
+
+// InspectVolume implements [server.Volumes].
+func (d *Domain) InspectVolume(_ context.Context, name string) (server.VolumeView, error) {
+	if err := d.enter("InspectVolume"); err != nil {
+		return server.VolumeView{}, err
+	}
+	defer d.mu.Unlock()
+	for _, v := range d.volumes {
+		if v.Name == name {
+			return d.volumeView(v), nil
+		}
+	}
+	return server.VolumeView{}, missing("volume", name)
+}
+
+// RemoveVolume implements [server.Volumes].
+func (d *Domain) RemoveVolume(_ context.Context, name string) error {
+	if err := d.enter("RemoveVolume"); err != nil {
+		return err
+	}
+	defer d.mu.Unlock()
+	for i, v := range d.volumes {
+		if v.Name != name {
+			continue
+		}
+		if by := d.volumeView(v).Containers; len(by) > 0 {
+			return &cnm.Error{Kind: cnm.ErrInUse, Field: "volume", Value: name, Reason: "container " + by[0] + " uses it"}
+		}
+		d.volumes = slices.Delete(d.volumes, i, i+1)
+		return nil
+	}
+	return missing("volume", name)
+}
+
+// PruneVolumes implements [server.Volumes].
+func (d *Domain) PruneVolumes(context.Context) ([]string, error) {
+	if err := d.enter("PruneVolumes"); err != nil {
+		return nil, err
+	}
+	defer d.mu.Unlock()
+	var names []string
+	d.volumes = slices.DeleteFunc(d.volumes, func(v volume.Volume) bool {
+		unused := len(d.volumeView(v).Containers) == 0
+		if unused {
+			names = append(names, v.Name)
+		}
+		return unused
+	})
+	return names, nil
+}
+
+// Version implements [server.System].
+func (d *Domain) Version() server.Version {
+	return server.Version{Version: "1.0", Commit: "abc", Go: "go1.26", Kernel: "6.18"}
+}
+
+// Status implements [server.System].
+func (d *Domain) Status(context.Context) (server.Status, error) {
+	if err := d.enter("Status"); err != nil {
+		return server.Status{}, err
+	}
+	defer d.mu.Unlock()
+	return d.status, nil
+}
+
+// Diff implements [server.System].
+func (d *Domain) Diff(context.Context) ([]server.DiffOp, error) {
+	if err := d.enter("Diff"); err != nil {
+		return nil, err
+	}
+	defer d.mu.Unlock()
+	return d.ops, nil
+}
+
+// Doctor implements [server.System].
+func (d *Domain) Doctor(context.Context) ([]server.Finding, error) {
+	if err := d.enter("Doctor"); err != nil {
+		return nil, err
+	}
+	defer d.mu.Unlock()
+	return d.findings, nil
+}
+
+// Events implements [server.System], for one watcher at a time.
+func (d *Domain) Events(ctx context.Context) <-chan server.Event {
+	out := make(chan server.Event)
+	go func() { // ends with the context, as the channel does
+		defer close(out)
+		for {
+			select {
+			case e := <-d.events:
+				select {
+				case out <- e:
+				case <-ctx.Done():
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
+}
+
+// CommandError is a command that could not be run, with its exit code.
+type CommandError struct {
+	Command string
+	Code    int
+}
+
+// Error tells which way it failed.
+func (e *CommandError) Error() string {
+	if e.Code == 127 {
+		return fmt.Sprintf("command %q: not found in the container", e.Command)
+	}
+	return fmt.Sprintf("command %q: cannot be executed", e.Command)
+}
+
+// ExitCode implements [server.ExitCoder].
+func (e *CommandError) ExitCode() int { return e.Code }
+
+var errNotRunning = errors.New("it is not running")
