@@ -97,7 +97,7 @@ generate: ## regenerate the protocol code (needs protoc)
 	$(GO) generate ./...
 
 .PHONY: install
-install: build ## install binaries, unit and completions below DESTDIR/PREFIX
+install: ## install what `make build` made, the unit and completions below DESTDIR/PREFIX
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' packaging/install.sh install
 
 .PHONY: uninstall

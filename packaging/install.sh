@@ -27,6 +27,10 @@ completion() { # completion SHELL FILE
 
 case ${1:-} in
 install)
+	for b in "${binaries[@]}"; do
+		# Not built here: as root there may be no Go on PATH.
+		[ -x "bin/$b" ] || { echo "bin/$b is missing: run make build first" >&2; exit 1; }
+	done
 	install -d "$dest$bindir" "$dest$unitdir" "$dest$sysusersdir"
 	for b in "${binaries[@]}"; do
 		# Renamed into place: the old file may be running.
