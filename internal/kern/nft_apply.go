@@ -240,6 +240,9 @@ type refusal struct {
 
 // commit sends a batch and collects every refusal; there are none when it was carried out.
 func (s *nftSocket) commit(ctx context.Context, b *batch) ([]refusal, error) {
+	if err := s.expect(len(b.sent)); err != nil {
+		return nil, err
+	}
 	if err := s.send(ctx, b.w.b); err != nil {
 		return nil, err
 	}

@@ -11,9 +11,11 @@ import (
 )
 
 // Socket buffers. The kernel takes a transaction as one datagram, so the send
-// buffer grows with the transaction; each error it reports costs about 1 KiB of the receive buffer.
+// buffer grows with the transaction. It can report an error for each message, and each
+// takes about 1 KiB of the receive buffer, twice what is asked for.
 const (
 	nftReadBuffer  = 1 << 20
+	nftErrorRoom   = 1 << 10
 	nftWriteBuffer = 1 << 18
 	nftDatagram    = 1 << 17
 )
@@ -27,6 +29,7 @@ type nftSocket struct {
 	seq   uint32
 	buf   []byte
 	write int // bytes of send buffer asked for so far
+	read  int // of receive buffer
 }
 
 func openNftSocket(nsFd int) (*nftSocket, error) {
@@ -37,7 +40,7 @@ func openNftSocket(nsFd int) (*nftSocket, error) {
 		}
 		return nil, fmt.Errorf("open netfilter netlink socket: %w", err)
 	}
-	s := &nftSocket{conn: conn, buf: make([]byte, nftDatagram), write: nftWriteBuffer}
+	s := &nftSocket{conn: conn, buf: make([]byte, nftDatagram), write: nftWriteBuffer, read: nftReadBuffer}
 	err = errors.Join(
 		conn.SetsockoptInt(unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1),
 		conn.SetsockoptInt(unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1),
@@ -66,6 +69,19 @@ func (s *nftSocket) send(ctx context.Context, b []byte) error {
 		return fmt.Errorf("send %d bytes in one transaction: %w: raise net.core.wmem_max or give CAP_NET_ADMIN", len(b), err)
 	}
 	return err
+}
+
+// expect makes room for an answer to each of n messages.
+func (s *nftSocket) expect(n int) error {
+	need := n * nftErrorRoom
+	if need <= s.read {
+		return nil
+	}
+	if err := s.conn.SetReadBuffer(need); err != nil {
+		return fmt.Errorf("grow the receive buffer to %d bytes: %w", need, err)
+	}
+	s.read = need
+	return nil
 }
 
 // receive returns the messages of one datagram; they are valid until the next call.
