@@ -1,6 +1,7 @@
 package kern
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -96,12 +97,17 @@ func (s *session) route(op plan.Op, r plan.Route) error {
 	return s.send(r.NS, req)
 }
 
-// createLink makes a link in one message, marks it in the next and brings it
-// up: all in one send, so that no crash leaves a link without a mark. The far
-// end of a veth pair is named by its near end until it is marked as well.
+// createLink makes a link in one message, and marks it and brings it up in the
+// next. That one is only sent when the first succeeded: it would
+// otherwise mark a stranger's link of that name as ours.
 func (s *session) createLink(l plan.Link) error {
 	if err := checkLink(l); err != nil {
 		return err
+	}
+	if l.Kind == plan.Bridge && l.MAC == (plan.MAC{}) {
+		// A bridge takes its lowest port's address until it is given one, so
+		// it would change, and lose its neighbours, with every port.
+		l.MAC = randomMAC()
 	}
 	var master uint32
 	if l.Master != "" {
@@ -119,14 +125,20 @@ func (s *session) createLink(l plan.Link) error {
 	}
 	near := changeLink(l.Name, upFlag(l.Up), unix.IFF_UP, func(a *builder) {
 		s.k.markLink(a, l.Scope, "", l.MTU)
-		if l.Kind == plan.Bridge && l.MTU != 0 {
-			a.u32(unix.IFLA_MTU, uint32(l.MTU))
+		if l.Kind == plan.Bridge {
+			a.u32(unix.IFLA_MTU, uint32(bridgeMTU(l)))
 		}
 		if l.Master != "" {
 			portFlags(a, l.Port)
 		}
 	})
-	if err := s.send(l.NS, newLink(l, master, peerNS), near); err != nil {
+	if err := s.send(l.NS, newLink(l, master, peerNS)); err != nil {
+		return err
+	}
+	if err := s.flush(); err != nil {
+		return err
+	}
+	if err := s.send(l.NS, near); err != nil {
 		return err
 	}
 	if l.Kind != plan.Veth {
@@ -146,6 +158,14 @@ func (s *session) farEnd(l plan.Link, mac plan.MAC) []request {
 		changeLink(l.Peer.Name, upFlag(l.Up), unix.IFF_UP, nil),
 		s.learn(end{l.Peer.NS, l.Peer.Name}),
 	}
+}
+
+// randomMAC is a locally administered unicast address.
+func randomMAC() plan.MAC {
+	var m plan.MAC
+	rand.Read(m[:]) // never fails
+	m[0] = m[0]&^1 | 2
+	return m
 }
 
 func checkLink(l plan.Link) error {

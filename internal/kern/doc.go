@@ -7,7 +7,7 @@
 // [Kernel.Drift] tells when somebody else has changed what is ours. It decides nothing:
 // what should exist is rendered elsewhere and compared by internal/plan.
 //
-// The marks are: the alias "vethloom:<scope>" of links (the far end of a veth
-// pair has " peer" after it), protocol 117 of routes, neighbours and addresses, the
+// The marks are: the alias "vethloom:<scope>" of links, and their group (the far end of a veth
+// pair has " peer" after its alias), protocol 117 of routes, neighbours and addresses, the
 // nftables tables named vethloom, and the directory of pinned namespaces.
 package kern

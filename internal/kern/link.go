@@ -11,9 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownedGroup is the group number (IFLA_GROUP) of all our links, so that
-// "ip link show group 117" lists them.
-const ownedGroup = plan.Protocol
+// ownedGroup is the group (IFLA_GROUP) of all our links. A link is made with it,
+// and gets its alias a moment later: should a crash come between, the
+// group tells whose it is. The number is the text "vlom", which nobody picks by chance.
+const ownedGroup = 0x766c6f6d
 
 // peerMark follows the alias of a veth pair's second end, so that an
 // observation knows which end is which.
@@ -92,11 +93,19 @@ func newLink(l plan.Link, master uint32, peerNS int) request {
 	return request{kind: unix.RTM_NEWLINK, flags: createFlags, data: a.b}
 }
 
-// firstMTU is what a link is made with. A bridge takes the MTU of its ports
-// until somebody sets another one than it has, so it is made with another one.
+// A bridge takes the MTU of its ports until somebody sets another one than it
+// has. So it is made with one next to what it should have and then given that, lest
+// a port changes it later; without a wish it gets the kernel's first choice.
+func bridgeMTU(l plan.Link) int {
+	if l.MTU == 0 {
+		return defaultEthernet
+	}
+	return l.MTU
+}
+
 func firstMTU(l plan.Link) int {
-	if l.Kind == plan.Bridge && l.MTU != 0 {
-		return l.MTU ^ 1
+	if l.Kind == plan.Bridge {
+		return bridgeMTU(l) ^ 1
 	}
 	return l.MTU
 }
@@ -166,6 +175,7 @@ type link struct {
 	index, peerIndex uint32
 	nsid             int32 // of the peer's namespace, -1 when it is this one
 	masterIndex      uint32
+	group            uint32
 	name, alias      string
 	kind             plan.LinkKind
 	mac              plan.MAC
@@ -175,8 +185,12 @@ type link struct {
 	ns               plan.NetNS
 }
 
-// owner is the scope an alias names.
+// owner is the scope the alias names. A link of ours that has no alias yet has
+// no scope either.
 func (l *link) owner() (scope plan.Scope, peer, ok bool) {
+	if l.alias == "" {
+		return "", false, l.group == ownedGroup
+	}
 	s, ok := strings.CutPrefix(l.alias, plan.AliasPrefix)
 	s, peer = strings.CutSuffix(s, peerMark)
 	return plan.Scope(s), peer, ok
@@ -210,6 +224,8 @@ func parseLink(b []byte) (link, error) {
 			}
 		case unix.IFLA_MASTER:
 			l.masterIndex = u32(v)
+		case unix.IFLA_GROUP:
+			l.group = u32(v)
 		case unix.IFLA_LINK:
 			l.peerIndex = u32(v)
 		case unix.IFLA_LINK_NETNSID:

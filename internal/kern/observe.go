@@ -222,7 +222,7 @@ func (v *view) collect(s *plan.State, owned map[*link]bool) {
 	}
 	for _, r := range v.routes {
 		r.NS = v.ns
-		if l := v.links[r.index]; l != nil {
+		if l := v.links[r.index]; l != nil && r.Type != plan.Blackhole { // IPv6 says lo
 			r.Link = l.name
 		}
 		s.Routes = append(s.Routes, r.Route)

@@ -28,7 +28,7 @@ type pairing struct {
 func (p *pairing) links() []plan.Link {
 	p.owned = map[*link]bool{}
 	var out []plan.Link
-	var seconds []*link
+	var unmarked, seconds []*link
 	for _, v := range p.views {
 		for _, index := range slices.Sorted(maps.Keys(v.links)) {
 			l := v.links[index]
@@ -39,10 +39,18 @@ func (p *pairing) links() []plan.Link {
 			case ok && peer:
 				p.owned[l] = true
 				seconds = append(seconds, l)
+			case ok && l.alias == "":
+				p.owned[l] = true
+				unmarked = append(unmarked, l)
 			case ok:
 				p.owned[l] = true
-				out = append(out, p.first(v, l))
+				out = append(out, p.first(v.links, l))
 			}
+		}
+	}
+	for _, l := range unmarked {
+		if !p.taken[l] {
+			out = append(out, p.first(p.view(l.ns).links, l))
 		}
 	}
 	for _, l := range seconds {
@@ -53,16 +61,21 @@ func (p *pairing) links() []plan.Link {
 	return out
 }
 
+func (p *pairing) view(ns plan.NetNS) *view {
+	i := slices.IndexFunc(p.views, func(v *view) bool { return v.ns == ns })
+	return p.views[i]
+}
+
 // first is the link with the end l, and for a veth pair the other one. A
 // pair that is not what one of ours is once it is made, because a crash came
 // between or somebody changed one end, shows as down or without an MTU, so that it differs from
 // what is wanted.
-func (p *pairing) first(v *view, l *link) plan.Link {
+func (p *pairing) first(neighbours map[uint32]*link, l *link) plan.Link {
 	scope, _, _ := l.owner()
 	out := plan.Link{
 		NS: l.ns, Name: l.name, Scope: scope, Kind: l.kind, MAC: l.mac, MTU: l.mtu, Up: l.up, Port: l.port,
 	}
-	if m := v.links[l.masterIndex]; m != nil {
+	if m := neighbours[l.masterIndex]; m != nil {
 		out.Master = m.name
 	}
 	if l.kind != plan.Veth {

@@ -131,8 +131,9 @@ func (d *diff) lingers(ns NetNS, link string) bool {
 func sameRoute(a, b Route) bool { return a.Normal() == b.Normal() }
 
 // renew makes what the kernel drops on the way go and come again: routes whose
-// preferred source goes, IPv4 routes of a link that loses its last IPv4 address, if
-// only to get another one, and neighbours on links that change their address.
+// preferred source goes, IPv4 routes and neighbours of a link that loses its last IPv4
+// address, if only to get another one, and neighbours on links that change their
+// hardware address.
 func (d *diff) renew() {
 	sources, kept, emptied := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	going := map[string]bool{}
@@ -158,7 +159,9 @@ func (d *diff) renew() {
 			r.Dst.Addr().Is4() && r.Link != "" && emptied[on] && !kept[on]
 	})
 	renew(&d.neighs, d.want.Neighs, d.have.Neighs, func(n Neigh) bool {
-		return d.readdressed[in(n.NS, n.Link)] && !d.isLost(n.NS, n.Link)
+		on := in(n.NS, n.Link)
+		last := n.IP.Is4() && emptied[on] && !kept[on]
+		return (last || d.readdressed[on]) && !d.isLost(n.NS, n.Link)
 	})
 }
 

@@ -288,6 +288,7 @@ func (k *Kernel) remove(o plan.Object) error {
 			drop(t.routes, func(r plan.Route) bool {
 				return r.NS == o.NS && (r.Src == o.Prefix.Addr() || last && r.Link == o.Link && r.Dst.Addr().Is4())
 			})
+			drop(t.neighs, func(n plan.Neigh) bool { return last && n.NS == o.NS && n.Link == o.Link && n.IP.Is4() })
 		} else {
 			t.forgetSource(o)
 		}

@@ -1,0 +1,74 @@
+package kern_test
+
+import (
+	"context"
+	"flag"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/vethloom/vethloom/internal/kern"
+	"github.com/vethloom/vethloom/internal/kern/kerntest"
+	"github.com/vethloom/vethloom/internal/plan"
+	"pgregory.net/rapid"
+)
+
+// calm observes once the kernel has finished with namespaces that were let go: until then
+// the near ends of their links are there, without a far end.
+func calm(t *rapid.T, k *kern.Kernel, sysctls []plan.Sysctl) plan.State {
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		have, err := k.Observe(context.Background(), sysctls)
+		if err != nil {
+			t.Fatal(err)
+		}
+		going := slices.ContainsFunc(have.Links, func(l plan.Link) bool { return l.Kind == plan.Veth && l.Peer.Name == "" })
+		if !going || time.Now().After(deadline) {
+			return have
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// fewer makes a property run n times, unless the command line asks for another number: namespaces
+// take the kernel a while.
+func fewer(t *testing.T, n int) {
+	f := flag.Lookup("rapid.checks")
+	if f.Value.String() != f.DefValue {
+		return
+	}
+	if err := f.Value.Set(strconv.Itoa(n)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Value.Set(f.DefValue); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestDiffConverges takes the real kernel through random states: a part of the
+// operations, as if a crash came, and then a fresh pass, which must get there.
+func TestDiffConverges(t *testing.T) {
+	fewer(t, 25)
+	env := kerntest.New(t)
+	k := open(t, env)
+	rapid.Check(t, func(t *rapid.T) {
+		for range 3 {
+			want := kerntest.RandomState(t)
+			ops := plan.Diff(want, calm(t, k, want.Sysctls))
+			n := rapid.IntRange(0, len(ops)).Draw(t, "crash after")
+			if err := k.Apply(context.Background(), ops[:n]); err != nil {
+				t.Fatalf("%v\nof\n%s", err, lines(ops[:n]))
+			}
+			ops = plan.Diff(want, observe(t, k, want.Sysctls))
+			if err := k.Apply(context.Background(), ops); err != nil {
+				t.Fatalf("%v\nof\n%s", err, lines(ops))
+			}
+			if rest := plan.Diff(want, calm(t, k, want.Sysctls)); len(rest) > 0 {
+				t.Fatalf("still to do:\n%s\nafter\n%s", lines(rest), lines(ops))
+			}
+		}
+	})
+}
