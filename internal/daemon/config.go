@@ -23,7 +23,7 @@ type Config struct {
 	Version         string
 	Commit          string
 	BootID          string // empty: the kernel's
-	Faults          Faults // for tests
+	Faults          Faults `json:"-"` // for tests
 }
 
 // Defaults are the values of a netd that is told nothing.

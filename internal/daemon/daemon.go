@@ -251,13 +251,11 @@ func (f fabric) Converge(ctx context.Context, scopes ...plan.Scope) error {
 }
 
 func modelError(err error) error {
-	var op *plan.OpError
-	if !errors.Is(err, plan.ErrPortTaken) || !errors.As(err, &op) {
+	taken, ok := errors.AsType[*plan.PortTakenError](err)
+	if !ok {
 		return err
 	}
-	taken := &cnm.PortTakenError{Cause: err}
-	if h, ok := op.Op.Object.(plan.PortHold); ok {
-		taken.Proto, taken.Addr, taken.Port = h.Proto, h.Addr, h.From
+	return &cnm.PortTakenError{
+		Proto: taken.Port.Proto, Addr: taken.Port.Addr, Port: taken.Port.From, By: taken.By, Cause: err,
 	}
-	return taken
 }

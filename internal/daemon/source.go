@@ -57,7 +57,7 @@ func (s *source) All(ctx context.Context) (map[plan.Scope]reconcile.Want, error)
 	}
 	for _, e := range endpoints {
 		n, ok := byID[e.Network]
-		if !ok {
+		if !ok && e.Phase != cnm.Deleting {
 			add(cnm.EndpointScope(e.ID), plan.State{}, fmt.Errorf("endpoint %s: no network %s", cnm.Short(e.ID), cnm.Short(e.Network)))
 			continue
 		}
@@ -101,7 +101,7 @@ func (s *source) Render(ctx context.Context, scope plan.Scope) (plan.State, erro
 
 func (s *source) endpointByID(ctx context.Context, e cnm.Endpoint) (plan.State, error) {
 	if e.Phase == cnm.Deleting {
-		return plan.State{}, nil
+		return plan.State{}, nil // its network may be gone
 	}
 	r, err := s.store.Get(ctx, cnm.Key{Kind: cnm.KindNetwork, ID: e.Network})
 	if errors.Is(err, cnm.ErrNotFound) {
@@ -126,8 +126,11 @@ func (s *source) network(n cnm.Network) (plan.State, error) {
 }
 
 func (s *source) endpoint(n cnm.Network, e cnm.Endpoint) (plan.State, error) {
+	if e.Phase == cnm.Deleting {
+		return plan.State{}, nil
+	}
 	d, err := s.driver(n)
-	if err != nil || e.Phase == cnm.Deleting {
+	if err != nil {
 		return plan.State{}, err
 	}
 	return d.RenderEndpoint(n, e, s.facts.Load().host)

@@ -100,7 +100,7 @@ func portError(p plan.PortHold, port uint16, err error) error {
 	one.From, one.To = port, port
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return fmt.Errorf("%w: %s%s", plan.ErrPortTaken, one, usedBy(p.Proto, port))
+		return &plan.PortTakenError{Port: one, By: usedBy(p.Proto, port)}
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return fmt.Errorf("%s: the host has no such address: %w", one, err)
 	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.ESOCKTNOSUPPORT):
@@ -252,7 +252,7 @@ func freePorts(busy []bool) []PortRange {
 }
 
 // usedBy names the process that has a port, as far as it can be found:
-// " by nginx (pid 812)". It must run in the port's namespace.
+// "nginx (pid 812)". It must run in the port's namespace.
 func usedBy(proto plan.L4, port uint16) string {
 	inodes := map[string]bool{}
 	for _, file := range []string{string(proto), string(proto) + "6"} {
@@ -281,7 +281,7 @@ func usedBy(proto plan.L4, port uint16) string {
 		}
 		if hasSocket("/proc/"+p.Name()+"/fd", inodes) {
 			comm, _ := os.ReadFile("/proc/" + p.Name() + "/comm")
-			return fmt.Sprintf(" by %s (pid %s)", strings.TrimSpace(string(comm)), p.Name())
+			return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(comm)), p.Name())
 		}
 	}
 	return ""

@@ -21,3 +21,19 @@ var (
 	ErrPortTaken   = errors.New("the host port is taken")
 	ErrUnsupported = errors.New("this kernel does not support it")
 )
+
+// PortTakenError tells who has a host port. It unwraps to [ErrPortTaken].
+type PortTakenError struct {
+	Port PortHold // the one port that is taken
+	By   string   // "nginx (pid 812)"; "" when that could not be found out
+}
+
+func (e *PortTakenError) Error() string {
+	if e.By == "" {
+		return e.Port.String() + ": " + ErrPortTaken.Error()
+	}
+	return e.Port.String() + ": " + ErrPortTaken.Error() + " by " + e.By
+}
+
+// Unwrap returns [ErrPortTaken].
+func (e *PortTakenError) Unwrap() error { return ErrPortTaken }

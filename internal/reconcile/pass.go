@@ -134,7 +134,7 @@ func (r *Reconciler) look(ctx context.Context) (*view, error) {
 	return v, nil
 }
 
-// Diff is what a full pass would do now.
+// Diff is what a full pass would do now. When that is something, one is on its way.
 func (r *Reconciler) Diff(ctx context.Context) ([]plan.Op, error) {
 	r.pass.Lock()
 	defer r.pass.Unlock()
@@ -142,5 +142,9 @@ func (r *Reconciler) Diff(ctx context.Context) ([]plan.Op, error) {
 	if err != nil {
 		return nil, err
 	}
-	return v.ops(), nil
+	ops := v.ops()
+	if len(ops) > 0 {
+		r.Resync()
+	}
+	return ops, nil
 }
