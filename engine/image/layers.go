@@ -50,6 +50,10 @@ type layerInfo struct {
 }
 
 func openLayers(root string, log *slog.Logger) (*layers, error) {
+	root, err := filepath.Abs(root) // layers are mounted by processes elsewhere
+	if err != nil {
+		return nil, fmt.Errorf("find image directory: %w", err)
+	}
 	l := &layers{root: root, log: log, pins: map[string]*pin{}}
 	for _, dir := range []string{root, l.published(), l.tmp()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
