@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync/atomic"
 
 	"github.com/vethloom/vethloom/internal/plan"
 	"golang.org/x/sys/unix"
@@ -226,12 +225,6 @@ func changed(mac, old plan.MAC) plan.MAC {
 	return mac
 }
 
-// dropGroup numbers the groups that links are put in to be removed together.
-var dropGroup = func() func() uint32 {
-	var n atomic.Uint32
-	return func() uint32 { return 0x76000000 + n.Add(1)%0xffffff }
-}()
-
 // deleteLinks removes the links of consecutive operations in one namespace.
 // Each removal waits for a grace period, so several go by one message, as
 // a group. Links that have no mark, or no more, are left alone.
@@ -275,7 +268,7 @@ func (s *session) deleteLinks() error {
 		return s.fail(ask[i].op, err)
 	}
 	if len(drop) > 1 {
-		drop = grouped(drop)
+		drop = grouped(drop, dropGroup+s.k.drops.Add(1)%0xffff)
 	}
 	if i, err := c.batch(drop); err != nil {
 		return s.fail(drop[i].op, err)
@@ -283,9 +276,11 @@ func (s *session) deleteLinks() error {
 	return nil
 }
 
+// dropGroup is the first of the groups that links are put in to be removed together.
+const dropGroup = ownedGroup + 1
+
 // grouped turns removals into one of a group that the links are put in.
-func grouped(drop []request) []request {
-	group := dropGroup()
+func grouped(drop []request, group uint32) []request {
 	out := make([]request, 0, len(drop)+1)
 	for _, d := range drop {
 		a := builder{b: d.data}

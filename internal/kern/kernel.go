@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vethloom/vethloom/internal/plan"
 	"golang.org/x/sys/unix"
@@ -35,6 +36,7 @@ type Kernel struct {
 	stop  context.CancelFunc
 	life  context.Context
 
+	drops  atomic.Uint32 // groups of links removed so far
 	ports  ports
 	shadow shadow
 }
