@@ -93,9 +93,11 @@ func (s *session) step(ctx context.Context) error {
 	first, n := s.next, s.run()
 	part := s.ops[first : first+n]
 	s.next += n
-	switch op.Object.(type) {
+	switch o := op.Object.(type) {
 	case plan.Namespace:
 		return s.fail(first, s.namespace(op))
+	case plan.ForeignAccept:
+		return s.fail(first, s.k.applyAccept(ctx, op, o))
 	case plan.PortHold:
 		return s.fail(first, s.k.port(op))
 	case plan.Sysctl:

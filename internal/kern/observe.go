@@ -63,6 +63,9 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []plan.Sysctl) (plan.State
 	}
 	state := k.assemble(views)
 	state.Rules = rules
+	if state.Accepts, err = k.foreignAccepts(ctx); err != nil {
+		return plan.State{}, err
+	}
 	if state.Sysctls, err = k.readSysctls(sysctls); err != nil {
 		return plan.State{}, err
 	}

@@ -87,6 +87,9 @@ func (d *diff) splitChains() {
 // transaction an object goes before what it refers to, and comes after it. What is
 // both removed and made, with another type or hook, is removed first.
 func (d *diff) rules() {
+	accepts := compare(d.want.Accepts, d.have.Accepts, nil, nil)
+	d.add(Create, accepts.create)
+	d.add(Delete, accepts.delete)
 	d.add(Delete, d.elements.delete)
 	again := func(o Object) bool { return contains(d.chains.create, o) || contains(d.sets.create, o) }
 	d.add(Delete, keep(d.chains.delete, again, true))

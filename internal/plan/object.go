@@ -8,7 +8,7 @@ import (
 )
 
 // KindOf is the word for an object's type: namespace, link, addr, route,
-// neigh, fdb, sysctl, port, chain, set, element or flow.
+// neigh, fdb, sysctl, port, chain, set, element, flow or accept.
 func KindOf(o Object) string {
 	switch o.(type) {
 	case Namespace:
@@ -35,6 +35,8 @@ func KindOf(o Object) string {
 		return "element"
 	case Flow:
 		return "flow"
+	case ForeignAccept:
+		return "accept"
 	}
 	return fmt.Sprintf("%T", o)
 }

@@ -39,6 +39,7 @@ type State struct {
 	Rules      Ruleset
 	Sysctls    []Sysctl
 	Ports      []PortHold
+	Accepts    []ForeignAccept
 }
 
 // Namespace is a pinned network namespace. Its loopback link is brought up

@@ -8,7 +8,7 @@ func (s State) Objects() iter.Seq[Object] {
 		_ = each(s.Namespaces, yield) && each(s.Links, yield) && each(s.Addrs, yield) &&
 			each(s.Routes, yield) && each(s.Neighs, yield) && each(s.FDB, yield) &&
 			each(s.Rules.Sets, yield) && each(s.Rules.Chains, yield) && each(s.Rules.Elements, yield) &&
-			each(s.Sysctls, yield) && each(s.Ports, yield)
+			each(s.Sysctls, yield) && each(s.Ports, yield) && each(s.Accepts, yield)
 	}
 }
 
@@ -44,6 +44,7 @@ func Union(states ...State) State {
 	u.Rules.Elements = union(states, func(s State) []Element { return s.Rules.Elements })
 	u.Sysctls = union(states, func(s State) []Sysctl { return s.Sysctls })
 	u.Ports = union(states, func(s State) []PortHold { return s.Ports })
+	u.Accepts = union(states, func(s State) []ForeignAccept { return s.Accepts })
 	return u
 }
 

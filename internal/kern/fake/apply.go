@@ -44,6 +44,8 @@ func (k *Kernel) apply(op plan.Op) error {
 		return put(t.nft.chains, op.Verb, o)
 	case plan.Element:
 		return put(t.nft.elements, op.Verb, o)
+	case plan.ForeignAccept:
+		return put(t.accepts, op.Verb, o)
 	case plan.Flow:
 		k.purged = append(k.purged, o)
 		return nil
@@ -307,6 +309,8 @@ func (k *Kernel) remove(o plan.Object) error {
 		missing = !take(t.nft.chains, o)
 	case plan.Element:
 		missing = !take(t.nft.elements, o)
+	case plan.ForeignAccept:
+		missing = !take(t.accepts, o)
 	case plan.Sysctl:
 	}
 	if missing && k.Strict {

@@ -53,6 +53,7 @@ type tables struct {
 	fdb        map[string]plan.FDBEntry
 	sysctls    map[string]plan.Sysctl
 	ports      map[string]plan.PortHold
+	accepts    map[string]plan.ForeignAccept
 	nft        nft
 }
 
@@ -82,6 +83,7 @@ func New() *Kernel {
 			fdb:        map[string]plan.FDBEntry{},
 			sysctls:    map[string]plan.Sysctl{},
 			ports:      map[string]plan.PortHold{},
+			accepts:    map[string]plan.ForeignAccept{},
 			nft: nft{sets: map[string]plan.Set{}, chains: map[string]plan.Chain{},
 				elements: map[string]plan.Element{}},
 		},
@@ -128,7 +130,7 @@ func (k *Kernel) snapshot() plan.State {
 	}
 	s.Links = append(s.Links, sorted(t.links)...)
 	s.Addrs, s.Routes, s.Neighs, s.FDB = sorted(t.addrs), sorted(t.routes), sorted(t.neighs), sorted(t.fdb)
-	s.Sysctls, s.Ports = sorted(t.sysctls), sorted(t.ports)
+	s.Sysctls, s.Ports, s.Accepts = sorted(t.sysctls), sorted(t.ports), sorted(t.accepts)
 	s.Rules = plan.Ruleset{Sets: sorted(t.nft.sets), Chains: sorted(t.nft.chains), Elements: sorted(t.nft.elements)}
 	return s
 }
