@@ -1,6 +1,8 @@
 package image
 
 import (
+	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -10,6 +12,10 @@ import (
 
 // defaultPrefixes are left out of references as people read them, the longest first.
 var defaultPrefixes = []string{name.DefaultRegistry + "/library/", name.DefaultRegistry + "/"}
+
+// validComponent is a part of a repository's name in the OCI distribution
+// specification; the library is less strict.
+var validComponent = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
 
 // ParseReference checks name[:tag] and returns its short form, with the tag
 // spelled out: busybox means busybox:latest, and so does docker.io/library/busybox.
@@ -21,12 +27,20 @@ func ParseReference(ref string) (string, error) {
 	if err != nil {
 		return "", badReference(ref, referenceProblem(ref, err), "use name[:tag], such as busybox or example.org/team/app:1.2")
 	}
+	for component := range strings.SplitSeq(tag.RepositoryStr(), "/") {
+		if !validComponent.MatchString(component) {
+			return "", badReference(ref, fmt.Sprintf("has a malformed part %q", component), "use name[:tag], such as busybox or example.org/team/app:1.2")
+		}
+	}
 	short := tag.Name()
 	for _, prefix := range defaultPrefixes {
 		if rest, ok := strings.CutPrefix(short, prefix); ok {
 			short = rest
 			break
 		}
+	}
+	if again, err := name.NewTag(short); err != nil || again.Name() != tag.Name() { // a directory that looks like a registry
+		return "", badReference(ref, "is ambiguous", "put the registry's name in front")
 	}
 	if repository, _, _ := strings.Cut(short, ":"); isHex(repository) && len(repository) == 64 {
 		return "", badReference(ref, "looks like an image ID", "choose a name that is not 64 hexadecimal digits")

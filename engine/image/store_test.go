@@ -184,7 +184,7 @@ func TestApplyChanges(t *testing.T) {
 }
 
 func FuzzParseReference(f *testing.F) {
-	for _, s := range []string{"busybox", "a/b:c", "localhost:5000/x:y", "a@sha256:00", "UPPER", "", "a:b:c", "//", "index.docker.io/library/x"} {
+	for _, s := range []string{"busybox", "a/b:c", "localhost:5000/x:y", "a@sha256:00", "UPPER", "", "a:b:c", "//", "index.docker.io/library/x", "index.docker.io/lix.dbrary/", "index.docker.io/a.b/c", "a//b", "-a", "a..b"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
