@@ -124,7 +124,7 @@ func newNetNS() (f *os.File, err error) {
 
 // world is what outlives one engine.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	store  cnm.Store
 	nets   *networks
@@ -139,7 +139,7 @@ type world struct {
 	logged bytes.Buffer
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{
 		t: t, dir: t.TempDir(), store: mem.New(), nets: &networks{held: map[string]*os.File{}}, boot: "boot-1",

@@ -40,7 +40,7 @@ func (s *screen) String() string {
 	return s.text.String()
 }
 
-func (s *screen) await(t *testing.T, part string) {
+func (s *screen) await(t testing.TB, part string) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
 	for !strings.Contains(s.String(), part) {
@@ -64,7 +64,7 @@ type attached struct {
 }
 
 // connect runs attach or exec in the background with a keyboard and a screen.
-func connect(t *testing.T, run func(context.Context, engine.Stdio) (engine.ExitStatus, error)) *attached {
+func connect(t testing.TB, run func(context.Context, engine.Stdio) (engine.ExitStatus, error)) *attached {
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
 	a := &attached{screen: newScreen(), in: w, resize: make(chan engine.WindowSize), signal: make(chan string), cancel: cancel, done: make(chan struct{})}
@@ -81,7 +81,7 @@ func connect(t *testing.T, run func(context.Context, engine.Stdio) (engine.ExitS
 	return a
 }
 
-func (a *attached) end(t *testing.T) engine.ExitStatus {
+func (a *attached) end(t testing.TB) engine.ExitStatus {
 	t.Helper()
 	select {
 	case <-a.done:

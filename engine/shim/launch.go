@@ -83,9 +83,10 @@ func (l Launcher) Launch(dir, logPath string) (*Child, error) {
 	return c, nil
 }
 
-// shimEnv keeps the supervisor small: two threads running Go, little garbage.
+// shimEnv lets the supervisor start without garbage collections; it turns them
+// on once the container runs.
 func shimEnv() []string {
-	return []string{"PATH=" + os.Getenv("PATH"), "GOMAXPROCS=2", "GOGC=50", "GOTRACEBACK=single"}
+	return []string{"PATH=" + os.Getenv("PATH"), "GOMAXPROCS=2", "GOGC=off", "GOMEMLIMIT=64MiB", "GOTRACEBACK=single"}
 }
 
 // Pid is the supervisor's.

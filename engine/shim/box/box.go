@@ -17,6 +17,10 @@ import (
 // defaultPath is used when neither image nor user say where commands are.
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// errorsOnly is logrus' level for errors. Without it the C part of libcontainer's
+// init reports each of its steps.
+const errorsOnly = "2"
+
 // Box is one container.
 type Box struct {
 	bundle shim.Bundle
@@ -102,6 +106,7 @@ func (b *Box) spawn(spec shim.Process, io *Stdio, init bool) (*Process, error) {
 	p := &libcontainer.Process{
 		Args: spec.Args, Env: environment(spec, b.bundle.Hostname), Cwd: spec.Cwd,
 		UID: u.Uid, GID: u.Gid, Init: init,
+		LogLevel: errorsOnly,
 		// The primary group too: without it a file could deny it by its group bits
 		// and be read through them (CVE-2022-36109).
 		AdditionalGroups: append([]int{u.Gid}, u.Sgids...),
