@@ -360,16 +360,41 @@ func (n *node) traces() string {
 	add("netns", strings.Join(pins, "\n"))
 	add("element", n.Sh(`nft list ruleset | grep -o 'comment "endpoint/[^"]*"' | sort -u || true`))
 	add("socket", n.Sh(`ss -Hltnu | awk '{print $1, $5}' || true`))
-	add("process", n.Sh(fmt.Sprintf(`pgrep -af -- '[n]et-shim.*%s' || true`, n.RunDir)))
+	add("process", strings.Join(n.shims(), "\n"))
 	dirs, _ := filepath.Glob(filepath.Join(n.RunDir, "containers", "*"))
 	add("directory", strings.Join(dirs, "\n"))
 	return strings.Join(out, "\n")
 }
 
-// idle fails the test when something is left of sandboxes or containers.
+// shims are the supervisors of this node, by process ID.
+func (n *node) shims() (pids []string) {
+	n.t.Helper()
+	var here string
+	if err := n.Do("", func() (err error) { here, err = os.Readlink("/proc/thread-self/ns/net"); return err }); err != nil {
+		n.t.Fatal(err)
+	}
+	exes, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, exe := range exes {
+		if to, err := os.Readlink(exe); err != nil || to != n.cfg.Shim {
+			continue
+		}
+		if ns, err := os.Readlink(filepath.Join(filepath.Dir(exe), "ns/net")); err == nil && ns == here {
+			pids = append(pids, filepath.Base(filepath.Dir(exe)))
+		}
+	}
+	return pids
+}
+
+// idle fails the test when something stays of sandboxes or containers. Links take
+// the kernel a moment after their namespace has gone.
 func (n *node) idle() {
 	n.t.Helper()
-	if left := n.traces(); left != "" {
+	var left string
+	deadline := time.Now().Add(10 * time.Second)
+	for left = n.traces(); left != "" && time.Now().Before(deadline); left = n.traces() {
+		time.Sleep(10 * time.Millisecond) // between two looks
+	}
+	if left != "" {
 		n.t.Errorf("left behind:\n%s", left)
 	}
 }

@@ -42,6 +42,7 @@ func (p *pairing) links() []plan.Link {
 			case ok && l.alias == "":
 				p.owned[l] = true
 				unmarked = append(unmarked, l)
+			case ok && v.ns == "" && p.k.shadow.isGoing(l.name):
 			case ok:
 				p.owned[l] = true
 				out = append(out, p.first(v.links, l))

@@ -2,6 +2,7 @@ package kern
 
 import (
 	"sync"
+	"time"
 
 	"github.com/vethloom/vethloom/internal/plan"
 )
@@ -14,9 +15,9 @@ type shadow struct {
 	links  map[string]plan.Link
 	addrs  map[string]plan.Addr
 	routes map[string]plan.Route
-	going  map[string]bool // links removed with a namespace, which takes its time
-	active int             // runs of Apply
-	epoch  uint64          // counts runs of Apply begun
+	going  map[string]time.Time // links removed with a namespace, which takes its time, and when
+	active int                  // runs of Apply
+	epoch  uint64               // counts runs of Apply begun
 }
 
 // look starts an observation; set only counts when nothing was applied since.
@@ -41,7 +42,30 @@ func (s *shadow) set(epoch uint64, state plan.State) {
 
 func (s *shadow) reset() {
 	s.links, s.addrs, s.routes = map[string]plan.Link{}, map[string]plan.Addr{}, map[string]plan.Route{}
-	s.going = map[string]bool{}
+	if s.going == nil {
+		s.going = map[string]time.Time{}
+	}
+	for name, since := range s.going {
+		if time.Since(since) > goingTime {
+			delete(s.going, name)
+		}
+	}
+}
+
+// goingTime is how long the links of a namespace we let go of may take to
+// follow it. Later somebody else holds the namespace, and the links must go by themselves.
+const goingTime = 3 * time.Second
+
+// isGoing tells whether a link is about to follow its peer's namespace.
+func (s *shadow) isGoing(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leaving(name)
+}
+
+func (s *shadow) leaving(name string) bool {
+	since, ok := s.going[name]
+	return ok && time.Since(since) < goingTime
 }
 
 // begin notes what a run of Apply is about to do.
@@ -91,7 +115,7 @@ func (s *shadow) remove(o plan.Object) {
 		for _, l := range s.links {
 			if l.Kind == plan.Veth && l.Peer.NS == o.Name {
 				s.removeLink(l.Name)
-				s.going[l.Name] = true
+				s.going[l.Name] = time.Now()
 			}
 		}
 	case plan.Link:
@@ -144,7 +168,7 @@ func (s *shadow) linkDrifted(l link, master string, gone bool) bool {
 	scope, peer, owned := l.owner()
 	switch {
 	case !known:
-		return !gone && owned && !peer && !s.going[l.name]
+		return !gone && owned && !peer && !s.leaving(l.name)
 	case gone:
 		return true
 	case want.MTU != 0 && want.MTU != l.mtu, want.MAC != plan.MAC{} && want.MAC != l.mac:
