@@ -169,7 +169,7 @@ func (r *rules) emptied(ctx context.Context, t *transaction) error {
 	return nil
 }
 
-// going is the keys of the chains and sets of a family that are deleted, and the
+// going is the [objectKey] of the chains and sets of a family that are deleted, and the
 // last such operation; none where others are made.
 func (t *transaction) going(f plan.Family) (keys map[string]bool, last int) {
 	keys = make(map[string]bool)
@@ -180,7 +180,7 @@ func (t *transaction) going(f plan.Family) (keys map[string]bool, last int) {
 		if op.Verb != plan.Delete {
 			return nil, 0
 		}
-		keys[op.Object.Key()], last = true, n
+		keys[objectKey(op.Object)], last = true, n
 	}
 	return keys, last
 }

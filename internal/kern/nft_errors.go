@@ -1,7 +1,6 @@
 package kern
 
 import (
-	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -57,7 +56,7 @@ func reason(b *batch, msg sentMessage, r refusal, f plan.Family) error {
 	case unix.EBUSY:
 		return fmt.Errorf("%w: a rule or an element still refers to it", err)
 	case unix.EOPNOTSUPP, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT:
-		return errors.Join(unsupported(feature(msg.typ, f)), err)
+		return fmt.Errorf("%w: %w", unsupported(feature(msg.typ, f)), err)
 	case unix.ENOENT:
 		return missing(b, msg, r, f, err)
 	}
@@ -69,10 +68,10 @@ func reason(b *batch, msg sentMessage, r refusal, f plan.Family) error {
 func missing(b *batch, msg sentMessage, r refusal, f plan.Family, err error) error {
 	switch msg.typ {
 	case unix.NFT_MSG_NEWCHAIN:
-		return errors.Join(unsupported(feature(msg.typ, f)), err)
+		return fmt.Errorf("%w: %w", unsupported(feature(msg.typ, f)), err)
 	case unix.NFT_MSG_NEWRULE:
 		if typ, text := attrAt(b.w.b[msg.at:], r.offset); typ == unix.NFTA_EXPR_NAME {
-			return errors.Join(unsupported("the nf_tables expression "+text), err)
+			return fmt.Errorf("%w: %w", unsupported("the nf_tables expression "+text), err)
 		}
 		return fmt.Errorf("%w: it names a set, map or chain that does not exist", err)
 	case unix.NFT_MSG_NEWSETELEM:

@@ -223,7 +223,10 @@ func (s *nftSocket) generation(ctx context.Context) (gen uint32, err error) {
 	return gen, err
 }
 
-// names is the keys of the chains and sets of a table; none when it is away.
+// objectKey tells chains and sets apart as well.
+func objectKey(o plan.Object) string { return plan.KindOf(o) + " " + o.Key() }
+
+// names is the [objectKey] of the chains and sets of a table; none when it is away.
 func (s *nftSocket) names(ctx context.Context, f plan.Family) (map[string]bool, error) {
 	out := make(map[string]bool)
 	if there, err := s.hasTable(ctx, f); err != nil || !there {
@@ -238,10 +241,10 @@ func (s *nftSocket) names(ctx context.Context, f plan.Family) (map[string]bool, 
 		return nil, err
 	}
 	for _, c := range chains {
-		out[c.Key()] = true
+		out[objectKey(c)] = true
 	}
 	for _, set := range sets {
-		out[set.Key()] = true
+		out[objectKey(set.Set)] = true
 	}
 	return out, nil
 }

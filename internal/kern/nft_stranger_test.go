@@ -109,7 +109,7 @@ func TestRuleErrors(t *testing.T) {
 		words []string
 		is    error
 	}{
-		"no such set": {element("nosuch", []string{"a"}, nil), []string{"inet element nosuch", "set nosuch"}, unix.ENOENT},
+		"no such set": {element("nosuch", []string{"a"}, nil), []string{"element inet nosuch", "set nosuch"}, unix.ENOENT},
 		"other data": {
 			element("ports4", []string{"0.0.0.0/0", "tcp", "8080"}, []string{"10.1.0.9", "80"}),
 			[]string{"ports4 0.0.0.0/0 . tcp . 8080", "other content"}, unix.EEXIST,
@@ -119,7 +119,7 @@ func TestRuleErrors(t *testing.T) {
 			[]string{"range4 0.0.0.0/0 . tcp . 9010-9020"}, unix.EEXIST,
 		},
 		"set in use": {
-			plan.Op{Verb: plan.Delete, Object: firewallSets()[0]}, []string{"inet set bridges", "still refers"}, unix.EBUSY,
+			plan.Op{Verb: plan.Delete, Object: firewallSets()[0]}, []string{"set inet bridges", "still refers"}, unix.EBUSY,
 		},
 		"bad port":     {element("range4", []string{"::1", "tcp", "80"}, []string{"10.1.0.9"}), []string{"key part 1", `"::1"`}, nil},
 		"bad number":   {element("range4", []string{"1.2.3.4", "tcp", "80000"}, []string{"10.1.0.9"}), []string{"key part 3", `"80000"`}, nil},
@@ -135,19 +135,19 @@ func TestRuleErrors(t *testing.T) {
 		},
 		"rule of a missing set": {
 			plan.Op{Verb: plan.Create, Object: testChain(t, plan.Inet, "bad", plan.Base{}, "iifname @nosuch accept")},
-			[]string{"chain bad", "@nosuch"}, unix.ENOENT,
+			[]string{"chain inet bad", "@nosuch"}, unix.ENOENT,
 		},
 		"other hook": {
 			plan.Op{Verb: plan.Create, Object: testChain(t, plan.Inet, "raw", testBase("filter", "input", 7))},
-			[]string{"chain raw", "another hook"}, nil,
+			[]string{"chain inet raw", "another hook"}, nil,
 		},
 		"two protocols": {
 			plan.Op{Verb: plan.Create, Object: testChain(t, plan.Inet, "bad", plan.Base{}, "ip saddr 1.2.3.4 ip6 daddr ::1 accept")},
-			[]string{"chain bad", "ip6"}, nil,
+			[]string{"chain inet bad", "ip6"}, nil,
 		},
 		"masquerade outside nat": {
 			plan.Op{Verb: plan.Create, Object: testChain(t, plan.Inet, "bad", testBase("filter", "input", 7), "masquerade")},
-			[]string{"chain bad", `"masquerade"`}, nil,
+			[]string{"chain inet bad", `"masquerade"`}, nil,
 		},
 	} {
 		before := lines(mustObserve(t, r))

@@ -28,7 +28,7 @@ func (c Chain) Validate() error {
 			err = errors.Join(err, fmt.Errorf("rule %d %q: %w", i+1, r.String(), e))
 		}
 	}
-	return wrapCheck(c.Key(), err)
+	return wrapCheck(c, err)
 }
 
 func (b Base) validate() error {
@@ -128,7 +128,7 @@ func (s Set) Validate() error {
 	if len(s.Data) > 1 && slices.Contains(s.Data, TypeVerdict) {
 		err = errors.Join(err, errors.New("data type verdict cannot be concatenated"))
 	}
-	return wrapCheck(s.Key(), err)
+	return wrapCheck(s, err)
 }
 
 func checkTypes(what string, ts []DataType) error {
@@ -159,7 +159,7 @@ func (e Element) Validate(s Set) error {
 	if len(e.Scope) > maxScope {
 		err = errors.Join(err, fmt.Errorf("scope has %d bytes, at most %d fit", len(e.Scope), maxScope))
 	}
-	return wrapCheck(e.Key(), err)
+	return wrapCheck(e, err)
 }
 
 func checkFamily(f Family) error {
@@ -188,9 +188,9 @@ func oneOf(what, value string, allowed ...string) error {
 	return fmt.Errorf("%s %q is none of %s", what, value, strings.Join(allowed, ", "))
 }
 
-func wrapCheck(key string, err error) error {
+func wrapCheck(o Object, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: %w", key, err)
+	return fmt.Errorf("%s %s: %w", KindOf(o), o.Key(), err)
 }

@@ -50,20 +50,20 @@ func TestRuleObjectTexts(t *testing.T) {
 	}{
 		{
 			Chain{Family: Inet, Name: "output", Base: base, Rules: []Rule{rule, {Verdict: Accept}}},
-			"inet chain output",
+			"inet output",
 			"inet chain output { type nat hook output priority -100; policy accept; " +
 				"ct status ! dnat iifname . oifname @same counter dnat ip6 to ip6 daddr . th dport map @m; accept; }",
 		},
-		{Chain{Family: BridgeTable, Name: "empty"}, "bridge chain empty", "bridge chain empty { }"},
+		{Chain{Family: BridgeTable, Name: "empty"}, "bridge empty", "bridge chain empty { }"},
 		{
 			Set{Family: Inet, Name: "m", KeyTypes: []DataType{TypeIPv6, TypePort}, Data: []DataType{TypeIPv6}, Interval: true},
-			"inet set m", "inet map m { type ipv6_addr . inet_service : ipv6_addr; flags interval; }",
+			"inet m", "inet map m { type ipv6_addr . inet_service : ipv6_addr; flags interval; }",
 		},
 		{
 			Element{Family: Inet, Set: "m", Keys: []string{"::1/128", "1-9"}, Data: []string{"fd00::2"}, Scope: "endpoint/1"},
-			"inet element m ::1 . 1-9", `inet element m { ::1 . 1-9 comment "endpoint/1" : fd00::2 }`,
+			"inet m ::1 . 1-9", `inet element m { ::1 . 1-9 comment "endpoint/1" : fd00::2 }`,
 		},
-		{Element{Family: Inet, Set: "s", Keys: []string{"lo"}}, "inet element s lo", "inet element s { lo }"},
+		{Element{Family: Inet, Set: "s", Keys: []string{"lo"}}, "inet s lo", "inet element s { lo }"},
 	} {
 		if got := c.object.Key(); got != c.key {
 			t.Errorf("key %q, want %q", got, c.key)

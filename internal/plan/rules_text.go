@@ -10,15 +10,14 @@ import (
 // that was changed since: its Target says which. It never equals a wanted rule.
 const Unknown Verdict = "unknown"
 
-// Key identifies the chain: "inet chain forward".
-func (c Chain) Key() string { return string(c.Family) + " chain " + c.Name }
+// Key identifies the chain: "inet forward".
+func (c Chain) Key() string { return string(c.Family) + " " + c.Name }
 
 // String is the chain with its rules, as nft(8) lists it but on one line. Two
 // chains with the same text are the same.
 func (c Chain) String() string {
 	var b strings.Builder
-	b.WriteString(c.Key())
-	b.WriteString(" {")
+	b.WriteString(string(c.Family) + " chain " + c.Name + " {")
 	if c.Base != (Base{}) {
 		b.WriteByte(' ')
 		b.WriteString(c.Base.String())
@@ -112,8 +111,8 @@ func (s Set) kind() string {
 	return "set"
 }
 
-// Key identifies the set: "inet set bridges". Maps and sets share their names.
-func (s Set) Key() string { return string(s.Family) + " set " + s.Name }
+// Key identifies the set: "inet bridges". Maps and sets share their names.
+func (s Set) Key() string { return string(s.Family) + " " + s.Name }
 
 // String declares the set in nft(8) syntax: "inet map ports4 { type ipv4_addr . inet_service : ipv4_addr; flags interval; }".
 func (s Set) String() string {
@@ -128,10 +127,10 @@ func (s Set) String() string {
 	return text + " }"
 }
 
-// Key identifies the element: "inet element ports4 0.0.0.0/0 . tcp . 80". It
+// Key identifies the element: "inet ports4 0.0.0.0/0 . tcp . 80". It
 // is the same for every spelling of the key.
 func (e Element) Key() string {
-	return string(e.Family) + " element " + e.Set + " " + joinParts(e.Keys)
+	return string(e.Family) + " " + e.Set + " " + joinParts(e.Keys)
 }
 
 // String is the element in nft(8) syntax, with its owner as the comment.
