@@ -56,18 +56,22 @@ func (f filters) labels(have map[string]string) bool {
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
-// reference matches image names: a name without tag stands for every tag, and
-// path.Match patterns are taken.
-func (f filters) reference(have []string) bool {
-	return f.match("reference", func(want string) bool {
-		return slices.ContainsFunc(have, func(ref string) bool {
-			name := ref
-			if i := strings.LastIndexByte(ref, ':'); i > strings.LastIndexByte(ref, '/') {
-				name = ref[:i]
-			}
+// references are those of an image's names that are wanted: a name without tag
+// stands for every tag, and path.Match patterns are taken.
+func (f filters) references(have []string) []string {
+	var out []string
+	for _, ref := range have {
+		name := ref
+		if i := strings.LastIndexByte(ref, ':'); i > strings.LastIndexByte(ref, '/') {
+			name = ref[:i]
+		}
+		if f.match("reference", func(want string) bool {
 			whole, wholeErr := path.Match(want, ref)
 			short, shortErr := path.Match(want, name)
 			return wholeErr == nil && whole || shortErr == nil && short
-		})
-	})
+		}) {
+			out = append(out, ref)
+		}
+	}
+	return out
 }

@@ -71,7 +71,12 @@ func (s *imagesService) List(ctx context.Context, r *apiv1.ListImagesRequest) (*
 		if len(i.References) == 0 {
 			dangling = "true"
 		}
-		if f.reference(i.References) && f.labels(i.Config.Labels) && f.equal("dangling", dangling) {
+		wanted := f.references(i.References)
+		if len(f["reference"]) > 0 && len(wanted) == 0 {
+			continue
+		}
+		i.References = wanted
+		if f.labels(i.Config.Labels) && f.equal("dangling", dangling) {
 			out.Images = append(out.Images, encodeImage(i))
 		}
 	}

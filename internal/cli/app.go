@@ -62,11 +62,12 @@ func (e *exitError) Unwrap() error { return e.err }
 
 // Run runs one command line (without the program's name) and returns the exit code.
 func (a *App) Run(ctx context.Context, args []string) int {
-	root := a.root()
+	root := a.Root()
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if a.client != nil {
 		err = errors.Join(err, a.client.Close())
+		a.client = nil
 	}
 	if err == nil {
 		return exitOK
@@ -90,7 +91,8 @@ func (a *App) Run(ctx context.Context, args []string) int {
 // its own failures need one of their own.
 func runs(cmd *cobra.Command) bool { return cmd != nil && cmd.Annotations["runs"] != "" }
 
-func (a *App) root() *cobra.Command {
+// Root is the tree of commands, for those who document or complete it.
+func (a *App) Root() *cobra.Command {
 	root := &cobra.Command{
 		Use:               "net",
 		Short:             "Networks for containers, and containers on them",

@@ -15,8 +15,12 @@ import (
 )
 
 func (a *App) imageCommand() *cobra.Command {
+	shared := []*cobra.Command{a.imageTag(), a.imageImport(), a.imageLoad()}
+	for _, c := range shared {
+		c.Example = strings.ReplaceAll(c.Example, "net ", "net image ")
+	}
 	return group("image", "Manage images", groupThings,
-		a.imageList("ls"), a.imageInspect(), a.imageRemove("rm"), a.imageTag(), a.imageImport(), a.imageLoad())
+		append(shared, a.imageList("ls"), a.imageInspect(), a.imageRemove("rm"))...)
 }
 
 // imageShortcuts are the same at the top level, as hands know them.

@@ -2,6 +2,7 @@ package fake
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -355,10 +356,15 @@ func newProcess(args, env []string) *process {
 	return p
 }
 
+var errKilled = errors.New("killed")
+
 func (p *process) release() { p.once.Do(func() { close(p.begin) }) }
 
 func (p *process) signal(name string) {
 	p.release()
+	if p.args[0] == "cat" && name != "USR1" && name != "USR2" {
+		_ = p.feed.CloseWithError(errKilled)
+	}
 	select {
 	case p.signals <- name:
 	default: // a process that ignores sixteen signals
@@ -452,6 +458,7 @@ func (p *process) run(ctx context.Context) int {
 	case <-ctx.Done():
 		return 137
 	}
+	defer context.AfterFunc(ctx, func() { _ = p.feed.CloseWithError(errKilled) })()
 	switch p.args[0] {
 	case "echo":
 		p.write(false, "%s\n", strings.Join(p.args[1:], " "))
@@ -471,6 +478,9 @@ func (p *process) run(ctx context.Context) int {
 			n, err := p.stdin.Read(b)
 			if n > 0 {
 				p.write(false, "%s", b[:n])
+			}
+			if errors.Is(err, errKilled) {
+				return 137
 			}
 			if err != nil {
 				return 0

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vethloom/vethloom/api/server"
@@ -38,11 +39,14 @@ type Domain struct {
 	life    context.Context
 	end     context.CancelFunc
 	running sync.WaitGroup
+
+	// Watchers is how many watch the events now.
+	Watchers atomic.Int32
 }
 
 // New makes a domain with the builtin networks and an image "busybox:latest".
 func New() *Domain {
-	d := &Domain{failures: map[string]error{}, events: make(chan server.Event, 64)}
+	d := &Domain{failures: map[string]error{}, events: make(chan server.Event)}
 	d.life, d.end = context.WithCancel(context.Background())
 	for _, n := range []struct{ name, driver string }{{"bridge", "bridge"}, {"host", "host"}, {"none", "null"}} {
 		net := &cnm.Network{ID: d.id(), Name: n.name, Driver: n.driver, Scope: cnm.Local, Builtin: true, Created: Epoch, Phase: cnm.Active}
@@ -96,7 +100,20 @@ func (d *Domain) SetFindings(f ...server.Finding) {
 	d.findings = f
 }
 
-// Emit makes an event happen.
+// Clients is how many clients are attached to a container's process.
+func (d *Domain) Clients(ref string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c, err := d.container(ref)
+	if err != nil || c.proc == nil {
+		return 0
+	}
+	c.proc.mu.Lock()
+	defer c.proc.mu.Unlock()
+	return len(c.proc.clients)
+}
+
+// Emit makes an event happen. It returns when the watcher has taken it.
 func (d *Domain) Emit(e server.Event) { d.events <- e }
 
 // enter locks the domain, or returns the failure a method is to have.

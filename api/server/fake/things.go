@@ -298,7 +298,9 @@ func (d *Domain) Doctor(context.Context) ([]server.Finding, error) {
 // Events implements [server.System], for one watcher at a time.
 func (d *Domain) Events(ctx context.Context) <-chan server.Event {
 	out := make(chan server.Event)
+	d.Watchers.Add(1)
 	go func() { // ends with the context, as the channel does
+		defer d.Watchers.Add(-1)
 		defer close(out)
 		for {
 			select {

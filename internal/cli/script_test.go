@@ -1,0 +1,241 @@
+package cli_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
+
+	"github.com/vethloom/vethloom/api/server"
+	"github.com/vethloom/vethloom/api/server/fake"
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/cli"
+)
+
+var update = flag.Bool("update", false, "rewrite the goldens in testdata")
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"net": func() {
+			app := cli.New("1.0", "abc")
+			app.Now = func() time.Time { return fake.Epoch.Add(5 * time.Minute) }
+			app.Timeout = 300 * time.Millisecond
+			os.Exit(app.Run(context.Background(), os.Args[1:]))
+		},
+	})
+}
+
+// netd is a served fake domain that can go away and come back.
+type netd struct {
+	domain *fake.Domain
+	path   string
+	stop   func() error
+}
+
+func (n *netd) start(ctx context.Context) error {
+	srv, err := server.New(server.Config{
+		Networks: n.domain, Sandboxes: n.domain, Containers: n.domain, Images: n.domain, Volumes: n.domain, System: n.domain,
+		Grace: 2 * time.Second,
+	})
+	if err != nil {
+		return err
+	}
+	l, err := server.Listen(ctx, n.path)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ctx, l) }()
+	n.stop = sync.OnceValue(func() error {
+		cancel()
+		return <-done
+	})
+	return nil
+}
+
+type netdKey struct{}
+
+func TestScripts(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	t.Run("scripts", func(t *testing.T) {
+		testscript.Run(t, testscript.Params{
+			Dir: "testdata/script", UpdateScripts: *update, RequireExplicitExec: true, RequireUniqueNames: true,
+			Setup: func(e *testscript.Env) error {
+				dir, err := os.MkdirTemp("", "net") // short: the socket's path has 107 bytes
+				if err != nil {
+					return err
+				}
+				n := &netd{domain: fake.New(), path: filepath.Join(dir, "s")}
+				e.Values[netdKey{}] = n
+				e.Vars = append(e.Vars, "VETHLOOM_HOST=unix://"+n.path, "SOCKET_DIR="+dir)
+				e.Defer(func() {
+					if err := n.stop(); err != nil {
+						e.T().Fatal(err)
+					}
+					n.domain.Close()
+					os.RemoveAll(dir)
+				})
+				return n.start(context.Background())
+			},
+			Cmds: map[string]func(*testscript.TestScript, bool, []string){
+				"netd":    netdCommand,
+				"differs": differs,
+				"finds":   finds,
+				"fails":   fails,
+				"emit":    emit,
+				"listen":  listen,
+				"status":  exitStatus,
+				"until":   until,
+				"ends":    ends,
+			},
+		})
+	})
+}
+
+// exitStatus CODE COMMAND… runs a command that must end with that code.
+func exitStatus(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: status CODE COMMAND [ARG...]")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	got := "0"
+	if err != nil {
+		got = strings.TrimPrefix(err.Error(), "exit status ")
+	}
+	if got != args[0] {
+		ts.Fatalf("exit status %s, want %s", got, args[0])
+	}
+}
+
+// netd stop|start: the daemon goes away, or comes back with what it had.
+func netdCommand(ts *testscript.TestScript, _ bool, args []string) {
+	n := ts.Value(netdKey{}).(*netd)
+	switch strings.Join(args, " ") {
+	case "stop":
+		ts.Check(n.stop())
+	case "start":
+		ts.Check(n.start(context.Background()))
+	default:
+		ts.Fatalf("usage: netd stop|start")
+	}
+}
+
+// differs makes net diff find something.
+func differs(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Value(netdKey{}).(*netd).domain.SetDiff(
+		server.DiffOp{Verb: "create", Kind: "link", Scope: "network/3f2a", Object: "link vlb-3f2a bridge mtu 1500 up"},
+		server.DiffOp{Verb: "modify", Kind: "link", Scope: "endpoint/91bc", NetNS: "box", Object: "link eth0 mtu 1400", Old: "link eth0 mtu 1500"},
+		server.DiffOp{Verb: "delete", Kind: "route", Object: "route 10.0.0.0/8 via 10.0.0.1"},
+	)
+}
+
+// finds SEVERITY makes net doctor find something besides.
+func finds(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Value(netdKey{}).(*netd).domain.SetFindings(
+		server.Finding{Check: "kernel", Severity: server.OK, Found: "Linux 6.18"},
+		server.Finding{Check: "forwarding", Severity: server.Severity(args[0]), Found: "net.ipv4.ip_forward is 0", Remedy: "sysctl -w net.ipv4.ip_forward=1"},
+	)
+}
+
+// fails METHOD KIND TEXT makes a method of the domain fail.
+func fails(ts *testscript.TestScript, _ bool, args []string) {
+	kinds := map[string]error{"exhausted": cnm.ErrExhausted, "inuse": cnm.ErrInUse, "none": nil}
+	kind, ok := kinds[args[1]]
+	if !ok {
+		ts.Fatalf("unknown kind %q", args[1])
+	}
+	var err error
+	if kind != nil {
+		err = &cnm.Error{Kind: kind, Reason: args[2]}
+	}
+	ts.Value(netdKey{}).(*netd).domain.Fail(args[0], err)
+}
+
+// emit TYPE ACTION ID makes an event happen.
+func emit(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Value(netdKey{}).(*netd).domain.Emit(server.Event{
+		Time: fake.Epoch, Type: args[0], Action: args[1], ID: args[2], Attributes: map[string]string{"name": "web"},
+	})
+}
+
+// listen PATH makes a socket that accepts and never answers, until the script ends.
+func listen(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("unix", args[0])
+	ts.Check(err)
+	var conns []net.Conn
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns = append(conns, c)
+		}
+	}()
+	ts.Defer(func() {
+		l.Close()
+		<-done
+		for _, c := range conns {
+			c.Close()
+		}
+	})
+}
+
+// until CONTAINER attached, or until watched, waits for a client to be there.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	n := ts.Value(netdKey{}).(*netd)
+	there := func() bool { return n.domain.Clients(args[0]) > 0 }
+	if args[0] == "watched" {
+		there = func() bool { return n.domain.Watchers.Load() > 0 }
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for !there() {
+		if time.Now().After(deadline) {
+			ts.Fatalf("nobody came: %v", args)
+		}
+		time.Sleep(time.Millisecond) // polled, under a deadline
+	}
+}
+
+// ends CONTAINER SIGNAL ends a container behind the daemon's back.
+func ends(ts *testscript.TestScript, _ bool, args []string) {
+	n := ts.Value(netdKey{}).(*netd)
+	ts.Check(n.domain.Kill(context.Background(), args[0], args[1]))
+	_, err := n.domain.Wait(context.Background(), args[0])
+	ts.Check(err)
+}
+
+func TestScriptsCoverEveryCommand(t *testing.T) {
+	var text strings.Builder
+	files, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text.Write(b)
+	}
+	for _, path := range commandPaths(cli.New("", "").Root()) {
+		if !strings.Contains(text.String(), "exec "+path) && !strings.Contains(text.String(), " "+path) {
+			t.Errorf("no script runs %q", path)
+		}
+	}
+	if len(files) == 0 {
+		t.Error(fmt.Errorf("no scripts"))
+	}
+}
