@@ -3,8 +3,11 @@ package kern
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 
 	"github.com/vethloom/vethloom/internal/plan"
 	"github.com/vishvananda/netlink"
@@ -30,6 +33,9 @@ func (k *Kernel) purge(ops []plan.Op) error {
 		}
 		filters[is6].any = append(filters[is6].any, m)
 	}
+	if any, err := k.tracksFlows(); err != nil || !any {
+		return err
+	}
 	h, err := netlink.NewHandleAt(netns.NsHandle(k.fd()), unix.NETLINK_NETFILTER)
 	if err != nil {
 		return fmt.Errorf("open a netfilter socket: %w", err)
@@ -51,6 +57,23 @@ func (k *Kernel) purge(ops []plan.Op) error {
 		}
 	}
 	return nil
+}
+
+// tracksFlows tells whether there is a connection tracking entry at all. A walk of the
+// table visits every bucket, entries or not: 10 ms and more with the usual sizes.
+func (k *Kernel) tracksFlows() (any bool, err error) {
+	err = inNetNS(k.fd(), func() error {
+		b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
+		any = err == nil && strings.TrimSpace(string(b)) != "0"
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // no connection tracking
+		}
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("count the connections: %w", err)
+	}
+	return any, nil
 }
 
 // localAddrs are the addresses of the fabric's namespace.
