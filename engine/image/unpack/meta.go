@@ -59,13 +59,23 @@ func timespec(t time.Time) unix.Timespec {
 }
 
 // applyTo sets owner, mode and attributes, in that order: a change of owner
-// clears the set-ID bits and the file capabilities.
+// clears the set-ID bits and the file capabilities. What is right already is left
+// alone, as each change is one more transaction of the filesystem's journal.
 func (u *unpacker) applyTo(fd int, m meta) error {
-	if err := unix.Fchown(fd, m.uid, m.gid); err != nil {
-		return fmt.Errorf("set owner to %d:%d: %w", m.uid, m.gid, err)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
 	}
-	if err := unix.Fchmod(fd, m.mode); err != nil {
-		return fmt.Errorf("set mode to %o: %w", m.mode, err)
+	chown := st.Uid != uint32(m.uid) || st.Gid != uint32(m.gid) // directories hand down their group with the set-group-ID bit
+	if chown {
+		if err := unix.Fchown(fd, m.uid, m.gid); err != nil {
+			return fmt.Errorf("set owner to %d:%d: %w", m.uid, m.gid, err)
+		}
+	}
+	if chown || st.Mode&0o7777 != m.mode {
+		if err := unix.Fchmod(fd, m.mode); err != nil {
+			return fmt.Errorf("set mode to %o: %w", m.mode, err)
+		}
 	}
 	for name, value := range m.xattrs {
 		if err := u.keepXattr(name, unix.Fsetxattr(fd, name, []byte(value), 0)); err != nil {

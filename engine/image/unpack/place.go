@@ -46,7 +46,7 @@ func (u *unpacker) create(p place, make func() error) error {
 func (u *unpacker) file(ctx context.Context, p place, hdr *tar.Header, m meta) error {
 	fd := -1
 	err := u.create(p, func() (err error) {
-		fd, err = unix.Openat(p.dir, p.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		fd, err = unix.Openat(p.dir, p.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, m.mode&0o777)
 		return err
 	})
 	if err != nil {
@@ -125,7 +125,7 @@ func writeAt(fd int, b []byte, at int64, sparse bool) error {
 }
 
 func (u *unpacker) directory(p place, m meta) error {
-	err := unix.Mkdirat(p.dir, p.name, 0o700)
+	err := unix.Mkdirat(p.dir, p.name, m.mode&0o777)
 	opaque := false
 	if errors.Is(err, unix.EEXIST) {
 		var st unix.Stat_t
@@ -136,7 +136,7 @@ func (u *unpacker) directory(p place, m meta) error {
 			if opaque, err = u.clear(p); err != nil {
 				return err
 			}
-			err = unix.Mkdirat(p.dir, p.name, 0o700)
+			err = unix.Mkdirat(p.dir, p.name, m.mode&0o777)
 		} else {
 			err = nil
 		}
