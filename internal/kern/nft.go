@@ -13,26 +13,33 @@ import (
 )
 
 // rules reads and writes the nftables tables of one network namespace. It is
-// safe for concurrent use.
+// safe for concurrent use, and nobody who writes waits for somebody who reads.
 type rules struct {
-	mu   sync.Mutex
+	reading sync.Mutex
+	reader  *nftSocket
+
+	mu   sync.Mutex // may be taken with reading held
 	sock *nftSocket
 	// sets are the declarations of the sets there are, by key: what elements are
 	// encoded by. Learnt as needed, forgotten whenever the kernel disagrees.
 	sets map[string]plan.Set
 }
 
-// openRules opens a netlink socket to nf_tables in the namespace nsFd refers to.
+// openRules opens netlink sockets to nf_tables in the namespace nsFd refers to.
 func openRules(nsFd int) (*rules, error) {
 	sock, err := openNftSocket(nsFd)
 	if err != nil {
 		return nil, err
 	}
-	return &rules{sock: sock, sets: make(map[string]plan.Set)}, nil
+	reader, err := openNftSocket(nsFd)
+	if err != nil {
+		return nil, errors.Join(err, sock.close())
+	}
+	return &rules{reader: reader, sock: sock, sets: make(map[string]plan.Set)}, nil
 }
 
-// close releases the socket.
-func (r *rules) close() error { return r.sock.close() }
+// close releases the sockets.
+func (r *rules) close() error { return errors.Join(r.reader.close(), r.sock.close()) }
 
 // attempts bounds how often a transaction is built again without the objects that
 // were found to be away: once for groups of elements, once for each of them.

@@ -147,11 +147,11 @@ func (k *Kernel) filterVariants(ctx context.Context, f ipFamily) ([]string, erro
 // foreignForward reports whether nf_tables has the table and chain that the newer iptables
 // makes in a family.
 func (r *rules) foreignForward(ctx context.Context, family byte) (found bool, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.reading.Lock()
+	defer r.reading.Unlock()
 	for range reads {
 		found = false
-		err = r.sock.request(ctx, unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, family, func(*wire) {}, func(m nlMessage) {
+		err = r.reader.request(ctx, unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, family, func(*wire) {}, func(m nlMessage) {
 			c, table := decodeChain("", m.payload())
 			found = found || table == filterTable && c.Name == forwardChain && m.family() == family
 		})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -94,4 +95,54 @@ func BenchmarkObserve(b *testing.B) {
 	for b.Loop() {
 		mustObserve(b, r)
 	}
+}
+
+// TestRulesConcurrently reads while others write, and expects every reading to be
+// a state that there was: an element in one set is always in the other too.
+func TestRulesConcurrently(t *testing.T) {
+	r, _ := openTestRules(t)
+	mustApply(t, r, creation(firewall(t))...)
+	pair := many(40)
+	var writers sync.WaitGroup
+	for w := range 4 {
+		writers.Go(func() {
+			for i := range 50 {
+				n := 2 * (10*w + i%10)
+				both := plan.Ruleset{Elements: pair[n : n+2]}
+				for _, verb := range []plan.Verb{plan.Create, plan.Delete} {
+					if err := r.apply(t.Context(), operations(verb, both)); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	finished := make(chan struct{})
+	go func() { writers.Wait(); close(finished) }()
+	for done := false; !done; {
+		select {
+		case <-finished:
+			done = true
+		default:
+		}
+		have, err := r.observe(t.Context())
+		if errors.Is(err, errInterrupted) {
+			continue // outrun by the writers, and it said so
+		}
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		owned := make(map[plan.Scope]int)
+		for _, e := range have.Elements {
+			owned[e.Scope]++
+		}
+		for _, e := range pair {
+			if n := owned[e.Scope]; n == 1 {
+				t.Errorf("observed half of the transaction of %s", e.Scope)
+			}
+		}
+	}
+	<-finished
+	checkSame(t, firewall(t), mustObserve(t, r))
 }

@@ -256,27 +256,29 @@ const reads = 8
 // not ours, or was changed, has the verdict [plan.Unknown]; a stranger's element
 // has no scope.
 func (r *rules) observe(ctx context.Context) (plan.Ruleset, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.reading.Lock()
+	defer r.reading.Unlock()
 	for range reads {
 		if err := ctx.Err(); err != nil {
 			return plan.Ruleset{}, err
 		}
-		before, err := r.sock.generation(ctx)
+		before, err := r.reader.generation(ctx)
 		if err != nil {
 			return plan.Ruleset{}, fmt.Errorf("read nftables generation: %w", err)
 		}
-		out, sets, err := r.sock.ruleset(ctx)
+		out, sets, err := r.reader.ruleset(ctx)
 		if errors.Is(err, errInterrupted) || errors.Is(err, unix.ENOENT) {
 			continue
 		}
 		if err != nil {
 			return plan.Ruleset{}, fmt.Errorf("read nftables: %w", err)
 		}
-		if after, err := r.sock.generation(ctx); err != nil || after != before {
+		if after, err := r.reader.generation(ctx); err != nil || after != before {
 			continue
 		}
+		r.mu.Lock()
 		r.sets = sets
+		r.mu.Unlock()
 		return out, nil
 	}
 	return plan.Ruleset{}, fmt.Errorf("read nftables: %w", errInterrupted)

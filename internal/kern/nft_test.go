@@ -16,7 +16,7 @@ import (
 	"github.com/vethloom/vethloom/internal/plan"
 )
 
-var updateNft = flag.Bool("update-nft", false, "write the nft(8) listings of the tests anew")
+var update = flag.Bool("update", false, "write the nft(8) listings of the tests anew")
 
 // openTestRules opens the tables of a fresh namespace.
 func openTestRules(t testing.TB) (*rules, *kerntest.Env) {
@@ -222,7 +222,7 @@ func checkListing(t testing.TB, name, text string) {
 	t.Helper()
 	text = volatile.ReplaceAllString(text, "")
 	file := filepath.Join("testdata", name)
-	if *updateNft {
+	if *update {
 		if err := os.MkdirAll("testdata", 0o755); err != nil {
 			t.Fatal(err)
 		}
