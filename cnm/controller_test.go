@@ -33,12 +33,13 @@ func (d fakeDriver) Scope() cnm.Scope               { return cnm.Local }
 func (d fakeDriver) Capabilities() cnm.Capabilities { return d.caps }
 func (d fakeDriver) CheckNetwork(n cnm.Network) error {
 	for o := range n.Options {
-		if o != "known" {
+		if o != "known" && o != "link" {
 			return &cnm.Error{Kind: cnm.ErrInvalid, Field: "option", Value: o, Reason: "unknown", Remedy: "leave it out"}
 		}
 	}
 	return nil
 }
+func (d fakeDriver) NetworkLink(n cnm.Network) string { return n.Options["link"] }
 func (d fakeDriver) RenderNetwork(cnm.Network, cnm.Host) (plan.State, error) {
 	return plan.State{}, nil
 }

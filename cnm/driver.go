@@ -23,6 +23,13 @@ type Driver interface {
 	RenderEndpoint(Network, Endpoint, Host) (plan.State, error)
 }
 
+// LinkNamer is a [Driver] whose networks have a link of a name of their own on the host.
+type LinkNamer interface {
+	// NetworkLink is the name of the network's link, "" when its options are
+	// none the driver knows. No two networks may have the same.
+	NetworkLink(Network) string
+}
+
 // Capabilities describe a driver to the controller.
 type Capabilities struct {
 	Addresses bool // networks have pools and endpoints have addresses

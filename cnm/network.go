@@ -145,8 +145,35 @@ func (k *Controller) holdName(n Network) (string, error) {
 		return "", err
 	}
 	n.ID = id
+	if err := k.checkLink(n); err != nil {
+		return "", err
+	}
 	k.ix.putNetwork(n, true)
 	return id, nil
+}
+
+// checkLink refuses a network whose link another one has. The caller holds mu.
+func (k *Controller) checkLink(n Network) error {
+	link := k.linkOf(n)
+	if link == "" {
+		return nil
+	}
+	for _, other := range k.ix.networks {
+		if k.linkOf(other.v) == link {
+			return &Error{
+				Kind: ErrExists, Field: "link", Value: link, Reason: fmt.Sprintf("network %q has the link of this name", other.v.Name),
+				Remedy: "choose another name for the link, or none to have one made",
+			}
+		}
+	}
+	return nil
+}
+
+func (k *Controller) linkOf(n Network) string {
+	if d, ok := k.drivers[n.Driver].(LinkNamer); ok {
+		return d.NetworkLink(n)
+	}
+	return ""
 }
 
 // commitNetwork picks the subnets and commits the record, or forgets about the

@@ -14,6 +14,9 @@ import (
 func TestNetworkRefusals(t *testing.T) {
 	w := newWorld(t, nil)
 	w.network(t, "web", "10.1.0.0/24")
+	if _, err := w.CreateNetwork(t.Context(), cnm.NetworkRequest{Name: "linked", Options: map[string]string{"link": "br0"}}); err != nil {
+		t.Fatal(err)
+	}
 	subnet := func(s string) []cnm.PoolRequest {
 		return []cnm.PoolRequest{{Subnet: netip.MustParsePrefix(s)}}
 	}
@@ -31,6 +34,7 @@ func TestNetworkRefusals(t *testing.T) {
 		"unknown driver":   {cnm.NetworkRequest{Name: "x", Driver: "brigde"}, cnm.ErrInvalid, []string{`driver "brigde"`, `"bridge"`}},
 		"singleton driver": {cnm.NetworkRequest{Name: "x", Driver: "host"}, cnm.ErrForbidden, []string{"only the builtin"}},
 		"unknown option":   {cnm.NetworkRequest{Name: "x", Options: map[string]string{"nope": "1"}}, cnm.ErrInvalid, []string{`"nope"`}},
+		"taken link":       {cnm.NetworkRequest{Name: "x", Options: map[string]string{"link": "br0"}}, cnm.ErrExists, []string{`link "br0"`, `"linked"`, "choose another name"}},
 		"overlap":          {cnm.NetworkRequest{Name: "x", Pools: subnet("10.1.0.128/25")}, cnm.ErrExists, []string{"10.1.0.0/24", `"web"`, "choose another"}},
 		"no family":        {cnm.NetworkRequest{Name: "x", DisableIPv4: true}, cnm.ErrInvalid, []string{"no addresses"}},
 		"IPv4 and not":     {cnm.NetworkRequest{Name: "x", DisableIPv4: true, Pools: subnet("10.9.0.0/24")}, cnm.ErrInvalid, []string{"leave out one"}},

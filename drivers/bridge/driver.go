@@ -12,7 +12,10 @@ import (
 // Driver renders bridge networks. The zero value is ready for use.
 type Driver struct{}
 
-var _ cnm.Driver = Driver{}
+var (
+	_ cnm.Driver    = Driver{}
+	_ cnm.LinkNamer = Driver{}
+)
 
 // Name is the driver's name in records and on the command line.
 func (Driver) Name() string { return "bridge" }
@@ -25,13 +28,28 @@ func (Driver) Capabilities() cnm.Capabilities {
 	return cnm.Capabilities{Addresses: true, Ports: true}
 }
 
+// What the names of links on the host begin with that are made from IDs.
+const (
+	bridgePrefix   = "vlb-"
+	endpointPrefix = "vle-"
+)
+
 // LinkName is the bridge's link name of a network without the option bridge-name.
-func LinkName(networkID string) string { return "vlb-" + short(networkID) }
+func LinkName(networkID string) string { return bridgePrefix + short(networkID) }
 
 // EndpointLinkName is the link name of an endpoint's end on the host.
-func EndpointLinkName(endpointID string) string { return "vle-" + short(endpointID) }
+func EndpointLinkName(endpointID string) string { return endpointPrefix + short(endpointID) }
 
 func short(id string) string { return id[:min(8, len(id))] }
+
+// NetworkLink is the name of the network's bridge.
+func (Driver) NetworkLink(n cnm.Network) string {
+	o, err := DecodeOptions(n.Options)
+	if err != nil {
+		return ""
+	}
+	return linkName(n, o)
+}
 
 func linkName(n cnm.Network, o Options) string {
 	if o.BridgeName != "" {

@@ -138,6 +138,8 @@ func setBridgeName(o *Options, value string) error {
 		return fmt.Errorf("a link name has printable ASCII characters without spaces, quotes and any of / : * \\")
 	case value == "lo" || value == "all" || value == "default":
 		return fmt.Errorf("the kernel uses this name itself")
+	case strings.HasPrefix(value, bridgePrefix) || strings.HasPrefix(value, endpointPrefix):
+		return fmt.Errorf("names that begin with %s and %s are made from IDs; choose one that does not", bridgePrefix, endpointPrefix)
 	}
 	o.BridgeName = value
 	return nil

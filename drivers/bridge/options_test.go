@@ -67,6 +67,8 @@ func TestDecodeOptionsRefuses(t *testing.T) {
 		{map[string]string{"bridge-name": "vl*"}, []string{"printable"}},
 		{map[string]string{"bridge-name": "brü"}, []string{"printable"}},
 		{map[string]string{"bridge-name": "all"}, []string{"kernel"}},
+		{map[string]string{"bridge-name": "vlb-01234567"}, []string{"vlb- and vle-", "choose"}},
+		{map[string]string{"bridge-name": "vle-01234567"}, []string{"vlb- and vle-", "choose"}},
 	} {
 		_, err := DecodeOptions(c.given)
 		if err == nil {
