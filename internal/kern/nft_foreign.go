@@ -60,6 +60,23 @@ func acceptRules() [][]string {
 	return [][]string{append([]string{"-i"}, tail...), append([]string{"-o"}, tail...)}
 }
 
+// NeededAccepts are the accepts without which another tool drops what bridges
+// forward: one for each family whose FORWARD chain of iptables has the policy DROP.
+func (k *Kernel) NeededAccepts(ctx context.Context) ([]plan.ForeignAccept, error) {
+	drops, _, err := k.ForeignForward(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []plan.ForeignAccept
+	for _, f := range ipFamilies() {
+		chain := f.name + " " + filterTable + " " + forwardChain // "(legacy)" may follow
+		if slices.ContainsFunc(drops, func(d string) bool { return d == chain || strings.HasPrefix(d, chain+" ") }) {
+			out = append(out, plan.ForeignAccept{Family: f.name})
+		}
+	}
+	return out, nil
+}
+
 // foreignAccepts finds the accepts that are in place. Where nobody has a
 // filter table it asks no further, for asking costs a process or two.
 func (k *Kernel) foreignAccepts(ctx context.Context) ([]plan.ForeignAccept, error) {

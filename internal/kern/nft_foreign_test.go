@@ -57,7 +57,21 @@ func foreignAccept(t *testing.T, setup, list, chain string) {
 	if have := observed(); len(have.Accepts) > 0 {
 		t.Fatalf("observed %v before there was anything", have.Accepts)
 	}
+	needed := func() []plan.ForeignAccept {
+		t.Helper()
+		accepts, err := k.NeededAccepts(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return accepts
+	}
+	if n := needed(); len(n) > 0 {
+		t.Errorf("%v needed before there was anything", n)
+	}
 	f.env.Sh(setup)
+	if n := needed(); !slices.Equal(n, want.Accepts) {
+		t.Errorf("%v needed, want %v", n, want.Accepts)
+	}
 	before := f.env.Sh(list)
 	f.serve(f.client, 7000)
 	out := []string{clientAddr4 + ":7000", "[" + clientAddr6 + "]:7000"}
@@ -82,6 +96,9 @@ func foreignAccept(t *testing.T, setup, list, chain string) {
 		if _, err := f.ask(f.container, "tcp", addr, patience); err != nil {
 			t.Errorf("out to %s: %v", addr, err)
 		}
+	}
+	if n := needed(); !slices.Equal(n, want.Accepts) {
+		t.Errorf("%v needed once it is there, want %v still", n, want.Accepts)
 	}
 	rules := f.env.Sh(list)
 	if n, variants := strings.Count(rules, "-A "+chain+" -"), strings.Count(before, "-P FORWARD DROP"); n-strings.Count(before, "-A "+chain+" -") != 2*variants {
