@@ -103,6 +103,11 @@ func (s *session) createLink(l plan.Link) error {
 	if err := checkLink(l); err != nil {
 		return err
 	}
+	if l.NS == "" && s.k.shadow.claim(l.Name) {
+		if err := s.evict(l.Name); err != nil {
+			return err
+		}
+	}
 	if l.Kind == plan.Bridge && l.MAC == (plan.MAC{}) {
 		// A bridge takes its lowest port's address until it is given one, so
 		// it would change, and lose its neighbours, with every port.
@@ -144,6 +149,43 @@ func (s *session) createLink(l plan.Link) error {
 		return s.send(l.NS, s.learn(end{l.NS, l.Name}))
 	}
 	return s.send(l.Peer.NS, s.farEnd(l, plan.MAC{})...)
+}
+
+// evict removes a link of ours in the fabric's namespace that would go by itself
+// soon, with the namespace of its far end, but whose name is wanted now.
+func (s *session) evict(name string) error {
+	if err := s.flush(); err != nil {
+		return err
+	}
+	c, err := s.conn("")
+	if err != nil {
+		return err
+	}
+	var drop []request
+	ask := s.confirm(name, &drop)
+	if _, err := c.batch([]request{ask}); err != nil {
+		return err
+	}
+	_, err = c.batch(drop)
+	return err
+}
+
+// confirm asks for a link and adds its removal to drop when it is ours.
+func (s *session) confirm(name string, drop *[]request) request {
+	op := s.next
+	ask := getLink(name, func(b []byte) error {
+		found, err := parseLink(b)
+		if err != nil {
+			return err
+		}
+		if _, _, ours := found.owner(); ours {
+			*drop = append(*drop, request{kind: unix.RTM_DELLINK, op: op,
+				data: linkMsg(found.index, 0, 0).b, settled: []unix.Errno{unix.ENODEV}})
+		}
+		return nil
+	})
+	ask.op, ask.settled = op, []unix.Errno{unix.ENODEV}
+	return ask
 }
 
 // farEnd marks the second end of a veth pair and brings it up, in two steps: the kernel
@@ -242,20 +284,7 @@ func (s *session) deleteLinks() error {
 			break
 		}
 		s.forget(l)
-		n := s.next
-		a := getLink(l.Name, func(b []byte) error {
-			found, err := parseLink(b)
-			if err != nil {
-				return err
-			}
-			if _, _, ours := found.owner(); ours {
-				drop = append(drop, request{kind: unix.RTM_DELLINK, op: n,
-					data: linkMsg(found.index, 0, 0).b, settled: []unix.Errno{unix.ENODEV}})
-			}
-			return nil
-		})
-		a.op, a.settled = n, []unix.Errno{unix.ENODEV}
-		ask = append(ask, a)
+		ask = append(ask, s.confirm(l.Name, &drop))
 	}
 	c, err := s.conn(ns)
 	if errors.Is(err, os.ErrNotExist) {

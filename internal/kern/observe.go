@@ -198,21 +198,22 @@ func (k *Kernel) assemble(views []*view) plan.State {
 	}
 	s.Links = p.links()
 	for _, v := range p.views {
-		v.collect(&s, p.owned)
+		v.collect(&s, p.owned, p.going)
 	}
 	return s
 }
 
 // collect adds what sits on links. owned tells which links are ours, marked or
-// as the other end of one that is.
-func (v *view) collect(s *plan.State, owned map[*link]bool) {
+// as the other end of one that is. Routes through links that are about to go count: until
+// then they are in the way of others.
+func (v *view) collect(s *plan.State, owned, going map[*link]bool) {
 	marks := v.ns == ""
 	for _, a := range v.addrs {
 		marks = marks || a.proto != 0
 	}
 	for _, a := range v.addrs {
 		l := v.links[a.index]
-		if l == nil {
+		if l == nil || going[l] {
 			continue
 		}
 		ours := a.proto == plan.Protocol
@@ -231,7 +232,7 @@ func (v *view) collect(s *plan.State, owned map[*link]bool) {
 		s.Routes = append(s.Routes, r.Route)
 	}
 	for _, n := range v.neighs {
-		if l := v.links[n.index]; l != nil {
+		if l := v.links[n.index]; l != nil && !going[l] {
 			s.Neighs = append(s.Neighs, plan.Neigh{NS: v.ns, Link: l.name, IP: n.ip, MAC: n.mac})
 		}
 	}

@@ -21,12 +21,13 @@ type pairing struct {
 	views []*view
 	taken map[*link]bool
 	owned map[*link]bool
+	going map[*link]bool              // about to follow a namespace we let go of: not shown, nor what is on it
 	files func() map[plan.NetNS]int32 // namespace IDs as the fabric's namespace has them
 }
 
 // links are all links of ours, and every namespace's loopback.
 func (p *pairing) links() []plan.Link {
-	p.owned = map[*link]bool{}
+	p.owned, p.going = map[*link]bool{}, map[*link]bool{}
 	var out []plan.Link
 	var unmarked, seconds []*link
 	for _, v := range p.views {
@@ -43,6 +44,7 @@ func (p *pairing) links() []plan.Link {
 				p.owned[l] = true
 				unmarked = append(unmarked, l)
 			case ok && v.ns == "" && p.k.shadow.isGoing(l.name):
+				p.going[l] = true
 			case ok:
 				p.owned[l] = true
 				out = append(out, p.first(v.links, l))

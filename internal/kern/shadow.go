@@ -63,6 +63,15 @@ func (s *shadow) isGoing(name string) bool {
 	return s.leaving(name)
 }
 
+// claim takes a name over from a link that is about to go, and tells whether there was one.
+func (s *shadow) claim(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, going := s.going[name]
+	delete(s.going, name)
+	return going
+}
+
 func (s *shadow) leaving(name string) bool {
 	since, ok := s.going[name]
 	return ok && time.Since(since) < goingTime
@@ -100,7 +109,6 @@ func (s *shadow) put(o plan.Object) {
 	case plan.Link:
 		if o.Kind != plan.Loopback {
 			s.links[o.Name] = o
-			delete(s.going, o.Name)
 		}
 	case plan.Addr:
 		s.addrs[o.Key()] = o

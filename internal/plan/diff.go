@@ -117,9 +117,14 @@ func (d *diff) compareOnLinks() {
 	slices.SortStableFunc(d.routes.delete, func(a, b Object) int { return byGateway(b, a) })
 }
 
-// isLost tells whether a link, and all that sits on it, goes in this run.
+// isLost tells whether a link, and all that sits on it, goes in this run, or is
+// made in it, so that what was seen there was on another one of that name.
 func (d *diff) isLost(ns NetNS, link string) bool {
-	return d.newNS[ns] || d.goneNS[ns] || link != "" && d.lost[in(ns, link)]
+	if d.newNS[ns] || d.goneNS[ns] {
+		return true
+	}
+	end := in(ns, link)
+	return link != "" && (d.lost[end] || d.newEnds[end])
 }
 
 // lingers tells whether a link goes only at the end, with the namespace of its
