@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/vethloom/vethloom/internal/plan"
 	"github.com/vishvananda/netlink"
@@ -18,21 +19,63 @@ import (
 // protoNumbers are the IP protocol numbers of the transports.
 var protoNumbers = map[plan.L4]uint8{plan.TCP: unix.IPPROTO_TCP, plan.UDP: unix.IPPROTO_UDP, plan.SCTP: unix.IPPROTO_SCTP}
 
-// purge forgets the connection tracking entries that any of the operations
-// selects, in one walk of the table a family. A kernel without
-// connection tracking has none to forget.
+// purges are the selections of flows that are still to be forgotten.
+type purges struct {
+	mu      sync.Mutex
+	filters map[bool][]matcher // by family: true is IPv6
+	walking bool
+}
+
+// purge has the connection tracking entries forgotten that any of the operations selects.
+// The kernel only finds them by a walk of the whole table, which takes 10 ms and more with the usual
+// sizes. Nobody waits for that: the rules have changed already, and a flow that
+// lives on for those milliseconds goes where it went before. Whatever
+// comes meanwhile shares the next walk. [Kernel.Close] waits for the last.
 func (k *Kernel) purge(ops []plan.Op) error {
-	filters := map[bool]*flowFilter{}
+	filters := map[bool][]matcher{}
 	for _, op := range ops {
 		m, is6, err := k.matcher(op.Object.(plan.Flow))
 		if err != nil {
 			return &plan.OpError{Op: op, Err: err}
 		}
-		if filters[is6] == nil {
-			filters[is6] = &flowFilter{}
-		}
-		filters[is6].any = append(filters[is6].any, m)
+		filters[is6] = append(filters[is6], m)
 	}
+	p := &k.purges
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.filters == nil {
+		p.filters = map[bool][]matcher{}
+	}
+	for is6, m := range filters {
+		p.filters[is6] = append(p.filters[is6], m...)
+	}
+	if !p.walking {
+		p.walking = true
+		k.tasks.Go(k.walkFlows)
+	}
+	return nil
+}
+
+// walkFlows walks the table until no selection is left.
+func (k *Kernel) walkFlows() {
+	p := &k.purges
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.filters) > 0 {
+		filters := p.filters
+		p.filters = nil
+		p.mu.Unlock()
+		if err := k.forget(filters); err != nil {
+			k.log.Error("connections that a change has cut off are not forgotten; they end when they expire", "err", err)
+		}
+		p.mu.Lock()
+	}
+	p.walking = false
+}
+
+// forget removes the entries that the matchers of their family select. A kernel
+// without connection tracking has none.
+func (k *Kernel) forget(filters map[bool][]matcher) error {
 	if any, err := k.tracksFlows(); err != nil || !any {
 		return err
 	}
@@ -45,13 +88,12 @@ func (k *Kernel) purge(ops []plan.Op) error {
 	if err != nil {
 		return err
 	}
-	for is6, f := range filters {
-		f.local = local
+	for is6, any := range filters {
 		family := netlink.InetFamily(unix.AF_INET)
 		if is6 {
 			family = unix.AF_INET6
 		}
-		_, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, family, f)
+		_, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, family, &flowFilter{any: any, local: local})
 		if err != nil && !errnoIs(err, unix.EINVAL, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT) {
 			return fmt.Errorf("forget connections: %w", err)
 		}
@@ -78,11 +120,11 @@ func (k *Kernel) tracksFlows() (any bool, err error) {
 
 // localAddrs are the addresses of the fabric's namespace.
 func (k *Kernel) localAddrs() (map[netip.Addr]bool, error) {
-	c, err := k.borrow()
+	c, err := dial(k.fd()) // not a borrowed one: the kernel may be closing
 	if err != nil {
 		return nil, err
 	}
-	defer k.giveBack(c)
+	defer c.close()
 	local := map[netip.Addr]bool{}
 	err = c.dump(unix.RTM_GETADDR, make([]byte, unix.SizeofIfAddrmsg), func(b []byte) error {
 		a, err := parseAddr(b)

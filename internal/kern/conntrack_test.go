@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
 	"github.com/vethloom/vethloom/internal/plan"
 )
@@ -56,11 +57,17 @@ func TestPurge(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			env := kerntest.New(t)
-			k := open(t, env)
+			k, err := kern.Open(kern.Config{RunDir: env.RunDir})
+			if err != nil {
+				t.Fatal(err)
+			}
 			env.Sh("ip addr add 192.0.2.1/24 dev lo; nft add table ip track; nft add chain ip track c '{ type filter hook output priority 0; }'; nft add rule ip track c ct state new accept")
 			env.Sh(entry(local) + entry(there) + entry(led) + entry(other) + entry(six))
 			before := strings.Count(flowsTo(env), address)
 			if err := k.Apply(context.Background(), []plan.Op{{Verb: plan.Purge, Object: c.flow}}); err != nil {
+				t.Fatal(err)
+			}
+			if err := k.Close(); err != nil { // waits for the walk
 				t.Fatal(err)
 			}
 			after := flowsTo(env)

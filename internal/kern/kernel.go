@@ -39,6 +39,7 @@ type Kernel struct {
 	drops  atomic.Uint32 // groups of links removed so far
 	ports  ports
 	shadow shadow
+	purges purges
 }
 
 // Open binds to the network namespace of the calling thread. The run
