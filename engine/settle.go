@@ -89,10 +89,6 @@ func (e *Engine) observe(ctx context.Context, c *container) (reality, shim.Exit,
 	for {
 		w, state, err := c.client().Wait(ctx)
 		switch {
-		case err == nil && state.Status == shim.Creating:
-			// Its netd died before it said start, so it undoes itself and goes.
-			w.Exit() // an error, once it has gone
-			w.Close()
 		case err == nil && state.Status == shim.Exited:
 			exit, err := w.Exit()
 			w.Close()
@@ -101,10 +97,11 @@ func (e *Engine) observe(ctx context.Context, c *container) (reality, shim.Exit,
 			}
 		case err == nil:
 			return alive, shim.Exit{}, e.takeUp(ctx, c, w, state)
-		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+		case noShim(err):
 			return left(c)
-		case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-			// It went while we asked: the next connection is refused.
+		case shimWent(err):
+			// It went while we asked, perhaps because its netd died before it said
+			// start and it undid itself: the next connection is refused.
 		default:
 			return 0, shim.Exit{}, err
 		}
@@ -112,6 +109,16 @@ func (e *Engine) observe(ctx context.Context, c *container) (reality, shim.Exit,
 			return 0, shim.Exit{}, ctx.Err()
 		}
 	}
+}
+
+// noShim tells that nobody listens at a supervisor's socket.
+func noShim(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
+}
+
+// shimWent tells that a supervisor ended during a conversation.
+func shimWent(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // left is what a supervisor that is gone has left.

@@ -131,18 +131,14 @@ func (e *Engine) Stop(ctx context.Context, ref string, timeout *time.Duration) e
 
 // signal is no error when the container has ended meanwhile.
 func (e *Engine) signal(ctx context.Context, c *container, rec record, n int) error {
-	err := commandErrorOrNil(rec.Spec.Name, c.client().Kill(ctx, "", n))
-	if err == nil || errors.Is(err, ErrNotRunning) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist) {
+	err := c.client().Kill(ctx, "", n)
+	if err == nil || noShim(err) || shimWent(err) {
+		return nil
+	}
+	if err = commandError(rec.Spec.Name, err); errors.Is(err, ErrNotRunning) {
 		return nil
 	}
 	return err
-}
-
-func commandErrorOrNil(name string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return commandError(name, err)
 }
 
 func (e *Engine) stopSignal(ctx context.Context, rec record) (int, error) {

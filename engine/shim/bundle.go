@@ -106,7 +106,7 @@ const (
 	OpCreate Op = "create" // Bundle; then Start on the same connection
 	OpStart  Op = "start"  // reply: State; later the Exit frame
 	OpState  Op = "state"
-	OpWait   Op = "wait"   // reply: State; later the Exit frame
+	OpWait   Op = "wait"   // reply, once it runs: State; later the Exit frame
 	OpAttach Op = "attach" // reply, then stdio both ways, then the Exit frame
 	OpExec   Op = "exec"   // Process; reply: State; then as attach
 	OpResize Op = "resize"

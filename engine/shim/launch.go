@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"syscall"
 	"time"
@@ -57,6 +58,11 @@ func (l Launcher) Launch(dir, logPath string) (*Child, error) {
 		return nil, fmt.Errorf("open the shim's own log: %w", err)
 	}
 	defer logs.Close()
+	// What this process itself inherited by accident is not for containers to keep open.
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+		ours.Close()
+		return nil, fmt.Errorf("keep descriptors from the shim: %w", err)
+	}
 	pidfd := -1
 	pid, err := syscall.ForkExec(l.Path, []string{"net-shim", "run"}, &syscall.ProcAttr{
 		Dir:   "/",

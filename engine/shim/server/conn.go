@@ -86,9 +86,12 @@ func (s *Server) reply(c *shim.Conn, r shim.Reply) bool {
 	return err == nil
 }
 
-// wait tells the exit, now or when it comes.
+// wait tells the exit, now or when it comes. Whoever asks during the start wants
+// to know how that goes: a netd that follows one that died in the middle. It gets
+// no answer when the container is never started.
 func (s *Server) wait(c *shim.Conn) {
-	if !s.reply(c, shim.Reply{State: s.state()}) {
+	<-s.begun
+	if s.state().Status == shim.Creating || !s.reply(c, shim.Reply{State: s.state()}) {
 		return
 	}
 	s.mu.Lock()

@@ -47,6 +47,7 @@ type Server struct {
 	stdio  *box.Stdio
 	logs   *logfile.Writer
 	ready  chan struct{} // closed once there is stdio, or never will be
+	begun  chan struct{} // closed once the command runs, or never will
 	stdin  sync.Mutex    // one frame of one attacher at a time
 	pumps  sync.WaitGroup
 	conng  sync.WaitGroup
@@ -56,7 +57,7 @@ type Server struct {
 func New(log *slog.Logger) *Server {
 	return &Server{
 		log: log, status: shim.Creating, execs: map[string]*execution{},
-		conns: map[*shim.Conn]bool{}, ready: make(chan struct{}),
+		conns: map[*shim.Conn]bool{}, ready: make(chan struct{}), begun: make(chan struct{}),
 	}
 }
 
@@ -137,6 +138,7 @@ func (s *Server) start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.status, s.started, s.pid = shim.Running, time.Now(), s.box.Init().Pid()
+	close(s.begun)
 	return nil
 }
 
@@ -235,6 +237,9 @@ func (s *Server) shutdown() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closing = true
+	if s.status == shim.Creating {
+		close(s.begun)
+	}
 	for c, asked := range s.conns {
 		if !asked {
 			c.Close()
