@@ -38,10 +38,15 @@ func command() *cobra.Command {
 	cfg.Version, cfg.Commit = version, commit
 	var file string
 	cmd := &cobra.Command{
-		Use:           "netd [flags]",
-		Short:         "The per-node daemon of vethloom",
-		Long:          "Netd gives this node's containers their networks, and runs containers for net(1).\n\nIt works in the network namespace it is started in. Several can run on one machine,\neach in its own network namespace with its own --root and --run.",
-		Args:          cobra.NoArgs,
+		Use:   "netd [flags]",
+		Short: "The per-node daemon of vethloom",
+		Long:  "Netd gives this node's containers their networks, and runs containers for net(1).\n\nIt works in the network namespace it is started in. Several can run on one machine,\neach in its own network namespace with its own --root and --run.",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("%q: netd takes flags only: see netd --help", args[0])
+			}
+			return nil
+		},
 		Version:       version + " (" + commit + ")",
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -52,9 +57,13 @@ func command() *cobra.Command {
 			if err := cfg.Check(); err != nil {
 				return err
 			}
+			if os.Geteuid() != 0 {
+				return errors.New("must run as root: it makes network namespaces, links and firewall rules")
+			}
 			return daemon.Run(cmd.Context(), cfg)
 		},
 	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: see netd --help", err) })
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVar(&file, "config", "", "YAML file with a value for each flag that is not on the command line: \"root: /srv/vethloom\"")

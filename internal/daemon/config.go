@@ -1,11 +1,14 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -72,10 +75,48 @@ func (c *Config) Check() error {
 	if err := oneOf("--log-level", c.LogLevel, "debug", "info", "warn", "error"); err != nil {
 		return err
 	}
+	if err := c.checkHTTP(); err != nil {
+		return err
+	}
+	if c.CgroupParent != "" && (!filepath.IsLocal(strings.TrimPrefix(c.CgroupParent, "/")) || filepath.Clean(c.CgroupParent) == "/") {
+		return fmt.Errorf("--cgroup-parent %q: give the path of a cgroup below the mount point, without '..', such as /containers", c.CgroupParent)
+	}
 	if c.Shim == "" {
 		c.Shim, err = findShim()
+		return err
 	}
-	return err
+	if c.Shim, err = filepath.Abs(c.Shim); err != nil {
+		return fmt.Errorf("--shim %q: %w", c.Shim, err)
+	}
+	if err := executable(c.Shim); err != nil {
+		return fmt.Errorf("--shim %s: %w: give the path of net-shim", c.Shim, err)
+	}
+	return nil
+}
+
+func (c *Config) checkHTTP() error {
+	if c.HTTP == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(c.HTTP)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("--http %q: want an address and a port, such as 127.0.0.1:7470 or [::1]:7470, or \"\" for none", c.HTTP)
+	}
+	return nil
+}
+
+func executable(path string) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !st.Mode().IsRegular() || st.Mode()&0o111 == 0 {
+		return errors.New("is no executable file")
+	}
+	return nil
 }
 
 func oneOf(flag, value string, allowed ...string) error {
@@ -96,7 +137,7 @@ func findShim() (string, error) {
 		candidates = append(candidates, filepath.Join(dir, "net-shim"))
 	}
 	for _, c := range candidates {
-		if st, err := os.Stat(c); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+		if executable(c) == nil {
 			return filepath.Abs(c)
 		}
 	}

@@ -9,11 +9,13 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	sdnotify "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
@@ -37,6 +39,9 @@ type daemon struct {
 	boot     string // identifies this boot of the host
 	started  time.Time
 	registry *prometheus.Registry
+	metrics  *metrics
+	http     net.Listener   // nil: no metrics and health
+	ready    atomic.Bool    // the API answers
 	closers  []func() error // run backwards
 
 	store  *bolt.Store
@@ -61,6 +66,7 @@ func Run(ctx context.Context, cfg Config) error {
 		registry: prometheus.NewRegistry(), events: newEvents(),
 		settle: make(chan []plan.Scope, 64),
 	}
+	d.metrics = newMetrics(d.registry, cfg.Version, cfg.Commit)
 	err := d.open(ctx)
 	if err == nil {
 		err = d.serve(ctx)
@@ -75,12 +81,19 @@ func (d *daemon) closing(f func() error) { d.closers = append(d.closers, f) }
 
 // open makes every room, without anything that runs yet.
 func (d *daemon) open(ctx context.Context) error {
+	release, err := claimNetNS(ctx, claimTimeout)
+	if err != nil {
+		return err
+	}
+	d.closing(release)
+	if err := d.listenHTTP(ctx); err != nil {
+		return err
+	}
 	for _, dir := range []string{d.cfg.Root, d.cfg.Run} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return fmt.Errorf("make the state directory: %w", err)
 		}
 	}
-	var err error
 	if d.boot, err = d.cfg.bootID(); err != nil {
 		return err
 	}
@@ -134,6 +147,9 @@ func (d *daemon) serve(ctx context.Context) error {
 	g.Go(func() error { return d.rec.Run(passes, drift) })
 	g.Go(func() error { return d.finishDeletions(ctx) })
 	g.Go(func() error { return d.watchHost(ctx, hostChanged) })
+	if d.http != nil {
+		g.Go(func() error { return serveHTTP(ctx, d.http, d.health()) })
+	}
 	g.Go(func() error {
 		defer stopPasses()
 		return d.serveAPI(ctx)
@@ -152,7 +168,11 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	if err := d.openEngine(ctx); err != nil {
 		return err
 	}
-	srv, err := server.New(d.services())
+	services := d.services()
+	if err := d.registry.Register(newInventory(services.System.Status)); err != nil {
+		return fmt.Errorf("export metrics: %w", err)
+	}
+	srv, err := server.New(services)
 	if err != nil {
 		return err
 	}
@@ -160,21 +180,32 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return srv.Serve(ctx, l) })
-	if d.cfg.HTTP != "" {
-		h, err := net.Listen("tcp", d.cfg.HTTP)
-		if err != nil {
-			l.Close()
-			return fmt.Errorf("--http %s: %w: choose another address, or \"\" for none", d.cfg.HTTP, err)
-		}
-		g.Go(func() error { return serveHTTP(ctx, h, d.health()) })
-	}
+	d.ready.Store(true)
 	d.log.Info("ready", "host", d.cfg.Host, "took", time.Since(d.started).Round(time.Millisecond))
 	if _, err := sdnotify.SdNotify(false, sdnotify.SdNotifyReady); err != nil {
 		d.log.Warn("could not tell systemd", "err", err)
 	}
-	return g.Wait()
+	return srv.Serve(ctx, l)
+}
+
+// listenHTTP takes the address of metrics and health before anything is done, so
+// that a taken one is found out first.
+func (d *daemon) listenHTTP(ctx context.Context) error {
+	if d.cfg.HTTP == "" {
+		return nil
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", d.cfg.HTTP)
+	if err != nil {
+		return fmt.Errorf("--http %s: %w: choose another address, or \"\" for none", d.cfg.HTTP, err)
+	}
+	d.http = l
+	d.closing(func() error {
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil // the server did
+	})
+	return nil
 }
 
 // services are what the API serves.
@@ -196,6 +227,9 @@ func (d *daemon) services() server.Config {
 
 func (d *daemon) health() http.Handler {
 	return health(d.registry, func() error {
+		if !d.ready.Load() {
+			return errors.New("starting")
+		}
 		for _, f := range d.rec.Failures() {
 			return fmt.Errorf("%s has not converged: %w", f.Scope, f.Err)
 		}
@@ -206,6 +240,7 @@ func (d *daemon) health() http.Handler {
 // passed notes a pass, and hands the scopes of passes that nobody waited for to
 // finishDeletions: a deletion that was cut short ends there.
 func (d *daemon) passed(p reconcile.Pass) {
+	d.metrics.passed(p)
 	if p.Drift {
 		for _, op := range p.Ops {
 			d.events.emit(server.Event{Type: "kernel", Action: "repair", ID: op.Object.Key(),
@@ -251,6 +286,14 @@ func (f fabric) Converge(ctx context.Context, scopes ...plan.Scope) error {
 }
 
 func modelError(err error) error {
+	if op, ok := errors.AsType[*plan.OpError](err); ok && errors.Is(err, unix.EEXIST) {
+		if l, ok := op.Op.Object.(plan.Link); ok && l.Kind == plan.Bridge && op.Op.Verb == plan.Create {
+			return &cnm.Error{
+				Kind: cnm.ErrExists, Field: "link", Value: l.Name, Reason: "the host has a link of this name that netd did not make",
+				Remedy: "choose another name for the network's link, or remove that one", Cause: err,
+			}
+		}
+	}
 	taken, ok := errors.AsType[*plan.PortTakenError](err)
 	if !ok {
 		return err
