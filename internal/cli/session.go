@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"sync"
 	"time"
 
@@ -69,11 +70,13 @@ func (s *session) run(ctx context.Context) (exit *apiv1.ExitStatus, err error) {
 	}
 	defer func() { err = errors.Join(err, restore()) }()
 
+	signals := s.listen()
+	defer signal.Stop(signals)
 	out := make(chan outgoing)
 	if s.stdin {
 		work.Go(func() { s.pump(ctx, out, cancel) })
 	}
-	work.Go(func() { s.watch(ctx, out, cancel) })
+	work.Go(func() { s.watch(ctx, signals, out, cancel) })
 	for try := 0; ; try++ {
 		exit, err = s.converse(ctx, out)
 		switch cause := context.Cause(ctx); {

@@ -130,15 +130,20 @@ var forwarded = []os.Signal{
 	syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
 }
 
-// watch handles this process's signals. They reach the container by calls of their own,
-// so that input nobody reads cannot hold them up.
-func (s *session) watch(ctx context.Context, out chan<- outgoing, cancel context.CancelCauseFunc) {
+// listen makes the signals that are this session's business come to a channel.
+// It must be called before anything runs, so that none is lost.
+func (s *session) listen() chan os.Signal {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGWINCH)
-	defer signal.Stop(signals)
 	if s.tty || s.proxy && s.container != "" {
 		signal.Notify(signals, forwarded...)
 	}
+	return signals
+}
+
+// watch handles signals. They reach the container by calls of their own, so
+// that input nobody reads cannot hold them up.
+func (s *session) watch(ctx context.Context, signals <-chan os.Signal, out chan<- outgoing, cancel context.CancelCauseFunc) {
 	var early []syscall.Signal // came before the process ran
 	started := s.started
 	for {
