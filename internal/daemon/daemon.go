@@ -107,7 +107,7 @@ func (d *daemon) open(ctx context.Context) error {
 	d.closing(d.kernel.Close)
 	drivers := []cnm.Driver{bridge.Driver{}, host.Driver{}, null.Driver{}}
 	records := d.stored()
-	d.source = &source{store: records, drivers: map[string]cnm.Driver{}}
+	d.source = &source{store: records, drivers: map[string]cnm.Driver{}, learn: d.learnHost, log: d.log}
 	for _, drv := range drivers {
 		d.source.drivers[drv.Name()] = drv
 	}

@@ -256,3 +256,36 @@ func TestDamagedRecords(t *testing.T) {
 		})
 	}
 }
+
+// TestForeignForwardDrop lets another tool drop what it does not know, after the
+// container was started and reached, as dockerd does when it starts.
+func TestForeignForwardDrop(t *testing.T) {
+	n := newNode(t)
+	outside := n.outside()
+	n.start()
+	n.image()
+	n.network("web")
+	n.run(echoServer("server", &apiv1.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80}))
+	reach := func() bool {
+		conn, err := n.dialFrom(outside, "192.0.2.1:8080")
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	}
+	eventually(t, "the server is reached", reach)
+	n.Sh("iptables-nft -N DOCKER-USER; iptables-nft -I FORWARD -j DOCKER-USER; iptables-nft -P FORWARD DROP")
+	eventually(t, "the server is reached again", reach)
+	n.converged()
+	if rules := n.Sh("iptables-nft -S DOCKER-USER"); strings.Count(rules, "vethloom") != 2 {
+		t.Errorf("the accepts are not where that tool looks for them:\n%s", rules)
+	}
+	n.Sh("iptables-nft -P FORWARD ACCEPT")
+	eventually(t, "the accepts are gone", func() bool {
+		return !strings.Contains(n.Sh("iptables-nft -S"), "vethloom")
+	})
+	n.converged()
+	n.removeContainer("server")
+	n.removeNetwork("web")
+	n.idle()
+}

@@ -11,7 +11,8 @@ import (
 	"github.com/vethloom/vethloom/drivers/bridge"
 )
 
-// learnHost looks up what renders depend on, and tells whether it has changed.
+// learnHost looks up what renders depend on besides the records: at the start, before every
+// full pass, and when links or routes of the host change.
 func (d *daemon) learnHost(ctx context.Context) error {
 	mtu, err := d.kernel.EgressMTU(ctx)
 	if err != nil {
@@ -24,7 +25,11 @@ func (d *daemon) learnHost(ctx context.Context) error {
 	if fc.BridgeNetfilterOff, err = d.bridgeNetfilterOff(ctx); err != nil {
 		return err
 	}
-	d.source.facts.Store(&facts{host: cnm.Host{MTU: mtu, NoIPv6: fc.NoIPv6}, fabric: bridge.Fabric(fc)})
+	fabric := bridge.Fabric(fc)
+	if fabric.Accepts, err = d.kernel.NeededAccepts(ctx); err != nil {
+		return fmt.Errorf("look at other tools' FORWARD chains: %w", err)
+	}
+	d.source.facts.Store(&facts{host: cnm.Host{MTU: mtu, NoIPv6: fc.NoIPv6}, fabric: fabric})
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 
 	"github.com/vethloom/vethloom/cnm"
@@ -20,6 +21,8 @@ type source struct {
 	store   cnm.Store
 	drivers map[string]cnm.Driver
 	facts   atomic.Pointer[facts]
+	learn   func(context.Context) error // renews the facts
+	log     *slog.Logger
 }
 
 // facts is what renders depend on besides the records.
@@ -28,8 +31,11 @@ type facts struct {
 	fabric plan.State
 }
 
-// All renders every record.
+// All renders every record, with what the host is like now.
 func (s *source) All(ctx context.Context) (map[plan.Scope]reconcile.Want, error) {
+	if err := s.learn(ctx); err != nil && ctx.Err() == nil {
+		s.log.WarnContext(ctx, "could not look at the host; going by what was known", "err", err)
+	}
 	networks, err := cnm.ListNetworks(ctx, s.store)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vethloom/vethloom/internal/plan"
 	"github.com/vishvananda/netlink"
@@ -18,6 +19,9 @@ import (
 
 // protoNumbers are the IP protocol numbers of the transports.
 var protoNumbers = map[plan.L4]uint8{plan.TCP: unix.IPPROTO_TCP, plan.UDP: unix.IPPROTO_UDP, plan.SCTP: unix.IPPROTO_SCTP}
+
+// walkPause keeps a burst of changes from walking the table for each.
+const walkPause = 100 * time.Millisecond
 
 // purges are the selections of flows that are still to be forgotten.
 type purges struct {
@@ -30,7 +34,7 @@ type purges struct {
 // The kernel only finds them by a walk of the whole table, which takes 10 ms and more with the usual
 // sizes. Nobody waits for that: the rules have changed already, and a flow that
 // lives on for those milliseconds goes where it went before. Whatever
-// comes meanwhile shares the next walk. [Kernel.Close] waits for the last.
+// comes meanwhile, and until walkPause is over, shares the next walk. [Kernel.Close] waits for the last.
 func (k *Kernel) purge(ops []plan.Op) error {
 	filters := map[bool][]matcher{}
 	for _, op := range ops {
@@ -67,6 +71,10 @@ func (k *Kernel) walkFlows() {
 		p.mu.Unlock()
 		if err := k.forget(filters); err != nil {
 			k.log.Error("connections that a change has cut off are not forgotten; they end when they expire", "err", err)
+		}
+		select {
+		case <-time.After(walkPause):
+		case <-k.life.Done():
 		}
 		p.mu.Lock()
 	}

@@ -93,13 +93,17 @@ const (
 	nfnlGroupTables = 7  // NFNLGRP_NFTABLES
 	nfSubsystem     = 10 // NFNL_SUBSYS_NFTABLES
 	nfMsgNewGen     = 15 // NFT_MSG_NEWGEN
+	nfMsgNewChain   = 3  // NFT_MSG_NEWCHAIN, also when a policy changes
+	nfMsgDelChain   = 5  // NFT_MSG_DELCHAIN
 	nftaTable       = 1  // the table's name in messages about tables, chains, rules, sets and elements
 	nftaGenPID      = 2  // NFTA_GEN_PROC_PID
+	nftaChainHook   = 4  // NFTA_CHAIN_HOOK, of base chains only
 	nfgenSize       = 4
 )
 
 // genFilter tells which nftables transactions were somebody else's and about a
-// table of ours. A transaction is told object by object, and then by its
+// table of ours, or about a base chain of another, which may drop what we forward
+// from now on. A transaction is told object by object, and then by its
 // generation, which names the thread that asked for it.
 type genFilter struct {
 	table   string
@@ -111,9 +115,11 @@ func (g *genFilter) foreign(m netlink.Message) bool {
 	if uint16(m.Header.Type)>>8 != nfSubsystem || len(m.Data) < nfgenSize {
 		return false
 	}
-	gen := uint16(m.Header.Type)&0xff == nfMsgNewGen
+	kind := uint16(m.Header.Type) & 0xff
+	gen, chain := kind == nfMsgNewGen, kind == nfMsgNewChain || kind == nfMsgDelChain
 	var table string
 	var thread uint32
+	base := false
 	// What cannot be parsed is not about a table of ours.
 	_ = eachAttr(m.Data[nfgenSize:], func(kind uint16, v []byte) error {
 		switch {
@@ -121,11 +127,13 @@ func (g *genFilter) foreign(m netlink.Message) bool {
 			thread = binary.BigEndian.Uint32(v)
 		case !gen && kind == nftaTable:
 			table = text(v)
+		case chain && kind&^unix.NLA_F_NESTED == nftaChainHook:
+			base = true
 		}
 		return nil
 	})
 	if !gen {
-		g.touched = g.touched || table == g.table
+		g.touched = g.touched || base || table == g.table
 		return false
 	}
 	touched := g.touched
