@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -186,12 +187,36 @@ func (a *App) each(args []string, f func(string) (string, error)) error {
 	return nil
 }
 
-// about puts what was asked in front of what the daemon answered.
+// about puts what was asked in front of what the daemon answered, unless the
+// answer says it.
 func about(kind, name string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s %s: %w", kind, name, client.Explain(err))
+	err = client.Explain(err)
+	if mentions(err.Error(), name) {
+		return err
+	}
+	return fmt.Errorf("%s %s: %w", kind, name, err)
+}
+
+// mentions tells whether a text has a name as a word of its own.
+func mentions(text, name string) bool {
+	isWord := func(c byte) bool {
+		return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' || c == '-'
+	}
+	for at := 0; name != ""; at++ {
+		i := strings.Index(text[at:], name)
+		if i < 0 {
+			return false
+		}
+		at += i
+		end := at + len(name)
+		if (at == 0 || !isWord(text[at-1])) && (end == len(text) || !isWord(text[end])) {
+			return true
+		}
+	}
+	return false
 }
 
 // group makes a command that only holds others.

@@ -107,7 +107,7 @@ func (a *App) startDetached(ctx context.Context, c *client.Client, id string, re
 
 func (a *App) runForeground(ctx context.Context, c *client.Client, id string, spec *apiv1.ContainerSpec, keys detachKeys, proxy bool) error {
 	s := &session{
-		app: a, client: c, container: id, tty: spec.GetTty(), stdin: spec.GetOpenStdin(), proxy: proxy, keys: keys,
+		app: a, client: c, container: id, tty: spec.GetTty(), stdin: spec.GetOpenStdin(), proxy: proxy, keys: keys, fresh: true,
 	}
 	s.open = func(ctx context.Context, size *apiv1.WindowSize, resume bool) (conversation, error) {
 		return openAttach(ctx, c, &apiv1.AttachOptions{Container: id, Stdin: s.stdin, Start: !resume, Size: size}, resume)

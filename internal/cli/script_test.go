@@ -97,6 +97,7 @@ func TestScripts(t *testing.T) {
 				"status":  exitStatus,
 				"until":   until,
 				"ends":    ends,
+				"tells":   tells,
 			},
 		})
 	})
@@ -215,6 +216,11 @@ func ends(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(n.domain.Kill(context.Background(), args[0], args[1]))
 	_, err := n.domain.Wait(context.Background(), args[0])
 	ts.Check(err)
+}
+
+// tells CONTAINER SIGNAL signals a container behind the daemon's back.
+func tells(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(ts.Value(netdKey{}).(*netd).domain.Kill(context.Background(), args[0], args[1]))
 }
 
 func TestScriptsCoverEveryCommand(t *testing.T) {

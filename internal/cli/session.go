@@ -30,11 +30,13 @@ type session struct {
 	tty       bool
 	stdin     bool
 	proxy     bool // forward signals
+	fresh     bool // all of the container's output is this session's, from the first byte on
 	keys      detachKeys
 	open      func(ctx context.Context, size *apiv1.WindowSize, resume bool) (conversation, error)
 
 	started chan struct{} // closed once the process runs
 	broken  time.Time     // since when the stream is broken; zero: it is not
+	shown   [2]int64      // bytes written to standard output and standard error
 }
 
 // conversation is one stream of either kind.
@@ -142,7 +144,7 @@ func (s *session) converse(ctx context.Context, out chan outgoing) (*apiv1.ExitS
 		}
 		s.broken = time.Time{}
 		work.Go(func() { s.forward(ctx, stream, out) })
-		exit, err := s.receive(stream)
+		exit, err := s.follow(ctx, stream)
 		if err != nil {
 			return s.outcome(ctx, err)
 		}
@@ -153,7 +155,7 @@ func (s *session) converse(ctx context.Context, out chan outgoing) (*apiv1.ExitS
 		return nil, err
 	}
 	work.Go(func() { s.forward(ctx, stream, out) })
-	return s.receive(stream)
+	return s.receive(stream, true)
 }
 
 // reopen returns once netd is back and has taken the call.
@@ -180,6 +182,9 @@ func (s *session) outcome(ctx context.Context, cause error) (*apiv1.ExitStatus, 
 	exit, err := s.client.Containers.Wait(ctx, &apiv1.WaitContainerRequest{Container: s.container})
 	switch {
 	case err == nil:
+		if s.logged() {
+			s.catchUp(ctx)
+		}
 		return exit, nil
 	case client.CodeOf(err) == codes.Unavailable:
 		return nil, err
@@ -187,8 +192,71 @@ func (s *session) outcome(ctx context.Context, cause error) (*apiv1.ExitStatus, 
 	return nil, fmt.Errorf("netd went away while the container ran, and its exit code is not known: %w", client.Explain(cause))
 }
 
-// receive writes output until the exit status comes.
-func (s *session) receive(stream conversation) (*apiv1.ExitStatus, error) {
+// logged tells whether output that a broken stream lost can be had from the
+// log. A terminal's is not, where what counts is what comes next.
+func (s *session) logged() bool { return s.fresh && !s.tty }
+
+// follow goes on after a break. Where it can, it takes output from the log, in
+// which nothing is missing, and only the exit status from the stream.
+func (s *session) follow(ctx context.Context, stream conversation) (*apiv1.ExitStatus, error) {
+	if !s.logged() {
+		return s.receive(stream, true)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.catchUp(ctx)
+	}()
+	exit, err := s.receive(stream, false)
+	if err != nil {
+		cancel()
+	}
+	<-done // following a log ends with the container
+	return exit, err
+}
+
+// catchUp writes what the log has beyond the bytes that were shown, until the
+// container has exited. What a break of the connection keeps back, the next call gets.
+func (s *session) catchUp(ctx context.Context) {
+	skip := s.shown
+	stream, err := s.client.Containers.Logs(ctx, &apiv1.LogsRequest{Container: s.container, Follow: true, Tail: -1})
+	for err == nil {
+		var m *apiv1.LogsResponse
+		if m, err = stream.Recv(); err != nil {
+			break
+		}
+		stderr := 0
+		if m.GetStderr() {
+			stderr = 1
+		}
+		line := m.GetLine()
+		known := min(skip[stderr], int64(len(line)))
+		skip[stderr] -= known
+		err = s.write(stderr == 1, line[known:])
+	}
+	if errors.Is(err, io.EOF) || ctx.Err() != nil || client.CodeOf(err) == codes.Unavailable {
+		return
+	}
+	fmt.Fprintf(s.app.Err, "net: output since netd went away is not shown: %v\n", client.Explain(err))
+}
+
+func (s *session) write(stderr bool, b []byte) error {
+	w, shown := s.app.Out, &s.shown[0]
+	if stderr {
+		w, shown = s.app.Err, &s.shown[1]
+	}
+	n, err := w.Write(b)
+	*shown += int64(n)
+	if err != nil {
+		return fmt.Errorf("write the container's output: %w", err)
+	}
+	return nil
+}
+
+// receive writes output, with show, until the exit status comes.
+func (s *session) receive(stream conversation, show bool) (*apiv1.ExitStatus, error) {
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -204,13 +272,13 @@ func (s *session) receive(stream conversation) (*apiv1.ExitStatus, error) {
 			}
 		case m.GetExit() != nil:
 			return m.GetExit(), nil
-		case m.GetStdout() != nil:
-			_, err = s.app.Out.Write(m.GetStdout())
-		case m.GetStderr() != nil:
-			_, err = s.app.Err.Write(m.GetStderr())
+		case m.GetStdout() != nil && show:
+			err = s.write(false, m.GetStdout())
+		case m.GetStderr() != nil && show:
+			err = s.write(true, m.GetStderr())
 		}
 		if err != nil {
-			return nil, fmt.Errorf("write the container's output: %w", err)
+			return nil, err
 		}
 	}
 }
