@@ -286,19 +286,17 @@ func (f fabric) Converge(ctx context.Context, scopes ...plan.Scope) error {
 }
 
 func modelError(err error) error {
-	if op, ok := errors.AsType[*plan.OpError](err); ok && errors.Is(err, unix.EEXIST) {
-		if l, ok := op.Op.Object.(plan.Link); ok && l.Kind == plan.Bridge && op.Op.Verb == plan.Create {
-			return &cnm.Error{
-				Kind: cnm.ErrExists, Field: "link", Value: l.Name, Reason: "the host has a link of this name that netd did not make",
-				Remedy: "choose another name for the network's link, or remove that one", Cause: err,
-			}
+	if taken, ok := errors.AsType[*plan.PortTakenError](err); ok {
+		return &cnm.PortTakenError{
+			Proto: taken.Port.Proto, Addr: taken.Port.Addr, Port: taken.Port.From, By: taken.By, Cause: err,
 		}
 	}
-	taken, ok := errors.AsType[*plan.PortTakenError](err)
-	if !ok {
-		return err
+	if op, ok := errors.AsType[*plan.OpError](err); ok && errors.Is(err, unix.EXFULL) {
+		if l, ok := op.Op.Object.(plan.Link); ok {
+			// BR_MAX_PORTS of the kernel's net/bridge/br_private.h.
+			return &cnm.Error{Kind: cnm.ErrExhausted, Field: "bridge", Value: l.Master, Cause: err,
+				Reason: "the network is full: a Linux bridge has 1023 ports at most", Remedy: "put further endpoints on another network"}
+		}
 	}
-	return &cnm.PortTakenError{
-		Proto: taken.Port.Proto, Addr: taken.Port.Addr, Port: taken.Port.From, By: taken.By, Cause: err,
-	}
+	return err
 }

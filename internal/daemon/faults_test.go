@@ -289,3 +289,28 @@ func TestForeignForwardDrop(t *testing.T) {
 	n.removeNetwork("web")
 	n.idle()
 }
+
+// TestBridgeIsFull takes every port a Linux bridge has.
+func TestBridgeIsFull(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	web := n.network("web", func(r *apiv1.CreateNetworkRequest) { r.Ipv6 = false })
+	n.Sh("for i in $(seq 1022); do echo link add full$i group 77 type ifb; echo link set full$i master " + web.Link + "; done | ip -batch -")
+	t.Cleanup(func() { n.Run("ip", "link", "del", "group", "77") })
+	sandbox := func() (*apiv1.Sandbox, error) {
+		return n.client.Sandboxes.Create(t.Context(), &apiv1.CreateSandboxRequest{Networks: []*apiv1.ConnectRequest{{Network: "web"}}})
+	}
+	last, err := sandbox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = sandbox()
+	wantError(t, err, codes.ResourceExhausted, web.Link, "1023", "another network")
+	n.converged()
+	if _, err := n.client.Sandboxes.Remove(t.Context(), &apiv1.RemoveSandboxRequest{Id: last.Id}); err != nil {
+		t.Fatal(err)
+	}
+	n.converged()
+	n.idle()
+	n.removeNetwork("web")
+}
