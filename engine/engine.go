@@ -83,6 +83,7 @@ type Engine struct {
 	containers map[string]*container
 	names      map[string]string // to IDs
 	sandboxes  map[string]*sandbox
+	bygone     map[string]bygone // by ID
 }
 
 // settlers is how many containers are compared with reality at the same time
@@ -96,7 +97,7 @@ const settlers = 16
 func New(ctx context.Context, c Config) (*Engine, error) {
 	e := &Engine{
 		c: c, log: c.Log, launcher: shim.Launcher{Path: c.ShimPath}, cgroup: c.CgroupParent,
-		containers: map[string]*container{}, names: map[string]string{}, sandboxes: map[string]*sandbox{},
+		containers: map[string]*container{}, names: map[string]string{}, sandboxes: map[string]*sandbox{}, bygone: map[string]bygone{},
 	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)

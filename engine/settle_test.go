@@ -82,8 +82,8 @@ func TestExitWhileAway(t *testing.T) {
 			}
 			gone(t, c.Pid)
 			w.open()
-			if _, err := w.e.Wait(t.Context(), c.ID); err != nil && !errors.Is(err, cnm.ErrNotFound) {
-				t.Fatal(err)
+			if end, err := w.e.Wait(t.Context(), c.ID); err != nil || end.Code != 22 {
+				t.Fatalf("the end was %+v, %v", end, err)
 			}
 			d, err := w.e.Inspect(t.Context(), c.ID)
 			switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -34,9 +35,41 @@ func (e *Engine) endOf(c *container) <-chan struct{} {
 	return c.ended
 }
 
-// Wait returns how a container ended, once it does not run (any more).
+// rememberEnd is how long the end of a container that removed itself is known: long
+// enough for a client that lost its connection, with netd or to it.
+const rememberEnd = time.Minute
+
+// bygone is the end of a container that is no more.
+type bygone struct {
+	status  ExitStatus
+	removed time.Time
+}
+
+// bury notes how a container ended; the caller holds mu.
+func (e *Engine) bury(r record) {
+	now := time.Now()
+	maps.DeleteFunc(e.bygone, func(_ string, b bygone) bool { return now.Sub(b.removed) > rememberEnd })
+	if r.Status == Exited && r.Spec.Remove {
+		e.bygone[r.ID] = bygone{exitStatus(r), now}
+	}
+}
+
+func (e *Engine) endOfBygone(id string) (ExitStatus, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	b, ok := e.bygone[id]
+	return b.status, ok
+}
+
+// Wait returns how a container ended, once it does not run (any more). That of one
+// that removed itself is known for a minute, by its whole ID.
 func (e *Engine) Wait(ctx context.Context, ref string) (ExitStatus, error) {
 	c, _, err := e.settled(ctx, ref)
+	if errors.Is(err, cnm.ErrNotFound) {
+		if status, ok := e.endOfBygone(ref); ok {
+			return status, nil
+		}
+	}
 	if err != nil {
 		return ExitStatus{}, err
 	}
@@ -263,6 +296,7 @@ func (e *Engine) removeStopped(ctx context.Context, c *container) error {
 func (e *Engine) forget(c *container) {
 	e.mu.Lock()
 	delete(e.containers, c.id)
+	e.bury(c.rec)
 	if e.names[c.rec.Spec.Name] == c.id {
 		delete(e.names, c.rec.Spec.Name)
 	}

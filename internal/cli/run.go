@@ -116,6 +116,10 @@ func (a *App) runForeground(ctx context.Context, c *client.Client, id string, sp
 	if err != nil && !s.running() {
 		return errors.Join(couldNotRun(err), a.discard(ctx, c, id, spec.GetRemove()))
 	}
+	if spec.GetRemove() && client.CodeOf(err) == codes.NotFound {
+		// It ended and went while the connection was lost; netd knows its end for a while.
+		exit, err = c.Containers.Wait(ctx, &apiv1.WaitContainerRequest{Container: id})
+	}
 	if err != nil {
 		return couldNotRun(err)
 	}
