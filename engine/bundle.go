@@ -34,7 +34,7 @@ func (e *Engine) bundle(l *launch, img image.Image, mounts []snapshot.Mount, bin
 		return shim.Bundle{}, errors.New("the snapshot has no mounts")
 	}
 	b := shim.Bundle{
-		ID: c.id, Hostname: hostname(l.rec, l.netns), Root: mounts[len(mounts)-1].Target, RootMounts: mounts, Binds: binds,
+		ID: c.id, Hostname: e.hostname(l.rec, l.netns), Root: mounts[len(mounts)-1].Target, RootMounts: mounts, Binds: binds,
 		Process: process(s, img),
 		Cgroup:  e.cgroupOf(c.id), Memory: s.Memory, NanoCPUs: s.NanoCPUs, PidsLimit: s.PidsLimit,
 		Caps: caps, Privileged: s.Privileged, ReadOnly: s.ReadOnly, IDMap: l.rec.IDMap,
@@ -49,10 +49,16 @@ func (e *Engine) bundle(l *launch, img image.Image, mounts []snapshot.Mount, bin
 	return b, nil
 }
 
-// hostname is the wish, on the host's network the host's own, or the short ID.
-func hostname(rec record, netns string) string {
+// hostname is the wish, with a shared network stack that of its owner, whose
+// files are shared too, on the host's network the host's own, or the short ID.
+func (e *Engine) hostname(rec record, netns string) string {
 	if rec.Spec.Hostname != "" {
 		return rec.Spec.Hostname
+	}
+	if rec.Sandbox != "" && rec.Sandbox != rec.ID {
+		if name, err := os.ReadFile(filepath.Join(e.containersDir(), rec.Sandbox, hostnameFile)); err == nil && len(name) > 1 {
+			return strings.TrimSpace(string(name))
+		}
 	}
 	if name, err := os.Hostname(); err == nil && netns == hostNetNS {
 		return name

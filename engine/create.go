@@ -79,6 +79,9 @@ func (e *Engine) reserve(rec *record) (*container, error) {
 		rec.Sandbox = target.rec.Sandbox
 	}
 	if rec.Spec.UserNS == "auto" {
+		if err := passable(e.c.Root); err != nil {
+			return nil, err
+		}
 		if rec.IDMap, err = e.freeIDs(); err != nil {
 			return nil, err
 		}
@@ -118,6 +121,24 @@ const (
 	firstID = 1 << 30
 	idEnd   = 1 << 31
 )
+
+// passable refuses a user namespace whose root could not reach its root filesystem:
+// to the directories above it, it is a stranger.
+func passable(dir string) error {
+	for ; ; dir = filepath.Dir(dir) {
+		st, err := os.Stat(dir)
+		if err != nil {
+			return fmt.Errorf("look at the state directory: %w", err)
+		}
+		if st.Mode()&0o001 == 0 {
+			return &cnm.Error{Kind: cnm.ErrForbidden, Field: "userns", Value: "auto", Reason: dir + " can be entered by its owner and group only, and the container's root is neither",
+				Remedy: "chmod o+x " + dir + ", or choose another --root for netd"}
+		}
+		if dir == "/" || dir == "." {
+			return nil
+		}
+	}
+}
 
 // freeIDs finds a block of IDs that no container has. The caller holds the mutex.
 func (e *Engine) freeIDs() (*shim.IDMap, error) {
@@ -225,13 +246,24 @@ func checkNetworks(s *Spec) error {
 		return invalid("publish", portText(s.Ports[0]), "the ports belong to the container whose network is shared", "publish them there")
 	case len(n.Addrs) > 0 || len(n.Aliases) > 0 || n.MAC != [6]byte{}:
 		return invalid("network", alone, "addresses and aliases cannot be chosen on it", "leave them out")
+	case strings.HasPrefix(alone, joinPrefix) && s.Hostname != "":
+		return invalid("hostname", s.Hostname, "it is that of the container whose network is shared", "leave it out")
+	case strings.HasPrefix(alone, joinPrefix) && len(s.DNS) > 0:
+		return invalid("dns", s.DNS[0].String(), "it is up to the container whose network is shared", "set it there")
+	case strings.HasPrefix(alone, joinPrefix) && len(s.ExtraHosts) > 0:
+		return invalid("add-host", s.ExtraHosts[0], "it is up to the container whose network is shared", "set it there")
 	case alone == joinPrefix:
 		return invalid("network", alone, "no container named", "write container:NAME")
 	}
 	return nil
 }
 
-func portText(p cnm.PortMapping) string { return fmt.Sprintf("%d:%d/%v", p.HostPort, p.Port, p.Proto) }
+func portText(p cnm.PortMapping) string {
+	if p.HostPort == 0 {
+		return fmt.Sprintf("%d/%v", p.Port, p.Proto)
+	}
+	return fmt.Sprintf("%d:%d/%v", p.HostPort, p.Port, p.Proto)
+}
 
 func checkMounts(mounts []Mount) error {
 	seen := map[string]bool{}

@@ -41,7 +41,7 @@ func (e *Engine) files(c *container, rec record, sandbox, netns string, eps []cn
 			return etcBinds(owner), nil
 		}
 	}
-	name := hostname(rec, netns)
+	name := e.hostname(rec, netns)
 	resolv, err := resolvConf(rec.Spec.DNS, netns == hostNetNS)
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func (e *Engine) NetworksChanged(ctx context.Context, sandbox string, eps []cnm.
 	if _, err := os.Stat(filepath.Join(c.dir, hostsFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil // never started: written then
 	}
-	text, err := hostsText(rec.Spec, hostname(rec, rec.NetNS), rec.NetNS, eps)
+	text, err := hostsText(rec.Spec, e.hostname(rec, rec.NetNS), rec.NetNS, eps)
 	if err == nil {
 		err = regenerate(c.dir, map[string][]byte{hostsFile: text})
 	}

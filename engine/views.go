@@ -40,6 +40,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string) (Details, error) {
 		return Details{}, err
 	}
 	d := Details{Container: rec.Container, LogPath: filepath.Join(c.dir, logName)}
+	d.Spec.Hostname = e.hostname(rec, rec.NetNS)
 	if rec.NetNS != hostNetNS {
 		d.NetNS = rec.NetNS
 	}
