@@ -56,6 +56,19 @@ func (s *shadow) reset() {
 // follow it. Later somebody else holds the namespace, and the links must go by themselves.
 const goingTime = 3 * time.Second
 
+// overdue takes out the links that have not followed their peer's namespace in time.
+func (s *shadow) overdue() (names []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, since := range s.going {
+		if time.Since(since) >= goingTime {
+			names = append(names, name)
+			delete(s.going, name)
+		}
+	}
+	return names
+}
+
 // isGoing tells whether a link is about to follow its peer's namespace.
 func (s *shadow) isGoing(name string) bool {
 	s.mu.Lock()

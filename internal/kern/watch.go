@@ -27,6 +27,8 @@ type watcher struct {
 	out   chan struct{}
 	poke  chan struct{}
 
+	stragglers bool // whether to look for them
+
 	mu      sync.Mutex
 	pending map[string]event
 	order   []string
@@ -42,6 +44,7 @@ type watcher struct {
 // next full pass, as are neighbours and sysctls. The watch ends with ctx or Close.
 func (k *Kernel) Drift(ctx context.Context) (<-chan struct{}, error) {
 	w := k.newWatcher(driftDelay, (*watcher).drifted)
+	w.stragglers = true
 	tables, err := listen(k.fd(), unix.NETLINK_NETFILTER, nfnlGroupTables)
 	if err != nil {
 		return nil, fmt.Errorf("watch the rules: %w", err)
@@ -160,6 +163,8 @@ func (w *watcher) nudge() {
 func (w *watcher) loop(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	stragglers := time.NewTicker(goingTime / 2)
+	defer stragglers.Stop()
 	armed := false
 	for {
 		select {
@@ -172,6 +177,10 @@ func (w *watcher) loop(ctx context.Context) {
 				timer.Reset(w.delay)
 				armed = true
 			}
+		case <-stragglers.C:
+			if w.straggling() {
+				w.surely()
+			}
 		case <-timer.C:
 			if armed = w.k.shadow.busy(); armed {
 				timer.Reset(w.delay)
@@ -183,6 +192,24 @@ func (w *watcher) loop(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// straggling tells whether a link is still there whose peer's namespace we let go
+// of a while ago. Then something else keeps that namespace: often a TCP connection of a
+// process that was killed, whose kernel waits for an answer that will not come. Nobody
+// wants the link, so the next full pass removes it by itself.
+func (w *watcher) straggling() bool {
+	if !w.stragglers {
+		return false
+	}
+	for _, name := range w.k.shadow.overdue() {
+		for _, l := range w.links {
+			if l.name == name {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // settle judges what has come in.
