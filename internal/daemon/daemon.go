@@ -291,8 +291,16 @@ func modelError(err error) error {
 			Proto: taken.Port.Proto, Addr: taken.Port.Addr, Port: taken.Port.From, By: taken.By, Cause: err,
 		}
 	}
-	if op, ok := errors.AsType[*plan.OpError](err); ok && errors.Is(err, unix.EXFULL) {
-		if l, ok := op.Op.Object.(plan.Link); ok {
+	if op, ok := errors.AsType[*plan.OpError](err); ok {
+		l, ok := op.Op.Object.(plan.Link)
+		switch {
+		case !ok:
+		case op.Op.Verb == plan.Create && l.Kind == plan.Bridge && errors.Is(err, unix.EEXIST):
+			return &cnm.Error{
+				Kind: cnm.ErrExists, Field: "link", Value: l.Name, Cause: err,
+				Reason: "the host has a link of this name that netd did not make", Remedy: "choose another name for the network's link, or remove that one",
+			}
+		case errors.Is(err, unix.EXFULL):
 			// BR_MAX_PORTS of the kernel's net/bridge/br_private.h.
 			return &cnm.Error{Kind: cnm.ErrExhausted, Field: "bridge", Value: l.Master, Cause: err,
 				Reason: "the network is full: a Linux bridge has 1023 ports at most", Remedy: "put further endpoints on another network"}
