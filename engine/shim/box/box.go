@@ -126,7 +126,7 @@ func (b *Box) spawn(spec shim.Process, io *Stdio, init bool) (*Process, error) {
 	}
 	defer io.closeTheirs()
 	if err := b.c.Start(p); err != nil {
-		return nil, classify(spec.Args, err)
+		return nil, classify(spec.Args, p.Cwd, err)
 	}
 	pid, err := p.Pid()
 	if err != nil {
@@ -146,13 +146,17 @@ func environment(p shim.Process, hostname string) []string {
 	return append(env, p.Env...) // the last of a name counts
 }
 
-// classify finds out whether the command could not be found or run. The error
+// classify finds out whether the command could not be found or run, or there is no
+// such directory to run it in. The error
 // crossed a process border as text (libcontainer's init is another process).
-func classify(args []string, err error) error {
+func classify(args []string, cwd string, err error) error {
 	text := err.Error()
 	e := &shim.Error{Code: shim.CodeInternal, Message: text}
 	quoted := fmt.Sprintf("%q", args[0])
 	switch {
+	case strings.Contains(text, "chdir to cwd"), strings.Contains(text, "mkdir "+cwd+":"):
+		e.Code = shim.CodeInvalid
+		e.Message = fmt.Sprintf("workdir %q: no directory in the container: give one that it has", cwd)
 	case !strings.Contains(text, `exec: `+quoted) && !strings.Contains(text, "exec "+args[0]) && !strings.Contains(text, "stat "+args[0]):
 	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"), strings.Contains(text, "not a directory"):
 		e.Code = shim.CodeNotFound
