@@ -161,7 +161,11 @@ func (a *App) upload(cmd *cobra.Command, name string, f func(context.Context, *c
 			return fmt.Errorf("%s: %w", cmd.Name(), err)
 		}
 		if st.IsDir() {
-			return fmt.Errorf("%s: %s is a directory, not a tar: pipe one in with 'tar -C %s -c . | net import -'", cmd.Name(), name, name)
+			piped := "import -"
+			if cmd.Name() == "load" {
+				piped = "load"
+			}
+			return fmt.Errorf("%s: %s is a directory, not a tar: pipe one in with 'tar -C %s -c . | net %s'", cmd.Name(), name, name, piped)
 		}
 		r, size = file, st.Size()
 	}

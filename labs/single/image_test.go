@@ -47,6 +47,7 @@ func TestImportRefuses(t *testing.T) {
 	n.refuses(
 		refusal{"import nope.tar", 1, `no such file`},
 		refusal{"import .", 1, `is a directory`},
+		refusal{"load -i .", 1, `is a directory.*net load'$`},
 		refusal{"load -i nope.tar", 1, `no such file`},
 		refusal{"rmi nope", 1, `no such image.*net images`},
 		refusal{"tag nope x", 1, `no such image`},

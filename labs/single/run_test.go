@@ -102,6 +102,8 @@ func TestRunRefuses(t *testing.T) {
 	n.refuses(
 		refusal{"run -u nobody-here bb true", 125, `user "nobody-here".*/etc/passwd`},
 		refusal{"run -w rel bb true", 125, `workdir "rel".*begin it with /`},
+		refusal{"run -w /etc/passwd bb true", 125, `workdir "/etc/passwd": no directory`},
+		refusal{"run --network container:there --hostname x bb true", 125, `hostname "x".*leave it out`},
 		refusal{"run -v /x:rel bb true", 125, `"rel", is not absolute`},
 		refusal{"run -v a:b:c:d bb true", 125, `too many colons`},
 		refusal{"run -m 1k bb true", 125, `memory "1024": too small`},
