@@ -293,7 +293,13 @@ func modelError(err error) error {
 	}
 	if op, ok := errors.AsType[*plan.OpError](err); ok {
 		l, ok := op.Op.Object.(plan.Link)
+		hold, holds := op.Op.Object.(plan.PortHold)
 		switch {
+		case holds && errors.Is(err, unix.EMFILE):
+			return &cnm.Error{
+				Kind: cnm.ErrExhausted, Field: "publish", Value: fmt.Sprintf("%d-%d", hold.From, hold.To), Cause: err,
+				Reason: "netd cannot hold that many ports, each by an open file", Remedy: "publish fewer, or give netd a higher limit of open files (LimitNOFILE= in its unit)",
+			}
 		case !ok:
 		case op.Op.Verb == plan.Create && l.Kind == plan.Bridge && errors.Is(err, unix.EEXIST):
 			return &cnm.Error{
