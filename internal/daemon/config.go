@@ -78,8 +78,8 @@ func (c *Config) Check() error {
 	if err := c.checkHTTP(); err != nil {
 		return err
 	}
-	if c.CgroupParent != "" && (!filepath.IsLocal(strings.TrimPrefix(c.CgroupParent, "/")) || filepath.Clean(c.CgroupParent) == "/") {
-		return fmt.Errorf("--cgroup-parent %q: give the path of a cgroup below the mount point, without '..', such as /containers", c.CgroupParent)
+	if c.CgroupParent != "" && (!filepath.IsAbs(c.CgroupParent) || !filepath.IsLocal(c.CgroupParent[1:]) || filepath.Clean(c.CgroupParent) == "/") {
+		return fmt.Errorf("--cgroup-parent %q: give the path of a cgroup from the top of the hierarchy, without '..', such as /containers", c.CgroupParent)
 	}
 	if c.Shim == "" {
 		c.Shim, err = findShim()
