@@ -61,7 +61,7 @@ type Action string
 // The actions of an [Event]. Endpoints connect and disconnect.
 const (
 	ActionCreate     Action = "create"
-	ActionDestroy    Action = "destroy"
+	ActionRemove     Action = "remove"
 	ActionConnect    Action = "connect"
 	ActionDisconnect Action = "disconnect"
 )

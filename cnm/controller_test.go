@@ -304,7 +304,7 @@ func TestAttachAndDetach(t *testing.T) {
 	want := []string{
 		"network create bridge", "network create host", "network create none", "network create web",
 		"sandbox create ", "endpoint connect web", "endpoint connect bridge", "endpoint disconnect web", "endpoint connect web",
-		"endpoint disconnect bridge", "endpoint disconnect web", "sandbox destroy ", "network destroy web",
+		"endpoint disconnect bridge", "endpoint disconnect web", "sandbox remove ", "network remove web",
 	}
 	slices.Sort(want)
 	slices.Sort(w.events)

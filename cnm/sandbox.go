@@ -45,7 +45,7 @@ func (k *Controller) CreateSandbox(ctx context.Context, r SandboxRequest) (Sandb
 	defer unlock()
 	if s, ok, err := k.existing(ctx, r); ok || err != nil {
 		if err != nil {
-			return Sandbox{}, nil, fmt.Errorf("create sandbox %s: %w", Short(r.ID), err)
+			return Sandbox{}, nil, inSandbox(r, r.ID, err)
 		}
 		endpoints, err := k.EndpointsOf(ctx, s.ID)
 		return s, endpoints, err
@@ -56,7 +56,7 @@ func (k *Controller) CreateSandbox(ctx context.Context, r SandboxRequest) (Sandb
 	}
 	endpoints, err := k.join(ctx, s, true, r.Attach)
 	if err != nil {
-		return Sandbox{}, nil, fmt.Errorf("create sandbox %s: %w", Short(s.ID), err)
+		return Sandbox{}, nil, inSandbox(r, s.ID, err)
 	}
 	k.emit(Event{Kind: KindSandbox, Action: ActionCreate, ID: s.ID, Container: s.Container})
 	for _, e := range endpoints {
@@ -223,6 +223,15 @@ func (k *Controller) holdSandbox(r SandboxRequest) (Sandbox, error) {
 	}
 	k.ix.putSandbox(s, true)
 	return s, nil
+}
+
+// inSandbox says which sandbox could not be made, unless it is a container's: then the
+// container is what the user knows.
+func inSandbox(r SandboxRequest, id string, err error) error {
+	if r.Container != "" {
+		return err
+	}
+	return fmt.Errorf("create sandbox %s: %w", Short(id), err)
 }
 
 // DeleteSandbox detaches and removes everything of a sandbox; one that does not exist

@@ -262,7 +262,7 @@ func (k *Controller) forget(b *batch) {
 	}
 	for _, s := range b.sandboxes {
 		if !b.silent[s.ID] {
-			k.emit(Event{Kind: KindSandbox, Action: ActionDestroy, ID: s.ID, Container: s.Container})
+			k.emit(Event{Kind: KindSandbox, Action: ActionRemove, ID: s.ID, Container: s.Container})
 		}
 	}
 }
@@ -289,7 +289,7 @@ func (k *Controller) removeDurable(ctx context.Context, b *batch) error {
 	}
 	k.mu.Unlock()
 	for _, n := range b.networks {
-		k.emit(Event{Kind: KindNetwork, Action: ActionDestroy, ID: n.ID, Name: n.Name})
+		k.emit(Event{Kind: KindNetwork, Action: ActionRemove, ID: n.ID, Name: n.Name})
 	}
 	return nil
 }

@@ -111,7 +111,7 @@ func TestEventsTellTheStory(t *testing.T) {
 	n.eventually("events are watched", func() bool { // until the first one arrives
 		n.ok("network", "create", "probe")
 		n.ok("network", "rm", "probe")
-		return out.has("network destroy")
+		return out.has("network remove")
 	})
 	n.ok("network", "create", "web")
 	n.ok("run", "-d", "--name", "c", "--network", "web", "bb", "sleep", "1000")
