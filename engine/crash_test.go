@@ -214,8 +214,13 @@ func converges(t *testing.T, dir, when string) {
 			}
 			continue
 		}
-		if alive := c.Pid > 0 && syscall.Kill(c.Pid, 0) == nil; running != alive {
-			t.Errorf("%s: %s is %s, its process %d alive: %v", when, c.Spec.Name, c.Status, c.Pid, alive)
+		switch alive := c.Pid > 0 && syscall.Kill(c.Pid, 0) == nil; {
+		case running && !alive: // it was killed just now, and its supervisor is about to say so
+			if st, err := e.Wait(ctx, c.ID); err != nil || st.Code != 137 {
+				t.Errorf("%s: %s has no process %d, and its end is %+v, %v", when, c.Spec.Name, c.Pid, st, err)
+			}
+		case alive && !running:
+			t.Errorf("%s: %s is %s, but its process %d is alive", when, c.Spec.Name, c.Status, c.Pid)
 		}
 		if c.Spec.Name == "long" && c.Status == engine.Exited && c.ExitCode != 137 || c.Spec.Name == "short" && c.Status == engine.Exited {
 			t.Errorf("%s: %+v", when, c)
