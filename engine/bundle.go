@@ -37,7 +37,7 @@ func (e *Engine) bundle(l *launch, img image.Image, mounts []snapshot.Mount, bin
 		ID: c.id, Hostname: e.hostname(l.rec, l.netns), Root: mounts[len(mounts)-1].Target, RootMounts: mounts, Binds: binds,
 		Process: process(s, img),
 		Cgroup:  e.cgroupOf(c.id), Memory: s.Memory, NanoCPUs: s.NanoCPUs, PidsLimit: s.PidsLimit,
-		Caps: caps, Privileged: s.Privileged, ReadOnly: s.ReadOnly, IDMap: l.rec.IDMap,
+		Caps: caps, Compat: l.compat, Privileged: s.Privileged, ReadOnly: s.ReadOnly, IDMap: l.rec.IDMap,
 		StateDir: filepath.Join(c.run, "state"), ExitPath: filepath.Join(c.run, exitFile),
 		Log: shim.LogFile{Path: filepath.Join(c.dir, logName)},
 	}

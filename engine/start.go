@@ -72,6 +72,7 @@ type launch struct {
 	child   *shim.Child
 	sandbox string // entered
 	netns   string
+	compat  bool // it has 32-bit programs
 	bundle  shim.Bundle
 }
 
@@ -129,7 +130,9 @@ func (l *launch) prepare(ctx context.Context, img image.Image) error {
 		return err
 	})
 	g.Go(func() (err error) {
-		if mounts, err = l.e.c.Snapshots.Prepare(gctx, l.c.id, l.e.c.Images.LayerDirs(img)); err == nil {
+		layers := l.e.c.Images.LayerDirs(img)
+		l.compat = has32Bit(img, layers, process(l.rec.Spec, img).Args)
+		if mounts, err = l.e.c.Snapshots.Prepare(gctx, l.c.id, layers); err == nil {
 			binds, err = l.e.binds(gctx, l.rec.Spec)
 		}
 		return err

@@ -19,7 +19,8 @@ type Bundle struct {
 	Memory     int64            `json:"memory,omitempty"` // bytes; 0: no limit
 	NanoCPUs   int64            `json:"nanoCPUs,omitempty"`
 	PidsLimit  int64            `json:"pidsLimit,omitempty"`
-	Caps       []string         `json:"caps,omitempty"` // the bounding set, as CAP_…
+	Caps       []string         `json:"caps,omitempty"`   // the bounding set, as CAP_…
+	Compat     bool             `json:"compat,omitempty"` // programs of the 32-bit ABI may run
 	Privileged bool             `json:"privileged,omitempty"`
 	ReadOnly   bool             `json:"readOnly,omitempty"`
 	NoNewPrivs bool             `json:"noNewPrivs,omitempty"`

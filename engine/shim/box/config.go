@@ -43,7 +43,7 @@ func config(b shim.Bundle, ids *idMapping) (*configs.Config, error) {
 	}
 	c.MaskPaths, c.ReadonlyPaths = maskedPaths(), readonlyPaths()
 	var err error
-	if c.Seccomp, err = seccompProfile(b.Caps); err != nil {
+	if c.Seccomp, err = seccompProfile(b.Caps, b.Compat); err != nil {
 		return nil, fmt.Errorf("build the seccomp filter: %w", err)
 	}
 	return c, nil
