@@ -93,14 +93,14 @@ func TestMount(t *testing.T) {
 		"/a/../c:/b/": {Source: "/c", Target: "/b"},
 		"/a:/b:ro":    {Source: "/a", Target: "/b", ReadOnly: true},
 		"/a:/b:rw":    {Source: "/a", Target: "/b"},
-		"./x:/b":      {Source: "/work/x", Target: "/b"},
-		".:/b":        {Source: "/work", Target: "/b"},
+		"./x:/b":      {Source: "/srv/x", Target: "/b"},
+		".:/b":        {Source: "/srv", Target: "/b"},
 		"../y:/b":     {Source: "/y", Target: "/b"},
 		"data:/b":     {Source: "data", Target: "/b", Volume: true},
 		"data.v-1:/b": {Source: "data.v-1", Target: "/b", Volume: true},
 		"/cache":      {Target: "/cache", Volume: true},
 	} {
-		got, err := flagspec.Mount(value, "/work")
+		got, err := flagspec.Mount(value, "/srv")
 		if err != nil {
 			t.Errorf("%q: %v", value, err)
 		} else if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
@@ -119,7 +119,7 @@ func TestMount(t *testing.T) {
 		"a:b:c:d":   "too many colons",
 		"/a\x00:/b": "NUL",
 	} {
-		if _, err := flagspec.Mount(value, "/work"); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := flagspec.Mount(value, "/srv"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", value, err, want)
 		}
 	}
@@ -130,7 +130,7 @@ func FuzzMount(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		m, err := flagspec.Mount(s, "/work")
+		m, err := flagspec.Mount(s, "/srv")
 		if err != nil {
 			return
 		}
