@@ -2,6 +2,7 @@ package cnm
 
 import (
 	"context"
+	"slices"
 
 	"github.com/vethloom/vethloom/internal/plan"
 )
@@ -35,12 +36,22 @@ type Capabilities struct {
 	Addresses bool // networks have pools and endpoints have addresses
 	Ports     bool // endpoints can publish ports
 	Singleton bool // only the builtin network of this driver exists (host, none)
+	Leases    bool // each node leases subnets of its own from the network's (else all nodes share them, by blocks)
 }
 
 // Host is what a render must know about the host it renders for.
 type Host struct {
-	MTU    int  // bytes: that of the egress route's link, 1500 when there is none
-	NoIPv6 bool // the kernel has IPv6 switched off: nothing of it can be set or bound
+	MTU    int    // bytes: that of the egress route's link, 1500 when there is none
+	NoIPv6 bool   // the kernel has IPv6 switched off: nothing of it can be set or bound
+	Node   string // this node's ID in the cluster; "" on a node that is in none
+	Uplink Uplink // the way to the other nodes
+}
+
+// Equal tells whether renders for both hosts are the same.
+func (h Host) Equal(o Host) bool {
+	a, b := h.Uplink, o.Uplink
+	return h.MTU == o.MTU && h.NoIPv6 == o.NoIPv6 && h.Node == o.Node && slices.Equal(a.OnLink, b.OnLink) &&
+		a.Link == b.Link && a.MTU == b.MTU && a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6
 }
 
 // Fabric makes the kernel agree with the records.

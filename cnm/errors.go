@@ -12,12 +12,13 @@ import (
 // What callers of the [Controller] and of an [IPAM] branch on, with errors.Is.
 // ErrNotFound and ErrConflict, which belong here too, are the [Store]'s.
 var (
-	ErrInvalid   = errors.New("invalid request")         // the request cannot be right, whatever the state
-	ErrExists    = errors.New("already exists")          // the name, ID, address, MAC or subnet is taken
-	ErrInUse     = errors.New("in use")                  // refused as long as something depends on it
-	ErrForbidden = errors.New("not allowed")             // builtin networks, host sandboxes
-	ErrExhausted = errors.New("exhausted")               // no free address, subnet, port or short ID
-	ErrPortTaken = errors.New("the host port is in use") // held by a record or by another process
+	ErrInvalid     = errors.New("invalid request")         // the request cannot be right, whatever the state
+	ErrExists      = errors.New("already exists")          // the name, ID, address, MAC or subnet is taken
+	ErrInUse       = errors.New("in use")                  // refused as long as something depends on it
+	ErrForbidden   = errors.New("not allowed")             // builtin networks, host sandboxes
+	ErrExhausted   = errors.New("exhausted")               // no free address, subnet, port or short ID
+	ErrUnavailable = errors.New("unavailable")             // the cluster's store cannot be reached, or has not given this node its share yet
+	ErrPortTaken   = errors.New("the host port is in use") // held by a record or by another process
 )
 
 // Error is a refusal: what was asked, why not and what to do instead. It unwraps

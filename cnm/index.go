@@ -185,6 +185,12 @@ func copyNetwork(n Network) Network {
 	n.Pools = slices.Clone(n.Pools)
 	for i := range n.Pools {
 		n.Pools[i].Aux = maps.Clone(n.Pools[i].Aux)
+		n.Pools[i].Blocks = slices.Clone(n.Pools[i].Blocks)
+	}
+	if n.Cluster != nil {
+		c := *n.Cluster
+		c.Subnets = slices.Clone(c.Subnets)
+		n.Cluster = &c
 	}
 	n.Options, n.Labels = maps.Clone(n.Options), maps.Clone(n.Labels)
 	n.Revision = 0

@@ -38,6 +38,7 @@ type Network struct {
 	Pools    []Pool            `json:"pools,omitempty"`   // at most one a family today; the driver may refuse more
 	Options  map[string]string `json:"options,omitempty"` // as given; decoded once by the driver
 	Labels   map[string]string `json:"labels,omitempty"`
+	Cluster  *ClusterNetwork   `json:"cluster,omitempty"` // nil for a network of this node alone
 	Builtin  bool              `json:"builtin,omitempty"` // bridge, host, none: made at start, never removed
 	Created  time.Time         `json:"created"`
 	Phase    Phase             `json:"phase"`
@@ -50,6 +51,9 @@ type Pool struct {
 	Range   netip.Prefix          `json:"range"`   // addresses are handed out of this part; equals Subnet when not given
 	Gateway netip.Addr            `json:"gateway"` // the zero value: none
 	Aux     map[string]netip.Addr `json:"aux,omitempty"`
+	// Blocks are the parts of the subnet that this node gives addresses out of, of a network that
+	// shares its subnet with other nodes; a node without any has none to give. Unused in networks of this node alone.
+	Blocks []netip.Prefix `json:"blocks,omitempty"`
 }
 
 // Sandbox is one network stack that endpoints are attached to.

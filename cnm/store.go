@@ -17,6 +17,8 @@ const (
 	KindContainer Kind = "container"
 	KindImage     Kind = "image"
 	KindVolume    Kind = "volume"
+	KindPeer      Kind = "peer"   // what other nodes have of cluster networks, as last seen
+	KindMember    Kind = "member" // what this node knows of itself as a member of the cluster
 )
 
 // Key names a record. IDs may hold any byte but NUL.

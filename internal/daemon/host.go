@@ -70,7 +70,7 @@ func (d *daemon) watchHost(ctx context.Context, changed <-chan struct{}) error {
 				d.log.Error("could not look at the host; keeping what was known", "err", err)
 				continue
 			}
-			if now := d.source.facts.Load().host; now != before {
+			if now := d.source.facts.Load().host; !now.Equal(before) {
 				d.log.Info("the egress route's MTU has changed", "from", before.MTU, "to", now.MTU)
 				d.rec.Resync()
 			}

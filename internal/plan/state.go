@@ -40,6 +40,8 @@ type State struct {
 	Sysctls    []Sysctl
 	Ports      []PortHold
 	Accepts    []ForeignAccept
+	Tunnels    []Tunnel
+	Remotes    []Remote
 }
 
 // Namespace is a pinned network namespace. Its loopback link is brought up
@@ -56,6 +58,8 @@ type LinkKind string
 const (
 	Bridge   LinkKind = "bridge"
 	Veth     LinkKind = "veth"
+	VXLAN    LinkKind = "vxlan"
+	TUN      LinkKind = "tun"
 	Loopback LinkKind = "loopback"
 )
 
@@ -81,9 +85,40 @@ type Link struct {
 	MAC    MAC
 	MTU    int // bytes; 0 leaves the kernel's choice
 	Up     bool
-	Master string     // the bridge this link is a port of, in the same namespace
-	Port   BridgePort // meaningful with Master
-	Peer   VethPeer   // meaningful for Veth
+	Master string      // the bridge this link is a port of, in the same namespace
+	Port   BridgePort  // meaningful with Master
+	Peer   VethPeer    // meaningful for Veth
+	VXLAN  VXLANDevice // meaningful for VXLAN
+}
+
+// VXLANDevice is what a VXLAN link (RFC 7348) is made with. The kernel changes none of
+// it later: another value is another link, whose entries start anew. Learning is
+// always off. UDP checksums are off on IPv4, as RFC 7348 section 5 asks, and on on IPv6.
+type VXLANDevice struct {
+	VNI   uint32
+	Port  uint16     // UDP
+	Local netip.Addr // the outer source address; its family is that of every FDBEntry's Dst
+	// Proxy answers ARP and neighbour solicitations from the link's own neighbour entries,
+	// and lets none of them through (IFLA_VXLAN_PROXY).
+	Proxy bool
+}
+
+// Tunnel carries a [TUN] link's packets over UDP, each packet a datagram. Like the sockets of
+// a [PortHold] it goes with this process, while the link stays; the next pass makes it again.
+type Tunnel struct {
+	Link   string         // the TUN link, in the fabric's namespace
+	Local  netip.Addr     // what the socket is bound to
+	Port   uint16         // UDP, here and on every remote
+	Inside []netip.Prefix // the sources that this end may send, and the destinations it takes in
+	Plain  bool           // without offloads
+}
+
+// Remote is the far end of a [Tunnel] that a prefix is reached by. Packets from Dst must
+// have their source in one of its prefixes.
+type Remote struct {
+	Link   string
+	Prefix netip.Prefix // masked
+	Dst    netip.Addr
 }
 
 // BridgePort holds the flags of a link as a port of its bridge (IFLA_BRPORT_*).
