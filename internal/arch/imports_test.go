@@ -11,9 +11,10 @@ import (
 // nothing of this module but other leaves, and anyone may import them.
 var layers = [][]string{
 	{"internal/plan"},
+	{"internal/etcd"},
 	{"cnm", "subnet", "ipam", "internal/kern"},
 	{"internal/store", "backend", "drivers"},
-	{"internal/reconcile", "internal/dns", "internal/doctor", "engine", "plugin", "api"},
+	{"internal/reconcile", "internal/cluster", "internal/dns", "internal/doctor", "engine", "plugin", "api"},
 	{"internal/daemon", "internal/cli"},
 	{"cmd", "labs", "bench", "internal/e2e"},
 }
