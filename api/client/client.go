@@ -36,6 +36,8 @@ const MaxMessage = 16 << 20
 // Client is a connection to one netd, and its services.
 type Client struct {
 	Networks   apiv1.NetworksClient
+	Nodes      apiv1.NodesClient
+	Leases     apiv1.LeasesClient
 	Sandboxes  apiv1.SandboxesClient
 	Containers apiv1.ContainersClient
 	Images     apiv1.ImagesClient
@@ -117,6 +119,8 @@ func Dial(ctx context.Context, host string, o Options) (*Client, error) {
 	}
 	return &Client{
 		Networks:   apiv1.NewNetworksClient(conn),
+		Nodes:      apiv1.NewNodesClient(conn),
+		Leases:     apiv1.NewLeasesClient(conn),
 		Sandboxes:  apiv1.NewSandboxesClient(conn),
 		Containers: apiv1.NewContainersClient(conn),
 		Images:     apiv1.NewImagesClient(conn),

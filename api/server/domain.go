@@ -192,6 +192,7 @@ type Status struct {
 	Drifts     uint64 // passes in which the kernel had been changed by someone else
 	Errors     []ScopeError
 	Notices    []string
+	Cluster    *ClusterStatus // nil: this node is in no cluster
 }
 
 // ScopeError is why a scope does not converge.

@@ -46,15 +46,21 @@ func list[A, B any](in []A, f func(A) B) []B {
 }
 
 func encodeNetwork(n NetworkView) *apiv1.Network {
-	return &apiv1.Network{
+	out := &apiv1.Network{
 		Id: n.ID, Name: n.Name, Driver: n.Driver, Scope: string(n.Scope), Internal: n.Internal,
 		Ipv4: n.IPv4, Ipv6: n.IPv6, Pools: list(n.Pools, encodePool), Options: n.Options, Labels: n.Labels,
 		Builtin: n.Builtin, Created: timestamp(n.Created), Endpoints: list(n.Endpoints, encodeEndpoint), Link: n.Link,
 	}
+	if c := n.Cluster; c != nil {
+		out.Cluster = &apiv1.ClusterNetwork{
+			Subnets: list(c.Subnets, prefix), Vni: c.VNI, Port: uint32(c.Port), Leases: c.Leases, Gone: c.Gone,
+		}
+	}
+	return out
 }
 
 func encodePool(p cnm.Pool) *apiv1.Pool {
-	out := &apiv1.Pool{Subnet: prefix(p.Subnet), Gateway: addr(p.Gateway)}
+	out := &apiv1.Pool{Subnet: prefix(p.Subnet), Gateway: addr(p.Gateway), Blocks: list(p.Blocks, prefix)}
 	if p.Range != p.Subnet {
 		out.IpRange = prefix(p.Range)
 	}

@@ -34,6 +34,8 @@ var kinds = []struct {
 	{cnm.ErrNotFound, codes.NotFound, "NOT_FOUND"},
 	{cnm.ErrPortTaken, codes.FailedPrecondition, "PORT_TAKEN"},
 	{cnm.ErrExhausted, codes.ResourceExhausted, "EXHAUSTED"},
+	// Not codes.Unavailable, which tells clients that the connection to netd itself is gone.
+	{cnm.ErrUnavailable, codes.FailedPrecondition, "UNAVAILABLE"},
 	{cnm.ErrInUse, codes.FailedPrecondition, "IN_USE"},
 	{cnm.ErrExists, codes.AlreadyExists, "EXISTS"},
 	{cnm.ErrForbidden, codes.FailedPrecondition, "FORBIDDEN"},

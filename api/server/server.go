@@ -21,6 +21,8 @@ const maxMessage = 16 << 20
 // Config is what a server is made of. A nil service is not served.
 type Config struct {
 	Networks   Networks
+	Nodes      Nodes
+	Leases     Leases
 	Sandboxes  Sandboxes
 	Containers Containers
 	Images     Images
@@ -75,6 +77,12 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) register() {
 	if s.cfg.Networks != nil {
 		apiv1.RegisterNetworksServer(s.grpc, &networksService{networks: s.cfg.Networks})
+	}
+	if s.cfg.Nodes != nil {
+		apiv1.RegisterNodesServer(s.grpc, &nodesService{nodes: s.cfg.Nodes})
+	}
+	if s.cfg.Leases != nil {
+		apiv1.RegisterLeasesServer(s.grpc, &leasesService{leases: s.cfg.Leases})
 	}
 	if s.cfg.Sandboxes != nil {
 		apiv1.RegisterSandboxesServer(s.grpc, &sandboxesService{sandboxes: s.cfg.Sandboxes})

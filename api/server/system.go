@@ -27,7 +27,7 @@ func (s *systemService) Status(ctx context.Context, _ *apiv1.StatusRequest) (*ap
 		Version: st.Version, Started: timestamp(st.Started), Root: st.Root, Run: st.Run, Firewall: st.Firewall,
 		Mtu: int32(st.MTU), Networks: int32(st.Networks), Endpoints: int32(st.Endpoints), Sandboxes: int32(st.Sandboxes),
 		Containers: int32(st.Containers), Running: int32(st.Running), Converged: st.Converged,
-		Passes: st.Passes, Drifts: st.Drifts, Notices: st.Notices,
+		Passes: st.Passes, Drifts: st.Drifts, Notices: st.Notices, Cluster: encodeClusterStatus(st.Cluster),
 		Errors: list(st.Errors, func(e ScopeError) *apiv1.ScopeError {
 			return &apiv1.ScopeError{Scope: e.Scope, Error: e.Error, Since: timestamp(e.Since), Retry: timestamp(e.Retry)}
 		}),

@@ -31,6 +31,7 @@ type Pool struct {
 	IpRange       string                 `protobuf:"bytes,2,opt,name=ip_range,json=ipRange,proto3" json:"ip_range,omitempty"` // CIDR inside the subnet
 	Gateway       string                 `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	AuxAddresses  map[string]string      `protobuf:"bytes,4,rep,name=aux_addresses,json=auxAddresses,proto3" json:"aux_addresses,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Blocks        []string               `protobuf:"bytes,5,rep,name=blocks,proto3" json:"blocks,omitempty"` // what this node gives addresses out of, of a subnet that all nodes share
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -89,6 +90,13 @@ func (x *Pool) GetGateway() string {
 func (x *Pool) GetAuxAddresses() map[string]string {
 	if x != nil {
 		return x.AuxAddresses
+	}
+	return nil
+}
+
+func (x *Pool) GetBlocks() []string {
+	if x != nil {
+		return x.Blocks
 	}
 	return nil
 }
@@ -208,7 +216,8 @@ type Network struct {
 	Builtin       bool                   `protobuf:"varint,11,opt,name=builtin,proto3" json:"builtin,omitempty"`
 	Created       *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=created,proto3" json:"created,omitempty"`
 	Endpoints     []*Endpoint            `protobuf:"bytes,13,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	Link          string                 `protobuf:"bytes,14,opt,name=link,proto3" json:"link,omitempty"` // the host link of the network, when it has one
+	Link          string                 `protobuf:"bytes,14,opt,name=link,proto3" json:"link,omitempty"`       // the host link of the network, when it has one
+	Cluster       *ClusterNetwork        `protobuf:"bytes,15,opt,name=cluster,proto3" json:"cluster,omitempty"` // unset: a network of this node alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -341,6 +350,90 @@ func (x *Network) GetLink() string {
 	return ""
 }
 
+func (x *Network) GetCluster() *ClusterNetwork {
+	if x != nil {
+		return x.Cluster
+	}
+	return nil
+}
+
+// ClusterNetwork is what a network is beyond this node. What of it is this node's stands in the pools.
+type ClusterNetwork struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Subnets       []string               `protobuf:"bytes,1,rep,name=subnets,proto3" json:"subnets,omitempty"` // of all nodes together
+	Vni           uint32                 `protobuf:"varint,2,opt,name=vni,proto3" json:"vni,omitempty"`
+	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`    // UDP
+	Leases        string                 `protobuf:"bytes,4,opt,name=leases,proto3" json:"leases,omitempty"` // directory in etcd; empty: the nodes share the subnets, by blocks
+	Gone          bool                   `protobuf:"varint,5,opt,name=gone,proto3" json:"gone,omitempty"`    // removed from the cluster, and still in use here
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterNetwork) Reset() {
+	*x = ClusterNetwork{}
+	mi := &file_vethloom_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterNetwork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterNetwork) ProtoMessage() {}
+
+func (x *ClusterNetwork) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterNetwork.ProtoReflect.Descriptor instead.
+func (*ClusterNetwork) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ClusterNetwork) GetSubnets() []string {
+	if x != nil {
+		return x.Subnets
+	}
+	return nil
+}
+
+func (x *ClusterNetwork) GetVni() uint32 {
+	if x != nil {
+		return x.Vni
+	}
+	return 0
+}
+
+func (x *ClusterNetwork) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *ClusterNetwork) GetLeases() string {
+	if x != nil {
+		return x.Leases
+	}
+	return ""
+}
+
+func (x *ClusterNetwork) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
+}
+
 type ListNetworksRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Filters       []string               `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
@@ -350,7 +443,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_vethloom_proto_msgTypes[3]
+	mi := &file_vethloom_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +455,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[3]
+	mi := &file_vethloom_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +468,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{3}
+	return file_vethloom_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListNetworksRequest) GetFilters() []string {
@@ -394,7 +487,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_vethloom_proto_msgTypes[4]
+	mi := &file_vethloom_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -406,7 +499,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[4]
+	mi := &file_vethloom_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -419,7 +512,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{4}
+	return file_vethloom_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -438,7 +531,7 @@ type InspectNetworkRequest struct {
 
 func (x *InspectNetworkRequest) Reset() {
 	*x = InspectNetworkRequest{}
-	mi := &file_vethloom_proto_msgTypes[5]
+	mi := &file_vethloom_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -450,7 +543,7 @@ func (x *InspectNetworkRequest) String() string {
 func (*InspectNetworkRequest) ProtoMessage() {}
 
 func (x *InspectNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[5]
+	mi := &file_vethloom_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -463,7 +556,7 @@ func (x *InspectNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectNetworkRequest.ProtoReflect.Descriptor instead.
 func (*InspectNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{5}
+	return file_vethloom_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *InspectNetworkRequest) GetNetwork() string {
@@ -482,7 +575,7 @@ type RemoveNetworkRequest struct {
 
 func (x *RemoveNetworkRequest) Reset() {
 	*x = RemoveNetworkRequest{}
-	mi := &file_vethloom_proto_msgTypes[6]
+	mi := &file_vethloom_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +587,7 @@ func (x *RemoveNetworkRequest) String() string {
 func (*RemoveNetworkRequest) ProtoMessage() {}
 
 func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[6]
+	mi := &file_vethloom_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +600,7 @@ func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{6}
+	return file_vethloom_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RemoveNetworkRequest) GetNetwork() string {
@@ -526,7 +619,7 @@ type RemoveNetworkResponse struct {
 
 func (x *RemoveNetworkResponse) Reset() {
 	*x = RemoveNetworkResponse{}
-	mi := &file_vethloom_proto_msgTypes[7]
+	mi := &file_vethloom_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +631,7 @@ func (x *RemoveNetworkResponse) String() string {
 func (*RemoveNetworkResponse) ProtoMessage() {}
 
 func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[7]
+	mi := &file_vethloom_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +644,7 @@ func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{7}
+	return file_vethloom_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RemoveNetworkResponse) GetId() string {
@@ -569,7 +662,7 @@ type PruneNetworksRequest struct {
 
 func (x *PruneNetworksRequest) Reset() {
 	*x = PruneNetworksRequest{}
-	mi := &file_vethloom_proto_msgTypes[8]
+	mi := &file_vethloom_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +674,7 @@ func (x *PruneNetworksRequest) String() string {
 func (*PruneNetworksRequest) ProtoMessage() {}
 
 func (x *PruneNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[8]
+	mi := &file_vethloom_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +687,7 @@ func (x *PruneNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneNetworksRequest.ProtoReflect.Descriptor instead.
 func (*PruneNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{8}
+	return file_vethloom_proto_rawDescGZIP(), []int{9}
 }
 
 type PruneNetworksResponse struct {
@@ -606,7 +699,7 @@ type PruneNetworksResponse struct {
 
 func (x *PruneNetworksResponse) Reset() {
 	*x = PruneNetworksResponse{}
-	mi := &file_vethloom_proto_msgTypes[9]
+	mi := &file_vethloom_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +711,7 @@ func (x *PruneNetworksResponse) String() string {
 func (*PruneNetworksResponse) ProtoMessage() {}
 
 func (x *PruneNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[9]
+	mi := &file_vethloom_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +724,7 @@ func (x *PruneNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneNetworksResponse.ProtoReflect.Descriptor instead.
 func (*PruneNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{9}
+	return file_vethloom_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PruneNetworksResponse) GetNames() []string {
@@ -655,7 +748,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_vethloom_proto_msgTypes[10]
+	mi := &file_vethloom_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -667,7 +760,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[10]
+	mi := &file_vethloom_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -680,7 +773,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{10}
+	return file_vethloom_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ConnectRequest) GetNetwork() string {
@@ -736,7 +829,7 @@ type DisconnectRequest struct {
 
 func (x *DisconnectRequest) Reset() {
 	*x = DisconnectRequest{}
-	mi := &file_vethloom_proto_msgTypes[11]
+	mi := &file_vethloom_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +841,7 @@ func (x *DisconnectRequest) String() string {
 func (*DisconnectRequest) ProtoMessage() {}
 
 func (x *DisconnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[11]
+	mi := &file_vethloom_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +854,7 @@ func (x *DisconnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectRequest.ProtoReflect.Descriptor instead.
 func (*DisconnectRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{11}
+	return file_vethloom_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DisconnectRequest) GetNetwork() string {
@@ -793,7 +886,7 @@ type DisconnectResponse struct {
 
 func (x *DisconnectResponse) Reset() {
 	*x = DisconnectResponse{}
-	mi := &file_vethloom_proto_msgTypes[12]
+	mi := &file_vethloom_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -805,7 +898,7 @@ func (x *DisconnectResponse) String() string {
 func (*DisconnectResponse) ProtoMessage() {}
 
 func (x *DisconnectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[12]
+	mi := &file_vethloom_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -818,7 +911,7 @@ func (x *DisconnectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectResponse.ProtoReflect.Descriptor instead.
 func (*DisconnectResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{12}
+	return file_vethloom_proto_rawDescGZIP(), []int{13}
 }
 
 type Endpoint struct {
@@ -843,7 +936,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_vethloom_proto_msgTypes[13]
+	mi := &file_vethloom_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -855,7 +948,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[13]
+	mi := &file_vethloom_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -868,7 +961,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{13}
+	return file_vethloom_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Endpoint) GetId() string {
@@ -982,7 +1075,7 @@ type PortMapping struct {
 
 func (x *PortMapping) Reset() {
 	*x = PortMapping{}
-	mi := &file_vethloom_proto_msgTypes[14]
+	mi := &file_vethloom_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -994,7 +1087,7 @@ func (x *PortMapping) String() string {
 func (*PortMapping) ProtoMessage() {}
 
 func (x *PortMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[14]
+	mi := &file_vethloom_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1007,7 +1100,7 @@ func (x *PortMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
 func (*PortMapping) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{14}
+	return file_vethloom_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PortMapping) GetProto() string {
@@ -1057,7 +1150,7 @@ type CreateSandboxRequest struct {
 
 func (x *CreateSandboxRequest) Reset() {
 	*x = CreateSandboxRequest{}
-	mi := &file_vethloom_proto_msgTypes[15]
+	mi := &file_vethloom_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1162,7 @@ func (x *CreateSandboxRequest) String() string {
 func (*CreateSandboxRequest) ProtoMessage() {}
 
 func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[15]
+	mi := &file_vethloom_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1175,7 @@ func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxRequest.ProtoReflect.Descriptor instead.
 func (*CreateSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{15}
+	return file_vethloom_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CreateSandboxRequest) GetId() string {
@@ -1126,7 +1219,7 @@ type Sandbox struct {
 
 func (x *Sandbox) Reset() {
 	*x = Sandbox{}
-	mi := &file_vethloom_proto_msgTypes[16]
+	mi := &file_vethloom_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1231,7 @@ func (x *Sandbox) String() string {
 func (*Sandbox) ProtoMessage() {}
 
 func (x *Sandbox) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[16]
+	mi := &file_vethloom_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1244,7 @@ func (x *Sandbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sandbox.ProtoReflect.Descriptor instead.
 func (*Sandbox) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{16}
+	return file_vethloom_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Sandbox) GetId() string {
@@ -1198,7 +1291,7 @@ type RemoveSandboxRequest struct {
 
 func (x *RemoveSandboxRequest) Reset() {
 	*x = RemoveSandboxRequest{}
-	mi := &file_vethloom_proto_msgTypes[17]
+	mi := &file_vethloom_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1210,7 +1303,7 @@ func (x *RemoveSandboxRequest) String() string {
 func (*RemoveSandboxRequest) ProtoMessage() {}
 
 func (x *RemoveSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[17]
+	mi := &file_vethloom_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1223,7 +1316,7 @@ func (x *RemoveSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSandboxRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{17}
+	return file_vethloom_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveSandboxRequest) GetId() string {
@@ -1241,7 +1334,7 @@ type RemoveSandboxResponse struct {
 
 func (x *RemoveSandboxResponse) Reset() {
 	*x = RemoveSandboxResponse{}
-	mi := &file_vethloom_proto_msgTypes[18]
+	mi := &file_vethloom_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1253,7 +1346,7 @@ func (x *RemoveSandboxResponse) String() string {
 func (*RemoveSandboxResponse) ProtoMessage() {}
 
 func (x *RemoveSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[18]
+	mi := &file_vethloom_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1266,7 +1359,7 @@ func (x *RemoveSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSandboxResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{18}
+	return file_vethloom_proto_rawDescGZIP(), []int{19}
 }
 
 type ListSandboxesRequest struct {
@@ -1277,7 +1370,7 @@ type ListSandboxesRequest struct {
 
 func (x *ListSandboxesRequest) Reset() {
 	*x = ListSandboxesRequest{}
-	mi := &file_vethloom_proto_msgTypes[19]
+	mi := &file_vethloom_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1382,7 @@ func (x *ListSandboxesRequest) String() string {
 func (*ListSandboxesRequest) ProtoMessage() {}
 
 func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[19]
+	mi := &file_vethloom_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1395,7 @@ func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesRequest.ProtoReflect.Descriptor instead.
 func (*ListSandboxesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{19}
+	return file_vethloom_proto_rawDescGZIP(), []int{20}
 }
 
 type ListSandboxesResponse struct {
@@ -1314,7 +1407,7 @@ type ListSandboxesResponse struct {
 
 func (x *ListSandboxesResponse) Reset() {
 	*x = ListSandboxesResponse{}
-	mi := &file_vethloom_proto_msgTypes[20]
+	mi := &file_vethloom_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1419,7 @@ func (x *ListSandboxesResponse) String() string {
 func (*ListSandboxesResponse) ProtoMessage() {}
 
 func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[20]
+	mi := &file_vethloom_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,12 +1432,665 @@ func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesResponse.ProtoReflect.Descriptor instead.
 func (*ListSandboxesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{20}
+	return file_vethloom_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListSandboxesResponse) GetSandboxes() []*Sandbox {
 	if x != nil {
 		return x.Sandboxes
+	}
+	return nil
+}
+
+type Node struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // UUID
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Addresses     []string               `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"` // on the underlay
+	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	Drivers       []string               `protobuf:"bytes,5,rep,name=drivers,proto3" json:"drivers,omitempty"` // that it can join networks of
+	Self          bool                   `protobuf:"varint,6,opt,name=self,proto3" json:"self,omitempty"`
+	Alive         bool                   `protobuf:"varint,7,opt,name=alive,proto3" json:"alive,omitempty"`
+	LastSeen      *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"` // unset: not known
+	Subnets       []*NodeSubnet          `protobuf:"bytes,9,rep,name=subnets,proto3" json:"subnets,omitempty"`                   // leased
+	Blocks        []*NodeSubnet          `protobuf:"bytes,10,rep,name=blocks,proto3" json:"blocks,omitempty"`                    // of subnets that all nodes share
+	Endpoints     int32                  `protobuf:"varint,11,opt,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Health        []*PeerHealth          `protobuf:"bytes,12,rep,name=health,proto3" json:"health,omitempty"` // as the node that answers sees it; none of itself
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Node) Reset() {
+	*x = Node{}
+	mi := &file_vethloom_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Node) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Node) ProtoMessage() {}
+
+func (x *Node) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Node.ProtoReflect.Descriptor instead.
+func (*Node) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Node) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Node) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Node) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Node) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Node) GetDrivers() []string {
+	if x != nil {
+		return x.Drivers
+	}
+	return nil
+}
+
+func (x *Node) GetSelf() bool {
+	if x != nil {
+		return x.Self
+	}
+	return false
+}
+
+func (x *Node) GetAlive() bool {
+	if x != nil {
+		return x.Alive
+	}
+	return false
+}
+
+func (x *Node) GetLastSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSeen
+	}
+	return nil
+}
+
+func (x *Node) GetSubnets() []*NodeSubnet {
+	if x != nil {
+		return x.Subnets
+	}
+	return nil
+}
+
+func (x *Node) GetBlocks() []*NodeSubnet {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+func (x *Node) GetEndpoints() int32 {
+	if x != nil {
+		return x.Endpoints
+	}
+	return 0
+}
+
+func (x *Node) GetHealth() []*PeerHealth {
+	if x != nil {
+		return x.Health
+	}
+	return nil
+}
+
+type NodeSubnet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"` // name
+	Prefixes      []string               `protobuf:"bytes,2,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeSubnet) Reset() {
+	*x = NodeSubnet{}
+	mi := &file_vethloom_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeSubnet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeSubnet) ProtoMessage() {}
+
+func (x *NodeSubnet) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeSubnet.ProtoReflect.Descriptor instead.
+func (*NodeSubnet) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *NodeSubnet) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *NodeSubnet) GetPrefixes() []string {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
+// PeerHealth is how one way to a node is doing.
+type PeerHealth struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Way           string                 `protobuf:"bytes,1,opt,name=way,proto3" json:"way,omitempty"` // "underlay", or driver and network: "vxlan web"
+	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	Reachable     bool                   `protobuf:"varint,3,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	Rtt           *durationpb.Duration   `protobuf:"bytes,4,opt,name=rtt,proto3" json:"rtt,omitempty"`                         // unset: not known
+	Mtu           int32                  `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`                        // of the way, bytes
+	PathMtu       int32                  `protobuf:"varint,6,opt,name=path_mtu,json=pathMtu,proto3" json:"path_mtu,omitempty"` // that was found, bytes; 0: not known
+	Small         bool                   `protobuf:"varint,7,opt,name=small,proto3" json:"small,omitempty"`                    // small packets arrive
+	Large         bool                   `protobuf:"varint,8,opt,name=large,proto3" json:"large,omitempty"`                    // packets as large as mtu arrive
+	Loss          float64                `protobuf:"fixed64,9,opt,name=loss,proto3" json:"loss,omitempty"`                     // of the latest probes, 0 to 1
+	Checked       *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=checked,proto3" json:"checked,omitempty"`                // unset: not yet
+	Cause         string                 `protobuf:"bytes,11,opt,name=cause,proto3" json:"cause,omitempty"`                    // why it is not well
+	Remedy        string                 `protobuf:"bytes,12,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerHealth) Reset() {
+	*x = PeerHealth{}
+	mi := &file_vethloom_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerHealth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerHealth) ProtoMessage() {}
+
+func (x *PeerHealth) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerHealth.ProtoReflect.Descriptor instead.
+func (*PeerHealth) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *PeerHealth) GetWay() string {
+	if x != nil {
+		return x.Way
+	}
+	return ""
+}
+
+func (x *PeerHealth) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *PeerHealth) GetReachable() bool {
+	if x != nil {
+		return x.Reachable
+	}
+	return false
+}
+
+func (x *PeerHealth) GetRtt() *durationpb.Duration {
+	if x != nil {
+		return x.Rtt
+	}
+	return nil
+}
+
+func (x *PeerHealth) GetMtu() int32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *PeerHealth) GetPathMtu() int32 {
+	if x != nil {
+		return x.PathMtu
+	}
+	return 0
+}
+
+func (x *PeerHealth) GetSmall() bool {
+	if x != nil {
+		return x.Small
+	}
+	return false
+}
+
+func (x *PeerHealth) GetLarge() bool {
+	if x != nil {
+		return x.Large
+	}
+	return false
+}
+
+func (x *PeerHealth) GetLoss() float64 {
+	if x != nil {
+		return x.Loss
+	}
+	return 0
+}
+
+func (x *PeerHealth) GetChecked() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Checked
+	}
+	return nil
+}
+
+func (x *PeerHealth) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *PeerHealth) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
+type ListNodesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filters       []string               `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNodesRequest) Reset() {
+	*x = ListNodesRequest{}
+	mi := &file_vethloom_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNodesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNodesRequest) ProtoMessage() {}
+
+func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
+func (*ListNodesRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListNodesRequest) GetFilters() []string {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+type ListNodesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nodes         []*Node                `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNodesResponse) Reset() {
+	*x = ListNodesResponse{}
+	mi := &file_vethloom_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNodesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNodesResponse) ProtoMessage() {}
+
+func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
+func (*ListNodesResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListNodesResponse) GetNodes() []*Node {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type InspectNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InspectNodeRequest) Reset() {
+	*x = InspectNodeRequest{}
+	mi := &file_vethloom_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InspectNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InspectNodeRequest) ProtoMessage() {}
+
+func (x *InspectNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InspectNodeRequest.ProtoReflect.Descriptor instead.
+func (*InspectNodeRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *InspectNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type Lease struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"` // name
+	Driver        string                 `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`
+	Prefixes      []string               `protobuf:"bytes,3,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	NodeId        string                 `protobuf:"bytes,4,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"` // empty: the holder is no vethloom node
+	Node          string                 `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`                   // name
+	PublicIps     []string               `protobuf:"bytes,6,rep,name=public_ips,json=publicIps,proto3" json:"public_ips,omitempty"`
+	Backend       string                 `protobuf:"bytes,7,opt,name=backend,proto3" json:"backend,omitempty"`
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expires,proto3" json:"expires,omitempty"` // unset: a reservation, it stays
+	Own           bool                   `protobuf:"varint,9,opt,name=own,proto3" json:"own,omitempty"`
+	Problem       string                 `protobuf:"bytes,10,opt,name=problem,proto3" json:"problem,omitempty"` // why it is not used
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lease) Reset() {
+	*x = Lease{}
+	mi := &file_vethloom_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lease) ProtoMessage() {}
+
+func (x *Lease) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lease.ProtoReflect.Descriptor instead.
+func (*Lease) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Lease) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *Lease) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *Lease) GetPrefixes() []string {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
+func (x *Lease) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Lease) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Lease) GetPublicIps() []string {
+	if x != nil {
+		return x.PublicIps
+	}
+	return nil
+}
+
+func (x *Lease) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+func (x *Lease) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *Lease) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+func (x *Lease) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+type ListLeasesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filters       []string               `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLeasesRequest) Reset() {
+	*x = ListLeasesRequest{}
+	mi := &file_vethloom_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLeasesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLeasesRequest) ProtoMessage() {}
+
+func (x *ListLeasesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLeasesRequest.ProtoReflect.Descriptor instead.
+func (*ListLeasesRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ListLeasesRequest) GetFilters() []string {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+type ListLeasesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Leases        []*Lease               `protobuf:"bytes,1,rep,name=leases,proto3" json:"leases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLeasesResponse) Reset() {
+	*x = ListLeasesResponse{}
+	mi := &file_vethloom_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLeasesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLeasesResponse) ProtoMessage() {}
+
+func (x *ListLeasesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLeasesResponse.ProtoReflect.Descriptor instead.
+func (*ListLeasesResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListLeasesResponse) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
 	}
 	return nil
 }
@@ -1384,7 +2130,7 @@ type ContainerSpec struct {
 
 func (x *ContainerSpec) Reset() {
 	*x = ContainerSpec{}
-	mi := &file_vethloom_proto_msgTypes[21]
+	mi := &file_vethloom_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1396,7 +2142,7 @@ func (x *ContainerSpec) String() string {
 func (*ContainerSpec) ProtoMessage() {}
 
 func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[21]
+	mi := &file_vethloom_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1409,7 +2155,7 @@ func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerSpec.ProtoReflect.Descriptor instead.
 func (*ContainerSpec) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{21}
+	return file_vethloom_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ContainerSpec) GetName() string {
@@ -1613,7 +2359,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_vethloom_proto_msgTypes[22]
+	mi := &file_vethloom_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +2371,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[22]
+	mi := &file_vethloom_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +2384,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{22}
+	return file_vethloom_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Mount) GetSource() string {
@@ -1678,7 +2424,7 @@ type CreateContainerRequest struct {
 
 func (x *CreateContainerRequest) Reset() {
 	*x = CreateContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[23]
+	mi := &file_vethloom_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +2436,7 @@ func (x *CreateContainerRequest) String() string {
 func (*CreateContainerRequest) ProtoMessage() {}
 
 func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[23]
+	mi := &file_vethloom_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +2449,7 @@ func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerRequest.ProtoReflect.Descriptor instead.
 func (*CreateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{23}
+	return file_vethloom_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreateContainerRequest) GetSpec() *ContainerSpec {
@@ -1723,7 +2469,7 @@ type CreateContainerResponse struct {
 
 func (x *CreateContainerResponse) Reset() {
 	*x = CreateContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[24]
+	mi := &file_vethloom_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +2481,7 @@ func (x *CreateContainerResponse) String() string {
 func (*CreateContainerResponse) ProtoMessage() {}
 
 func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[24]
+	mi := &file_vethloom_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +2494,7 @@ func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerResponse.ProtoReflect.Descriptor instead.
 func (*CreateContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{24}
+	return file_vethloom_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CreateContainerResponse) GetId() string {
@@ -1774,7 +2520,7 @@ type StartContainerRequest struct {
 
 func (x *StartContainerRequest) Reset() {
 	*x = StartContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[25]
+	mi := &file_vethloom_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +2532,7 @@ func (x *StartContainerRequest) String() string {
 func (*StartContainerRequest) ProtoMessage() {}
 
 func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[25]
+	mi := &file_vethloom_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +2545,7 @@ func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerRequest.ProtoReflect.Descriptor instead.
 func (*StartContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{25}
+	return file_vethloom_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StartContainerRequest) GetContainer() string {
@@ -1817,7 +2563,7 @@ type StartContainerResponse struct {
 
 func (x *StartContainerResponse) Reset() {
 	*x = StartContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[26]
+	mi := &file_vethloom_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +2575,7 @@ func (x *StartContainerResponse) String() string {
 func (*StartContainerResponse) ProtoMessage() {}
 
 func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[26]
+	mi := &file_vethloom_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +2588,7 @@ func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerResponse.ProtoReflect.Descriptor instead.
 func (*StartContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{26}
+	return file_vethloom_proto_rawDescGZIP(), []int{36}
 }
 
 type AttachRequest struct {
@@ -1861,7 +2607,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_vethloom_proto_msgTypes[27]
+	mi := &file_vethloom_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +2619,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[27]
+	mi := &file_vethloom_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2632,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{27}
+	return file_vethloom_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AttachRequest) GetMessage() isAttachRequest_Message {
@@ -1987,7 +2733,7 @@ type AttachOptions struct {
 
 func (x *AttachOptions) Reset() {
 	*x = AttachOptions{}
-	mi := &file_vethloom_proto_msgTypes[28]
+	mi := &file_vethloom_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1999,7 +2745,7 @@ func (x *AttachOptions) String() string {
 func (*AttachOptions) ProtoMessage() {}
 
 func (x *AttachOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[28]
+	mi := &file_vethloom_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2012,7 +2758,7 @@ func (x *AttachOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachOptions.ProtoReflect.Descriptor instead.
 func (*AttachOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{28}
+	return file_vethloom_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AttachOptions) GetContainer() string {
@@ -2059,7 +2805,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_vethloom_proto_msgTypes[29]
+	mi := &file_vethloom_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2817,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[29]
+	mi := &file_vethloom_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2830,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{29}
+	return file_vethloom_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ExecRequest) GetMessage() isExecRequest_Message {
@@ -2191,7 +2937,7 @@ type ExecOptions struct {
 
 func (x *ExecOptions) Reset() {
 	*x = ExecOptions{}
-	mi := &file_vethloom_proto_msgTypes[30]
+	mi := &file_vethloom_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2949,7 @@ func (x *ExecOptions) String() string {
 func (*ExecOptions) ProtoMessage() {}
 
 func (x *ExecOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[30]
+	mi := &file_vethloom_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2962,7 @@ func (x *ExecOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOptions.ProtoReflect.Descriptor instead.
 func (*ExecOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{30}
+	return file_vethloom_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ExecOptions) GetContainer() string {
@@ -2299,7 +3045,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_vethloom_proto_msgTypes[31]
+	mi := &file_vethloom_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2311,7 +3057,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[31]
+	mi := &file_vethloom_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2324,7 +3070,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{31}
+	return file_vethloom_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -2356,7 +3102,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_vethloom_proto_msgTypes[32]
+	mi := &file_vethloom_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2368,7 +3114,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[32]
+	mi := &file_vethloom_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2381,7 +3127,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{32}
+	return file_vethloom_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AttachResponse) GetMessage() isAttachResponse_Message {
@@ -2465,7 +3211,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_vethloom_proto_msgTypes[33]
+	mi := &file_vethloom_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2477,7 +3223,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[33]
+	mi := &file_vethloom_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2490,7 +3236,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{33}
+	return file_vethloom_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Started) GetId() string {
@@ -2519,7 +3265,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_vethloom_proto_msgTypes[34]
+	mi := &file_vethloom_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +3277,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[34]
+	mi := &file_vethloom_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +3290,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{34}
+	return file_vethloom_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ExitStatus) GetCode() int32 {
@@ -2588,7 +3334,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_vethloom_proto_msgTypes[35]
+	mi := &file_vethloom_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2600,7 +3346,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[35]
+	mi := &file_vethloom_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2613,7 +3359,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{35}
+	return file_vethloom_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LogsRequest) GetContainer() string {
@@ -2662,7 +3408,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_vethloom_proto_msgTypes[36]
+	mi := &file_vethloom_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +3420,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[36]
+	mi := &file_vethloom_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +3433,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{36}
+	return file_vethloom_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LogsResponse) GetTime() *timestamppb.Timestamp {
@@ -2721,7 +3467,7 @@ type ListContainersRequest struct {
 
 func (x *ListContainersRequest) Reset() {
 	*x = ListContainersRequest{}
-	mi := &file_vethloom_proto_msgTypes[37]
+	mi := &file_vethloom_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2733,7 +3479,7 @@ func (x *ListContainersRequest) String() string {
 func (*ListContainersRequest) ProtoMessage() {}
 
 func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[37]
+	mi := &file_vethloom_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +3492,7 @@ func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersRequest.ProtoReflect.Descriptor instead.
 func (*ListContainersRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{37}
+	return file_vethloom_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListContainersRequest) GetAll() bool {
@@ -2772,7 +3518,7 @@ type ListContainersResponse struct {
 
 func (x *ListContainersResponse) Reset() {
 	*x = ListContainersResponse{}
-	mi := &file_vethloom_proto_msgTypes[38]
+	mi := &file_vethloom_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2784,7 +3530,7 @@ func (x *ListContainersResponse) String() string {
 func (*ListContainersResponse) ProtoMessage() {}
 
 func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[38]
+	mi := &file_vethloom_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2797,7 +3543,7 @@ func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersResponse.ProtoReflect.Descriptor instead.
 func (*ListContainersResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{38}
+	return file_vethloom_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListContainersResponse) GetContainers() []*Container {
@@ -2816,7 +3562,7 @@ type InspectContainerRequest struct {
 
 func (x *InspectContainerRequest) Reset() {
 	*x = InspectContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[39]
+	mi := &file_vethloom_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2828,7 +3574,7 @@ func (x *InspectContainerRequest) String() string {
 func (*InspectContainerRequest) ProtoMessage() {}
 
 func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[39]
+	mi := &file_vethloom_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +3587,7 @@ func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectContainerRequest.ProtoReflect.Descriptor instead.
 func (*InspectContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{39}
+	return file_vethloom_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *InspectContainerRequest) GetContainer() string {
@@ -2874,7 +3620,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_vethloom_proto_msgTypes[40]
+	mi := &file_vethloom_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2886,7 +3632,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[40]
+	mi := &file_vethloom_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2899,7 +3645,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{40}
+	return file_vethloom_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Container) GetId() string {
@@ -3017,7 +3763,7 @@ type StopContainerRequest struct {
 
 func (x *StopContainerRequest) Reset() {
 	*x = StopContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[41]
+	mi := &file_vethloom_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +3775,7 @@ func (x *StopContainerRequest) String() string {
 func (*StopContainerRequest) ProtoMessage() {}
 
 func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[41]
+	mi := &file_vethloom_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +3788,7 @@ func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerRequest.ProtoReflect.Descriptor instead.
 func (*StopContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{41}
+	return file_vethloom_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StopContainerRequest) GetContainer() string {
@@ -3067,7 +3813,7 @@ type StopContainerResponse struct {
 
 func (x *StopContainerResponse) Reset() {
 	*x = StopContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[42]
+	mi := &file_vethloom_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3825,7 @@ func (x *StopContainerResponse) String() string {
 func (*StopContainerResponse) ProtoMessage() {}
 
 func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[42]
+	mi := &file_vethloom_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3838,7 @@ func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerResponse.ProtoReflect.Descriptor instead.
 func (*StopContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{42}
+	return file_vethloom_proto_rawDescGZIP(), []int{52}
 }
 
 type KillContainerRequest struct {
@@ -3105,7 +3851,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[43]
+	mi := &file_vethloom_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3117,7 +3863,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[43]
+	mi := &file_vethloom_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3130,7 +3876,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{43}
+	return file_vethloom_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *KillContainerRequest) GetContainer() string {
@@ -3155,7 +3901,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[44]
+	mi := &file_vethloom_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3167,7 +3913,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[44]
+	mi := &file_vethloom_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3180,7 +3926,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{44}
+	return file_vethloom_proto_rawDescGZIP(), []int{54}
 }
 
 type RemoveContainerRequest struct {
@@ -3194,7 +3940,7 @@ type RemoveContainerRequest struct {
 
 func (x *RemoveContainerRequest) Reset() {
 	*x = RemoveContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[45]
+	mi := &file_vethloom_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3206,7 +3952,7 @@ func (x *RemoveContainerRequest) String() string {
 func (*RemoveContainerRequest) ProtoMessage() {}
 
 func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[45]
+	mi := &file_vethloom_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3219,7 +3965,7 @@ func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{45}
+	return file_vethloom_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RemoveContainerRequest) GetContainer() string {
@@ -3252,7 +3998,7 @@ type RemoveContainerResponse struct {
 
 func (x *RemoveContainerResponse) Reset() {
 	*x = RemoveContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[46]
+	mi := &file_vethloom_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +4010,7 @@ func (x *RemoveContainerResponse) String() string {
 func (*RemoveContainerResponse) ProtoMessage() {}
 
 func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[46]
+	mi := &file_vethloom_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +4023,7 @@ func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerResponse.ProtoReflect.Descriptor instead.
 func (*RemoveContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{46}
+	return file_vethloom_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RemoveContainerResponse) GetId() string {
@@ -3296,7 +4042,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3308,7 +4054,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3321,7 +4067,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{47}
+	return file_vethloom_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *WaitContainerRequest) GetContainer() string {
@@ -3344,7 +4090,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3356,7 +4102,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3369,7 +4115,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{48}
+	return file_vethloom_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ImportRequest) GetMessage() isImportRequest_Message {
@@ -3424,7 +4170,7 @@ type ImportOptions struct {
 
 func (x *ImportOptions) Reset() {
 	*x = ImportOptions{}
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3436,7 +4182,7 @@ func (x *ImportOptions) String() string {
 func (*ImportOptions) ProtoMessage() {}
 
 func (x *ImportOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3449,7 +4195,7 @@ func (x *ImportOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOptions.ProtoReflect.Descriptor instead.
 func (*ImportOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{49}
+	return file_vethloom_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ImportOptions) GetReference() string {
@@ -3482,7 +4228,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3494,7 +4240,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3507,7 +4253,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{50}
+	return file_vethloom_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ImportResponse) GetId() string {
@@ -3526,7 +4272,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3538,7 +4284,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3551,7 +4297,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{51}
+	return file_vethloom_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LoadRequest) GetData() []byte {
@@ -3570,7 +4316,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3582,7 +4328,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3595,7 +4341,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{52}
+	return file_vethloom_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *LoadResponse) GetReferences() []string {
@@ -3614,7 +4360,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3626,7 +4372,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3639,7 +4385,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{53}
+	return file_vethloom_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListImagesRequest) GetFilters() []string {
@@ -3658,7 +4404,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3670,7 +4416,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3683,7 +4429,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{54}
+	return file_vethloom_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -3702,7 +4448,7 @@ type InspectImageRequest struct {
 
 func (x *InspectImageRequest) Reset() {
 	*x = InspectImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3714,7 +4460,7 @@ func (x *InspectImageRequest) String() string {
 func (*InspectImageRequest) ProtoMessage() {}
 
 func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3727,7 +4473,7 @@ func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageRequest.ProtoReflect.Descriptor instead.
 func (*InspectImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{55}
+	return file_vethloom_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *InspectImageRequest) GetImage() string {
@@ -3759,7 +4505,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3771,7 +4517,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3784,7 +4530,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{56}
+	return file_vethloom_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Image) GetId() string {
@@ -3895,7 +4641,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3907,7 +4653,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3920,7 +4666,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{57}
+	return file_vethloom_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RemoveImageRequest) GetImage() string {
@@ -3947,7 +4693,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3959,7 +4705,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3972,7 +4718,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{58}
+	return file_vethloom_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RemoveImageResponse) GetUntagged() []string {
@@ -3999,7 +4745,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4011,7 +4757,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4024,7 +4770,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{59}
+	return file_vethloom_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *TagImageRequest) GetSource() string {
@@ -4049,7 +4795,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4061,7 +4807,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4074,7 +4820,7 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{60}
+	return file_vethloom_proto_rawDescGZIP(), []int{70}
 }
 
 type CreateVolumeRequest struct {
@@ -4087,7 +4833,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4099,7 +4845,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4112,7 +4858,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{61}
+	return file_vethloom_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CreateVolumeRequest) GetName() string {
@@ -4142,7 +4888,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4154,7 +4900,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4167,7 +4913,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{62}
+	return file_vethloom_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Volume) GetName() string {
@@ -4213,7 +4959,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4225,7 +4971,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4238,7 +4984,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{63}
+	return file_vethloom_proto_rawDescGZIP(), []int{73}
 }
 
 type ListVolumesResponse struct {
@@ -4250,7 +4996,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4262,7 +5008,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4275,7 +5021,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{64}
+	return file_vethloom_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -4294,7 +5040,7 @@ type InspectVolumeRequest struct {
 
 func (x *InspectVolumeRequest) Reset() {
 	*x = InspectVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4306,7 +5052,7 @@ func (x *InspectVolumeRequest) String() string {
 func (*InspectVolumeRequest) ProtoMessage() {}
 
 func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4319,7 +5065,7 @@ func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectVolumeRequest.ProtoReflect.Descriptor instead.
 func (*InspectVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{65}
+	return file_vethloom_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *InspectVolumeRequest) GetName() string {
@@ -4338,7 +5084,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4350,7 +5096,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4363,7 +5109,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{66}
+	return file_vethloom_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *RemoveVolumeRequest) GetName() string {
@@ -4381,7 +5127,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4393,7 +5139,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4406,7 +5152,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{67}
+	return file_vethloom_proto_rawDescGZIP(), []int{77}
 }
 
 type PruneVolumesRequest struct {
@@ -4417,7 +5163,7 @@ type PruneVolumesRequest struct {
 
 func (x *PruneVolumesRequest) Reset() {
 	*x = PruneVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4429,7 +5175,7 @@ func (x *PruneVolumesRequest) String() string {
 func (*PruneVolumesRequest) ProtoMessage() {}
 
 func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4442,7 +5188,7 @@ func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesRequest.ProtoReflect.Descriptor instead.
 func (*PruneVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{68}
+	return file_vethloom_proto_rawDescGZIP(), []int{78}
 }
 
 type PruneVolumesResponse struct {
@@ -4454,7 +5200,7 @@ type PruneVolumesResponse struct {
 
 func (x *PruneVolumesResponse) Reset() {
 	*x = PruneVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4466,7 +5212,7 @@ func (x *PruneVolumesResponse) String() string {
 func (*PruneVolumesResponse) ProtoMessage() {}
 
 func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4479,7 +5225,7 @@ func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesResponse.ProtoReflect.Descriptor instead.
 func (*PruneVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{69}
+	return file_vethloom_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *PruneVolumesResponse) GetNames() []string {
@@ -4497,7 +5243,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4509,7 +5255,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4522,7 +5268,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{70}
+	return file_vethloom_proto_rawDescGZIP(), []int{80}
 }
 
 type VersionResponse struct {
@@ -4537,7 +5283,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4549,7 +5295,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4562,7 +5308,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{71}
+	return file_vethloom_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -4601,7 +5347,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4613,7 +5359,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4626,7 +5372,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{72}
+	return file_vethloom_proto_rawDescGZIP(), []int{82}
 }
 
 type StatusResponse struct {
@@ -4647,13 +5393,14 @@ type StatusResponse struct {
 	Drifts        uint64                 `protobuf:"varint,14,opt,name=drifts,proto3" json:"drifts,omitempty"` // passes in which the kernel had been changed by someone else
 	Errors        []*ScopeError          `protobuf:"bytes,15,rep,name=errors,proto3" json:"errors,omitempty"`
 	Notices       []string               `protobuf:"bytes,16,rep,name=notices,proto3" json:"notices,omitempty"` // what was found and done at start: state restored from a copy, …
+	Cluster       *ClusterStatus         `protobuf:"bytes,17,opt,name=cluster,proto3" json:"cluster,omitempty"` // unset: this node is in no cluster
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4665,7 +5412,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4678,7 +5425,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{73}
+	return file_vethloom_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -4793,6 +5540,137 @@ func (x *StatusResponse) GetNotices() []string {
 	return nil
 }
 
+func (x *StatusResponse) GetCluster() *ClusterStatus {
+	if x != nil {
+		return x.Cluster
+	}
+	return nil
+}
+
+type ClusterStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Store         string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"` // "embedded", or the endpoints
+	Connected     bool                   `protobuf:"varint,2,opt,name=connected,proto3" json:"connected,omitempty"`
+	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"` // why not
+	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"` // of the present state
+	NodeId        string                 `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeName      string                 `protobuf:"bytes,6,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	NodeIps       []string               `protobuf:"bytes,7,rep,name=node_ips,json=nodeIps,proto3" json:"node_ips,omitempty"`
+	Nodes         int32                  `protobuf:"varint,8,opt,name=nodes,proto3" json:"nodes,omitempty"` // this one included
+	Alive         int32                  `protobuf:"varint,9,opt,name=alive,proto3" json:"alive,omitempty"`
+	Problems      []string               `protobuf:"bytes,10,rep,name=problems,proto3" json:"problems,omitempty"`
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expires,proto3" json:"expires,omitempty"` // when what this node holds is over unless it is renewed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterStatus) Reset() {
+	*x = ClusterStatus{}
+	mi := &file_vethloom_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterStatus) ProtoMessage() {}
+
+func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
+func (*ClusterStatus) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *ClusterStatus) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *ClusterStatus) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *ClusterStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *ClusterStatus) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *ClusterStatus) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *ClusterStatus) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
+func (x *ClusterStatus) GetNodeIps() []string {
+	if x != nil {
+		return x.NodeIps
+	}
+	return nil
+}
+
+func (x *ClusterStatus) GetNodes() int32 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
+}
+
+func (x *ClusterStatus) GetAlive() int32 {
+	if x != nil {
+		return x.Alive
+	}
+	return 0
+}
+
+func (x *ClusterStatus) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *ClusterStatus) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
 type ScopeError struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Scope         string                 `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
@@ -4805,7 +5683,7 @@ type ScopeError struct {
 
 func (x *ScopeError) Reset() {
 	*x = ScopeError{}
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4817,7 +5695,7 @@ func (x *ScopeError) String() string {
 func (*ScopeError) ProtoMessage() {}
 
 func (x *ScopeError) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4830,7 +5708,7 @@ func (x *ScopeError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScopeError.ProtoReflect.Descriptor instead.
 func (*ScopeError) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{74}
+	return file_vethloom_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ScopeError) GetScope() string {
@@ -4869,7 +5747,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4881,7 +5759,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4894,7 +5772,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{75}
+	return file_vethloom_proto_rawDescGZIP(), []int{86}
 }
 
 type DiffResponse struct {
@@ -4906,7 +5784,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4918,7 +5796,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4931,7 +5809,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{76}
+	return file_vethloom_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *DiffResponse) GetOps() []*Op {
@@ -4955,7 +5833,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4967,7 +5845,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4980,7 +5858,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{77}
+	return file_vethloom_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *Op) GetVerb() string {
@@ -5033,7 +5911,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5045,7 +5923,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5058,7 +5936,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{78}
+	return file_vethloom_proto_rawDescGZIP(), []int{89}
 }
 
 type DoctorResponse struct {
@@ -5070,7 +5948,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5082,7 +5960,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5095,7 +5973,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{79}
+	return file_vethloom_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -5117,7 +5995,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5129,7 +6007,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5142,7 +6020,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{80}
+	return file_vethloom_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *Finding) GetCheck() string {
@@ -5182,7 +6060,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5194,7 +6072,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5207,7 +6085,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{81}
+	return file_vethloom_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *EventsRequest) GetFilters() []string {
@@ -5230,7 +6108,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5242,7 +6120,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5255,7 +6133,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{82}
+	return file_vethloom_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -5297,12 +6175,13 @@ var File_vethloom_proto protoreflect.FileDescriptor
 
 const file_vethloom_proto_rawDesc = "" +
 	"\n" +
-	"\x0evethloom.proto\x12\vvethloom.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\xde\x01\n" +
+	"\x0evethloom.proto\x12\vvethloom.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\xf6\x01\n" +
 	"\x04Pool\x12\x16\n" +
 	"\x06subnet\x18\x01 \x01(\tR\x06subnet\x12\x19\n" +
 	"\bip_range\x18\x02 \x01(\tR\aipRange\x12\x18\n" +
 	"\agateway\x18\x03 \x01(\tR\agateway\x12H\n" +
-	"\raux_addresses\x18\x04 \x03(\v2#.vethloom.v1.Pool.AuxAddressesEntryR\fauxAddresses\x1a?\n" +
+	"\raux_addresses\x18\x04 \x03(\v2#.vethloom.v1.Pool.AuxAddressesEntryR\fauxAddresses\x12\x16\n" +
+	"\x06blocks\x18\x05 \x03(\tR\x06blocks\x1a?\n" +
 	"\x11AuxAddressesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc6\x03\n" +
@@ -5320,7 +6199,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcf\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x86\x05\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -5336,13 +6215,20 @@ const file_vethloom_proto_rawDesc = "" +
 	"\abuiltin\x18\v \x01(\bR\abuiltin\x124\n" +
 	"\acreated\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x123\n" +
 	"\tendpoints\x18\r \x03(\v2\x15.vethloom.v1.EndpointR\tendpoints\x12\x12\n" +
-	"\x04link\x18\x0e \x01(\tR\x04link\x1a:\n" +
+	"\x04link\x18\x0e \x01(\tR\x04link\x125\n" +
+	"\acluster\x18\x0f \x01(\v2\x1b.vethloom.v1.ClusterNetworkR\acluster\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"/\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"|\n" +
+	"\x0eClusterNetwork\x12\x18\n" +
+	"\asubnets\x18\x01 \x03(\tR\asubnets\x12\x10\n" +
+	"\x03vni\x18\x02 \x01(\rR\x03vni\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x16\n" +
+	"\x06leases\x18\x04 \x01(\tR\x06leases\x12\x12\n" +
+	"\x04gone\x18\x05 \x01(\bR\x04gone\"/\n" +
 	"\x13ListNetworksRequest\x12\x18\n" +
 	"\afilters\x18\x01 \x03(\tR\afilters\"H\n" +
 	"\x14ListNetworksResponse\x120\n" +
@@ -5417,7 +6303,63 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x15RemoveSandboxResponse\"\x16\n" +
 	"\x14ListSandboxesRequest\"K\n" +
 	"\x15ListSandboxesResponse\x122\n" +
-	"\tsandboxes\x18\x01 \x03(\v2\x14.vethloom.v1.SandboxR\tsandboxes\"\x98\a\n" +
+	"\tsandboxes\x18\x01 \x03(\v2\x14.vethloom.v1.SandboxR\tsandboxes\"\x92\x03\n" +
+	"\x04Node\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12\x18\n" +
+	"\adrivers\x18\x05 \x03(\tR\adrivers\x12\x12\n" +
+	"\x04self\x18\x06 \x01(\bR\x04self\x12\x14\n" +
+	"\x05alive\x18\a \x01(\bR\x05alive\x127\n" +
+	"\tlast_seen\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x121\n" +
+	"\asubnets\x18\t \x03(\v2\x17.vethloom.v1.NodeSubnetR\asubnets\x12/\n" +
+	"\x06blocks\x18\n" +
+	" \x03(\v2\x17.vethloom.v1.NodeSubnetR\x06blocks\x12\x1c\n" +
+	"\tendpoints\x18\v \x01(\x05R\tendpoints\x12/\n" +
+	"\x06health\x18\f \x03(\v2\x17.vethloom.v1.PeerHealthR\x06health\"B\n" +
+	"\n" +
+	"NodeSubnet\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1a\n" +
+	"\bprefixes\x18\x02 \x03(\tR\bprefixes\"\xd2\x02\n" +
+	"\n" +
+	"PeerHealth\x12\x10\n" +
+	"\x03way\x18\x01 \x01(\tR\x03way\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12\x1c\n" +
+	"\treachable\x18\x03 \x01(\bR\treachable\x12+\n" +
+	"\x03rtt\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03rtt\x12\x10\n" +
+	"\x03mtu\x18\x05 \x01(\x05R\x03mtu\x12\x19\n" +
+	"\bpath_mtu\x18\x06 \x01(\x05R\apathMtu\x12\x14\n" +
+	"\x05small\x18\a \x01(\bR\x05small\x12\x14\n" +
+	"\x05large\x18\b \x01(\bR\x05large\x12\x12\n" +
+	"\x04loss\x18\t \x01(\x01R\x04loss\x124\n" +
+	"\achecked\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\achecked\x12\x14\n" +
+	"\x05cause\x18\v \x01(\tR\x05cause\x12\x16\n" +
+	"\x06remedy\x18\f \x01(\tR\x06remedy\",\n" +
+	"\x10ListNodesRequest\x12\x18\n" +
+	"\afilters\x18\x01 \x03(\tR\afilters\"<\n" +
+	"\x11ListNodesResponse\x12'\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x11.vethloom.v1.NodeR\x05nodes\"(\n" +
+	"\x12InspectNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"\x9d\x02\n" +
+	"\x05Lease\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
+	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x1a\n" +
+	"\bprefixes\x18\x03 \x03(\tR\bprefixes\x12\x17\n" +
+	"\anode_id\x18\x04 \x01(\tR\x06nodeId\x12\x12\n" +
+	"\x04node\x18\x05 \x01(\tR\x04node\x12\x1d\n" +
+	"\n" +
+	"public_ips\x18\x06 \x03(\tR\tpublicIps\x12\x18\n" +
+	"\abackend\x18\a \x01(\tR\abackend\x124\n" +
+	"\aexpires\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x10\n" +
+	"\x03own\x18\t \x01(\bR\x03own\x12\x18\n" +
+	"\aproblem\x18\n" +
+	" \x01(\tR\aproblem\"-\n" +
+	"\x11ListLeasesRequest\x12\x18\n" +
+	"\afilters\x18\x01 \x03(\tR\afilters\"@\n" +
+	"\x12ListLeasesResponse\x12*\n" +
+	"\x06leases\x18\x01 \x03(\v2\x12.vethloom.v1.LeaseR\x06leases\"\x98\a\n" +
 	"\rContainerSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -5670,7 +6612,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x0e\n" +
 	"\x02go\x18\x03 \x01(\tR\x02go\x12\x16\n" +
 	"\x06kernel\x18\x04 \x01(\tR\x06kernel\"\x0f\n" +
-	"\rStatusRequest\"\xdf\x03\n" +
+	"\rStatusRequest\"\x95\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x124\n" +
 	"\astarted\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x12\n" +
@@ -5690,7 +6632,21 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x06passes\x18\r \x01(\x04R\x06passes\x12\x16\n" +
 	"\x06drifts\x18\x0e \x01(\x04R\x06drifts\x12/\n" +
 	"\x06errors\x18\x0f \x03(\v2\x17.vethloom.v1.ScopeErrorR\x06errors\x12\x18\n" +
-	"\anotices\x18\x10 \x03(\tR\anotices\"\x9c\x01\n" +
+	"\anotices\x18\x10 \x03(\tR\anotices\x124\n" +
+	"\acluster\x18\x11 \x01(\v2\x1a.vethloom.v1.ClusterStatusR\acluster\"\xda\x02\n" +
+	"\rClusterStatus\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x1c\n" +
+	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x17\n" +
+	"\anode_id\x18\x05 \x01(\tR\x06nodeId\x12\x1b\n" +
+	"\tnode_name\x18\x06 \x01(\tR\bnodeName\x12\x19\n" +
+	"\bnode_ips\x18\a \x03(\tR\anodeIps\x12\x14\n" +
+	"\x05nodes\x18\b \x01(\x05R\x05nodes\x12\x14\n" +
+	"\x05alive\x18\t \x01(\x05R\x05alive\x12\x1a\n" +
+	"\bproblems\x18\n" +
+	" \x03(\tR\bproblems\x124\n" +
+	"\aexpires\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\x9c\x01\n" +
 	"\n" +
 	"ScopeError\x12\x14\n" +
 	"\x05scope\x18\x01 \x01(\tR\x05scope\x12\x14\n" +
@@ -5740,7 +6696,12 @@ const file_vethloom_proto_rawDesc = "" +
 	"\tSandboxes\x12A\n" +
 	"\x06Create\x12!.vethloom.v1.CreateSandboxRequest\x1a\x14.vethloom.v1.Sandbox\x12O\n" +
 	"\x06Remove\x12!.vethloom.v1.RemoveSandboxRequest\x1a\".vethloom.v1.RemoveSandboxResponse\x12M\n" +
-	"\x04List\x12!.vethloom.v1.ListSandboxesRequest\x1a\".vethloom.v1.ListSandboxesResponse2\xcd\x06\n" +
+	"\x04List\x12!.vethloom.v1.ListSandboxesRequest\x1a\".vethloom.v1.ListSandboxesResponse2\x8d\x01\n" +
+	"\x05Nodes\x12E\n" +
+	"\x04List\x12\x1d.vethloom.v1.ListNodesRequest\x1a\x1e.vethloom.v1.ListNodesResponse\x12=\n" +
+	"\aInspect\x12\x1f.vethloom.v1.InspectNodeRequest\x1a\x11.vethloom.v1.Node2Q\n" +
+	"\x06Leases\x12G\n" +
+	"\x04List\x12\x1e.vethloom.v1.ListLeasesRequest\x1a\x1f.vethloom.v1.ListLeasesResponse2\xcd\x06\n" +
 	"\n" +
 	"Containers\x12S\n" +
 	"\x06Create\x12#.vethloom.v1.CreateContainerRequest\x1a$.vethloom.v1.CreateContainerResponse\x12P\n" +
@@ -5786,244 +6747,274 @@ func file_vethloom_proto_rawDescGZIP() []byte {
 	return file_vethloom_proto_rawDescData
 }
 
-var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 95)
+var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 106)
 var file_vethloom_proto_goTypes = []any{
 	(*Pool)(nil),                    // 0: vethloom.v1.Pool
 	(*CreateNetworkRequest)(nil),    // 1: vethloom.v1.CreateNetworkRequest
 	(*Network)(nil),                 // 2: vethloom.v1.Network
-	(*ListNetworksRequest)(nil),     // 3: vethloom.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),    // 4: vethloom.v1.ListNetworksResponse
-	(*InspectNetworkRequest)(nil),   // 5: vethloom.v1.InspectNetworkRequest
-	(*RemoveNetworkRequest)(nil),    // 6: vethloom.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil),   // 7: vethloom.v1.RemoveNetworkResponse
-	(*PruneNetworksRequest)(nil),    // 8: vethloom.v1.PruneNetworksRequest
-	(*PruneNetworksResponse)(nil),   // 9: vethloom.v1.PruneNetworksResponse
-	(*ConnectRequest)(nil),          // 10: vethloom.v1.ConnectRequest
-	(*DisconnectRequest)(nil),       // 11: vethloom.v1.DisconnectRequest
-	(*DisconnectResponse)(nil),      // 12: vethloom.v1.DisconnectResponse
-	(*Endpoint)(nil),                // 13: vethloom.v1.Endpoint
-	(*PortMapping)(nil),             // 14: vethloom.v1.PortMapping
-	(*CreateSandboxRequest)(nil),    // 15: vethloom.v1.CreateSandboxRequest
-	(*Sandbox)(nil),                 // 16: vethloom.v1.Sandbox
-	(*RemoveSandboxRequest)(nil),    // 17: vethloom.v1.RemoveSandboxRequest
-	(*RemoveSandboxResponse)(nil),   // 18: vethloom.v1.RemoveSandboxResponse
-	(*ListSandboxesRequest)(nil),    // 19: vethloom.v1.ListSandboxesRequest
-	(*ListSandboxesResponse)(nil),   // 20: vethloom.v1.ListSandboxesResponse
-	(*ContainerSpec)(nil),           // 21: vethloom.v1.ContainerSpec
-	(*Mount)(nil),                   // 22: vethloom.v1.Mount
-	(*CreateContainerRequest)(nil),  // 23: vethloom.v1.CreateContainerRequest
-	(*CreateContainerResponse)(nil), // 24: vethloom.v1.CreateContainerResponse
-	(*StartContainerRequest)(nil),   // 25: vethloom.v1.StartContainerRequest
-	(*StartContainerResponse)(nil),  // 26: vethloom.v1.StartContainerResponse
-	(*AttachRequest)(nil),           // 27: vethloom.v1.AttachRequest
-	(*AttachOptions)(nil),           // 28: vethloom.v1.AttachOptions
-	(*ExecRequest)(nil),             // 29: vethloom.v1.ExecRequest
-	(*ExecOptions)(nil),             // 30: vethloom.v1.ExecOptions
-	(*WindowSize)(nil),              // 31: vethloom.v1.WindowSize
-	(*AttachResponse)(nil),          // 32: vethloom.v1.AttachResponse
-	(*Started)(nil),                 // 33: vethloom.v1.Started
-	(*ExitStatus)(nil),              // 34: vethloom.v1.ExitStatus
-	(*LogsRequest)(nil),             // 35: vethloom.v1.LogsRequest
-	(*LogsResponse)(nil),            // 36: vethloom.v1.LogsResponse
-	(*ListContainersRequest)(nil),   // 37: vethloom.v1.ListContainersRequest
-	(*ListContainersResponse)(nil),  // 38: vethloom.v1.ListContainersResponse
-	(*InspectContainerRequest)(nil), // 39: vethloom.v1.InspectContainerRequest
-	(*Container)(nil),               // 40: vethloom.v1.Container
-	(*StopContainerRequest)(nil),    // 41: vethloom.v1.StopContainerRequest
-	(*StopContainerResponse)(nil),   // 42: vethloom.v1.StopContainerResponse
-	(*KillContainerRequest)(nil),    // 43: vethloom.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),   // 44: vethloom.v1.KillContainerResponse
-	(*RemoveContainerRequest)(nil),  // 45: vethloom.v1.RemoveContainerRequest
-	(*RemoveContainerResponse)(nil), // 46: vethloom.v1.RemoveContainerResponse
-	(*WaitContainerRequest)(nil),    // 47: vethloom.v1.WaitContainerRequest
-	(*ImportRequest)(nil),           // 48: vethloom.v1.ImportRequest
-	(*ImportOptions)(nil),           // 49: vethloom.v1.ImportOptions
-	(*ImportResponse)(nil),          // 50: vethloom.v1.ImportResponse
-	(*LoadRequest)(nil),             // 51: vethloom.v1.LoadRequest
-	(*LoadResponse)(nil),            // 52: vethloom.v1.LoadResponse
-	(*ListImagesRequest)(nil),       // 53: vethloom.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),      // 54: vethloom.v1.ListImagesResponse
-	(*InspectImageRequest)(nil),     // 55: vethloom.v1.InspectImageRequest
-	(*Image)(nil),                   // 56: vethloom.v1.Image
-	(*RemoveImageRequest)(nil),      // 57: vethloom.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),     // 58: vethloom.v1.RemoveImageResponse
-	(*TagImageRequest)(nil),         // 59: vethloom.v1.TagImageRequest
-	(*TagImageResponse)(nil),        // 60: vethloom.v1.TagImageResponse
-	(*CreateVolumeRequest)(nil),     // 61: vethloom.v1.CreateVolumeRequest
-	(*Volume)(nil),                  // 62: vethloom.v1.Volume
-	(*ListVolumesRequest)(nil),      // 63: vethloom.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),     // 64: vethloom.v1.ListVolumesResponse
-	(*InspectVolumeRequest)(nil),    // 65: vethloom.v1.InspectVolumeRequest
-	(*RemoveVolumeRequest)(nil),     // 66: vethloom.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),    // 67: vethloom.v1.RemoveVolumeResponse
-	(*PruneVolumesRequest)(nil),     // 68: vethloom.v1.PruneVolumesRequest
-	(*PruneVolumesResponse)(nil),    // 69: vethloom.v1.PruneVolumesResponse
-	(*VersionRequest)(nil),          // 70: vethloom.v1.VersionRequest
-	(*VersionResponse)(nil),         // 71: vethloom.v1.VersionResponse
-	(*StatusRequest)(nil),           // 72: vethloom.v1.StatusRequest
-	(*StatusResponse)(nil),          // 73: vethloom.v1.StatusResponse
-	(*ScopeError)(nil),              // 74: vethloom.v1.ScopeError
-	(*DiffRequest)(nil),             // 75: vethloom.v1.DiffRequest
-	(*DiffResponse)(nil),            // 76: vethloom.v1.DiffResponse
-	(*Op)(nil),                      // 77: vethloom.v1.Op
-	(*DoctorRequest)(nil),           // 78: vethloom.v1.DoctorRequest
-	(*DoctorResponse)(nil),          // 79: vethloom.v1.DoctorResponse
-	(*Finding)(nil),                 // 80: vethloom.v1.Finding
-	(*EventsRequest)(nil),           // 81: vethloom.v1.EventsRequest
-	(*Event)(nil),                   // 82: vethloom.v1.Event
-	nil,                             // 83: vethloom.v1.Pool.AuxAddressesEntry
-	nil,                             // 84: vethloom.v1.CreateNetworkRequest.OptionsEntry
-	nil,                             // 85: vethloom.v1.CreateNetworkRequest.LabelsEntry
-	nil,                             // 86: vethloom.v1.Network.OptionsEntry
-	nil,                             // 87: vethloom.v1.Network.LabelsEntry
-	nil,                             // 88: vethloom.v1.CreateSandboxRequest.LabelsEntry
-	nil,                             // 89: vethloom.v1.Sandbox.LabelsEntry
-	nil,                             // 90: vethloom.v1.ContainerSpec.LabelsEntry
-	nil,                             // 91: vethloom.v1.Image.LabelsEntry
-	nil,                             // 92: vethloom.v1.CreateVolumeRequest.LabelsEntry
-	nil,                             // 93: vethloom.v1.Volume.LabelsEntry
-	nil,                             // 94: vethloom.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil),   // 95: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 96: google.protobuf.Duration
+	(*ClusterNetwork)(nil),          // 3: vethloom.v1.ClusterNetwork
+	(*ListNetworksRequest)(nil),     // 4: vethloom.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),    // 5: vethloom.v1.ListNetworksResponse
+	(*InspectNetworkRequest)(nil),   // 6: vethloom.v1.InspectNetworkRequest
+	(*RemoveNetworkRequest)(nil),    // 7: vethloom.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),   // 8: vethloom.v1.RemoveNetworkResponse
+	(*PruneNetworksRequest)(nil),    // 9: vethloom.v1.PruneNetworksRequest
+	(*PruneNetworksResponse)(nil),   // 10: vethloom.v1.PruneNetworksResponse
+	(*ConnectRequest)(nil),          // 11: vethloom.v1.ConnectRequest
+	(*DisconnectRequest)(nil),       // 12: vethloom.v1.DisconnectRequest
+	(*DisconnectResponse)(nil),      // 13: vethloom.v1.DisconnectResponse
+	(*Endpoint)(nil),                // 14: vethloom.v1.Endpoint
+	(*PortMapping)(nil),             // 15: vethloom.v1.PortMapping
+	(*CreateSandboxRequest)(nil),    // 16: vethloom.v1.CreateSandboxRequest
+	(*Sandbox)(nil),                 // 17: vethloom.v1.Sandbox
+	(*RemoveSandboxRequest)(nil),    // 18: vethloom.v1.RemoveSandboxRequest
+	(*RemoveSandboxResponse)(nil),   // 19: vethloom.v1.RemoveSandboxResponse
+	(*ListSandboxesRequest)(nil),    // 20: vethloom.v1.ListSandboxesRequest
+	(*ListSandboxesResponse)(nil),   // 21: vethloom.v1.ListSandboxesResponse
+	(*Node)(nil),                    // 22: vethloom.v1.Node
+	(*NodeSubnet)(nil),              // 23: vethloom.v1.NodeSubnet
+	(*PeerHealth)(nil),              // 24: vethloom.v1.PeerHealth
+	(*ListNodesRequest)(nil),        // 25: vethloom.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),       // 26: vethloom.v1.ListNodesResponse
+	(*InspectNodeRequest)(nil),      // 27: vethloom.v1.InspectNodeRequest
+	(*Lease)(nil),                   // 28: vethloom.v1.Lease
+	(*ListLeasesRequest)(nil),       // 29: vethloom.v1.ListLeasesRequest
+	(*ListLeasesResponse)(nil),      // 30: vethloom.v1.ListLeasesResponse
+	(*ContainerSpec)(nil),           // 31: vethloom.v1.ContainerSpec
+	(*Mount)(nil),                   // 32: vethloom.v1.Mount
+	(*CreateContainerRequest)(nil),  // 33: vethloom.v1.CreateContainerRequest
+	(*CreateContainerResponse)(nil), // 34: vethloom.v1.CreateContainerResponse
+	(*StartContainerRequest)(nil),   // 35: vethloom.v1.StartContainerRequest
+	(*StartContainerResponse)(nil),  // 36: vethloom.v1.StartContainerResponse
+	(*AttachRequest)(nil),           // 37: vethloom.v1.AttachRequest
+	(*AttachOptions)(nil),           // 38: vethloom.v1.AttachOptions
+	(*ExecRequest)(nil),             // 39: vethloom.v1.ExecRequest
+	(*ExecOptions)(nil),             // 40: vethloom.v1.ExecOptions
+	(*WindowSize)(nil),              // 41: vethloom.v1.WindowSize
+	(*AttachResponse)(nil),          // 42: vethloom.v1.AttachResponse
+	(*Started)(nil),                 // 43: vethloom.v1.Started
+	(*ExitStatus)(nil),              // 44: vethloom.v1.ExitStatus
+	(*LogsRequest)(nil),             // 45: vethloom.v1.LogsRequest
+	(*LogsResponse)(nil),            // 46: vethloom.v1.LogsResponse
+	(*ListContainersRequest)(nil),   // 47: vethloom.v1.ListContainersRequest
+	(*ListContainersResponse)(nil),  // 48: vethloom.v1.ListContainersResponse
+	(*InspectContainerRequest)(nil), // 49: vethloom.v1.InspectContainerRequest
+	(*Container)(nil),               // 50: vethloom.v1.Container
+	(*StopContainerRequest)(nil),    // 51: vethloom.v1.StopContainerRequest
+	(*StopContainerResponse)(nil),   // 52: vethloom.v1.StopContainerResponse
+	(*KillContainerRequest)(nil),    // 53: vethloom.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),   // 54: vethloom.v1.KillContainerResponse
+	(*RemoveContainerRequest)(nil),  // 55: vethloom.v1.RemoveContainerRequest
+	(*RemoveContainerResponse)(nil), // 56: vethloom.v1.RemoveContainerResponse
+	(*WaitContainerRequest)(nil),    // 57: vethloom.v1.WaitContainerRequest
+	(*ImportRequest)(nil),           // 58: vethloom.v1.ImportRequest
+	(*ImportOptions)(nil),           // 59: vethloom.v1.ImportOptions
+	(*ImportResponse)(nil),          // 60: vethloom.v1.ImportResponse
+	(*LoadRequest)(nil),             // 61: vethloom.v1.LoadRequest
+	(*LoadResponse)(nil),            // 62: vethloom.v1.LoadResponse
+	(*ListImagesRequest)(nil),       // 63: vethloom.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),      // 64: vethloom.v1.ListImagesResponse
+	(*InspectImageRequest)(nil),     // 65: vethloom.v1.InspectImageRequest
+	(*Image)(nil),                   // 66: vethloom.v1.Image
+	(*RemoveImageRequest)(nil),      // 67: vethloom.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),     // 68: vethloom.v1.RemoveImageResponse
+	(*TagImageRequest)(nil),         // 69: vethloom.v1.TagImageRequest
+	(*TagImageResponse)(nil),        // 70: vethloom.v1.TagImageResponse
+	(*CreateVolumeRequest)(nil),     // 71: vethloom.v1.CreateVolumeRequest
+	(*Volume)(nil),                  // 72: vethloom.v1.Volume
+	(*ListVolumesRequest)(nil),      // 73: vethloom.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),     // 74: vethloom.v1.ListVolumesResponse
+	(*InspectVolumeRequest)(nil),    // 75: vethloom.v1.InspectVolumeRequest
+	(*RemoveVolumeRequest)(nil),     // 76: vethloom.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),    // 77: vethloom.v1.RemoveVolumeResponse
+	(*PruneVolumesRequest)(nil),     // 78: vethloom.v1.PruneVolumesRequest
+	(*PruneVolumesResponse)(nil),    // 79: vethloom.v1.PruneVolumesResponse
+	(*VersionRequest)(nil),          // 80: vethloom.v1.VersionRequest
+	(*VersionResponse)(nil),         // 81: vethloom.v1.VersionResponse
+	(*StatusRequest)(nil),           // 82: vethloom.v1.StatusRequest
+	(*StatusResponse)(nil),          // 83: vethloom.v1.StatusResponse
+	(*ClusterStatus)(nil),           // 84: vethloom.v1.ClusterStatus
+	(*ScopeError)(nil),              // 85: vethloom.v1.ScopeError
+	(*DiffRequest)(nil),             // 86: vethloom.v1.DiffRequest
+	(*DiffResponse)(nil),            // 87: vethloom.v1.DiffResponse
+	(*Op)(nil),                      // 88: vethloom.v1.Op
+	(*DoctorRequest)(nil),           // 89: vethloom.v1.DoctorRequest
+	(*DoctorResponse)(nil),          // 90: vethloom.v1.DoctorResponse
+	(*Finding)(nil),                 // 91: vethloom.v1.Finding
+	(*EventsRequest)(nil),           // 92: vethloom.v1.EventsRequest
+	(*Event)(nil),                   // 93: vethloom.v1.Event
+	nil,                             // 94: vethloom.v1.Pool.AuxAddressesEntry
+	nil,                             // 95: vethloom.v1.CreateNetworkRequest.OptionsEntry
+	nil,                             // 96: vethloom.v1.CreateNetworkRequest.LabelsEntry
+	nil,                             // 97: vethloom.v1.Network.OptionsEntry
+	nil,                             // 98: vethloom.v1.Network.LabelsEntry
+	nil,                             // 99: vethloom.v1.CreateSandboxRequest.LabelsEntry
+	nil,                             // 100: vethloom.v1.Sandbox.LabelsEntry
+	nil,                             // 101: vethloom.v1.ContainerSpec.LabelsEntry
+	nil,                             // 102: vethloom.v1.Image.LabelsEntry
+	nil,                             // 103: vethloom.v1.CreateVolumeRequest.LabelsEntry
+	nil,                             // 104: vethloom.v1.Volume.LabelsEntry
+	nil,                             // 105: vethloom.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),   // 106: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 107: google.protobuf.Duration
 }
 var file_vethloom_proto_depIdxs = []int32{
-	83, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
-	0,  // 1: vethloom.v1.CreateNetworkRequest.pools:type_name -> vethloom.v1.Pool
-	84, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
-	85, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
-	0,  // 4: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
-	86, // 5: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
-	87, // 6: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
-	95, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
-	13, // 8: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
-	2,  // 9: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
-	14, // 10: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
-	10, // 11: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
-	14, // 12: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
-	88, // 13: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
-	13, // 14: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
-	89, // 15: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
-	16, // 16: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
-	10, // 17: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
-	14, // 18: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
-	22, // 19: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
-	96, // 20: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
-	90, // 21: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
-	21, // 22: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
-	28, // 23: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
-	31, // 24: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
-	31, // 25: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
-	30, // 26: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
-	31, // 27: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
-	31, // 28: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
-	33, // 29: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
-	34, // 30: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
-	95, // 31: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
-	95, // 32: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	95, // 33: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	95, // 34: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	40, // 35: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
-	21, // 36: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
-	95, // 37: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
-	95, // 38: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
-	95, // 39: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
-	16, // 40: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
-	96, // 41: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
-	49, // 42: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
-	56, // 43: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
-	95, // 44: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
-	91, // 45: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
-	92, // 46: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
-	93, // 47: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
-	95, // 48: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
-	62, // 49: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
-	95, // 50: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	74, // 51: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.ScopeError
-	95, // 52: vethloom.v1.ScopeError.since:type_name -> google.protobuf.Timestamp
-	95, // 53: vethloom.v1.ScopeError.retry:type_name -> google.protobuf.Timestamp
-	77, // 54: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
-	80, // 55: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
-	95, // 56: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	94, // 57: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
-	1,  // 58: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
-	3,  // 59: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
-	5,  // 60: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
-	6,  // 61: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
-	8,  // 62: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
-	10, // 63: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
-	11, // 64: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
-	15, // 65: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
-	17, // 66: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
-	19, // 67: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
-	23, // 68: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
-	25, // 69: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
-	27, // 70: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
-	29, // 71: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
-	35, // 72: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
-	37, // 73: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
-	39, // 74: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
-	41, // 75: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
-	43, // 76: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
-	45, // 77: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
-	47, // 78: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
-	48, // 79: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
-	51, // 80: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
-	53, // 81: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
-	55, // 82: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
-	57, // 83: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
-	59, // 84: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
-	61, // 85: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
-	63, // 86: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
-	65, // 87: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
-	66, // 88: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
-	68, // 89: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
-	70, // 90: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
-	72, // 91: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
-	75, // 92: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
-	78, // 93: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
-	81, // 94: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
-	2,  // 95: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
-	4,  // 96: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
-	2,  // 97: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
-	7,  // 98: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
-	9,  // 99: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
-	13, // 100: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
-	12, // 101: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
-	16, // 102: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
-	18, // 103: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
-	20, // 104: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
-	24, // 105: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
-	26, // 106: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
-	32, // 107: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
-	32, // 108: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
-	36, // 109: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
-	38, // 110: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
-	40, // 111: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
-	42, // 112: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
-	44, // 113: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
-	46, // 114: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
-	34, // 115: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
-	50, // 116: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
-	52, // 117: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
-	54, // 118: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
-	56, // 119: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
-	58, // 120: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
-	60, // 121: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
-	62, // 122: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
-	64, // 123: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
-	62, // 124: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
-	67, // 125: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
-	69, // 126: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
-	71, // 127: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
-	73, // 128: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
-	76, // 129: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
-	79, // 130: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
-	82, // 131: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
-	95, // [95:132] is the sub-list for method output_type
-	58, // [58:95] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	94,  // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
+	0,   // 1: vethloom.v1.CreateNetworkRequest.pools:type_name -> vethloom.v1.Pool
+	95,  // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
+	96,  // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
+	0,   // 4: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
+	97,  // 5: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
+	98,  // 6: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
+	106, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
+	14,  // 8: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
+	3,   // 9: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
+	2,   // 10: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
+	15,  // 11: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
+	11,  // 12: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
+	15,  // 13: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
+	99,  // 14: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
+	14,  // 15: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
+	100, // 16: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
+	17,  // 17: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
+	106, // 18: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	23,  // 19: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
+	23,  // 20: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
+	24,  // 21: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
+	107, // 22: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
+	106, // 23: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
+	22,  // 24: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
+	106, // 25: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
+	28,  // 26: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
+	11,  // 27: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
+	15,  // 28: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
+	32,  // 29: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
+	107, // 30: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	101, // 31: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
+	31,  // 32: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
+	38,  // 33: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
+	41,  // 34: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
+	41,  // 35: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
+	40,  // 36: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
+	41,  // 37: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
+	41,  // 38: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
+	43,  // 39: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
+	44,  // 40: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
+	106, // 41: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
+	106, // 42: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	106, // 43: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	106, // 44: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	50,  // 45: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
+	31,  // 46: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
+	106, // 47: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
+	106, // 48: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
+	106, // 49: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	17,  // 50: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
+	107, // 51: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	59,  // 52: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
+	66,  // 53: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
+	106, // 54: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
+	102, // 55: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
+	103, // 56: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
+	104, // 57: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
+	106, // 58: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	72,  // 59: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
+	106, // 60: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	85,  // 61: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.ScopeError
+	84,  // 62: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
+	106, // 63: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
+	106, // 64: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
+	106, // 65: vethloom.v1.ScopeError.since:type_name -> google.protobuf.Timestamp
+	106, // 66: vethloom.v1.ScopeError.retry:type_name -> google.protobuf.Timestamp
+	88,  // 67: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
+	91,  // 68: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
+	106, // 69: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	105, // 70: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
+	1,   // 71: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
+	4,   // 72: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
+	6,   // 73: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
+	7,   // 74: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
+	9,   // 75: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
+	11,  // 76: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
+	12,  // 77: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
+	16,  // 78: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
+	18,  // 79: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
+	20,  // 80: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
+	25,  // 81: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
+	27,  // 82: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
+	29,  // 83: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
+	33,  // 84: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
+	35,  // 85: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
+	37,  // 86: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
+	39,  // 87: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
+	45,  // 88: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
+	47,  // 89: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
+	49,  // 90: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
+	51,  // 91: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
+	53,  // 92: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
+	55,  // 93: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
+	57,  // 94: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
+	58,  // 95: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
+	61,  // 96: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
+	63,  // 97: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
+	65,  // 98: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
+	67,  // 99: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
+	69,  // 100: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
+	71,  // 101: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
+	73,  // 102: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
+	75,  // 103: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
+	76,  // 104: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
+	78,  // 105: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
+	80,  // 106: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
+	82,  // 107: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
+	86,  // 108: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
+	89,  // 109: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
+	92,  // 110: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
+	2,   // 111: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
+	5,   // 112: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
+	2,   // 113: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
+	8,   // 114: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
+	10,  // 115: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
+	14,  // 116: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
+	13,  // 117: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
+	17,  // 118: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
+	19,  // 119: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
+	21,  // 120: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
+	26,  // 121: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
+	22,  // 122: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
+	30,  // 123: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
+	34,  // 124: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
+	36,  // 125: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
+	42,  // 126: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
+	42,  // 127: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
+	46,  // 128: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
+	48,  // 129: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
+	50,  // 130: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
+	52,  // 131: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
+	54,  // 132: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
+	56,  // 133: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
+	44,  // 134: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
+	60,  // 135: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
+	62,  // 136: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
+	64,  // 137: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
+	66,  // 138: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
+	68,  // 139: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
+	70,  // 140: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
+	72,  // 141: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
+	74,  // 142: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
+	72,  // 143: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
+	77,  // 144: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
+	79,  // 145: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
+	81,  // 146: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
+	83,  // 147: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
+	87,  // 148: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
+	90,  // 149: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
+	93,  // 150: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
+	111, // [111:151] is the sub-list for method output_type
+	71,  // [71:111] is the sub-list for method input_type
+	71,  // [71:71] is the sub-list for extension type_name
+	71,  // [71:71] is the sub-list for extension extendee
+	0,   // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_vethloom_proto_init() }
@@ -6031,27 +7022,27 @@ func file_vethloom_proto_init() {
 	if File_vethloom_proto != nil {
 		return
 	}
-	file_vethloom_proto_msgTypes[27].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[37].OneofWrappers = []any{
 		(*AttachRequest_Options)(nil),
 		(*AttachRequest_Stdin)(nil),
 		(*AttachRequest_CloseStdin)(nil),
 		(*AttachRequest_Resize)(nil),
 		(*AttachRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[29].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[39].OneofWrappers = []any{
 		(*ExecRequest_Options)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_CloseStdin)(nil),
 		(*ExecRequest_Resize)(nil),
 		(*ExecRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[32].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[42].OneofWrappers = []any{
 		(*AttachResponse_Started)(nil),
 		(*AttachResponse_Stdout)(nil),
 		(*AttachResponse_Stderr)(nil),
 		(*AttachResponse_Exit)(nil),
 	}
-	file_vethloom_proto_msgTypes[48].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[58].OneofWrappers = []any{
 		(*ImportRequest_Options)(nil),
 		(*ImportRequest_Data)(nil),
 	}
@@ -6061,9 +7052,9 @@ func file_vethloom_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vethloom_proto_rawDesc), len(file_vethloom_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   95,
+			NumMessages:   106,
 			NumExtensions: 0,
-			NumServices:   6,
+			NumServices:   8,
 		},
 		GoTypes:           file_vethloom_proto_goTypes,
 		DependencyIndexes: file_vethloom_proto_depIdxs,
