@@ -22,7 +22,8 @@ import (
 //  7. links are made and changed, bridges before their ports;
 //  8. sysctls of new links (disable_ipv6 decides about their addresses), then
 //     addresses;
-//  9. forwarding entries and neighbours before the routes that lead packets to them;
+//  9. forwarding entries and neighbours, tunnels and then their remotes, before the
+//     routes that lead packets to them;
 //  10. routes, connected ones before those through a gateway;
 //  11. namespaces go, with everything in them;
 //  12. ports are let go, when nothing leads to them any more.
@@ -39,6 +40,8 @@ func Diff(want, have State) []Op {
 	d.add(Create, d.addrs.create)
 	d.changes(d.fdb)
 	d.changes(d.neighs)
+	d.changes(d.tunnels)
+	d.changes(d.remotes)
 	d.changes(d.routes)
 	d.add(Delete, d.namespaces.delete)
 	d.add(Delete, d.ports.delete)
@@ -61,7 +64,7 @@ type diff struct {
 	ops        []Op
 
 	namespaces, linkDelta, addrs, routes, neighs, fdb delta
-	sysctls, ports                                    delta
+	tunnels, remotes, sysctls, ports                  delta
 	sets, chains, elements                            delta
 	purge                                             []Flow
 
@@ -109,6 +112,9 @@ func (d *diff) compareOnLinks() {
 		func(a, b Neigh) bool { return a.MAC == b.MAC }, func(n Neigh) bool { return d.isLost(n.NS, n.Link) })
 	d.fdb = compare(d.want.FDB, d.have.FDB,
 		func(a, b FDBEntry) bool { return a.Dst == b.Dst }, func(f FDBEntry) bool { return d.isLost(f.NS, f.Link) })
+	d.tunnels = compare(d.want.Tunnels, d.have.Tunnels, sameTunnel, func(t Tunnel) bool { return d.isLost("", t.Link) })
+	d.remotes = compare(d.want.Remotes, d.have.Remotes,
+		func(a, b Remote) bool { return a.Dst == b.Dst }, func(r Remote) bool { return d.isLost("", r.Link) })
 	d.sysctls = compare(d.want.Sysctls, d.have.Sysctls,
 		func(a, b Sysctl) bool { return a.normal() == b.normal() },
 		func(s Sysctl) bool { return d.isLost(s.NS, s.Link()) })
@@ -313,6 +319,8 @@ func (d *diff) isLate(s Sysctl) bool { return s.Link() != "" && d.newEnds[in(s.N
 // deletes removes what must go, except links with their namespace.
 func (d *diff) deletes() {
 	d.add(Delete, d.routes.delete)
+	d.add(Delete, d.remotes.delete)
+	d.add(Delete, d.tunnels.delete)
 	d.add(Delete, d.neighs.delete)
 	d.add(Delete, d.fdb.delete)
 	d.add(Delete, d.addrs.delete)

@@ -52,7 +52,7 @@ func (d *diff) compareLinks() {
 			}
 		case !ok:
 			d.makeLink(w)
-		case d.vanishes(h) || w.Kind != h.Kind || w.Kind == Veth && (w.Peer.NS != h.Peer.NS || w.Peer.Name != h.Peer.Name):
+		case d.vanishes(h) || !sameDevice(w, h):
 			d.dropLink(h)
 			d.makeLink(w)
 		default:
@@ -68,6 +68,20 @@ func (d *diff) compareLinks() {
 	}
 	d.linkDelta.modify = d.changedLinks(modify)
 	d.sortLinks()
+}
+
+// sameDevice tells whether have can be turned into want: a device of the same kind, made
+// with the same attributes that the kernel changes no more.
+func sameDevice(want, have Link) bool {
+	switch {
+	case want.Kind != have.Kind:
+		return false
+	case want.Kind == Veth:
+		return want.Peer.NS == have.Peer.NS && want.Peer.Name == have.Peer.Name
+	case want.Kind == VXLAN:
+		return want.VXLAN == have.VXLAN
+	}
+	return true
 }
 
 // changedLinks keeps the changes that change something. A port whose bridge is

@@ -13,6 +13,14 @@ import (
 func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 func ip(s string) netip.Addr    { return netip.MustParseAddr(s) }
 
+func pfxs(all ...string) []netip.Prefix {
+	out := make([]netip.Prefix, len(all))
+	for i, s := range all {
+		out[i] = pfx(s)
+	}
+	return out
+}
+
 // text is the plan, a line an operation.
 func text(ops []plan.Op) string {
 	var b strings.Builder

@@ -8,7 +8,7 @@ import (
 )
 
 // KindOf is the word for an object's type: namespace, link, addr, route,
-// neigh, fdb, sysctl, port, chain, set, element, flow or accept.
+// neigh, fdb, tunnel, remote, sysctl, port, chain, set, element, flow or accept.
 func KindOf(o Object) string {
 	switch o.(type) {
 	case Namespace:
@@ -23,6 +23,10 @@ func KindOf(o Object) string {
 		return "neigh"
 	case FDBEntry:
 		return "fdb"
+	case Tunnel:
+		return "tunnel"
+	case Remote:
+		return "remote"
 	case Sysctl:
 		return "sysctl"
 	case PortHold:
@@ -55,6 +59,10 @@ func LinkOf(o Object) (NetNS, string) {
 		return o.NS, o.Link
 	case FDBEntry:
 		return o.NS, o.Link
+	case Tunnel:
+		return "", o.Link
+	case Remote:
+		return "", o.Link
 	case Sysctl:
 		return o.NS, o.Link()
 	}
@@ -104,6 +112,9 @@ func (l Link) Key() string { return in(l.NS, l.Name) }
 
 func (l Link) String() string {
 	parts := []string{"link", l.Name, string(l.Kind)}
+	if l.Kind == VXLAN {
+		parts = append(parts, l.VXLAN.String())
+	}
 	if m := l.MAC.String(); m != "" {
 		parts = append(parts, "address", m)
 	}

@@ -12,7 +12,7 @@ const (
 )
 
 // Object is one kernel object of a [State]: Namespace, Link, Addr, Route,
-// Neigh, FDBEntry, Sysctl, PortHold, Chain, Set, Element, ForeignAccept or Flow.
+// Neigh, FDBEntry, Tunnel, Remote, Sysctl, PortHold, Chain, Set, Element, ForeignAccept or Flow.
 type Object interface {
 	// Key identifies the object among those of its type, whatever its attributes.
 	Key() string

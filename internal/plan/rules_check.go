@@ -92,7 +92,7 @@ func (m Match) Validate(f Family) error {
 		return errors.Join(err, errors.New("values work for one field: use a named set for a concatenation"))
 	}
 	for _, v := range m.Values {
-		if v == "" || strings.ContainsAny(v, " ,{}@!\"") {
+		if v == "" || v == "." || strings.ContainsAny(v, " ,{}@!\"") {
 			err = errors.Join(err, fmt.Errorf("value %q is not one word", v))
 		}
 	}

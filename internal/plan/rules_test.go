@@ -136,7 +136,7 @@ func drawRule(t *rapid.T) Rule {
 			m.Fields, m.Set = someFields.Draw(t, "fields"), names.Draw(t, "name")
 		} else {
 			m.Fields = someFields.Draw(t, "fields")[:1]
-			m.Values = rapid.SliceOfN(rapid.StringMatching(`[a-z0-9:./*-]{1,9}`), 1, 3).Draw(t, "values")
+			m.Values = rapid.SliceOfN(rapid.StringMatching(`[a-z0-9:/*-][a-z0-9:./*-]{0,8}`), 1, 3).Draw(t, "values")
 		}
 		r.Match = append(r.Match, m)
 	}

@@ -7,6 +7,7 @@ func (s State) Objects() iter.Seq[Object] {
 	return func(yield func(Object) bool) {
 		_ = each(s.Namespaces, yield) && each(s.Links, yield) && each(s.Addrs, yield) &&
 			each(s.Routes, yield) && each(s.Neighs, yield) && each(s.FDB, yield) &&
+			each(s.Tunnels, yield) && each(s.Remotes, yield) &&
 			each(s.Rules.Sets, yield) && each(s.Rules.Chains, yield) && each(s.Rules.Elements, yield) &&
 			each(s.Sysctls, yield) && each(s.Ports, yield) && each(s.Accepts, yield)
 	}
@@ -39,6 +40,8 @@ func Union(states ...State) State {
 	u.Routes = union(states, func(s State) []Route { return s.Routes })
 	u.Neighs = union(states, func(s State) []Neigh { return s.Neighs })
 	u.FDB = union(states, func(s State) []FDBEntry { return s.FDB })
+	u.Tunnels = union(states, func(s State) []Tunnel { return s.Tunnels })
+	u.Remotes = union(states, func(s State) []Remote { return s.Remotes })
 	u.Rules.Chains = union(states, func(s State) []Chain { return s.Rules.Chains })
 	u.Rules.Sets = union(states, func(s State) []Set { return s.Rules.Sets })
 	u.Rules.Elements = union(states, func(s State) []Element { return s.Rules.Elements })
