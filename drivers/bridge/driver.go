@@ -9,7 +9,8 @@ import (
 	"github.com/vethloom/vethloom/internal/plan"
 )
 
-// Driver renders bridge networks. The zero value is ready for use.
+// Driver renders bridge networks. The zero value is ready for use. Drivers whose networks have a bridge on
+// each node call this package's functions of the same names, with the options they decoded.
 type Driver struct{}
 
 var (
@@ -34,6 +35,11 @@ const (
 	endpointPrefix = "vle-"
 )
 
+// madeFromIDs are what all names of links begin with that any driver makes from IDs.
+func madeFromIDs() []string {
+	return []string{bridgePrefix, endpointPrefix, "vlx-", "vly-", "vlt-", "vlm-"}
+}
+
 // LinkName is the bridge's link name of a network without the option bridge-name.
 func LinkName(networkID string) string { return bridgePrefix + short(networkID) }
 
@@ -48,10 +54,11 @@ func (Driver) NetworkLink(n cnm.Network) string {
 	if err != nil {
 		return ""
 	}
-	return linkName(n, o)
+	return o.Link(n)
 }
 
-func linkName(n cnm.Network, o Options) string {
+// Link is the name of the network's bridge.
+func (o Options) Link(n cnm.Network) string {
 	if o.BridgeName != "" {
 		return o.BridgeName
 	}
@@ -70,7 +77,8 @@ func bridgeMAC(networkID string) plan.MAC {
 func networkScope(n cnm.Network) plan.Scope   { return cnm.NetworkScope(n.ID) }
 func endpointScope(e cnm.Endpoint) plan.Scope { return cnm.EndpointScope(e.ID) }
 
-func mtu(n cnm.Network, o Options, h cnm.Host) int {
+// mtu is that of the network's links, in bytes.
+func (o Options) mtu(n cnm.Network, h cnm.Host) int {
 	switch {
 	case o.MTU != 0:
 		return o.MTU
@@ -84,7 +92,31 @@ func mtu(n cnm.Network, o Options, h cnm.Host) int {
 
 // CheckNetwork refuses unknown or malformed options and pools a bridge cannot serve.
 // The error is a [cnm.ErrInvalid].
-func (Driver) CheckNetwork(n cnm.Network) error { return invalid(checkNetwork(n)) }
+func (Driver) CheckNetwork(n cnm.Network) error {
+	o, err := DecodeOptions(n.Options)
+	if err != nil {
+		return invalid(err)
+	}
+	if err := CheckNetwork(n, o); err != nil {
+		return err
+	}
+	var v4s, v6s int
+	for _, p := range n.Pools {
+		if p.Subnet.Addr().Is4() {
+			v4s++
+		} else {
+			v6s++
+		}
+	}
+	if v4s > 1 || v6s > 1 {
+		return invalid(fmt.Errorf("%d IPv4 and %d IPv6 subnets: a bridge network has one of each at most", v4s, v6s))
+	}
+	return nil
+}
+
+// CheckNetwork refuses pools and options that no network with a bridge can have. It
+// lets several pools of a family pass. The error is a [cnm.ErrInvalid].
+func CheckNetwork(n cnm.Network, o Options) error { return invalid(checkNetwork(n, o)) }
 
 // invalid marks an error as the fault of the request.
 func invalid(err error) error {
@@ -94,13 +126,9 @@ func invalid(err error) error {
 	return &cnm.Error{Kind: cnm.ErrInvalid, Reason: err.Error()}
 }
 
-func checkNetwork(n cnm.Network) error {
-	o, err := DecodeOptions(n.Options)
-	if err != nil {
-		return err
-	}
+func checkNetwork(n cnm.Network, o Options) error {
 	if !n.IPv4 && !n.IPv6 {
-		return fmt.Errorf("neither IPv4 nor IPv6 is on: a bridge network needs one of them")
+		return fmt.Errorf("neither IPv4 nor IPv6 is on: a network of driver %s needs one of them", n.Driver)
 	}
 	if n.IPv6 && o.MTU != 0 && o.MTU < minMTUIPv6 {
 		return fmt.Errorf("option mtu=%d: IPv6 needs at least %d (RFC 8200 section 5)", o.MTU, minMTUIPv6)
@@ -108,19 +136,10 @@ func checkNetwork(n cnm.Network) error {
 	if n.Internal && o.GatewayMode == Routed {
 		return fmt.Errorf("an internal network is not routed: leave out gateway-mode=routed or internal")
 	}
-	var v4s, v6s int
 	for _, p := range n.Pools {
 		if err := checkPool(n, p); err != nil {
 			return err
 		}
-		if p.Subnet.Addr().Is4() {
-			v4s++
-		} else {
-			v6s++
-		}
-	}
-	if v4s > 1 || v6s > 1 {
-		return fmt.Errorf("%d IPv4 and %d IPv6 subnets: a bridge network has one of each at most", v4s, v6s)
 	}
 	return nil
 }
@@ -165,12 +184,12 @@ func checkGateway(p cnm.Pool) error {
 	return nil
 }
 
-// gateway is the network's gateway for a family, or the zero value.
-func gateway(n cnm.Network, is4 bool) (netip.Addr, netip.Prefix) {
+// poolOf is the pool that an address is in, or the zero value.
+func poolOf(n cnm.Network, a netip.Addr) cnm.Pool {
 	for _, p := range n.Pools {
-		if p.Subnet.Addr().Is4() == is4 {
-			return p.Gateway, p.Subnet
+		if p.Subnet.Contains(a) {
+			return p
 		}
 	}
-	return netip.Addr{}, netip.Prefix{}
+	return cnm.Pool{}
 }

@@ -24,11 +24,19 @@ func (Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.St
 	if err != nil {
 		return plan.State{}, err
 	}
+	return RenderEndpoint(n, e, o, h)
+}
+
+// RenderEndpoint is the method of the same name with the network's options decoded.
+func RenderEndpoint(n cnm.Network, e cnm.Endpoint, o Options, h cnm.Host) (plan.State, error) {
+	if n.Phase == cnm.Deleting || e.Phase == cnm.Deleting {
+		return plan.State{}, nil
+	}
 	if err := checkEndpoint(n, o, e); err != nil {
 		return plan.State{}, invalid(fmt.Errorf("endpoint %s of network %s: %w", short(e.ID), n.Name, err))
 	}
 	r := endpointRender{n: n, e: e, o: o, h: h, host: EndpointLinkName(e.ID), inside: InnerName(e)}
-	r.link(mtu(n, o, h))
+	r.link(o.mtu(n, h))
 	r.addresses()
 	r.sysctls()
 	if o.SourceValidation {
@@ -51,6 +59,11 @@ func (Driver) CheckEndpoint(n cnm.Network, e cnm.Endpoint) error {
 	if err != nil {
 		return invalid(err)
 	}
+	return CheckEndpoint(n, e, o)
+}
+
+// CheckEndpoint is the method of the same name with the network's options decoded.
+func CheckEndpoint(n cnm.Network, e cnm.Endpoint, o Options) error {
 	if err := checkEndpoint(n, o, e); err != nil {
 		return invalid(err)
 	}
@@ -68,7 +81,7 @@ func (Driver) CheckEndpoint(n cnm.Network, e cnm.Endpoint) error {
 func checkEndpoint(n cnm.Network, o Options, e cnm.Endpoint) error {
 	switch {
 	case e.NetNS == "":
-		return fmt.Errorf("its sandbox is the host itself, which joins no bridge network: use a sandbox with a network namespace")
+		return fmt.Errorf("its sandbox is the host itself, which joins no network of driver %s: use a sandbox with a network namespace", n.Driver)
 	case e.Index < 0 || e.Index > maxIndex:
 		return fmt.Errorf("index %d: a sandbox has %d endpoints at most", e.Index, maxIndex+1)
 	case e.Priority < -maxPriority || e.Priority > maxPriority:
@@ -79,7 +92,7 @@ func checkEndpoint(n cnm.Network, o Options, e cnm.Endpoint) error {
 		return fmt.Errorf("MAC address %s is a group address: the first byte must be even", e.MAC)
 	}
 	for _, a := range e.Addrs {
-		if _, subnet := gateway(n, a.Addr().Is4()); !subnet.Contains(a.Addr()) {
+		if !poolOf(n, a.Addr()).Subnet.IsValid() {
 			return fmt.Errorf("address %s is in no subnet of the network", a.Addr())
 		}
 	}
@@ -98,7 +111,7 @@ type endpointRender struct {
 func (r *endpointRender) link(mtu int) {
 	r.state.Links = []plan.Link{{
 		Name: r.host, Scope: endpointScope(r.e), Kind: plan.Veth, MTU: mtu, Up: true,
-		Master: linkName(r.n, r.o),
+		Master: r.o.Link(r.n),
 		// Hairpin always: with bridge-nf-call-iptables=1 a published port of
 		// the endpoint itself turns round inside the bridge.
 		Port: plan.BridgePort{Isolated: !r.o.ICC, Hairpin: true},
@@ -109,7 +122,7 @@ func (r *endpointRender) link(mtu int) {
 func (r *endpointRender) addresses() {
 	for _, a := range r.e.Addrs {
 		r.state.Addrs = append(r.state.Addrs, plan.Addr{NS: r.e.NetNS, Link: r.inside, Prefix: a})
-		gw, _ := gateway(r.n, a.Addr().Is4())
+		gw := poolOf(r.n, a.Addr()).Gateway
 		if r.n.Internal || !gw.IsValid() || r.routed(gw.Is4()) {
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/plan"
@@ -28,16 +29,21 @@ func (Driver) RenderNetwork(n cnm.Network, h cnm.Host) (plan.State, error) {
 	if err != nil {
 		return plan.State{}, err
 	}
+	return RenderNetwork(n, o, h)
+}
+
+// RenderNetwork is the method of the same name with the network's options decoded.
+func RenderNetwork(n cnm.Network, o Options, h cnm.Host) (plan.State, error) {
 	if n.Phase == cnm.Deleting {
 		return plan.State{}, nil
 	}
 	if n.IPv6 && h.NoIPv6 {
 		return plan.State{}, fmt.Errorf("network %s has IPv6, and this host's kernel has it switched off: remove ipv6.disable=1 from its command line or make the network without IPv6", n.Name)
 	}
-	r := networkRender{n: n, o: o, h: h, link: linkName(n, o)}
+	r := networkRender{n: n, o: o, h: h, link: o.Link(n)}
 	r.state.Links = []plan.Link{{
 		Name: r.link, Scope: networkScope(n), Kind: plan.Bridge,
-		MAC: bridgeMAC(n.ID), MTU: mtu(n, o, h), Up: true,
+		MAC: bridgeMAC(n.ID), MTU: o.mtu(n, h), Up: true,
 	}}
 	r.gateways()
 	r.sysctls()
@@ -67,7 +73,7 @@ func (r *networkRender) gateways() {
 			continue
 		}
 		r.state.Addrs = append(r.state.Addrs, plan.Addr{Link: r.link, Prefix: netip.PrefixFrom(p.Gateway, p.Subnet.Bits())})
-		if p.Gateway.Is6() && !r.n.Internal {
+		if p.Gateway.Is6() && !r.n.Internal && len(r.state.Routes) == 0 {
 			// Answers translated back to ::1 arrive by the bridge, and the
 			// kernel only takes them by a link that has a route to ::1.
 			r.state.Routes = append(r.state.Routes, plan.Route{
@@ -83,7 +89,8 @@ func (r *networkRender) sysctls() {
 		r.state.Sysctls = append(r.state.Sysctls, plan.Sysctl{Path: key, Value: value})
 	}
 	v6conf := "ipv6/conf/" + r.link + "/"
-	if gw, _ := gateway(r.n, true); gw.IsValid() && !r.n.Internal {
+	gateway4 := slices.ContainsFunc(r.n.Pools, func(p cnm.Pool) bool { return p.Gateway.Is4() })
+	if gateway4 && !r.n.Internal {
 		// Answers to the host's 127.0.0.1 arrive by the bridge; the chain raw
 		// drops everything else that claims such an address.
 		set("ipv4/conf/"+r.link+"/route_localnet", "1")

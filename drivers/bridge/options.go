@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -40,53 +41,93 @@ type Options struct {
 	HostBinding      netip.Addr // where ports without a host address are published; the zero value: everywhere
 	GatewayMode      GatewayMode
 	BridgeName       string // "": derived from the network's ID
+
+	askedMasquerade bool
 }
 
-// option is one known option. Set decodes its text.
-type option struct {
-	name  string
-	alias string // Docker's name for it, or ""
-	set   func(o *Options, value string) error
+// Option is one option that a driver knows, whose options decode into a T.
+type Option[T any] struct {
+	Name  string
+	Alias string // Docker's name for it, or ""
+	Set   func(o *T, value string) error
 }
 
-func knownOptions() []option {
-	return []option{
+// Defaults are the options of a network without any.
+func Defaults() Options {
+	return Options{Masquerade: true, ICC: true, SourceValidation: true, GatewayMode: NAT}
+}
+
+func knownOptions() []Option[Options] {
+	return []Option[Options]{
 		{"bridge-name", "com.docker.network.bridge.name", setBridgeName},
 		{"gateway-mode", "", setGatewayMode},
 		{"host-binding", "com.docker.network.bridge.host_binding_ipv4", setHostBinding},
 		{"icc", "com.docker.network.bridge.enable_icc", boolean(func(o *Options) *bool { return &o.ICC })},
-		{"masquerade", "com.docker.network.bridge.enable_ip_masquerade", boolean(func(o *Options) *bool { return &o.Masquerade })},
+		{"masquerade", "com.docker.network.bridge.enable_ip_masquerade", setMasquerade},
 		{"mtu", "com.docker.network.driver.mtu", setMTU},
 		{"source-validation", "", boolean(func(o *Options) *bool { return &o.SourceValidation })},
 	}
 }
 
-// DecodeOptions decodes a network's options. An unknown name, a malformed
-// value and one option under both of its names are errors that say so.
+// OptionsIn are the bridge's options for a driver that keeps them, decoded, in a
+// field of its own: they start as [Defaults], and [Options.Settle] ends the decoding.
+func OptionsIn[T any](field func(*T) *Options) []Option[T] {
+	var out []Option[T]
+	for _, k := range knownOptions() {
+		out = append(out, Option[T]{k.Name, k.Alias, func(o *T, value string) error { return k.Set(field(o), value) }})
+	}
+	return out
+}
+
+// DecodeOptions decodes the options of a network of the driver bridge. An unknown name, a
+// malformed value and one option under both of its names are errors that say so.
 func DecodeOptions(given map[string]string) (Options, error) {
-	o := Options{Masquerade: true, ICC: true, SourceValidation: true, GatewayMode: NAT}
+	o := Defaults()
+	if err := Decode("bridge", knownOptions(), given, &o); err != nil {
+		return Options{}, err
+	}
+	return o, o.Settle()
+}
+
+// Decode sets what is given, in the order of the names, for a driver that
+// knows some options. The errors are those of [DecodeOptions].
+func Decode[T any](driver string, known []Option[T], given map[string]string, o *T) error {
 	seen := map[string]string{}
-	for _, name := range sortedKeys(given) {
-		i := slices.IndexFunc(knownOptions(), func(k option) bool { return name == k.name || k.alias != "" && name == k.alias })
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		i := slices.IndexFunc(known, func(k Option[T]) bool { return name == k.Name || k.Alias != "" && name == k.Alias })
 		if i < 0 {
-			return Options{}, unknownOption(name)
+			return unknownOption(driver, known, name)
 		}
-		known := knownOptions()[i]
-		if other, twice := seen[known.name]; twice {
-			return Options{}, fmt.Errorf("option %q and option %q are the same: give one of them", other, name)
+		k := known[i]
+		if other, twice := seen[k.Name]; twice {
+			return fmt.Errorf("option %q and option %q are the same: give one of them", other, name)
 		}
-		seen[known.name] = name
-		if err := known.set(&o, given[name]); err != nil {
-			return Options{}, fmt.Errorf("option %s=%q: %w", name, given[name], err)
+		seen[k.Name] = name
+		if err := k.Set(o, given[name]); err != nil {
+			return fmt.Errorf("option %s=%q: %w", name, given[name], err)
 		}
 	}
+	return nil
+}
+
+// Settle makes the options agree with each other once all are set.
+func (o *Options) Settle() error {
 	if o.GatewayMode == Routed {
-		if _, explicit := seen["masquerade"]; explicit && o.Masquerade {
-			return Options{}, fmt.Errorf("option gateway-mode=routed does not masquerade: leave out %s or set it to false", seen["masquerade"])
+		if o.askedMasquerade {
+			return fmt.Errorf("option gateway-mode=routed does not masquerade: leave out masquerade or set it to false")
 		}
 		o.Masquerade = false
 	}
-	return o, nil
+	return nil
+}
+
+// setMasquerade remembers that it was asked for, as [Options.Settle] may have to refuse it.
+func setMasquerade(o *Options, value string) error {
+	if err := boolean(func(o *Options) *bool { return &o.Masquerade })(o, value); err != nil {
+		return err
+	}
+	o.askedMasquerade = o.Masquerade
+	return nil
 }
 
 func setMTU(o *Options, value string) error {
@@ -98,8 +139,11 @@ func setMTU(o *Options, value string) error {
 	return nil
 }
 
-func boolean(field func(*Options) *bool) func(*Options, string) error {
-	return func(o *Options, value string) error {
+func boolean(field func(*Options) *bool) func(*Options, string) error { return Bool(field) }
+
+// Bool sets a switch.
+func Bool[T any](field func(*T) *bool) func(*T, string) error {
+	return func(o *T, value string) error {
 		b, err := strconv.ParseBool(value)
 		if err != nil {
 			return fmt.Errorf("want true or false")
@@ -138,19 +182,19 @@ func setBridgeName(o *Options, value string) error {
 		return fmt.Errorf("a link name has printable ASCII characters without spaces, quotes and any of / : * \\")
 	case value == "lo" || value == "all" || value == "default":
 		return fmt.Errorf("the kernel uses this name itself")
-	case strings.HasPrefix(value, bridgePrefix) || strings.HasPrefix(value, endpointPrefix):
-		return fmt.Errorf("names that begin with %s and %s are made from IDs; choose one that does not", bridgePrefix, endpointPrefix)
+	case slices.ContainsFunc(madeFromIDs(), func(prefix string) bool { return strings.HasPrefix(value, prefix) }):
+		return fmt.Errorf("names that begin with one of %s are made from IDs; choose one that does not", strings.Join(madeFromIDs(), ", "))
 	}
 	o.BridgeName = value
 	return nil
 }
 
-func unknownOption(name string) error {
+func unknownOption[T any](driver string, known []Option[T], name string) error {
 	var names []string
 	best, bestDist := "", len(name)/2+1
-	for _, k := range knownOptions() {
-		names = append(names, k.name)
-		for _, candidate := range []string{k.name, k.alias} {
+	for _, k := range known {
+		names = append(names, k.Name)
+		for _, candidate := range []string{k.Name, k.Alias} {
 			if d := distance(name, candidate); candidate != "" && d < bestDist {
 				best, bestDist = candidate, d
 			}
@@ -160,7 +204,8 @@ func unknownOption(name string) error {
 	if best != "" {
 		hint = fmt.Sprintf(" (did you mean %q?)", best)
 	}
-	return fmt.Errorf("unknown option %q%s: driver bridge knows %s", name, hint, strings.Join(names, ", "))
+	slices.Sort(names)
+	return fmt.Errorf("unknown option %q%s: driver %s knows %s", name, hint, driver, strings.Join(names, ", "))
 }
 
 // distance is the Levenshtein distance in bytes.
@@ -181,15 +226,6 @@ func distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
-}
-
-func sortedKeys(m map[string]string) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 // options decodes a network's options; the error names the network.
