@@ -114,21 +114,23 @@ func (a *App) Root() *cobra.Command {
 		return fmt.Errorf("%s: %w: see '%s --help'", cmd.Name(), err, cmd.CommandPath())
 	})
 	root.AddGroup(&cobra.Group{ID: groupRun, Title: "Containers:"}, &cobra.Group{ID: groupThings, Title: "Networks, images, volumes:"},
-		&cobra.Group{ID: groupNode, Title: "This node:"})
+		&cobra.Group{ID: groupCluster, Title: "The cluster:"}, &cobra.Group{ID: groupNode, Title: "This node:"})
 	root.SetHelpCommandGroupID(groupNode)
 	root.SetCompletionCommandGroupID(groupNode)
 	root.AddCommand(a.containerCommands()...)
 	root.AddCommand(a.networkCommand(), a.volumeCommand(), a.imageCommand())
 	root.AddCommand(a.imageShortcuts()...)
+	root.AddCommand(a.clusterNode(), a.clusterLease())
 	root.AddCommand(a.nodeCommands()...)
 	return root
 }
 
 // The groups of the help text.
 const (
-	groupRun    = "run"
-	groupThings = "things"
-	groupNode   = "node"
+	groupRun     = "run"
+	groupThings  = "things"
+	groupCluster = "cluster"
+	groupNode    = "node"
 )
 
 // dial connects to netd, once an invocation.

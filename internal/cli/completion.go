@@ -68,6 +68,11 @@ func networkNames(ctx context.Context, c *client.Client) ([]string, error) {
 	return pick(r.GetNetworks(), (*apiv1.Network).GetName), err
 }
 
+func nodeNames(ctx context.Context, c *client.Client) ([]string, error) {
+	r, err := c.Nodes.List(ctx, &apiv1.ListNodesRequest{})
+	return pick(r.GetNodes(), (*apiv1.Node).GetName), err
+}
+
 func containerNames(ctx context.Context, c *client.Client) ([]string, error) {
 	r, err := c.Containers.List(ctx, &apiv1.ListContainersRequest{All: true})
 	return pick(r.GetContainers(), func(c *apiv1.Container) string { return c.GetSpec().GetName() }), err

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -41,6 +42,26 @@ func (a *App) ago(t *timestamppb.Timestamp) string {
 		return ""
 	}
 	return humanDuration(a.Now().Sub(t.AsTime())) + " ago"
+}
+
+// lowerFirst fits a duration into the middle of a sentence.
+func lowerFirst(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToLower(s[:1]) + s[1:]
+}
+
+// humanRTT gives a round-trip time in milliseconds, with what matters of it.
+func humanRTT(d time.Duration) string {
+	ms := float64(d) / float64(time.Millisecond)
+	switch {
+	case ms < 1:
+		return fmt.Sprintf("%.2f ms", ms)
+	case ms < 100:
+		return fmt.Sprintf("%.1f ms", ms)
+	}
+	return fmt.Sprintf("%.0f ms", ms)
 }
 
 // humanSize gives bytes three digits and a decimal unit.

@@ -37,7 +37,9 @@ func (a *App) networkCreate() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 		Example: `  net network create web
   net network create --subnet 10.5.0.0/24 --gateway 10.5.0.1 db
-  net network create --subnet /26 --ipv6 --internal backend`,
+  net network create --subnet /26 --ipv6 --internal backend
+  net network create -d overlay app                              # one subnet on every host of the cluster
+  net network create -d vxlan --subnet 10.20.0.0/16 lab          # a subnet of its own on each host`,
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			r, err := o.request(args[0])
 			if err != nil {
@@ -52,7 +54,7 @@ func (a *App) networkCreate() *cobra.Command {
 		}),
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.driver, "driver", "d", "", "driver (default bridge)")
+	f.StringVarP(&o.driver, "driver", "d", "", "bridge (default); across hosts: overlay, vxlan, udp or host-gw")
 	f.StringArrayVar(&o.subnets, "subnet", nil, "subnet, or only a length ('/24') to have a free one picked; one a family")
 	f.StringArrayVar(&o.gateways, "gateway", nil, "gateway of the subnet that holds it")
 	f.StringArrayVar(&o.ranges, "ip-range", nil, "part of a subnet to hand out addresses from")
@@ -62,7 +64,7 @@ func (a *App) networkCreate() *cobra.Command {
 	f.BoolVar(&o.internal, "internal", false, "no way out of the network")
 	f.StringArrayVarP(&o.options, "opt", "o", nil, "driver option KEY=VALUE")
 	f.StringArrayVar(&o.labels, "label", nil, "label KEY=VALUE")
-	must(cmd.RegisterFlagCompletionFunc("driver", fixed("bridge", "host", "null")))
+	must(cmd.RegisterFlagCompletionFunc("driver", fixed("bridge", "overlay", "vxlan", "udp", "host-gw")))
 	return cmd
 }
 
@@ -124,7 +126,11 @@ func (a *App) networkList() *cobra.Command {
 	return cmd
 }
 
+// subnets are a network's; of a cluster's network those of all nodes together.
 func subnets(n *apiv1.Network) []string {
+	if c := n.GetCluster(); c != nil {
+		return c.GetSubnets()
+	}
 	var out []string
 	for _, p := range n.GetPools() {
 		out = append(out, p.GetSubnet())

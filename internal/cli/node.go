@@ -49,6 +49,7 @@ type statusView struct {
 	Passes, Drifts                                      uint64
 	Errors                                              []scopeErrorView
 	Notices                                             []string
+	Cluster                                             *clusterStatusView `json:",omitempty"`
 }
 
 type scopeErrorView struct {
@@ -62,6 +63,7 @@ func viewStatus(s *apiv1.StatusResponse) statusView {
 		MTU: s.GetMtu(), Networks: s.GetNetworks(), Endpoints: s.GetEndpoints(), Sandboxes: s.GetSandboxes(),
 		Containers: s.GetContainers(), Running: s.GetRunning(), Converged: s.GetConverged(),
 		Passes: s.GetPasses(), Drifts: s.GetDrifts(), Errors: []scopeErrorView{}, Notices: append([]string{}, s.GetNotices()...),
+		Cluster: viewClusterStatus(s.GetCluster()),
 	}
 	for _, e := range s.GetErrors() {
 		v.Errors = append(v.Errors, scopeErrorView{e.GetScope(), e.GetError(), stamp(e.GetSince()), stamp(e.GetRetry())})
@@ -83,10 +85,16 @@ func (a *App) showStatus(s *apiv1.StatusResponse) error {
 	line("Firewall", "%s", s.GetFirewall())
 	line("MTU", "%d", s.GetMtu())
 	line("Passes", "%d, %d of them repaired what others had changed", s.GetPasses(), s.GetDrifts())
+	if c := s.GetCluster(); c != nil {
+		a.showCluster(c, line)
+	}
 	line("State", "%s", s.GetRoot())
 	line("Runtime", "%s", s.GetRun())
 	if err := tw.Flush(); err != nil {
 		return err
+	}
+	for _, p := range s.GetCluster().GetProblems() {
+		fmt.Fprintf(a.Out, "\n%s %s\n", a.paint("33", "Cluster:"), p)
 	}
 	for _, n := range s.GetNotices() {
 		fmt.Fprintf(a.Out, "\n%s %s\n", a.paint("33", "Notice:"), n)

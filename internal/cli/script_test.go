@@ -43,7 +43,7 @@ type netd struct {
 
 func (n *netd) start(ctx context.Context) error {
 	srv, err := server.New(server.Config{
-		Networks: n.domain, Sandboxes: n.domain, Containers: n.domain, Images: n.domain, Volumes: n.domain, System: n.domain,
+		Networks: n.domain, Nodes: n.domain, Leases: n.domain, Sandboxes: n.domain, Containers: n.domain, Images: n.domain, Volumes: n.domain, System: n.domain,
 		Grace: 2 * time.Second,
 	})
 	if err != nil {
@@ -98,6 +98,7 @@ func TestScripts(t *testing.T) {
 				"until":   until,
 				"ends":    ends,
 				"tells":   tells,
+				"cluster": clustered,
 			},
 		})
 	})
@@ -150,7 +151,7 @@ func finds(ts *testscript.TestScript, _ bool, args []string) {
 
 // fails METHOD KIND TEXT makes a method of the domain fail.
 func fails(ts *testscript.TestScript, _ bool, args []string) {
-	kinds := map[string]error{"exhausted": cnm.ErrExhausted, "inuse": cnm.ErrInUse, "none": nil}
+	kinds := map[string]error{"exhausted": cnm.ErrExhausted, "inuse": cnm.ErrInUse, "unavailable": cnm.ErrUnavailable, "none": nil}
 	kind, ok := kinds[args[1]]
 	if !ok {
 		ts.Fatalf("unknown kind %q", args[1])

@@ -25,7 +25,8 @@ type networkView struct {
 	IPAM       ipamView
 	Internal   bool
 	Builtin    bool
-	Link       string // of the host
+	Link       string       // of the host
+	Cluster    *clusterView `json:",omitempty"` // of networks that reach other hosts
 	Containers map[string]memberView
 	Options    map[string]string
 	Labels     map[string]string
@@ -59,7 +60,7 @@ func viewNetwork(n *apiv1.Network) networkView {
 		Name: n.GetName(), ID: n.GetId(), Created: stamp(n.GetCreated()), Scope: n.GetScope(), Driver: n.GetDriver(),
 		EnableIPv4: n.GetIpv4(), EnableIPv6: n.GetIpv6(), Internal: n.GetInternal(), Builtin: n.GetBuiltin(), Link: n.GetLink(),
 		IPAM: ipamView{Driver: "default", Config: []poolView{}}, Containers: map[string]memberView{},
-		Options: orEmpty(n.GetOptions()), Labels: orEmpty(n.GetLabels()),
+		Options: orEmpty(n.GetOptions()), Labels: orEmpty(n.GetLabels()), Cluster: viewCluster(n),
 	}
 	for _, p := range n.GetPools() {
 		v.IPAM.Config = append(v.IPAM.Config, poolView{

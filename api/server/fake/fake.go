@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,8 @@ type Domain struct {
 	mu         sync.Mutex // guards what follows
 	seq        byte
 	networks   []*cnm.Network
+	nodes      []server.NodeView
+	leases     []server.LeaseView
 	sandboxes  []server.SandboxView
 	containers []*container
 	images     []image.Image
@@ -191,6 +194,9 @@ func (d *Domain) CreateNetwork(_ context.Context, r server.NetworkRequest) (serv
 			out.Range = out.Subnet
 		}
 		n.Pools = append(n.Pools, out)
+	}
+	if slices.Contains(clusterDrivers, n.Driver) {
+		spread(n)
 	}
 	d.networks = append(d.networks, n)
 	return d.networkView(n), nil

@@ -1,0 +1,78 @@
+package fake
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/vethloom/vethloom/api/server"
+	"github.com/vethloom/vethloom/cnm"
+)
+
+// clusterDrivers are the drivers whose networks the fake makes known to every node.
+var clusterDrivers = []string{"overlay", "vxlan", "udp", "host-gw"}
+
+// SetNodes sets what ListNodes returns; InspectNode finds them.
+func (d *Domain) SetNodes(n ...server.NodeView) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.nodes = n
+}
+
+// SetLeases sets what ListLeases returns.
+func (d *Domain) SetLeases(l ...server.LeaseView) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.leases = l
+}
+
+// ListNodes implements [server.Nodes].
+func (d *Domain) ListNodes(context.Context) ([]server.NodeView, error) {
+	if err := d.enter("ListNodes"); err != nil {
+		return nil, err
+	}
+	defer d.mu.Unlock()
+	return slices.Clone(d.nodes), nil
+}
+
+// InspectNode implements [server.Nodes].
+func (d *Domain) InspectNode(_ context.Context, ref string) (server.NodeView, error) {
+	if err := d.enter("InspectNode"); err != nil {
+		return server.NodeView{}, err
+	}
+	defer d.mu.Unlock()
+	for _, n := range d.nodes {
+		if n.Name == ref || ref != "" && strings.HasPrefix(n.ID, ref) {
+			return n, nil
+		}
+	}
+	return server.NodeView{}, missing("node", ref)
+}
+
+// ListLeases implements [server.Leases].
+func (d *Domain) ListLeases(context.Context) ([]server.LeaseView, error) {
+	if err := d.enter("ListLeases"); err != nil {
+		return nil, err
+	}
+	defer d.mu.Unlock()
+	return slices.Clone(d.leases), nil
+}
+
+// spread makes a network one of the cluster. Of an overlay this node has the first
+// /26 of each subnet, of others a lease of 256 addresses.
+func spread(n *cnm.Network) {
+	n.Scope, n.Cluster = cnm.Cluster, &cnm.ClusterNetwork{VNI: 4097, Port: 4789}
+	for i := range n.Pools {
+		p := &n.Pools[i]
+		n.Cluster.Subnets = append(n.Cluster.Subnets, p.Subnet)
+		bits := p.Subnet.Addr().BitLen()
+		if n.Driver == "overlay" {
+			block, _ := p.Subnet.Addr().Prefix(bits - 6)
+			p.Blocks = append(p.Blocks, block)
+			continue
+		}
+		n.Cluster.Leases = "/vethloom/leases/" + n.ID[:12]
+		p.Subnet, _ = p.Subnet.Addr().Prefix(bits - 8)
+		p.Range = p.Subnet
+	}
+}
