@@ -74,6 +74,9 @@ type Membership interface {
 	// Extend gets this node more addresses of the network, those wanted if there are any, and returns
 	// the network with them, after [Controller.Adopt].
 	Extend(ctx context.Context, n Network, want []netip.Addr) (Network, error)
+	// Usable tells whether this node may give out further addresses of its share of the network, by ID, now:
+	// ErrUnavailable when its lease is over by its own clock. It is asked before each attach and looks at memory only.
+	Usable(network string) error
 }
 
 // PeerScope is the reconciliation scope of a peer.

@@ -35,6 +35,7 @@ type Config struct {
 	IPAM    IPAM
 	Drivers []Driver
 	Fabric  Fabric
+	Cluster Membership // nil: this node is in no cluster
 	// DynamicPorts returns the range that host ports are picked from, and
 	// which of them must not be. Nil: 49152 to 65535 (RFC 6335 section 6).
 	DynamicPorts func() (from, to uint16, reserved func(uint16) bool)
@@ -58,12 +59,13 @@ type Event struct {
 // Action is what has happened to a record.
 type Action string
 
-// The actions of an [Event]. Endpoints connect and disconnect.
+// The actions of an [Event]. Endpoints connect, disconnect and are renumbered.
 const (
 	ActionCreate     Action = "create"
 	ActionRemove     Action = "remove"
 	ActionConnect    Action = "connect"
 	ActionDisconnect Action = "disconnect"
+	ActionRenumber   Action = "renumber" // an endpoint has other addresses, as its node's share of the network is another
 )
 
 // Controller changes networks, sandboxes and endpoints. Each change is a
@@ -77,6 +79,7 @@ type Controller struct {
 	ipam    IPAM
 	drivers map[string]Driver
 	fabric  Fabric
+	cluster Membership
 	dynamic func() (from, to uint16, reserved func(uint16) bool)
 	now     func() time.Time
 	log     *slog.Logger
@@ -93,7 +96,7 @@ type Controller struct {
 // are marked for deletion.
 func New(ctx context.Context, c Config) (*Controller, error) {
 	k := &Controller{
-		store: c.Store, ipam: c.IPAM, fabric: c.Fabric, dynamic: c.DynamicPorts,
+		store: c.Store, ipam: c.IPAM, fabric: c.Fabric, cluster: c.Cluster, dynamic: c.DynamicPorts,
 		now: c.Now, log: c.Log, events: c.Events,
 		drivers: map[string]Driver{}, ix: newIndex(),
 	}

@@ -19,6 +19,10 @@ var (
 	ErrExhausted   = errors.New("exhausted")               // no free address, subnet, port or short ID
 	ErrUnavailable = errors.New("unavailable")             // the cluster's store cannot be reached, or has not given this node its share yet
 	ErrPortTaken   = errors.New("the host port is in use") // held by a record or by another process
+
+	// ErrNoBlock is an ErrExhausted of this node's share of a cluster network's subnet: another
+	// block of it may help.
+	ErrNoBlock = fmt.Errorf("no block of this node has such an address: %w", ErrExhausted)
 )
 
 // Error is a refusal: what was asked, why not and what to do instead. It unwraps

@@ -48,4 +48,10 @@ type IPAM interface {
 	// Release gives back everything the owner has in the network; no address
 	// at all is no error.
 	Release(ctx context.Context, network, owner string) (*Claim, error)
+	// Update tells of a cluster network's subnets and of what this node's share of them is by now, in
+	// n.Pools. It refuses a network it did not know whose subnets another one has (ErrExists), and holds them until Forget.
+	Update(n Network) error
+	// Renew gives the owner addresses of the network's present pools in place of those that are not of
+	// them any more; without writes when there are none. An address whose family has no pool now is left alone.
+	Renew(ctx context.Context, network, owner string) (*Claim, error)
 }
