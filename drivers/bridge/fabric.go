@@ -47,6 +47,7 @@ const (
 	setSame     = "same"
 	setInternal = "internal"
 	setRouted   = "routed"
+	setTunnels  = "tunnels"
 
 	setGuarded   = "guarded"
 	setSourceMAC = "sourcemac"
@@ -61,6 +62,8 @@ type family struct {
 	addr         plan.DataType
 	saddr, daddr plan.Field
 	local        string // address . ifname: its own bridge
+	inside       string // address . address: between the nodes' parts of a network
+	from, to     string // ifname . source . ifname, ifname . destination . ifname: the same
 	masq         string
 	ports        string
 	ranges       string
@@ -73,7 +76,7 @@ type family struct {
 func v4() family {
 	return family{
 		proto: "ipv4", ether: "ip", ip: "ip", addr: plan.TypeIPv4, saddr: plan.IPSaddr, daddr: plan.IPDaddr,
-		local: "local4", masq: "masq4", ports: "ports4", ranges: "range4", source: "source4",
+		local: "local4", inside: "inside4", from: "from4", to: "to4", masq: "masq4", ports: "ports4", ranges: "range4", source: "source4",
 		loopback: "127.0.0.0/8", any: "0.0.0.0/0", multicast: []string{"224.0.0.0/4", "255.255.255.255"},
 	}
 }
@@ -81,7 +84,7 @@ func v4() family {
 func v6() family {
 	return family{
 		proto: "ipv6", ether: "ip6", ip: "ip6", addr: plan.TypeIPv6, saddr: plan.IP6Saddr, daddr: plan.IP6Daddr,
-		local: "local6", masq: "masq6", ports: "ports6", ranges: "range6", source: "source6",
+		local: "local6", inside: "inside6", from: "from6", to: "to6", masq: "masq6", ports: "ports6", ranges: "range6", source: "source6",
 		loopback: "::1", any: "::/0", multicast: []string{"ff00::/8"},
 	}
 }
@@ -104,6 +107,7 @@ func fabricSets() []plan.Set {
 		inet(setSame, plan.TypeIfName, plan.TypeIfName),
 		inet(setInternal, plan.TypeIfName),
 		inet(setRouted, plan.TypeIfName),
+		inet(setTunnels, plan.TypeIfName),
 		br(setGuarded, plan.TypeIfName),
 		br(setSourceMAC, plan.TypeIfName, plan.TypeEther),
 	}
@@ -111,6 +115,9 @@ func fabricSets() []plan.Set {
 		port := []plan.DataType{f.addr, plan.TypeInetProto, plan.TypePort}
 		sets = append(sets,
 			interval(inet(f.local, f.addr, plan.TypeIfName)),
+			interval(inet(f.inside, f.addr, f.addr)),
+			interval(inet(f.from, plan.TypeIfName, f.addr, plan.TypeIfName)),
+			interval(inet(f.to, plan.TypeIfName, f.addr, plan.TypeIfName)),
 			interval(inet(f.masq, f.addr)),
 			interval(inet(f.ports, port...), f.addr, plan.TypePort),
 			interval(inet(f.ranges, port...), f.addr),

@@ -62,9 +62,12 @@ func rawRules() []plan.Rule {
 }
 
 // inputRules let an internal network reach its own gateway address, and no
-// other address of the host.
+// other address of the host. What comes by a tunnel must be from inside its network.
 func inputRules() []plan.Rule {
 	var rules []plan.Rule
+	for _, f := range families() {
+		rules = append(rules, dropped(in(setTunnels, plan.IIfName), is(plan.NFProto, f.proto), not(in(f.local, f.saddr, plan.IIfName))))
+	}
 	internal := in(setInternal, plan.IIfName)
 	rules = append(rules, rule(plan.Accept, internal, is(plan.CTState, "established", "related")))
 	for _, f := range families() {
@@ -84,9 +87,19 @@ func forwardRules() []plan.Rule {
 		// Frames of one bridge are seen here only with br_netfilter, or when
 		// an endpoint sends to its neighbour by way of the gateway.
 		rule(plan.Accept, in(setSame, plan.IIfName, plan.OIfName)),
-		dropped(in(setInternal, plan.IIfName)),
-		dropped(in(setInternal, plan.OIfName)),
 	}
+	for _, f := range families() {
+		ip := is(plan.NFProto, f.proto)
+		rules = append(rules,
+			rule(plan.Accept, ip, in(f.from, plan.IIfName, f.saddr, plan.OIfName)),
+			rule(plan.Accept, ip, in(f.to, plan.IIfName, f.daddr, plan.OIfName)))
+	}
+	rules = append(rules,
+		// A tunnel leads from its bridge to its bridge, and is no way to or from anything else.
+		dropped(in(setTunnels, plan.IIfName)),
+		dropped(in(setTunnels, plan.OIfName)),
+		dropped(in(setInternal, plan.IIfName)),
+		dropped(in(setInternal, plan.OIfName)))
 	// NAT does not see what conntrack calls invalid: it would leave with the
 	// endpoint's own address.
 	for _, f := range families() {
@@ -127,6 +140,7 @@ func postroutingRules() []plan.Rule {
 			// must get its answers from the host, or it would not know them.
 			rule(plan.Masquerade, ip, own, is(plan.CTStatus, "dnat")),
 			rule(plan.Return, ip, own),
+			rule(plan.Return, ip, in(f.inside, f.saddr, f.daddr)),
 			rule(plan.Return, ip, is(f.daddr, f.multicast...)),
 			rule(plan.Masquerade, ip, in(f.masq, f.saddr)),
 			rule(plan.Masquerade, ip, is(f.saddr, f.loopback), in(setBridges, plan.OIfName)),

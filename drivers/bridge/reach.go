@@ -1,0 +1,54 @@
+package bridge
+
+import (
+	"net/netip"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// Reach is how a network's bridge meets the network's bridges on other nodes, when it
+// takes a route from one to the other.
+type Reach struct {
+	Subnets []netip.Prefix // of all nodes together
+	Tunnels []string       // links that lead to other nodes, and nowhere else
+	Uplink  string         // the host's link that plain routes to other nodes go by; "": there are none
+}
+
+// Elements are those of the fabric's sets that let traffic of the network pass between its nodes: not
+// masqueraded, and on an internal network too. Without icc none of it is forwarded.
+func (r Reach) Elements(n cnm.Network, o Options) []plan.Element {
+	b := networkRender{n: n, o: o, link: o.Link(n)}
+	for _, t := range r.Tunnels {
+		b.add(setTunnels, t)
+		if n.Internal {
+			b.add(setInternal, t)
+		}
+	}
+	for _, from := range r.Subnets {
+		f := familyOf(from.Addr())
+		for _, to := range r.Subnets {
+			if to.Addr().Is4() == from.Addr().Is4() {
+				b.add(f.inside, from.String(), to.String())
+			}
+		}
+		for _, t := range r.Tunnels {
+			b.add(f.local, from.String(), t)
+		}
+	}
+	if !o.ICC {
+		return b.state.Rules.Elements
+	}
+	links := r.Tunnels
+	if r.Uplink != "" {
+		links = append(links[:len(links):len(links)], r.Uplink)
+	}
+	for _, s := range r.Subnets {
+		f := familyOf(s.Addr())
+		for _, l := range links {
+			b.add(f.from, l, s.String(), b.link)
+			b.add(f.to, b.link, s.String(), l)
+		}
+	}
+	return b.state.Rules.Elements
+}
