@@ -24,7 +24,10 @@ type Item struct {
 }
 
 // Change is what became of a key: Old is nil when there was none, New when there is none.
-type Change struct{ Old, New *Item }
+type Change struct {
+	Old, New *Item
+	Revision int64 // it happened at; when it was found by listing that a key is gone: the list's
+}
 
 // Key is the key that changed.
 func (c Change) Key() string {
@@ -56,6 +59,9 @@ const (
 
 // FollowOption changes how [Follow] works.
 type FollowOption func(*follower)
+
+// KeysOnly leaves values out: the items have none, and the replica is small.
+func KeysOnly() FollowOption { return func(w *follower) { w.keysOnly = true } }
 
 // OnState has f called with true when the directory is being followed, and with false
 // and the reason when it cannot be. It is called from Follow's goroutine.
@@ -110,10 +116,11 @@ var (
 )
 
 type follower struct {
-	client  *clientv3.Client
-	prefix  string
-	f       func(Update) error
-	onState func(bool, error)
+	client   *clientv3.Client
+	prefix   string
+	f        func(Update) error
+	onState  func(bool, error)
+	keysOnly bool
 
 	replica   map[string]*Item
 	revision  int64
@@ -216,8 +223,12 @@ func (w *follower) list(ctx context.Context) error {
 	if from == "" {
 		from, end = "\x00", "\x00"
 	}
+	opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(pageSize)}
+	if w.keysOnly {
+		opts = append(opts, clientv3.WithKeysOnly())
+	}
 	for {
-		r, err := w.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(u.Revision))
+		r, err := w.get(ctx, from, append(opts, clientv3.WithRev(u.Revision))...)
 		if err != nil {
 			return err
 		}
@@ -227,14 +238,14 @@ func (w *follower) list(ctx context.Context) error {
 			return errOther
 		}
 		for _, kv := range r.Kvs {
-			u.Changes = w.compare(u.Changes, next, item(kv))
+			u.Changes = w.compare(u.Changes, next, w.item(kv))
 		}
 		if !r.More || len(r.Kvs) == 0 {
 			break
 		}
 		from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
 	}
-	u.Changes = append(u.Changes, w.vanished(next)...)
+	u.Changes = append(u.Changes, w.vanished(next, u.Revision)...)
 	w.replica, w.revision, w.cluster = next, u.Revision, u.Cluster
 	return w.deliver(u)
 }
@@ -247,23 +258,26 @@ func (w *follower) compare(changes []Change, next map[string]*Item, i *Item) []C
 		return changes
 	}
 	next[i.Key] = i
-	return append(changes, Change{Old: old, New: i})
+	return append(changes, Change{Old: old, New: i, Revision: i.Mod})
 }
 
-func (w *follower) vanished(next map[string]*Item) []Change {
+func (w *follower) vanished(next map[string]*Item, revision int64) []Change {
 	var out []Change
 	for key, old := range w.replica {
 		if next[key] == nil {
-			out = append(out, Change{Old: old})
+			out = append(out, Change{Old: old, Revision: revision})
 		}
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Old.Key < out[j].Old.Key })
 	return out
 }
 
-func item(kv *mvccpb.KeyValue) *Item {
+func (w *follower) item(kv *mvccpb.KeyValue) *Item {
 	v := kv.Value
-	if v == nil {
+	switch {
+	case w.keysOnly:
+		v = nil
+	case v == nil:
 		v = []byte{}
 	}
 	return &Item{Key: string(kv.Key), Value: v, Create: kv.CreateRevision, Mod: kv.ModRevision, Lease: kv.Lease}

@@ -85,12 +85,12 @@ func (w *follower) take(p *pending, r clientv3.WatchResponse, ok bool) error {
 		old := w.replica[key]
 		var now *Item
 		if e.Type == mvccpb.PUT {
-			now = item(e.Kv)
+			now = w.item(e.Kv)
 			w.replica[key] = now
 		} else {
 			delete(w.replica, key)
 		}
-		p.add(key, old, now)
+		p.add(key, Change{Old: old, New: now, Revision: e.Kv.ModRevision})
 		w.revision = max(w.revision, e.Kv.ModRevision)
 	}
 	return nil
@@ -114,17 +114,16 @@ type pending struct {
 	changes map[string]Change
 }
 
-func (p *pending) add(key string, old, now *Item) {
+func (p *pending) add(key string, next Change) {
 	if p.changes == nil {
 		p.changes = map[string]Change{}
 	}
-	c, again := p.changes[key]
-	if !again {
-		c.Old = old
+	if c, again := p.changes[key]; again {
+		next.Old = c.Old
+	} else {
 		p.order = append(p.order, key)
 	}
-	c.New = now
-	p.changes[key] = c
+	p.changes[key] = next
 }
 
 // update leaves out keys that came and went within it.

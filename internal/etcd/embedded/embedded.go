@@ -2,12 +2,15 @@ package embedded
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -96,16 +99,32 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 // Client is one that calls the server directly. It is closed with the server.
 func (s *Server) Client() *clientv3.Client { return s.client }
 
-// Endpoints are the URLs that clients reach the server at, with the ports that were picked for port 0.
+// Endpoints are the URLs that clients reach the server at, with the port that was picked for port 0.
 func (s *Server) Endpoints() []string {
 	out := []string{}
-	for i, u := range s.etcd.Config().ListenClientUrls {
-		if u.Scheme != "unix" && u.Scheme != "unixs" {
-			u.Host = s.etcd.Clients[i].Addr().String()
+	for _, u := range s.etcd.Config().ListenClientUrls {
+		if u.Port() == "0" {
+			u.Host = s.picked(u)
 		}
 		out = append(out, u.String())
 	}
 	return out
+}
+
+// picked is the listening address for a URL with port 0. Listeners are in no order; etcd has one for each
+// host and port.
+func (s *Server) picked(u url.URL) string {
+	var fixed []string
+	for _, other := range s.etcd.Config().ListenClientUrls {
+		fixed = append(fixed, other.Host)
+	}
+	for _, l := range s.etcd.Clients {
+		a, ok := l.Addr().(*net.TCPAddr)
+		if ok && !slices.Contains(fixed, a.String()) && (a.IP.String() == u.Hostname() || u.Hostname() == "localhost") {
+			return a.String()
+		}
+	}
+	return u.Host
 }
 
 // Close stops the server and frees its directory.
@@ -181,6 +200,7 @@ func (c Config) embed() (*embed.Config, error) {
 	}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = nil, []url.URL{*peer}
 	cfg.InitialCluster = memberName + "=" + unusedPeer
+	cfg.InitialClusterToken = rand.Text() // what begins anew is another cluster, and clients are to see that
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = nil, nil
 	for _, text := range c.ClientURLs {
 		u, err := url.Parse(text)
