@@ -115,19 +115,13 @@ func (b *bitmap) clear(i uint64) {
 	}
 }
 
-// next finds the first number from start on, wrapping round, that is not in
-// the set; ok is false when all of them are.
+// next finds the first number from start on that is not in the set; ok is
+// false when all of them are.
 func (b *bitmap) next(start uint64) (i uint64, ok bool) {
 	if b.used >= b.size {
 		return 0, false
 	}
-	if start >= b.size {
-		start = 0
-	}
-	if i, ok = b.find(start, b.size); ok {
-		return i, true
-	}
-	return b.find(0, start)
+	return b.find(start, b.size)
 }
 
 // find searches from (inclusive) to (exclusive).

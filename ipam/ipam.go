@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,16 +37,23 @@ type IPAM struct {
 
 // network is what is known of one network's addresses.
 type network struct {
-	name   string
-	pools  []*pool
-	owners map[string]*holding
+	name    string
+	cluster bool           // shared with other nodes
+	subnets []netip.Prefix // of a cluster network: those of all nodes
+	pools   []*pool
+	owners  map[string]*holding
 }
 
 // holding is what one owner has in one network.
 type holding struct {
+	owner   string
 	addrs   []netip.Addr
-	pending bool // claimed, not committed yet
+	next    []netip.Addr // those that are to replace some of addrs once the owner's renewal is committed
+	pending bool         // claimed or renewed, not committed yet
 }
+
+// all are the addresses that must be nobody else's.
+func (h *holding) all() []netip.Addr { return append(slices.Clone(h.addrs), h.next...) }
 
 // addressRecord is the value of a record of [cnm.KindAddress]; the record's ID is
 // <network ID>/<address>.
@@ -96,16 +102,11 @@ func (m *IPAM) network(n cnm.Network) *network {
 		e = &network{name: n.Name, owners: map[string]*holding{}}
 		m.networks[n.ID] = e
 	}
-	if len(e.pools) == 0 {
-		for _, p := range n.Pools {
-			e.pools = append(e.pools, newPool(p))
-		}
-		slices.SortStableFunc(e.pools, func(a, b *pool) int { return cmp.Compare(family(a), family(b)) })
+	if len(e.pools) == 0 && !e.cluster {
+		e.take(n) // of a cluster network, Update tells: n may be what it was
 	}
 	return e
 }
-
-func family(p *pool) int { return p.Subnet.Addr().BitLen() }
 
 // restore takes over a record. Its network may be unknown, when the store
 // lost it: the owner can still give the address back.
@@ -113,7 +114,7 @@ func (m *IPAM) restore(r addressRecord) {
 	e := m.network(cnm.Network{ID: r.Network})
 	h := e.owners[r.Owner]
 	if h == nil {
-		h = &holding{}
+		h = &holding{owner: r.Owner}
 		e.owners[r.Owner] = h
 	}
 	h.addrs = append(h.addrs, r.Addr)
@@ -135,11 +136,17 @@ func (m *IPAM) Claim(ctx context.Context, n cnm.Network, owner string, want []ne
 	if h := e.owners[owner]; h != nil {
 		return e.again(h, owner, want)
 	}
+	if e.cluster && len(e.pools) == 0 {
+		return nil, &cnm.Error{
+			Kind: cnm.ErrUnavailable, Field: "network", Value: n.Name, Reason: "this node has no subnet of the network yet",
+			Remedy: "try again in a moment; net status tells whether the cluster's store can be reached",
+		}
+	}
 	wanted, err := e.assign(n.Name, want)
 	if err != nil {
 		return nil, err
 	}
-	h := &holding{pending: true}
+	h := &holding{owner: owner, pending: true}
 	for i, p := range e.pools {
 		a := wanted[i]
 		if a.IsValid() {
@@ -153,25 +160,51 @@ func (m *IPAM) Claim(ctx context.Context, n cnm.Network, owner string, want []ne
 		h.addrs = append(h.addrs, wanted[i])
 	}
 	claim := &cnm.Claim{Addrs: e.prefixes(h)}
-	for _, a := range h.addrs {
-		r := addressRecord{Network: n.ID, Addr: a, Owner: owner}
-		value, err := json.Marshal(r)
-		if err != nil {
-			e.drop(h)
-			return nil, fmt.Errorf("encode the address record %s: %w", r.key().ID, err)
-		}
-		claim.Writes = append(claim.Writes, cnm.Write{Key: r.key(), Value: value})
+	if claim.Writes, err = created(n.ID, owner, h.addrs); err != nil {
+		e.drop(h)
+		return nil, err
 	}
 	e.owners[owner] = h
 	claim.Finish = func(committed bool) { m.claimed(e, owner, h, committed) }
 	return claim, nil
 }
 
+// created are the writes that make address records.
+func created(network, owner string, addrs []netip.Addr) ([]cnm.Write, error) {
+	var writes []cnm.Write
+	for _, a := range addrs {
+		r := addressRecord{Network: network, Addr: a, Owner: owner}
+		value, err := json.Marshal(r)
+		if err != nil {
+			return nil, fmt.Errorf("encode the address record %s: %w", r.key().ID, err)
+		}
+		writes = append(writes, cnm.Write{Key: r.key(), Value: value})
+	}
+	return writes, nil
+}
+
+// removed are the writes that remove what there is of address records.
+func (m *IPAM) removed(ctx context.Context, network, owner string, addrs []netip.Addr) ([]cnm.Write, error) {
+	var writes []cnm.Write
+	for _, a := range addrs {
+		r := addressRecord{Network: network, Addr: a, Owner: owner}
+		rec, err := m.store.Get(ctx, r.key())
+		if errors.Is(err, cnm.ErrNotFound) {
+			continue // removed by somebody else, which is what is wanted
+		}
+		if err != nil {
+			return nil, fmt.Errorf("release %s: %w", a, err)
+		}
+		writes = append(writes, cnm.Write{Key: r.key(), Revision: rec.Revision})
+	}
+	return writes, nil
+}
+
 func (m *IPAM) claimed(e *network, owner string, h *holding, committed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h.pending = false
-	if !committed {
+	if !committed && e.owners[owner] == h {
 		e.drop(h)
 		delete(e.owners, owner)
 	}
@@ -195,12 +228,13 @@ func (e *network) again(h *holding, owner string, want []netip.Addr) (*cnm.Claim
 }
 
 // drop frees what a holding has.
-func (e *network) drop(h *holding) {
-	for _, a := range h.addrs {
+func (e *network) drop(h *holding) { e.free(h, h.all()) }
+
+// free frees addresses of a holding.
+func (e *network) free(h *holding, addrs []netip.Addr) {
+	for _, a := range addrs {
 		for _, p := range e.pools {
-			if p.Subnet.Contains(a) {
-				p.drop(a)
-			}
+			p.drop(a, h.owner)
 		}
 	}
 }
@@ -241,6 +275,9 @@ func (e *network) assign(name string, want []netip.Addr) ([]netip.Addr, error) {
 				Remedy: "leave one of them out",
 			}
 		}
+		if !e.pools[i].gives(a) {
+			return nil, e.pools[i].notOurs(name, a)
+		}
 		out[i] = a
 	}
 	return out, nil
@@ -267,22 +304,15 @@ func (m *IPAM) Release(ctx context.Context, networkID, owner string) (*cnm.Claim
 	var addrs []netip.Addr
 	if e != nil {
 		if h = e.owners[owner]; h != nil {
-			addrs = slices.Clone(h.addrs)
+			addrs = h.all()
 		}
 	}
 	m.mu.Unlock()
-	claim := &cnm.Claim{}
-	for _, a := range addrs {
-		r := addressRecord{Network: networkID, Addr: a, Owner: owner}
-		rec, err := m.store.Get(ctx, r.key())
-		if errors.Is(err, cnm.ErrNotFound) {
-			continue // removed by somebody else, which is what is wanted
-		}
-		if err != nil {
-			return nil, fmt.Errorf("release %s: %w", a, err)
-		}
-		claim.Writes = append(claim.Writes, cnm.Write{Key: r.key(), Revision: rec.Revision})
+	writes, err := m.removed(ctx, networkID, owner, addrs)
+	if err != nil {
+		return nil, err
 	}
+	claim := &cnm.Claim{Writes: writes}
 	claim.Finish = func(committed bool) {
 		m.mu.Lock()
 		defer m.mu.Unlock()

@@ -49,19 +49,8 @@ type source struct {
 
 // Pools implements [cnm.IPAM].
 func (m *IPAM) Pools(ctx context.Context, n cnm.Network, requests []cnm.PoolRequest) ([]cnm.Pool, error) {
-	for i, r := range requests {
-		if err := checkRequest(r); err != nil {
-			return nil, err
-		}
-		for _, q := range requests[:i] {
-			if isIPv6(q) == isIPv6(r) {
-				return nil, invalid("subnet", subnetText(r), fmt.Sprintf("a second %s subnet", familyName(r)),
-					"a network has one subnet of each family")
-			}
-		}
-	}
-	host, err := m.host(ctx)
-	if err != nil {
+	w := where{sources: m.defaults, least4: 16}
+	if err := w.look(ctx, m, requests); err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
@@ -69,17 +58,37 @@ func (m *IPAM) Pools(ctx context.Context, n cnm.Network, requests []cnm.PoolRequ
 	if e := m.networks[n.ID]; e != nil {
 		return nil, fmt.Errorf("pick subnets for network %q: it has its subnets: %w", n.Name, cnm.ErrExists)
 	}
-	n.Pools = nil
-	for _, r := range requests {
-		p, err := m.resolve(r, host)
-		if err != nil {
-			return nil, err
-		}
-		n.Pools = append(n.Pools, p)
+	var err error
+	if n.Pools, err = m.resolve(requests, w); err != nil {
+		return nil, err
 	}
-	slices.SortStableFunc(n.Pools, func(a, b cnm.Pool) int { return a.Subnet.Addr().BitLen() - b.Subnet.Addr().BitLen() })
 	m.network(n)
 	return slices.Clone(n.Pools), nil
+}
+
+// where says where the subnets of a network can be.
+type where struct {
+	sources func(ipv6 bool) []source
+	least4  int            // the shortest length that an IPv4 subnet is picked with
+	host    []netip.Prefix // what the host uses
+	taken   []netip.Prefix // subnets of networks that this node does not have
+}
+
+// look checks the requests by themselves and finds out what the host uses.
+func (w *where) look(ctx context.Context, m *IPAM, requests []cnm.PoolRequest) (err error) {
+	for i, r := range requests {
+		if err := checkRequest(r, w.least4); err != nil {
+			return err
+		}
+		for _, q := range requests[:i] {
+			if isIPv6(q) == isIPv6(r) {
+				return invalid("subnet", subnetText(r), fmt.Sprintf("a second %s subnet", familyName(r)),
+					"a network has one subnet of each family")
+			}
+		}
+	}
+	w.host, err = m.host(ctx)
+	return err
 }
 
 // Forget implements [cnm.IPAM].
@@ -102,45 +111,60 @@ func (m *IPAM) host(ctx context.Context) ([]netip.Prefix, error) {
 	return slices.DeleteFunc(slices.Clone(all), func(p netip.Prefix) bool { return !p.IsValid() || p.Bits() == 0 }), nil
 }
 
-func (m *IPAM) resolve(r cnm.PoolRequest, host []netip.Prefix) (cnm.Pool, error) {
-	subnet := r.Subnet
-	var err error
-	if subnet.IsValid() {
-		err = m.free(subnet, host)
-	} else {
-		subnet, err = m.choose(r, host)
+// resolve finds the pools, IPv4 first. The caller holds mu.
+func (m *IPAM) resolve(requests []cnm.PoolRequest, w where) ([]cnm.Pool, error) {
+	var pools []cnm.Pool
+	for _, r := range requests {
+		subnet := r.Subnet
+		var err error
+		if subnet.IsValid() {
+			err = m.free(subnet, w)
+		} else {
+			subnet, err = m.choose(r, w)
+		}
+		if err != nil {
+			return nil, err
+		}
+		p, err := complete(r, subnet)
+		if err != nil {
+			return nil, err
+		}
+		pools = append(pools, p)
 	}
-	if err != nil {
-		return cnm.Pool{}, err
-	}
-	return complete(r, subnet)
+	slices.SortStableFunc(pools, func(a, b cnm.Pool) int { return a.Subnet.Addr().BitLen() - b.Subnet.Addr().BitLen() })
+	return pools, nil
 }
 
 // free refuses a subnet that overlaps another network's, or that is one the
 // host has a route to. A host's route to a wider or narrower prefix is the user's affair.
-func (m *IPAM) free(subnet netip.Prefix, host []netip.Prefix) error {
-	if name, other, ok := m.overlap(subnet); ok {
+func (m *IPAM) free(subnet netip.Prefix, w where) error {
+	refuse := func(reason string) error {
 		return &cnm.Error{
-			Kind: cnm.ErrExists, Field: "subnet", Value: subnet.String(),
-			Reason: fmt.Sprintf("overlaps %s of network %q", other, name),
+			Kind: cnm.ErrExists, Field: "subnet", Value: subnet.String(), Reason: reason,
 			Remedy: "choose another subnet, or only a length such as /24 to have a free one picked",
 		}
 	}
-	if slices.Contains(host, subnet) {
-		return &cnm.Error{
-			Kind: cnm.ErrExists, Field: "subnet", Value: subnet.String(),
-			Reason: "the host itself has an address in it or a route to it (see ip route)",
-			Remedy: "choose another subnet, or only a length such as /24 to have a free one picked",
-		}
+	if name, other, ok := m.overlap(subnet, ""); ok {
+		return refuse(fmt.Sprintf("overlaps %s of network %q", other, name))
+	}
+	if i := slices.IndexFunc(w.taken, subnet.Overlaps); i >= 0 {
+		return refuse(fmt.Sprintf("overlaps %s of another network of the cluster", w.taken[i]))
+	}
+	if slices.Contains(w.host, subnet) {
+		return refuse("the host itself has an address in it or a route to it (see ip route)")
 	}
 	return nil
 }
 
-func (m *IPAM) overlap(subnet netip.Prefix) (name string, other netip.Prefix, ok bool) {
-	for _, e := range m.networks {
-		for _, p := range e.pools {
-			if p.Subnet.Overlaps(subnet) {
-				return e.name, p.Subnet, true
+// overlap finds a network that has a part of the subnet, other than the one of that ID.
+func (m *IPAM) overlap(subnet netip.Prefix, but string) (name string, other netip.Prefix, ok bool) {
+	for id, e := range m.networks {
+		if id == but {
+			continue
+		}
+		for _, other := range e.taken() {
+			if other.Overlaps(subnet) {
+				return e.name, other, true
 			}
 		}
 	}
@@ -149,14 +173,12 @@ func (m *IPAM) overlap(subnet netip.Prefix) (name string, other netip.Prefix, ok
 
 // choose finds a free subnet. What is in the way is stepped over in one go,
 // so the search is short whatever the length asked for.
-func (m *IPAM) choose(r cnm.PoolRequest, host []netip.Prefix) (netip.Prefix, error) {
-	taken := slices.Clone(host)
+func (m *IPAM) choose(r cnm.PoolRequest, w where) (netip.Prefix, error) {
+	taken := slices.Concat(w.host, w.taken)
 	for _, e := range m.networks {
-		for _, p := range e.pools {
-			taken = append(taken, p.Subnet)
-		}
+		taken = append(taken, e.taken()...)
 	}
-	sources := m.defaults(r.IPv6)
+	sources := w.sources(r.IPv6)
 	for _, s := range sources {
 		bits := s.bits
 		if r.Bits != 0 {
@@ -254,9 +276,9 @@ func usable(field string, a netip.Addr, subnet netip.Prefix, unusable map[netip.
 }
 
 // checkRequest refuses what is wrong by itself.
-func checkRequest(r cnm.PoolRequest) error {
+func checkRequest(r cnm.PoolRequest, least4 int) error {
 	if !r.Subnet.IsValid() {
-		return checkLength(r)
+		return checkLength(r, least4)
 	}
 	s := r.Subnet
 	text := s.String()
@@ -277,11 +299,11 @@ func checkRequest(r cnm.PoolRequest) error {
 	return nil
 }
 
-func checkLength(r cnm.PoolRequest) error {
+func checkLength(r cnm.PoolRequest, least4 int) error {
 	if r.Range.IsValid() || r.Gateway.IsValid() || len(r.Aux) > 0 {
 		return invalid("subnet", subnetText(r), "the range, gateway and aux addresses need to know the subnet", "name the subnet too")
 	}
-	lo, hi := 16, 31
+	lo, hi := least4, 31
 	if r.IPv6 {
 		lo, hi = 48, 127
 	}
