@@ -239,7 +239,7 @@ func (s *session) flush() error {
 	}
 	i, err := c.batch(queue)
 	if err != nil {
-		return s.fail(queue[i].op, err)
+		return s.fail(queue[i].op, s.explain(s.ops[queue[i].op], err))
 	}
 	return nil
 }

@@ -113,6 +113,9 @@ func (s *session) createLink(l plan.Link) error {
 		// it would change, and lose its neighbours, with every port.
 		l.MAC = randomMAC()
 	}
+	if l.Kind == plan.TUN {
+		return s.createTUN(l)
+	}
 	var master uint32
 	if l.Master != "" {
 		var err error
@@ -127,22 +130,13 @@ func (s *session) createLink(l plan.Link) error {
 			return err
 		}
 	}
-	near := changeLink(l.Name, upFlag(l.Up), unix.IFF_UP, func(a *builder) {
-		s.k.markLink(a, l.Scope, "", l.MTU)
-		if l.Kind == plan.Bridge {
-			a.u32(unix.IFLA_MTU, uint32(bridgeMTU(l)))
-		}
-		if l.Master != "" {
-			portFlags(a, l.Port)
-		}
-	})
 	if err := s.send(l.NS, newLink(l, master, peerNS)); err != nil {
 		return err
 	}
 	if err := s.flush(); err != nil {
 		return err
 	}
-	if err := s.send(l.NS, near); err != nil {
+	if err := s.send(l.NS, s.firstEnd(l)...); err != nil {
 		return err
 	}
 	if l.Kind != plan.Veth {
@@ -150,6 +144,29 @@ func (s *session) createLink(l plan.Link) error {
 	}
 	return s.send(l.Peer.NS, s.farEnd(l, plan.MAC{})...)
 }
+
+// firstEnd marks a link that was just made and brings it up. One that has a carrier
+// from the start takes two steps, as the kernel would make link-local addresses if it came up first.
+func (s *session) firstEnd(l plan.Link) []request {
+	mark := func(a *builder) {
+		s.k.markLink(a, l.Scope, "", l.MTU)
+		switch l.Kind {
+		case plan.Bridge:
+			a.u32(unix.IFLA_MTU, uint32(bridgeMTU(l)))
+		case plan.TUN:
+			identity(a, plan.MAC{}, l.MTU)
+		}
+		if l.Master != "" {
+			portFlags(a, l.Port)
+		}
+	}
+	if !hasCarrier(l.Kind) {
+		return []request{changeLink(l.Name, upFlag(l.Up), unix.IFF_UP, mark)}
+	}
+	return []request{changeLink(l.Name, 0, 0, mark), changeLink(l.Name, upFlag(l.Up), unix.IFF_UP, nil)}
+}
+
+func hasCarrier(k plan.LinkKind) bool { return k == plan.VXLAN || k == plan.TUN }
 
 // evict removes a link of ours in the fabric's namespace that would go by itself
 // soon, with the namespace of its far end, but whose name is wanted now.
@@ -213,13 +230,20 @@ func checkLink(l plan.Link) error {
 	if err := checkLinkName(l.Name); err != nil {
 		return err
 	}
-	if l.Kind == plan.Veth {
+	switch l.Kind {
+	case plan.Bridge:
+		return nil
+	case plan.Veth:
 		return checkLinkName(l.Peer.Name)
+	case plan.VXLAN:
+		return checkVXLAN(l.VXLAN)
+	case plan.TUN:
+		if l.Master != "" || l.MAC != (plan.MAC{}) {
+			return errors.New("a TUN link carries no frames: it has no hardware address and is no port of a bridge")
+		}
+		return nil
 	}
-	if l.Kind != plan.Bridge {
-		return fmt.Errorf("link kind %q: %w", l.Kind, plan.ErrUnsupported)
-	}
-	return nil
+	return fmt.Errorf("link kind %q: %w", l.Kind, plan.ErrUnsupported)
 }
 
 // modifyLink sets what differs. The far end of a pair gets all it should
@@ -239,13 +263,13 @@ func (s *session) modifyLink(l, old plan.Link) error {
 			return err
 		}
 	}
-	near := []request{changeLink(l.Name, upFlag(l.Up), unix.IFF_UP, func(a *builder) {
+	near := []request{changeLink(l.Name, 0, 0, func(a *builder) {
 		s.k.markLink(a, l.Scope, "", l.MTU)
 		identity(a, changed(l.MAC, old.MAC), l.MTU)
 		if l.Master != old.Master || l.Master != "" {
 			a.u32(unix.IFLA_MASTER, master)
 		}
-	})}
+	}), changeLink(l.Name, upFlag(l.Up), unix.IFF_UP, nil)}
 	if l.Master != "" {
 		// The flags are those of a port, so it has to be one first.
 		near = append(near, changeLink(l.Name, 0, 0, func(a *builder) { portFlags(a, l.Port) }))

@@ -76,6 +76,9 @@ func newLink(l plan.Link, master uint32, peerNS int) request {
 	}
 	a.nest(unix.IFLA_LINKINFO, func(a *builder) {
 		a.str(unix.IFLA_INFO_KIND, string(l.Kind))
+		if l.Kind == plan.VXLAN {
+			a.nest(unix.IFLA_INFO_DATA, func(a *builder) { vxlanData(a, l.VXLAN) })
+		}
 		if l.Kind != plan.Veth {
 			return
 		}
@@ -182,6 +185,8 @@ type link struct {
 	mtu              int
 	up               bool
 	port             plan.BridgePort
+	vxlan            plan.VXLANDevice
+	odd              bool // a VXLAN device that is not as we make them
 	ns               plan.NetNS
 }
 
@@ -243,6 +248,13 @@ func (l *link) parseInfo(b []byte) error {
 		switch kind {
 		case unix.IFLA_INFO_KIND:
 			l.kind = plan.LinkKind(text(v))
+		case unix.IFLA_INFO_DATA:
+			switch l.kind {
+			case plan.VXLAN:
+				return l.parseVXLAN(v)
+			case plan.TUN:
+				return l.parseTUN(v)
+			}
 		case unix.IFLA_INFO_SLAVE_DATA:
 			return eachAttr(v, func(kind uint16, v []byte) error {
 				switch kind {

@@ -135,7 +135,7 @@ func (c *conn) dumpLinks(each func(link)) error {
 // forwards tells whether a link of ours can have forwarding entries by destination.
 func (v *view) forwards() bool {
 	for _, l := range v.links {
-		if _, _, ok := l.owner(); ok && l.kind != plan.Bridge && l.kind != plan.Veth {
+		if _, _, ok := l.owner(); ok && l.kind == plan.VXLAN {
 			return true
 		}
 	}
@@ -237,7 +237,7 @@ func (v *view) collect(s *plan.State, owned, going map[*link]bool) {
 		}
 	}
 	for _, n := range v.fdb {
-		if l := v.links[n.index]; l != nil && owned[l] {
+		if l := v.links[n.index]; l != nil && owned[l] && l.kind == plan.VXLAN {
 			s.FDB = append(s.FDB, plan.FDBEntry{NS: v.ns, Link: l.name, MAC: n.mac, Dst: n.ip})
 		}
 	}

@@ -77,6 +77,7 @@ func (p *pairing) first(neighbours map[uint32]*link, l *link) plan.Link {
 	scope, _, _ := l.owner()
 	out := plan.Link{
 		NS: l.ns, Name: l.name, Scope: scope, Kind: l.kind, MAC: l.mac, MTU: l.mtu, Up: l.up, Port: l.port,
+		VXLAN: l.device(),
 	}
 	if m := neighbours[l.masterIndex]; m != nil {
 		out.Master = m.name

@@ -195,7 +195,7 @@ func (s *shadow) linkDrifted(l link, master string, gone bool) bool {
 	case want.MTU != 0 && want.MTU != l.mtu, want.MAC != plan.MAC{} && want.MAC != l.mac:
 		return true
 	}
-	return want.Scope != scope || want.Up != l.up || want.Master != master
+	return want.Kind != l.kind || want.VXLAN != l.device() || want.Scope != scope || want.Up != l.up || want.Master != master
 }
 
 func (s *shadow) addrDrifted(a plan.Addr, gone bool) bool {

@@ -250,9 +250,22 @@ func (d *delta) sort() {
 	slices.SortFunc(d.modify, func(a, b change) int { return cmp.Compare(a.new.Key(), b.new.Key()) })
 }
 
+// byKey sorts objects. Their keys are made once, as there may be ten thousands.
 func byKey(objects []Object) {
-	if len(objects) > 1 {
-		slices.SortFunc(objects, func(a, b Object) int { return cmp.Compare(a.Key(), b.Key()) })
+	if len(objects) < 2 {
+		return
+	}
+	type keyed struct {
+		key string
+		o   Object
+	}
+	all := make([]keyed, len(objects))
+	for i, o := range objects {
+		all[i] = keyed{o.Key(), o}
+	}
+	slices.SortFunc(all, func(a, b keyed) int { return cmp.Compare(a.key, b.key) })
+	for i, k := range all {
+		objects[i] = k.o
 	}
 }
 
