@@ -1,0 +1,101 @@
+package udp
+
+import (
+	"cmp"
+	"net/netip"
+
+	"github.com/vethloom/vethloom/backend"
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/subnet"
+)
+
+// Defaults of the tunnel.
+const (
+	Kind        = "udp"
+	DefaultPort = 8285 // flannel's
+
+	lastPort = 8470 // the next is in use by VXLAN
+
+	// The outer IP and UDP headers; the packet itself is what they carry.
+	overhead4, overhead6 = 28, 48
+
+	linkPrefix = "vlt-"
+)
+
+// Backend renders the userspace tunnel. The zero value is ready for use.
+type Backend struct{}
+
+var _ backend.Backend = Backend{}
+
+// Name is flannel's.
+func (Backend) Name() string { return "udp" }
+
+// Options of the backend.
+func (Backend) Options() []string {
+	return []string{backend.OptionDirectRouting, backend.OptionOffload, backend.OptionPort}
+}
+
+// Tunnel asks for a port: a datagram says nothing of its network, so each has one of its own.
+func (Backend) Tunnel(o backend.Options) cnm.TunnelRequest {
+	return cnm.TunnelRequest{Kind: Kind, Port: o.Port, FirstPort: DefaultPort, LastPort: lastPort}
+}
+
+// local is the end's address: one socket carries both families of the network.
+func local(h cnm.Host) netip.Addr {
+	if h.Uplink.Addr4.IsValid() {
+		return h.Uplink.Addr4
+	}
+	return h.Uplink.Addr6
+}
+
+// RenderSelf renders the link, the tunnel, and the routes of the whole network into it: what no
+// peer has is answered there, with an ICMP message.
+func (b Backend) RenderSelf(n backend.Network, h cnm.Host) (backend.Self, error) {
+	link := n.LinkName(linkPrefix)
+	self := backend.Self{
+		Attrs:    subnet.Attrs{PublicIP: h.Uplink.Addr4, PublicIPv6: h.Uplink.Addr6, BackendType: b.Name(), NodeID: h.Node},
+		Overhead: overhead4, Tunnels: []string{link}, Plain: n.Options.DirectRouting,
+	}
+	if local(h).Is6() {
+		self.Overhead = overhead6
+	}
+	t := plan.Tunnel{Link: link, Local: local(h), Port: cmp.Or(n.Cluster.Port, DefaultPort), Plain: n.Options.Plain}
+	for _, p := range n.Pools {
+		t.Inside = append(t.Inside, p.Subnet)
+	}
+	self.State = plan.State{
+		Links:   []plan.Link{{Name: link, Scope: n.Scope(), Kind: plan.TUN, MTU: n.MTU(h, self.Overhead), Up: true}},
+		Tunnels: []plan.Tunnel{t},
+		Sysctls: n.LinkSysctls(link, h),
+	}
+	for _, s := range n.Cluster.Subnets {
+		if a, ok := n.Address(link, s.Addr().Is4()); ok {
+			self.State.Addrs = append(self.State.Addrs, a)
+			self.State.Routes = append(self.State.Routes, plan.Route{Dst: s, Link: link})
+		}
+	}
+	return self, nil
+}
+
+// RenderPeer renders the far end; with direct-routing=true a plain route where that is possible.
+func (Backend) RenderPeer(n backend.Network, p cnm.Peer, h cnm.Host) (plan.State, error) {
+	var s plan.State
+	dst := backend.Underlay(p, h, local(h).Is4())
+	for _, prefix := range p.Prefixes {
+		if r, ok := backend.Direct(p, prefix, h); ok && n.Options.DirectRouting {
+			s.Routes = append(s.Routes, r)
+			continue
+		}
+		if !dst.IsValid() {
+			return plan.State{}, backend.Unreachable(n, p, prefix,
+				"the tunnel's end here is "+local(h).String()+", and the node has no address of that family",
+				"give the nodes addresses of one family (--node-ip)")
+		}
+		s.Remotes = append(s.Remotes, plan.Remote{Link: n.LinkName(linkPrefix), Prefix: prefix, Dst: dst})
+	}
+	return s, nil
+}
+
+// Decode has nothing to add: the port is the network's.
+func (Backend) Decode(backend.Network, subnet.Lease, *cnm.Peer) error { return nil }
