@@ -222,7 +222,7 @@ func Dial(c Config) (*clientv3.Client, error) {
 		DialKeepAliveTimeout: keepaliveTimeout,
 		// Not without a stream: etcd takes such pings for abuse and hangs up. Whoever follows has one.
 		PermitWithoutStream: false,
-		Logger:               zap.NewNop(),
+		Logger:              zap.NewNop(),
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxBackoff},
 			MinConnectTimeout: c.dialTimeout(),

@@ -74,6 +74,9 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkDatabase(c.Dir); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	e, err := start(cfg, c.Dir)
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
