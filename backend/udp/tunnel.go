@@ -1,0 +1,132 @@
+package udp
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// tunnel is an open tunnel: a TUN link, a socket, and a goroutine for each direction.
+type tunnel struct {
+	spec   plan.Tunnel
+	log    *slog.Logger
+	dev    device
+	sock   *socket
+	errs   *errorSender
+	stop   int // an eventfd that ends the wait for datagrams
+	table  *atomic.Pointer[table]
+	count  *counters
+	ending atomic.Bool
+	dead   atomic.Bool   // the link or the socket failed
+	done   chan struct{} // closed when nothing of it is left
+
+	mu       sync.Mutex // guards released: nobody may touch a descriptor afterwards
+	released bool
+}
+
+// openTunnel attaches and starts. It must run in the fabric's network namespace; what it
+// starts need not.
+func openTunnel(spec plan.Tunnel, l *link, log *slog.Logger, died func(error)) (*tunnel, error) {
+	t := &tunnel{spec: spec, log: log, stop: -1, table: &l.table, count: &l.count, done: make(chan struct{})}
+	if err := t.open(); err != nil {
+		t.release()
+		return nil, fmt.Errorf("open tunnel %s: %w", spec.Link, err)
+	}
+	go t.run(died)
+	return t, nil
+}
+
+func (t *tunnel) open() error {
+	var err error
+	if t.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("open an eventfd: %w", err)
+	}
+	if t.sock, err = openSocket(netip.AddrPortFrom(t.spec.Local, t.spec.Port), t.spec.Plain); err != nil {
+		return err
+	}
+	if t.errs, err = newErrorSender(); err != nil {
+		return err
+	}
+	t.dev, err = attach(t.spec.Link, t.spec.Plain)
+	return err
+}
+
+// run owns both directions. The end of one ends the other.
+func (t *tunnel) run(died func(error)) {
+	defer close(t.done)
+	var (
+		both  sync.WaitGroup
+		first sync.Once
+		cause error
+	)
+	direction := func(move func() error) {
+		err := move()
+		first.Do(func() { cause = err })
+		if !t.ending.Load() {
+			t.dead.Store(true)
+		}
+		t.wake()
+	}
+	both.Go(func() { direction(newOutbound(t).run) })
+	both.Go(func() { direction(newInbound(t).run) })
+	both.Wait()
+	t.release()
+	if t.dead.Load() {
+		died(fmt.Errorf("tunnel %s ended: %w", t.spec.Link, cause))
+	}
+}
+
+// wake makes both directions return.
+func (t *tunnel) wake() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.released {
+		return
+	}
+	one := [8]byte{1, 1, 1, 1, 1, 1, 1}
+	_, _ = unix.Write(t.stop, one[:]) // fails only when it is set already
+	_ = t.dev.Close()                 // a second call says that it is closed
+}
+
+// close ends the tunnel and waits until its port and link are free.
+func (t *tunnel) close() {
+	t.ending.Store(true)
+	t.wake()
+	<-t.done
+}
+
+func (t *tunnel) release() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.released = true
+	if t.dev != nil {
+		_ = t.dev.Close()
+	}
+	if t.sock != nil {
+		t.sock.close()
+	}
+	if t.errs != nil {
+		t.errs.close()
+	}
+	if t.stop >= 0 {
+		unix.Close(t.stop)
+	}
+}
+
+// complain sends an ICMP error about a packet to its source, within the rate.
+func (t *tunnel) complain(p []byte, v6 bool, c complaint, mtu int) {
+	if t.errs.send(p, v6, c, mtu) {
+		t.count.errors.Add(1)
+	}
+}
+
+// same says whether two tunnels need no other socket or device.
+func same(a, b plan.Tunnel) bool {
+	return a.Link == b.Link && a.Local == b.Local && a.Port == b.Port && a.Plain == b.Plain
+}
