@@ -95,8 +95,9 @@ func (k *Controller) join(ctx context.Context, s Sandbox, fresh bool, requests [
 	}
 	k.settleJoin(s, fresh, js, err == nil)
 	if err != nil {
-		return nil, err
+		return nil, k.undo(ctx, err, func(ctx context.Context) error { return k.leave(ctx, js) })
 	}
+	caught := k.catchUp(ctx, js)
 	endpoints := make([]Endpoint, len(js))
 	scopes := make([]plan.Scope, 0, len(js)+1)
 	if fresh {
@@ -106,7 +107,9 @@ func (k *Controller) join(ctx context.Context, s Sandbox, fresh bool, requests [
 		endpoints[i] = j.e
 		scopes = append(scopes, EndpointScope(j.e.ID))
 	}
-	err = k.converge(ctx, scopes...)
+	if err = caught; err == nil {
+		err = k.converge(ctx, scopes...)
+	}
 	for try := 1; err != nil && try < portTries && errors.Is(err, ErrPortTaken) && canRepick(endpoints, err); try++ {
 		if e := k.repick(ctx, endpoints); e != nil {
 			err = errors.Join(err, e)
@@ -117,6 +120,9 @@ func (k *Controller) join(ctx context.Context, s Sandbox, fresh bool, requests [
 	if err != nil {
 		return nil, k.undo(ctx, err, func(ctx context.Context) error { return k.part(ctx, s, fresh, endpoints, scopes) })
 	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.readdress(endpoints)
 	for i := range endpoints {
 		endpoints[i] = copyEndpoint(endpoints[i])
 	}
@@ -160,8 +166,7 @@ func (k *Controller) prepare(ctx context.Context, s Sandbox, requests []AttachRe
 		if !k.drivers[j.network.Driver].Capabilities().Addresses {
 			continue
 		}
-		j.claim, err = k.ipam.Claim(ctx, j.network, owner(j.e.ID), r.Addrs)
-		if err != nil {
+		if err := k.claim(ctx, j); err != nil {
 			return js, k.explain(err, j.network, r.Addrs)
 		}
 		j.e.Addrs = j.claim.Addrs
@@ -190,6 +195,9 @@ func (k *Controller) hold(s Sandbox, r AttachRequest) (*joining, error) {
 	}
 	if n.Phase == Deleting {
 		return nil, &Error{Kind: ErrInUse, Field: "network", Value: n.Name, Reason: "being removed", Remedy: "make it again and retry"}
+	}
+	if n.gone() {
+		return nil, &Error{Kind: ErrInUse, Field: "network", Value: n.Name, Reason: "removed from the cluster; it goes with the last endpoint on it", Remedy: "choose another network"}
 	}
 	d, err := k.driver(n.Driver)
 	if err != nil {
@@ -347,6 +355,7 @@ func canRepick(endpoints []Endpoint, err error) bool {
 func (k *Controller) repick(ctx context.Context, endpoints []Endpoint) error {
 	k.mu.Lock()
 	var err error
+	k.readdress(endpoints)
 	next := slices.Clone(endpoints)
 	for i := range next {
 		old := next[i]

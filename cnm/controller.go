@@ -141,14 +141,19 @@ func (k *Controller) load(ctx context.Context) error {
 		k.ix.putSandbox(s, false)
 	}
 	for _, e := range endpoints {
-		if err := k.adopt(ctx, e); err != nil {
+		if err := k.restore(ctx, e); err != nil {
+			return err
+		}
+	}
+	for _, n := range networks {
+		if err := k.restoreShared(ctx, n); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (k *Controller) adopt(ctx context.Context, e Endpoint) error {
+func (k *Controller) restore(ctx context.Context, e Endpoint) error {
 	if e.Phase != Deleting && (k.ix.networks[e.Network] == nil || k.ix.sandboxes[e.Sandbox] == nil) {
 		k.log.Warn("endpoint belongs to a network or sandbox that has no record; removing it",
 			"endpoint", Short(e.ID), "network", Short(e.Network), "sandbox", Short(e.Sandbox))

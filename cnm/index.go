@@ -15,6 +15,8 @@ type entry[T any] struct {
 	pending  bool
 	settling chan struct{} // not nil while the record's removal is being committed; closed after
 	owned    bool          // a call is deleting it and will settle it itself
+	closing  bool          // a network that is being removed from the cluster: Deleting here, but still as it was in the store
+	was      Phase         // while closing: what it is in the store
 	silent   bool          // its making was never announced, nor is its removal
 }
 

@@ -81,6 +81,9 @@ func (k *Controller) createNetwork(ctx context.Context, d Driver, r NetworkReque
 	if n.ID, err = k.holdName(n); err != nil {
 		return Network{}, err
 	}
+	if n.Scope == Cluster {
+		return k.createShared(ctx, d, n, pools)
+	}
 	if n, err = k.commitNetwork(ctx, d, n, pools); err != nil {
 		return Network{}, err
 	}
@@ -133,12 +136,8 @@ func families(d Driver, r NetworkRequest, n *Network) ([]PoolRequest, error) {
 func (k *Controller) holdName(n Network) (string, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if id, taken := k.ix.names[n.Name]; taken {
-		e := &Error{Kind: ErrExists, Field: "name", Value: n.Name, Reason: "a network of this name exists (" + Short(id) + ")", Remedy: "choose another name or remove that network"}
-		if k.ix.networks[id].v.Phase == Deleting {
-			e.Reason, e.Remedy = "a network of this name is being removed", "try again in a moment"
-		}
-		return "", e
+	if err := k.freeName(n); err != nil {
+		return "", err
 	}
 	id, err := k.newID(KindNetwork)
 	if err != nil {
@@ -152,14 +151,27 @@ func (k *Controller) holdName(n Network) (string, error) {
 	return id, nil
 }
 
+// freeName refuses a network whose name another one has. The caller holds mu.
+func (k *Controller) freeName(n Network) error {
+	id, taken := k.ix.names[n.Name]
+	if !taken || id == n.ID {
+		return nil
+	}
+	e := &Error{Kind: ErrExists, Field: "name", Value: n.Name, Reason: "a network of this name exists (" + Short(id) + ")", Remedy: "choose another name or remove that network"}
+	if k.ix.networks[id].v.Phase == Deleting {
+		e.Reason, e.Remedy = "a network of this name is being removed", "try again in a moment"
+	}
+	return e
+}
+
 // checkLink refuses a network whose link another one has. The caller holds mu.
 func (k *Controller) checkLink(n Network) error {
 	link := k.linkOf(n)
 	if link == "" {
 		return nil
 	}
-	for _, other := range k.ix.networks {
-		if k.linkOf(other.v) == link {
+	for id, other := range k.ix.networks {
+		if id != n.ID && k.linkOf(other.v) == link {
 			return &Error{
 				Kind: ErrExists, Field: "link", Value: link, Reason: fmt.Sprintf("network %q has the link of this name", other.v.Name),
 				Remedy: "choose another name for the link, or none to have one made",
@@ -213,19 +225,36 @@ func (k *Controller) DeleteNetwork(ctx context.Context, ref string) (Network, er
 	if n.Builtin {
 		return Network{}, &Error{Kind: ErrForbidden, Field: "network", Value: n.Name, Reason: "builtin, it cannot be removed", Remedy: "leave it: it costs nothing when it is not used"}
 	}
-	if err := k.removeNetwork(ctx, n.ID); err != nil {
+	if err := k.removeAnywhere(ctx, n); err != nil {
 		return Network{}, fmt.Errorf("remove network %s: %w", n.Name, err)
 	}
 	return n, nil
 }
 
+// removeAnywhere removes a network from the cluster, if it is of one, and from
+// this node.
+func (k *Controller) removeAnywhere(ctx context.Context, n Network) error {
+	if n.Cluster != nil && !n.gone() {
+		return k.removeShared(ctx, n)
+	}
+	return k.removeNetwork(ctx, n.ID)
+}
+
+// removeNetwork removes a network from this node.
 func (k *Controller) removeNetwork(ctx context.Context, id string) error {
+	return k.removeNetworkIf(ctx, id, always)
+}
+
+func always(Network) bool { return true }
+
+// removeNetworkIf removes a network that is still what it should be.
+func (k *Controller) removeNetworkIf(ctx context.Context, id string, due func(Network) bool) error {
 	unlock, err := k.locks.lock(ctx, "network/"+id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	n, err := k.closeNetwork(id)
+	n, err := k.closeNetwork(id, due, false)
 	if err != nil || n.ID == "" {
 		return err
 	}
@@ -243,43 +272,55 @@ func (k *Controller) removeNetwork(ctx context.Context, id string) error {
 }
 
 // closeNetwork lets no further endpoint onto the network. It returns what the
-// network was before; the zero value when it is gone.
-func (k *Controller) closeNetwork(id string) (Network, error) {
+// network was before; the zero value when it is gone or not due. Closing it, for as long as the cluster
+// is asked, leaves its record to others.
+func (k *Controller) closeNetwork(id string, due func(Network) bool, closing bool) (Network, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	e := k.ix.networks[id]
-	if e == nil {
+	if e == nil || e.pending || !due(e.v) {
 		return Network{}, nil
 	}
 	if on := k.ix.endpointsOn(id); len(on) > 0 {
-		var names []string
-		for _, e := range on[:min(len(on), 10)] {
-			names = append(names, k.ix.title(e))
-		}
-		if len(on) > len(names) {
-			names = append(names, fmt.Sprintf("%d more", len(on)-len(names)))
-		}
-		return Network{}, &Error{
-			Kind: ErrInUse, Field: "network", Value: e.v.Name, Reason: "in use by " + strings.Join(names, ", "),
-			Remedy: "disconnect them first",
-		}
+		return Network{}, k.inUse(e.v, on)
 	}
 	before := e.v
+	if e.closing {
+		before.Phase = e.was
+	}
 	deleting := before
 	deleting.Phase = Deleting
 	k.ix.putNetwork(deleting, false)
-	k.ix.networks[id].owned = true
+	e = k.ix.networks[id]
+	e.owned, e.closing, e.was = true, closing, before.Phase
 	return before, nil
 }
 
+// inUse tells which endpoints are on a network. The caller holds mu.
+func (k *Controller) inUse(n Network, on []Endpoint) error {
+	var names []string
+	for _, e := range on[:min(len(on), 10)] {
+		names = append(names, k.ix.title(e))
+	}
+	if len(on) > len(names) {
+		names = append(names, fmt.Sprintf("%d more", len(on)-len(names)))
+	}
+	return &Error{
+		Kind: ErrInUse, Field: "network", Value: n.Name, Reason: "in use by " + strings.Join(names, ", "),
+		Remedy: "disconnect them first",
+	}
+}
+
 // PruneNetworks removes every network that no endpoint is on and returns
-// their names. What comes into use meanwhile stays.
+// their names. What comes into use meanwhile stays, and so does what endpoints of other nodes are on; a
+// cluster that cannot be reached keeps its networks and no others.
 func (k *Controller) PruneNetworks(ctx context.Context) ([]string, error) {
 	networks, err := k.Networks(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
+	var unreachable error
 	for _, n := range networks {
 		on, err := k.EndpointsOn(ctx, n.ID)
 		if err != nil {
@@ -288,14 +329,16 @@ func (k *Controller) PruneNetworks(ctx context.Context) ([]string, error) {
 		if n.Builtin || len(on) > 0 {
 			continue
 		}
-		switch err := k.removeNetwork(ctx, n.ID); {
+		switch err := k.removeAnywhere(ctx, n); {
 		case err == nil:
 			names = append(names, n.Name)
+		case n.Cluster != nil && errors.Is(err, ErrUnavailable):
+			unreachable = fmt.Errorf("remove network %s: %w", n.Name, err)
 		case !errors.Is(err, ErrInUse):
 			return names, fmt.Errorf("remove network %s: %w", n.Name, err)
 		}
 	}
-	return names, nil
+	return names, unreachable
 }
 
 // Networks lists the networks by name.

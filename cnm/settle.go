@@ -50,7 +50,7 @@ func (k *Controller) settle(ctx context.Context, own bool, scopes []plan.Scope) 
 		if err != nil {
 			return fmt.Errorf("remove records: %w", err)
 		}
-		return nil
+		return k.reap(ctx, networksOf(b.endpoints)...)
 	}
 }
 

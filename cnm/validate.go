@@ -2,6 +2,7 @@ package cnm
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -96,6 +97,31 @@ func checkMAC(m plan.MAC) error {
 		Kind: ErrInvalid, Field: "MAC address", Value: m.String(), Reason: "a multicast address: the lowest bit of its first byte is set",
 		Remedy: "choose a unicast one such as 02:42:0a:01:00:02",
 	}
+}
+
+// checkPool refuses a pool of a cluster's record that no addresses can be of.
+func checkPool(p Pool) error {
+	bad := func(field string, value netip.Prefix, reason string) error {
+		return &Error{Kind: ErrInvalid, Field: field, Value: value.String(), Reason: reason, Remedy: "correct the network's record"}
+	}
+	within := func(q netip.Prefix) bool {
+		return q.IsValid() && q == q.Masked() && q.Bits() >= p.Subnet.Bits() && p.Subnet.Contains(q.Addr())
+	}
+	if p.Subnet.Addr().Is4In6() || !within(p.Subnet) {
+		return bad("subnet", p.Subnet, "not a subnet")
+	}
+	if !within(p.Range) {
+		return bad("ip-range", p.Range, "not a part of the subnet "+p.Subnet.String())
+	}
+	for i, b := range p.Blocks {
+		if !within(b) {
+			return bad("block", b, "not a part of the subnet "+p.Subnet.String())
+		}
+		if slices.ContainsFunc(p.Blocks[:i], b.Overlaps) {
+			return bad("block", b, "overlaps another one")
+		}
+	}
+	return nil
 }
 
 func notFound(field, value string, known []string) error {

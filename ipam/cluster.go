@@ -67,15 +67,10 @@ func (e *network) taken() []netip.Prefix {
 
 // Update implements [cnm.IPAM].
 func (m *IPAM) Update(n cnm.Network) error {
-	for _, p := range n.Pools {
-		if err := checkPool(p); err != nil {
-			return err
-		}
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e := m.networks[n.ID]
-	if e == nil || len(e.taken()) == 0 {
+	if e == nil || !e.cluster && len(e.pools) == 0 {
 		var subnets []netip.Prefix
 		if n.Cluster != nil {
 			subnets = slices.Clone(n.Cluster.Subnets)
@@ -98,26 +93,6 @@ func (m *IPAM) Update(n cnm.Network) error {
 		m.networks[n.ID] = e
 	}
 	e.take(n)
-	return nil
-}
-
-// checkPool refuses what no allocation can be made from.
-func checkPool(p cnm.Pool) error {
-	text := p.Subnet.String()
-	if !p.Subnet.IsValid() || p.Subnet != p.Subnet.Masked() || p.Subnet.Addr().Is4In6() {
-		return invalid("subnet", text, "not a subnet", "correct the network's record")
-	}
-	if p.Range != p.Range.Masked() || p.Range.Bits() < p.Subnet.Bits() || !p.Subnet.Contains(p.Range.Addr()) {
-		return invalid("ip-range", p.Range.String(), "not a part of the subnet "+text, "correct the network's record")
-	}
-	for i, b := range p.Blocks {
-		if b != b.Masked() || b.Bits() < p.Subnet.Bits() || !p.Subnet.Contains(b.Addr()) {
-			return invalid("block", b.String(), "not a part of the subnet "+text, "correct the network's record")
-		}
-		if slices.ContainsFunc(p.Blocks[:i], b.Overlaps) {
-			return invalid("block", b.String(), "overlaps another one", "correct the network's record")
-		}
-	}
 	return nil
 }
 
@@ -199,7 +174,7 @@ func (m *IPAM) replace(id, owner string) (e *network, h *holding, old []netip.Ad
 		return nil, nil, nil, fmt.Errorf("renew the addresses of %s: an earlier claim is not decided yet: %w", owner, cnm.ErrConflict)
 	}
 	for _, p := range e.pools {
-		if slices.ContainsFunc(h.addrs, p.gives) {
+		if len(p.parts) == 0 || slices.ContainsFunc(h.addrs, p.gives) {
 			continue
 		}
 		a, ok := p.pick(owner)
