@@ -1,0 +1,195 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process names a process for good: a number is used again, with another start.
+type Process struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"` // clock ticks after boot, see proc_pid_stat(5)
+}
+
+// Alive says whether the process still runs. One that has ended and waits for its parent does not.
+func (p Process) Alive() bool {
+	if p.PID == 0 {
+		return false
+	}
+	start, state, err := stat(p.PID)
+	return err == nil && start == p.Start && state != "Z" && state != "X"
+}
+
+// signal reaches this process or none: the handle is taken before its identity is checked.
+func (p Process) signal(sig syscall.Signal) error {
+	if p.PID == 0 {
+		return os.ErrProcessDone
+	}
+	h, err := os.FindProcess(p.PID)
+	if err != nil {
+		return fmt.Errorf("signal process %d: %w", p.PID, err)
+	}
+	defer h.Release()
+	if !p.Alive() {
+		return os.ErrProcessDone
+	}
+	return h.Signal(sig)
+}
+
+// end signals the process and waits until it is gone.
+func (p Process) end(ctx context.Context, sig syscall.Signal) error {
+	if err := p.signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return until(ctx, fmt.Sprintf("process %d has ended", p.PID), func() (bool, error) { return !p.Alive(), nil })
+}
+
+// stat reads a process' start and state.
+func stat(pid int) (start uint64, state string, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, "", err
+	}
+	// The name in parentheses may hold anything; the state follows the last of them.
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 20 {
+		return 0, "", fmt.Errorf("/proc/%d/stat: %d fields", pid, len(f))
+	}
+	start, err = strconv.ParseUint(f[19], 10, 64)
+	return start, f[0], err
+}
+
+// run runs a command to its end; its error carries what the command said.
+func run(ctx context.Context, args ...string) (string, error) {
+	return runWith(ctx, "", args...)
+}
+
+func runWith(ctx context.Context, input string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	if input != "" {
+		cmd.Stdin = strings.NewReader(input)
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(out))
+	}
+	return string(out), nil
+}
+
+// in runs a command in a host's network namespace. Not by `ip netns exec`, which would
+// also hide the cgroups below /sys.
+func (l *Lab) in(ctx context.Context, host string, args ...string) (string, error) {
+	return run(ctx, append([]string{"nsenter", "--net=" + l.pin(host), "--"}, args...)...)
+}
+
+// ip runs commands of ip(8), one a line, in a host's network namespace.
+func (l *Lab) ip(ctx context.Context, host string, lines ...string) error {
+	_, err := runWith(ctx, strings.Join(lines, "\n")+"\n", "nsenter", "--net="+l.pin(host), "--", "ip", "-batch", "-")
+	return err
+}
+
+// background starts a daemon in a host's network namespace, in a session of its own, so that it
+// outlives this process; init takes it over.
+func (l *Lab) background(ctx context.Context, host string, args ...string) (Process, error) {
+	const script = `log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!`
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + l.pin(host), "--", "setsid", "sh", "-c", script, "sh", l.Log(host)}, args...)...)
+	cmd.Env = append(os.Environ(), l.Environ(host)...)
+	out, err := cmd.Output()
+	if err != nil {
+		return Process{}, fmt.Errorf("start %s on %s: %w", filepath.Base(args[0]), host, err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		return Process{}, fmt.Errorf("start %s on %s: its process ID: %w", filepath.Base(args[0]), host, err)
+	}
+	start, _, err := stat(pid)
+	if err != nil {
+		return Process{}, fmt.Errorf("%s ended at once on %s: %s", filepath.Base(args[0]), host, l.tail(host))
+	}
+	return Process{PID: pid, Start: start}, nil
+}
+
+// tail is the end of a member's log.
+func (l *Lab) tail(member string) string {
+	b, err := os.ReadFile(l.Log(member))
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return strings.Join(lines[max(0, len(lines)-8):], "\n")
+}
+
+// inode identifies a namespace.
+type inode struct{ dev, ino uint64 }
+
+func inodeOf(path string) (inode, bool) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return inode{}, false
+	}
+	return inode{st.Dev, st.Ino}, true
+}
+
+// processesIn finds who is in one of these network namespaces, or in one of the cgroups; never this process and those it
+// descends from, such as the shell that `netlab shell` gave.
+func processesIn(spaces map[inode]bool, cgroups []string) ([]Process, error) {
+	pids, err := cgroupMembers(cgroups)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if ns, ok := inodeOf(fmt.Sprintf("/proc/%d/ns/net", pid)); ok && spaces[ns] {
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	mine := ancestors()
+	var out []Process
+	for _, pid := range slices.Compact(pids) {
+		start, _, err := stat(pid)
+		p := Process{PID: pid, Start: start}
+		if err == nil && !slices.Contains(mine, pid) && p.Alive() {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// ancestors are this process and those above it.
+func ancestors() []int {
+	pids := []int{os.Getpid()}
+	for pid := os.Getpid(); pid > 1; {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			break
+		}
+		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+		if len(f) < 2 {
+			break
+		}
+		if pid, err = strconv.Atoi(f[1]); err != nil {
+			break
+		}
+		pids = append(pids, pid)
+	}
+	return pids
+}
