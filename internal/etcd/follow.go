@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sort"
+	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/connectivity"
 )
@@ -186,11 +189,25 @@ func (w *follower) awaitConnection(ctx context.Context) error {
 			break
 		}
 	}
-	_, err := w.get(ctx, w.prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
-	if err == nil {
-		err = errReconnected
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	return err
+	// This call is not tried again, unlike those of the client, so its error is what hinders.
+	wctx, cancel = context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := etcdserverpb.NewKVClient(conn).Range(wctx, &etcdserverpb.RangeRequest{Key: []byte(w.anyKey()), CountOnly: true})
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("reach etcd at %s: %w", strings.Join(w.client.Endpoints(), ", "), rpctypes.Error(err))
+}
+
+// anyKey is a key whose reading tells how etcd is; whoever may read the directory may read it.
+func (w *follower) anyKey() string {
+	if w.prefix == "" {
+		return "\x00"
+	}
+	return w.prefix
 }
 
 // watchConnection ends the session when the connection changes: behind the next one there may be

@@ -25,11 +25,13 @@ type Lease struct {
 	id      int64
 	prior   int64 // to be tried first, until it is known whether it lives
 	expires time.Time
+	granted time.Duration // TTL of the lease held, which a prior one has from before
 }
 
 // NewLease returns a lease that [Lease.Run] brings to life. The TTL is counted in whole
 // seconds, at least one. Prior is the ID of a lease that an earlier life of this node had, or 0: when it
-// still lives, it is gone on with, and nothing that hangs on it vanishes. Log may be nil.
+// still lives, it is gone on with, at the TTL it was granted with, and nothing that hangs on it vanishes. Log
+// may be nil.
 func NewLease(c *clientv3.Client, ttl time.Duration, prior int64, log *slog.Logger) *Lease {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -66,7 +68,7 @@ func (l *Lease) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		wait := l.ttl / 3
+		wait := l.interval()
 		if err != nil {
 			failures++
 			if failures == 1 {
@@ -84,9 +86,19 @@ func (l *Lease) Run(ctx context.Context) error {
 	}
 }
 
+// interval is the time between two renewals.
+func (l *Lease) interval() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.granted > 0 {
+		return min(l.ttl, l.granted) / 3
+	}
+	return l.ttl / 3
+}
+
 // renew sends one keep-alive, or grants a lease when there is none to keep alive.
 func (l *Lease) renew(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, min(callTimeout, max(l.ttl/3, 500*time.Millisecond)))
+	ctx, cancel := context.WithTimeout(ctx, min(callTimeout, max(l.interval(), 500*time.Millisecond)))
 	defer cancel()
 	l.mu.Lock()
 	id := l.id
@@ -118,7 +130,8 @@ func (l *Lease) renew(ctx context.Context) error {
 func (l *Lease) hold(id int64, sent time.Time, ttl int64) {
 	l.mu.Lock()
 	fresh := id != l.id
-	l.id, l.expires = id, sent.Add(time.Duration(ttl)*time.Second)
+	l.granted = time.Duration(ttl) * time.Second
+	l.id, l.expires = id, sent.Add(l.granted)
 	l.mu.Unlock()
 	if fresh {
 		select {

@@ -98,7 +98,7 @@ func (w *follower) take(p *pending, r clientv3.WatchResponse, ok bool) error {
 
 // probe notices an etcd that was exchanged though the connection looks the same.
 func (w *follower) probe(ctx context.Context) error {
-	r, err := w.get(ctx, w.prefix, clientv3.WithCountOnly())
+	r, err := w.get(ctx, w.anyKey(), clientv3.WithCountOnly())
 	if err != nil {
 		return err
 	}
