@@ -53,6 +53,8 @@ func drivers() []cnm.Driver {
 		fakeDriver{"plain", cnm.Capabilities{Addresses: true}},
 		fakeDriver{"host", cnm.Capabilities{Singleton: true}},
 		fakeDriver{"null", cnm.Capabilities{Singleton: true}},
+		fakePeerDriver{fakeDriver{"overlay", cnm.Capabilities{Addresses: true, Ports: true}}},
+		fakePeerDriver{fakeDriver{"routed", cnm.Capabilities{Addresses: true, Ports: true, Leases: true}}},
 	}
 }
 
@@ -141,6 +143,7 @@ type world struct {
 	store  cnm.Store
 	fabric *fakeFabric
 	wrap   func(cnm.Fabric) cnm.Fabric // what the controller gets for fabric, optional
+	member cnm.Membership              // optional
 
 	mu     sync.Mutex
 	events []string
@@ -173,7 +176,7 @@ func (w *world) open() error {
 		fabric = w.wrap(fabric)
 	}
 	w.Controller, err = cnm.New(ctx, cnm.Config{
-		Store: w.store, IPAM: addresses, Drivers: drivers(), Fabric: fabric,
+		Store: w.store, IPAM: addresses, Drivers: drivers(), Fabric: fabric, Cluster: w.member,
 		DynamicPorts: func() (uint16, uint16, func(uint16) bool) {
 			return 40000, 40099, func(p uint16) bool { return p == 40001 }
 		},
@@ -230,10 +233,25 @@ func (w *world) consistent(t reporter) {
 	if have := w.fabric.holds(); !slices.Equal(want, have) {
 		t.Errorf("the kernel holds %v, the records want %v", have, want)
 	}
+	all, err := cnm.ListNetworks(ctx, w.store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	networks := map[string]cnm.Network{}
+	for _, n := range all {
+		networks[n.ID] = n
+	}
 	addrs := map[string]bool{}
 	for _, e := range endpoints {
 		if !active[cnm.SandboxScope(e.Sandbox)] || !active[cnm.NetworkScope(e.Network)] {
 			t.Errorf("endpoint %s has no sandbox or network", e.ID)
+		}
+		if n := networks[e.Network]; n.Cluster != nil {
+			for _, a := range e.Addrs {
+				if !givenOut(n, a) {
+					t.Errorf("endpoint %s has %s, which is not of %+v", cnm.Short(e.ID), a, n.Pools)
+				}
+			}
 		}
 		for _, a := range e.Addrs {
 			addrs[e.Network+"/"+a.Addr().String()] = true

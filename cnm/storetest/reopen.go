@@ -11,7 +11,7 @@ import (
 // a function that opens the same store again and again, and how to close it.
 func RunReopen(t *testing.T, fresh func(*testing.T) (open func() (cnm.Store, func() error))) {
 	open := fresh(t)
-	kinds := []cnm.Kind{cnm.KindNetwork, cnm.KindEndpoint}
+	kinds := []cnm.Kind{cnm.KindNetwork, cnm.KindEndpoint, cnm.KindPeer, cnm.KindMember}
 	var last uint64
 	for round := range 3 {
 		s, closing := open()

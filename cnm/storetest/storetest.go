@@ -283,6 +283,7 @@ func testOddKeys(t *testing.T, s cnm.Store) {
 func testKinds(t *testing.T, s cnm.Store) {
 	kinds := []cnm.Kind{
 		cnm.KindNetwork, cnm.KindSandbox, cnm.KindEndpoint, cnm.KindAddress, cnm.KindContainer, cnm.KindImage, cnm.KindVolume,
+		cnm.KindPeer, cnm.KindMember,
 		"net", "networks", "\xff",
 	}
 	for _, k := range kinds {
