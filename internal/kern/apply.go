@@ -100,6 +100,10 @@ func (s *session) step(ctx context.Context) error {
 		return s.fail(first, s.k.applyAccept(ctx, op, o))
 	case plan.PortHold:
 		return s.fail(first, s.k.port(op))
+	case plan.Tunnel:
+		return s.fail(first, s.k.tunnel(ctx, op, o))
+	case plan.Remote:
+		return s.fail(first, s.k.remote(op, o))
 	case plan.Sysctl:
 		return s.sysctls(first, part)
 	case plan.Set, plan.Chain, plan.Element:

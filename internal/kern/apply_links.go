@@ -308,6 +308,9 @@ func (s *session) deleteLinks() error {
 			break
 		}
 		s.forget(l)
+		if err := s.closeTunnel(l); err != nil {
+			return s.fail(s.next, err)
+		}
 		ask = append(ask, s.confirm(l.Name, &drop))
 	}
 	c, err := s.conn(ns)

@@ -15,7 +15,12 @@ import (
 // that is ours.
 func open(tb testing.TB, env *kerntest.Env) *kern.Kernel {
 	tb.Helper()
-	k, err := kern.Open(kern.Config{RunDir: env.RunDir})
+	return openWith(tb, kern.Config{RunDir: env.RunDir})
+}
+
+func openWith(tb testing.TB, cfg kern.Config) *kern.Kernel {
+	tb.Helper()
+	k, err := kern.Open(cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}

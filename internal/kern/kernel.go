@@ -18,16 +18,20 @@ import (
 type Config struct {
 	RunDir string       // namespaces are pinned under <RunDir>/netns
 	Log    *slog.Logger // nil discards
+	// Tunnels carries the packets of TUN links. It outlives the Kernel: whoever made it
+	// ends it. Nil: a plan with a tunnel is unsupported.
+	Tunnels TunnelHost
 }
 
 // Kernel is the network state of one network namespace and of those pinned
 // under its run directory. Its methods may be called concurrently.
 type Kernel struct {
-	log   *slog.Logger
-	pins  string   // directory of pinned namespaces
-	self  *os.File // the fabric's own namespace
-	rules *rules
-	ipv6  bool // whether the kernel has IPv6 at all
+	log     *slog.Logger
+	pins    string   // directory of pinned namespaces
+	self    *os.File // the fabric's own namespace
+	rules   *rules
+	tunnels TunnelHost
+	ipv6    bool // whether the kernel has IPv6 at all
 
 	mu    sync.Mutex
 	idle  []*conn // spare sockets in the fabric's namespace
@@ -52,7 +56,7 @@ func Open(cfg Config) (*Kernel, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	k := &Kernel{log: log, pins: filepath.Join(cfg.RunDir, "netns")}
+	k := &Kernel{log: log, tunnels: cfg.Tunnels, pins: filepath.Join(cfg.RunDir, "netns")}
 	k.ports.held = map[string]*hold{}
 	k.life, k.stop = context.WithCancel(context.Background())
 	if err := k.open(); err != nil {

@@ -70,6 +70,7 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []plan.Sysctl) (plan.State
 		return plan.State{}, err
 	}
 	state.Ports = k.ports.list()
+	k.listTunnels(&state)
 	k.shadow.set(epoch, state)
 	return state, nil
 }

@@ -51,7 +51,8 @@ func fewer(t *testing.T, n int) {
 func TestDiffConverges(t *testing.T) {
 	fewer(t, 25)
 	env := kerntest.New(t)
-	k := open(t, env)
+	tunnels := &kerntest.Tunnels{}
+	k := openWith(t, kern.Config{RunDir: env.RunDir, Tunnels: tunnels})
 	rapid.Check(t, func(t *rapid.T) {
 		for range 3 {
 			want := kerntest.RandomState(t)
@@ -59,6 +60,9 @@ func TestDiffConverges(t *testing.T) {
 			n := rapid.IntRange(0, len(ops)).Draw(t, "crash after")
 			if err := k.Apply(context.Background(), ops[:n]); err != nil {
 				t.Fatalf("%v\nof\n%s", err, lines(ops[:n]))
+			}
+			if rapid.Bool().Draw(t, "restart") {
+				tunnels.Restart()
 			}
 			ops = plan.Diff(want, observe(t, k, want.Sysctls))
 			if err := k.Apply(context.Background(), ops); err != nil {

@@ -28,6 +28,9 @@ func (s *session) createTUN(l plan.Link) error {
 	if err := s.flush(); err != nil {
 		return err
 	}
+	if err := s.closeTunnel(l); err != nil { // of a link that somebody else removed
+		return err
+	}
 	fd, err := s.openTUN(l)
 	if err != nil {
 		return err
@@ -41,6 +44,17 @@ func (s *session) createTUN(l plan.Link) error {
 	}
 	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
 		return fmt.Errorf("make the TUN link stay: %w", err)
+	}
+	return nil
+}
+
+// closeTunnel ends the tunnel of a TUN link of the fabric's namespace.
+func (s *session) closeTunnel(l plan.Link) error {
+	if l.Kind != plan.TUN || l.NS != "" {
+		return nil
+	}
+	if err := s.k.closeTunnel(l.Name); err != nil {
+		return fmt.Errorf("close the tunnel of %s: %w", l.Name, err)
 	}
 	return nil
 }

@@ -27,9 +27,16 @@ func (k *Kernel) apply(op plan.Op) error {
 	case plan.Route:
 		return t.route(op.Verb, o)
 	case plan.Neigh:
+		if l, ok := t.find(o.NS, o.Link); ok && l.Kind == plan.TUN {
+			return fmt.Errorf("neighbour on %s: %w", o.Link, errKind)
+		}
 		return onLink(t, t.neighs, op.Verb, o)
 	case plan.FDBEntry:
-		return onLink(t, t.fdb, op.Verb, o)
+		return t.forward(op.Verb, o)
+	case plan.Tunnel:
+		return t.tunnel(op.Verb, o)
+	case plan.Remote:
+		return t.remote(op.Verb, o)
 	case plan.Sysctl:
 		if err := t.place(o.NS, o.Link()); err != nil {
 			return err
@@ -136,6 +143,9 @@ func (t *tables) link(v plan.Verb, l plan.Link) error {
 	}
 	if v == plan.Create && t.hasLink(l.NS, l.Name) {
 		return ErrExists
+	}
+	if err := t.device(v, l); err != nil {
+		return err
 	}
 	if v == plan.Create && l.Kind == plan.Veth && (t.hasLink(l.Peer.NS, l.Peer.Name) || l.Peer.NS == l.NS && l.Peer.Name == l.Name) {
 		return fmt.Errorf("peer: %w", ErrExists)
@@ -300,6 +310,11 @@ func (k *Kernel) remove(o plan.Object) error {
 		missing = !take(t.neighs, o)
 	case plan.FDBEntry:
 		missing = !take(t.fdb, o)
+	case plan.Tunnel:
+		missing = !take(t.tunnels, o)
+		drop(t.remotes, func(r plan.Remote) bool { return r.Link == o.Link })
+	case plan.Remote:
+		missing = !take(t.remotes, o)
 	case plan.PortHold:
 		missing = !take(t.ports, o)
 	case plan.Set:
@@ -341,6 +356,10 @@ func (t *tables) removeNS(ns plan.NetNS) {
 
 func (t *tables) removeLink(l plan.Link) {
 	delete(t.links, l.Key())
+	if l.Kind == plan.TUN && l.NS == "" {
+		delete(t.tunnels, l.Name)
+		drop(t.remotes, func(r plan.Remote) bool { return r.Link == l.Name })
+	}
 	t.removeEnd(l.NS, l.Name)
 	if l.Kind == plan.Veth {
 		t.removeEnd(l.Peer.NS, l.Peer.Name)

@@ -51,6 +51,8 @@ type tables struct {
 	routes     map[string]plan.Route
 	neighs     map[string]plan.Neigh
 	fdb        map[string]plan.FDBEntry
+	tunnels    map[string]plan.Tunnel
+	remotes    map[string]plan.Remote
 	sysctls    map[string]plan.Sysctl
 	ports      map[string]plan.PortHold
 	accepts    map[string]plan.ForeignAccept
@@ -81,6 +83,8 @@ func New() *Kernel {
 			routes:     map[string]plan.Route{},
 			neighs:     map[string]plan.Neigh{},
 			fdb:        map[string]plan.FDBEntry{},
+			tunnels:    map[string]plan.Tunnel{},
+			remotes:    map[string]plan.Remote{},
 			sysctls:    map[string]plan.Sysctl{},
 			ports:      map[string]plan.PortHold{},
 			accepts:    map[string]plan.ForeignAccept{},
@@ -130,6 +134,7 @@ func (k *Kernel) snapshot() plan.State {
 	}
 	s.Links = append(s.Links, sorted(t.links)...)
 	s.Addrs, s.Routes, s.Neighs, s.FDB = sorted(t.addrs), sorted(t.routes), sorted(t.neighs), sorted(t.fdb)
+	s.Tunnels, s.Remotes = sorted(t.tunnels), sorted(t.remotes)
 	s.Sysctls, s.Ports, s.Accepts = sorted(t.sysctls), sorted(t.ports), sorted(t.accepts)
 	s.Rules = plan.Ruleset{Sets: sorted(t.nft.sets), Chains: sorted(t.nft.chains), Elements: sorted(t.nft.elements)}
 	return s
@@ -240,12 +245,14 @@ func (k *Kernel) TakePort(p plan.PortHold) (release func()) {
 	}
 }
 
-// Restart does what the end of the process does: held ports are released. The
-// rest stays.
+// Restart does what the end of the process does: held ports are released, and
+// tunnels end. The rest stays.
 func (k *Kernel) Restart() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	clear(k.state.ports)
+	clear(k.state.tunnels)
+	clear(k.state.remotes)
 }
 
 // Ops returns every operation carried out so far.

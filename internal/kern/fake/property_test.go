@@ -91,6 +91,7 @@ func TestDiffIsDeterministic(t *testing.T) {
 		want, have := kerntest.RandomState(t), kerntest.RandomState(t)
 		first := lines(plan.Diff(want, have))
 		want.Links, have.Links = rapid.Permutation(want.Links).Draw(t, "want"), rapid.Permutation(have.Links).Draw(t, "have")
+		want.Remotes, have.FDB = rapid.Permutation(want.Remotes).Draw(t, "remotes"), rapid.Permutation(have.FDB).Draw(t, "fdb")
 		want.Routes, have.Addrs = rapid.Permutation(want.Routes).Draw(t, "routes"), rapid.Permutation(have.Addrs).Draw(t, "addrs")
 		if second := lines(plan.Diff(want, have)); first != second {
 			t.Fatalf("first\n%s\nthen\n%s", first, second)

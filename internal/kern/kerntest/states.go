@@ -12,7 +12,7 @@ import (
 // is part of it. Names and addresses come from small sets, so that two states
 // drawn one after the other share some objects and differ in others.
 func RandomState(t *rapid.T) plan.State {
-	g := &generator{t: t, taken: map[string]bool{}}
+	g := &generator{t: t, taken: map[string]bool{}, tuns: map[string]bool{}}
 	for _, ns := range []plan.NetNS{"a", "b", "c"} {
 		if g.chance(60, "namespace") {
 			g.s.Namespaces = append(g.s.Namespaces, plan.Namespace{Name: ns})
@@ -29,6 +29,7 @@ func RandomState(t *rapid.T) plan.State {
 			g.veth(i)
 		}
 	}
+	g.spanning()
 	g.ports()
 	g.rules()
 	return g.s
@@ -40,6 +41,7 @@ type generator struct {
 	ns      []plan.NetNS
 	bridges []string
 	taken   map[string]bool // link names by namespace
+	tuns    map[string]bool // names of TUN links
 }
 
 func (g *generator) chance(percent int, label string) bool {
@@ -123,7 +125,7 @@ func (g *generator) furnish(ns plan.NetNS, link string, subnet int) {
 			continue
 		}
 		g.routes(ns, link, host(9), own, subnet)
-		if g.chance(40, "neighbour") {
+		if !g.tuns[link] && g.chance(40, "neighbour") { // a TUN link has none
 			g.s.Neighs = append(g.s.Neighs, plan.Neigh{NS: ns, Link: link, IP: host(8), MAC: plan.MAC{2, 0, 0, 0, 3, pick(g, "mac", byte(1), 2)}})
 		}
 	}
