@@ -1,0 +1,151 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/subnet"
+)
+
+// ensureLease makes sure of this node's subnet of a network: it acquires one, or asserts the one it has when
+// etcd's record is not what it should be. What it returns holds even with an error, unless it is empty.
+func (m *Member) ensureLease(ctx context.Context, g *errgroup.Group, d Driver, n cnm.Network) (heldLease, error) {
+	m.mu.Lock()
+	h := m.held[n.ID]
+	refused := m.refused
+	m.mu.Unlock()
+	if refused != nil {
+		return h, refused
+	}
+	dir, err := m.lookInto(ctx, g, n)
+	if err != nil {
+		return h, err
+	}
+	m.mu.Lock()
+	synced := dir.synced
+	cur, present := dir.leases[h.Key]
+	m.mu.Unlock()
+	if !synced {
+		return h, errNotYet
+	}
+	etcdLease, err := m.leaseID()
+	if err != nil {
+		return h, err
+	}
+	attrs, err := d.Attrs(n, m.cfg.Host())
+	if err != nil {
+		return h, err
+	}
+	attrs.NodeID = m.id
+	if h.Key != "" && present && cur.Create == h.Create && sameAttrs(cur.Attrs, attrs) && (cur.EtcdLease == etcdLease || h.Reserved) {
+		return h, m.writeEnv(d, n, cur)
+	}
+	l, err := m.grip(ctx, dir, n, h, attrs, etcdLease)
+	if err != nil {
+		return h, err
+	}
+	h = heldLease{Key: l.Key, Subnet: l.Subnet, Subnet6: l.Subnet6, Create: l.Create, Reserved: l.Reservation()}
+	if err := m.keepLease(ctx, n.ID, h); err != nil {
+		return h, err
+	}
+	return h, m.writeEnv(d, n, l)
+}
+
+// grip asserts the lease that the node has, or acquires one.
+func (m *Member) grip(ctx context.Context, dir *directory, n cnm.Network, h heldLease, attrs subnet.Attrs, etcdLease int64) (subnet.Lease, error) {
+	prior := subnet.Subnets{V4: h.Subnet, V6: h.Subnet6}
+	if h.Key != "" {
+		l := subnet.Lease{Subnet: h.Subnet, Subnet6: h.Subnet6, Key: h.Key, Create: h.Create, EtcdLease: etcdLease, Attrs: attrs}
+		if h.Reserved {
+			l.EtcdLease = 0
+		}
+		got, err := dir.Assert(ctx, l, attrs, etcdLease)
+		lost, ok := errors.AsType[*subnet.LostError](err)
+		if !ok {
+			return got, unavailable(err)
+		}
+		m.cfg.Log.Warn("somebody else has this node's subnet; giving way", "network", n.Name, "err", lost)
+		m.cfg.Notify("lose", map[string]string{"network": n.Name, "subnet": prior.String(), "reason": lost.Error()})
+		prior = subnet.Subnets{}
+	}
+	l, err := dir.Acquire(ctx, attrs, prior, etcdLease)
+	if err != nil {
+		if errors.Is(err, subnet.ErrExhausted) {
+			return l, &cnm.Error{Kind: cnm.ErrExhausted, Field: "network", Value: n.Name, Cause: err,
+				Reason: "every subnet is some node's", Remedy: "make the network with a larger subnet or a greater -o subnet-length"}
+		}
+		return l, unavailable(err)
+	}
+	m.cfg.Log.Info("this node has a subnet", "network", n.Name, "subnet", l.Subnets().String())
+	m.cfg.Notify("acquire", map[string]string{"network": n.Name, "subnet": l.Subnets().String()})
+	return l, nil
+}
+
+func sameAttrs(a, b subnet.Attrs) bool {
+	x, errX := a.MarshalJSON()
+	y, errY := b.MarshalJSON()
+	return errX == nil && errY == nil && string(x) == string(y)
+}
+
+// keepLease remembers a lease over a restart.
+func (m *Member) keepLease(ctx context.Context, network string, h heldLease) error {
+	rec, err := m.cfg.Local.Get(ctx, leaseKey(network))
+	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
+		return fmt.Errorf("keep the lease: %w", err)
+	}
+	b, err := encode(h)
+	if err != nil {
+		return err
+	}
+	if err := m.cfg.Local.Commit(ctx, cnm.Write{Key: leaseKey(network), Value: b, Revision: rec.Revision}); err != nil {
+		return fmt.Errorf("keep the lease: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.held[network] = h
+	m.dirty.peers[cnm.PeerID(network, h.Key)] = true
+	return nil
+}
+
+// forgetLease drops the lease of a network that is gone.
+func (m *Member) forgetLease(ctx context.Context, network string) error {
+	rec, err := m.cfg.Local.Get(ctx, leaseKey(network))
+	if err == nil {
+		err = m.cfg.Local.Commit(ctx, cnm.Write{Key: leaseKey(network), Revision: rec.Revision})
+	}
+	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
+		return fmt.Errorf("forget the lease of network %s: %w", cnm.Short(network), err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.held, network)
+	return nil
+}
+
+// writeEnv writes subnet.env where the network's options ask for it.
+func (m *Member) writeEnv(d Driver, n cnm.Network, l subnet.Lease) error {
+	n.Pools = leasePools(heldLease{Subnet: l.Subnet, Subnet6: l.Subnet6})
+	path, env := d.EnvFile(n, m.cfg.Host())
+	if path == "" {
+		return nil
+	}
+	if err := subnet.WriteEnv(path, env); err != nil {
+		return fmt.Errorf("write option subnet-env=%s: %w", path, err)
+	}
+	return nil
+}
+
+// unavailable turns what etcd says into the model's error.
+func unavailable(err error) error {
+	if err == nil || errors.Is(err, subnet.ErrBadConfig) || errors.Is(err, subnet.ErrNoConfig) || errors.Is(err, subnet.ErrLost) {
+		return err
+	}
+	if _, ok := errors.AsType[*cnm.Error](err); ok || errors.Is(err, cnm.ErrUnavailable) {
+		return err
+	}
+	return &cnm.Error{Kind: cnm.ErrUnavailable, Reason: "etcd does not answer", Remedy: "see what `net status` says of the cluster, and try again", Cause: err}
+}

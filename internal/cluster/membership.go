@@ -1,0 +1,599 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/subnet"
+)
+
+var _ cnm.Membership = (*Member)(nil)
+
+// tries bounds how often a change is tried again that somebody else was quicker with.
+const tries = 50
+
+// ready tells whether etcd can be asked.
+func (m *Member) ready() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.refused != nil:
+		return m.refused
+	case m.state.Connected && m.state.Synced:
+		return nil
+	}
+	reason := "etcd (" + m.state.Store + ") has not answered yet"
+	if m.state.Synced {
+		reason = fmt.Sprintf("etcd (%s) has not answered since %s", m.state.Store, m.state.Since.Format(time.TimeOnly))
+	}
+	return &cnm.Error{Kind: cnm.ErrUnavailable, Reason: reason, Cause: m.state.Err,
+		Remedy: "networks of this node alone work; for those of the cluster see that etcd runs and --etcd names it"}
+}
+
+// Create implements [cnm.Membership].
+func (m *Member) Create(ctx context.Context, n cnm.Network, pools []cnm.PoolRequest, t cnm.TunnelRequest) (cnm.Network, error) {
+	if err := m.ready(); err != nil {
+		return n, err
+	}
+	d := m.drivers[n.Driver]
+	m.mu.Lock()
+	m.making[n.ID] = time.Now()
+	m.mu.Unlock()
+	made, err := m.createShared(ctx, d, n, pools, t)
+	if err != nil {
+		m.made(n.ID)
+		return n, unavailable(err)
+	}
+	return m.share(ctx, d, made)
+}
+
+// createShared writes the network's record, tried again while others write theirs.
+func (m *Member) createShared(ctx context.Context, d cnm.Driver, n cnm.Network, pools []cnm.PoolRequest, t cnm.TunnelRequest) (cnm.Network, error) {
+	ld, leases := d.(Driver)
+	leases = leases && d.Capabilities().Leases
+	for range tries {
+		guard, others, err := m.guarded(ctx)
+		if err != nil {
+			return n, err
+		}
+		next := clone(withCluster(n))
+		if err := nameFree(n, others); err != nil {
+			return n, err
+		}
+		join := ""
+		if leases {
+			join = ld.JoinDir(n)
+		}
+		if join != "" {
+			next, t, err = m.join(ctx, ld, next, join, pools)
+		} else {
+			next, err = m.fresh(ctx, d, next, pools, others, leases)
+		}
+		if err != nil {
+			return n, err
+		}
+		if err := m.identify(&next, t, others); err != nil {
+			return n, err
+		}
+		if leases && join == "" {
+			if err := m.makeDirectory(ctx, ld, next, others); err != nil {
+				return n, err
+			}
+		}
+		err = m.write(ctx, next, guard)
+		if !errors.Is(err, cnm.ErrConflict) {
+			return next, err
+		}
+	}
+	return n, &cnm.Error{Kind: cnm.ErrUnavailable, Field: "network", Value: n.Name, Reason: "others keep changing the cluster's networks", Remedy: "try again"}
+}
+
+func withCluster(n cnm.Network) cnm.Network {
+	if n.Cluster == nil {
+		n.Cluster = &cnm.ClusterNetwork{}
+	}
+	return n
+}
+
+// guarded reads the guard and then every network: a commit that writes the guard proves the list was right.
+func (m *Member) guarded(ctx context.Context) (cnm.Record, []cnm.Network, error) {
+	key := cnm.Key{Kind: kindGuard, ID: guardID}
+	guard, err := m.store.Get(ctx, key)
+	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
+		return guard, nil, err
+	}
+	guard.Key = key
+	records, err := m.store.List(ctx, cnm.KindNetwork)
+	if err != nil {
+		return guard, nil, err
+	}
+	var others []cnm.Network
+	for _, r := range records {
+		if n, err := cnm.NetworkOf(r); err == nil && n.Cluster != nil {
+			others = append(others, n)
+		}
+	}
+	return guard, others, nil
+}
+
+// write commits a new network.
+func (m *Member) write(ctx context.Context, n cnm.Network, guard cnm.Record) error {
+	b, err := encode(n)
+	if err != nil {
+		return err
+	}
+	return m.store.Commit(ctx,
+		cnm.Write{Key: guard.Key, Value: []byte(n.ID), Revision: guard.Revision},
+		cnm.Write{Key: cnm.Key{Kind: cnm.KindNetwork, ID: n.ID}, Value: b})
+}
+
+func nameFree(n cnm.Network, others []cnm.Network) error {
+	for _, o := range others {
+		if o.Name == n.Name && o.ID != n.ID {
+			return &cnm.Error{Kind: cnm.ErrExists, Field: "name", Value: n.Name,
+				Reason: "the cluster has a network of this name (" + cnm.Short(o.ID) + ")", Remedy: "choose another name or remove that network"}
+		}
+	}
+	return nil
+}
+
+// fresh resolves the pools of a network. One with leases has none itself: its nodes do.
+func (m *Member) fresh(ctx context.Context, d cnm.Driver, n cnm.Network, pools []cnm.PoolRequest, others []cnm.Network, leases bool) (cnm.Network, error) {
+	var taken []netip.Prefix
+	for _, o := range others {
+		taken = append(taken, o.Cluster.Subnets...)
+	}
+	resolved, err := m.cfg.IPAM.Resolve(ctx, pools, taken)
+	if err != nil {
+		return n, err
+	}
+	for _, p := range resolved {
+		n.Cluster.Subnets = append(n.Cluster.Subnets, p.Subnet)
+	}
+	n.Pools = resolved
+	if leases {
+		if err := leaseOnly(pools, resolved); err != nil {
+			return n, err
+		}
+		n.Pools = nil
+		n.Cluster.Leases = m.cfg.Prefix + "/flannel/" + n.Name
+	}
+	return n, nil
+}
+
+// leaseOnly refuses what nodes with subnets of their own cannot heed.
+func leaseOnly(requests []cnm.PoolRequest, pools []cnm.Pool) error {
+	for _, r := range requests {
+		switch {
+		case r.Gateway.IsValid():
+			return &cnm.Error{Kind: cnm.ErrInvalid, Field: "gateway", Value: r.Gateway.String(), Reason: "each node's part of the network has its own gateway, its first address", Remedy: "leave it out"}
+		case r.Range.IsValid():
+			return &cnm.Error{Kind: cnm.ErrInvalid, Field: "ip-range", Value: r.Range.String(), Reason: "each node gives addresses out of the subnet it has leased", Remedy: "leave it out"}
+		case len(r.Aux) > 0:
+			return &cnm.Error{Kind: cnm.ErrInvalid, Field: "aux-address", Value: fmt.Sprint(len(r.Aux)), Reason: "each node gives addresses out of the subnet it has leased", Remedy: "leave it out"}
+		}
+	}
+	return nil
+}
+
+// join takes over a directory that somebody else made.
+func (m *Member) join(ctx context.Context, d Driver, n cnm.Network, path string, pools []cnm.PoolRequest) (cnm.Network, cnm.TunnelRequest, error) {
+	for _, p := range pools {
+		if p.Subnet.IsValid() {
+			return n, cnm.TunnelRequest{}, &cnm.Error{Kind: cnm.ErrInvalid, Field: "subnet", Value: p.Subnet.String(), Reason: "the directory " + path + " says which one the network has", Remedy: "leave it out"}
+		}
+	}
+	dir, err := subnet.Open(m.client, path)
+	if err != nil {
+		return n, cnm.TunnelRequest{}, err
+	}
+	c, err := dir.Config(ctx)
+	if errors.Is(err, subnet.ErrNoConfig) {
+		return n, cnm.TunnelRequest{}, &cnm.Error{Kind: cnm.ErrNotFound, Field: "option flannel.prefix", Value: path, Reason: "there is no config below it in etcd", Remedy: "see `etcdctl get " + path + "/config`, and that flanneld has the same -etcd-endpoints", Cause: err}
+	}
+	if err != nil {
+		return n, cnm.TunnelRequest{}, err
+	}
+	return d.Join(n, path, c)
+}
+
+// makeDirectory writes the config of a new network's directory. One that is there already is left from a
+// creation that was cut short, unless a network has it.
+func (m *Member) makeDirectory(ctx context.Context, d Driver, n cnm.Network, others []cnm.Network) error {
+	c, err := d.LeaseConfig(n)
+	if err != nil {
+		return err
+	}
+	dir, err := subnet.Open(m.client, n.Cluster.Leases)
+	if err != nil {
+		return err
+	}
+	err = dir.Create(ctx, c)
+	if !errors.Is(err, subnet.ErrExists) {
+		return err
+	}
+	if slices.ContainsFunc(others, func(o cnm.Network) bool { return o.Cluster.Leases == n.Cluster.Leases }) {
+		return err
+	}
+	if err := dir.Remove(ctx); err != nil {
+		return err
+	}
+	return dir.Create(ctx, c)
+}
+
+// identify gives the network's tunnel its identifiers.
+func (m *Member) identify(n *cnm.Network, t cnm.TunnelRequest, others []cnm.Network) error {
+	type id struct {
+		vni  uint32
+		port uint16
+	}
+	taken := map[id]string{}
+	for _, o := range others {
+		d, ok := m.drivers[o.Driver].(cnm.PeerDriver)
+		if !ok {
+			continue
+		}
+		if ot, err := d.Tunnel(o); err == nil && ot.Kind == t.Kind {
+			taken[id{o.Cluster.VNI, o.Cluster.Port}] = o.Name
+		}
+	}
+	first, last := uint32(t.VNI), uint32(t.VNI)
+	if t.VNI == 0 {
+		first, last = t.FirstVNI, t.LastVNI
+	}
+	from, to := t.Port, t.Port
+	if t.Port == 0 {
+		from, to = t.FirstPort, t.LastPort
+	}
+	for port := uint32(from); port <= uint32(to); port++ {
+		for vni := first; vni <= last; vni++ {
+			if _, ok := taken[id{vni, uint16(port)}]; !ok {
+				n.Cluster.VNI, n.Cluster.Port = vni, uint16(port)
+				return nil
+			}
+			if vni == last {
+				break // the last VNI may be the last number
+			}
+		}
+	}
+	if t.Kind == "" {
+		return nil
+	}
+	by := taken[id{first, from}]
+	if first == last && from == to {
+		return &cnm.Error{Kind: cnm.ErrExists, Field: "tunnel", Value: fmt.Sprintf("VNI %d, port %d", first, from), Reason: fmt.Sprintf("network %q has them", by), Remedy: "choose another vni or port, or none to have one chosen"}
+	}
+	return &cnm.Error{Kind: cnm.ErrExhausted, Field: "tunnel", Value: fmt.Sprintf("VNI %d to %d, port %d to %d", first, last, from, to), Reason: "networks have all of them", Remedy: "remove a network, or choose another port"}
+}
+
+// share gets this node its part of a network that was just made.
+func (m *Member) share(ctx context.Context, d cnm.Driver, n cnm.Network) (cnm.Network, error) {
+	if !d.Capabilities().Leases {
+		for i := range n.Pools {
+			n.Pools[i].Blocks = []netip.Prefix{}
+		}
+		return n, nil
+	}
+	ld := d.(Driver)
+	attrs, err := ld.Attrs(n, m.cfg.Host())
+	if err != nil {
+		return n, errors.Join(err, m.Delete(ctx, n))
+	}
+	attrs.NodeID = m.id
+	dir, err := subnet.Open(m.client, n.Cluster.Leases)
+	if err != nil {
+		return n, err
+	}
+	lease, err := m.leaseID()
+	if err != nil {
+		return n, nil // the next sync gets it
+	}
+	l, err := m.grip(ctx, &directory{Directory: dir}, n, heldLease{}, attrs, lease)
+	if err != nil {
+		return n, errors.Join(err, m.Delete(ctx, n))
+	}
+	h := heldLease{Key: l.Key, Subnet: l.Subnet, Subnet6: l.Subnet6, Create: l.Create, Reserved: l.Reservation()}
+	n.Pools = leasePools(h)
+	return n, m.keepLease(ctx, n.ID, h)
+}
+
+// enlist writes a network that this node knows into an etcd that does not.
+func (m *Member) enlist(ctx context.Context, n cnm.Network) error {
+	guard, others, err := m.guarded(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(others, func(o cnm.Network) bool { return o.ID == n.ID }) {
+		return nil
+	}
+	if err := nameFree(n, others); err != nil {
+		return err
+	}
+	n = clone(n)
+	if d, ok := m.drivers[n.Driver].(Driver); ok && d.Capabilities().Leases {
+		n.Pools = nil
+		if d.JoinDir(n) == "" {
+			if err := m.makeDirectory(ctx, d, n, others); err != nil && !errors.Is(err, subnet.ErrExists) {
+				return err
+			}
+		}
+	}
+	for i := range n.Pools {
+		n.Pools[i].Blocks = nil
+	}
+	return quietly(m.write(ctx, n, guard))
+}
+
+// Delete implements [cnm.Membership].
+func (m *Member) Delete(ctx context.Context, n cnm.Network) error {
+	if err := m.ready(); err != nil {
+		return err
+	}
+	for range tries {
+		err := m.deleteOnce(ctx, n)
+		if !errors.Is(err, cnm.ErrConflict) {
+			return unavailable(err)
+		}
+	}
+	return &cnm.Error{Kind: cnm.ErrUnavailable, Field: "network", Value: n.Name, Reason: "others keep changing the cluster's networks", Remedy: "try again"}
+}
+
+func (m *Member) deleteOnce(ctx context.Context, n cnm.Network) error {
+	guard, _, err := m.guarded(ctx)
+	if err != nil {
+		return err
+	}
+	on, err := m.store.Find(ctx, kindEndpoint, n.ID+".")
+	if err != nil {
+		return err
+	}
+	if err := m.unused(n, on); err != nil {
+		return err
+	}
+	rec, err := m.store.Get(ctx, cnm.Key{Kind: cnm.KindNetwork, ID: n.ID})
+	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
+		return err
+	}
+	if err == nil {
+		err = m.store.Commit(ctx, cnm.Write{Key: guard.Key, Value: []byte(n.ID), Revision: guard.Revision}, cnm.Write{Key: rec.Key, Revision: rec.Revision})
+		if err != nil {
+			return err
+		}
+	}
+	return m.sweep(ctx, n)
+}
+
+// unused refuses to remove a network that other nodes' endpoints are on.
+func (m *Member) unused(n cnm.Network, on []cnm.Record) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	where := map[string]int{}
+	for _, r := range on {
+		e, err := decode[Endpoint](r.Value)
+		if err != nil || e.Node == m.id {
+			continue // this node's own are the controller's affair
+		}
+		name := e.Node
+		if node, ok := m.rep.nodes[e.Node]; ok {
+			name = node.v.Name
+		}
+		where[name]++
+	}
+	if len(where) == 0 {
+		return nil
+	}
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(where)) {
+		parts = append(parts, fmt.Sprintf("%d on node %s", where[name], name))
+	}
+	return &cnm.Error{Kind: cnm.ErrInUse, Field: "network", Value: n.Name, Reason: "in use by endpoints of other nodes: " + strings.Join(parts, ", "), Remedy: "disconnect them first"}
+}
+
+// sweep removes what hangs on a network that is gone. A directory that somebody else made stays, but for
+// this node's lease.
+func (m *Member) sweep(ctx context.Context, n cnm.Network) error {
+	blocks, err := m.store.Find(ctx, kindBlock, n.ID+".")
+	if err != nil {
+		return err
+	}
+	for batch := range slices.Chunk(blocks, batchSize) {
+		var writes []cnm.Write
+		for _, b := range batch {
+			writes = append(writes, cnm.Write{Key: b.Key, Revision: b.Revision})
+		}
+		if err := m.store.Commit(ctx, writes...); err != nil {
+			return err
+		}
+	}
+	if n.Cluster == nil || n.Cluster.Leases == "" {
+		return nil
+	}
+	dir, err := subnet.Open(m.client, n.Cluster.Leases)
+	if err != nil {
+		return err
+	}
+	if d, ok := m.drivers[n.Driver].(Driver); ok && d.JoinDir(n) != "" {
+		m.mu.Lock()
+		h := m.held[n.ID]
+		m.mu.Unlock()
+		if h.Key == "" {
+			return nil
+		}
+		return dir.Release(ctx, subnet.Lease{Key: h.Key, Subnet: h.Subnet, Subnet6: h.Subnet6, Create: h.Create, Attrs: subnet.Attrs{NodeID: m.id}})
+	}
+	return dir.Remove(ctx)
+}
+
+// Usable implements [cnm.Membership].
+func (m *Member) Usable(network string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.refused != nil {
+		return m.refused
+	}
+	if m.held[network].Reserved {
+		return nil
+	}
+	until := m.self.Expires
+	if m.lease != nil && m.lease.ID() != 0 {
+		until = m.lease.Expires()
+	}
+	if time.Now().Before(until) {
+		return nil
+	}
+	return &cnm.Error{Kind: cnm.ErrUnavailable, Field: "network", Value: cnm.Short(network), Cause: m.state.Err,
+		Reason: "this node's share of it is over, as etcd could not be reached to renew it, and may be another's by now",
+		Remedy: "see what `net status` says of the cluster; the containers that are there go on"}
+}
+
+// Extend implements [cnm.Membership].
+func (m *Member) Extend(ctx context.Context, n cnm.Network, want []netip.Addr) (cnm.Network, error) {
+	if err := m.ready(); err != nil {
+		return n, err
+	}
+	lease, err := m.leaseID()
+	if err != nil {
+		return n, m.ready()
+	}
+	if d, ok := m.drivers[n.Driver]; !ok || d.Capabilities().Leases {
+		return n, &cnm.Error{Kind: cnm.ErrExhausted, Field: "network", Value: n.Name, Reason: "every address of this node's subnet is taken", Remedy: "remove containers, or run this one on another node"}
+	}
+	n = clone(n)
+	for i, p := range n.Pools {
+		got, err := m.claim(ctx, n, p, want, lease)
+		if err != nil {
+			return n, err
+		}
+		n.Pools[i].Blocks = append(slices.Clone(p.Blocks), got...)
+	}
+	return n, m.ctrl.Adopt(ctx, n)
+}
+
+// claim gets blocks of one pool: the one with the wanted address of its family, or a free one.
+func (m *Member) claim(ctx context.Context, n cnm.Network, p cnm.Pool, want []netip.Addr, lease int64) ([]netip.Prefix, error) {
+	var addr netip.Addr
+	for _, a := range want {
+		if p.Subnet.Contains(a) {
+			addr = a
+		}
+	}
+	if len(want) > 0 && !addr.IsValid() && len(p.Blocks) > 0 {
+		return nil, nil // it is about the other family
+	}
+	for range tries {
+		records, err := m.store.Find(ctx, kindBlock, n.ID+".")
+		if err != nil {
+			return nil, unavailable(err)
+		}
+		b, mine, err := m.choose(n, p, addr, records)
+		if err != nil || mine {
+			return []netip.Prefix{b}, err
+		}
+		value, err := encode(block{Node: m.id})
+		if err != nil {
+			return nil, err
+		}
+		err = m.store.WithLease(lease).Commit(ctx, cnm.Write{Key: blockKey(n.ID, b), Value: value})
+		if !errors.Is(err, cnm.ErrConflict) {
+			return []netip.Prefix{b}, unavailable(err)
+		}
+	}
+	return nil, &cnm.Error{Kind: cnm.ErrUnavailable, Field: "network", Value: n.Name, Reason: "others keep taking its free addresses", Remedy: "try again"}
+}
+
+// choose picks a block that nobody has: the one with addr when that is valid. Mine tells that this node has it.
+func (m *Member) choose(n cnm.Network, p cnm.Pool, addr netip.Addr, records []cnm.Record) (b netip.Prefix, mine bool, err error) {
+	taken := map[netip.Prefix]string{}
+	for _, r := range records {
+		_, q, err := parseBlock(r.Key.ID)
+		v, err2 := decode[block](r.Value)
+		if err == nil && err2 == nil {
+			taken[q] = v.Node
+		}
+	}
+	bits := blockBits(p.Subnet)
+	if addr.IsValid() {
+		b = netip.PrefixFrom(addr, addr.BitLen())
+		if !p.Range.IsValid() || p.Range.Contains(addr) {
+			b = netip.PrefixFrom(addr, bits).Masked()
+		}
+		for q, node := range taken {
+			if q.Overlaps(b) {
+				if node == m.id {
+					return q, true, nil
+				}
+				return b, false, m.foreign(n, addr, q, node)
+			}
+		}
+		return b, false, nil
+	}
+	free := freeBlocks(p, bits, taken)
+	if len(free) == 0 {
+		return b, false, &cnm.Error{Kind: cnm.ErrExhausted, Field: "network", Value: n.Name,
+			Reason: fmt.Sprintf("every part of %s is some node's (%d parts of /%d)", p.Subnet, len(taken), bits), Remedy: "remove containers, or make a network with a larger subnet"}
+	}
+	return free[rand.IntN(len(free))], false, nil
+}
+
+func (m *Member) foreign(n cnm.Network, addr netip.Addr, q netip.Prefix, node string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if rec, ok := m.rep.nodes[node]; ok {
+		node = rec.v.Name
+	}
+	return &cnm.Error{Kind: cnm.ErrExists, Field: "address", Value: addr.String(),
+		Reason: fmt.Sprintf("node %s gives out the addresses %s of network %q", node, q, n.Name),
+		Remedy: "run the container there, choose another address, or make the network with an --ip-range and choose addresses outside of it"}
+}
+
+// blockBits is the length of a subnet's blocks: 64 addresses, or a sixteenth of a smaller subnet.
+func blockBits(s netip.Prefix) int {
+	most := s.Addr().BitLen()
+	return max(s.Bits(), min(max(most-6, s.Bits()+4), most-2))
+}
+
+// candidates bounds how many free blocks are looked for.
+const candidates = 256
+
+// freeBlocks lists blocks of the pool's range that nobody has, from a place at random.
+func freeBlocks(p cnm.Pool, bits int, taken map[netip.Prefix]string) []netip.Prefix {
+	within := p.Range
+	if !within.IsValid() {
+		within = p.Subnet
+	}
+	bits = max(bits, within.Bits())
+	var out []netip.Prefix
+	for b := netip.PrefixFrom(within.Addr(), bits).Masked(); within.Contains(b.Addr()) && len(out) < candidates; {
+		clash := false
+		for q := range taken {
+			clash = clash || q.Overlaps(b)
+		}
+		if !clash {
+			out = append(out, b)
+		}
+		next := lastOf(b).Next()
+		if !next.IsValid() {
+			break
+		}
+		b = netip.PrefixFrom(next, bits)
+	}
+	return out
+}
+
+// lastOf is the last address of a prefix.
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 1 << (7 - i%8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}

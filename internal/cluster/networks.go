@@ -1,0 +1,251 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/subnet"
+)
+
+// makingTime is how long the controller may take with a network that Create has made.
+const makingTime = 30 * time.Second
+
+// syncNetwork gives the controller a network as the cluster has it, with what of it is this node's.
+func (m *Member) syncNetwork(ctx context.Context, g *errgroup.Group, id string) error {
+	m.mu.Lock()
+	rec, ok := m.rep.networks[id]
+	since, making := m.making[id]
+	m.mu.Unlock()
+	if making {
+		if _, err := m.ctrl.Network(ctx, id); err != nil && time.Since(since) < makingTime {
+			return errNotYet
+		}
+		m.made(id)
+	}
+	if !ok {
+		return m.leave(ctx, id)
+	}
+	d, known := m.drivers[rec.v.Driver]
+	if !known {
+		m.trouble(id, fmt.Errorf("network %s: this netd has no driver %q", rec.v.Name, rec.v.Driver))
+		return nil
+	}
+	n, err := m.localize(ctx, g, d, rec.v)
+	if err == nil {
+		err = m.ctrl.Adopt(ctx, n)
+	}
+	m.trouble(id, err)
+	if err != nil && !errors.Is(err, errNotYet) {
+		return fmt.Errorf("network %s: %w", rec.v.Name, err)
+	}
+	return err
+}
+
+func (m *Member) made(id string) {
+	m.mu.Lock()
+	delete(m.making, id)
+	m.mu.Unlock()
+}
+
+// trouble notes what is wrong with a network, or that nothing is any more.
+func (m *Member) trouble(id string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err == nil || errors.Is(err, errNotYet) {
+		delete(m.troubles, id)
+		return
+	}
+	m.troubles[id] = err
+}
+
+// leave lets go of a network that the cluster has no more.
+func (m *Member) leave(ctx context.Context, id string) error {
+	m.unfollow(id)
+	m.trouble(id, nil)
+	if err := m.forgetLease(ctx, id); err != nil {
+		return err
+	}
+	n, err := m.ctrl.Network(ctx, id)
+	if errors.Is(err, cnm.ErrNotFound) || err == nil && (n.Cluster == nil || n.ID != id) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := m.ctrl.Abandon(ctx, id); err != nil {
+		return fmt.Errorf("network %s, which the cluster has no more: %w", n.Name, err)
+	}
+	return nil
+}
+
+// localize adds what of the network is this node's.
+func (m *Member) localize(ctx context.Context, g *errgroup.Group, d cnm.Driver, n cnm.Network) (cnm.Network, error) {
+	n = clone(n)
+	if !d.Capabilities().Leases {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.giveBlocks(&n)
+		return n, nil
+	}
+	ld, ok := d.(Driver)
+	if !ok {
+		return n, fmt.Errorf("driver %s has leases without a configuration", d.Name())
+	}
+	h, err := m.ensureLease(ctx, g, ld, n)
+	n.Pools = leasePools(h)
+	return n, err
+}
+
+// clone copies what localize changes.
+func clone(n cnm.Network) cnm.Network {
+	n.Pools = slices.Clone(n.Pools)
+	c := *n.Cluster
+	n.Cluster = &c
+	return n
+}
+
+// giveBlocks sets the pools' blocks to this node's. The caller holds mu.
+func (m *Member) giveBlocks(n *cnm.Network) {
+	for i := range n.Pools {
+		n.Pools[i].Blocks = []netip.Prefix{}
+		for p, b := range m.rep.blocks[n.ID] {
+			if b.v.Node == m.id && n.Pools[i].Subnet.Contains(p.Addr()) {
+				n.Pools[i].Blocks = append(n.Pools[i].Blocks, p)
+			}
+		}
+		slices.SortFunc(n.Pools[i].Blocks, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	}
+}
+
+// leasePools are the pools of a network on a node with the lease: the first address is the gateway.
+func leasePools(h heldLease) []cnm.Pool {
+	var out []cnm.Pool
+	for _, p := range []netip.Prefix{h.Subnet, h.Subnet6} {
+		if p.IsValid() {
+			out = append(out, cnm.Pool{Subnet: p, Range: p, Gateway: p.Addr().Next()})
+		}
+	}
+	return out
+}
+
+// directory is a lease directory that is followed.
+type directory struct {
+	*subnet.Directory
+	cancel  context.CancelFunc
+	synced  bool
+	leases  map[string]subnet.Lease // by key
+	config  subnet.Config
+	err     error // of the config
+	ignored []subnet.Ignored
+}
+
+// lookInto returns the followed directory of a network, and starts to follow it.
+func (m *Member) lookInto(ctx context.Context, g *errgroup.Group, n cnm.Network) (*directory, error) {
+	m.mu.Lock()
+	dir := m.dirs[n.ID]
+	m.mu.Unlock()
+	if dir != nil {
+		return dir, nil
+	}
+	open, err := subnet.Open(m.client, n.Cluster.Leases)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(m.life)
+	dir = &directory{Directory: open, cancel: cancel, leases: map[string]subnet.Lease{}}
+	m.mu.Lock()
+	m.dirs[n.ID] = dir
+	m.mu.Unlock()
+	g.Go(func() error {
+		err := open.Follow(ctx, func(u subnet.Update) error { m.updateLeases(n.ID, dir, u); return nil })
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	})
+	return dir, nil
+}
+
+func (m *Member) unfollow(id string) {
+	m.mu.Lock()
+	dir := m.dirs[id]
+	delete(m.dirs, id)
+	if dir != nil {
+		for key := range dir.leases {
+			m.dirty.peers[cnm.PeerID(id, key)] = true
+		}
+	}
+	m.mu.Unlock()
+	if dir != nil {
+		dir.cancel()
+	}
+}
+
+// updateLeases takes over what became of a directory.
+func (m *Member) updateLeases(id string, dir *directory, u subnet.Update) {
+	m.mu.Lock()
+	if m.dirs[id] != dir {
+		m.mu.Unlock()
+		return
+	}
+	if u.Whole {
+		for key := range dir.leases {
+			m.dirty.peers[cnm.PeerID(id, key)] = true
+		}
+		clear(dir.leases)
+	}
+	for _, l := range u.Removed {
+		delete(dir.leases, l.Key)
+		m.dirty.peers[cnm.PeerID(id, l.Key)] = true
+	}
+	own := m.held[id].Key
+	look := !dir.synced || u.Whole || u.ConfigChanged
+	for _, l := range u.Removed {
+		look = look || l.Key == own
+	}
+	for _, l := range u.Changed {
+		dir.leases[l.Key] = l
+		m.dirty.peers[cnm.PeerID(id, l.Key)] = true
+		look = look || l.Key == own || own == ""
+	}
+	dir.synced, dir.ignored, dir.config, dir.err = true, u.Ignored, u.Config, u.ConfigErr
+	if look {
+		m.dirty.networks[id] = true
+	}
+	m.mu.Unlock()
+	m.signal()
+}
+
+// leasePeer is the peer that holds a lease. The caller holds mu.
+func (m *Member) leasePeer(id string) (cnm.Peer, bool) {
+	for network, dir := range m.dirs {
+		if cnm.Short(network) != networkOf(id) {
+			continue
+		}
+		l, ok := dir.leases[id[len(networkOf(id))+1:]]
+		rec, known := m.rep.networks[network]
+		if !ok || !known || l.NodeID == m.id || l.Key == m.held[network].Key {
+			return cnm.Peer{}, false
+		}
+		d, ok := m.drivers[rec.v.Driver].(Driver)
+		if !ok || m.isOwnAddress(l.PublicIP, l.PublicIPv6) {
+			return cnm.Peer{}, false
+		}
+		p, err := d.Peer(rec.v, l)
+		if err != nil {
+			m.rep.bad[cnm.Key{Kind: "lease", ID: id}] = err
+			return cnm.Peer{}, false
+		}
+		delete(m.rep.bad, cnm.Key{Kind: "lease", ID: id})
+		p.ID, p.Network, p.Node = id, network, l.NodeID
+		return p, true
+	}
+	return cnm.Peer{}, false
+}

@@ -1,0 +1,224 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// localBatch is how many peers one commit to the local store has at most.
+const localBatch = 500
+
+// peerState is a peer in the local store.
+type peerState struct {
+	peer     cnm.Peer
+	revision uint64
+	vanished time.Time // since when etcd does not have it, while it stays for a grace
+}
+
+// syncPeers makes the local store's peers those of etcd and wakes their scopes. It returns when the
+// next grace is over.
+func (m *Member) syncPeers(ctx context.Context, d dirty) (time.Duration, error) {
+	ids := d.peers
+	if d.all {
+		m.allPeers(ids)
+	}
+	next := time.Hour
+	var writes []cnm.Write
+	var scopes []plan.Scope
+	for id, have := range m.peers {
+		if !have.vanished.IsZero() {
+			ids[id] = true
+		}
+	}
+	now := time.Now()
+	for id := range ids {
+		have, kept := m.peers[id]
+		want, wanted := m.wantPeer(id)
+		switch {
+		case wanted && kept && samePeer(have.peer, want):
+			have.vanished = time.Time{}
+			m.peers[id] = have
+			continue
+		case !wanted && !kept:
+			continue
+		case !wanted:
+			if left := m.grace(have, now); left > 0 {
+				if have.vanished.IsZero() {
+					have.vanished = now
+					m.peers[id] = have
+				}
+				next = min(next, left)
+				continue
+			}
+		}
+		w := cnm.Write{Key: cnm.Key{Kind: cnm.KindPeer, ID: id}, Revision: have.revision}
+		if wanted {
+			b, err := encode(want)
+			if err != nil {
+				return next, err
+			}
+			w.Value = b
+		}
+		writes = append(writes, w)
+		scopes = append(scopes, cnm.PeerScope(id))
+	}
+	return next, m.commitPeers(ctx, writes, scopes)
+}
+
+func (m *Member) commitPeers(ctx context.Context, writes []cnm.Write, scopes []plan.Scope) error {
+	for len(writes) > 0 {
+		n := min(localBatch, len(writes))
+		if err := m.cfg.Local.Commit(ctx, writes[:n]...); err != nil {
+			return fmt.Errorf("keep the peers: %w", errors.Join(err, m.rereadPeers(ctx)))
+		}
+		for _, w := range writes[:n] {
+			if err := m.rereadPeer(ctx, w.Key); err != nil {
+				return err
+			}
+		}
+		m.cfg.Wake(scopes[:n]...)
+		writes, scopes = writes[n:], scopes[n:]
+	}
+	return nil
+}
+
+func (m *Member) rereadPeer(ctx context.Context, key cnm.Key) error {
+	r, err := m.cfg.Local.Get(ctx, key)
+	if errors.Is(err, cnm.ErrNotFound) {
+		delete(m.peers, key.ID)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the peer %s: %w", key.ID, err)
+	}
+	p, err := decode[cnm.Peer](r.Value)
+	if err != nil {
+		return fmt.Errorf("decode the peer %s: %w", key.ID, err)
+	}
+	m.peers[key.ID] = peerState{peer: p, revision: r.Revision}
+	return nil
+}
+
+func (m *Member) rereadPeers(ctx context.Context) error {
+	clear(m.peers)
+	records, err := m.cfg.Local.List(ctx, cnm.KindPeer)
+	for _, r := range records {
+		if err == nil {
+			err = m.rereadPeer(ctx, r.Key)
+		}
+	}
+	return err
+}
+
+// allPeers adds the ID of every peer that there is or should be.
+func (m *Member) allPeers(ids map[string]bool) {
+	for id := range m.peers {
+		ids[id] = true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id := range m.rep.peers {
+		ids[id] = true
+	}
+	for network, dir := range m.dirs {
+		for key := range dir.leases {
+			ids[cnm.PeerID(network, key)] = true
+		}
+	}
+}
+
+// wantPeer is what etcd says a peer is.
+func (m *Member) wantPeer(id string) (cnm.Peer, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if rid, ok := m.rep.peers[id]; ok {
+		return m.endpointPeer(id, m.rep.endpoints[rid].v)
+	}
+	return m.leasePeer(id)
+}
+
+// endpointPeer is another node's endpoint. Where every node has a subnet, nobody needs to know the endpoints.
+func (m *Member) endpointPeer(id string, e Endpoint) (cnm.Peer, bool) {
+	n, ok := m.rep.networks[e.Network]
+	if !ok || e.Node == m.id || m.isOwnAddress(e.Addr4, e.Addr6) {
+		return cnm.Peer{}, false
+	}
+	d, ok := m.drivers[n.v.Driver]
+	if !ok || d.Capabilities().Leases {
+		return cnm.Peer{}, false
+	}
+	p := cnm.Peer{ID: id, Network: e.Network, Node: e.Node, Endpoint: true, Addr4: e.Addr4, Addr6: e.Addr6, MAC: e.MAC}
+	for _, a := range e.Addrs {
+		p.Prefixes = append(p.Prefixes, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return p, len(p.Prefixes) > 0
+}
+
+// isOwnAddress tells whether another node's record has this node's address. It would lead packets in a circle.
+func (m *Member) isOwnAddress(a4, a6 netip.Addr) bool {
+	u := m.cfg.Host().Uplink
+	return a4.IsValid() && a4 == u.Addr4 || a6.IsValid() && a6 == u.Addr6
+}
+
+func samePeer(a, b cnm.Peer) bool {
+	return a.Network == b.Network && a.Node == b.Node && a.Endpoint == b.Endpoint && slices.Equal(a.Prefixes, b.Prefixes) &&
+		a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6 && a.MAC == b.MAC && a.MAC6 == b.MAC6 && a.Backend == b.Backend
+}
+
+// grace is how long a peer that etcd does not have any more stays: none when its node has taken it back, its
+// network is gone, or somebody else has one of its prefixes.
+func (m *Member) grace(have peerState, now time.Time) time.Duration {
+	p := have.peer
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, nodeThere := m.rep.nodes[p.Node]
+	_, networkThere := m.rep.networks[p.Network]
+	if nodeThere || !networkThere && !m.lost || p.Node == "" && !m.lost && have.vanished.IsZero() {
+		return 0
+	}
+	if m.taken(p) {
+		return 0
+	}
+	if have.vanished.IsZero() {
+		return m.cfg.Times.Grace
+	}
+	return m.cfg.Times.Grace - now.Sub(have.vanished)
+}
+
+// taken tells whether this node or another peer has a prefix of p.
+func (m *Member) taken(p cnm.Peer) bool {
+	overlaps := func(q netip.Prefix) bool {
+		return q.IsValid() && slices.ContainsFunc(p.Prefixes, q.Overlaps)
+	}
+	if h, ok := m.held[p.Network]; ok && (overlaps(h.Subnet) || overlaps(h.Subnet6)) {
+		return true
+	}
+	if dir := m.dirs[p.Network]; dir != nil {
+		for _, l := range dir.leases {
+			if overlaps(l.Subnet) || overlaps(l.Subnet6) {
+				return true
+			}
+		}
+	}
+	if !p.Endpoint {
+		return false
+	}
+	for _, e := range m.rep.endpoints {
+		if e.v.Network != p.Network {
+			continue
+		}
+		for _, a := range e.v.Addrs {
+			if overlaps(netip.PrefixFrom(a, a.BitLen())) {
+				return true
+			}
+		}
+	}
+	return false
+}

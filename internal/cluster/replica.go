@@ -1,0 +1,207 @@
+package cluster
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/etcd"
+)
+
+// replica is what etcd says, decoded.
+type replica struct {
+	networks  map[string]held[cnm.Network]
+	nodes     map[string]held[Node]
+	alive     map[string]held[aliveRecord]
+	endpoints map[string]held[Endpoint]               // by record ID
+	peers     map[string]string                       // peer ID to the record ID of its endpoint
+	mine      map[string]bool                         // record IDs of this node's endpoints
+	blocks    map[string]map[netip.Prefix]held[block] // by network
+	bad       map[cnm.Key]error                       // what could not be decoded
+	seen      map[string]time.Time                    // when nodes were last alive
+}
+
+// held is a value and where it stands in etcd.
+type held[T any] struct {
+	v      T
+	create int64
+	mod    int64
+	lease  int64
+}
+
+func newReplica() replica {
+	return replica{
+		networks: map[string]held[cnm.Network]{}, nodes: map[string]held[Node]{}, alive: map[string]held[aliveRecord]{},
+		endpoints: map[string]held[Endpoint]{}, peers: map[string]string{}, mine: map[string]bool{},
+		blocks: map[string]map[netip.Prefix]held[block]{}, bad: map[cnm.Key]error{}, seen: map[string]time.Time{},
+	}
+}
+
+// dirty is what has changed and was not copied yet.
+type dirty struct {
+	self     bool
+	all      bool            // every network and every peer
+	networks map[string]bool // by ID
+	peers    map[string]bool // by peer ID
+}
+
+func newDirty() dirty {
+	return dirty{self: true, all: true, networks: map[string]bool{}, peers: map[string]bool{}}
+}
+
+func (d *dirty) everything() { d.self, d.all = true, true }
+
+// take returns what is dirty and starts anew.
+func (d *dirty) take() dirty {
+	t := *d
+	*d = dirty{networks: map[string]bool{}, peers: map[string]bool{}}
+	return t
+}
+
+// give puts back what could not be copied.
+func (d *dirty) give(t dirty) {
+	d.self, d.all = d.self || t.self, d.all || t.all
+	for id := range t.networks {
+		d.networks[id] = true
+	}
+	for id := range t.peers {
+		d.peers[id] = true
+	}
+}
+
+// follow keeps the replica.
+func (m *Member) follow(ctx context.Context) error {
+	return etcd.Follow(ctx, m.client, m.cfg.Prefix+"/", m.update, etcd.OnState(m.connected))
+}
+
+func (m *Member) update(u etcd.Update) error {
+	m.mu.Lock()
+	if u.Whole && m.hasLost(u) {
+		m.lost = true
+		m.dirty.everything()
+	}
+	if u.Whole && !m.state.Synced {
+		m.state.Synced = true
+		m.dirty.everything()
+	}
+	m.self.Cluster, m.self.Revision = u.Cluster, u.Revision
+	for _, c := range u.Changes {
+		m.take(c)
+	}
+	m.mu.Unlock()
+	m.signal()
+	return nil
+}
+
+// hasLost tells whether this etcd is not what it was: another one, or an older state of it.
+func (m *Member) hasLost(u etcd.Update) bool {
+	return m.self.Cluster != 0 && (m.self.Cluster != u.Cluster || u.Revision < m.self.Revision)
+}
+
+// take enters one change. The caller holds mu.
+func (m *Member) take(c etcd.Change) {
+	item := c.New
+	if item == nil {
+		item = c.Old
+	}
+	kind, id, _ := strings.Cut(strings.TrimPrefix(item.Key, m.cfg.Prefix+"/"), "/")
+	key := cnm.Key{Kind: cnm.Kind(kind), ID: id} // of what is none of these kinds, such as lease directories, nothing is taken
+	delete(m.rep.bad, key)
+	var err error
+	switch key.Kind {
+	case cnm.KindNetwork:
+		err = enter(m.rep.networks, key.ID, c)
+		m.dirty.networks[key.ID] = true
+	case kindNode:
+		err = m.takeNode(key.ID, c)
+	case kindAlive:
+		err = enter(m.rep.alive, key.ID, c)
+		m.rep.seen[key.ID] = time.Now()
+		m.dirty.self = m.dirty.self || key.ID == m.id
+	case kindEndpoint:
+		err = m.takeEndpoint(key.ID, c)
+	case kindBlock:
+		err = m.takeBlock(key.ID, c)
+	}
+	if err != nil {
+		m.rep.bad[key] = err
+		m.cfg.Log.Warn("ignoring a record in etcd that makes no sense", "kind", key.Kind, "id", key.ID, "err", err)
+	}
+}
+
+func enter[T any](to map[string]held[T], id string, c etcd.Change) error {
+	delete(to, id)
+	if c.New == nil {
+		return nil
+	}
+	v, err := decode[T](c.New.Value)
+	if err == nil {
+		to[id] = held[T]{v, c.New.Create, c.New.Mod, c.New.Lease}
+	}
+	return err
+}
+
+func (m *Member) takeNode(id string, c etcd.Change) error {
+	old := m.rep.nodes[id]
+	err := enter(m.rep.nodes, id, c)
+	m.dirty.self = m.dirty.self || id == m.id
+	if now := m.rep.nodes[id]; old.v.Addr4 != now.v.Addr4 || old.v.Addr6 != now.v.Addr6 {
+		m.dirty.all = true // somebody may have our address, or not any more
+	}
+	return err
+}
+
+func (m *Member) takeEndpoint(id string, c etcd.Change) error {
+	if old, ok := m.rep.endpoints[id]; ok {
+		pid := endpointPeerID(old.v)
+		delete(m.rep.peers, pid)
+		delete(m.rep.mine, id)
+		m.dirty.peers[pid] = true
+	}
+	err := enter(m.rep.endpoints, id, c)
+	now, ok := m.rep.endpoints[id]
+	if ok {
+		pid := endpointPeerID(now.v)
+		m.rep.peers[pid] = id
+		m.dirty.peers[pid] = true
+		if now.v.Node == m.id {
+			m.rep.mine[id] = true
+		}
+	}
+	if !ok || now.v.Node == m.id {
+		m.dirty.self = true
+	}
+	return err
+}
+
+func (m *Member) takeBlock(id string, c etcd.Change) error {
+	network, p, err := parseBlock(id)
+	if err != nil {
+		return err
+	}
+	delete(m.rep.blocks[network], p)
+	m.dirty.networks[network] = true
+	if c.New == nil {
+		return nil
+	}
+	v, err := decode[block](c.New.Value)
+	if err != nil {
+		return err
+	}
+	if m.rep.blocks[network] == nil {
+		m.rep.blocks[network] = map[netip.Prefix]held[block]{}
+	}
+	m.rep.blocks[network][p] = held[block]{v, c.New.Create, c.New.Mod, c.New.Lease}
+	return nil
+}
+
+// endpointPeerID is the ID of the peer record of another node's endpoint.
+func endpointPeerID(e Endpoint) string { return cnm.PeerID(e.Network, cnm.Short(e.ID)) }
+
+// networkOf is the short network ID of a peer.
+func networkOf(peerID string) string {
+	network, _, _ := strings.Cut(peerID, "/")
+	return network
+}
