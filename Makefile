@@ -22,7 +22,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # runc_nocriu leaves checkpoints out of it, which nothing here can ask for.
 TAGS    := seccomp,runc_nocriu
 BUILD   := $(GO) build -trimpath -ldflags '$(LDFLAGS)'
-STATIC  := net
+STATIC  := net netlab
 CGO     := netd net-shim
 BINS    := $(STATIC:%=bin/%) $(CGO:%=bin/%)
 CACHE   := $(CURDIR)/.cache
@@ -52,8 +52,12 @@ $(CGO:%=bin/%): bin/%:
 	CGO_ENABLED=1 $(BUILD) -tags $(TAGS) -o $@ ./cmd/$*
 
 .PHONY: demo
-demo: demo-deps build ## show one node at work, in network namespaces of its own
+demo: demo-deps build ## show three nodes at work, in network namespaces of their own
 	@labs/demo/run.sh
+
+.PHONY: lab
+lab: bin/netlab ## list the labs: documents that run, on a cluster inside this machine
+	@bin/netlab list
 
 .PHONY: demo-deps
 demo-deps:
