@@ -1,0 +1,74 @@
+package overlay
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/plan"
+)
+
+// RenderPeer renders the way to an endpoint of another node: a neighbour entry for each of its addresses, which the
+// VXLAN device answers from, and the forwarding entry of its MAC. It refuses what would lead
+// traffic of this node astray; the error is a [cnm.ErrInvalid].
+func (Driver) RenderPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (plan.State, error) {
+	if n.Phase == cnm.Deleting || !meets(n, h) {
+		return plan.State{}, nil
+	}
+	dst, err := checkPeer(n, p, h)
+	if err != nil {
+		return plan.State{}, invalid(fmt.Errorf("network %s: endpoint %s of node %s: %w", n.Name, p.ID, p.Node, err))
+	}
+	link := LinkName(n.ID)
+	s := plan.State{FDB: []plan.FDBEntry{{Link: link, MAC: p.MAC, Dst: dst}}}
+	for _, a := range p.Prefixes {
+		s.Neighs = append(s.Neighs, plan.Neigh{Link: link, IP: a.Addr(), MAC: p.MAC})
+	}
+	return s, nil
+}
+
+// checkPeer returns the peer's end of the tunnel.
+func checkPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (netip.Addr, error) {
+	switch {
+	case !p.Endpoint:
+		return netip.Addr{}, fmt.Errorf("it is a subnet's lease, and nodes share the subnets of a network of driver %s", name)
+	case p.MAC == plan.MAC{}:
+		return netip.Addr{}, fmt.Errorf("it has no MAC address")
+	case p.MAC[0]&1 != 0:
+		return netip.Addr{}, fmt.Errorf("its MAC address %s is a group address", p.MAC)
+	case p.MAC == mac(n.ID, h.Node, "bridge") || p.MAC == mac(n.ID, h.Node, "vxlan"):
+		return netip.Addr{}, fmt.Errorf("its MAC address %s is that of a link of this node: give it another", p.MAC)
+	}
+	for _, a := range p.Prefixes {
+		if err := checkAddr(n, a); err != nil {
+			return netip.Addr{}, err
+		}
+	}
+	for _, a := range []netip.Addr{p.Addr4, p.Addr6} {
+		if a.IsValid() && (a == h.Uplink.Addr4 || a == h.Uplink.Addr6) {
+			return netip.Addr{}, fmt.Errorf("its node's address %s is this node's own: give each node an address of its own (--node-ip)", a)
+		}
+	}
+	here, dst, family := local(h), p.Addr4, "IPv4"
+	if here.Is6() {
+		dst, family = p.Addr6, "IPv6"
+	}
+	if !dst.IsValid() || dst.Is4() != here.Is4() || dst.IsUnspecified() || dst.IsMulticast() || dst.IsLoopback() {
+		return netip.Addr{}, fmt.Errorf("its node has no %s address, and this node's tunnels end at %s: give all nodes an address of one family (--node-ip)", family, here)
+	}
+	return dst, nil
+}
+
+func checkAddr(n cnm.Network, a netip.Prefix) error {
+	i := slices.IndexFunc(n.Pools, func(pool cnm.Pool) bool { return pool.Subnet.Contains(a.Addr()) })
+	switch {
+	case !a.IsSingleIP():
+		return fmt.Errorf("%s is not one address", a)
+	case i < 0:
+		return fmt.Errorf("its address %s is in no subnet of the network", a.Addr())
+	case n.Pools[i].Gateway == a.Addr():
+		return fmt.Errorf("its address %s is the network's gateway, which each node has itself", a.Addr())
+	}
+	return nil
+}
