@@ -42,7 +42,7 @@ func Examine(f Facts) []Finding {
 	for _, check := range []func(Facts) []Finding{
 		unknown, kernelVersion, features, forwarding, ipv6, foreignForward, bridgeNetfilter,
 		otherTools, overlaps, reversePath, reservedPorts, conntrack, neighbours,
-		cgroups, isolation, security, limits, disk, clock,
+		cgroups, isolation, security, limits, disk, clock, cluster,
 	} {
 		all = append(all, check(f)...)
 	}

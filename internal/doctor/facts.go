@@ -42,6 +42,8 @@ type Facts struct {
 	InodesTotal      uint64 // 0: the file system counts none
 	Now              time.Time
 	ClockUnsynced    bool
+
+	Cluster *Cluster // nil: this node is in none
 }
 
 // Feature is something the kernel was asked to do.

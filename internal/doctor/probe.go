@@ -20,6 +20,7 @@ type Host struct {
 	Kernel   *kern.Kernel
 	StateDir string
 	Networks []Subnet // of vethloom's networks; optional
+	Cluster  *Cluster // nil: this node is in none
 	// Root is prepended to every path outside /proc/sys/net, for tests; "" is the host's own.
 	Root string
 }
@@ -45,7 +46,7 @@ func (h Host) Facts(ctx context.Context) Facts {
 	learn("disk", h.disk(&f))
 	learn("limits", h.limits(&f))
 	h.security(&f)
-	f.Networks = h.Networks
+	f.Networks, f.Cluster = h.Networks, h.Cluster
 	return f
 }
 
