@@ -23,17 +23,17 @@ type echo struct {
 	mu     sync.Mutex // guards what follows
 	seq    uint16
 	nonce  uint64
-	asked  map[uint16]*flight         // echo requests by their sequence number
-	knocks map[netip.AddrPort]*flight // datagrams by where they went
+	asked  map[uint16]*flight                     // echo requests by their sequence number
+	knocks map[netip.AddrPort]map[*tries]struct{} // who sent datagrams there, and waits
 }
 
 // flight is a probe that is on its way.
 type flight struct {
-	sent     time.Time
-	nonce    uint64
-	to       netip.Addr
-	source   netip.Addr
-	answered chan<- answer
+	sent   time.Time
+	nonce  uint64
+	to     netip.Addr
+	source netip.Addr
+	tries  *tries
 }
 
 // answer is what came back of a probe.
@@ -50,7 +50,7 @@ func newEcho() (*echo, error) {
 	}
 	e := &echo{
 		id: binary.NativeEndian.Uint16(seed[:]), nonce: binary.NativeEndian.Uint64(seed[2:]), done: make(chan struct{}),
-		asked: map[uint16]*flight{}, knocks: map[netip.AddrPort]*flight{},
+		asked: map[uint16]*flight{}, knocks: map[netip.AddrPort]map[*tries]struct{}{},
 	}
 	var err error
 	if e.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
@@ -88,11 +88,10 @@ func (e *echo) socket(v4, icmp bool) (socket, bool) {
 
 // tries are the probes of one round: they share a channel, so that a late answer still counts.
 type tries struct {
-	echo     *echo
-	answers  chan answer
-	seqs     []uint16
-	knocked  netip.AddrPort
-	answered int
+	echo    *echo
+	answers chan answer
+	seqs    []uint16
+	knocked netip.AddrPort
 }
 
 // maxTries bounds how many probes a round has at most, so that nobody waits to hand over an answer.
@@ -107,7 +106,8 @@ func (t *tries) end() {
 	for _, seq := range t.seqs {
 		delete(t.echo.asked, seq)
 	}
-	if t.knocked.IsValid() {
+	delete(t.echo.knocks[t.knocked], t)
+	if len(t.echo.knocks[t.knocked]) == 0 {
 		delete(t.echo.knocks, t.knocked)
 	}
 }
@@ -135,11 +135,10 @@ func (t *tries) knock(to netip.AddrPort) {
 		return
 	}
 	e.mu.Lock()
-	if _, busy := e.knocks[to]; busy {
-		e.mu.Unlock()
-		return
+	if e.knocks[to] == nil {
+		e.knocks[to] = map[*tries]struct{}{}
 	}
-	e.knocks[to], t.knocked = &flight{sent: time.Now(), to: to.Addr(), answered: t.answers}, to
+	e.knocks[to][t], t.knocked = struct{}{}, to
 	e.mu.Unlock()
 	t.failed(s.send(nil, to, netip.Addr{}))
 }
@@ -150,7 +149,7 @@ func (e *echo) register(t *tries, to, source netip.Addr) (seq uint16, nonce uint
 	for e.seq++; e.asked[e.seq] != nil; e.seq++ {
 	}
 	e.nonce++
-	e.asked[e.seq] = &flight{sent: time.Now(), nonce: e.nonce, to: to, source: source, answered: t.answers}
+	e.asked[e.seq] = &flight{sent: time.Now(), nonce: e.nonce, to: to, source: source, tries: t}
 	t.seqs = append(t.seqs, e.seq)
 	return e.seq, e.nonce
 }
@@ -221,33 +220,25 @@ func (e *echo) drain(s socket, buf, oob []byte) {
 
 func (e *echo) arrived(m message, from netip.Addr, now time.Time) {
 	e.mu.Lock()
-	f := e.asked[m.seq]
-	if m.id == e.id && f != nil && f.nonce == m.nonce {
+	defer e.mu.Unlock()
+	if f := e.asked[m.seq]; m.id == e.id && f != nil && f.nonce == m.nonce {
 		delete(e.asked, m.seq) // a second answer is none
-	} else {
-		f = nil
-	}
-	e.mu.Unlock()
-	if f != nil {
-		f.answered <- answer{rtt: max(now.Sub(f.sent), time.Microsecond), from: from}
+		f.tries.tell(answer{rtt: max(now.Sub(f.sent), time.Microsecond), from: from})
 	}
 }
 
 func (e *echo) refused(s socket, quoted []byte, dst netip.AddrPort, r refusal) {
 	e.mu.Lock()
-	var f *flight
+	defer e.mu.Unlock()
 	if !s.icmp {
-		f = e.knocks[dst]
-		delete(e.knocks, dst)
-	} else if m, ok := parseEcho(quoted, false); ok && m.id == e.id {
-		if f = e.asked[m.seq]; f != nil && f.to == dst.Addr() {
-			delete(e.asked, m.seq)
-		} else {
-			f = nil
+		for t := range e.knocks[dst] {
+			t.tell(answer{refused: r.refusals(netip.Addr{})})
 		}
+		return
 	}
-	e.mu.Unlock()
-	if f != nil {
-		f.answered <- answer{refused: r.refusals(f.source)}
+	m, ok := parseEcho(quoted, false)
+	if f := e.asked[m.seq]; ok && m.id == e.id && f != nil && f.to == dst.Addr() {
+		delete(e.asked, m.seq)
+		f.tries.tell(answer{refused: r.refusals(f.source)})
 	}
 }

@@ -43,7 +43,8 @@ func newPath(t *testing.T) *path {
 	p.Sh(up("u0", "10.0.1.1/24", "fd00:1::1/64") + "ip route add 10.0.2.0/24 via 10.0.1.254; ip route add fd00:2::/64 via fd00:1::fe")
 	p.in(p.router, up("w0", "10.0.1.254/24", "fd00:1::fe/64")+up("e0", "10.0.2.254/24", "fd00:2::fe/64")+
 		"sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")
-	p.in(p.far, up("v0", "10.0.2.2/24", "fd00:2::2/64")+"ip route add default via 10.0.2.254; ip route add default via fd00:2::fe")
+	p.in(p.far, up("v0", "10.0.2.2/24", "fd00:2::2/64")+"sysctl -qw net.ipv4.icmp_ratelimit=0;"+
+		"ip route add default via 10.0.2.254; ip route add default via fd00:2::fe")
 	p.Sh("ping -c1 -w10 -q 10.0.2.2; ping -c1 -w10 -q fd00:2::2")
 	return p
 }

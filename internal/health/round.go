@@ -149,11 +149,17 @@ func (r *round) search(ctx context.Context, passes, fails int) int {
 	return passes
 }
 
-// knock asks whether anything listens on the tunnel's port.
+// knock asks whether anything listens on the tunnel's port. It asks again, because hosts send such
+// errors once a second (icmp_ratelimit), and the tunnel's own packets may have had it.
 func (r *round) knock(ctx context.Context) {
 	t := r.echo.begin()
 	defer t.end()
-	t.knock(netip.AddrPortFrom(r.target.Outer.Addr().Unmap(), r.target.Outer.Port()))
-	a, _ := t.wait(ctx, r.timeout)
-	r.out.Refused.merge(a.refused)
+	for range 3 {
+		t.knock(netip.AddrPortFrom(r.target.Outer.Addr().Unmap(), r.target.Outer.Port()))
+		a, _ := t.wait(ctx, r.timeout)
+		r.out.Refused.merge(a.refused)
+		if a.final() || ctx.Err() != nil {
+			return
+		}
+	}
 }
