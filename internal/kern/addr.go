@@ -69,13 +69,24 @@ type address struct {
 	index  uint32
 	prefix netip.Prefix
 	proto  uint8
+	scope  uint8
+	flags  uint32
+}
+
+// usable tells whether an address of the host is one that others can reach it by, and lasts.
+func (a address) usable() bool {
+	unfit := uint32(unix.IFA_F_DEPRECATED | unix.IFA_F_DADFAILED | unix.IFA_F_TENTATIVE)
+	if a.prefix.Addr().Is6() {
+		unfit |= unix.IFA_F_TEMPORARY // the same bit says "secondary" of an IPv4 address
+	}
+	return a.scope < unix.RT_SCOPE_LINK && a.flags&unfit == 0 && a.prefix.Addr().IsGlobalUnicast()
 }
 
 func parseAddr(b []byte) (address, error) {
 	if len(b) < unix.SizeofIfAddrmsg {
 		return address{}, errShort
 	}
-	a := address{index: u32(b[4:])}
+	a := address{index: u32(b[4:]), scope: b[3], flags: uint32(b[2])}
 	bits := int(b[1])
 	var local, other netip.Addr
 	err := eachAttr(b[unix.SizeofIfAddrmsg:], func(kind uint16, v []byte) error {
@@ -84,6 +95,8 @@ func parseAddr(b []byte) (address, error) {
 			local, _ = netip.AddrFromSlice(v)
 		case unix.IFA_ADDRESS:
 			other, _ = netip.AddrFromSlice(v)
+		case unix.IFA_FLAGS:
+			a.flags = u32(v)
 		case ifaProto:
 			a.proto = u8(v)
 		}

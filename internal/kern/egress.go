@@ -74,16 +74,10 @@ func (k *Kernel) EgressMTU(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find the egress route: %w", err)
 	}
-	routes := slices.DeleteFunc(h.routes, func(r route) bool {
-		_, known := h.links[r.index]
-		return r.Table != 0 || r.Type != plan.Unicast || r.kind != unix.RTN_UNICAST || r.Dst.Bits() != 0 || !known
-	})
-	if len(routes) == 0 {
+	best, ok := h.defaultRoute()
+	if !ok {
 		return defaultEthernet, nil
 	}
-	best := slices.MinFunc(routes, func(a, b route) int {
-		return cmp.Or(cmp.Compare(a.Dst.Addr().BitLen(), b.Dst.Addr().BitLen()), cmp.Compare(a.Metric, b.Metric))
-	})
 	if best.MTU != 0 {
 		return best.MTU, nil
 	}

@@ -14,6 +14,8 @@ func putIndex(b []byte, index uint32) { binary.NativeEndian.PutUint32(b, index) 
 const (
 	rtnhOnLink = unix.RTNH_F_ONLINK
 	rtmCloned  = unix.RTM_F_CLONED
+
+	sizeofNextHop = unix.SizeofRtNexthop
 )
 
 // rtMsg is the part of a route message that says which route it is.
@@ -153,6 +155,10 @@ func parseRoute(b []byte) (route, error) {
 			}
 		case unix.RTA_OIF:
 			r.index = u32(v)
+		case unix.RTA_MULTIPATH:
+			if len(v) >= sizeofNextHop { // the first of several next hops
+				r.index = u32(v[4:])
+			}
 		case unix.RTA_PREFSRC:
 			r.Src, _ = netip.AddrFromSlice(v)
 		case unix.RTA_PRIORITY:

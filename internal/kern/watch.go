@@ -260,7 +260,7 @@ func (w *watcher) hostChanged(events []event) bool {
 			continue
 		}
 		old, known := w.links[e.link.index]
-		if _, _, ours := e.link.owner(); !ours && (e.gone || !known || old.mtu != e.link.mtu || old.up != e.link.up) {
+		if _, _, ours := e.link.owner(); !ours && (e.gone || !known || old.name != e.link.name || old.mtu != e.link.mtu || old.up != e.link.up) {
 			changed = true
 		}
 		w.links[e.link.index] = *e.link

@@ -26,6 +26,7 @@ var (
 // The exported fields are set before use.
 type Kernel struct {
 	MTU      int              // what EgressMTU answers
+	Way      kern.Uplink      // what Uplink answers
 	Prefixes []netip.Prefix   // what HostPrefixes answers
 	Dynamic  []kern.PortRange // what DynamicPorts answers
 	// Strict makes the removal of what is not there an error. The real kernel
@@ -305,6 +306,9 @@ func wake(c chan struct{}) {
 
 // EgressMTU answers with the field MTU.
 func (k *Kernel) EgressMTU(context.Context) (int, error) { return k.MTU, nil }
+
+// Uplink answers with the field Way, whatever is asked for.
+func (k *Kernel) Uplink(context.Context, kern.UplinkConfig) (kern.Uplink, error) { return k.Way, nil }
 
 // HostPrefixes answers with the field Prefixes.
 func (k *Kernel) HostPrefixes(context.Context) ([]netip.Prefix, error) { return k.Prefixes, nil }
