@@ -54,7 +54,7 @@ func (Backend) RenderPeer(n backend.Network, p cnm.Peer, h cnm.Host) (plan.State
 	}
 	var s plan.State
 	for _, prefix := range p.Prefixes {
-		r, ok := backend.Direct(p, prefix, h)
+		r, ok := n.Direct(p, prefix, h)
 		if !ok {
 			return plan.State{}, notOnLink(n, p, prefix, h)
 		}

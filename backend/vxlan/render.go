@@ -150,7 +150,7 @@ func (Backend) RenderPeer(n backend.Network, p cnm.Peer, h cnm.Host) (plan.State
 	var s plan.State
 	entries := map[plan.FDBEntry]bool{}
 	for _, prefix := range p.Prefixes {
-		if r, ok := backend.Direct(p, prefix, h); ok && n.Options.DirectRouting {
+		if r, ok := n.Direct(p, prefix, h); ok && n.Options.DirectRouting {
 			s.Routes = append(s.Routes, r)
 			continue
 		}

@@ -107,7 +107,8 @@ func (d Driver) RenderNetwork(n cnm.Network, h cnm.Host) (plan.State, error) {
 	return s, nil
 }
 
-// RenderEndpoint renders an endpoint as on a bridge network.
+// RenderEndpoint renders an endpoint as on a bridge network, with a way to the other nodes' subnets: the default
+// route may lead elsewhere, and an internal network has none.
 func (d Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.State, error) {
 	if n.Phase == cnm.Deleting || e.Phase == cnm.Deleting {
 		return plan.State{}, nil
@@ -116,7 +117,24 @@ func (d Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.
 	if err != nil {
 		return plan.State{}, err
 	}
-	return bridge.RenderEndpoint(n, e, r.o.Bridge, r.inner)
+	s, err := bridge.RenderEndpoint(n, e, r.o.Bridge, r.inner)
+	if err != nil || n.Cluster == nil || n.Cluster.Gone {
+		return s, err
+	}
+	for _, p := range n.Pools {
+		has := slices.ContainsFunc(e.Addrs, func(a netip.Prefix) bool { return p.Subnet.Contains(a.Addr()) })
+		if !has || !p.Gateway.IsValid() {
+			continue
+		}
+		for _, whole := range n.Cluster.Subnets {
+			if whole.Addr().Is4() == p.Subnet.Addr().Is4() {
+				s.Routes = append(s.Routes, plan.Route{
+					NS: e.NetNS, Dst: whole, Via: p.Gateway, Link: bridge.InnerName(e), Metric: bridge.Metric(e),
+				})
+			}
+		}
+	}
+	return s, nil
 }
 
 // RenderPeer renders the backend's way to a peer's subnets. It refuses what would lead traffic of
