@@ -37,6 +37,7 @@ type fakeCluster struct {
 	err      error                  // of every call but Usable
 	unusable error
 	extended int
+	made     int                      // each network has a subnet and a VNI that none had for long
 	step     func(func() error) error // around each effect; optional
 }
 
@@ -73,7 +74,8 @@ func (c *fakeCluster) Create(_ context.Context, n cnm.Network, pools []cnm.PoolR
 	if tunnel.Kind != "vxlan" || len(pools) != 1 {
 		return cnm.Network{}, fmt.Errorf("asked for %+v and %+v", tunnel, pools)
 	}
-	i := len(c.networks)
+	i := c.made % 50
+	c.made++
 	n.Cluster = &cnm.ClusterNetwork{Subnets: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", 200+i))}, VNI: tunnel.FirstVNI + uint32(i), Port: 4789}
 	if n.Driver == "routed" {
 		n.Cluster.Leases = "/leases/" + n.Name

@@ -7,7 +7,7 @@ import (
 )
 
 // record is a value the store keeps for the controller.
-type record interface{ Network | Sandbox | Endpoint }
+type record interface{ Network | Sandbox | Endpoint | Peer }
 
 // NetworkOf decodes a record of [KindNetwork].
 func NetworkOf(r Record) (Network, error) {
@@ -28,6 +28,18 @@ func EndpointOf(r Record) (Endpoint, error) {
 	e, err := decode[Endpoint](r)
 	e.Revision = r.Revision
 	return e, err
+}
+
+// PeerOf decodes a record of [KindPeer].
+func PeerOf(r Record) (Peer, error) {
+	p, err := decode[Peer](r)
+	p.Revision = r.Revision
+	return p, err
+}
+
+// ListPeers reads every peer record, in order of ID.
+func ListPeers(ctx context.Context, s Store) ([]Peer, error) {
+	return list(ctx, s, KindPeer, PeerOf)
 }
 
 // ListNetworks reads every network record, in order of ID.

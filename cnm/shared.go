@@ -107,8 +107,12 @@ func (k *Controller) reopen(id string) {
 	e.owned, e.closing = false, false
 }
 
+// extendTries bounds how often one attach gets its node another block whose addresses are all
+// gone to others by the time it asks for one of them.
+const extendTries = 10
+
 // claim gets the endpoint its addresses. When this node's blocks of a cluster network have none, the
-// cluster is asked for another block, once and by one caller at a time.
+// cluster is asked for another block, by one caller at a time.
 func (k *Controller) claim(ctx context.Context, j *joining) (err error) {
 	id, want := owner(j.e.ID), j.request.Addrs
 	if j.network.Cluster == nil {
@@ -133,13 +137,17 @@ func (k *Controller) claim(ctx context.Context, j *joining) (err error) {
 	if j.claim, err = k.ipam.Claim(ctx, j.network, id, want); !errors.Is(err, ErrNoBlock) {
 		return err // somebody else has got a block meanwhile
 	}
-	n, err := cluster.Extend(ctx, copyNetwork(j.network), want)
-	if err != nil {
-		return fmt.Errorf("get this node more addresses of network %s: %w", j.network.Name, err)
+	for try := 1; ; try++ {
+		n, err := cluster.Extend(ctx, copyNetwork(j.network), want)
+		if err != nil {
+			return fmt.Errorf("get this node more addresses of network %s: %w", j.network.Name, err)
+		}
+		j.network = n
+		j.claim, err = k.ipam.Claim(ctx, n, id, want)
+		if len(want) > 0 || try == extendTries || !errors.Is(err, ErrNoBlock) {
+			return err
+		}
 	}
-	j.network = n
-	j.claim, err = k.ipam.Claim(ctx, j.network, id, want)
-	return err
 }
 
 // catchUp gives endpoints that were claimed for before their network's pools changed, and committed
