@@ -11,16 +11,31 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// checkDatabase opens etcd's database as etcd will. Etcd does it in a goroutine of its own, where what is wrong
-// with the file would end the process; and a truncated file would end it by SIGBUS.
-func checkDatabase(dir string) (err error) {
+// checkData tells whether there are data, and opens etcd's database as etcd will. Etcd does it in a
+// goroutine of its own, where what is wrong with the file would end the process; and a truncated
+// file would end it by SIGBUS.
+func checkData(dir string) (old bool, err error) {
 	path := filepath.Join(dir, "member", "snap", "db")
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // a new directory
+		return false, nil // a new directory, or etcd itself says what is wrong
 	}
 	if err != nil {
-		return fmt.Errorf("look at the database of etcd: %w", err)
+		return false, fmt.Errorf("look at the database of etcd: %w", err)
+	}
+	logs, err := filepath.Glob(filepath.Join(dir, "member", "wal", "*.wal"))
+	if err != nil {
+		return false, fmt.Errorf("look at the logs of etcd in %s: %w", dir, err)
+	}
+	if len(logs) == 0 { // etcd would wait for itself for ever
+		return false, damaged(dir, fmt.Errorf("the logs of %s are missing", path))
+	}
+	return true, checkDatabase(dir, path, info.Size())
+}
+
+func checkDatabase(dir, path string, size int64) (err error) {
+	if size == 0 {
+		return damaged(dir, fmt.Errorf("%s is empty", path))
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
 	if err != nil {
@@ -28,8 +43,8 @@ func checkDatabase(dir string) (err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	return db.View(func(tx *bbolt.Tx) error {
-		if tx.Size() > info.Size() {
-			return damaged(dir, fmt.Errorf("%s has %d bytes, %d are missing", path, info.Size(), tx.Size()-info.Size()))
+		if tx.Size() > size {
+			return damaged(dir, fmt.Errorf("%s has %d bytes, %d are missing", path, size, tx.Size()-size))
 		}
 		return nil
 	})

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -30,6 +31,8 @@ type Config struct {
 	CertFile   string   // with https: PEM certificate of this server
 	KeyFile    string   // of CertFile
 	Log        *slog.Logger
+
+	ReadyTimeout time.Duration // how long it may take until it serves; 0: 20 s
 }
 
 // Why a server does not start.
@@ -50,7 +53,7 @@ const (
 	memberName   = "local"
 	unusedPeer   = "http://127.0.0.1:1" // members have a peer URL; this one neither listens nor calls
 	lockName     = "lock"
-	startTimeout = 30 * time.Second
+	readyTimeout = 20 * time.Second
 )
 
 // Server is a running etcd.
@@ -74,7 +77,8 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkDatabase(c.Dir); err != nil {
+	old, err := checkData(c.Dir)
+	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	e, err := start(cfg, c.Dir)
@@ -82,22 +86,40 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	s := &Server{etcd: e, lock: lock}
-	timeout := time.NewTimer(startTimeout)
+	if err := s.await(ctx, c, old); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.client = v3client.New(e.Server)
+	return s, nil
+}
+
+// await waits until the server serves. Old says that it had data to begin with.
+func (s *Server) await(ctx context.Context, c Config, old bool) error {
+	if c.ReadyTimeout == 0 {
+		c.ReadyTimeout = readyTimeout
+	}
+	timeout := time.NewTimer(c.ReadyTimeout)
 	defer timeout.Stop()
+	var err error
 	select {
-	case <-e.Server.ReadyNotify():
-		s.client = v3client.New(e.Server)
-		return s, nil
-	case err = <-e.Err():
-	case <-e.Server.StopNotify():
+	case <-s.etcd.Server.ReadyNotify():
+		return nil
+	case err = <-s.etcd.Err():
+	case <-s.etcd.Server.StopNotify():
 		err = errors.New("it stopped")
 	case <-timeout.C:
-		err = fmt.Errorf("not ready after %v", startTimeout)
+		err = fmt.Errorf("not ready after %v", c.ReadyTimeout)
+		if old { // a log that lacks its end leaves etcd waiting
+			return damaged(c.Dir, err)
+		}
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
-	return nil, errors.Join(fmt.Errorf("start etcd in %s: %w", c.Dir, err), s.Close())
+	return fmt.Errorf("start etcd in %s: %w", c.Dir, err)
 }
+
+// Dir is where the data are.
+func (s *Server) Dir() string { return s.etcd.Config().Dir }
 
 // Client is one that calls the server directly. It is closed with the server.
 func (s *Server) Client() *clientv3.Client { return s.client }
@@ -165,10 +187,15 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// start turns the panics that etcd answers damaged files with into an error.
+// start turns the panics that etcd answers damaged files with into an error. What etcd had begun by then
+// stays until the process ends.
 func start(cfg *embed.Config, dir string) (e *embed.Etcd, err error) {
 	defer func() {
-		if r := recover(); r != nil {
+		r := recover()
+		if _, bug := r.(runtime.Error); bug { // it trips over what it does not expect in a log
+			r = "the logs cannot be read"
+		}
+		if r != nil {
 			e, err = nil, damaged(dir, fmt.Errorf("%v", r))
 		}
 	}()
