@@ -26,7 +26,7 @@ func (a *App) nodeList() *cobra.Command {
 	l := &lister[*apiv1.Node]{id: (*apiv1.Node).GetName}
 	l.columns = []column[*apiv1.Node]{
 		{name: "Name", header: "NAME", value: (*apiv1.Node).GetName},
-		{name: "Address", header: "ADDRESS", value: func(n *apiv1.Node) string { return strings.Join(n.GetAddresses(), ", ") }},
+		{name: "Address", header: "ADDRESS", value: func(n *apiv1.Node) string { return shorten(n.GetAddresses(), l.noTrunc) }},
 		{name: "Status", header: "STATUS", value: func(n *apiv1.Node) string {
 			if n.GetSelf() {
 				return nodeStatus(n) + " (self)"
@@ -95,9 +95,6 @@ func nodeStatus(n *apiv1.Node) string {
 	return "away"
 }
 
-// shownSubnets is how many of a node's subnets a table has room for.
-const shownSubnets = 2
-
 func nodeSubnets(n *apiv1.Node, all bool) string {
 	var parts []string
 	for _, s := range slices.Concat(n.GetSubnets(), n.GetBlocks()) {
@@ -105,8 +102,13 @@ func nodeSubnets(n *apiv1.Node, all bool) string {
 			parts = append(parts, s.GetNetwork()+" "+p)
 		}
 	}
-	if more := len(parts) - shownSubnets; more > 0 && !all {
-		return fmt.Sprintf("%s, +%d", strings.Join(parts[:shownSubnets], ", "), more)
+	return shorten(parts, all)
+}
+
+// shorten leaves of a list what a table has room for: the first, and how many more there are.
+func shorten(parts []string, all bool) string {
+	if len(parts) > 1 && !all {
+		return fmt.Sprintf("%s, +%d", parts[0], len(parts)-1)
 	}
 	return strings.Join(parts, ", ")
 }
@@ -122,6 +124,7 @@ func nodeHealth(n *apiv1.Node) string {
 		case h.GetChecked() == nil:
 		case !h.GetReachable() && worst < 4:
 			worst, words = 4, "no way by "+h.GetWay()
+		case h.GetReachable() && !h.GetSmall(): // pings are filtered, and its tunnels are well
 		case h.GetReachable() && !h.GetLarge() && worst < 3:
 			worst, words = 3, "large packets lost on "+h.GetWay()
 			if h.GetPathMtu() > 0 {

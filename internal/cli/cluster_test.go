@@ -30,16 +30,17 @@ func clustered(ts *testscript.TestScript, _ bool, args []string) {
 	narrow.Cause, narrow.Remedy = "packets above 1400 bytes vanish on the way", "net network create -o mtu=1400"
 	deaf := server.PeerHealth{Way: "vxlan web", Target: addr("10.5.3.0"), MTU: 1450, Loss: 1, Checked: checked,
 		Cause: "UDP port 8472 is blocked between 192.0.2.1 and 192.0.2.3", Remedy: "open it on both"}
+	filtered := server.PeerHealth{Way: "underlay", Target: addr("192.0.2.4"), Reachable: true, MTU: 1500, Checked: checked, Cause: "n4 answers no ping"}
 	nodes := []server.NodeView{
 		{ID: "b1f7d2a0-0000-4000-8000-000000000003", Name: "n3", Addresses: []netip.Addr{addr("192.0.2.3")}, Version: "1.0", LastSeen: fake.Epoch.Add(-3 * time.Hour),
-			Subnets: []server.NodeSubnet{{"web", prefixes("10.5.3.0/24")}}, Health: []server.PeerHealth{well("underlay", "192.0.2.3", 1500), deaf}},
+			Subnets: []server.NodeSubnet{{Network: "web", Prefixes: prefixes("10.5.3.0/24")}}, Health: []server.PeerHealth{well("underlay", "192.0.2.3", 1500), deaf}},
 		{ID: "7a3c55e0-0000-4000-8000-000000000001", Name: "n1", Addresses: []netip.Addr{addr("192.0.2.1"), addr("2001:db8::1")}, Version: "1.0", Self: true, Alive: true,
-			LastSeen: checked, Drivers: []string{"overlay", "vxlan"}, Endpoints: 2, Subnets: []server.NodeSubnet{{"web", prefixes("10.5.1.0/24", "fd00:5:1::/64")}},
-			Blocks: []server.NodeSubnet{{"app", prefixes("10.9.0.0/26")}}},
+			LastSeen: checked, Drivers: []string{"overlay", "vxlan"}, Endpoints: 2, Subnets: []server.NodeSubnet{{Network: "web", Prefixes: prefixes("10.5.1.0/24", "fd00:5:1::/64")}},
+			Blocks: []server.NodeSubnet{{Network: "app", Prefixes: prefixes("10.9.0.0/26")}}},
 		{ID: "9d0e4411-0000-4000-8000-000000000002", Name: "n2", Addresses: []netip.Addr{addr("192.0.2.2")}, Version: "1.0", Alive: true, LastSeen: checked,
-			Subnets: []server.NodeSubnet{{"web", prefixes("10.5.2.0/24")}}, Health: []server.PeerHealth{well("underlay", "192.0.2.2", 1500), narrow}},
+			Subnets: []server.NodeSubnet{{Network: "web", Prefixes: prefixes("10.5.2.0/24")}}, Health: []server.PeerHealth{well("underlay", "192.0.2.2", 1500), narrow}},
 		{ID: "c4c4c4c4-0000-4000-8000-000000000004", Name: "n4", Addresses: []netip.Addr{addr("192.0.2.4")}, Version: "0.9", Alive: true, LastSeen: checked,
-			Health: []server.PeerHealth{well("underlay", "192.0.2.4", 1500)}},
+			Health: []server.PeerHealth{filtered, well("udp lab", "10.6.4.1", 1472)}},
 	}
 	d.SetNodes(nodes...)
 	in := func(d time.Duration) time.Time { return fake.Epoch.Add(5*time.Minute + d) }

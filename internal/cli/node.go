@@ -118,8 +118,9 @@ func (a *App) doctor() *cobra.Command {
 		{name: "Remedy", header: "REMEDY", hidden: true, value: (*apiv1.Finding).GetRemedy},
 	}}
 	cmd := &cobra.Command{
-		Use: "doctor [flags]", Short: "Examine this host: kernel, modules, forwarding, firewall, conflicts", GroupID: groupNode, Args: cobra.NoArgs,
-		Long:    "Examine this host: kernel, modules, forwarding, firewall, conflicts. Each finding has a remedy. The exit code is 1 when there is an error.",
+		Use: "doctor [flags]", Short: "Examine this host and its cluster: kernel, forwarding, firewall, conflicts, peers", GroupID: groupNode, Args: cobra.NoArgs,
+		Long: `Examine this host: kernel, modules, forwarding, firewall, conflicts; in a cluster also the store, this node's lease and address,
+and the ways to other nodes, with the likely cause where one is not well. Each finding has a remedy. The exit code is 1 when there is an error.`,
 		Example: "  net doctor",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
 			resp, err := c.System.Doctor(ctx, &apiv1.DoctorRequest{})

@@ -203,8 +203,10 @@ func TestNobodyOnTheLink(t *testing.T) {
 func TestTunnel(t *testing.T) {
 	p := newPath(t)
 	h := p.prober(health.Options{Timeout: 400 * time.Millisecond})
-	const vxlan = "ip link add x0 type vxlan id 1 dstport 8472 local %s remote %s nolearning; ip addr add %s/24 dev x0; ip link set x0 mtu 1450 up"
-	p.Sh(fmt.Sprintf(vxlan, "10.0.1.1", "10.0.2.2", "10.9.0.1"))
+	// Neighbours are permanent, as those of vethloom's tunnels are.
+	const vxlan = "ip link add x0 address 02:00:00:00:09:%[1]d type vxlan id 1 dstport 8472 local %[2]s remote %[3]s nolearning;" +
+		"ip addr add 10.9.0.%[1]d/24 dev x0; ip link set x0 mtu 1450 up; ip neigh replace 10.9.0.%[4]d lladdr 02:00:00:00:09:%[4]d dev x0 nud permanent"
+	p.Sh(fmt.Sprintf(vxlan, 1, "10.0.1.1", "10.0.2.2", 2))
 	t.Cleanup(func() { p.Sh("ip link del x0") })
 	to := health.Target{Node: "2", Name: "far", Way: "vxlan web", Addr: netip.MustParseAddr("10.9.0.2"), Source: netip.MustParseAddr("10.9.0.1"), MTU: 1450,
 		Outer: netip.MustParseAddrPort("10.0.2.2:8472")}
@@ -219,7 +221,15 @@ func TestTunnel(t *testing.T) {
 		}
 	}
 	expect("nothing listens on UDP port 8472 of far")
-	p.in(p.far, fmt.Sprintf(vxlan, "10.0.2.2", "10.0.1.1", "10.9.0.2"))
+	// Two networks may have tunnels to the same port.
+	other := to
+	other.Way = "vxlan other"
+	h.Set([]health.Target{under, to, other})
+	ways, err := h.Refresh(t.Context(), "2")
+	if err != nil || len(ways) != 3 || !ways[0].Large || !ways[1].Refused.Port || !ways[2].Refused.Port {
+		t.Errorf("all ways at once: %+v, %v", ways, err)
+	}
+	p.in(p.far, fmt.Sprintf(vxlan, 2, "10.0.2.2", "10.0.1.1", 1))
 	expect("")
 	p.in(p.router, chain("forward", "udp dport 8472 drop"))
 	expect("UDP port 8472 is blocked between 10.0.1.1 and 10.0.2.2")

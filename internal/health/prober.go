@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -243,4 +244,17 @@ func (p *Prober) Probe(ctx context.Context, t Target) (Result, error) {
 		s.result, s.seen = r.out, r.seen
 	}
 	return r.out, nil
+}
+
+// Refresh examines all ways to one node at once, and returns what it found in the order they were set in.
+// The error is the context's.
+func (p *Prober) Refresh(ctx context.Context, node string) ([]Result, error) {
+	before := p.Of(node)
+	errs := make([]error, len(before))
+	var probes sync.WaitGroup
+	for i, r := range before {
+		probes.Go(func() { _, errs[i] = p.Probe(ctx, r.Target) })
+	}
+	probes.Wait()
+	return p.Of(node), errors.Join(errs...)
 }
