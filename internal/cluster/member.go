@@ -102,8 +102,9 @@ type Member struct {
 	refused  error            // why this node may not be a member
 	troubles map[string]error // what keeps networks from being as the cluster has them, by ID
 
-	peers map[string]peerState // of the local store, by ID; the syncing goroutine's own
-	held  map[string]heldLease // by network ID; guarded by mu
+	peers   map[string]peerState // of the local store, by ID; the syncing goroutine's own
+	adopted map[string]string    // networks as the controller last took them, by ID; the syncing goroutine's own
+	held    map[string]heldLease // by network ID; guarded by mu
 }
 
 // State is how the member stands with etcd.
@@ -127,7 +128,7 @@ func New(ctx context.Context, cfg Config) (*Member, error) {
 	}
 	m := &Member{
 		cfg: cfg, drivers: map[string]cnm.Driver{}, wake: make(chan struct{}, 1), rep: newReplica(),
-		dirs: map[string]*directory{}, making: map[string]time.Time{}, peers: map[string]peerState{}, held: map[string]heldLease{},
+		dirs: map[string]*directory{}, making: map[string]time.Time{}, peers: map[string]peerState{}, adopted: map[string]string{}, held: map[string]heldLease{},
 		troubles: map[string]error{}, dirty: newDirty(), state: State{Since: time.Now()},
 	}
 	for _, d := range cfg.Drivers {

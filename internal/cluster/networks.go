@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/plan"
 	"github.com/vethloom/vethloom/subnet"
 )
 
@@ -41,11 +42,31 @@ func (m *Member) syncNetwork(ctx context.Context, g *errgroup.Group, id string) 
 	if err == nil {
 		err = m.ctrl.Adopt(ctx, n)
 	}
+	if err == nil {
+		err = m.wakePeers(n)
+	}
 	m.trouble(id, err)
 	if err != nil && !errors.Is(err, errNotYet) {
 		return fmt.Errorf("network %s: %w", rec.v.Name, err)
 	}
 	return err
+}
+
+// wakePeers renders the ways to a network's peers anew when the network is not what they were rendered for.
+func (m *Member) wakePeers(n cnm.Network) error {
+	b, err := encode(n)
+	if err != nil || m.adopted[n.ID] == string(b) {
+		return err
+	}
+	m.adopted[n.ID] = string(b)
+	var scopes []plan.Scope
+	for id, p := range m.peers {
+		if p.peer.Network == n.ID {
+			scopes = append(scopes, cnm.PeerScope(id))
+		}
+	}
+	m.cfg.Wake(scopes...)
+	return nil
 }
 
 func (m *Member) made(id string) {
@@ -68,6 +89,7 @@ func (m *Member) trouble(id string, err error) {
 // leave lets go of a network that the cluster has no more.
 func (m *Member) leave(ctx context.Context, id string) error {
 	m.unfollow(id)
+	delete(m.adopted, id)
 	m.trouble(id, nil)
 	if err := m.forgetLease(ctx, id); err != nil {
 		return err

@@ -10,6 +10,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/vethloom/vethloom/internal/cluster"
 )
 
 // Config is netd's configuration, as its flags and its file give it.
@@ -20,9 +23,22 @@ type Config struct {
 	HTTP            string // metrics and health, host:port; empty for none
 	Shim            string // path of net-shim; empty: beside this program, or in PATH
 	BridgeNetfilter string // auto, keep or off: see [Config.Check]
-	CgroupParent    string // cgroup under which containers get theirs; empty: derived from Run
-	LogLevel        string // debug, info, warn or error
-	LogFormat       string // text or json
+	NodeName        string // in the cluster; empty: the host's
+	NodeIP          string // this node's address on the underlay; empty: that of Iface, or of the default route's link
+	Iface           string // the link to the other nodes
+	IfaceCanReach   string // an address: the link that leads there is the one to the other nodes
+	Etcd            string // "embedded", or URLs with commas between them
+	EtcdPrefix      string // of all keys
+	EtcdCAFile      string
+	EtcdCertFile    string
+	EtcdKeyFile     string
+	EtcdUser        string
+	EtcdPassword    string        // path of the file with the password
+	LeaseTTL        time.Duration // what this node holds in the cluster is its own that long after etcd last heard of it
+	Times           cluster.Times `json:"-"` // for tests; Lease is LeaseTTL
+	CgroupParent    string        // cgroup under which containers get theirs; empty: derived from Run
+	LogLevel        string        // debug, info, warn or error
+	LogFormat       string        // text or json
 	Version         string
 	Commit          string
 	BootID          string // empty: the kernel's
@@ -36,6 +52,9 @@ func Defaults() Config {
 		Run:             "/run/vethloom",
 		HTTP:            "127.0.0.1:7470",
 		BridgeNetfilter: "auto",
+		Etcd:            embeddedEtcd,
+		EtcdPrefix:      "/vethloom",
+		LeaseTTL:        time.Hour,
 		LogLevel:        "info",
 		LogFormat:       "text",
 	}
@@ -76,6 +95,9 @@ func (c *Config) Check() error {
 		return err
 	}
 	if err := c.checkHTTP(); err != nil {
+		return err
+	}
+	if err := c.checkCluster(); err != nil {
 		return err
 	}
 	if c.CgroupParent != "" && (!filepath.IsAbs(c.CgroupParent) || !filepath.IsLocal(c.CgroupParent[1:]) || filepath.Clean(c.CgroupParent) == "/") {

@@ -18,13 +18,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/api/server"
+	"github.com/vethloom/vethloom/backend/hostgw"
+	"github.com/vethloom/vethloom/backend/udp"
+	"github.com/vethloom/vethloom/backend/vxlan"
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/drivers/bridge"
 	"github.com/vethloom/vethloom/drivers/host"
 	"github.com/vethloom/vethloom/drivers/null"
+	"github.com/vethloom/vethloom/drivers/overlay"
+	"github.com/vethloom/vethloom/drivers/routed"
 	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/engine/volume"
+	"github.com/vethloom/vethloom/internal/cluster"
+	"github.com/vethloom/vethloom/internal/health"
 	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/plan"
 	"github.com/vethloom/vethloom/internal/reconcile"
@@ -51,6 +58,8 @@ type daemon struct {
 	ctrl   *cnm.Controller
 	nets   *networks
 	events *events
+	member *cluster.Member
+	prober *health.Prober
 
 	images  *image.Store
 	volumes *volume.Volumes
@@ -101,31 +110,39 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.closing(d.store.Close)
-	if d.kernel, err = kern.Open(kern.Config{RunDir: d.cfg.Run, Log: d.log}); err != nil {
+	if d.kernel, err = kern.Open(kern.Config{RunDir: d.cfg.Run, Log: d.log, Tunnels: d.openTunnels()}); err != nil {
 		return err
 	}
 	d.closing(d.kernel.Close)
-	drivers := []cnm.Driver{bridge.Driver{}, host.Driver{}, null.Driver{}}
+	drivers := drivers()
 	records := d.stored()
 	d.source = &source{store: records, drivers: map[string]cnm.Driver{}, learn: d.learnHost, log: d.log}
 	for _, drv := range drivers {
 		d.source.drivers[drv.Name()] = drv
 	}
-	if err := d.learnHost(ctx); err != nil {
-		return err
-	}
-	d.rec = reconcile.New(reconcile.Config{Kernel: d.applied(), Source: d.source, Log: d.log, Observer: d.passed})
 	addresses, err := ipam.New(ctx, ipam.Config{Store: records, Avoid: d.kernel.HostPrefixes, Site: machineID()})
 	if err != nil {
 		return fmt.Errorf("read the addresses in use: %w", err)
 	}
+	if err := d.openMember(ctx, records, drivers, addresses); err != nil {
+		return err
+	}
+	if err := d.learnHost(ctx); err != nil {
+		return err
+	}
+	d.rec = reconcile.New(reconcile.Config{Kernel: d.applied(), Source: d.source, Log: d.log, Observer: d.passed})
 	d.ctrl, err = cnm.New(ctx, cnm.Config{
-		Store: records, IPAM: addresses, Drivers: drivers, Fabric: fabric{d.rec},
+		Store: records, IPAM: addresses, Drivers: drivers, Fabric: fabric{d.rec}, Cluster: d.member,
 		DynamicPorts: d.dynamicPorts, Log: d.log, Events: d.recordChanged,
 	})
 	if err != nil {
 		return fmt.Errorf("read the networks: %w", err)
 	}
+	d.member.Use(d.ctrl)
+	if d.prober, err = health.New(health.Options{}); err != nil {
+		return fmt.Errorf("open the prober of other nodes: %w", err)
+	}
+	d.closing(d.prober.Close)
 	d.nets = &networks{ctrl: d.ctrl, source: d.source, path: d.kernel.NetNSPath}
 	return nil
 }
@@ -147,6 +164,8 @@ func (d *daemon) serve(ctx context.Context) error {
 	g.Go(func() error { return d.rec.Run(passes, drift) })
 	g.Go(func() error { return d.finishDeletions(ctx) })
 	g.Go(func() error { return d.watchHost(ctx, hostChanged) })
+	g.Go(func() error { return d.runMember(ctx) })
+	g.Go(func() error { d.runHealth(ctx); return nil })
 	if d.http != nil {
 		g.Go(func() error { return serveHTTP(ctx, d.http, d.health()) })
 	}
@@ -155,6 +174,14 @@ func (d *daemon) serve(ctx context.Context) error {
 		return d.serveAPI(ctx)
 	})
 	return g.Wait()
+}
+
+// drivers are those that this netd has.
+func drivers() []cnm.Driver {
+	return []cnm.Driver{
+		bridge.Driver{}, host.Driver{}, null.Driver{}, overlay.Driver{},
+		routed.Driver{Backend: hostgw.Backend{}}, routed.Driver{Backend: vxlan.Backend{}}, routed.Driver{Backend: udp.Backend{}},
+	}
 }
 
 // serveAPI makes the daemon ready, step by step, and serves until the context ends.
@@ -216,9 +243,11 @@ func (d *daemon) services() server.Config {
 		Containers: containers{Engine: d.engine, nets: d.nets},
 		Images:     images{Store: d.images, daemon: d},
 		Volumes:    volumes{Volumes: d.volumes, daemon: d},
+		Nodes:      nodes{d},
+		Leases:     nodes{d},
 		System: &system{
 			cfg: d.cfg, started: d.started, ctrl: d.ctrl, engine: d.engine, rec: d.rec,
-			source: d.source, events: d.events, notices: d.store.Notices(), examine: d.examine,
+			source: d.source, events: d.events, notices: d.store.Notices(), examine: d.examine, cluster: d.clusterStatus,
 		},
 		Log:     d.log,
 		Metrics: d.registry,
@@ -226,7 +255,7 @@ func (d *daemon) services() server.Config {
 }
 
 func (d *daemon) health() http.Handler {
-	return health(d.registry, func() error {
+	return healthHandler(d.registry, func() error {
 		if !d.ready.Load() {
 			return errors.New("starting")
 		}

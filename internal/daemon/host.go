@@ -29,7 +29,11 @@ func (d *daemon) learnHost(ctx context.Context) error {
 	if fabric.Accepts, err = d.kernel.NeededAccepts(ctx); err != nil {
 		return fmt.Errorf("look at other tools' FORWARD chains: %w", err)
 	}
-	d.source.facts.Store(&facts{host: cnm.Host{MTU: mtu, NoIPv6: fc.NoIPv6}, fabric: fabric})
+	h := cnm.Host{MTU: mtu, NoIPv6: fc.NoIPv6, Node: d.member.ID()}
+	if h.Uplink, err = d.uplink(ctx); err != nil {
+		return err
+	}
+	d.source.facts.Store(&facts{host: h, fabric: fabric})
 	return nil
 }
 
@@ -71,8 +75,10 @@ func (d *daemon) watchHost(ctx context.Context, changed <-chan struct{}) error {
 				continue
 			}
 			if now := d.source.facts.Load().host; !now.Equal(before) {
-				d.log.Info("the egress route's MTU has changed", "from", before.MTU, "to", now.MTU)
+				d.log.Info("the host's links have changed", "mtu", now.MTU, "uplink", now.Uplink.Link, "uplink-mtu", now.Uplink.MTU,
+					"address", now.Uplink.Addr4, "address6", now.Uplink.Addr6)
 				d.rec.Resync()
+				d.member.HostChanged()
 			}
 		}
 	}
@@ -80,6 +86,7 @@ func (d *daemon) watchHost(ctx context.Context, changed <-chan struct{}) error {
 
 // recordChanged tells watchers of a change of networks, sandboxes or endpoints.
 func (d *daemon) recordChanged(e cnm.Event) {
+	d.member.Changed()
 	attrs := map[string]string{}
 	for k, v := range map[string]string{"name": e.Name, "network": e.Network, "sandbox": e.Sandbox, "container": e.Container} {
 		if v != "" {

@@ -14,7 +14,7 @@ import (
 
 // health answers /healthz (the process serves) and /readyz (every scope has
 // converged), and shows the registry at /metrics.
-func health(reg *prometheus.Registry, ready func() error) http.Handler {
+func healthHandler(reg *prometheus.Registry, ready func() error) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 
 	"github.com/vethloom/vethloom/cnm"
@@ -48,6 +49,10 @@ func (s *source) All(ctx context.Context) (map[plan.Scope]reconcile.Want, error)
 	if err != nil {
 		return nil, err
 	}
+	peers, err := cnm.ListPeers(ctx, s.store)
+	if err != nil {
+		return nil, err
+	}
 	out := map[plan.Scope]reconcile.Want{fabricScope: {State: s.facts.Load().fabric}}
 	add := func(scope plan.Scope, st plan.State, err error) {
 		out[scope] = reconcile.Want{State: st, Err: err}
@@ -70,6 +75,12 @@ func (s *source) All(ctx context.Context) (map[plan.Scope]reconcile.Want, error)
 		st, err := s.endpoint(n, e)
 		add(cnm.EndpointScope(e.ID), st, err)
 	}
+	for _, p := range peers {
+		if n, ok := byID[p.Network]; ok {
+			st, err := s.peer(n, p)
+			add(cnm.PeerScope(p.ID), st, err)
+		}
+	}
 	return out, nil
 }
 
@@ -77,6 +88,9 @@ func (s *source) All(ctx context.Context) (map[plan.Scope]reconcile.Want, error)
 func (s *source) Render(ctx context.Context, scope plan.Scope) (plan.State, error) {
 	if scope == fabricScope {
 		return s.facts.Load().fabric, nil
+	}
+	if id, ok := strings.CutPrefix(string(scope), string(cnm.PeerScope(""))); ok {
+		return s.peerByID(ctx, id)
 	}
 	kind, short, ok := cnm.ParseScope(scope)
 	if !ok {
@@ -121,6 +135,44 @@ func (s *source) endpointByID(ctx context.Context, e cnm.Endpoint) (plan.State, 
 		return plan.State{}, err
 	}
 	return s.endpoint(n, e)
+}
+
+// peerByID renders the way to a peer: none without its record or its network's.
+func (s *source) peerByID(ctx context.Context, id string) (plan.State, error) {
+	r, err := s.store.Get(ctx, cnm.Key{Kind: cnm.KindPeer, ID: id})
+	if errors.Is(err, cnm.ErrNotFound) {
+		return plan.State{}, nil
+	}
+	if err != nil {
+		return plan.State{}, err
+	}
+	p, err := cnm.PeerOf(r)
+	if err != nil {
+		return plan.State{}, err
+	}
+	if r, err = s.store.Get(ctx, cnm.Key{Kind: cnm.KindNetwork, ID: p.Network}); errors.Is(err, cnm.ErrNotFound) {
+		return plan.State{}, nil
+	}
+	if err != nil {
+		return plan.State{}, err
+	}
+	n, err := cnm.NetworkOf(r)
+	if err != nil {
+		return plan.State{}, err
+	}
+	return s.peer(n, p)
+}
+
+func (s *source) peer(n cnm.Network, p cnm.Peer) (plan.State, error) {
+	d, err := s.driver(n)
+	if err != nil || n.Phase == cnm.Deleting || n.Cluster == nil || n.Cluster.Gone {
+		return plan.State{}, err
+	}
+	pd, ok := d.(cnm.PeerDriver)
+	if !ok {
+		return plan.State{}, nil
+	}
+	return pd.RenderPeer(n, p, s.facts.Load().host)
 }
 
 func (s *source) network(n cnm.Network) (plan.State, error) {

@@ -26,6 +26,7 @@ type system struct {
 	events  *events
 	notices []string
 	examine func(context.Context) []server.Finding
+	cluster func() *server.ClusterStatus
 }
 
 // Version implements [server.System].
@@ -42,7 +43,7 @@ func (s *system) Version() server.Version {
 func (s *system) Status(ctx context.Context) (server.Status, error) {
 	st := server.Status{
 		Version: s.cfg.Version, Started: s.started, Root: s.cfg.Root, Run: s.cfg.Run,
-		Firewall: "nftables", MTU: s.source.facts.Load().host.MTU, Notices: s.notices,
+		Firewall: "nftables", MTU: s.source.facts.Load().host.MTU, Notices: s.notices, Cluster: s.cluster(),
 	}
 	networks, err := s.ctrl.Networks(ctx)
 	if err != nil {

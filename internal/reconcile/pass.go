@@ -35,6 +35,10 @@ func (r *Reconciler) scopePass(ctx context.Context, scopes []plan.Scope) ([]plan
 		have = append(have, r.applied[s])
 	}
 	ops := plan.Diff(plan.Union(want...), plan.Union(have...))
+	if remakes(ops) {
+		_, ops, errs = r.fullPass(ctx, scopes)
+		return ops, errs
+	}
 	if len(ops) > 0 {
 		if err := r.cfg.Kernel.Apply(ctx, ops); err != nil {
 			for _, s := range scopes {
@@ -48,6 +52,26 @@ func (r *Reconciler) scopePass(ctx context.Context, scopes []plan.Scope) ([]plan
 		r.remember(s, w)
 	}
 	return ops, errs
+}
+
+// remakes tells whether a link goes to come again, as one whose kind or identifiers change does. What other
+// scopes have on it goes with it, so they have to be looked at too.
+func remakes(ops []plan.Op) bool {
+	gone := map[string]bool{}
+	for _, op := range ops {
+		if _, ok := op.Object.(plan.Link); !ok {
+			continue
+		}
+		switch op.Verb {
+		case plan.Delete:
+			gone[op.Object.Key()] = true
+		case plan.Create:
+			if gone[op.Object.Key()] {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (r *Reconciler) remember(s plan.Scope, w plan.State) {

@@ -1,0 +1,158 @@
+package cluster
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/subnet"
+)
+
+// NodeView is a node as this one knows it.
+type NodeView struct {
+	Node
+	Self      bool
+	Alive     bool
+	LastSeen  time.Time                 // zero: not since this netd started
+	Subnets   map[string][]netip.Prefix // leased, by network name
+	Blocks    map[string][]netip.Prefix // by network name
+	Endpoints int
+}
+
+// LeaseView is a subnet lease as this node knows it.
+type LeaseView struct {
+	subnet.Lease
+	Network cnm.Network
+	Node    string // the holder's name, "" when it is no vethloom node
+	Own     bool
+	Expires time.Time // of one's own: when it is over unless it is renewed; else zero
+	Problem string    // why it is not used
+}
+
+// Nodes lists the nodes by name.
+func (m *Member) Nodes() []NodeView {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	views := map[string]*NodeView{}
+	for id, rec := range m.rep.nodes {
+		_, alive := m.rep.alive[id]
+		v := &NodeView{Node: rec.v, Self: id == m.id, Alive: alive, LastSeen: m.rep.seen[id],
+			Subnets: map[string][]netip.Prefix{}, Blocks: map[string][]netip.Prefix{}}
+		if alive && m.state.Connected {
+			v.LastSeen = time.Now()
+		}
+		views[id] = v
+	}
+	for network, dir := range m.dirs {
+		name := m.rep.networks[network].v.Name
+		for _, l := range dir.leases {
+			if v := views[l.NodeID]; v != nil {
+				v.Subnets[name] = append(v.Subnets[name], prefixes(l.Subnet, l.Subnet6)...)
+			}
+		}
+	}
+	for network, blocks := range m.rep.blocks {
+		name := m.rep.networks[network].v.Name
+		for p, b := range blocks {
+			if v := views[b.v.Node]; v != nil {
+				v.Blocks[name] = append(v.Blocks[name], p)
+			}
+		}
+	}
+	for _, e := range m.rep.endpoints {
+		if v := views[e.v.Node]; v != nil {
+			v.Endpoints++
+		}
+	}
+	out := make([]NodeView, 0, len(views))
+	for _, id := range slices.Sorted(maps.Keys(views)) {
+		out = append(out, *views[id])
+	}
+	slices.SortStableFunc(out, func(a, b NodeView) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+func prefixes(all ...netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(all, func(p netip.Prefix) bool { return !p.IsValid() })
+}
+
+// Leases lists the leases of every network whose nodes have subnets of their own, those that are ignored too.
+func (m *Member) Leases() []LeaseView {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []LeaseView
+	for network, dir := range m.dirs {
+		n := m.rep.networks[network].v
+		for _, l := range dir.leases {
+			v := LeaseView{Lease: l, Network: n, Node: m.rep.nodes[l.NodeID].v.Name, Own: l.NodeID == m.id}
+			if v.Own && !l.Reservation() && m.lease != nil {
+				v.Expires = m.lease.Expires()
+			}
+			if err := m.rep.bad[cnm.Key{Kind: "lease", ID: cnm.PeerID(network, l.Key)}]; err != nil {
+				v.Problem = err.Error()
+			} else if !v.Own && m.isOwnAddress(l.PublicIP, l.PublicIPv6) {
+				v.Problem = "its holder has this node's address"
+			}
+			out = append(out, v)
+		}
+		for _, i := range dir.ignored {
+			l := subnet.Lease{Key: i.Key}
+			if s, err := subnet.ParseKey(i.Key); err == nil {
+				l.Subnet, l.Subnet6 = s.V4, s.V6
+			}
+			out = append(out, LeaseView{Lease: l, Network: n, Problem: i.Reason})
+		}
+	}
+	slices.SortFunc(out, func(a, b LeaseView) int {
+		return cmp.Or(cmp.Compare(a.Network.Name, b.Network.Name), a.Subnet.Addr().Compare(b.Subnet.Addr()), cmp.Compare(a.Key, b.Key))
+	})
+	return out
+}
+
+// Expires is when what this node holds is over unless it is renewed; zero: it holds nothing yet.
+func (m *Member) Expires() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.lease == nil || m.lease.ID() == 0 {
+		return m.self.Expires
+	}
+	return m.lease.Expires()
+}
+
+// Problems are what users should know, in words.
+func (m *Member) Problems() []string {
+	u := m.cfg.Host().Uplink
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []string
+	for _, id := range slices.Sorted(maps.Keys(m.troubles)) {
+		out = append(out, m.troubles[id].Error())
+	}
+	for key, err := range m.rep.bad {
+		out = append(out, "ignoring the record "+string(key.Kind)+"/"+key.ID+" in etcd: "+err.Error())
+	}
+	for id, dir := range m.dirs {
+		name := m.rep.networks[id].v.Name
+		if dir.err != nil {
+			out = append(out, "network "+name+": the config in "+dir.Path()+": "+dir.err.Error())
+		}
+		for _, i := range dir.ignored {
+			out = append(out, "network "+name+": ignoring the lease "+i.Key+": "+i.Reason)
+		}
+	}
+	for id, n := range m.rep.nodes {
+		_, alive := m.rep.alive[id]
+		same := n.v.Addr4.IsValid() && n.v.Addr4 == u.Addr4 || n.v.Addr6.IsValid() && n.v.Addr6 == u.Addr6
+		if id != m.id && alive && same {
+			out = append(out, "node "+n.v.Name+" ("+id+") has this node's address on the underlay: give one of them another (--node-ip)")
+		}
+		if id != m.id && alive && n.v.Name == m.cfg.Name {
+			out = append(out, "node "+id+" has this node's name, "+n.v.Name+": give one of them another (--node-name)")
+		}
+	}
+	slices.Sort(out)
+	return out
+}
