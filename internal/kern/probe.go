@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,6 +45,7 @@ func Features(ctx context.Context) ([]Feature, error) {
 		}
 		defer h.Close()
 		tryLinks(h, try)
+		try("vxlan", func() error { return tryVXLAN(int(ns)) })
 		try("tun", tryTUN)
 		try("sctp", trySCTP)
 		try("nft nat maps", func() error { return tryRules(ctx, int(ns), natTrial()) })
@@ -61,7 +63,6 @@ func tryLinks(h *netlink.Handle, try func(string, func() error)) {
 	named := func(name string) netlink.LinkAttrs { a := netlink.NewLinkAttrs(); a.Name = name; return a }
 	try("bridge", func() error { return h.LinkAdd(&netlink.Bridge{LinkAttrs: named("b0")}) })
 	try("veth", func() error { return h.LinkAdd(&netlink.Veth{LinkAttrs: named("v0"), PeerName: "v1"}) })
-	try("vxlan", func() error { return h.LinkAdd(&netlink.Vxlan{LinkAttrs: named("x0"), VxlanId: 1, Port: 4789}) })
 	try("macvlan", func() error {
 		parent, err := h.LinkByName("v0")
 		if err != nil {
@@ -73,18 +74,29 @@ func tryLinks(h *netlink.Handle, try func(string, func() error)) {
 	})
 }
 
-func tryTUN() error {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("/dev/net/tun: %w", err)
-	}
-	defer unix.Close(fd)
-	req, err := unix.NewIfreq("t0")
+// tryVXLAN makes a device as the fabric does, and opens its port.
+func tryVXLAN(ns int) error {
+	c, err := dial(ns)
 	if err != nil {
 		return err
 	}
-	req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
-	return unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+	l := plan.Link{Name: "x0", Kind: plan.VXLAN, VXLAN: plan.VXLANDevice{VNI: 1, Port: 4789, Local: netip.AddrFrom4([4]byte{192, 0, 2, 1})}}
+	_, err = c.batch([]request{newLink(l, 0, -1)})
+	if errnoIs(err, unix.EOPNOTSUPP) {
+		err = fmt.Errorf("%w: %w", plan.ErrUnsupported, err)
+	}
+	if err == nil {
+		_, err = c.batch([]request{changeLink(l.Name, unix.IFF_UP, unix.IFF_UP, nil)})
+	}
+	return errors.Join(err, c.close())
+}
+
+func tryTUN() error {
+	fd, err := makeTUN(tunDevice, "t0")
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
 }
 
 func trySCTP() error {

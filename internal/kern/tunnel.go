@@ -14,10 +14,11 @@ import (
 // concurrently; the [Kernel] makes and removes the links.
 type TunnelHost interface {
 	// Open carries a link's packets from now on, or carries them otherwise from now on: then
-	// the remotes stay. It returns when the socket is bound; a port that is taken is
-	// an error that unwraps to EADDRINUSE.
+	// the remotes stay. It is called on a thread in the fabric's namespace and returns when the
+	// socket is bound; a port that is taken is an error that wraps
+	// [plan.ErrPortTaken], or EADDRINUSE when nobody was looked for.
 	Open(context.Context, plan.Tunnel) error
-	// Close ends the tunnel of a link, with its remotes. One that is not open is no error.
+	// Close ends the tunnel of a link. One that is not open is no error.
 	Close(link string) error
 	// Add adds a remote to an open tunnel, or sends what goes to its prefix elsewhere.
 	Add(plan.Remote) error
@@ -42,7 +43,12 @@ func (k *Kernel) tunnel(ctx context.Context, op plan.Op, t plan.Tunnel) error {
 	if !t.Local.IsValid() || t.Port == 0 {
 		return fmt.Errorf("tunnel %s at %s, port %d: want an address of this host and a port from 1 to 65535", t.Link, t.Local, t.Port)
 	}
-	err := k.tunnels.Open(ctx, t)
+	if op.Verb == plan.Create { // an earlier link of that name may have had one
+		if err := k.closeTunnel(t.Link); err != nil {
+			return err
+		}
+	}
+	err := k.enter("", func() error { return k.tunnels.Open(ctx, t) })
 	if !errors.Is(err, unix.EADDRINUSE) {
 		return err
 	}
@@ -75,12 +81,20 @@ func (k *Kernel) remote(op plan.Op, r plan.Remote) error {
 	return badVerb(op)
 }
 
-// closeTunnel ends what this process does with a link that goes or is made anew.
+// closeTunnel ends what this process does with a link that goes or is made anew, so that
+// nothing of it is left for another link of that name.
 func (k *Kernel) closeTunnel(link string) error {
 	if k.tunnels == nil {
 		return nil
 	}
-	return k.tunnels.Close(link)
+	_, remotes := k.tunnels.List()
+	errs := []error{k.tunnels.Close(link)}
+	for _, r := range remotes {
+		if r.Link == link {
+			errs = append(errs, k.tunnels.Remove(r))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // listTunnels reads the tunnels of TUN links that are ours. Without its link a tunnel

@@ -48,12 +48,11 @@ func (h *Tunnels) Open(_ context.Context, t plan.Tunnel) error {
 	return nil
 }
 
-// Close forgets a tunnel and its remotes.
+// Close forgets a tunnel; its remotes stay.
 func (h *Tunnels) Close(link string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.tunnels, link)
-	maps.DeleteFunc(h.remotes, func(_ string, r plan.Remote) bool { return r.Link == link })
 	return nil
 }
 
