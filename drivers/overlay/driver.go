@@ -149,11 +149,20 @@ func (Driver) RenderNetwork(n cnm.Network, h cnm.Host) (plan.State, error) {
 		return plan.State{}, fmt.Errorf("network %s has no VNI in the cluster's records: remove it and create it again", n.Name)
 	}
 	s.Links = append(s.Links, device(n, o, s.Links[br], h))
-	if !h.NoIPv6 {
-		// A port of a bridge needs no addresses of its own.
-		s.Sysctls = append(s.Sysctls, plan.Sysctl{Path: "ipv6/conf/" + LinkName(n.ID) + "/disable_ipv6", Value: "1"})
-	}
+	s.Sysctls = append(s.Sysctls, sysctls(n, h)...)
 	return s, nil
+}
+
+// sysctls keep IPv6 on, on the device of a network that has it: the kernel takes neighbour entries on no other.
+func sysctls(n cnm.Network, h cnm.Host) []plan.Sysctl {
+	if h.NoIPv6 {
+		return nil
+	}
+	conf := "ipv6/conf/" + LinkName(n.ID) + "/"
+	if !n.IPv6 {
+		return []plan.Sysctl{{Path: conf + "disable_ipv6", Value: "1"}}
+	}
+	return []plan.Sysctl{{Path: conf + "disable_ipv6", Value: "0"}, {Path: conf + "accept_ra", Value: "0"}}
 }
 
 // device is the VXLAN device as a port of the bridge.
