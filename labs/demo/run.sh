@@ -1,91 +1,97 @@
 #!/usr/bin/env bash
-# One vethloom node, from nothing to nothing, on a machine that stays as it was:
-# netd runs in a network namespace of its own, a second one plays a client elsewhere.
-# Any step that does not do what it says ends the demo with an error.
+# Three vethloom hosts, from nothing to nothing, on a machine that stays as it was: netlab builds
+# them out of network namespaces. Any step that does not do what it says ends the demo with an error.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . labs/demo/lib.sh
+. labs/demo/cluster.sh
 
 begin
 
-title 'A host for netd, and a client outside, joined by a cable'
-make_namespace "$host_namespace"
-make_namespace "$client_namespace"
-show ip link add uplink netns "$host_namespace" type veth peer name eth0 netns "$client_namespace"
-for cable in "$host_namespace uplink 1" "$client_namespace eth0 2"; do
-	read -r namespace link number <<<"$cable"
-	ip -n "$namespace" addr add "192.0.2.$number/24" dev "$link"
-	ip -n "$namespace" addr add "2001:db8::$number/64" dev "$link" nodad
-	ip -n "$namespace" link set "$link" up
-	ip -n "$namespace" link set lo up
+title 'Three hosts on an isolated underlay, an etcd, a netd on each host'
+show netlab up --nodes 3 --ipv6
+eventually 'n3' on n1 net node ls
+for n in n1 n2 n3; do
+	eventually n3 on $n net node ls --format '{{.Name}}' >/dev/null
 done
-note 'host 192.0.2.1, 2001:db8::1; client 192.0.2.2, 2001:db8::2. The client has no route to the containers.'
 
-title 'netd starts'
-start_netd
-show net version
-show net doctor
+title 'A network of each driver, made on one host, known to all'
+for d in "${drivers[@]}"; do
+	show on n1 net network create -d "$d" --ipv6 --subnet "${subnet4[$d]}" --subnet "${subnet6[$d]}" "$d"
+done
+for d in "${drivers[@]}"; do
+	for n in n2 n3; do
+		eventually "$d" on $n net network ls --format '{{.Name}}' --filter "name=$d" >/dev/null
+	done
+done
+show on n3 net network ls
 
-title 'A bridge network with IPv4 and IPv6'
-show net network create --ipv6 --subnet 10.77.0.0/24 --subnet fd77::/64 demo
-show net network ls
+title 'Containers on three hosts'
+for d in "${drivers[@]}"; do
+	publish=()
+	[ "$d" != overlay ] || publish=(-p 8080:80)
+	show on n1 net run -d --name "on-$d" --network "$d" busybox sleep 3600
+	show on n2 net run -d --name "web-$d" --network "$d" "${publish[@]}" busybox httpd -f -p 80 -h /www
+	show on n3 net run -d --name "on-$d" --network "$d" busybox sleep 3600
+done
+show on n2 net run -d --name echo --network overlay busybox nc -ll -p 7007 -e cat
+show on n1 net lease ls
 
-title 'An image from a root filesystem: busybox, packed here and now'
-make_rootfs "$work/rootfs"
-step 'tar -C rootfs -c . | net import - busybox' import_rootfs
-show net images
+title 'They reach each other, by IPv4 and IPv6'
+for d in "${drivers[@]}"; do
+	reach "$d"
+done
 
-title 'Three containers'
-show net run -d --name web --network demo -p 8080:80 -v "$work/www:/www:ro" busybox httpd -f -p 80 -h /www
-show net run -d --name echo --network demo -p 7007:7007 busybox nc -ll -p 7007 -e cat
-show net run -d --name alice --network demo busybox sleep 3600
-show net ps
-web4=$(address IPAddress web)
-web6=$(address GlobalIPv6Address web)
+title 'What the kernel of n1 knows'
+show on n1 ip route
+overlay_device=$(on n1 sh -c "ip -o -d link show type vxlan | grep 'master vlb-' | grep -o 'vlx-[0-9a-f]*' | head -1")
+vxlan_device=$(on n1 sh -c "ip -o -d link show type vxlan | grep -v 'master vlb-' | grep -o 'vlx-[0-9a-f]*' | head -1")
+show on n1 bridge fdb show dev "$overlay_device"
+show on n1 ip neigh show dev "$overlay_device"
+show on n1 bridge fdb show dev "$vxlan_device"
 
-title 'They reach each other'
-show net exec alice ip addr show eth0
-show net exec alice ping -c 3 -i 0.2 -W 2 "$web4"
-show net exec alice ping -6 -c 3 -i 0.2 -W 2 "$web6"
+title 'A published port'
+expect 'hello from a container' on n3 curl -sS -m 5 http://192.0.2.2:8080/
+expect 'hello from a container' on n3 curl -sS -m 5 'http://[2001:db8::2]:8080/'
 
-title 'A client outside reaches the published port'
-expect 'hello from a container' outside curl -sS -m 5 http://192.0.2.1:8080/
-expect 'hello from a container' outside curl -sS -m 5 'http://[2001:db8::1]:8080/'
-note 'and so does the host itself, on its loopback addresses:'
-expect 'hello from a container' inside curl -sS -m 5 http://127.0.0.1:8080/
-expect 'hello from a container' inside curl -sS -m 5 'http://[::1]:8080/'
-
-title "The kernel's own tables, on the host"
-show inside ip link show type bridge
-show inside bridge link
-show inside ip -brief addr
-show inside ip route
-show inside ip -6 route
-show inside nft list table inet vethloom
-
-title 'netd is killed under an open connection, and comes back'
-open_connection 192.0.2.1 7007
+title 'netd is killed under an open connection'
+open_connection on-overlay "$(address IPAddress n2 echo)"
 say_and_hear 'before the kill'
-kill_netd
-say_and_hear 'while there is no netd'
-start_netd
-say_and_hear 'after netd came back'
-close_connection
-show net ps
-show net diff
-note 'net diff is empty: the kernel is as the records say.'
+fault kill n1
+fault kill n2
+say_and_hear 'while neither host has a netd'
+fault start n1
+fault start n2
+say_and_hear 'after both came back'
 
-title 'A stranger breaks the firewall; it is repaired'
-show inside nft flush ruleset
-step 'until the published port answers again' until_answer 192.0.2.1 8080
-show net diff
+title 'etcd is killed'
+fault kill e1
+say_and_hear 'without etcd'
+for d in "${drivers[@]}"; do
+	reach "$d"
+done
+show on n3 net run --rm --network overlay busybox hostname -i
+note 'a container has started: its address comes from the block that n3 has.'
+fault start e1
+close_connection
+
+title 'A stranger deletes the VXLAN devices; they come back with their entries'
+for dev in "$overlay_device" "$vxlan_device"; do
+	show on n1 ip link del "$dev"
+done
+reach overlay
+reach vxlan
+for n in n1 n2 n3; do
+	eventually '' on $n net diff
+done
+note 'net diff is empty: every kernel is as the records say.'
 
 title 'Everything goes'
-show net rm -f web echo alice
-show net network rm demo
-show net rmi busybox
-show net diff
-prove_host_clean
-stop_netd
-remove_namespaces
+show on n1 net rm -f "${drivers[@]/#/on-}"
+show on n2 net rm -f "${drivers[@]/#/web-}" echo
+show on n3 net rm -f "${drivers[@]/#/on-}"
+for d in "${drivers[@]}"; do
+	eventually "$d" on n1 net network rm "$d"
+done
+show netlab down
 prove_nothing_left
