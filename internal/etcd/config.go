@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -230,7 +231,7 @@ func Dial(c Config) (*clientv3.Client, error) {
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxBackoff},
 			MinConnectTimeout: c.dialTimeout(),
-		})},
+		}), grpc.WithChainUnaryInterceptor(failEarly)},
 	}
 	if c.Username != "" {
 		// With a name and a password the constructor logs in, and so waits for etcd. With a token it does
@@ -245,6 +246,12 @@ func Dial(c Config) (*clientv3.Client, error) {
 		client.Token, client.Username, client.Password = "", c.Username, password
 	}
 	return client, nil
+}
+
+// failEarly has a call fail with the reason when connecting failed, as is usual in gRPC. Etcd's client would
+// rather wait for the end of the context, and know no reason. It is called for each attempt of a call.
+func failEarly(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return invoke(ctx, method, req, reply, cc, append(opts[:len(opts):len(opts)], grpc.WaitForReady(false))...)
 }
 
 func (c Config) dialTimeout() time.Duration {

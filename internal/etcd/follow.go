@@ -12,9 +12,9 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
 )
 
 // Item is a key of etcd.
@@ -199,7 +199,7 @@ func (w *follower) awaitConnection(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("reach etcd at %s: %w", strings.Join(w.client.Endpoints(), ", "), rpctypes.Error(err))
+	return fmt.Errorf("reach etcd at %s: %s", strings.Join(w.client.Endpoints(), ", "), status.Convert(err).Message())
 }
 
 // anyKey is a key whose reading tells how etcd is; whoever may read the directory may read it.

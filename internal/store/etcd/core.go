@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/etcd"
@@ -84,7 +85,7 @@ func (c *core) failed(ctx context.Context, what string, err error) error {
 	case errors.As(err, &e) && e.Code() == codes.InvalidArgument:
 		return fmt.Errorf("%s in %s: %w: %w", what, c.where(), cnm.ErrInvalid, err)
 	}
-	return fmt.Errorf("%s in %s: %w: %w", what, c.where(), cnm.ErrUnavailable, err)
+	return fmt.Errorf("%s in %s: %w: %s", what, c.where(), cnm.ErrUnavailable, status.Convert(err).Message())
 }
 
 // where names etcd to people.
