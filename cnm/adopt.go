@@ -15,7 +15,8 @@ import (
 //
 // A network whose name, link or subnet another one of this node has is refused with ErrExists and one that
 // cannot be right with ErrInvalid: nothing of it is kept. Endpoints that have addresses outside of the pools get
-// others; when there are not enough, that is an ErrExhausted, and the next call goes on.
+// others. When there are not enough, that is an ErrExhausted, an [ErrNoBlock] when more blocks help: those
+// left over keep what they have, and the next call goes on.
 func (k *Controller) Adopt(ctx context.Context, n Network) error {
 	fresh, err := k.adoptNetwork(ctx, n)
 	if fresh {

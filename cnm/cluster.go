@@ -72,7 +72,8 @@ type Membership interface {
 	// Delete removes a network that no endpoint of any node is on (ErrInUse names where they are).
 	Delete(ctx context.Context, n Network) error
 	// Extend gets this node more addresses of the network, those wanted if there are any, and returns
-	// the network with them, after [Controller.Adopt].
+	// the network with them, after [Controller.Adopt]. What it adopts, and what is adopted after, must have all the
+	// blocks that are this node's: endpoints in others are renumbered.
 	Extend(ctx context.Context, n Network, want []netip.Addr) (Network, error)
 	// Usable tells whether this node may give out further addresses of its share of the network, by ID, now:
 	// ErrUnavailable when its lease is over by its own clock. It is asked before each attach and looks at memory only.

@@ -79,12 +79,19 @@ func TestLostBlock(t *testing.T) {
 	n := w.shared(t, "overlay", "web")
 	w.sandbox(t, "web")
 	p := n.Pools[0]
+	had := p.Blocks
+	p.Blocks = nil
+	wantError(t, w.Adopt(t.Context(), c.set(n.ID, p)), cnm.ErrNoBlock, "this node has no block of 10.200.0.0/16")
+	if es, err := w.EndpointsOn(t.Context(), n.ID); err != nil || !had[0].Contains(es[0].Addrs[0].Addr()) {
+		t.Fatalf("%v, %v: as long as there is no other address it keeps the one it has", es, err)
+	}
+	w.restart(t)
 	p.Blocks = []netip.Prefix{netip.MustParsePrefix("10.200.66.0/30")}
 	for range 5 {
 		w.sandbox(t, "web") // the first block has four addresses
 	}
 	n = c.set(n.ID, p)
-	wantError(t, w.Adopt(t.Context(), n), cnm.ErrExhausted, `"web"`, "all 4 of 10.200.66.0/30")
+	wantError(t, w.Adopt(t.Context(), n), cnm.ErrNoBlock, `"web"`, "all 4 of 10.200.66.0/30")
 	p.Blocks = append(slices.Clone(p.Blocks), netip.MustParsePrefix("10.200.67.0/30"))
 	if err := w.Adopt(t.Context(), c.set(n.ID, p)); err != nil {
 		t.Fatal(err)

@@ -138,7 +138,10 @@ func (k *Controller) claim(ctx context.Context, j *joining) (err error) {
 		return err // somebody else has got a block meanwhile
 	}
 	for try := 1; ; try++ {
-		n, err := cluster.Extend(ctx, copyNetwork(j.network), want)
+		n, err := k.Network(ctx, j.network.ID) // with the blocks that others have got for it meanwhile
+		if err == nil {
+			n, err = cluster.Extend(ctx, n, want)
+		}
 		if err != nil {
 			return fmt.Errorf("get this node more addresses of network %s: %w", j.network.Name, err)
 		}
@@ -256,17 +259,14 @@ func (k *Controller) isStray(endpoint string) bool {
 	return n != nil && strayed(n.v, e.v)
 }
 
-// strayed tells whether the endpoint lacks an address of a pool. Of a pool that the node has no block
-// of it can have none, nor of a family without a pool: it keeps what it has.
+// strayed tells whether the endpoint lacks an address of a pool. What it has of a family without
+// a pool it keeps.
 func strayed(n Network, e Endpoint) bool {
 	if n.Cluster == nil || e.Phase == Deleting {
 		return false
 	}
 	for _, p := range n.Pools {
 		shared := n.Cluster.Leases == "" || len(p.Blocks) > 0
-		if shared && len(p.Blocks) == 0 {
-			continue
-		}
 		ours := func(a netip.Prefix) bool {
 			in := func(b netip.Prefix) bool { return b.Contains(a.Addr()) }
 			return a.Bits() == p.Subnet.Bits() && in(p.Subnet) && (!shared || slices.ContainsFunc(p.Blocks, in))

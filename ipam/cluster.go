@@ -174,7 +174,7 @@ func (m *IPAM) replace(id, owner string) (e *network, h *holding, old []netip.Ad
 		return nil, nil, nil, fmt.Errorf("renew the addresses of %s: an earlier claim is not decided yet: %w", owner, cnm.ErrConflict)
 	}
 	for _, p := range e.pools {
-		if len(p.parts) == 0 || slices.ContainsFunc(h.addrs, p.gives) {
+		if slices.ContainsFunc(h.addrs, p.gives) {
 			continue
 		}
 		a, ok := p.pick(owner)
