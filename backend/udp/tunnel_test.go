@@ -7,8 +7,6 @@ import (
 	"testing"
 )
 
-func childMain() bool { return false }
-
 // transfer sends n pseudo-random bytes over TCP and compares digests.
 func transfer(t *testing.T, from, to *side, v6 bool, n int64) {
 	t.Helper()
