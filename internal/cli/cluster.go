@@ -73,7 +73,7 @@ func (a *App) nodeInspect() *cobra.Command {
 		Long: `Show nodes in full, by name or ID, with the health of each way to them: the underlay, and each network's tunnel.
 A way is probed with small packets and with packets as large as its MTU.`,
 		ValidArgsFunction: a.complete(nodeNames, anyNumber),
-		Example:           "  net node inspect -f '{{range .Health}}{{.Way}}: {{.RTT}} {{.Cause}}{{\"\\n\"}}{{end}}' n2",
+		Example:           "  net node inspect -f '{{range .Health}}{{println .Way .RTT .Cause}}{{end}}' n2",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			return i.show(a, args, func(name string) (any, error) {
 				n, err := c.Nodes.Inspect(ctx, &apiv1.InspectNodeRequest{Node: name})
