@@ -11,8 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// noticeBuffer is how many bytes of notifications may wait to be read.
+const noticeBuffer = 1 << 20
+
 // listen opens a socket that receives the notifications of groups.
-func listen(fd, family int, groups ...uint32) (*netlink.Conn, error) {
+func listen(fd, family, buffer int, groups ...uint32) (*netlink.Conn, error) {
 	c, err := netlink.Dial(family, &netlink.Config{NetNS: fd})
 	if err != nil {
 		return nil, fmt.Errorf("open a socket for notifications: %w", err)
@@ -23,12 +26,12 @@ func listen(fd, family int, groups ...uint32) (*netlink.Conn, error) {
 		}
 	}
 	// A burst that does not fit is no loss: it counts as a change.
-	_ = c.SetReadBuffer(1 << 20)
+	_ = c.SetReadBuffer(buffer)
 	return c, nil
 }
 
 func (k *Kernel) listenRoutes() (*netlink.Conn, error) {
-	return listen(k.fd(), unix.NETLINK_ROUTE, unix.RTNLGRP_LINK,
+	return listen(k.fd(), unix.NETLINK_ROUTE, k.buffer, unix.RTNLGRP_LINK,
 		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 }
 

@@ -31,6 +31,7 @@ type Kernel struct {
 	self    *os.File // the fabric's own namespace
 	rules   *rules
 	tunnels TunnelHost
+	buffer  int  // bytes of notifications that may wait
 	ipv6    bool // whether the kernel has IPv6 at all
 
 	mu    sync.Mutex
@@ -56,7 +57,7 @@ func Open(cfg Config) (*Kernel, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	k := &Kernel{log: log, tunnels: cfg.Tunnels, pins: filepath.Join(cfg.RunDir, "netns")}
+	k := &Kernel{log: log, buffer: noticeBuffer, tunnels: cfg.Tunnels, pins: filepath.Join(cfg.RunDir, "netns")}
 	k.ports.held = map[string]*hold{}
 	k.life, k.stop = context.WithCancel(context.Background())
 	if err := k.open(); err != nil {

@@ -11,13 +11,14 @@ import (
 // it. Notifications are compared with it, since many of those that our own changes
 // cause do not say who asked: only what differs from it is somebody else's doing.
 type shadow struct {
-	mu     sync.Mutex
-	links  map[string]plan.Link
-	addrs  map[string]plan.Addr
-	routes map[string]plan.Route
-	going  map[string]time.Time // links removed with a namespace, which takes its time, and when
-	active int                  // runs of Apply
-	epoch  uint64               // counts runs of Apply begun
+	mu      sync.Mutex
+	links   map[string]plan.Link
+	addrs   map[string]plan.Addr
+	routes  map[string]plan.Route
+	entries entries              // of neighbours and forwarding
+	going   map[string]time.Time // links removed with a namespace, which takes its time, and when
+	active  int                  // runs of Apply
+	epoch   uint64               // counts runs of Apply begun
 }
 
 // look starts an observation; set only counts when nothing was applied since.
@@ -42,6 +43,7 @@ func (s *shadow) set(epoch uint64, state plan.State) {
 
 func (s *shadow) reset() {
 	s.links, s.addrs, s.routes = map[string]plan.Link{}, map[string]plan.Addr{}, map[string]plan.Route{}
+	s.entries.reset()
 	if s.going == nil {
 		s.going = map[string]time.Time{}
 	}
@@ -127,6 +129,8 @@ func (s *shadow) put(o plan.Object) {
 		s.addrs[o.Key()] = o
 	case plan.Route:
 		s.routes[o.Key()] = o
+	default:
+		s.entries.put(o)
 	}
 }
 
@@ -150,12 +154,17 @@ func (s *shadow) remove(o plan.Object) {
 		delete(s.addrs, o.Key())
 	case plan.Route:
 		delete(s.routes, o.Key())
+	default:
+		if plan.NetNSOf(o) == "" {
+			s.entries.remove(o)
+		}
 	}
 }
 
 // removeLink drops a link with what is on it.
 func (s *shadow) removeLink(name string) {
 	delete(s.links, name)
+	s.entries.removeLink(name)
 	for k, a := range s.addrs {
 		if a.Link == name {
 			delete(s.addrs, k)

@@ -187,7 +187,12 @@ func TestManyEntries(t *testing.T) {
 		want.Neighs = append(want.Neighs, plan.Neigh{Link: "vlx-1", IP: netip.AddrFrom4(b), MAC: mac})
 		want.FDB = append(want.FDB, plan.FDBEntry{Link: "vlx-1", MAC: mac, Dst: addr("192.0.2.2")})
 	}
+	drift, err := k.Drift(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
 	converge(t, k, spanning())
+	calm(t, drift, "our own creation")
 	timed := func(what string, to plan.State) {
 		t.Helper()
 		start := time.Now()
@@ -208,8 +213,15 @@ func TestManyEntries(t *testing.T) {
 		}
 	}
 	timed("create", want)
+	quiet(t, drift, "what we make ourselves")
 	timed("keep", want)
 	settled(t, k, want)
+	env.Run("bridge", "fdb", "del", "02:01:00:00:12:34", "dev", "vlx-1")
+	woken(t, drift, "one entry of many")
+	timed("repair", want)
+	settled(t, k, want)
+	calm(t, drift, "the repair")
 	timed("remove", spanning())
+	quiet(t, drift, "what we remove ourselves")
 	settled(t, k, spanning())
 }

@@ -33,24 +33,45 @@ type watcher struct {
 	pending map[string]event
 	order   []string
 	certain bool // to be told whatever the events say
+	relist  bool // links may have come and gone unseen
+	entries map[entryKey]entryEvent
+	recount bool // entries may have, or too many have
 
 	links map[uint32]link // the last known, by index; the judge's own
 }
 
 // Drift tells when somebody else has changed an object of ours in the fabric's
-// namespace: links, addresses, routes, rules. Wakes are coalesced. What Apply does is
-// no drift. Inside sandboxes nothing is watched, as each would need sockets of its own: a
+// namespace: links, addresses, routes, neighbours, forwarding entries, rules. Wakes are
+// coalesced. What Apply does is no drift. Inside sandboxes nothing is watched, as each would need sockets of its own: a
 // container that deletes its link deletes our end too, and the rest is for the
-// next full pass, as are neighbours and sysctls. The watch ends with ctx or Close.
+// next full pass, as are sysctls. The watch ends with ctx or Close.
 func (k *Kernel) Drift(ctx context.Context) (<-chan struct{}, error) {
 	w := k.newWatcher(driftDelay, (*watcher).drifted)
 	w.stragglers = true
-	tables, err := listen(k.fd(), unix.NETLINK_NETFILTER, nfnlGroupTables)
+	tables, err := listen(k.fd(), unix.NETLINK_NETFILTER, k.buffer, nfnlGroupTables)
 	if err != nil {
 		return nil, fmt.Errorf("watch the rules: %w", err)
 	}
-	if err := w.start(ctx, tables); err != nil {
+	entries, err := k.listenEntries()
+	if err != nil {
 		tables.Close()
+		return nil, fmt.Errorf("watch the entries: %w", err)
+	}
+	gens := genFilter{table: plan.Table}
+	err = w.start(ctx,
+		source{tables, func(m netlink.Message) {
+			if gens.foreign(m) {
+				w.surely()
+			}
+		}, w.surely},
+		source{entries, func(m netlink.Message) {
+			if e, ok := parseEntry(m); ok {
+				w.addEntry(e)
+			}
+		}, w.lostEntries})
+	if err != nil {
+		tables.Close()
+		entries.Close()
 		return nil, err
 	}
 	return w.out, nil
@@ -60,7 +81,7 @@ func (k *Kernel) Drift(ctx context.Context) (<-chan struct{}, error) {
 // EgressMTU and HostPrefixes may give other answers. The watch ends with ctx or Close.
 func (k *Kernel) HostChanged(ctx context.Context) (<-chan struct{}, error) {
 	w := k.newWatcher(hostDelay, (*watcher).hostChanged)
-	if err := w.start(ctx, nil); err != nil {
+	if err := w.start(ctx); err != nil {
 		return nil, err
 	}
 	return w.out, nil
@@ -70,12 +91,19 @@ func (k *Kernel) newWatcher(delay time.Duration, judge func(*watcher, []event) b
 	return &watcher{
 		k: k, delay: delay, judge: judge,
 		out: make(chan struct{}, 1), poke: make(chan struct{}, 1),
-		pending: map[string]event{}, links: map[uint32]link{},
+		pending: map[string]event{}, entries: map[entryKey]entryEvent{}, links: map[uint32]link{},
 	}
 }
 
+// source is a socket that notifications come from.
+type source struct {
+	conn *netlink.Conn
+	each func(netlink.Message)
+	lost func() // some were not read in time
+}
+
 // start listens first and then reads the links, so that no change falls between.
-func (w *watcher) start(ctx context.Context, tables *netlink.Conn) error {
+func (w *watcher) start(ctx context.Context, more ...source) error {
 	routes, err := w.k.listenRoutes()
 	if err != nil {
 		return fmt.Errorf("watch the links: %w", err)
@@ -91,9 +119,12 @@ func (w *watcher) start(ctx context.Context, tables *netlink.Conn) error {
 		routes.Close()
 		return errClosed
 	}
-	k.tasks.Go(func() {
-		w.run(ctx, routes, tables)
-	})
+	sources := append(more, source{routes, func(m netlink.Message) {
+		if e, ok := parseEvent(m); ok {
+			w.add(e)
+		}
+	}, w.lostLinks})
+	k.tasks.Go(func() { w.run(ctx, sources) })
 	return nil
 }
 
@@ -103,33 +134,23 @@ func (w *watcher) readLinks() error {
 		return err
 	}
 	defer w.k.giveBack(c)
-	return c.dumpLinks(func(l link) { w.links[l.index] = l })
+	links := map[uint32]link{}
+	if err := c.dumpLinks(func(l link) { links[l.index] = l }); err != nil {
+		return err
+	}
+	w.links = links
+	return nil
 }
 
 // run owns the goroutines of the watch and ends when they have.
-func (w *watcher) run(ctx context.Context, routes, tables *netlink.Conn) {
+func (w *watcher) run(ctx context.Context, sources []source) {
 	var readers sync.WaitGroup
-	readers.Go(func() {
-		follow(routes, func(m netlink.Message) {
-			if e, ok := parseEvent(m); ok {
-				w.add(e)
-			}
-		}, w.surely)
-	})
-	if tables != nil {
-		gens := genFilter{table: plan.Table}
-		readers.Go(func() {
-			follow(tables, func(m netlink.Message) {
-				if gens.foreign(m) {
-					w.surely()
-				}
-			}, w.surely)
-		})
+	for _, s := range sources {
+		readers.Go(func() { follow(s.conn, s.each, s.lost) })
 	}
 	w.loop(ctx)
-	routes.Close()
-	if tables != nil {
-		tables.Close()
+	for _, s := range sources {
+		s.conn.Close()
 	}
 	readers.Wait()
 }
@@ -149,6 +170,15 @@ func (w *watcher) add(e event) {
 func (w *watcher) surely() {
 	w.mu.Lock()
 	w.certain = true
+	w.mu.Unlock()
+	w.nudge()
+}
+
+// lostLinks notes that links, addresses or routes have changed unseen: whoever is told
+// looks at everything, and so does the watcher at the links.
+func (w *watcher) lostLinks() {
+	w.mu.Lock()
+	w.certain, w.relist = true, true
 	w.mu.Unlock()
 	w.nudge()
 }
@@ -219,11 +249,21 @@ func (w *watcher) settle() bool {
 	for _, k := range w.order {
 		events = append(events, w.pending[k])
 	}
-	certain := w.certain
-	w.order, w.certain = w.order[:0], false
+	entries, recount := w.entries, w.recount
+	w.entries, w.recount = map[entryKey]entryEvent{}, false
+	certain, relist := w.certain, w.relist
+	w.order, w.certain, w.relist = w.order[:0], false, false
 	clear(w.pending)
 	w.mu.Unlock()
-	return w.judge(w, events) || certain
+	woke := w.judge(w, events) || certain
+	if relist {
+		if err := w.readLinks(); err != nil {
+			w.k.log.Warn("links could not be read after notifications were lost", "error", err)
+			w.lostLinks() // again, and whoever is told now learns by looking
+		}
+	}
+	// Entries go with their links, so those come first.
+	return w.entriesDrifted(entries, recount) || woke
 }
 
 // drifted compares events with what we made.

@@ -1,0 +1,225 @@
+package kern
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"github.com/vethloom/vethloom/internal/plan"
+	"golang.org/x/sys/unix"
+)
+
+// entries are the neighbours and forwarding entries of the fabric's links: part of the shadow.
+type entries struct {
+	neighs map[string]map[netip.Addr]plan.MAC // by link
+	fdb    map[string]map[hop]netip.Addr      // by link; the value is the destination
+}
+
+// hop tells forwarding entries of a device apart: by the hardware address, and those of the
+// zero address by the destination.
+type hop struct {
+	mac plan.MAC
+	dst netip.Addr
+}
+
+func hopOf(mac plan.MAC, dst netip.Addr) hop {
+	if mac != (plan.MAC{}) {
+		dst = netip.Addr{}
+	}
+	return hop{mac, dst}
+}
+
+func (e *entries) reset() {
+	e.neighs, e.fdb = map[string]map[netip.Addr]plan.MAC{}, map[string]map[hop]netip.Addr{}
+}
+
+func (e *entries) put(o plan.Object) {
+	switch o := o.(type) {
+	case plan.Neigh:
+		set(e.neighs, o.Link, o.IP, o.MAC)
+	case plan.FDBEntry:
+		set(e.fdb, o.Link, hopOf(o.MAC, o.Dst), o.Dst)
+	}
+}
+
+func set[K comparable, V any](all map[string]map[K]V, link string, k K, v V) {
+	m := all[link]
+	if m == nil {
+		m = map[K]V{}
+		all[link] = m
+	}
+	m[k] = v
+}
+
+func (e *entries) remove(o plan.Object) {
+	switch o := o.(type) {
+	case plan.Neigh:
+		delete(e.neighs[o.Link], o.IP)
+	case plan.FDBEntry:
+		delete(e.fdb[o.Link], hopOf(o.MAC, o.Dst))
+	}
+}
+
+func (e *entries) removeLink(name string) {
+	delete(e.neighs, name)
+	delete(e.fdb, name)
+}
+
+// equal tells whether two sets are the same, whatever empty parts they have.
+func (e *entries) equal(o *entries) bool { return same(e.neighs, o.neighs) && same(e.fdb, o.fdb) }
+
+func same[K, V comparable](a, b map[string]map[K]V) bool {
+	for link := range b {
+		if len(a[link]) == 0 && len(b[link]) > 0 {
+			return false
+		}
+	}
+	for link, m := range a {
+		if !maps.Equal(m, b[link]) {
+			return false
+		}
+	}
+	return true
+}
+
+// entryEvent is the last word about a neighbour or forwarding entry.
+type entryEvent struct {
+	neighbour
+	bridge bool // a forwarding entry
+	gone   bool
+}
+
+// entryKey tells events about the same entry.
+type entryKey struct {
+	index  uint32
+	bridge bool
+	ip     netip.Addr // of a neighbour
+	hop    hop        // of a forwarding entry
+}
+
+func (e entryEvent) key() entryKey {
+	if e.bridge {
+		return entryKey{index: e.index, bridge: true, hop: hopOf(e.mac, e.ip)}
+	}
+	return entryKey{index: e.index, ip: e.ip}
+}
+
+// parseEntry tells whether a notification may be about an entry of ours. Most are not:
+// they are about what the host's links have learned.
+func parseEntry(m netlink.Message) (entryEvent, bool) {
+	kind := uint16(m.Header.Type)
+	if kind != unix.RTM_NEWNEIGH && kind != unix.RTM_DELNEIGH || len(m.Data) < unix.SizeofNdMsg {
+		return entryEvent{}, false
+	}
+	bridge := m.Data[0] == unix.AF_BRIDGE
+	if bridge && m.Data[10]&unix.NTF_SELF == 0 {
+		return entryEvent{}, false
+	}
+	n, err := parseNeigh(m.Data)
+	if err != nil || !n.ip.IsValid() || !bridge && n.proto != plan.Protocol {
+		return entryEvent{}, false
+	}
+	return entryEvent{neighbour: n, bridge: bridge, gone: kind == unix.RTM_DELNEIGH}, true
+}
+
+// entryDrifted compares the last word about an entry with the shadow.
+func (s *shadow) entryDrifted(e entryEvent, link string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.bridge {
+		dst, known := s.entries.fdb[link][hopOf(e.mac, e.ip)]
+		if !known {
+			l, ours := s.links[link]
+			return !e.gone && e.permanent && ours && l.Kind == plan.VXLAN
+		}
+		return e.gone || !e.permanent || dst != e.ip
+	}
+	mac, known := s.entries.neighs[link][e.ip]
+	if !known {
+		return !e.gone && e.permanent && link != "" // a link that we do not know of yet tells itself
+	}
+	return e.gone || !e.permanent || mac != e.mac
+}
+
+// maxEntryEvents bounds the entries noted one by one. After more of them, or when some were lost,
+// a look at all of them costs less.
+const maxEntryEvents = 2048
+
+func (w *watcher) addEntry(e entryEvent) {
+	w.mu.Lock()
+	if !w.recount {
+		w.entries[e.key()] = e
+		w.recount = len(w.entries) > maxEntryEvents
+	}
+	w.mu.Unlock()
+	w.nudge()
+}
+
+// lostEntries is told of notifications about entries that nobody read in time. They
+// are no sign of drift: our own changes are many at a time.
+func (w *watcher) lostEntries() {
+	w.mu.Lock()
+	w.recount = true
+	w.mu.Unlock()
+	w.nudge()
+}
+
+// entriesDrifted judges the entries that came in, or all there are.
+func (w *watcher) entriesDrifted(events map[entryKey]entryEvent, recount bool) bool {
+	if recount {
+		return w.compareEntries()
+	}
+	for _, e := range events {
+		if w.k.shadow.entryDrifted(e, w.links[e.index].name) {
+			return true
+		}
+	}
+	return false
+}
+
+// compareEntries reads all entries and compares them with the shadow. When something was
+// applied meanwhile it is done again later.
+func (w *watcher) compareEntries() bool {
+	epoch := w.k.shadow.look()
+	have, err := w.readEntries()
+	if err != nil {
+		w.k.log.Warn("neighbours and forwarding entries could not be read after many have changed", "error", err)
+		return true
+	}
+	s := &w.k.shadow
+	s.mu.Lock()
+	again := s.active > 0 || s.epoch != epoch
+	equal := s.entries.equal(have)
+	s.mu.Unlock()
+	if again {
+		w.lostEntries()
+		return false
+	}
+	return !equal
+}
+
+func (w *watcher) readEntries() (*entries, error) {
+	v, err := w.k.observeNS("")
+	if err != nil {
+		return nil, fmt.Errorf("read the entries: %w", err)
+	}
+	owned := map[*link]bool{}
+	for _, l := range v.links {
+		_, _, owned[l] = l.owner()
+	}
+	var s plan.State
+	v.addrs, v.routes = nil, nil
+	v.collect(&s, owned, nil)
+	have := &entries{}
+	have.reset()
+	for o := range s.Objects() {
+		have.put(o)
+	}
+	return have, nil
+}
+
+// listenEntries has room for many notifications: entries come by the ten thousand.
+func (k *Kernel) listenEntries() (*netlink.Conn, error) {
+	return listen(k.fd(), unix.NETLINK_ROUTE, 4*k.buffer, unix.RTNLGRP_NEIGH)
+}
