@@ -43,8 +43,8 @@ var (
 
 // What a member is tuned for: few records, one writer, little memory.
 const (
-	tick         = 10 // ms
-	election     = 50 // ms: the member has nobody to wait for
+	tick         = 50  // ms; more often costs a node that is idle too much
+	election     = 250 // ms: the member has nobody to wait for
 	snapshots    = 1000
 	catchUp      = 100
 	maxRequest   = 4 << 20 // bytes
