@@ -7,7 +7,9 @@ import (
 )
 
 // record is a value the store keeps for the controller.
-type record interface{ Network | Sandbox | Endpoint | Peer }
+type record interface {
+	Network | Sandbox | Endpoint | Peer
+}
 
 // NetworkOf decodes a record of [KindNetwork].
 func NetworkOf(r Record) (Network, error) {
