@@ -19,8 +19,16 @@ type device interface {
 	Read(bufs [][]byte, sizes []int, offset int) (int, error)
 	// Write hands packets to the kernel; the bytes before offset may be overwritten.
 	Write(bufs [][]byte, offset int) (int, error)
-	// Close ends a Read that waits. A persistent link stays.
+	// Close gives the link back. A persistent one stays.
 	Close() error
+}
+
+// attached is a device and the descriptor behind it, to wait for packets by. Read itself must
+// not wait: the kernel wakes the readers of a link that is deleted before their reads would
+// fail, and an edge-triggered poller like Go's is not woken again. poll(2) sees POLLERR.
+type attached struct {
+	device
+	fd int
 }
 
 // ErrNoLink is wrapped by the error of an Open whose TUN link does not exist.
@@ -28,12 +36,12 @@ var ErrNoLink = errors.New("no such link")
 
 // attach opens the existing TUN link of the caller's network namespace. Offloads are used
 // unless plain is set or the kernel refuses them.
-func attach(name string, plain bool) (device, error) {
+func attach(name string, plain bool) (*attached, error) {
 	index, err := linkIndex(name)
 	if err != nil {
 		return nil, err
 	}
-	var dev device
+	var dev *attached
 	if !plain {
 		if dev, err = attachOffload(name); errors.Is(err, errNoOffload) {
 			plain = true
@@ -48,8 +56,9 @@ func attach(name string, plain bool) (device, error) {
 	// A link that was deleted since the first look was made anew by attaching, without owner,
 	// address or persistence. It goes when it is closed.
 	if now, err := linkIndex(name); err != nil || now != index {
-		if p, ok := dev.(plainDevice); ok {
-			_ = p.ioctl(unix.TUNSETPERSIST, 0) // fails only when the new link is gone as well
+		if p, ok := dev.device.(plainDevice); ok {
+			// This fails only when the new link is gone as well.
+			_ = p.control(func(fd int) error { return unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0) })
 		}
 		dev.Close()
 		return nil, fmt.Errorf("attach to TUN link %s: %w: it was deleted meanwhile", name, ErrNoLink)
@@ -90,7 +99,7 @@ func linkIndex(name string) (uint32, error) {
 var errNoOffload = errors.New("the kernel refuses TUN offloads")
 
 // attachOffload has packets come and go as large as the kernel's stack makes them.
-func attachOffload(name string) (device, error) {
+func attachOffload(name string) (*attached, error) {
 	req, err := unix.NewIfreq(name)
 	if err != nil {
 		return nil, err
@@ -118,7 +127,7 @@ func attachOffload(name string) (device, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	return dev, nil
+	return &attached{dev, fd}, nil
 }
 
 // virtioHeader is the size of struct virtio_net_hdr, in bytes.
@@ -127,7 +136,7 @@ const virtioHeader = 10
 // plainDevice moves single packets, without offloads.
 type plainDevice struct{ link *water.Interface }
 
-func attachPlain(name string) (device, error) {
+func attachPlain(name string) (*attached, error) {
 	cfg := water.Config{DeviceType: water.TUN}
 	cfg.Name = name
 	cfg.Persist = true // otherwise water would take the link's persistence away
@@ -136,16 +145,22 @@ func attachPlain(name string) (device, error) {
 		return nil, err
 	}
 	d := plainDevice{link}
+	dev := &attached{device: d}
 	// An earlier process may have set offloads on the link: without a virtio header the kernel
 	// would hand out packets of 64 KB and unfinished checksums.
-	if err := d.ioctl(unix.TUNSETOFFLOAD, 0); err != nil {
+	err = d.control(func(fd int) error {
+		dev.fd = fd
+		return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0)
+	})
+	if err != nil {
 		link.Close()
 		return nil, fmt.Errorf("clear the offloads: %w", err)
 	}
-	return d, nil
+	return dev, nil
 }
 
-func (d plainDevice) ioctl(request uint, value int) error {
+// control runs f with the descriptor, which stays valid until the device is closed.
+func (d plainDevice) control(f func(fd int) error) error {
 	file, ok := d.link.ReadWriteCloser.(*os.File)
 	if !ok {
 		return fmt.Errorf("a TUN link that is a %T has no descriptor", d.link.ReadWriteCloser)
@@ -154,11 +169,11 @@ func (d plainDevice) ioctl(request uint, value int) error {
 	if err != nil {
 		return err
 	}
-	var set error
-	if err := raw.Control(func(fd uintptr) { set = unix.IoctlSetInt(int(fd), request, value) }); err != nil {
+	var failed error
+	if err := raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil {
 		return err
 	}
-	return set
+	return failed
 }
 
 func (d plainDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {

@@ -101,7 +101,8 @@ func TestHostileDatagrams(t *testing.T) {
 			})
 			now := a.host.Stats(testLink)
 			for r, n := range now.Drops {
-				if r != c.want && n != before.Drops[r] {
+				// The node's own multicast goes the other way, as foreign sources.
+				if r != c.want && r != ForeignSource && n != before.Drops[r] {
 					t.Errorf("counted as %s too", r)
 				}
 			}
@@ -110,7 +111,7 @@ func TestHostileDatagrams(t *testing.T) {
 			}
 		})
 	}
-	a.box.run("ping", "-c", "1", "-W", "2", b.inner4.String())
+	reaches(t, a, b)
 }
 
 // TestForeignSourceStaysInside sends from a source that the node has not been given.
@@ -118,14 +119,15 @@ func TestForeignSourceStaysInside(t *testing.T) {
 	lab := newLab(t, labConfig{})
 	a, b := lab[0], lab[1]
 	a.box.ip("addr add 10.8.0.1/32 dev eth0")
+	before := b.host.Stats(testLink).In.Packets
 	if out, err := a.box.try("ping", "-c", "1", "-W", "1", "-I", "10.8.0.1", b.inner4.String()); err == nil {
 		t.Errorf("a foreign source got an answer:\n%s", out)
 	}
 	if n := a.host.Stats(testLink).Drops[ForeignSource]; n == 0 {
 		t.Error("the drop is not counted")
 	}
-	if in := b.host.Stats(testLink).In.Packets; in != 0 {
-		t.Errorf("%d packets came through", in)
+	if in := b.host.Stats(testLink).In.Packets; in != before {
+		t.Errorf("%d packets came through", in-before)
 	}
 }
 

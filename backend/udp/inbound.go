@@ -68,7 +68,7 @@ func (in *inbound) run() error {
 		case err == nil:
 			in.messages(n)
 		case errors.Is(err, unix.EAGAIN):
-			if stop, err := wait(in.t.sock.fd, in.t.stop); stop || err != nil {
+			if err := wait(in.t.sock.fd, in.t.stop); err != nil {
 				return err
 			}
 		case errors.Is(err, unix.EINTR):

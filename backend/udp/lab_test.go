@@ -149,6 +149,7 @@ func newLab(tb testing.TB, cfg labConfig) [2]*side {
 	for _, s := range sides {
 		s.settle()
 	}
+	reaches(tb, a, b)
 	return sides
 }
 
@@ -187,6 +188,7 @@ func (s *side) makeTUN(cfg labConfig) {
 		overhead = 48
 	}
 	s.ip("tuntap add mode tun name " + testLink + " vnet_hdr")
+	s.ip("link set " + testLink + " addrgenmode none") // no router solicitations in between
 	s.ip(fmt.Sprintf("link set %s mtu %d up", testLink, cfg.mtu-overhead))
 	s.ip("route add 10.9.0.0/16 dev " + testLink)
 	s.ip("route add fd09::/32 dev " + testLink)
@@ -207,10 +209,20 @@ func (s *side) settle() {
 	}
 }
 
+// reaches waits until boxes reach each other: the kernel starts the queue of a TUN link that
+// has just been attached to in its own time.
+func reaches(tb testing.TB, from, to *side) {
+	tb.Helper()
+	eventually(tb, "one box answers the other", func() bool {
+		_, err := from.box.try("ping", "-c", "1", "-W", "1", to.inner4.String())
+		return err == nil
+	})
+}
+
 // eventually waits for a condition that the kernel or another goroutine brings about.
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			tb.Fatalf("timed out waiting until %s", what)
 		}

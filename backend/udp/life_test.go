@@ -68,7 +68,7 @@ func TestKilled(t *testing.T) {
 	if got := strings.TrimSpace(string(line[:n])); got != "ready" {
 		t.Fatalf("the other process said %q", got)
 	}
-	a.box.run("ping", "-c", "1", "-W", "2", b.inner4.String())
+	reaches(t, a, b)
 
 	if err := a.open(); !errors.Is(err, ErrPortTaken) || !strings.Contains(err.Error(), fmt.Sprint(child.Process.Pid)) {
 		t.Errorf("opened beside another process: %v", err)
@@ -86,7 +86,7 @@ func TestKilled(t *testing.T) {
 	if err := a.open(); err != nil {
 		t.Fatal(err)
 	}
-	a.box.run("ping", "-c", "1", "-W", "2", b.inner4.String())
+	reaches(t, a, b)
 }
 
 func TestDeletedLink(t *testing.T) {
@@ -114,7 +114,7 @@ func TestDeletedLink(t *testing.T) {
 			if err := a.open(); err != nil {
 				t.Fatal(err)
 			}
-			a.box.run("ping", "-c", "1", "-W", "2", b.inner4.String())
+			reaches(t, a, b)
 			if tunnels, _ := a.host.List(); !cmp.Equal(tunnels, []plan.Tunnel{a.tunnel}, cmp.Comparer(equalAddr), cmp.Comparer(equalPrefix)) {
 				t.Errorf("opened again: %v", tunnels)
 			}
@@ -135,7 +135,7 @@ func TestChanged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	a.box.run("ping", "-c", "1", "-W", "2", b.inner4.String())
+	reaches(t, a, b)
 
 	a.tunnel.Inside = []netip.Prefix{netip.MustParsePrefix("10.9.1.128/25")}
 	if err := a.open(); err != nil {

@@ -47,6 +47,9 @@ func newOutbound(t *tunnel) *outbound {
 // run moves packets until the device ends; it returns why.
 func (o *outbound) run() error {
 	for {
+		if err := wait(o.t.dev.fd, o.t.stop); err != nil {
+			return err
+		}
 		n, err := o.t.dev.Read(o.bufs, o.sizes, headroom)
 		if err != nil && gone(err) {
 			return err

@@ -196,17 +196,23 @@ func recvmmsg(fd int, msgs []mmsghdr) (int, error) {
 	return int(n), nil
 }
 
-// wait blocks until one of two descriptors can be read: the data's, or the one that ends the
-// work. It says whether the latter has come.
-func wait(data, stop int) (bool, error) {
+// wait blocks until data can be read, or returns [errStopped] once stop can be.
+func wait(data, stop int) error {
 	fds := [2]unix.PollFd{{Fd: int32(data), Events: unix.POLLIN}, {Fd: int32(stop), Events: unix.POLLIN}}
 	for {
 		_, err := unix.Poll(fds[:], -1)
-		if err == nil {
-			return fds[1].Revents != 0, nil
-		}
-		if !errors.Is(err, syscall.EINTR) {
-			return false, fmt.Errorf("wait for packets: %w", err)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil:
+			return fmt.Errorf("wait for packets: %w", err)
+		case fds[1].Revents != 0:
+			return errStopped
+		case fds[0].Revents&unix.POLLIN == 0:
+			return fmt.Errorf("wait for packets: %w", unix.ENODEV)
+		default:
+			return nil
 		}
 	}
 }
+
+var errStopped = errors.New("the tunnel is closing")

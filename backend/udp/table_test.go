@@ -141,7 +141,7 @@ func BenchmarkInbound(b *testing.B) {
 	for _, size := range []int{64, 1472} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
 			t := benchTunnel()
-			t.dev = sink{}
+			t.dev = &attached{device: sink{}}
 			in := newInbound(t)
 			var burst []byte
 			for range 44 {

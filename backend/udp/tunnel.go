@@ -16,7 +16,7 @@ import (
 type tunnel struct {
 	spec   plan.Tunnel
 	log    *slog.Logger
-	dev    device
+	dev    *attached
 	sock   *socket
 	errs   *errorSender
 	stop   int // an eventfd that ends the wait for datagrams
@@ -89,9 +89,8 @@ func (t *tunnel) wake() {
 	if t.released {
 		return
 	}
-	one := [8]byte{1, 1, 1, 1, 1, 1, 1}
-	_, _ = unix.Write(t.stop, one[:]) // fails only when it is set already
-	_ = t.dev.Close()                 // a second call says that it is closed
+	one := [8]byte{1}
+	_, _ = unix.Write(t.stop, one[:]) // fails only when it is full, and then it is set
 }
 
 // close ends the tunnel and waits until its port and link are free.
