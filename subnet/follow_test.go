@@ -57,7 +57,7 @@ func (f *follower) until(what string, ok func() bool) {
 		case u := <-f.updates:
 			f.apply(u)
 		case <-timeout.C:
-			f.t.Fatalf("waiting until %s: the set is %v, the last update %+v", what, slices.Sorted(maps.Keys(f.set)), f.last)
+			f.t.Fatalf("waiting until %s: the set is %v, ignored are %v, the config is %v", what, slices.Sorted(maps.Keys(f.set)), f.last.Ignored, f.last.ConfigErr)
 		}
 	}
 }
