@@ -76,26 +76,43 @@ func (f *fakeFabric) Converge(ctx context.Context, scopes ...plan.Scope) error {
 			return err
 		}
 	}
-	active, endpoints, err := wanted(ctx, f.store)
-	if err != nil {
-		return err
-	}
-	f.mu.Lock()
+	f.mu.Lock() // a scope has one pass at a time, with what the records say then
 	defer f.mu.Unlock()
 	f.passes = append(f.passes, scopes)
 	for _, s := range scopes {
-		if !active[s] {
+		active, err := f.active(ctx, s)
+		if err != nil {
+			return err
+		}
+		if !active {
 			delete(f.kernel, s)
 			continue
-		}
-		if e, ok := endpoints[s]; ok && f.check != nil {
-			if err := f.check(e); err != nil {
-				return err
-			}
 		}
 		f.kernel[s] = true
 	}
 	return nil
+}
+
+// active tells whether the records ask for the scope.
+func (f *fakeFabric) active(ctx context.Context, s plan.Scope) (bool, error) {
+	kind, short, _ := cnm.ParseScope(s)
+	records, err := f.store.Find(ctx, kind, short)
+	if err != nil || len(records) == 0 {
+		return false, err
+	}
+	switch kind {
+	case cnm.KindNetwork:
+		n, err := cnm.NetworkOf(records[0])
+		return n.Phase == cnm.Active, err
+	case cnm.KindSandbox:
+		b, err := cnm.SandboxOf(records[0])
+		return b.Phase == cnm.Active, err
+	}
+	e, err := cnm.EndpointOf(records[0])
+	if err == nil && e.Phase == cnm.Active && f.check != nil {
+		err = f.check(e)
+	}
+	return e.Phase == cnm.Active, err
 }
 
 // wanted is what the records ask the kernel to hold.
