@@ -66,11 +66,11 @@ func TestAClusterOfEtcdOutlivesAMember(t *testing.T) {
 	l := labtest.Up(t, lab.Config{Nodes: 1, Etcd: lab.EtcdCluster, NoImage: true})
 	ok(t, l, "n1", "etcdctl put a b")
 	do(t, l, "kill", "e2")
-	if got := ok(t, l, "n1", "etcdctl --endpoints http://$e1:2379,http://$e3:2379 get a --print-value-only"); got != "b" {
+	if got := ok(t, l, "n1", "ETCDCTL_ENDPOINTS=http://$e1:2379,http://$e3:2379 etcdctl get a --print-value-only"); got != "b" {
 		t.Errorf("got %q", got)
 	}
 	do(t, l, "start", "e2")
-	ok(t, l, "n1", "etcdctl --endpoints http://$e2:2379 get a")
+	ok(t, l, "n1", "ETCDCTL_ENDPOINTS=http://$e2:2379 etcdctl get a")
 }
 
 func TestTheEmbeddedEtcdServesALab(t *testing.T) {
