@@ -197,7 +197,7 @@ func eventually(t *testing.T, what string, f func(context.Context) error) {
 func put(t *testing.T, c *clientv3.Client, key, value string) {
 	t.Helper()
 	eventually(t, "put "+key, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		ctx, cancel := context.WithTimeout(ctx, patience/3) // checking a password is slow on purpose
 		defer cancel()
 		_, err := c.Put(ctx, key, value)
 		return err

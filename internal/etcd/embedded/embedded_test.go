@@ -276,7 +276,7 @@ func TestKill(t *testing.T) {
 func TestDamage(t *testing.T) {
 	good := filepath.Join(t.TempDir(), "good")
 	s := start(t, embedded.Config{Dir: good})
-	for i := range 2500 { // two snapshots
+	for i := range 1100 { // one snapshot
 		put(t, s, fmt.Sprintf("/n/%06d", i), strings.Repeat("x", 200))
 	}
 	stop(t, s)
