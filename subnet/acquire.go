@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -171,28 +172,42 @@ func (a Attrs) equal(b Attrs) (bool, error) {
 
 // Assert makes sure that the node still has its lease, with these attributes and on this etcd
 // lease, which may be new ones. A key that vanished, with its etcd lease or all of etcd, is created
-// again when its subnets are free. When somebody else has them the error is a [LostError]: the node must stop using
-// them and Acquire others. ErrNoConfig when the directory is gone.
+// again when its subnets are free. When somebody else has them, had them before us, or the network has them no more, the error is
+// a [LostError]: the node must stop using them and Acquire others. ErrNoConfig when the directory is gone; with a
+// config that is malformed what is there is renewed.
 func (d *Directory) Assert(ctx context.Context, l Lease, a Attrs, etcdLease int64) (Lease, error) {
 	for {
-		now, err := d.lease(ctx, l.Key)
+		s, err := d.readAny(ctx)
 		if err != nil {
 			return Lease{}, err
 		}
-		if now == nil {
-			now, ok, err := d.recreate(ctx, l, a, etcdLease)
-			if ok || err != nil {
-				return now, err
-			}
-			continue
+		if errors.Is(s.bad, ErrNoConfig) {
+			return Lease{}, s.bad
 		}
-		if !now.heldBy(a) {
-			return Lease{}, &LostError{Key: l.Key, Holder: *now}
-		}
-		if now, ok, err := d.write(ctx, *now, a, etcdLease); ok || err != nil {
+		now, ok, err := d.assert(ctx, s, l, a, etcdLease)
+		if ok || err != nil {
 			return now, err
 		}
 	}
+}
+
+func (d *Directory) assert(ctx context.Context, s *snapshot, l Lease, a Attrs, etcdLease int64) (Lease, bool, error) {
+	if !slices.ContainsFunc(s.taken, func(t taken) bool { return t.key == l.Key }) {
+		return d.recreate(ctx, s, l, a, etcdLease)
+	}
+	now := s.holder(taken{l.Subnets(), l.Key})
+	if !now.heldBy(a) {
+		return Lease{}, false, &LostError{Key: l.Key, Holder: now}
+	}
+	if s.bad == nil {
+		if reason := s.config.check(now.Subnets()); reason != "" {
+			return Lease{}, false, &LostError{Key: l.Key, Reason: reason}
+		}
+		if older := s.olderOverlap(now, a); older != nil {
+			return Lease{}, false, &LostError{Key: l.Key, Holder: *older}
+		}
+	}
+	return d.write(ctx, now, a, etcdLease)
 }
 
 // lease reads one lease; nil when there is none. One that cannot be read is nobody's, so it is returned without a holder.
@@ -213,22 +228,18 @@ func (d *Directory) lease(ctx context.Context, key string) (*Lease, error) {
 	return &l, nil
 }
 
-func (d *Directory) recreate(ctx context.Context, l Lease, a Attrs, etcdLease int64) (Lease, bool, error) {
-	s, err := d.read(ctx)
-	if err != nil {
-		return Lease{}, false, err
+func (d *Directory) recreate(ctx context.Context, s *snapshot, l Lease, a Attrs, etcdLease int64) (Lease, bool, error) {
+	if s.bad != nil {
+		return Lease{}, false, s.bad
 	}
 	want := l.Subnets()
 	for _, t := range s.taken {
-		if t.key == l.Key {
-			return Lease{}, false, nil // it has come back
-		}
 		if t.Overlaps(want) {
 			return Lease{}, false, &LostError{Key: l.Key, Holder: s.holder(t)}
 		}
 	}
 	if !s.config.fits(want) {
-		return Lease{}, false, fmt.Errorf("the lease %s in %s vanished, and the network leases such subnets no more: %w", l.Key, d.dir, ErrLost)
+		return Lease{}, false, &LostError{Key: l.Key, Reason: "it vanished, and the network leases such subnets no more"}
 	}
 	return d.create(ctx, s, choice{want, s.config.paired(want)}, a, nil, etcdLease)
 }

@@ -126,6 +126,7 @@ func (d *Directory) List(ctx context.Context) (Set, error) {
 type snapshot struct {
 	revision int64
 	config   Config
+	bad      error // ErrNoConfig, ErrBadConfig: there is no config to go by
 	kvs      []*mvccpb.KeyValue
 	leases   []Lease // that can be read
 	taken    []taken // every key that is in the way of a new one, readable or not
@@ -138,7 +139,16 @@ type taken struct {
 	key string
 }
 
+// read is readAny of a directory with a config.
 func (d *Directory) read(ctx context.Context) (*snapshot, error) {
+	s, err := d.readAny(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s, s.bad
+}
+
+func (d *Directory) readAny(ctx context.Context) (*snapshot, error) {
 	r, err := d.client.Txn(ctx).Then(
 		clientv3.OpGet(d.configKey()),
 		clientv3.OpGet(d.unpairedKey()),
@@ -149,11 +159,9 @@ func (d *Directory) read(ctx context.Context) (*snapshot, error) {
 	}
 	configs, unpaired := r.Responses[0].GetResponseRange().Kvs, r.Responses[1].GetResponseRange().Kvs
 	s := &snapshot{revision: r.Header.Revision, kvs: r.Responses[2].GetResponseRange().Kvs}
-	if s.config, err = d.config(configs); err != nil {
-		return nil, err
-	}
+	s.config, s.bad = d.config(configs)
 	s.guards = []clientv3.Cmp{
-		clientv3.Compare(clientv3.ModRevision(d.configKey()), "=", configs[0].ModRevision),
+		clientv3.Compare(clientv3.ModRevision(d.configKey()), "=", modOf(configs)),
 		clientv3.Compare(clientv3.ModRevision(d.unpairedKey()), "=", modOf(unpaired)),
 	}
 	for _, kv := range s.kvs {

@@ -360,11 +360,58 @@ func TestAssertAfterAWipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.set("config", `{"Network":"10.99.0.0/16"}`) // made again as another
-	if _, err := f.Assert(t.Context(), l, node(1), lease); !errors.Is(err, ErrLost) {
+	var lost *LostError
+	if _, err := f.Assert(t.Context(), l, node(1), lease); !errors.As(err, &lost) || !strings.Contains(lost.Reason, "no more") {
 		t.Errorf("in another network: %v", err)
 	}
 	if got := f.acquire(node(1), l.Subnets(), lease); !pfx("10.99.0.0/16").Contains(got.Subnet.Addr()) {
 		t.Errorf("%+v", got)
+	}
+}
+
+func TestAssertGivesWayToTheOlder(t *testing.T) {
+	f := newFixture(t, dualConfig)
+	f.set("subnets/10.5.7.0-24", flanneld(9)) // of a network that had one family
+	lease := f.grant()
+	f.set("subnets/10.5.7.0-24&fc00:0:0:7::-64", `{"PublicIP":"192.168.0.1","NodeID":"node-1"}`, clientv3.WithLease(clientv3.LeaseID(lease)))
+	s, err := ParseKey("10.5.7.0-24&fc00:0:0:7::-64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := Lease{Subnet: s.V4, Subnet6: s.V6, Key: s.Key()}
+	var lost *LostError
+	if _, err := f.Assert(t.Context(), l, node(1), lease); !errors.As(err, &lost) || lost.Holder.Key != "10.5.7.0-24" {
+		t.Errorf("%v", err)
+	}
+	if got := f.acquire(node(1), Subnets{}, lease); got.Subnet == l.Subnet || len(f.keys()) != 2 {
+		t.Errorf("%+v; keys %v", got, f.keys())
+	}
+}
+
+func TestAssertAndTheConfig(t *testing.T) {
+	f := newFixture(t, v4Config)
+	lease := f.grant()
+	l := f.acquire(node(1), Subnets{}, lease)
+	f.set("config", "garbage")
+	moved := node(1)
+	moved.PublicIP = node(9).PublicIP
+	l, err := f.Assert(t.Context(), l, moved, lease)
+	if err != nil || l.PublicIP != moved.PublicIP {
+		t.Errorf("with a config of garbage: %+v, %v", l, err)
+	}
+	f.set("config", `{"Network":"10.5.0.0/16","SubnetLen":26}`) // what is used stays in use
+	if _, err := f.Assert(t.Context(), l, moved, lease); err != nil {
+		t.Errorf("with other lengths: %v", err)
+	}
+	f.set("config", `{"Network":"10.6.0.0/16"}`)
+	var lost *LostError
+	if _, err := f.Assert(t.Context(), l, moved, lease); !errors.As(err, &lost) || !strings.Contains(err.Error(), "not inside the network 10.6.0.0/16") {
+		t.Errorf("of another network: %v", err)
+	}
+	f.expire(lease)
+	f.set("config", "garbage")
+	if _, err := f.Assert(t.Context(), l, moved, f.grant()); !errors.Is(err, ErrBadConfig) {
+		t.Errorf("vanished, with a config of garbage: %v", err)
 	}
 }
 

@@ -19,10 +19,14 @@ var (
 type LostError struct {
 	Key    string // of our lease
 	Holder Lease  // the lease that is in its way, whose key is another one when it only overlaps
+	Reason string // why it is lost when nobody is in its way
 }
 
-// Error names the subnet and its holder.
+// Error names the subnet, and its holder or the reason.
 func (e *LostError) Error() string {
+	if e.Reason != "" {
+		return fmt.Sprintf("the lease of %s is lost: %s", e.Key, e.Reason)
+	}
 	return fmt.Sprintf("the lease of %s is lost: %s has %s now", e.Key, e.Holder.holder(), e.Holder.Key)
 }
 
@@ -51,5 +55,11 @@ func (l Lease) holder() string {
 	if a := l.PublicIP; a.IsValid() {
 		return who + " (" + a.String() + ")"
 	}
-	return who + " (" + l.PublicIPv6.String() + ")"
+	if a := l.PublicIPv6; a.IsValid() {
+		return who + " (" + a.String() + ")"
+	}
+	if l.NodeID == "" {
+		return "somebody"
+	}
+	return who
 }
