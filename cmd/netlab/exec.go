@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -55,8 +56,17 @@ func (a *app) enter(host string, args []string) error {
 	if err != nil {
 		return fmt.Errorf("enter %s: %w", host, err)
 	}
-	env := append(os.Environ(), l.Environ(host)...)
-	env = append(env, "PS1="+host+"\\$ ")
+	env := append(l.Environ(host), "PS1="+host+"\\$ ")
+	names := map[string]bool{} // each name once: who looks one up may take the first or the last
+	for _, e := range env {
+		name, _, _ := strings.Cut(e, "=")
+		names[name] = true
+	}
+	for _, e := range os.Environ() {
+		if name, _, _ := strings.Cut(e, "="); !names[name] {
+			env = append(env, e)
+		}
+	}
 	if err := unix.Exec(path, line, env); err != nil {
 		return fmt.Errorf("enter %s: %w", host, err)
 	}
