@@ -9,8 +9,8 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 )
 
-// batchPackets is how many packets are handled between two system calls. A packet of 64 KB
-// splits into fewer for every MSS from 512 on.
+// batchPackets is how many packets are collected before they are passed on. A packet of 64 KB
+// splits into as many at an MSS of 512; for a smaller MSS the end of it is dropped.
 const batchPackets = 128
 
 // slab cuts one allocation into buffers that hold the largest packet and its headroom. The
@@ -41,7 +41,8 @@ type outbound struct {
 }
 
 func newOutbound(t *tunnel) *outbound {
-	return &outbound{t: t, bufs: slab(batchPackets), sizes: make([]int, batchPackets)}
+	// Whatever was read before, there is room for the parts of one more large packet.
+	return &outbound{t: t, bufs: slab(2 * batchPackets), sizes: make([]int, 2*batchPackets)}
 }
 
 // run moves packets until the device ends; it returns why.
@@ -50,16 +51,34 @@ func (o *outbound) run() error {
 		if err := wait(o.t.dev.fd, o.t.stop); err != nil {
 			return err
 		}
-		n, err := o.t.dev.Read(o.bufs, o.sizes, headroom)
-		if err != nil && gone(err) {
+		n, err := o.read()
+		o.handle(n)
+		if err != nil {
 			return err
 		}
-		if err != nil && !errors.Is(err, tun.ErrTooManySegments) {
-			o.t.count.drop(BadHeader, 1)
-			continue
-		}
-		o.handle(n)
 	}
+}
+
+// read takes what the device has, up to a batch: one large packet that was split, or small
+// ones, which then leave together too.
+func (o *outbound) read() (int, error) {
+	total := 0
+	for total < batchPackets {
+		n, err := o.t.dev.Read(o.bufs[total:], o.sizes[total:], headroom)
+		if err != nil && gone(err) {
+			return total, err
+		}
+		if err != nil {
+			o.t.count.drop(BadHeader, 1)
+		}
+		if err == nil || errors.Is(err, tun.ErrTooManySegments) {
+			total += n
+		}
+		if n != 1 || !ready(o.t.dev.fd) {
+			break
+		}
+	}
+	return total, nil
 }
 
 func (o *outbound) handle(n int) {
