@@ -20,6 +20,7 @@ type Lease struct {
 	ttl     time.Duration
 	log     *slog.Logger
 	changed chan struct{}
+	now     chan struct{} // wakes Run
 
 	mu      sync.Mutex
 	id      int64
@@ -37,7 +38,7 @@ func NewLease(c *clientv3.Client, ttl time.Duration, prior int64, log *slog.Logg
 		log = slog.New(slog.DiscardHandler)
 	}
 	ttl = max(ttl.Truncate(time.Second), time.Second)
-	return &Lease{client: c, ttl: ttl, log: log, prior: prior, changed: make(chan struct{}, 1)}
+	return &Lease{client: c, ttl: ttl, log: log, prior: prior, changed: make(chan struct{}, 1), now: make(chan struct{}, 1)}
 }
 
 // ID is that of the lease, or 0 when none was granted yet.
@@ -80,20 +81,35 @@ func (l *Lease) Run(ctx context.Context) error {
 			l.log.Info("The lease in etcd is renewed again", "lease", l.ID())
 			failures = 0
 		}
-		if !sleep(ctx, wait) {
+		select {
+		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-l.now:
+		case <-time.After(wait):
 		}
 	}
 }
+
+// Renew has Run renew the lease now, or get another when it is gone: for who hears that it is.
+func (l *Lease) Renew() {
+	select {
+	case l.now <- struct{}{}:
+	default:
+	}
+}
+
+// maxInterval is the longest time between two renewals, however long the lease: they cost etcd little, and
+// are how the loss of the lease is found out.
+const maxInterval = 30 * time.Second
 
 // interval is the time between two renewals.
 func (l *Lease) interval() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.granted > 0 {
-		return min(l.ttl, l.granted) / 3
+		return min(l.ttl/3, l.granted/3, maxInterval)
 	}
-	return l.ttl / 3
+	return min(l.ttl/3, maxInterval)
 }
 
 // renew sends one keep-alive, or grants a lease when there is none to keep alive.

@@ -128,6 +128,23 @@ func TestLeaseIsGrantedAnew(t *testing.T) {
 	}
 }
 
+// TestLeaseIsRenewedWhenAsked has a lease that it would take minutes to miss.
+func TestLeaseIsRenewedWhenAsked(t *testing.T) {
+	c := start(t, embedded.Config{Dir: t.TempDir()}).Client()
+	l := etcd.NewLease(c, time.Hour, 0, nil)
+	run(t, l)
+	changed(t, l)
+	first := l.ID()
+	if _, err := c.Revoke(t.Context(), clientv3.LeaseID(first)); err != nil {
+		t.Fatal(err)
+	}
+	l.Renew()
+	changed(t, l)
+	if l.ID() == first || l.ID() == 0 {
+		t.Errorf("lease %x became %x", first, l.ID())
+	}
+}
+
 // TestLeaseClock cuts the connection: the local clock goes on, and says so before etcd does.
 func TestLeaseClock(t *testing.T) {
 	t.Parallel()
