@@ -131,8 +131,8 @@ func TestUnderlayOfOneFamily(t *testing.T) {
 				w.serve(w.at(b), 80)
 				for f := range a.addrs {
 					w.reaches(w.at(a), on(b.addrs[f], 80), w.at(b), a.addrs[f])
-					if got := w.ask(w.host(1), on(b.addrs[f], 80), patience); got == "" {
-						t.Errorf("no way from the host to %s", b.addrs[f])
+					if _, err := w.ask(w.host(1), on(b.addrs[f], 80), patience); err != nil {
+						t.Errorf("no way from the host to %s: %v", b.addrs[f], err)
 					}
 				}
 			})
@@ -143,15 +143,17 @@ func TestUnderlayOfOneFamily(t *testing.T) {
 // A device that somebody deletes comes back with its entries.
 func TestDeletedDevice(t *testing.T) {
 	for _, d := range drivers()[1:] {
-		w := newWorld(t)
-		networks := w.network(d, 1, []int{1, 3}, nil)
-		a, b := w.box(d, networks[1], 1), w.box(d, networks[3], 3)
-		w.converge()
-		w.serve(w.at(b), 80)
-		w.in(w.hosts[1].path, "sh", "-ec", "for l in $(ls /sys/class/net | grep '^vl[txy]-'); do ip link del $l; done")
-		w.converge()
-		for f := range a.addrs {
-			w.reaches(w.at(a), on(b.addrs[f], 80), w.at(b), a.addrs[f])
-		}
+		t.Run(d.Name(), func(t *testing.T) {
+			w := newWorld(t)
+			networks := w.network(d, 1, []int{1, 3}, nil)
+			a, b := w.box(d, networks[1], 1), w.box(d, networks[3], 3)
+			w.converge()
+			w.serve(w.at(b), 80)
+			w.in(w.hosts[1].path, "sh", "-ec", deleteLinks("vl[txy]-"))
+			w.converge()
+			for f := range a.addrs {
+				w.reaches(w.at(a), on(b.addrs[f], 80), w.at(b), a.addrs[f])
+			}
+		})
 	}
 }

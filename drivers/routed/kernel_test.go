@@ -57,8 +57,8 @@ func TestContainersOfAllHosts(t *testing.T) {
 						gw := networks[to].Pools[f].Gateway
 						w.reaches(w.at(a), on(gw, 7000), w.host(to), a.addrs[f])
 						w.reaches(w.at(a), on(gw, 8080), w.at(b), a.addrs[f]) // published there
-						if got := w.ask(w.host(from), on(b.addrs[f], 80), patience); got == "" {
-							t.Errorf("no way from host %d to %s", from, b)
+						if _, err := w.ask(w.host(from), on(b.addrs[f], 80), patience); err != nil {
+							t.Errorf("no way from host %d to %s: %v", from, b, err)
 						}
 					}
 				}

@@ -58,7 +58,8 @@ const patience = 5 * time.Second
 // bulk is what is sent: many full packets.
 const bulk = 1 << 20
 
-func (w *world) ask(from place, to string, patience time.Duration) string {
+// ask returns the answer, or why there is none.
+func (w *world) ask(from place, to string, patience time.Duration) (string, error) {
 	var got []byte
 	err := w.env.Do(from.path, func() error {
 		c, err := net.DialTimeout("tcp", to, patience)
@@ -78,25 +79,22 @@ func (w *world) ask(from place, to string, patience time.Duration) string {
 		got, err = io.ReadAll(c)
 		return err
 	})
-	if err != nil {
-		return ""
-	}
-	return string(got)
+	return string(got), err
 }
 
 // reaches checks that an address answers, and that it sees the traffic come from the source.
 func (w *world) reaches(from place, to string, who place, source netip.Addr) {
 	w.tb.Helper()
 	want := fmt.Sprintf("%s saw %s, %d bytes", who.name, source, bulk)
-	if got := w.ask(from, to, patience); got != want {
-		w.tb.Errorf("from %s to %s: got %q, want %q", from.name, to, got, want)
+	if got, err := w.ask(from, to, patience); err != nil || got != want {
+		w.tb.Errorf("from %s to %s: got %q, want %q (%v)", from.name, to, got, want, err)
 	}
 }
 
 // silent checks that nobody answers.
 func (w *world) silent(from place, to string) {
 	w.tb.Helper()
-	if got := w.ask(from, to, 300*time.Millisecond); got != "" {
+	if got, err := w.ask(from, to, 300*time.Millisecond); err == nil || got != "" {
 		w.tb.Errorf("from %s to %s: got %q, want silence", from.name, to, got)
 	}
 }

@@ -136,11 +136,16 @@ func (w *world) close() {
 			w.tb.Error(err)
 		}
 	}
-	w.env.Sh("ip link del lan1; ip link del lan2; for p in $(ls /sys/class/net | grep ^p); do ip link del $p; done")
+	w.env.Sh(deleteLinks("lan|p"))
 	converge(w.tb, w.wires, plan.State{})
 	if err := w.wires.Close(); err != nil {
 		w.tb.Error(err)
 	}
+}
+
+// deleteLinks is a shell command that deletes the links whose names begin so, of which there is one at least.
+func deleteLinks(prefixes string) string {
+	return fmt.Sprintf("links=$(ip -o link | awk -F'[ :@]+' '$2 ~ /^(%s)/ {print $2}'); test -n \"$links\"; for l in $links; do ip link del $l; done", prefixes)
 }
 
 // converge makes a kernel agree and checks that it then does.
