@@ -67,8 +67,8 @@ func (h *Host) link(name string) *link {
 
 // Open makes or changes the tunnel of a TUN link that exists in the calling thread's network
 // namespace. Remotes stay as they are. A tunnel whose link was deleted is opened anew.
-// The error wraps [ErrNoLink] or [ErrPortTaken] in these cases; after an error the link has
-// no tunnel.
+// The error wraps [ErrNoLink] when there is no such link, and EADDRINUSE when another socket
+// has the port: whoever opens knows how to find out whose. After an error the link has no tunnel.
 func (h *Host) Open(ctx context.Context, t plan.Tunnel) error {
 	if err := checkTunnel(t); err != nil {
 		return err
@@ -160,12 +160,12 @@ func (h *Host) Add(r plan.Remote) error {
 	return nil
 }
 
-// Remove undoes Add. Removing what is not there is no error.
+// Remove undoes Add, by link and prefix. Removing what is not there is no error.
 func (h *Host) Remove(r plan.Remote) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := h.links[r.Link]
-	if l == nil || l.remotes[r.Prefix] != r.Dst {
+	if l == nil || !l.remotes[r.Prefix].IsValid() {
 		return nil
 	}
 	delete(l.remotes, r.Prefix)

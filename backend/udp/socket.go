@@ -98,7 +98,10 @@ func openSocket(local netip.AddrPort, plain bool) (*socket, error) {
 	at := sockaddrOf(local)
 	if _, _, errno := unix.Syscall(unix.SYS_BIND, uintptr(s.fd), uintptr(unsafe.Pointer(&at.raw)), uintptr(at.n)); errno != 0 {
 		s.close()
-		return nil, bindError(local, errno)
+		if errno == unix.EADDRNOTAVAIL {
+			return nil, fmt.Errorf("bind UDP %s: %w: %s is no address of this host", local, errno, local.Addr())
+		}
+		return nil, fmt.Errorf("bind UDP %s: %w", local, errno)
 	}
 	return s, nil
 }
