@@ -98,6 +98,7 @@ type Member struct {
 	dirty    dirty
 	making   map[string]time.Time // networks that Create is making here, until the controller has them
 	lost     bool                 // etcd has lost data, and what is missing there is ours to write again
+	lostAt   time.Time            // when that was last over
 	state    State
 	refused  error            // why this node may not be a member
 	troubles map[string]error // what keeps networks from being as the cluster has them, by ID

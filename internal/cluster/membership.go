@@ -467,14 +467,35 @@ func (m *Member) Extend(ctx context.Context, n cnm.Network, want []netip.Addr) (
 		return n, &cnm.Error{Kind: cnm.ErrExhausted, Field: "network", Value: n.Name, Reason: "every address of this node's subnet is taken", Remedy: "remove containers, or run this one on another node"}
 	}
 	n = clone(n)
-	for i, p := range n.Pools {
+	for _, p := range n.Pools {
+		if len(want) == 0 && m.roomy(n.ID, p) {
+			continue
+		}
 		got, err := m.claim(ctx, n, p, want, lease)
 		if err != nil {
 			return n, err
 		}
-		n.Pools[i].Blocks = append(slices.Clone(p.Blocks), got...)
+		for _, b := range got {
+			if err := m.rereadBlock(ctx, n.ID, b); err != nil {
+				return n, unavailable(err)
+			}
+		}
 	}
+	m.mu.Lock()
+	m.giveBlocks(&n)
+	m.mu.Unlock()
 	return n, m.ctrl.Adopt(ctx, n)
+}
+
+// roomy tells whether a pool has free addresses on this node: a network of two families needs more of one
+// alone, mostly.
+func (m *Member) roomy(network string, p cnm.Pool) bool {
+	for _, u := range m.cfg.IPAM.Usage(network) {
+		if p.Subnet.Contains(u.Block.Addr()) && u.Free > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // claim gets blocks of one pool: the one with the wanted address of its family, or a free one.

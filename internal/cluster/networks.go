@@ -23,12 +23,16 @@ func (m *Member) syncNetwork(ctx context.Context, g *errgroup.Group, id string) 
 	m.mu.Lock()
 	rec, ok := m.rep.networks[id]
 	since, making := m.making[id]
+	lost := m.lost
 	m.mu.Unlock()
 	if making {
 		if _, err := m.ctrl.Network(ctx, id); err != nil && time.Since(since) < makingTime {
 			return errNotYet
 		}
 		m.made(id)
+	}
+	if !ok && lost {
+		return errNotYet
 	}
 	if !ok {
 		return m.leave(ctx, id)
@@ -41,6 +45,9 @@ func (m *Member) syncNetwork(ctx context.Context, g *errgroup.Group, id string) 
 	n, err := m.localize(ctx, g, d, rec.v)
 	if err == nil {
 		err = m.ctrl.Adopt(ctx, n)
+	}
+	if errors.Is(err, cnm.ErrNoBlock) {
+		_, err = m.Extend(ctx, n, nil)
 	}
 	if err == nil {
 		err = m.wakePeers(n)
@@ -111,6 +118,9 @@ func (m *Member) leave(ctx context.Context, id string) error {
 func (m *Member) localize(ctx context.Context, g *errgroup.Group, d cnm.Driver, n cnm.Network) (cnm.Network, error) {
 	n = clone(n)
 	if !d.Capabilities().Leases {
+		if err := m.keepBlocks(ctx, n); err != nil {
+			return n, err
+		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.giveBlocks(&n)
@@ -131,6 +141,87 @@ func clone(n cnm.Network) cnm.Network {
 	c := *n.Cluster
 	n.Cluster = &c
 	return n
+}
+
+// keepBlocks writes again what etcd has lost of this node's blocks, and hangs all of them on its lease. Those that
+// are another node's by now are not this one's any more.
+func (m *Member) keepBlocks(ctx context.Context, n cnm.Network) error {
+	local, err := m.ctrl.Network(ctx, n.ID)
+	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
+		return err
+	}
+	want := m.ownBlocks(local, n.ID)
+	if len(want) == 0 {
+		return nil
+	}
+	lease, err := m.leaseID()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for p, have := range want {
+		if have.lease == lease {
+			continue
+		}
+		err := m.put(ctx, lease, blockKey(n.ID, p), block{Node: m.id}, have.mod)
+		if err == nil {
+			err = m.rereadBlock(ctx, n.ID, p)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// ownBlocks are the blocks that this node has in etcd, and those it had that nobody has now.
+func (m *Member) ownBlocks(local cnm.Network, id string) map[netip.Prefix]held[block] {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	want := map[netip.Prefix]held[block]{}
+	for p, b := range m.rep.blocks[id] {
+		if b.v.Node == m.id {
+			want[p] = b
+		}
+	}
+	for _, pool := range local.Pools {
+		for _, p := range pool.Blocks {
+			if !m.overlapped(id, p) {
+				want[p] = held[block]{}
+			}
+		}
+	}
+	return want
+}
+
+// overlapped tells whether a block that etcd has is in the way of p. The caller holds mu.
+func (m *Member) overlapped(network string, p netip.Prefix) bool {
+	for q := range m.rep.blocks[network] {
+		if q.Overlaps(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// rereadBlock takes over a block that this node has just written, ahead of the watch: a share must never
+// look smaller than it is, or endpoints would be given other addresses.
+func (m *Member) rereadBlock(ctx context.Context, network string, p netip.Prefix) error {
+	r, err := m.store.Get(ctx, blockKey(network, p))
+	if err != nil {
+		return quietly(err)
+	}
+	v, err := decode[block](r.Value)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.rep.blocks[network] == nil {
+		m.rep.blocks[network] = map[netip.Prefix]held[block]{}
+	}
+	if have, ok := m.rep.blocks[network][p]; !ok || have.mod < int64(r.Revision) {
+		m.rep.blocks[network][p] = held[block]{v: v, mod: int64(r.Revision), lease: m.lease.ID()}
+	}
+	return nil
 }
 
 // giveBlocks sets the pools' blocks to this node's. The caller holds mu.

@@ -180,7 +180,8 @@ func (m *Member) grace(have peerState, now time.Time) time.Duration {
 	defer m.mu.Unlock()
 	_, nodeThere := m.rep.nodes[p.Node]
 	_, networkThere := m.rep.networks[p.Network]
-	if nodeThere || !networkThere && !m.lost || p.Node == "" && !m.lost && have.vanished.IsZero() {
+	lost := m.lost || now.Sub(m.lostAt) < m.cfg.Times.Grace
+	if !lost && (nodeThere || !networkThere || p.Node == "") && have.vanished.IsZero() {
 		return 0
 	}
 	if m.taken(p) {

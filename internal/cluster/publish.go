@@ -101,7 +101,7 @@ func (m *Member) publication(want map[string]Endpoint, lease int64) ([]cnm.Write
 }
 
 // writeNetworksAgain gives an etcd that has lost data the networks that this node knows. Which of them
-// somebody has removed meanwhile it cannot tell.
+// somebody has removed meanwhile it cannot tell. It is errNotYet until all of them are there.
 func (m *Member) writeNetworksAgain(ctx context.Context) error {
 	local, err := m.ctrl.Networks(ctx)
 	if err != nil {
@@ -118,11 +118,16 @@ func (m *Member) writeNetworksAgain(ctx context.Context) error {
 		if there {
 			continue
 		}
-		if err := m.enlist(ctx, n); err != nil && !errors.Is(err, errNotYet) {
-			errs = append(errs, fmt.Errorf("write network %s to etcd again: %w", n.Name, err))
-			continue
+		err := m.enlist(ctx, n)
+		if errors.Is(err, cnm.ErrExists) {
+			m.trouble(n.ID, fmt.Errorf("write network %s to etcd again: %w", n.Name, err))
+			continue // another one has its place by now
 		}
-		m.cfg.Log.Warn("etcd has lost a network; wrote it again", "network", n.Name)
+		if err == nil {
+			m.cfg.Log.Warn("etcd has lost a network; wrote it again", "network", n.Name)
+			err = errNotYet
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

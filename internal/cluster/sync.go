@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vethloom/vethloom/cnm"
+	etcdstore "github.com/vethloom/vethloom/internal/store/etcd"
 )
 
 // quiet is how long nothing is looked at when nothing asks for it.
@@ -35,8 +37,14 @@ func (m *Member) sync(ctx context.Context, g *errgroup.Group) time.Duration {
 		}
 		return err != nil
 	}
-	if lost && fail(m.writeNetworksAgain(ctx)) {
-		failed.all = true
+	if lost {
+		m.lease.Renew()
+		m.alive.Renew()
+		if fail(m.writeNetworksAgain(ctx)) {
+			failed.all = true
+		} else {
+			m.found()
+		}
 	}
 	if d.self {
 		failed.self = fail(m.register(ctx)) || failed.self
@@ -60,10 +68,11 @@ func (m *Member) after(ctx context.Context, failed dirty, errs []error, next tim
 	m.mu.Lock()
 	m.dirty.give(failed)
 	again := m.dirty.self || m.dirty.all || len(m.dirty.networks)+len(m.dirty.peers) > 0
-	if len(errs) == 0 && !failed.all {
-		m.lost = false
-	}
 	m.mu.Unlock()
+	if gone := errors.Join(errs...); errors.Is(gone, etcdstore.ErrLeaseGone) || errors.Is(gone, rpctypes.ErrLeaseNotFound) {
+		m.lease.Renew()
+		m.alive.Renew()
+	}
 	if len(errs) > 0 && ctx.Err() == nil {
 		m.cfg.Log.Warn("the cluster's records and this node's differ; trying again", "err", errors.Join(errs...))
 	}
@@ -71,6 +80,14 @@ func (m *Member) after(ctx context.Context, failed dirty, errs []error, next tim
 		next = min(next, m.cfg.Times.Retry)
 	}
 	return min(next, quiet)
+}
+
+// found ends the state of having lost data.
+func (m *Member) found() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lost = false
+	m.lostAt = time.Now()
 }
 
 // dirtyNetworks are the IDs of the networks to look at: with all, also those that only this node knows.

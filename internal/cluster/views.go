@@ -28,7 +28,7 @@ type LeaseView struct {
 	Network cnm.Network
 	Node    string // the holder's name, "" when it is no vethloom node
 	Own     bool
-	Expires time.Time // of one's own: when it is over unless it is renewed; else zero
+	Expires time.Time // when it is over unless it is renewed, as far as this node can tell; zero: a reservation
 	Problem string    // why it is not used
 }
 
@@ -88,8 +88,14 @@ func (m *Member) Leases() []LeaseView {
 		n := m.rep.networks[network].v
 		for _, l := range dir.leases {
 			v := LeaseView{Lease: l, Network: n, Node: m.rep.nodes[l.NodeID].v.Name, Own: l.NodeID == m.id}
-			if v.Own && !l.Reservation() && m.lease != nil {
+			switch _, alive := m.rep.alive[l.NodeID]; {
+			case l.Reservation():
+			case v.Own && m.lease != nil:
 				v.Expires = m.lease.Expires()
+			case alive:
+				v.Expires = time.Now().Add(m.cfg.Times.Lease)
+			default:
+				v.Expires = m.rep.seen[l.NodeID].Add(m.cfg.Times.Lease)
 			}
 			if err := m.rep.bad[cnm.Key{Kind: "lease", ID: cnm.PeerID(network, l.Key)}]; err != nil {
 				v.Problem = err.Error()

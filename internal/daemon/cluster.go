@@ -96,7 +96,7 @@ func (d *daemon) uplink(ctx context.Context) (cnm.Uplink, error) {
 
 // openTunnels makes what carries the packets of userspace tunnels.
 func (d *daemon) openTunnels() *udp.Host {
-	h := udp.New(udp.Config{Log: d.log})
+	h := udp.New(udp.Config{Log: d.log, Died: func(string, error) { d.rec.Resync() }})
 	d.closing(func() error { h.Shutdown(); return nil })
 	return h
 }

@@ -53,13 +53,9 @@ func (n nodes) InspectNode(ctx context.Context, ref string) (server.NodeView, er
 		}
 		return server.NodeView{}, &cnm.Error{Kind: cnm.ErrNotFound, Field: "node", Value: ref, Reason: reason, Remedy: remedy}
 	}
-	for _, t := range n.targets() {
-		if t.Node != found[0].ID {
-			continue
-		}
-		if _, err := n.prober.Probe(ctx, t); err != nil && ctx.Err() != nil {
-			return server.NodeView{}, err
-		}
+	n.prober.Set(n.targets())
+	if _, err := n.prober.Refresh(ctx, found[0].ID); err != nil {
+		return server.NodeView{}, fmt.Errorf("probe node %s: %w", found[0].Name, err)
 	}
 	return n.view(found[0]), nil
 }
@@ -77,12 +73,10 @@ func (n nodes) view(v cluster.NodeView) server.NodeView {
 	if v.Self {
 		return out
 	}
-	results := n.prober.Of(v.ID)
-	for _, r := range results {
-		d := health.Diagnose(n.peer(v), underlayOf(results, r), r)
+	for _, r := range health.Judge(n.peer(v), n.prober.Of(v.ID)) {
 		out.Health = append(out.Health, server.PeerHealth{
-			Way: r.Way, Target: r.Addr, Reachable: r.Small, RTT: r.RTT, MTU: r.MTU, PathMTU: r.PathMTU, Small: r.Small, Large: r.Large,
-			Loss: r.Loss, Checked: r.Checked, Cause: d.Cause, Remedy: d.Remedy,
+			Way: r.Way, Target: r.Addr, Reachable: r.Reachable, RTT: r.RTT, MTU: r.MTU, PathMTU: r.PathMTU, Small: r.Small, Large: r.Large,
+			Loss: r.Loss, Checked: r.Checked, Cause: r.Cause, Remedy: r.Remedy,
 		})
 		if r.Small && r.Checked.After(out.LastSeen) {
 			out.LastSeen = r.Checked
@@ -99,16 +93,6 @@ func (n nodes) peer(v cluster.NodeView) health.Peer {
 		p.Announced, p.Self = v.Addr6, u.Addr6
 	}
 	return p
-}
-
-// underlayOf finds the underlay of a way among a node's results.
-func underlayOf(results []health.Result, r health.Result) health.Result {
-	for _, u := range results {
-		if u.Way == health.Underlay && (!r.Outer.IsValid() || u.Addr == r.Outer.Addr()) {
-			return u
-		}
-	}
-	return r
 }
 
 func nodeSubnets(m map[string][]netip.Prefix) []server.NodeSubnet {
@@ -170,7 +154,7 @@ func (d *daemon) targets() []health.Target {
 		}
 		switch l.Network.Driver {
 		case "vxlan":
-			t.Addr, t.MTU, t.Outer = l.Subnet.Addr(), u.MTU-50, netip.AddrPortFrom(outer, l.Network.Cluster.Port)
+			t.Addr, t.MTU, t.Outer = l.Subnet.Addr(), u.MTU-vxlanOverhead(l, u), netip.AddrPortFrom(outer, l.Network.Cluster.Port)
 		case "udp":
 			t.Addr, t.MTU, t.Outer = l.Subnet.Addr(), u.MTU-28, netip.AddrPortFrom(outer, l.Network.Cluster.Port)
 		default:
@@ -179,6 +163,15 @@ func (d *daemon) targets() []health.Target {
 		out = append(out, t)
 	}
 	return out
+}
+
+// vxlanOverhead is how many bytes smaller a network's packets are than the uplink's: outer Ethernet, UDP and VXLAN
+// headers, and the larger of the outer IP headers in use.
+func vxlanOverhead(l cluster.LeaseView, u cnm.Uplink) int {
+	if l.Network.IPv6 && u.Addr6.IsValid() || !u.Addr4.IsValid() {
+		return 70
+	}
+	return 50
 }
 
 // targetsPeriod is how often the ways to probe are looked up.
