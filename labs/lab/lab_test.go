@@ -163,6 +163,25 @@ func TestDownAfterAnythingWasKilled(t *testing.T) {
 	}
 }
 
+func TestDownKilledInTheMiddle(t *testing.T) {
+	l := labtest.Up(t, lab.Config{Nodes: 2, Etcd: lab.EtcdNone})
+	ok(t, l, "n1", "net run -d busybox sleep 1000; net run -d busybox sleep 1000")
+	for _, after := range []time.Duration{2, 5, 10, 20, 40} {
+		down := exec.Command(filepath.Join(labtest.Bin(t), "netlab"), "down", "--name", l.Name)
+		if err := down.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(after * time.Millisecond) // somewhere on its way, another place each time
+		if err := down.Process.Kill(); err != nil {
+			t.Logf("it was faster: %v", err)
+		}
+		if err := down.Wait(); err == nil {
+			break
+		}
+	}
+	labtest.Down(t, l)
+}
+
 func TestDownWithoutRecordOrDaemons(t *testing.T) {
 	l := labtest.Up(t, lab.Config{Nodes: 1, Etcd: lab.EtcdNone})
 	ok(t, l, "n1", "net run -d busybox sleep 1000")

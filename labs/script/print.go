@@ -36,7 +36,10 @@ func (p Printer) Title(title string) {
 	p.raw(p.paint(head, title) + "\n" + p.paint(head, strings.Repeat("═", len([]rune(title)))) + "\n")
 }
 
-var inlineCode = regexp.MustCompile("`[^`]+`")
+var (
+	inlineCode = regexp.MustCompile("`[^`]+`")
+	strong     = regexp.MustCompile(`\*\*[^*]+\*\*`)
+)
 
 // Prose prints text between commands.
 func (p Printer) Prose(text string) {
@@ -47,6 +50,7 @@ func (p Printer) Prose(text string) {
 			continue
 		}
 		if p.Colour {
+			line = strong.ReplaceAllStringFunc(line, func(s string) string { return p.paint(bold, s[2:len(s)-2]) })
 			line = inlineCode.ReplaceAllStringFunc(line, func(s string) string { return p.paint(yellow, s[1:len(s)-1]) })
 		}
 		p.raw(line + "\n")
@@ -88,12 +92,8 @@ func (p Printer) job(c Command, text string) string {
 }
 
 // Met prints what was expected and has come.
-func (p Printer) Met(expected []Expectation, expand func(string) string) {
-	for _, e := range expected {
-		not := ""
-		if e.Never {
-			not = "no "
-		}
-		p.raw("  " + p.paint(green, "✓") + " " + p.paint(dim, not+expand(e.Text)) + "\n")
+func (p Printer) Met(found []string) {
+	for _, f := range found {
+		p.raw("  " + p.paint(green, "✓") + " " + p.paint(dim, strings.Join(strings.Fields(f), " ")) + "\n")
 	}
 }

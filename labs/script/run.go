@@ -49,8 +49,9 @@ func (r *Runner) part(ctx context.Context, p Part) error {
 	deadline := time.Now().Add(settle)
 	for {
 		out, transcript, err := r.block(ctx, p.Commands, !p.Until)
+		var met []string
 		if err == nil {
-			err = r.expect(p, out)
+			met, err = r.expect(p, out)
 		}
 		if p.Until && err != nil && ctx.Err() == nil && time.Now().Before(deadline) {
 			if err := wait(ctx); err != nil {
@@ -62,7 +63,7 @@ func (r *Runner) part(ctx context.Context, p Part) error {
 			r.Print.raw(transcript)
 		}
 		if err == nil {
-			r.Print.Met(p.Expect, func(s string) string { return r.expand(s, false) })
+			r.Print.Met(met)
 		}
 		return err
 	}
@@ -185,28 +186,30 @@ func (r *Runner) expand(text string, quote bool) string {
 	})
 }
 
-// expect finds what the document says in the output, in its order.
-func (r *Runner) expect(p Part, out string) error {
+// expect finds what the document says in the output, in its order, and returns it in words.
+func (r *Runner) expect(p Part, out string) (met []string, err error) {
 	rest := out
 	for _, e := range p.Expect {
 		text := r.expand(e.Text, true)
 		re, err := regexp.Compile("(?m)" + text)
 		if err != nil {
-			return fmt.Errorf("%d: %w", e.Line, err)
+			return nil, fmt.Errorf("%d: %w", e.Line, err)
 		}
 		if e.Never {
 			if found := re.FindString(out); found != "" {
-				return fmt.Errorf("%d: the output has %q, which must not be there", e.Line, found)
+				return nil, fmt.Errorf("%d: the output has %q, which must not be there", e.Line, found)
 			}
+			met = append(met, "no "+strings.ReplaceAll(r.expand(e.Text, false), `\`, ""))
 			continue
 		}
 		at := re.FindStringIndex(rest)
 		if at == nil {
-			return fmt.Errorf("%d: the output has no %s (any more); it is:\n%s", e.Line, text, out)
+			return nil, fmt.Errorf("%d: the output has no %s (any more); it is:\n%s", e.Line, text, out)
 		}
+		met = append(met, rest[at[0]:at[1]])
 		rest = rest[at[1]:]
 	}
-	return nil
+	return met, nil
 }
 
 // wait is the time between two tries of a block.
