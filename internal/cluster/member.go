@@ -103,9 +103,11 @@ type Member struct {
 	refused  error            // why this node may not be a member
 	troubles map[string]error // what keeps networks from being as the cluster has them, by ID
 
-	peers   map[string]peerState // of the local store, by ID; the syncing goroutine's own
-	adopted map[string]string    // networks as the controller last took them, by ID; the syncing goroutine's own
-	held    map[string]heldLease // by network ID; guarded by mu
+	peers     map[string]peerState // of the local store, by ID; the syncing goroutine's own
+	vanishing map[string]bool      // those of peers that etcd has no more, and that stay for a grace; likewise
+	kept      selfRecord           // as it is in the local store; likewise
+	adopted   map[string]string    // networks as the controller last took them, by ID; likewise
+	held      map[string]heldLease // by network ID; guarded by mu
 }
 
 // State is how the member stands with etcd.
@@ -129,7 +131,7 @@ func New(ctx context.Context, cfg Config) (*Member, error) {
 	}
 	m := &Member{
 		cfg: cfg, drivers: map[string]cnm.Driver{}, wake: make(chan struct{}, 1), rep: newReplica(),
-		dirs: map[string]*directory{}, making: map[string]time.Time{}, peers: map[string]peerState{}, adopted: map[string]string{}, held: map[string]heldLease{},
+		dirs: map[string]*directory{}, making: map[string]time.Time{}, peers: map[string]peerState{}, vanishing: map[string]bool{}, adopted: map[string]string{}, held: map[string]heldLease{},
 		troubles: map[string]error{}, dirty: newDirty(), state: State{Since: time.Now()},
 	}
 	for _, d := range cfg.Drivers {
@@ -194,17 +196,7 @@ func (m *Member) recall(ctx context.Context) error {
 			}
 		}
 	}
-	if records, err = m.cfg.Local.List(ctx, cnm.KindPeer); err != nil {
-		return fmt.Errorf("read the peers: %w", err)
-	}
-	for _, r := range records {
-		p, err := decode[cnm.Peer](r.Value)
-		if err != nil {
-			return fmt.Errorf("decode the peer %s: %w", r.Key.ID, err)
-		}
-		m.peers[r.Key.ID] = peerState{peer: p, revision: r.Revision}
-	}
-	return nil
+	return m.rereadPeers(ctx)
 }
 
 // ID is the node's.

@@ -30,12 +30,9 @@ func (m *Member) syncPeers(ctx context.Context, d dirty) (time.Duration, error) 
 		m.allPeers(ids)
 	}
 	next := time.Hour
-	var writes []cnm.Write
-	var scopes []plan.Scope
-	for id, have := range m.peers {
-		if !have.vanished.IsZero() {
-			ids[id] = true
-		}
+	var changes []peerChange
+	for id := range m.vanishing {
+		ids[id] = true
 	}
 	now := time.Now()
 	for id := range ids {
@@ -43,8 +40,11 @@ func (m *Member) syncPeers(ctx context.Context, d dirty) (time.Duration, error) 
 		want, wanted := m.wantPeer(id)
 		switch {
 		case wanted && kept && samePeer(have.peer, want):
-			have.vanished = time.Time{}
-			m.peers[id] = have
+			if m.vanishing[id] {
+				have.vanished = time.Time{}
+				m.peers[id] = have
+				delete(m.vanishing, id)
+			}
 			continue
 		case !wanted && !kept:
 			continue
@@ -53,68 +53,85 @@ func (m *Member) syncPeers(ctx context.Context, d dirty) (time.Duration, error) 
 				if have.vanished.IsZero() {
 					have.vanished = now
 					m.peers[id] = have
+					m.vanishing[id] = true
 				}
 				next = min(next, left)
 				continue
 			}
 		}
-		w := cnm.Write{Key: cnm.Key{Kind: cnm.KindPeer, ID: id}, Revision: have.revision}
+		c := peerChange{peer: want, write: cnm.Write{Key: cnm.Key{Kind: cnm.KindPeer, ID: id}, Revision: have.revision}}
 		if wanted {
 			b, err := encode(want)
 			if err != nil {
 				return next, err
 			}
-			w.Value = b
+			c.write.Value = b
 		}
-		writes = append(writes, w)
-		scopes = append(scopes, cnm.PeerScope(id))
+		changes = append(changes, c)
 	}
-	return next, m.commitPeers(ctx, writes, scopes)
+	return next, m.commitPeers(ctx, changes)
 }
 
-func (m *Member) commitPeers(ctx context.Context, writes []cnm.Write, scopes []plan.Scope) error {
-	for len(writes) > 0 {
-		n := min(localBatch, len(writes))
-		if err := m.cfg.Local.Commit(ctx, writes[:n]...); err != nil {
+// peerChange is a write of a peer's record, and the peer that it says.
+type peerChange struct {
+	peer  cnm.Peer
+	write cnm.Write
+}
+
+// commitPeers writes the records and has the kernel follow, once for all of them.
+func (m *Member) commitPeers(ctx context.Context, changes []peerChange) error {
+	scopes := make([]plan.Scope, 0, len(changes))
+	defer func() { m.cfg.Wake(scopes...) }()
+	for batch := range slices.Chunk(changes, localBatch) {
+		writes := make([]cnm.Write, 0, len(batch))
+		for _, c := range batch {
+			writes = append(writes, c.write)
+		}
+		if err := m.cfg.Local.Commit(ctx, writes...); err != nil {
 			return fmt.Errorf("keep the peers: %w", errors.Join(err, m.rereadPeers(ctx)))
 		}
-		for _, w := range writes[:n] {
-			if err := m.rereadPeer(ctx, w.Key); err != nil {
+		for _, c := range batch {
+			if err := m.committed(ctx, c); err != nil {
 				return err
 			}
+			scopes = append(scopes, cnm.PeerScope(c.write.Key.ID))
 		}
-		m.cfg.Wake(scopes[:n]...)
-		writes, scopes = writes[n:], scopes[n:]
 	}
 	return nil
 }
 
-func (m *Member) rereadPeer(ctx context.Context, key cnm.Key) error {
-	r, err := m.cfg.Local.Get(ctx, key)
-	if errors.Is(err, cnm.ErrNotFound) {
-		delete(m.peers, key.ID)
+// committed takes note of a change and of the revision that its record has got.
+func (m *Member) committed(ctx context.Context, c peerChange) error {
+	id := c.write.Key.ID
+	delete(m.vanishing, id)
+	if c.write.Value == nil {
+		delete(m.peers, id)
 		return nil
 	}
+	r, err := m.cfg.Local.Get(ctx, c.write.Key)
 	if err != nil {
-		return fmt.Errorf("read the peer %s: %w", key.ID, err)
+		return fmt.Errorf("read the peer %s: %w", id, errors.Join(err, m.rereadPeers(ctx)))
 	}
-	p, err := decode[cnm.Peer](r.Value)
-	if err != nil {
-		return fmt.Errorf("decode the peer %s: %w", key.ID, err)
-	}
-	m.peers[key.ID] = peerState{peer: p, revision: r.Revision}
+	m.peers[id] = peerState{peer: c.peer, revision: r.Revision}
 	return nil
 }
 
+// rereadPeers takes the peers from the local store.
 func (m *Member) rereadPeers(ctx context.Context) error {
-	clear(m.peers)
 	records, err := m.cfg.Local.List(ctx, cnm.KindPeer)
-	for _, r := range records {
-		if err == nil {
-			err = m.rereadPeer(ctx, r.Key)
-		}
+	if err != nil {
+		return fmt.Errorf("read the peers: %w", err)
 	}
-	return err
+	clear(m.peers)
+	clear(m.vanishing)
+	for _, r := range records {
+		p, err := decode[cnm.Peer](r.Value)
+		if err != nil {
+			return fmt.Errorf("decode the peer %s: %w", r.Key.ID, err)
+		}
+		m.peers[r.Key.ID] = peerState{peer: p, revision: r.Revision}
+	}
+	return nil
 }
 
 // allPeers adds the ID of every peer that there is or should be.
@@ -211,15 +228,5 @@ func (m *Member) taken(p cnm.Peer) bool {
 	if !p.Endpoint {
 		return false
 	}
-	for _, e := range m.rep.endpoints {
-		if e.v.Network != p.Network {
-			continue
-		}
-		for _, a := range e.v.Addrs {
-			if overlaps(netip.PrefixFrom(a, a.BitLen())) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.Prefixes, func(q netip.Prefix) bool { return m.rep.addrs[netAddr{p.Network, q.Addr()}] > 0 })
 }

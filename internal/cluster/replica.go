@@ -17,10 +17,17 @@ type replica struct {
 	alive     map[string]held[aliveRecord]
 	endpoints map[string]held[Endpoint]               // by record ID
 	peers     map[string]string                       // peer ID to the record ID of its endpoint
+	addrs     map[netAddr]int                         // how many endpoints have an address
 	mine      map[string]bool                         // record IDs of this node's endpoints
 	blocks    map[string]map[netip.Prefix]held[block] // by network
 	bad       map[cnm.Key]error                       // what could not be decoded
 	seen      map[string]time.Time                    // when nodes were last alive
+}
+
+// netAddr is an address of a network.
+type netAddr struct {
+	network string
+	addr    netip.Addr
 }
 
 // held is a value and where it stands in etcd.
@@ -34,7 +41,7 @@ type held[T any] struct {
 func newReplica() replica {
 	return replica{
 		networks: map[string]held[cnm.Network]{}, nodes: map[string]held[Node]{}, alive: map[string]held[aliveRecord]{},
-		endpoints: map[string]held[Endpoint]{}, peers: map[string]string{}, mine: map[string]bool{},
+		endpoints: map[string]held[Endpoint]{}, peers: map[string]string{}, addrs: map[netAddr]int{}, mine: map[string]bool{},
 		blocks: map[string]map[netip.Prefix]held[block]{}, bad: map[cnm.Key]error{}, seen: map[string]time.Time{},
 	}
 }
@@ -144,12 +151,9 @@ func enter[T any](to map[string]held[T], id string, c etcd.Change) error {
 }
 
 func (m *Member) takeNode(id string, c etcd.Change) error {
-	old := m.rep.nodes[id]
+	// No way to a peer depends on its node's record: what others have says itself where they are.
 	err := enter(m.rep.nodes, id, c)
 	m.dirty.self = m.dirty.self || id == m.id
-	if now := m.rep.nodes[id]; old.v.Addr4 != now.v.Addr4 || old.v.Addr6 != now.v.Addr6 {
-		m.dirty.all = true // somebody may have our address, or not any more
-	}
 	return err
 }
 
@@ -158,22 +162,33 @@ func (m *Member) takeEndpoint(id string, c etcd.Change) error {
 		pid := endpointPeerID(old.v)
 		delete(m.rep.peers, pid)
 		delete(m.rep.mine, id)
+		m.rep.countAddrs(old.v, -1)
 		m.dirty.peers[pid] = true
+		m.dirty.self = m.dirty.self || old.v.Node == m.id
 	}
 	err := enter(m.rep.endpoints, id, c)
 	now, ok := m.rep.endpoints[id]
 	if ok {
 		pid := endpointPeerID(now.v)
 		m.rep.peers[pid] = id
+		m.rep.countAddrs(now.v, 1)
 		m.dirty.peers[pid] = true
 		if now.v.Node == m.id {
 			m.rep.mine[id] = true
+			m.dirty.self = true
 		}
 	}
-	if !ok || now.v.Node == m.id {
-		m.dirty.self = true
-	}
 	return err
+}
+
+// countAddrs notes by how many endpoints more, or fewer, each address is had.
+func (r *replica) countAddrs(e Endpoint, by int) {
+	for _, a := range e.Addrs {
+		at := netAddr{e.Network, a}
+		if r.addrs[at] += by; r.addrs[at] <= 0 {
+			delete(r.addrs, at)
+		}
+	}
 }
 
 func (m *Member) takeBlock(id string, c etcd.Change) error {
@@ -181,13 +196,17 @@ func (m *Member) takeBlock(id string, c etcd.Change) error {
 	if err != nil {
 		return err
 	}
+	// Of the blocks of others, this node asks etcd when it needs another one.
+	ours := m.rep.blocks[network][p].v.Node == m.id
 	delete(m.rep.blocks[network], p)
-	m.dirty.networks[network] = true
-	if c.New == nil {
-		return nil
+	var v block
+	if c.New != nil {
+		v, err = decode[block](c.New.Value)
 	}
-	v, err := decode[block](c.New.Value)
-	if err != nil {
+	if ours || v.Node == m.id {
+		m.dirty.networks[network] = true
+	}
+	if c.New == nil || err != nil {
 		return err
 	}
 	if m.rep.blocks[network] == nil {

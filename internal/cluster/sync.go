@@ -230,19 +230,13 @@ func (m *Member) remember(ctx context.Context) error {
 	m.mu.Lock()
 	now := selfRecord{Lease: m.lease.ID(), Expires: m.lease.Expires().Round(0), Cluster: m.self.Cluster, Revision: m.self.Revision}
 	m.mu.Unlock()
-	if now.Lease == 0 {
+	// Once a minute is enough for what only grows.
+	if k := m.kept; now.Lease == 0 || k.Lease == now.Lease && k.Cluster == now.Cluster && now.Expires.Sub(k.Expires) < quiet {
 		return nil
 	}
 	rec, err := m.cfg.Local.Get(ctx, selfKey())
 	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
 		return fmt.Errorf("keep the membership: %w", err)
-	}
-	if err == nil {
-		// Once a minute is enough for what only grows.
-		old, e := decode[selfRecord](rec.Value)
-		if e == nil && old.Lease == now.Lease && old.Cluster == now.Cluster && now.Expires.Sub(old.Expires) < quiet {
-			return nil
-		}
 	}
 	b, err := encode(now)
 	if err != nil {
@@ -251,5 +245,6 @@ func (m *Member) remember(ctx context.Context) error {
 	if err := m.cfg.Local.Commit(ctx, cnm.Write{Key: selfKey(), Value: b, Revision: rec.Revision}); err != nil {
 		return fmt.Errorf("keep the membership: %w", err)
 	}
+	m.kept = now
 	return nil
 }
