@@ -312,6 +312,7 @@ func (m *Member) updateLeases(id string, dir *directory, u subnet.Update) {
 		for key := range dir.leases {
 			m.dirty.peers[cnm.PeerID(id, key)] = true
 		}
+		m.dirty.read[id] = true // what is missing now, this node may know from before
 		clear(dir.leases)
 	}
 	for _, l := range u.Removed {

@@ -29,6 +29,13 @@ func (m *Member) syncPeers(ctx context.Context, d dirty) (time.Duration, error) 
 	if d.all {
 		m.allPeers(ids)
 	}
+	if len(d.read) > 0 {
+		for id, p := range m.peers {
+			if d.read[p.peer.Network] {
+				ids[id] = true
+			}
+		}
+	}
 	next := time.Hour
 	var changes []peerChange
 	for id := range m.vanishing {
@@ -46,7 +53,7 @@ func (m *Member) syncPeers(ctx context.Context, d dirty) (time.Duration, error) 
 				delete(m.vanishing, id)
 			}
 			continue
-		case !wanted && !kept:
+		case !wanted && (!kept || m.unread(have.peer)):
 			continue
 		case !wanted:
 			if left := m.grace(have, now); left > 0 {
@@ -208,6 +215,18 @@ func (m *Member) grace(have peerState, now time.Time) time.Duration {
 		return m.cfg.Times.Grace
 	}
 	return m.cfg.Times.Grace - now.Sub(have.vanished)
+}
+
+// unread tells whether what holds a peer has not been read yet, so that its absence says nothing. Once it
+// has, all of its leases are dirty.
+func (m *Member) unread(p cnm.Peer) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, there := m.rep.networks[p.Network]; !there || p.Endpoint {
+		return false
+	}
+	dir := m.dirs[p.Network]
+	return dir == nil || !dir.synced
 }
 
 // taken tells whether this node or another peer has a prefix of p.

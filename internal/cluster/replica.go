@@ -52,10 +52,11 @@ type dirty struct {
 	all      bool            // every network and every peer
 	networks map[string]bool // by ID
 	peers    map[string]bool // by peer ID
+	read     map[string]bool // networks whose lease directories were read as a whole, by ID
 }
 
 func newDirty() dirty {
-	return dirty{self: true, all: true, networks: map[string]bool{}, peers: map[string]bool{}}
+	return dirty{self: true, all: true, networks: map[string]bool{}, peers: map[string]bool{}, read: map[string]bool{}}
 }
 
 func (d *dirty) everything() { d.self, d.all = true, true }
@@ -63,7 +64,7 @@ func (d *dirty) everything() { d.self, d.all = true, true }
 // take returns what is dirty and starts anew.
 func (d *dirty) take() dirty {
 	t := *d
-	*d = dirty{networks: map[string]bool{}, peers: map[string]bool{}}
+	*d = dirty{networks: map[string]bool{}, peers: map[string]bool{}, read: map[string]bool{}}
 	return t
 }
 
@@ -75,6 +76,9 @@ func (d *dirty) give(t dirty) {
 	}
 	for id := range t.peers {
 		d.peers[id] = true
+	}
+	for id := range t.read {
+		d.read[id] = true
 	}
 }
 

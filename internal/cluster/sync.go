@@ -29,7 +29,7 @@ func (m *Member) sync(ctx context.Context, g *errgroup.Group) time.Duration {
 	d := m.dirty.take()
 	lost := m.lost
 	m.mu.Unlock()
-	failed := dirty{networks: map[string]bool{}, peers: map[string]bool{}}
+	failed := dirty{networks: map[string]bool{}, peers: map[string]bool{}, read: map[string]bool{}}
 	var errs []error
 	fail := func(err error) bool {
 		if err != nil && !errors.Is(err, errNotYet) {
