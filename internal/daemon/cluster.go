@@ -128,17 +128,18 @@ func (d *daemon) runMember(ctx context.Context) error {
 			cfg := d.cfg.etcd()
 			cfg.Log = d.log
 			client, err := etcd.Dial(cfg)
-			if err == nil {
-				closer = client.Close
+			if err != nil {
+				return nil, err
 			}
-			return client, err
+			closer = client.Close
+			return d.asked(client), nil
 		}
 		srv, err := embedded.Start(ctx, embedded.Config{Dir: filepath.Join(d.cfg.Root, "etcd"), Log: d.log})
 		if err != nil {
 			return nil, err
 		}
 		closer = srv.Close
-		return srv.Client(), nil
+		return d.asked(srv.Client()), nil
 	})
 	if closer != nil {
 		if e := closer(); e != nil && !errors.Is(e, context.Canceled) {

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/reconcile"
 )
@@ -10,6 +12,7 @@ import (
 type Faults struct {
 	Store  func(cnm.Store) cnm.Store
 	Kernel func(reconcile.Kernel) reconcile.Kernel
+	Etcd   func(clientv3.KV) clientv3.KV
 }
 
 func (d *daemon) stored() cnm.Store {
@@ -24,4 +27,11 @@ func (d *daemon) applied() reconcile.Kernel {
 		return f(d.kernel)
 	}
 	return d.kernel
+}
+
+func (d *daemon) asked(c *clientv3.Client) *clientv3.Client {
+	if f := d.cfg.Faults.Etcd; f != nil {
+		c.KV = f(c.KV)
+	}
+	return c
 }

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/daemon"
 	"github.com/vethloom/vethloom/internal/plan"
@@ -13,7 +15,7 @@ import (
 )
 
 // killer ends the process, as kill -9 does, before the at-th step after it was
-// armed. Steps are single operations on the kernel and commits of records.
+// armed. Steps are single operations on the kernel, commits of records and writes to etcd.
 type killer struct {
 	at    int64
 	armed atomic.Bool
@@ -34,6 +36,7 @@ func (k *killer) faults() daemon.Faults {
 	return daemon.Faults{
 		Store:  func(s cnm.Store) cnm.Store { return killerStore{s, k} },
 		Kernel: func(r reconcile.Kernel) reconcile.Kernel { return killerKernel{r, k} },
+		Etcd:   func(kv clientv3.KV) clientv3.KV { return killerKV{kv, k} },
 	}
 }
 
@@ -70,4 +73,35 @@ func (r killerKernel) Apply(ctx context.Context, ops []plan.Op) error {
 		}
 	}
 	return nil
+}
+
+type killerKV struct {
+	clientv3.KV
+	k *killer
+}
+
+func (v killerKV) Put(ctx context.Context, key, value string, opts ...clientv3.OpOption) (*clientv3.PutResponse, error) {
+	v.k.step()
+	return v.KV.Put(ctx, key, value, opts...)
+}
+
+func (v killerKV) Delete(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.DeleteResponse, error) {
+	v.k.step()
+	return v.KV.Delete(ctx, key, opts...)
+}
+
+func (v killerKV) Txn(ctx context.Context) clientv3.Txn { return &killerTxn{v.KV.Txn(ctx), v.k} }
+
+type killerTxn struct {
+	clientv3.Txn
+	k *killer
+}
+
+func (t *killerTxn) If(c ...clientv3.Cmp) clientv3.Txn  { t.Txn = t.Txn.If(c...); return t }
+func (t *killerTxn) Then(o ...clientv3.Op) clientv3.Txn { t.Txn = t.Txn.Then(o...); return t }
+func (t *killerTxn) Else(o ...clientv3.Op) clientv3.Txn { t.Txn = t.Txn.Else(o...); return t }
+
+func (t *killerTxn) Commit() (*clientv3.TxnResponse, error) {
+	t.k.step()
+	return t.Txn.Commit()
 }

@@ -66,12 +66,14 @@ type node struct {
 	t      *testing.T
 	cfg    netdConfig
 	root   string
+	place  string // path of the namespace that netd is started in; "": the test's
 	cmd    *exec.Cmd
 	gone   chan error
 	log    *bytes.Buffer
 	arm    *os.File
 	armed  *os.File
 	client *client.Client
+	ready  func() // waits for more than an answer after a start; may be nil
 }
 
 func newNode(t *testing.T) *node {
@@ -112,6 +114,9 @@ func (n *node) start() {
 	if err := n.tryStart(); err != nil {
 		n.t.Fatalf("start netd: %v\n%s", err, n.log)
 	}
+	if n.ready != nil {
+		n.ready()
+	}
 }
 
 func (n *node) tryStart() error {
@@ -136,7 +141,7 @@ func (n *node) tryStart() error {
 		return err
 	}
 	n.cmd.ExtraFiles = []*os.File{armR, ackW}
-	if err := n.Do("", n.cmd.Start); err != nil {
+	if err := n.Do(n.place, n.cmd.Start); err != nil {
 		return err
 	}
 	armR.Close()

@@ -1,0 +1,206 @@
+package daemon_test
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/etcd"
+	"github.com/vethloom/vethloom/internal/etcd/embedded"
+)
+
+// clusterDrivers are those whose networks have several nodes.
+var clusterDrivers = []string{"vxlan", "udp", "host-gw", "overlay"}
+
+// world is a cluster of the node under test, what is put into etcd by hand, and
+// maybe a second node on the other side of the underlay.
+type world struct {
+	*node
+	etcd *clientv3.Client
+	far  string // path of the namespace at the underlay's other end
+	url  string // of etcd
+}
+
+// newWorld starts an etcd on a unix socket, which every network namespace reaches, and
+// joins a node that has not started yet to it. The underlay is up0, 192.0.2.1 and 2001:db8::1.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{node: newNode(t)}
+	dir := t.TempDir()
+	w.url = "unix://" + filepath.Join(dir, "etcd.sock")
+	srv, err := embedded.Start(t.Context(), embedded.Config{Dir: filepath.Join(dir, "data"), ClientURLs: []string{w.url}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.etcd, err = etcd.Dial(etcd.Config{Endpoints: []string{w.url}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		w.stop()
+		w.etcd.Close()
+		if err := srv.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	w.far = w.outside()
+	w.cfg.Etcd, w.cfg.Iface, w.cfg.NodeName = w.url, "up0", "here"
+	return w
+}
+
+// join starts netd and waits until it is a member.
+func (w *world) join() {
+	w.t.Helper()
+	w.start()
+	w.joined()
+}
+
+func (w *world) joined() {
+	w.t.Helper()
+	eventually(w.t, "the node is a member", func() bool {
+		l, err := w.client.Nodes.List(w.t.Context(), &apiv1.ListNodesRequest{})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, n := range l.Nodes {
+			if n.Self && n.Alive {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// second starts another netd at the far end of the underlay, on the same etcd.
+func (w *world) second() *node {
+	w.t.Helper()
+	b := &node{Env: w.Env, t: w.t, root: w.t.TempDir(), place: w.far}
+	run := w.t.TempDir()
+	b.cfg = w.cfg
+	b.cfg.Root, b.cfg.Run, b.cfg.Host = b.root, run, "unix://"+filepath.Join(run, "netd.sock")
+	b.cfg.Iface, b.cfg.NodeName = "up1", "there"
+	b.start()
+	w.t.Cleanup(func() {
+		b.stop()
+		if w.t.Failed() && b.log != nil {
+			w.t.Logf("log of the second netd:\n%s", tail(b.log.String(), 4000))
+		}
+	})
+	return b
+}
+
+// keys lists etcd's keys below the prefix that are not of nodes and their daemons.
+func (w *world) keys() string {
+	w.t.Helper()
+	got, err := w.etcd.Get(w.t.Context(), "/vethloom/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var out []string
+	for _, kv := range got.Kvs {
+		k := string(kv.Key)
+		if !regexp.MustCompile(`^/vethloom/(node|alive|guard)/`).MatchString(k) {
+			out = append(out, k)
+		}
+	}
+	return strings.Join(out, "\n")
+}
+
+func (w *world) put(key, value string) {
+	w.t.Helper()
+	if _, err := w.etcd.Put(w.t.Context(), key, value); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) drop(keys ...string) {
+	w.t.Helper()
+	for _, k := range keys {
+		if _, err := w.etcd.Delete(w.t.Context(), k); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// shared makes a network of the driver and the driver's name.
+func (w *world) shared(driver string, edit ...func(*apiv1.CreateNetworkRequest)) *apiv1.Network {
+	w.t.Helper()
+	return w.network(driver, append([]func(*apiv1.CreateNetworkRequest){func(r *apiv1.CreateNetworkRequest) { r.Driver = driver }}, edit...)...)
+}
+
+// barren fails the test when something of cluster networks stays in the kernel or in etcd.
+func (w *world) barren() {
+	w.t.Helper()
+	w.idle()
+	var left string
+	deadline := time.Now().Add(10 * time.Second)
+	for left = w.remains(); left != "" && time.Now().Before(deadline); left = w.remains() {
+		time.Sleep(10 * time.Millisecond) // between two looks
+	}
+	if left != "" {
+		w.t.Errorf("left behind:\n%s", left)
+	}
+}
+
+// remains is what there is of cluster networks in the kernel and in etcd.
+func (w *world) remains() string {
+	w.t.Helper()
+	return strings.TrimSpace(w.keys() + "\n" + w.Sh(`
+		ip -o link | grep -o 'vl[xt]-[0-9a-f]*' || true
+		ip route show table main proto 117; ip -6 route show table main proto 117
+		ip neigh show nud permanent; bridge fdb show | grep 'dev vlx' || true
+		nft list ruleset | grep -o 'comment "peer/[^"]*"' | sort -u || true
+		ip -o link | grep -o 'vlb-[0-9a-f]*' | sort -u | tail -n +2`))
+}
+
+// code is an error's class.
+func code(err error) codes.Code { return status.Code(err) }
+
+// attach makes a sandbox on the networks.
+func (n *node) attach(networks ...string) *apiv1.Sandbox {
+	n.t.Helper()
+	r := &apiv1.CreateSandboxRequest{}
+	for _, name := range networks {
+		r.Networks = append(r.Networks, &apiv1.ConnectRequest{Network: name})
+	}
+	var s *apiv1.Sandbox
+	eventually(n.t, fmt.Sprintf("a sandbox on %v is made", networks), func() (done bool) {
+		var err error
+		s, err = n.client.Sandboxes.Create(n.t.Context(), r)
+		if err != nil && code(err) != codes.NotFound && code(err) != codes.Unavailable {
+			n.t.Fatalf("attach to %v: %v", networks, err)
+		}
+		return err == nil
+	})
+	return s
+}
+
+func (n *node) detach(s *apiv1.Sandbox) {
+	n.t.Helper()
+	if _, err := n.client.Sandboxes.Remove(n.t.Context(), &apiv1.RemoveSandboxRequest{Id: s.Id}); err != nil {
+		n.t.Fatalf("remove sandbox: %v", err)
+	}
+}
+
+// addressOn is the sandbox's address of a family on a network.
+func addressOn(t *testing.T, s *apiv1.Sandbox, network string, is4 bool) netip.Addr {
+	t.Helper()
+	for _, e := range s.Endpoints {
+		for _, a := range e.Addresses {
+			if p := netip.MustParsePrefix(a); e.Network == network && p.Addr().Is4() == is4 {
+				return p.Addr()
+			}
+		}
+	}
+	t.Fatalf("sandbox has no such address on %s: %v", network, s.Endpoints)
+	return netip.Addr{}
+}
