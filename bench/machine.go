@@ -94,7 +94,12 @@ func (m *machine) missing(what string, err error) {
 // daemon starts a program that runs until the machine is closed. Its output goes to a file
 // in the scratch directory, the end of which is in the errors of whoever waits for it.
 func (m *machine) daemon(name string, args ...string) (*process, error) {
-	logFile := filepath.Join(m.dir, filepath.Base(name)+".log")
+	return m.daemonAs(filepath.Base(name), name, args...)
+}
+
+// daemonAs is for several of one program: each has a log of its own.
+func (m *machine) daemonAs(title, name string, args ...string) (*process, error) {
+	logFile := filepath.Join(m.dir, title+".log")
 	out, err := os.Create(logFile)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -17,15 +18,20 @@ import (
 
 // config is the command line.
 type config struct {
-	rounds    int           // of attaches and of containers
-	tcpRounds int           // of iperf3 runs
-	tcpTime   time.Duration // of one iperf3 run
-	only      string        // groups, separated by commas; empty: all
-	format    string        // table or json
-	bin       string        // directory of netd, net and net-shim
-	baselines bool          // leave vethloom out
-	timeout   time.Duration // of everything
+	rounds       int           // of attaches and of containers
+	tcpRounds    int           // of iperf3 runs
+	tcpTime      time.Duration // of one iperf3 run
+	acrossRounds int           // of measuring between two hosts
+	acrossTime   time.Duration // of one iperf3 run there
+	short        bool          // as few and as short rounds as possible
+	only         string        // groups, separated by commas; empty: all
+	format       string        // table or json
+	bin          string        // directory of netd, net and net-shim
+	baselines    bool          // leave vethloom out
+	timeout      time.Duration // of everything
 }
+
+var sectionNames = []string{"attach", "run", "tcp", "across"}
 
 func parse(args []string, out io.Writer) (config, error) {
 	var c config
@@ -34,7 +40,10 @@ func parse(args []string, out io.Writer) (config, error) {
 	f.IntVar(&c.rounds, "rounds", 30, "rounds of attaching and of running a container")
 	f.IntVar(&c.tcpRounds, "tcp-rounds", 5, "rounds of iperf3")
 	f.DurationVar(&c.tcpTime, "tcp-time", 3*time.Second, "length of one iperf3 run, whole seconds")
-	f.StringVar(&c.only, "only", "", "some of attach,run,tcp")
+	f.IntVar(&c.acrossRounds, "across-rounds", 5, "rounds of measuring between two hosts, on either underlay")
+	f.DurationVar(&c.acrossTime, "across-time", time.Second, "length of one iperf3 run between two hosts, whole seconds")
+	f.BoolVar(&c.short, "short", false, "few and short rounds, to see that everything works: the figures mean little")
+	f.StringVar(&c.only, "only", "", "some of "+strings.Join(sectionNames, ","))
 	f.StringVar(&c.format, "format", "table", "table or json")
 	f.StringVar(&c.bin, "bin", "", "directory of netd, net and net-shim (default: that of bench)")
 	f.BoolVar(&c.baselines, "baselines", false, "leave vethloom out: only what it is compared with")
@@ -45,6 +54,12 @@ func parse(args []string, out io.Writer) (config, error) {
 	if f.NArg() > 0 {
 		return c, fmt.Errorf("bench takes no arguments, got %q", f.Args())
 	}
+	if c.short {
+		c.rounds, c.tcpRounds, c.tcpTime, c.acrossRounds, c.acrossTime = 3, 1, time.Second, 1, time.Second
+	}
+	if c.acrossRounds < 1 || c.acrossTime < time.Second {
+		return c, errors.New("bench: -across-rounds is at least 1, -across-time at least 1s")
+	}
 	if c.rounds < 2 || c.tcpRounds < 1 || c.tcpTime < time.Second {
 		return c, errors.New("bench: -rounds is at least 2, -tcp-rounds at least 1, -tcp-time at least 1s")
 	}
@@ -52,8 +67,8 @@ func parse(args []string, out io.Writer) (config, error) {
 		return c, fmt.Errorf("bench: -format %q: it is table or json", c.format)
 	}
 	for _, g := range c.groups() {
-		if g != "attach" && g != "run" && g != "tcp" {
-			return c, fmt.Errorf("bench: -only %q: it takes attach, run and tcp", g)
+		if !slices.Contains(sectionNames, g) {
+			return c, fmt.Errorf("bench: -only %q: it takes some of %s", g, strings.Join(sectionNames, ","))
 		}
 	}
 	return c, nil
@@ -61,7 +76,7 @@ func parse(args []string, out io.Writer) (config, error) {
 
 func (c config) groups() []string {
 	if c.only == "" {
-		return []string{"attach", "run", "tcp"}
+		return sectionNames
 	}
 	return strings.Split(c.only, ",")
 }
@@ -107,7 +122,18 @@ func run(args []string) (int, error) {
 	return 0, nil
 }
 
-// measure runs the groups and prints the report.
+// section adds to the report.
+type section func(context.Context, *machine, *report) error
+
+func grouped(f func(context.Context, *machine) ([]group, error)) section {
+	return func(ctx context.Context, m *machine, rep *report) error {
+		gs, err := f(ctx, m)
+		rep.Groups = append(rep.Groups, gs...)
+		return err
+	}
+}
+
+// measure runs the sections and prints the report.
 func measure(ctx context.Context, cfg config) error {
 	m, err := newMachine(ctx, cfg)
 	if err != nil {
@@ -116,14 +142,12 @@ func measure(ctx context.Context, cfg config) error {
 	defer m.close()
 
 	var rep report
-	groups := map[string]func(context.Context, *machine) ([]group, error){"attach": attachGroup, "run": runGroup, "tcp": tcpGroup}
+	sections := map[string]section{"attach": grouped(attachGroup), "run": grouped(runGroup), "tcp": grouped(tcpGroup), "across": acrossSection}
 	for _, name := range cfg.groups() {
 		fmt.Fprintf(os.Stderr, "bench: %s\n", name)
-		gs, err := groups[name](ctx, m)
-		if err != nil {
+		if err := sections[name](ctx, m, &rep); err != nil {
 			return fmt.Errorf("bench %s: %w", name, err)
 		}
-		rep.Groups = append(rep.Groups, gs...)
 	}
 	rep.Absent = m.absent
 	if cfg.format == "json" {

@@ -54,8 +54,9 @@ func (g *group) series(name string) *series {
 }
 
 type report struct {
-	Groups []group  `json:"groups"`
-	Absent []string `json:"absent,omitempty"` // contenders that are not on this machine
+	Groups []group   `json:"groups,omitempty"`
+	Across []*matrix `json:"across,omitempty"`
+	Absent []string  `json:"absent,omitempty"` // contenders that are not on this machine
 }
 
 func (r report) json(w io.Writer) error {
@@ -68,6 +69,12 @@ func (r report) table(w io.Writer) error {
 	var b strings.Builder
 	for _, g := range r.Groups {
 		g.table(&b)
+	}
+	for _, t := range r.Across {
+		t.table(&b)
+	}
+	if len(r.Across) > 0 {
+		b.WriteString(acrossNotes)
 	}
 	for _, a := range r.Absent {
 		fmt.Fprintln(&b, "\nabsent:", a)

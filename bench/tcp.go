@@ -138,8 +138,9 @@ type iperfReport struct {
 
 // rate is what one iperf3 run measured.
 type rate struct {
-	gbits    float64
-	cpuPerGB float64 // seconds of processor, client and server, for 10⁹ bytes
+	gbits     float64
+	gigabytes float64 // received, 10⁹ bytes
+	cpuPerGB  float64 // seconds of processor, client and server, for each of them
 }
 
 func iperf(ctx context.Context, l link, streams int, length time.Duration) (rate, error) {
@@ -159,8 +160,9 @@ func iperf(ctx context.Context, l link, streams int, length time.Duration) (rate
 	}
 	end := got.End
 	return rate{
-		gbits:    end.Received.Bits / 1e9,
-		cpuPerGB: (end.CPU.Host + end.CPU.Remote) / 100 * end.Received.Seconds / (end.Received.Bytes / 1e9),
+		gbits:     end.Received.Bits / 1e9,
+		gigabytes: end.Received.Bytes / 1e9,
+		cpuPerGB:  (end.CPU.Host + end.CPU.Remote) / 100 * end.Received.Seconds / (end.Received.Bytes / 1e9),
 	}, nil
 }
 

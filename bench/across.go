@@ -1,0 +1,192 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// acrossMTU is that of every contender's containers: what VXLAN leaves of 1500, the largest header of all.
+const acrossMTU = 1450
+
+// acrossBudget bounds the rounds on one underlay; a slow machine has fewer of them.
+const acrossBudget = 3 * time.Minute
+
+// The contenders' names, which expectations refer to.
+const (
+	byHand       = "routed by hand"
+	byHandBridge = "routed by hand, with bridges"
+	oursHostGW   = "vethloom host-gw"
+	oursVXLAN    = "vethloom vxlan"
+	oursOverlay  = "vethloom overlay"
+	oursUDP      = "vethloom udp"
+	oursPlainUDP = "vethloom udp, offload=off"
+	theirHostGW  = "flannel host-gw"
+	theirVXLAN   = "flannel vxlan"
+	theirUDP     = "flannel udp"
+)
+
+// underlay is what the links between the hosts can do.
+type underlay struct {
+	name string
+	full bool
+}
+
+var underlays = []underlay{{"full offloads", true}, {"like a simple network card: tx, TSO and UDP tunnel offloads off", false}}
+
+// expectation compares two contenders.
+type expectation struct {
+	Ours   string  `json:"ours"`
+	Theirs string  `json:"theirs"`
+	Least  float64 `json:"least,omitempty"` // of the ratio of TCP throughput; 0: none
+	Full   bool    `json:"-"`               // the least counts with full offloads alone
+}
+
+var expectations = []expectation{
+	{oursHostGW, byHand, .97, false},
+	{oursHostGW, byHandBridge, 0, false},
+	{oursHostGW, theirHostGW, 0, false},
+	{oursVXLAN, theirVXLAN, 1, false},
+	{oursOverlay, theirVXLAN, 1, false},
+	{oursUDP, theirUDP, 10, true},
+	{oursUDP, oursPlainUDP, 0, false},
+}
+
+// acrossSection compares what connects containers on two hosts.
+func acrossSection(ctx context.Context, m *machine, rep *report) error {
+	if _, err := exec.LookPath("iperf3"); err != nil {
+		m.missing("iperf3: make deps installs it", err)
+		return nil
+	}
+	c, err := newCluster(ctx, m)
+	if err != nil {
+		return err
+	}
+	links, err := c.links(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if err := reach(ctx, l); err != nil {
+			return fmt.Errorf("%s: %w", l.name, err)
+		}
+	}
+	for _, u := range underlays {
+		if !u.full {
+			if err := c.simplify(ctx); err != nil {
+				return err
+			}
+		}
+		t := newMatrix("Between containers on two hosts, underlay: "+u.name, u.full)
+		if err := t.measure(ctx, m.cfg, links); err != nil {
+			return err
+		}
+		rep.Across = append(rep.Across, t)
+	}
+	return nil
+}
+
+// measure lets the contenders take turns until the rounds or the time are over.
+func (t *matrix) measure(ctx context.Context, cfg config, links []link) error {
+	for _, l := range links {
+		t.row(l.name)
+	}
+	start := time.Now()
+	for round := range cfg.acrossRounds {
+		if time.Since(start) > acrossBudget {
+			t.Notes = append(t.Notes, fmt.Sprintf("Ended after %d of %d rounds: the time was over.", round, cfg.acrossRounds))
+			break
+		}
+		for i := range links {
+			i = (i + round) % len(links)
+			if err := t.Rows[i].measure(ctx, links[i], cfg.acrossTime); err != nil {
+				return fmt.Errorf("%s: %w", links[i].name, err)
+			}
+		}
+		fmt.Fprintf(os.Stderr, "bench: across: round %d of %d, %s\n", round+1, cfg.acrossRounds, t.Title)
+	}
+	return nil
+}
+
+// measure does everything once over one link.
+func (r *row) measure(ctx context.Context, l link, length time.Duration) error {
+	for i, streams := range parallel {
+		before, err := busyTime()
+		if err != nil {
+			return err
+		}
+		got, err := iperf(ctx, l, streams, length)
+		if err != nil {
+			return err
+		}
+		after, err := busyTime()
+		if err != nil {
+			return err
+		}
+		r.add(columnTCP+i, got.gbits)
+		r.add(columnCPU+i, (after-before).Seconds()/got.gigabytes)
+	}
+	flow, err := flood(l, length/2)
+	if err != nil {
+		return fmt.Errorf("64-byte packets: %w", err)
+	}
+	r.add(columnUDP, float64(flow.received)/flow.took.Seconds()/1e3)
+	r.add(columnLoss, 100*(1-float64(flow.received)/float64(max(1, flow.sent))))
+	half, err := pingPong(l, length*3/10)
+	if err != nil {
+		return fmt.Errorf("ping-pong: %w", err)
+	}
+	r.add(columnLatency, float64(half.Nanoseconds())/1e3)
+	return nil
+}
+
+// reach waits until the other end answers: routes and entries of peers come by way of etcd.
+func reach(ctx context.Context, l link) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		_, err := command(ctx, "nsenter", "--net="+l.client, "ping", "-c", "1", "-W", "1", l.addr)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("%s does not answer", l.addr), err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// flannelBinary finds a flanneld: FLANNEL names it, or it is on PATH.
+func flannelBinary() (string, error) {
+	path, err := exec.LookPath(cmp.Or(os.Getenv("FLANNEL"), "flanneld"))
+	if err != nil {
+		return "", err
+	}
+	if _, err := exec.LookPath("etcdctl"); err != nil {
+		return "", fmt.Errorf("to give it its configuration: %w", err)
+	}
+	return path, nil
+}
+
+// verdict says whether the ratios of TCP throughput are what was expected.
+func (e expectation) verdict(t *matrix, ours, theirs *row) string {
+	if e.Least == 0 || e.Full && !t.Full {
+		return ""
+	}
+	var missed []string
+	for i, streams := range parallel {
+		if t.ratio(columnTCP+i, ours, theirs) < e.Least {
+			missed = append(missed, fmt.Sprintf("TCP %d", streams))
+		}
+	}
+	if missed == nil {
+		return fmt.Sprintf("expected %.2f: met", e.Least)
+	}
+	return fmt.Sprintf("expected %.2f: missed by %s", e.Least, strings.Join(missed, ", "))
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// filled is a matrix in which every cell of a row has the same figures.
+func filled(full bool, rows map[string][]float64) *matrix {
+	t := newMatrix("title", full)
+	for name, samples := range rows {
+		r := t.row(name)
+		for i := range t.Columns {
+			for _, s := range samples {
+				r.add(i, s)
+			}
+		}
+	}
+	return t
+}
+
+func TestMatrixRatiosAreBetterAboveOne(t *testing.T) {
+	m := filled(true, map[string][]float64{"a": {1, 8, 9}, "b": {4, 4, 4}})
+	if got := m.ratio(columnTCP, m.find("a"), m.find("b")); got != 2 {
+		t.Errorf("throughput of 8 beside 4: %v, want 2", got)
+	}
+	if got := m.ratio(columnLatency, m.find("a"), m.find("b")); got != .5 {
+		t.Errorf("latency of 8 beside 4: %v, want 0.5", got)
+	}
+}
+
+func TestVerdicts(t *testing.T) {
+	for _, tc := range []struct {
+		full bool
+		ours float64
+		e    expectation
+		want string
+	}{
+		{true, 97, expectation{"ours", "theirs", .97, false}, "expected 0.97: met"},
+		{false, 96, expectation{"ours", "theirs", .97, false}, "expected 0.97: missed by TCP 1, TCP 4"},
+		{true, 96, expectation{"ours", "theirs", 0, false}, ""},
+		{false, 96, expectation{"ours", "theirs", 10, true}, ""},
+		{true, 96, expectation{"ours", "theirs", 10, true}, "expected 10.00: missed by TCP 1, TCP 4"},
+	} {
+		m := filled(tc.full, map[string][]float64{"ours": {tc.ours}, "theirs": {100}})
+		if got := tc.e.verdict(m, m.find("ours"), m.find("theirs")); got != tc.want {
+			t.Errorf("%v of 100, full offloads %t: %q, want %q", tc.ours, tc.full, got, tc.want)
+		}
+	}
+}
+
+func TestMatrixTableLeavesOutWhatIsAbsent(t *testing.T) {
+	var out bytes.Buffer
+	rep := report{Across: []*matrix{filled(true, map[string][]float64{oursHostGW: {2}, byHand: {2}})}}
+	if err := rep.table(&out); err != nil {
+		t.Fatal(err)
+	}
+	text := out.String()
+	if !strings.Contains(text, oursHostGW+" : "+byHand) || !strings.Contains(text, "expected 0.97: met") {
+		t.Errorf("no ratio of host-gw in\n%s", text)
+	}
+	if strings.Contains(text, "flannel") {
+		t.Errorf("flannel, which was not there, is in\n%s", text)
+	}
+	for line := range strings.Lines(text) {
+		if strings.HasSuffix(line, " \n") {
+			t.Errorf("%q ends in a blank", line)
+		}
+	}
+}
+
+func TestBusyTimeLeavesOutIdleAndGuests(t *testing.T) {
+	got, err := parseBusy("cpu  100 20 30 9999 8888 4 6 0 50 0")
+	if err != nil || got != 1600*time.Millisecond {
+		t.Errorf("%v, %v; want 1.6s", got, err)
+	}
+	for _, bad := range []string{"", "cpu0 1 2 3 4 5 6 7", "cpu 1 2", "cpu 1 2 3 4 5 6 x"} {
+		if _, err := parseBusy(bad); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+func TestFlannelSubnet(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "subnet.env")
+	if _, err := flannelSubnet(file); err == nil {
+		t.Error("a missing file was accepted")
+	}
+	if err := os.WriteFile(file, []byte("FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.7.1/24\nFLANNEL_MTU=1450\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := flannelSubnet(file); err != nil || got.String() != "10.1.7.1/24" {
+		t.Errorf("%v, %v; want 10.1.7.1/24", got, err)
+	}
+}
+
+// loopback is a way from a fresh network namespace to itself.
+func loopback(t *testing.T) link {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ns")
+	if err := newNetns(path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := dropNetns(path); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := ips(context.Background(), path, "link set lo up"); err != nil {
+		t.Fatal(err)
+	}
+	return link{"loopback", path, path, "127.0.0.1"}
+}
+
+func TestFloodCountsWhatArrives(t *testing.T) {
+	got, err := flood(loopback(t), 50*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.received == 0 || got.received > got.sent || got.took < 50*time.Millisecond {
+		t.Errorf("%+v: want as many sent as received, or more, in 50 ms", got)
+	}
+}
+
+func TestPingPongMeasures(t *testing.T) {
+	got, err := pingPong(loopback(t), 20*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got <= 0 || got > time.Second {
+		t.Errorf("half a round trip: %v", got)
+	}
+}
+
+func TestProbesNameANamespaceThatIsNotThere(t *testing.T) {
+	l := link{"nowhere", "/nonexistent/a", "/nonexistent/b", "127.0.0.1"}
+	if _, err := flood(l, time.Millisecond); err == nil || !strings.Contains(err.Error(), "/nonexistent/b") {
+		t.Errorf("flood: %v", err)
+	}
+	if _, err := pingPong(l, time.Millisecond); err == nil || !strings.Contains(err.Error(), "/nonexistent/b") {
+		t.Errorf("ping-pong: %v", err)
+	}
+}
+
+func TestShortIsShort(t *testing.T) {
+	c, err := parse([]string{"-short", "-only", "across"}, &bytes.Buffer{})
+	if err != nil || c.acrossRounds != 1 || c.tcpRounds != 1 {
+		t.Errorf("%+v, %v", c, err)
+	}
+}

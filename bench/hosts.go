@@ -1,0 +1,307 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vethloom/vethloom/api/client"
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/labs/lab"
+)
+
+// cluster is a lab of two nodes, with further hosts for the other contenders on the same underlay.
+type cluster struct {
+	m     *machine
+	lab   *lab.Lab
+	hosts []string // paths of the namespaces of all hosts with an eth0
+	next  byte     // last byte of the next further host's address
+}
+
+func newCluster(ctx context.Context, m *machine) (*cluster, error) {
+	l, err := lab.Up(ctx, lab.Config{Name: "bench", Dir: lab.DefaultDir, Nodes: 2, NoImage: true, Bin: m.cfg.bin})
+	if err != nil {
+		return nil, err
+	}
+	m.defers(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lab.Patience)
+		defer cancel()
+		if err := lab.Down(ctx, lab.DefaultDir, l.Name); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+	})
+	c := &cluster{m: m, lab: l, next: 11}
+	for _, n := range []string{"n1", "n2"} {
+		c.hosts = append(c.hosts, c.pin(n))
+	}
+	return c, nil
+}
+
+// pin is where a lab keeps a host's namespace.
+func (c *cluster) pin(host string) string { return filepath.Join(c.lab.Dir, c.lab.Name, "ns", host) }
+
+// in runs a command in a namespace.
+func in(ctx context.Context, netns string, args ...string) error {
+	_, err := command(ctx, "nsenter", append([]string{"--net=" + netns}, args...)...)
+	return err
+}
+
+// ips runs commands of ip(8) in a namespace.
+func ips(ctx context.Context, netns string, lines ...string) error {
+	for _, l := range lines {
+		if err := in(ctx, netns, append([]string{"ip"}, strings.Fields(l)...)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// host makes a further host on the underlay, which forwards.
+func (c *cluster) host(ctx context.Context, name string) (string, netip.Addr, error) {
+	path := filepath.Join("/run/netns", name)
+	if err := newNetns(path); err != nil {
+		return "", netip.Addr{}, err
+	}
+	addr := netip.AddrFrom4([4]byte{192, 0, 2, c.next})
+	c.next++
+	err := errors.Join(
+		ips(ctx, c.pin(lab.Underlay), fmt.Sprintf("link add %s up master br0 type veth peer name eth0 netns %s", name, path)),
+		ips(ctx, path, "link set lo up", fmt.Sprintf("addr add %s/24 brd + dev eth0", addr), "link set eth0 up"),
+		// flanneld looks for the default route.
+		ips(ctx, path, "route add default via 192.0.2.254"),
+		in(ctx, path, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"),
+	)
+	if err != nil {
+		return "", netip.Addr{}, fmt.Errorf("make host %s: %w", name, err)
+	}
+	c.hosts = append(c.hosts, path)
+	return path, addr, nil
+}
+
+// container makes a namespace behind a host, with the second address of the subnet; gateway is the first.
+func container(ctx context.Context, host, name, port string, gateway netip.Prefix, bridge bool) (path string, addr netip.Addr, err error) {
+	path, addr = filepath.Join("/run/netns", name), gateway.Addr().Next()
+	if err := newNetns(path); err != nil {
+		return "", addr, err
+	}
+	lines := []string{fmt.Sprintf("link add %s mtu %d up type veth peer name eth0 mtu %d netns %s", port, acrossMTU, acrossMTU, path)}
+	holder := port
+	if bridge {
+		holder = port + "b"
+		lines = append(lines, fmt.Sprintf("link add %s mtu %d up type bridge", holder, acrossMTU), fmt.Sprintf("link set %s master %s", port, holder))
+	}
+	lines = append(lines, fmt.Sprintf("addr add %s dev %s", gateway, holder))
+	err = errors.Join(ips(ctx, host, lines...), ips(ctx, path, "link set lo up",
+		fmt.Sprintf("addr add %s/%d dev eth0", addr, gateway.Bits()), "link set eth0 up", "route add default via "+gateway.Addr().String()))
+	return path, addr, err
+}
+
+// links are all contenders, ready to be measured.
+func (c *cluster) links(ctx context.Context) ([]link, error) {
+	all, err := c.routed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !c.m.cfg.baselines {
+		ours, err := c.fabrics(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, ours...)
+	}
+	theirs, err := c.flannels(ctx)
+	return append(all, theirs...), err
+}
+
+// routed is two hosts with static routes and no rules.
+func (c *cluster) routed(ctx context.Context) ([]link, error) {
+	var hosts [2]string
+	var addrs [2]netip.Addr
+	for i := range hosts {
+		var err error
+		if hosts[i], addrs[i], err = c.host(ctx, "h"+strconv.Itoa(i+1)); err != nil {
+			return nil, err
+		}
+	}
+	all := []link{{name: byHand}, {name: byHandBridge}}
+	for k := range all {
+		var paths [2]string
+		var ends [2]netip.Addr
+		for i, host := range hosts {
+			gateway := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(221 + k), byte(i), 1}), 24)
+			var err error
+			paths[i], ends[i], err = container(ctx, host, fmt.Sprintf("hand%d%d", k, i), fmt.Sprintf("c%d", k), gateway, k == 1)
+			if err == nil {
+				err = ips(ctx, hosts[1-i], fmt.Sprintf("route add %s via %s", gateway.Masked(), addrs[i]))
+			}
+			if err != nil {
+				return nil, fmt.Errorf("route by hand: %w", err)
+			}
+		}
+		all[k].client, all[k].server, all[k].addr = paths[0], paths[1], ends[1].String()
+	}
+	return all, nil
+}
+
+// fabrics are our drivers, each with a sandbox on either node.
+func (c *cluster) fabrics(ctx context.Context) ([]link, error) {
+	var nodes []*fabric
+	for _, n := range []string{"n1", "n2"} {
+		cl, err := client.Dial(ctx, "unix://"+c.lab.Socket(n), client.Options{})
+		if err != nil {
+			return nil, fmt.Errorf("reach netd on %s: %w", n, err)
+		}
+		nodes = append(nodes, &fabric{client: cl})
+	}
+	var all []link
+	for i, d := range []struct {
+		name, driver string
+		options      map[string]string
+	}{
+		{oursHostGW, "host-gw", nil}, {oursVXLAN, "vxlan", nil}, {oursOverlay, "overlay", nil},
+		{oursUDP, "udp", nil}, {oursPlainUDP, "udp", map[string]string{"offload": "off"}},
+	} {
+		network := fmt.Sprintf("across%d", i)
+		options := map[string]string{"mtu": strconv.Itoa(acrossMTU)}
+		for k, v := range d.options {
+			options[k] = v
+		}
+		if _, err := nodes[0].client.Networks.Create(ctx, &apiv1.CreateNetworkRequest{
+			Name: network, Driver: d.driver, Options: options, Pools: []*apiv1.Pool{{Subnet: fmt.Sprintf("10.%d.0.0/16", 223+i)}},
+		}); err != nil {
+			return nil, fmt.Errorf("create a network of driver %s: %w", d.driver, err)
+		}
+		l := link{name: d.name}
+		for k, n := range nodes {
+			sb, err := n.attachSoon(ctx, fmt.Sprintf("ac%010x", 16*i+k), network)
+			if err != nil {
+				return nil, err
+			}
+			addr, err := netip.ParsePrefix(sb.Endpoints[0].Addresses[0])
+			if err != nil {
+				return nil, fmt.Errorf("address on %s: %w", network, err)
+			}
+			if k == 0 {
+				l.client = sb.NetnsPath
+			} else {
+				l.server, l.addr = sb.NetnsPath, addr.Addr().String()
+			}
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+// attachSoon tries again while the network is on its way to this node.
+func (f *fabric) attachSoon(ctx context.Context, id, network string) (*apiv1.Sandbox, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		sb, err := f.attach(ctx, id, network)
+		if err == nil {
+			return sb, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// flannels are flanneld's backends, each on two hosts of its own.
+func (c *cluster) flannels(ctx context.Context) ([]link, error) {
+	binary, err := flannelBinary()
+	if err != nil {
+		c.m.missing("flanneld: name it in FLANNEL", err)
+		return nil, nil
+	}
+	var all []link
+	for i, b := range []struct{ name, backend string }{{theirHostGW, "host-gw"}, {theirVXLAN, "vxlan"}, {theirUDP, "udp"}} {
+		l, err := c.flannel(ctx, binary, b.backend, fmt.Sprintf("10.%d.0.0/16", 231+i))
+		if err != nil {
+			return nil, fmt.Errorf("flannel %s: %w", b.backend, err)
+		}
+		l.name = b.name
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+func (c *cluster) flannel(ctx context.Context, binary, backend, network string) (link, error) {
+	prefix := "/bench/" + backend
+	config := fmt.Sprintf(`{"Network":%q,"Backend":{"Type":%q}}`, network, backend)
+	if err := in(ctx, c.pin("n1"), "env", "ETCDCTL_API=3", "etcdctl", "--endpoints", c.lab.Endpoints(), "put", prefix+"/config", config); err != nil {
+		return link{}, err
+	}
+	var l link
+	for i := range 2 {
+		host, addr, err := c.host(ctx, fmt.Sprintf("f%d%s", i+1, backend[:1]))
+		if err != nil {
+			return link{}, err
+		}
+		env := filepath.Join(c.m.dir, fmt.Sprintf("%s%d.env", backend, i))
+		// It masquerades as our networks do; its regular look at iptables would fall on a contender by chance.
+		p, err := c.m.daemonAs(fmt.Sprintf("flanneld-%s%d", backend, i), "nsenter", "--net="+host, binary,
+			"-etcd-endpoints", c.lab.Endpoints(), "-etcd-prefix", prefix, "-iface", addr.String(), "-subnet-file", env, "-ip-masq", "-iptables-resync", "3600")
+		if err != nil {
+			return link{}, err
+		}
+		var subnet netip.Prefix
+		err = poll(ctx, p, func(context.Context) error {
+			subnet, err = flannelSubnet(env)
+			return err
+		})
+		if err != nil {
+			return link{}, err
+		}
+		path, end, err := container(ctx, host, fmt.Sprintf("flannel%s%d", backend, i), "c0", subnet, true)
+		if err != nil {
+			return link{}, err
+		}
+		if i == 0 {
+			l.client = path
+		} else {
+			l.server, l.addr = path, end.String()
+		}
+	}
+	return l, nil
+}
+
+// flannelSubnet reads the gateway and length that flanneld has leased for its host.
+func flannelSubnet(file string) (netip.Prefix, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "FLANNEL_SUBNET="); ok {
+			return netip.ParsePrefix(strings.TrimSpace(v))
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("no FLANNEL_SUBNET in %s", file)
+}
+
+// simplify takes from the links between the hosts what simple network cards cannot do, on either side.
+func (c *cluster) simplify(ctx context.Context) error {
+	if _, err := exec.LookPath("ethtool"); err != nil {
+		return fmt.Errorf("take the offloads away: %w (run make deps)", err)
+	}
+	off := func(netns, link string) error {
+		return in(ctx, netns, "ethtool", "-K", link, "tx", "off", "tso", "off",
+			"tx-udp_tnl-segmentation", "off", "tx-udp_tnl-csum-segmentation", "off")
+	}
+	for _, host := range c.hosts {
+		if err := errors.Join(off(host, "eth0"), off(c.pin(lab.Underlay), filepath.Base(host))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
