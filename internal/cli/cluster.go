@@ -149,7 +149,7 @@ func (a *App) leaseList() *cobra.Command {
 		{name: "Node", header: "NODE", value: leaseHolder},
 		{name: "Address", header: "ADDRESS", value: func(l *apiv1.Lease) string { return strings.Join(l.GetPublicIps(), ", ") }},
 		{name: "Backend", header: "BACKEND", value: (*apiv1.Lease).GetBackend},
-		{name: "Expires", header: "EXPIRES", value: func(l *apiv1.Lease) string { return a.ahead(l.GetExpires()) }},
+		{name: "Expires", header: "EXPIRES", value: a.leaseEnd},
 		{name: "Status", header: "STATUS", value: leaseStatus},
 		{name: "Driver", header: "DRIVER", hidden: true, value: (*apiv1.Lease).GetDriver},
 		{name: "NodeID", header: "NODE ID", hidden: true, value: (*apiv1.Lease).GetNodeId},
@@ -192,6 +192,14 @@ func leaseStatus(l *apiv1.Lease) string {
 		return "ok (self)"
 	}
 	return "ok"
+}
+
+// leaseEnd is unknown of a flanneld's: nothing but a renewal once a day tells that it lives.
+func (a *App) leaseEnd(l *apiv1.Lease) string {
+	if l.GetNodeId() == "" && l.GetExpires() == nil {
+		return "-"
+	}
+	return a.ahead(l.GetExpires())
 }
 
 // ahead says how far away a moment is; one that is none never comes.

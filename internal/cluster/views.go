@@ -28,7 +28,7 @@ type LeaseView struct {
 	Network cnm.Network
 	Node    string // the holder's name, "" when it is no vethloom node
 	Own     bool
-	Expires time.Time // when it is over unless it is renewed, as far as this node can tell; zero: a reservation
+	Expires time.Time // when it is over unless it is renewed, as far as this node can tell; zero: a reservation, or a flanneld's
 	Problem string    // why it is not used
 }
 
@@ -89,7 +89,7 @@ func (m *Member) Leases() []LeaseView {
 		for _, l := range dir.leases {
 			v := LeaseView{Lease: l, Network: n, Node: m.rep.nodes[l.NodeID].v.Name, Own: l.NodeID == m.id}
 			switch _, alive := m.rep.alive[l.NodeID]; {
-			case l.Reservation():
+			case l.Reservation(), l.NodeID == "": // a flanneld renews once a day, and shows no other sign of life
 			case v.Own && m.lease != nil:
 				v.Expires = m.lease.Expires()
 			case alive:

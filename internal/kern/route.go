@@ -2,6 +2,7 @@ package kern
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -178,4 +179,32 @@ func parseRoute(b []byte) (route, error) {
 	}
 	r.Dst = netip.PrefixFrom(dst, int(b[1]))
 	return r, err
+}
+
+// explainRoute names the route of somebody else that a new one would replace. It is left alone: whoever
+// made it may need it.
+func (s *session) explainRoute(want plan.Route, err error) error {
+	c, dialErr := s.conn(want.NS)
+	if dialErr != nil {
+		return err
+	}
+	want = want.Normal()
+	remedy, by := "", ""
+	dumpErr := c.dumpRoutes(0, func(r route) error {
+		n := r.Route.Normal()
+		if r.proto != plan.Protocol && n.Dst == want.Dst && n.Table == want.Table && n.Metric == want.Metric {
+			by, remedy = fmt.Sprintf("protocol %d", r.proto), "ip route del "+r.Dst.String()
+			if r.Via.IsValid() {
+				by, remedy = "by "+r.Via.String()+", "+by, remedy+" via "+r.Via.String()
+			}
+		}
+		return nil
+	})
+	if dumpErr != nil {
+		return errors.Join(err, dumpErr)
+	}
+	if remedy == "" {
+		return err
+	}
+	return fmt.Errorf("somebody else, such as flanneld, made a route to %s (%s): stop them and `%s`: %w", want.Dst, by, remedy, err)
 }

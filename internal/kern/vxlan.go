@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/vethloom/vethloom/internal/plan"
 	"golang.org/x/sys/unix"
@@ -93,6 +94,9 @@ func (l *link) device() plan.VXLANDevice {
 
 // explain adds to an error what the kernel does not say: who is in the way.
 func (s *session) explain(op plan.Op, err error) error {
+	if r, ok := op.Object.(plan.Route); ok && op.Verb == plan.Create && errnoIs(err, unix.EEXIST) {
+		return s.explainRoute(r, err)
+	}
 	l, ok := op.Object.(plan.Link)
 	if !ok || l.Kind != plan.VXLAN || op.Verb == plan.Delete || !errnoIs(err, unix.EEXIST, unix.EADDRINUSE) {
 		return err
@@ -120,11 +124,20 @@ func (s *session) explain(op plan.Op, err error) error {
 	for _, r := range rivals {
 		if r.vxlan.VNI == l.VXLAN.VNI {
 			return fmt.Errorf("the host's VXLAN device %s already has identifier %d on UDP port %d; "+
-				"choose another identifier or port, or remove %s: %w", r.name, l.VXLAN.VNI, l.VXLAN.Port, r.name, err)
+				"choose another identifier or port, or %s: %w", r.name, l.VXLAN.VNI, l.VXLAN.Port, removal(r.name), err)
 		}
 	}
 	return fmt.Errorf("a VXLAN device that was moved to another network namespace already has identifier %d on UDP port %d; "+
 		"choose another identifier or port, or remove it: %w", l.VXLAN.VNI, l.VXLAN.Port, err)
+}
+
+// removal is how to get rid of a device that somebody else made: flanneld leaves its own when it ends, and makes it
+// again while it runs.
+func removal(device string) string {
+	if strings.HasPrefix(device, "flannel.") || strings.HasPrefix(device, "flannel-v6.") {
+		return "stop flanneld and `ip link del " + device + "`"
+	}
+	return "`ip link del " + device + "`"
 }
 
 // portInUse names the process, or else the VXLAN device, that has a device's port. Devices
@@ -141,6 +154,7 @@ func (s *session) portInUse(l plan.Link, rivals []link, err error) error {
 	})
 	if taken.By == "" && len(rivals) > 0 {
 		taken.By = "the VXLAN device " + rivals[0].name
+		err = fmt.Errorf("choose another port, or %s: %w", removal(rivals[0].name), err)
 	}
 	return errors.Join(fmt.Errorf("open the UDP port of the VXLAN device: %w: %w", taken, err), entered)
 }

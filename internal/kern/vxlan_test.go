@@ -149,10 +149,11 @@ func TestVXLANInTheWay(t *testing.T) {
 		is   error
 		says string
 	}{
-		{device("vlf-1", 1, 8472), os.ErrExist, "the host's VXLAN device flannel.1 already has identifier 1 on UDP port 8472"},
+		{device("vlf-1", 1, 8472), os.ErrExist, "the host's VXLAN device flannel.1 already has identifier 1 on UDP port 8472; " +
+			"choose another identifier or port, or stop flanneld and `ip link del flannel.1`"},
 		{device("taken", 2, 8472), os.ErrExist, "a link of that name is there already"},
 		{device("vlf-1", 3, 4789), plan.ErrPortTaken, fmt.Sprintf("by kern.test (pid %d)", os.Getpid())},
-		{device("vlf-1", 3, 9999), plan.ErrPortTaken, "by the VXLAN device group0"},
+		{device("vlf-1", 3, 9999), plan.ErrPortTaken, "by the VXLAN device group0: choose another port, or `ip link del group0`"},
 		{device("vlf-1", 1<<24, 9999), nil, "want 0 to 16777215"},
 		{device("vlf-1", 3, 0), nil, "VXLAN port 0"},
 	} {
