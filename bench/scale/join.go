@@ -115,7 +115,7 @@ func event(ctx context.Context, b *bench) (err error) {
 	if err != nil {
 		return err
 	}
-	crowd := clustertest.Crowd{Client: n.Client, Network: made, Avoid: n.Member.Leases()[0].Subnet.Masked()}
+	crowd := clustertest.Crowd{Client: n.Client, Network: made, Avoid: made.Pools[0].Subnet}
 	const further = 50
 	known := 0
 	for _, want := range []int{b.nodes / 10, b.nodes * 3 / 10, b.nodes, 3 * b.nodes} {

@@ -1,0 +1,203 @@
+package clustertest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/vethloom/vethloom/backend/vxlan"
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/drivers/overlay"
+	"github.com/vethloom/vethloom/drivers/routed"
+	"github.com/vethloom/vethloom/internal/cluster"
+	"github.com/vethloom/vethloom/internal/kern/fake"
+	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/reconcile"
+	"github.com/vethloom/vethloom/internal/store/mem"
+	"github.com/vethloom/vethloom/ipam"
+)
+
+// Config says what a node is made of. Endpoint and Dir are required.
+type Config struct {
+	Endpoint string           // of etcd: unix:///path or http://host:port
+	Dir      string           // for the node's ID; a directory of its own
+	Number   int              // tells the nodes apart: it makes their names and addresses
+	Store    cnm.Store        // nil: in memory
+	Kernel   reconcile.Kernel // nil: in memory
+	Times    cluster.Times
+	Log      *slog.Logger // nil: silent
+}
+
+// Prefix is where the nodes' records are in etcd.
+const Prefix = "/vethloom"
+
+// Node is a running member.
+type Node struct {
+	Member     *cluster.Member
+	Controller *cnm.Controller
+	Reconciler *reconcile.Reconciler
+	Client     *clientv3.Client
+	Requests   *Requests
+
+	cfg    Config
+	host   cnm.Host
+	stop   context.CancelFunc
+	done   chan error
+	mu     sync.Mutex
+	peers  map[plan.Scope]bool // that passes have been about
+	passes int
+	moved  chan struct{} // closed after the next pass, and made anew
+	failed map[plan.Scope]error
+}
+
+// Drivers are those whose networks are of several nodes.
+func Drivers() []cnm.Driver {
+	return []cnm.Driver{overlay.Driver{}, routed.Driver{Backend: vxlan.Backend{}}}
+}
+
+// Addr is the underlay address of a node: one of 10.128.0.0/9, which no test's network has.
+func Addr(number int) netip.Addr {
+	n := number + 1
+	return netip.AddrFrom4([4]byte{10, 128 | byte(n>>16), byte(n >> 8), byte(n)})
+}
+
+// Start makes a node and runs it until Stop.
+func Start(ctx context.Context, c Config) (*Node, error) {
+	if c.Store == nil {
+		c.Store = mem.New()
+	}
+	if c.Kernel == nil {
+		c.Kernel = fake.New()
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	n := &Node{cfg: c, Requests: &Requests{}, peers: map[plan.Scope]bool{}, failed: map[plan.Scope]error{}, moved: make(chan struct{}), done: make(chan error, 1)}
+	var err error
+	n.Client, err = clientv3.New(clientv3.Config{Endpoints: []string{c.Endpoint}, DialOptions: []grpc.DialOption{grpc.WithStatsHandler(n.Requests)}})
+	if err != nil {
+		return nil, fmt.Errorf("make a client of etcd: %w", err)
+	}
+	if err := n.open(ctx); err != nil {
+		return nil, fmt.Errorf("make node %d: %w", c.Number, err)
+	}
+	ctx, n.stop = context.WithCancel(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.Reconciler.Run(ctx, nil) })
+	g.Go(func() error {
+		return n.Member.Run(ctx, c.Endpoint, func(context.Context) (*clientv3.Client, error) { return n.Client, nil })
+	})
+	go func() { n.done <- g.Wait() }()
+	return n, nil
+}
+
+func (n *Node) open(ctx context.Context) error {
+	c := n.cfg
+	addresses, err := ipam.New(ctx, ipam.Config{Store: c.Store})
+	if err != nil {
+		return err
+	}
+	drivers := Drivers()
+	n.Member, err = cluster.New(ctx, cluster.Config{
+		Root: c.Dir, Local: c.Store, Prefix: Prefix, Name: fmt.Sprintf("n%d", c.Number), Version: "test", Boot: "boot",
+		Drivers: drivers, IPAM: addresses, Host: func() cnm.Host { return n.host }, Wake: func(s ...plan.Scope) { n.Reconciler.Wake(s...) },
+		Notify: func(string, map[string]string) {}, Log: c.Log, Times: c.Times,
+	})
+	if err != nil {
+		return err
+	}
+	n.host = cnm.Host{MTU: 1500, Node: n.Member.ID(), NoIPv6: true, Uplink: cnm.Uplink{Link: "eth0", MTU: 1500, Addr4: Addr(c.Number)}}
+	src := &source{store: c.Store, host: n.host, drivers: map[string]cnm.Driver{}}
+	for _, d := range drivers {
+		src.drivers[d.Name()] = d
+	}
+	n.Reconciler = reconcile.New(reconcile.Config{Kernel: c.Kernel, Source: src, Log: c.Log, Observer: n.passed})
+	n.Controller, err = cnm.New(ctx, cnm.Config{
+		Store: c.Store, IPAM: addresses, Drivers: drivers, Fabric: n.Reconciler, Cluster: n.Member, Log: c.Log,
+		Events: func(cnm.Event) { n.Member.Changed() },
+	})
+	if err != nil {
+		return err
+	}
+	n.Member.Use(n.Controller)
+	return nil
+}
+
+// Stop ends the node as a crash would: what it has in etcd stays.
+func (n *Node) Stop() error {
+	n.stop()
+	err := <-n.done
+	if e := n.Client.Close(); err == nil && n.Client.Ctx().Err() == nil {
+		err = e
+	}
+	return err
+}
+
+// passed notes which ways to peers the kernel has.
+func (n *Node) passed(p reconcile.Pass) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.passes++
+	for _, s := range p.Scopes {
+		if !strings.HasPrefix(string(s), string(cnm.PeerScope(""))) {
+			continue
+		}
+		if n.peers[s], n.failed[s] = true, p.Failed[s]; n.failed[s] == nil {
+			delete(n.failed, s)
+		} else {
+			delete(n.peers, s)
+		}
+	}
+	close(n.moved)
+	n.moved = make(chan struct{})
+}
+
+// Passes is how many passes there were.
+func (n *Node) Passes() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.passes
+}
+
+// Await waits until passes have been about that many peers' scopes.
+func (n *Node) Await(ctx context.Context, peers int) error {
+	return n.AwaitPass(ctx, func() bool { return len(n.peers) >= peers })
+}
+
+// AwaitPeer waits until a pass has been about that peer.
+func (n *Node) AwaitPeer(ctx context.Context, id string) error {
+	return n.AwaitPass(ctx, func() bool { return n.peers[cnm.PeerScope(id)] })
+}
+
+// AwaitPasses waits until there were that many passes.
+func (n *Node) AwaitPasses(ctx context.Context, passes int) error {
+	return n.AwaitPass(ctx, func() bool { return n.passes >= passes })
+}
+
+// AwaitPass waits until a condition holds after a pass. The error says why ways to peers have not come.
+func (n *Node) AwaitPass(ctx context.Context, done func() bool) error {
+	for {
+		n.mu.Lock()
+		ok, moved, have := done(), n.moved, len(n.peers)
+		var why error
+		for _, err := range n.failed {
+			why = err
+		}
+		n.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return fmt.Errorf("node %d has the ways to %d peers after %d passes, etcd %+v, failed: %w", n.cfg.Number, have, n.Passes(), n.Member.State(), fmt.Errorf("%v: %w", why, ctx.Err()))
+		}
+	}
+}
