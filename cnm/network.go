@@ -260,6 +260,9 @@ func (k *Controller) removeNetworkIf(ctx context.Context, id string, due func(Ne
 	}
 	err = k.commit(ctx, func() ([]Write, error) {
 		w, err := change(ctx, k.store, KindNetwork, id, func(n *Network) { n.Phase = Deleting })
+		if errors.Is(err, ErrNotFound) {
+			return nil, nil // a deletion that was cut short has just been finished
+		}
 		return []Write{w}, err
 	})
 	if err != nil {
