@@ -34,6 +34,16 @@ func TestMatrixRatiosAreBetterAboveOne(t *testing.T) {
 	}
 }
 
+func TestBestRoundIsTheLargestThroughputAndTheSmallestLatency(t *testing.T) {
+	m := filled(true, map[string][]float64{"a": {3, 8, 1}})
+	if got := m.best(columnTCP, m.find("a")); got != 8 {
+		t.Errorf("throughput: %v, want 8", got)
+	}
+	if got := m.best(columnLatency, m.find("a")); got != 1 {
+		t.Errorf("latency: %v, want 1", got)
+	}
+}
+
 func TestVerdicts(t *testing.T) {
 	for _, tc := range []struct {
 		full bool
@@ -41,11 +51,11 @@ func TestVerdicts(t *testing.T) {
 		e    expectation
 		want string
 	}{
-		{true, 97, expectation{"ours", "theirs", .97, false}, "expected 0.97: met"},
-		{false, 96, expectation{"ours", "theirs", .97, false}, "expected 0.97: missed by TCP 1, TCP 4"},
+		{true, 97, expectation{"ours", "theirs", .97, false}, "expected 0.97: met (best rounds: 0.97, 0.97)"},
+		{false, 96, expectation{"ours", "theirs", .97, false}, "expected 0.97: missed by TCP 1, TCP 4 (best rounds: 0.96, 0.96)"},
 		{true, 96, expectation{"ours", "theirs", 0, false}, ""},
 		{false, 96, expectation{"ours", "theirs", 10, true}, ""},
-		{true, 96, expectation{"ours", "theirs", 10, true}, "expected 10.00: missed by TCP 1, TCP 4"},
+		{true, 96, expectation{"ours", "theirs", 10, true}, "expected 10.00: missed by TCP 1, TCP 4 (best rounds: 0.96, 0.96)"},
 	} {
 		m := filled(tc.full, map[string][]float64{"ours": {tc.ours}, "theirs": {100}})
 		if got := tc.e.verdict(m, m.find("ours"), m.find("theirs")); got != tc.want {
@@ -151,5 +161,20 @@ func TestShortIsShort(t *testing.T) {
 	c, err := parse([]string{"-short", "-only", "across"}, &bytes.Buffer{})
 	if err != nil || c.acrossRounds != 1 || c.tcpRounds != 1 {
 		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+func TestContendersAreChosenByPartsOfTheirNames(t *testing.T) {
+	all := []string{byHand, oursUDP, oursVXLAN, theirVXLAN}
+	for parts, want := range map[string]string{"": strings.Join(all, "+"), "vxlan": oursVXLAN + "+" + theirVXLAN, "hand,udp": byHand + "+" + oursUDP} {
+		var got []string
+		for _, name := range all {
+			if (config{contenders: parts}).wants(name) {
+				got = append(got, name)
+			}
+		}
+		if strings.Join(got, "+") != want {
+			t.Errorf("%q chooses %q, want %q", parts, got, want)
+		}
 	}
 }

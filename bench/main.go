@@ -24,6 +24,7 @@ type config struct {
 	acrossRounds int           // of measuring between two hosts
 	acrossTime   time.Duration // of one iperf3 run there
 	short        bool          // as few and as short rounds as possible
+	contenders   string        // between two hosts: parts of names, separated by commas; empty: all
 	only         string        // groups, separated by commas; empty: all
 	format       string        // table or json
 	bin          string        // directory of netd, net and net-shim
@@ -43,6 +44,7 @@ func parse(args []string, out io.Writer) (config, error) {
 	f.IntVar(&c.acrossRounds, "across-rounds", 5, "rounds of measuring between two hosts, on either underlay")
 	f.DurationVar(&c.acrossTime, "across-time", time.Second, "length of one iperf3 run between two hosts, whole seconds")
 	f.BoolVar(&c.short, "short", false, "few and short rounds, to see that everything works: the figures mean little")
+	f.StringVar(&c.contenders, "contenders", "", "between two hosts, only those with one of these in their names, such as udp,vxlan")
 	f.StringVar(&c.only, "only", "", "some of "+strings.Join(sectionNames, ","))
 	f.StringVar(&c.format, "format", "table", "table or json")
 	f.StringVar(&c.bin, "bin", "", "directory of netd, net and net-shim (default: that of bench)")
@@ -79,6 +81,11 @@ func (c config) groups() []string {
 		return sectionNames
 	}
 	return strings.Split(c.only, ",")
+}
+
+// wants says whether a contender is to be measured.
+func (c config) wants(name string) bool {
+	return slices.ContainsFunc(strings.Split(c.contenders, ","), func(part string) bool { return strings.Contains(name, part) })
 }
 
 func (c config) path(binary string) string { return filepath.Join(c.bin, binary) }
