@@ -57,6 +57,9 @@ func (m *Member) ensureLease(ctx context.Context, g *errgroup.Group, d Driver, n
 
 // grip asserts the lease that the node has, or acquires one.
 func (m *Member) grip(ctx context.Context, dir *directory, n cnm.Network, h heldLease, attrs subnet.Attrs, etcdLease int64) (subnet.Lease, error) {
+	if err := m.unrivalled(n); err != nil {
+		return subnet.Lease{}, err
+	}
 	prior := subnet.Subnets{V4: h.Subnet, V6: h.Subnet6}
 	if h.Key != "" {
 		l := subnet.Lease{Subnet: h.Subnet, Subnet6: h.Subnet6, Key: h.Key, Create: h.Create, EtcdLease: etcdLease, Attrs: attrs}
@@ -83,6 +86,20 @@ func (m *Member) grip(ctx context.Context, dir *directory, n cnm.Network, h held
 	m.cfg.Log.Info("this node has a subnet", "network", n.Name, "subnet", l.Subnets().String())
 	m.cfg.Notify("acquire", map[string]string{"network": n.Name, "subnet": l.Subnets().String()})
 	return l, nil
+}
+
+// unrivalled refuses to take the subnet of a flanneld that still runs here: peers would send to a device that is not
+// there yet, and giving the lease back would end the flanneld.
+func (m *Member) unrivalled(n cnm.Network) error {
+	if m.cfg.Rival == nil {
+		return nil
+	}
+	rival := m.cfg.Rival(n.Cluster.Leases)
+	if rival == "" {
+		return nil
+	}
+	return &cnm.Error{Kind: cnm.ErrInUse, Field: "network", Value: n.Name, Reason: rival + " has this host's subnet of " + n.Cluster.Leases,
+		Remedy: "stop it, and remove the devices and routes it leaves (`ip link del flannel.1`); its subnet is this node's then"}
 }
 
 func sameAttrs(a, b subnet.Attrs) bool {

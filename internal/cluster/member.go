@@ -62,6 +62,7 @@ type Config struct {
 	Drivers []cnm.Driver
 	IPAM    *ipam.IPAM
 	Host    func() cnm.Host
+	Rival   func(leases string) string // the flanneld that runs on this host for a directory of leases, "" for none; may be nil
 	Wake    func(...plan.Scope)
 	Notify  func(action string, attrs map[string]string) // told of what users should know; must not block
 	Log     *slog.Logger

@@ -106,7 +106,7 @@ func (d *daemon) openMember(ctx context.Context, records cnm.Store, drivers []cn
 	times.Lease = d.cfg.LeaseTTL
 	d.member, err = cluster.New(ctx, cluster.Config{
 		Root: d.cfg.Root, Local: records, Prefix: d.cfg.EtcdPrefix, Name: d.cfg.NodeName, Version: d.cfg.Version, Boot: d.boot,
-		Drivers: drivers, IPAM: addresses, Host: func() cnm.Host { return d.source.facts.Load().host },
+		Drivers: drivers, IPAM: addresses, Host: func() cnm.Host { return d.source.facts.Load().host }, Rival: d.kernel.Flanneld,
 		Wake: func(s ...plan.Scope) { d.rec.Wake(s...) }, Notify: d.memberChanged, Log: d.log, Times: times,
 	})
 	if err != nil {

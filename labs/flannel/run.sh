@@ -46,9 +46,11 @@ ours() {
 	netlab fault start n1
 	ways web n1 n3
 
+	title "$backend: netd starts beside the flanneld of n3, and waits"
+	too_early n3 web "$prefix"
+
 	title "$backend: n3 changes to vethloom"
 	pod_down n3
-	[ "$backend" != udp ] || clash n3 'is held by flanneld'
 	flannel_stop n3
 	case $backend in
 	vxlan) clash n3 'ip link del flannel.1' ;;
@@ -69,6 +71,7 @@ ours() {
 	pod_up n3
 	ways web n1 n3
 	ways web n2 n3
+	too_early n3 web "$prefix"
 
 	pod_down n3
 	flannel_stop n3
@@ -93,6 +96,13 @@ theirs() {
 		subnets[$host]=$(field $host FLANNEL_SUBNET)
 		pod_up $host
 	done
+	ways pods n2 n3
+	netlab fault start n2
+	! on n2 net network create -d "$backend" -o flannel.prefix=$prefix pods >"$work/refused" 2>&1 || fail 'it is joined on a host whose flanneld runs'
+	has 'flanneld (pid' cat "$work/refused"
+	sed 's/^/       /' "$work/refused"
+	netlab fault stop n2
+	host_bare n2
 	ways pods n2 n3
 	on n1 net network create -d "$backend" -o flannel.prefix=$prefix -o subnet-env="$work/ours.env" pods >/dev/null
 	container n1 pods
@@ -135,6 +145,19 @@ takes_over() {
 }
 equal_output() { equal "$1" "$("${@:2}")"; }
 
+# too_early HOST NETWORK PREFIX: netd says that flanneld runs, and leaves its lease and its traffic alone.
+too_early() {
+	local lease
+	lease=$(lease_of "$3" "$1")
+	netlab fault start "$1"
+	eventually "netd on $1 says that flanneld runs" has 'flanneld (pid' on "$1" net status
+	show "$1" net status
+	equal "$lease" "$(lease_of "$3" "$1")" || fail "netd took the lease of a flanneld that runs"
+	ways "$2" n1 "$1"
+	netlab fault stop "$1"
+	host_bare "$1"
+}
+
 # clash HOST TEXT: netd starts beside what flannel has there, and says what to do.
 clash() {
 	netlab fault start "$1"
@@ -154,12 +177,13 @@ host_bare() {
 	done
 }
 
-# vtep PREFIX HOST: the hardware address in the host's lease.
-vtep() {
+# lease_of PREFIX HOST: what etcd has of the host.
+lease_of() {
 	local address
 	address=$(on "$2" printenv "$2")
-	on n1 etcdctl get --prefix "$1/subnets" --print-value-only | jq -r "select(.PublicIP == \"$address\") | .BackendData.VtepMAC // empty"
+	on n1 etcdctl get --prefix "$1/subnets" --print-value-only | jq -c "select(.PublicIP == \"$address\")"
 }
+vtep() { lease_of "$@" | jq -r '.BackendData.VtepMAC // empty'; } # the hardware address in it
 
 tables() {
 	local host

@@ -1,0 +1,54 @@
+package kern_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/vethloom/vethloom/internal/kern/kerntest"
+)
+
+// TestFlanneld looks for programs of that name with the flags that flanneld has.
+func TestFlanneld(t *testing.T) {
+	k := open(t, kerntest.New(t))
+	program := filepath.Join(t.TempDir(), "flanneld")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\nread end\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const dir = "/test/flanneld" // no other flanneld of the machine has it
+	for _, c := range []struct {
+		args, env []string
+		runs      bool
+	}{
+		{args: []string{"-etcd-prefix=" + dir}, runs: true},
+		{args: []string{"--etcd-prefix", dir + "/", "-iface=eth0"}, runs: true},
+		{env: []string{"FLANNELD_ETCD_PREFIX=" + dir}, runs: true},
+		{args: []string{"-etcd-prefix=/test/other"}, env: []string{"FLANNELD_ETCD_PREFIX=" + dir}},
+		{args: []string{"-etcd-prefix=" + dir, "-kube-subnet-mgr"}},
+		{args: []string{"-iface=eth0"}},
+	} {
+		cmd := exec.Command(program, c.args...)
+		cmd.Env = append(os.Environ(), c.env...)
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		want := ""
+		if c.runs {
+			want = fmt.Sprintf("flanneld (pid %d)", cmd.Process.Pid)
+		}
+		if got := k.Flanneld(dir); got != want {
+			t.Errorf("with %q and %q: %q, not %q", c.args, c.env, got, want)
+		}
+		stdin.Close()
+		cmd.Wait() //nolint:errcheck // it ends with what read says
+	}
+	if got := k.Flanneld(dir); got != "" {
+		t.Errorf("when all have ended: %q", got)
+	}
+}
