@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,17 +67,25 @@ func (w *world) join() {
 
 func (w *world) joined() {
 	w.t.Helper()
-	eventually(w.t, "the node is a member", func() bool {
-		l, err := w.client.Nodes.List(w.t.Context(), &apiv1.ListNodesRequest{})
+	ctx := w.t.Context()
+	eventually(w.t, "the node is a member and has the cluster's networks", func() bool {
+		nodes, err := w.client.Nodes.List(ctx, &apiv1.ListNodesRequest{})
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		for _, n := range l.Nodes {
-			if n.Self && n.Alive {
-				return true
+		networks, err := w.client.Networks.List(ctx, &apiv1.ListNetworksRequest{})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		var local []string
+		for _, n := range networks.Networks {
+			if n.Scope == "cluster" {
+				local = append(local, "/vethloom/network/"+n.Id)
 			}
 		}
-		return false
+		slices.Sort(local)
+		return slices.ContainsFunc(nodes.Nodes, func(n *apiv1.Node) bool { return n.Self && n.Alive }) &&
+			slices.Equal(local, w.list("/vethloom/network/"))
 	})
 }
 
@@ -98,21 +107,24 @@ func (w *world) second() *node {
 	return b
 }
 
-// keys lists etcd's keys below the prefix that are not of nodes and their daemons.
-func (w *world) keys() string {
+// list is etcd's keys below a prefix, sorted.
+func (w *world) list(prefix string) (out []string) {
 	w.t.Helper()
-	got, err := w.etcd.Get(w.t.Context(), "/vethloom/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	got, err := w.etcd.Get(w.t.Context(), prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	var out []string
 	for _, kv := range got.Kvs {
-		k := string(kv.Key)
-		if !regexp.MustCompile(`^/vethloom/(node|alive|guard)/`).MatchString(k) {
-			out = append(out, k)
-		}
+		out = append(out, string(kv.Key))
 	}
-	return strings.Join(out, "\n")
+	slices.Sort(out)
+	return out
+}
+
+// keys lists what is in etcd besides nodes and their daemons.
+func (w *world) keys() string {
+	w.t.Helper()
+	return strings.Join(slices.DeleteFunc(w.list("/vethloom/"), regexp.MustCompile(`^/vethloom/(node|alive|guard)/`).MatchString), "\n")
 }
 
 func (w *world) put(key, value string) {
@@ -159,6 +171,7 @@ func (w *world) remains() string {
 		ip route show table main proto 117; ip -6 route show table main proto 117
 		ip neigh show nud permanent; bridge fdb show | grep 'dev vlx' || true
 		nft list ruleset | grep -o 'comment "peer/[^"]*"' | sort -u || true
+		ss -Hlnu | awk '{print $4}'
 		ip -o link | grep -o 'vlb-[0-9a-f]*' | sort -u | tail -n +2`))
 }
 
@@ -189,6 +202,18 @@ func (n *node) detach(s *apiv1.Sandbox) {
 	if _, err := n.client.Sandboxes.Remove(n.t.Context(), &apiv1.RemoveSandboxRequest{Id: s.Id}); err != nil {
 		n.t.Fatalf("remove sandbox: %v", err)
 	}
+}
+
+// discard removes a network once other nodes' endpoints have left it.
+func (n *node) discard(name string) {
+	n.t.Helper()
+	eventually(n.t, "network "+name+" is removed", func() bool {
+		_, err := n.client.Networks.Remove(n.t.Context(), &apiv1.RemoveNetworkRequest{Network: name})
+		if err != nil && code(err) != codes.FailedPrecondition {
+			n.t.Fatalf("remove network %s: %v", name, err)
+		}
+		return err == nil
+	})
 }
 
 // addressOn is the sandbox's address of a family on a network.

@@ -364,7 +364,7 @@ func (n *node) traces() string {
 	pins, _ := filepath.Glob(filepath.Join(n.RunDir, "netns", "*"))
 	add("netns", strings.Join(pins, "\n"))
 	add("element", n.Sh(`nft list ruleset | grep -o 'comment "endpoint/[^"]*"' | sort -u || true`))
-	add("socket", n.Sh(`ss -Hltnu | awk '{print $1, $5}' || true`))
+	add("socket", n.Sh(`ss -Hltnu | awk '{print $1, $5}' | grep -v '^udp .*:\(4789\|8285\|8472\)$' || true`)) // not those of tunnels
 	add("process", strings.Join(n.shims(), "\n"))
 	dirs, _ := filepath.Glob(filepath.Join(n.RunDir, "containers", "*"))
 	add("directory", strings.Join(dirs, "\n"))
