@@ -24,6 +24,7 @@ func (m *Member) syncNetwork(ctx context.Context, g *errgroup.Group, id string) 
 	rec, ok := m.rep.networks[id]
 	since, making := m.making[id]
 	lost := m.lost
+	_, garbage := m.rep.bad[cnm.Key{Kind: cnm.KindNetwork, ID: id}]
 	m.mu.Unlock()
 	if making {
 		if _, err := m.ctrl.Network(ctx, id); err != nil && time.Since(since) < makingTime {
@@ -33,6 +34,9 @@ func (m *Member) syncNetwork(ctx context.Context, g *errgroup.Group, id string) 
 	}
 	if !ok && lost {
 		return errNotYet
+	}
+	if !ok && garbage {
+		return nil // whoever put it there has not removed the network
 	}
 	if !ok {
 		return m.leave(ctx, id)

@@ -123,12 +123,11 @@ func (m *Member) take(c etcd.Change) {
 	var err error
 	switch key.Kind {
 	case cnm.KindNetwork:
-		err = enter(m.rep.networks, key.ID, c)
-		m.dirty.networks[key.ID] = true
+		err = m.takeNetwork(key.ID, c)
 	case kindNode:
 		err = m.takeNode(key.ID, c)
 	case kindAlive:
-		err = enter(m.rep.alive, key.ID, c)
+		err = enter(m.rep.alive, key.ID, c, soundAlive)
 		m.rep.seen[key.ID] = time.Now()
 		m.dirty.self = m.dirty.self || key.ID == m.id
 	case kindEndpoint:
@@ -142,21 +141,35 @@ func (m *Member) take(c etcd.Change) {
 	}
 }
 
-func enter[T any](to map[string]held[T], id string, c etcd.Change) error {
+func enter[T any](to map[string]held[T], id string, c etcd.Change, sound func(string, T) error) error {
 	delete(to, id)
 	if c.New == nil {
 		return nil
 	}
 	v, err := decode[T](c.New.Value)
 	if err == nil {
+		err = sound(id, v)
+	}
+	if err == nil {
 		to[id] = held[T]{v, c.New.Create, c.New.Mod, c.New.Lease}
 	}
 	return err
 }
 
+// takeNetwork keeps what was known of a network whose record is garbage: only a removal is one.
+func (m *Member) takeNetwork(id string, c etcd.Change) error {
+	old, ok := m.rep.networks[id]
+	err := enter(m.rep.networks, id, c, soundNetwork)
+	if err != nil && ok {
+		m.rep.networks[id] = old
+	}
+	m.dirty.networks[id] = true
+	return err
+}
+
 func (m *Member) takeNode(id string, c etcd.Change) error {
 	// No way to a peer depends on its node's record: what others have says itself where they are.
-	err := enter(m.rep.nodes, id, c)
+	err := enter(m.rep.nodes, id, c, soundNode)
 	m.dirty.self = m.dirty.self || id == m.id
 	return err
 }
@@ -170,7 +183,7 @@ func (m *Member) takeEndpoint(id string, c etcd.Change) error {
 		m.dirty.peers[pid] = true
 		m.dirty.self = m.dirty.self || old.v.Node == m.id
 	}
-	err := enter(m.rep.endpoints, id, c)
+	err := enter(m.rep.endpoints, id, c, soundEndpoint)
 	now, ok := m.rep.endpoints[id]
 	if ok {
 		pid := endpointPeerID(now.v)
