@@ -118,7 +118,7 @@ func (t *matrix) measure(ctx context.Context, cfg config, links []link) error {
 // measure does everything once over one link.
 func (r *row) measure(ctx context.Context, l link, length time.Duration) error {
 	for i, streams := range parallel {
-		before, err := busyTime()
+		before, err := processTime(l.daemons)
 		if err != nil {
 			return err
 		}
@@ -126,12 +126,12 @@ func (r *row) measure(ctx context.Context, l link, length time.Duration) error {
 		if err != nil {
 			return err
 		}
-		after, err := busyTime()
+		after, err := processTime(l.daemons)
 		if err != nil {
 			return err
 		}
 		r.add(columnTCP+i, got.gbits)
-		r.add(columnCPU+i, (after-before).Seconds()/got.gigabytes)
+		r.add(columnCPU+i, got.cpuPerGB+(after-before).Seconds()/got.gigabytes)
 	}
 	flow, err := flood(l, length/2)
 	if err != nil {

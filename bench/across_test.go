@@ -84,15 +84,18 @@ func TestMatrixTableLeavesOutWhatIsAbsent(t *testing.T) {
 	}
 }
 
-func TestBusyTimeLeavesOutIdleAndGuests(t *testing.T) {
-	got, err := parseBusy("cpu  100 20 30 9999 8888 4 6 0 50 0")
+func TestProcessTimeIsThatOfUserAndSystem(t *testing.T) {
+	got, err := parseProcessTime("7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 150 10 99 99 20 0 1 0 5 6")
 	if err != nil || got != 1600*time.Millisecond {
 		t.Errorf("%v, %v; want 1.6s", got, err)
 	}
-	for _, bad := range []string{"", "cpu0 1 2 3 4 5 6 7", "cpu 1 2", "cpu 1 2 3 4 5 6 x"} {
-		if _, err := parseBusy(bad); err == nil {
+	for _, bad := range []string{"", "7 (a) S 1 2", "7 (a) S 1 7 7 0 -1 4194560 1 2 3 4 x 10 99"} {
+		if _, err := parseProcessTime(bad); err == nil {
 			t.Errorf("%q was accepted", bad)
 		}
+	}
+	if _, err := processTime([]int{os.Getpid()}); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -124,7 +127,7 @@ func loopback(t *testing.T) link {
 	if err := ips(context.Background(), path, "link set lo up"); err != nil {
 		t.Fatal(err)
 	}
-	return link{"loopback", path, path, "127.0.0.1"}
+	return link{name: "loopback", client: path, server: path, addr: "127.0.0.1"}
 }
 
 func TestFloodCountsWhatArrives(t *testing.T) {
@@ -148,7 +151,7 @@ func TestPingPongMeasures(t *testing.T) {
 }
 
 func TestProbesNameANamespaceThatIsNotThere(t *testing.T) {
-	l := link{"nowhere", "/nonexistent/a", "/nonexistent/b", "127.0.0.1"}
+	l := link{name: "nowhere", client: "/nonexistent/a", server: "/nonexistent/b", addr: "127.0.0.1"}
 	if _, err := flood(l, time.Millisecond); err == nil || !strings.Contains(err.Error(), "/nonexistent/b") {
 		t.Errorf("flood: %v", err)
 	}

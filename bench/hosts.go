@@ -179,6 +179,11 @@ func (c *cluster) fabrics(ctx context.Context) ([]link, error) {
 			return nil, fmt.Errorf("create a network of driver %s: %w", d.driver, err)
 		}
 		l := link{name: d.name}
+		for _, m := range c.lab.Members {
+			if m.Kind == lab.Node {
+				l.daemons = append(l.daemons, m.Proc.PID)
+			}
+		}
 		for k, n := range nodes {
 			sb, err := n.attachSoon(ctx, fmt.Sprintf("ac%010x", 16*i+k), network)
 			if err != nil {
@@ -254,6 +259,7 @@ func (c *cluster) flannel(ctx context.Context, binary, backend, network string) 
 		if err != nil {
 			return link{}, err
 		}
+		l.daemons = append(l.daemons, p.cmd.Process.Pid)
 		var subnet netip.Prefix
 		err = poll(ctx, p, func(context.Context) error {
 			subnet, err = flannelSubnet(env)

@@ -133,6 +133,7 @@ func (t *matrix) table(b *strings.Builder) {
 
 // acrossNotes explain what the columns of a matrix hold.
 const acrossNotes = `
-CPU: time that the whole machine was busy, both hosts together, for 10⁹ bytes. 64 B: packets of 64 bytes of UDP that arrive.
+CPU: processor time of iperf3 and the daemons of both hosts for 10⁹ bytes; what the kernel does for a packet is mostly
+done, and counted, in the sending process. 64 B: packets with 64 bytes of UDP payload that arrive.
 p50: half of a round trip of 64 bytes over TCP.
 `

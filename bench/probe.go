@@ -253,33 +253,39 @@ func readAll(fd int, p []byte) error {
 	return nil
 }
 
-// userHz is the unit of /proc/stat on every architecture of Linux that Go knows.
+// userHz is the unit of processor times in /proc on every architecture of Linux that Go knows.
 const userHz = 100
 
-// busyTime is how long the machine's processors have worked since boot, interrupts included, see proc_stat(5).
-func busyTime() (time.Duration, error) {
-	b, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return 0, fmt.Errorf("read the processors' time: %w", err)
+// processTime is what processes have used of the processors so far, see proc_pid_stat(5).
+func processTime(pids []int) (time.Duration, error) {
+	var sum time.Duration
+	for _, pid := range pids {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return 0, fmt.Errorf("read a daemon's processor time: %w", err)
+		}
+		took, err := parseProcessTime(string(b))
+		if err != nil {
+			return 0, fmt.Errorf("read the processor time of process %d: %w", pid, err)
+		}
+		sum += took
 	}
-	line, _, _ := strings.Cut(string(b), "\n")
-	return parseBusy(line)
+	return sum, nil
 }
 
-func parseBusy(line string) (time.Duration, error) {
-	f := strings.Fields(line)
-	if len(f) < 8 || f[0] != "cpu" {
-		return 0, fmt.Errorf("read the processors' time: %q is not what /proc/stat begins with", line)
+func parseProcessTime(stat string) (time.Duration, error) {
+	// The name in parentheses may hold anything; the state follows the last of them.
+	f := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	if len(f) < 13 {
+		return 0, fmt.Errorf("%d fields after the name, want at least 13", len(f))
 	}
 	var ticks uint64
-	for i, s := range f[1:8] { // user, nice, system, idle, iowait, irq, softirq; guests are in user
+	for _, s := range f[11:13] { // utime, stime
 		n, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("read the processors' time: %w", err)
+			return 0, err
 		}
-		if i != 3 && i != 4 {
-			ticks += n
-		}
+		ticks += n
 	}
 	return time.Duration(ticks) * time.Second / userHz, nil
 }

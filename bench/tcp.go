@@ -19,6 +19,7 @@ type link struct {
 	name           string
 	client, server string // paths of namespaces
 	addr           string // of the server
+	daemons        []int  // processes that move packets for it
 }
 
 // parallel are the numbers of streams.
@@ -96,7 +97,7 @@ func (f *fabric) link(ctx context.Context, m *machine) (link, error) {
 		}
 		paths, addrs = append(paths, sb.NetnsPath), append(addrs, addr.Addr().String())
 	}
-	return link{"vethloom bridge", paths[0], paths[1], addrs[1]}, nil
+	return link{name: "vethloom bridge", client: paths[0], server: paths[1], addr: addrs[1]}, nil
 }
 
 // bareBridge is two namespaces, two veth pairs and a bridge, made by ip(8), with no rules.
@@ -117,7 +118,7 @@ func bareBridge(ctx context.Context) (link, error) {
 			}
 		}
 	}
-	return link{"bare veth and bridge", "/run/netns/bare1", "/run/netns/bare0", "10.215.0.1"}, nil
+	return link{name: "bare veth and bridge", client: "/run/netns/bare1", server: "/run/netns/bare0", addr: "10.215.0.1"}, nil
 }
 
 // iperfReport is what we read of its JSON.
