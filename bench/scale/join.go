@@ -80,7 +80,7 @@ func idle(ctx context.Context, b *bench, nodes []*clustertest.Node) error {
 			}
 		}
 	}
-	const period = 30 * time.Second
+	const period = 20 * time.Second
 	count(-1)
 	own, theirs := cpu(), b.etcd.cpu()
 	select {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"syscall"
 	"time"
@@ -24,6 +25,7 @@ type config struct {
 	endpoints int
 	only      string
 	timeout   time.Duration
+	profile   string
 }
 
 func main() {
@@ -39,15 +41,33 @@ func main() {
 	flag.IntVar(&c.endpoints, "endpoints", 10000, "endpoints of the overlay network")
 	flag.StringVar(&c.only, "only", "join,event,overlay,kernel", "some of these")
 	flag.DurationVar(&c.timeout, "timeout", 30*time.Minute, "end here, whatever is left to do")
+	flag.StringVar(&c.profile, "cpuprofile", "", "file for a profile of the processor's time, for go tool pprof")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	ctx, cancel = context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	if err := run(ctx, c); err != nil {
+	if err := profiled(c.profile, func() error { return run(ctx, c) }); err != nil {
 		fmt.Fprintln(os.Stderr, "scale:", err)
 		os.Exit(1)
 	}
+}
+
+// profiled calls f, with a profile written when a file is named.
+func profiled(file string, f func() error) error {
+	if file == "" {
+		return f()
+	}
+	out, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	if err := pprof.StartCPUProfile(out); err != nil {
+		return errors.Join(err, out.Close())
+	}
+	err = f()
+	pprof.StopCPUProfile()
+	return errors.Join(err, out.Close())
 }
 
 func run(ctx context.Context, c config) error {
@@ -109,18 +129,5 @@ func (b *bench) store(ctx context.Context) (*bolt.Store, error) {
 
 // network makes a network as soon as the node is a member.
 func network(ctx context.Context, n *clustertest.Node, driver, subnet string) (cnm.Network, error) {
-	r := cnm.NetworkRequest{Name: "net", Driver: driver, Pools: []cnm.PoolRequest{{Subnet: netip.MustParsePrefix(subnet)}}}
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		made, err := n.Controller.CreateNetwork(ctx, r)
-		if !errors.Is(err, cnm.ErrUnavailable) {
-			return made, err
-		}
-		select {
-		case <-ctx.Done():
-			return made, errors.Join(err, ctx.Err())
-		case <-tick.C:
-		}
-	}
+	return clustertest.CreateNetwork(ctx, n, driver, netip.MustParsePrefix(subnet))
 }

@@ -91,8 +91,8 @@ func (m *Member) choose(n cnm.Network, p cnm.Pool, addr netip.Addr, records []cn
 	taken := map[netip.Prefix]string{}
 	for _, r := range records {
 		_, q, err := parseBlock(r.Key.ID)
-		v, err2 := decode[block](r.Value)
-		if err == nil && err2 == nil {
+		if err == nil {
+			v, _ := decode[block](r.Value) // one that cannot be read is some node's, too
 			taken[q] = v.Node
 		}
 	}
@@ -125,6 +125,11 @@ func (m *Member) foreign(n cnm.Network, addr netip.Addr, q netip.Prefix, node st
 	defer m.mu.Unlock()
 	if rec, ok := m.rep.nodes[node]; ok {
 		node = rec.v.Name
+	}
+	if node == "" {
+		return &cnm.Error{Kind: cnm.ErrExists, Field: "address", Value: addr.String(),
+			Reason: fmt.Sprintf("whose the addresses %s of network %q are cannot be read in etcd", q, n.Name),
+			Remedy: "correct or remove the record that `net status` names"}
 	}
 	return &cnm.Error{Kind: cnm.ErrExists, Field: "address", Value: addr.String(),
 		Reason: fmt.Sprintf("node %s gives out the addresses %s of network %q", node, q, n.Name),

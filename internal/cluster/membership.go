@@ -268,7 +268,7 @@ func (m *Member) identify(n *cnm.Network, t cnm.TunnelRequest, others []cnm.Netw
 	}
 	by := taken[id{first, from}]
 	if first == last && from == to {
-		return &cnm.Error{Kind: cnm.ErrExists, Field: "tunnel", Value: fmt.Sprintf("VNI %d, port %d", first, from), Reason: fmt.Sprintf("network %q has them", by), Remedy: "choose another vni or port, or none to have one chosen"}
+		return &cnm.Error{Kind: cnm.ErrExists, Field: "tunnel", Value: fmt.Sprintf("VNI %d, port %d", first, from), Reason: fmt.Sprintf("network %q has them", by), Remedy: "choose another vni or port, or none to have one chosen; one of flannel's that is joined keeps its own, so make the other anew with other ones"}
 	}
 	return &cnm.Error{Kind: cnm.ErrExhausted, Field: "tunnel", Value: fmt.Sprintf("VNI %d to %d, port %d to %d", first, last, from, to), Reason: "networks have all of them", Remedy: "remove a network, or choose another port"}
 }

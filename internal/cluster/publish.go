@@ -81,7 +81,7 @@ func (m *Member) publication(want map[string]Endpoint, lease int64) ([]cnm.Write
 				continue
 			}
 		}
-		writes = append(writes, cnm.Write{Key: e.key(), Value: b, Revision: uint64(have.mod)})
+		writes = append(writes, cnm.Write{Key: e.key(), Value: b, Revision: uint64(m.revision(e.key(), have.mod))})
 	}
 	for id := range m.rep.mine {
 		if _, wanted := want[id]; !wanted {

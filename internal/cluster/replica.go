@@ -21,6 +21,7 @@ type replica struct {
 	mine      map[string]bool                         // record IDs of this node's endpoints
 	blocks    map[string]map[netip.Prefix]held[block] // by network
 	bad       map[cnm.Key]error                       // what could not be decoded
+	over      map[cnm.Key]int64                       // its revision, to be written over by whose record it should be
 	seen      map[string]time.Time                    // when nodes were last alive
 }
 
@@ -42,7 +43,7 @@ func newReplica() replica {
 	return replica{
 		networks: map[string]held[cnm.Network]{}, nodes: map[string]held[Node]{}, alive: map[string]held[aliveRecord]{},
 		endpoints: map[string]held[Endpoint]{}, peers: map[string]string{}, addrs: map[netAddr]int{}, mine: map[string]bool{},
-		blocks: map[string]map[netip.Prefix]held[block]{}, bad: map[cnm.Key]error{}, seen: map[string]time.Time{},
+		blocks: map[string]map[netip.Prefix]held[block]{}, bad: map[cnm.Key]error{}, over: map[cnm.Key]int64{}, seen: map[string]time.Time{},
 	}
 }
 
@@ -120,6 +121,7 @@ func (m *Member) take(c etcd.Change) {
 	kind, id, _ := strings.Cut(strings.TrimPrefix(item.Key, m.cfg.Prefix+"/"), "/")
 	key := cnm.Key{Kind: cnm.Kind(kind), ID: id} // of what is none of these kinds, such as lease directories, nothing is taken
 	delete(m.rep.bad, key)
+	delete(m.rep.over, key)
 	var err error
 	switch key.Kind {
 	case cnm.KindNetwork:
@@ -136,9 +138,17 @@ func (m *Member) take(c etcd.Change) {
 		err = m.takeBlock(key.ID, c)
 	}
 	if err != nil {
-		m.rep.bad[key] = err
+		m.rep.bad[key], m.rep.over[key] = err, c.New.Mod
 		m.cfg.Log.Warn("ignoring a record in etcd that makes no sense", "kind", key.Kind, "id", key.ID, "err", err)
 	}
+}
+
+// revision is what a record of this node is to be written over: mod, or garbage in its place. The caller holds mu.
+func (m *Member) revision(key cnm.Key, mod int64) int64 {
+	if mod == 0 {
+		return m.rep.over[key]
+	}
+	return mod
 }
 
 func enter[T any](to map[string]held[T], id string, c etcd.Change, sound func(string, T) error) error {

@@ -141,6 +141,8 @@ func (m *Member) register(ctx context.Context) error {
 	m.mu.Lock()
 	node, present := m.rep.nodes[m.id]
 	now, there := m.rep.alive[m.id]
+	node.mod = m.revision(cnm.Key{Kind: kindNode, ID: m.id}, node.mod)
+	now.mod = m.revision(cnm.Key{Kind: kindAlive, ID: m.id}, now.mod)
 	m.mu.Unlock()
 	if !present || node.lease != lease || !sameNode(node.v, want) {
 		if err := m.put(ctx, lease, cnm.Key{Kind: kindNode, ID: m.id}, want, node.mod); err != nil {

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
@@ -53,6 +54,7 @@ type Node struct {
 	mu     sync.Mutex
 	peers  map[plan.Scope]bool // that passes have been about
 	passes int
+	scopes int
 	moved  chan struct{} // closed after the next pass, and made anew
 	failed map[plan.Scope]error
 }
@@ -81,7 +83,7 @@ func Start(ctx context.Context, c Config) (*Node, error) {
 	}
 	n := &Node{cfg: c, Requests: &Requests{}, peers: map[plan.Scope]bool{}, failed: map[plan.Scope]error{}, moved: make(chan struct{}), done: make(chan error, 1)}
 	var err error
-	n.Client, err = clientv3.New(clientv3.Config{Endpoints: []string{c.Endpoint}, DialOptions: []grpc.DialOption{grpc.WithStatsHandler(n.Requests)}})
+	n.Client, err = clientv3.New(clientv3.Config{Endpoints: []string{c.Endpoint}, Logger: zap.NewNop(), DialOptions: []grpc.DialOption{grpc.WithStatsHandler(n.Requests)}})
 	if err != nil {
 		return nil, fmt.Errorf("make a client of etcd: %w", err)
 	}
@@ -145,6 +147,7 @@ func (n *Node) passed(p reconcile.Pass) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.passes++
+	n.scopes += len(p.Scopes)
 	for _, s := range p.Scopes {
 		if !strings.HasPrefix(string(s), string(cnm.PeerScope(""))) {
 			continue
@@ -164,6 +167,13 @@ func (n *Node) Passes() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.passes
+}
+
+// Scopes is how many scopes passes have been about, each counted as often as there were.
+func (n *Node) Scopes() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.scopes
 }
 
 // Await waits until passes have been about that many peers' scopes.
