@@ -16,12 +16,13 @@ import (
 // fabricScope owns what all networks share.
 const fabricScope plan.Scope = "fabric"
 
-// source renders the records of a store. It holds nothing but the facts about
-// the host that renders depend on.
+// source renders the records of a store. It holds nothing of them but the network
+// decoded last, and the facts about the host that renders depend on.
 type source struct {
 	store   cnm.Store
 	drivers map[string]cnm.Driver
 	facts   atomic.Pointer[facts]
+	decoded atomic.Pointer[cnm.Network] // the last network of a peer
 	learn   func(context.Context) error // renews the facts
 	log     *slog.Logger
 }
@@ -150,17 +151,30 @@ func (s *source) peerByID(ctx context.Context, id string) (plan.State, error) {
 	if err != nil {
 		return plan.State{}, err
 	}
-	if r, err = s.store.Get(ctx, cnm.Key{Kind: cnm.KindNetwork, ID: p.Network}); errors.Is(err, cnm.ErrNotFound) {
+	n, err := s.networkOfPeers(ctx, p.Network)
+	if errors.Is(err, cnm.ErrNotFound) {
 		return plan.State{}, nil
 	}
 	if err != nil {
 		return plan.State{}, err
 	}
-	n, err := cnm.NetworkOf(r)
-	if err != nil {
-		return plan.State{}, err
-	}
 	return s.peer(n, p)
+}
+
+// networkOfPeers reads a network. As thousands of peers may be of one, it is decoded once for each of its revisions.
+func (s *source) networkOfPeers(ctx context.Context, id string) (cnm.Network, error) {
+	r, err := s.store.Get(ctx, cnm.Key{Kind: cnm.KindNetwork, ID: id})
+	if err != nil {
+		return cnm.Network{}, err
+	}
+	if last := s.decoded.Load(); last != nil && last.ID == id && last.Revision == r.Revision {
+		return *last, nil
+	}
+	n, err := cnm.NetworkOf(r)
+	if err == nil {
+		s.decoded.Store(&n)
+	}
+	return n, err
 }
 
 func (s *source) peer(n cnm.Network, p cnm.Peer) (plan.State, error) {

@@ -1,9 +1,6 @@
 package plan
 
-import (
-	"fmt"
-	"net/netip"
-)
+import "net/netip"
 
 // Protocol is the routing protocol number (rtm_protocol, see rtnetlink(7))
 // that marks every route vethloom adds. Routes with another number are never
@@ -72,7 +69,12 @@ func (m MAC) String() string {
 	if m == (MAC{}) {
 		return ""
 	}
-	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+	const digits = "0123456789abcdef"
+	out := make([]byte, 0, 3*len(m))
+	for _, b := range m {
+		out = append(out, digits[b>>4], digits[b&0xf], ':')
+	}
+	return string(out[:len(out)-1])
 }
 
 // Link is a network device. A veth pair is one Link: the end named by NS and
