@@ -97,6 +97,11 @@ bench: root build ## compare with CNI, Docker, runc and a bare bridge, in one ru
 	$(GO) build -trimpath -o bin/bench ./bench
 	bin/bench $(BENCHFLAGS)
 
+.PHONY: bench-scale
+bench-scale: root ## measure a thousand nodes at one etcd, and networks of 10,000 endpoints
+	$(GO) build -trimpath -o bin/bench-scale ./bench/scale
+	bin/bench-scale $(BENCHFLAGS)
+
 .PHONY: generate
 generate: ## regenerate the protocol code (needs protoc)
 	$(GO) generate ./...
