@@ -159,7 +159,7 @@ func (a *App) leaseList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "ls [flags]", Aliases: []string{"list"}, Short: "List the subnets that nodes have", Args: cobra.NoArgs,
 		Long: `List the subnets that nodes have of the networks that give each node its own (vxlan, udp, host-gw). A node that
-is there renews its lease long before it expires; one without an end is a reservation.`,
+is there renews its lease long before it expires; "never" is a reservation, "-" a flanneld's.`,
 		Example: "  net lease ls --filter network=web",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
 			resp, err := c.Leases.List(ctx, &apiv1.ListLeasesRequest{Filters: filters})
