@@ -45,7 +45,7 @@ func TestOutagesOfEtcd(t *testing.T) {
 	f.reachNow("n1", "n2")
 	for driver, lost := range stop() {
 		// A tunnel in userspace rests while netd is not there.
-		if limit := map[string]int{"udp": 150}[driver]; lost > limit {
+		if limit := max(map[string]int{"udp": 150}[driver], 1); lost > limit { // the last may be on its way
 			t.Errorf("%s: %d packets were lost, at most %d may be", driver, lost, limit)
 		}
 	}
