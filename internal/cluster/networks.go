@@ -258,9 +258,53 @@ type directory struct {
 	cancel  context.CancelFunc
 	synced  bool
 	leases  map[string]subnet.Lease // by key
+	had     map[netip.Prefix]int    // by how many of the leases
+	lengths map[int]int             // of those prefixes, and how many have each
 	config  subnet.Config
 	err     error // of the config
 	ignored []subnet.Ignored
+}
+
+func (d *directory) put(l subnet.Lease) {
+	d.drop(l.Key)
+	d.leases[l.Key] = l
+	d.count(l, 1)
+}
+
+func (d *directory) drop(key string) {
+	if l, ok := d.leases[key]; ok {
+		delete(d.leases, key)
+		d.count(l, -1)
+	}
+}
+
+func (d *directory) count(l subnet.Lease, by int) {
+	for _, p := range prefixes(l.Subnet, l.Subnet6) {
+		if d.had[p] += by; d.had[p] == 0 {
+			delete(d.had, p)
+		}
+		if d.lengths[p.Bits()] += by; d.lengths[p.Bits()] == 0 {
+			delete(d.lengths, p.Bits())
+		}
+	}
+}
+
+// overlaps tells whether a lease has a part of p. Leases are of one length, mostly: then it takes one look.
+func (d *directory) overlaps(p netip.Prefix) bool {
+	for bits := range d.lengths {
+		if bits <= p.Bits() && d.had[netip.PrefixFrom(p.Addr(), bits).Masked()] > 0 {
+			return true
+		}
+		if bits <= p.Bits() || bits > p.Addr().BitLen() {
+			continue
+		}
+		for q := range d.had {
+			if q.Overlaps(p) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // lookInto returns the followed directory of a network, and starts to follow it.
@@ -276,7 +320,7 @@ func (m *Member) lookInto(ctx context.Context, g *errgroup.Group, n cnm.Network)
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(m.life)
-	dir = &directory{Directory: open, cancel: cancel, leases: map[string]subnet.Lease{}}
+	dir = &directory{Directory: open, cancel: cancel, leases: map[string]subnet.Lease{}, had: map[netip.Prefix]int{}, lengths: map[int]int{}}
 	m.mu.Lock()
 	m.dirs[n.ID] = dir
 	m.mu.Unlock()
@@ -315,12 +359,12 @@ func (m *Member) updateLeases(id string, dir *directory, u subnet.Update) {
 	if u.Whole {
 		for key := range dir.leases {
 			m.dirty.peers[cnm.PeerID(id, key)] = true
+			dir.drop(key)
 		}
 		m.dirty.read[id] = true // what is missing now, this node may know from before
-		clear(dir.leases)
 	}
 	for _, l := range u.Removed {
-		delete(dir.leases, l.Key)
+		dir.drop(l.Key)
 		m.dirty.peers[cnm.PeerID(id, l.Key)] = true
 	}
 	own := m.held[id].Key
@@ -329,7 +373,7 @@ func (m *Member) updateLeases(id string, dir *directory, u subnet.Update) {
 		look = look || l.Key == own
 	}
 	for _, l := range u.Changed {
-		dir.leases[l.Key] = l
+		dir.put(l)
 		m.dirty.peers[cnm.PeerID(id, l.Key)] = true
 		look = look || l.Key == own || own == ""
 	}

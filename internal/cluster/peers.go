@@ -237,12 +237,8 @@ func (m *Member) taken(p cnm.Peer) bool {
 	if h, ok := m.held[p.Network]; ok && (overlaps(h.Subnet) || overlaps(h.Subnet6)) {
 		return true
 	}
-	if dir := m.dirs[p.Network]; dir != nil {
-		for _, l := range dir.leases {
-			if overlaps(l.Subnet) || overlaps(l.Subnet6) {
-				return true
-			}
-		}
+	if dir := m.dirs[p.Network]; dir != nil && slices.ContainsFunc(p.Prefixes, dir.overlaps) {
+		return true
 	}
 	if !p.Endpoint {
 		return false
