@@ -137,7 +137,7 @@ func (m *Member) take(c etcd.Change) {
 	case kindBlock:
 		err = m.takeBlock(key.ID, c)
 	}
-	if err != nil {
+	if err != nil && c.New != nil {
 		m.rep.bad[key], m.rep.over[key] = err, c.New.Mod
 		m.cfg.Log.Warn("ignoring a record in etcd that makes no sense", "kind", key.Kind, "id", key.ID, "err", err)
 	}
@@ -228,7 +228,9 @@ func (m *Member) takeBlock(id string, c etcd.Change) error {
 	delete(m.rep.blocks[network], p)
 	var v block
 	if c.New != nil {
-		v, err = decode[block](c.New.Value)
+		if v, err = decode[block](c.New.Value); err == nil {
+			err = soundBlock(p, v)
+		}
 	}
 	if ours || v.Node == m.id {
 		m.dirty.networks[network] = true
