@@ -387,6 +387,7 @@ func (m *Member) updateLeases(id string, dir *directory, u subnet.Update) {
 
 // leasePeer is the peer that holds a lease. The caller holds mu.
 func (m *Member) leasePeer(id string) (cnm.Peer, bool) {
+	delete(m.rep.bad, cnm.Key{Kind: "lease", ID: id})
 	for network, dir := range m.dirs {
 		if cnm.Short(network) != networkOf(id) {
 			continue
@@ -405,7 +406,6 @@ func (m *Member) leasePeer(id string) (cnm.Peer, bool) {
 			m.rep.bad[cnm.Key{Kind: "lease", ID: id}] = err
 			return cnm.Peer{}, false
 		}
-		delete(m.rep.bad, cnm.Key{Kind: "lease", ID: id})
 		p.ID, p.Network, p.Node = id, network, l.NodeID
 		return p, true
 	}
