@@ -41,7 +41,12 @@ func newCluster(ctx context.Context, m *machine) (*cluster, error) {
 	for _, n := range []string{"n1", "n2"} {
 		c.hosts = append(c.hosts, c.pin(n))
 	}
-	return c, nil
+	return c, plainBridges(ctx, c.pin(lab.Underlay))
+}
+
+// plainBridges keeps bridged packets out of iptables, as a switch does and netd where it may.
+func plainBridges(ctx context.Context, netns string) error {
+	return in(ctx, netns, "sh", "-c", "cd /proc/sys/net/bridge 2>/dev/null || exit 0; for k in ip6tables iptables arptables; do echo 0 >bridge-nf-call-$k; done")
 }
 
 // pin is where a lab keeps a host's namespace.
@@ -127,6 +132,9 @@ func (c *cluster) routed(ctx context.Context) ([]link, error) {
 	for i := range hosts {
 		var err error
 		if hosts[i], addrs[i], err = c.host(ctx, "h"+strconv.Itoa(i+1)); err != nil {
+			return nil, err
+		}
+		if err := plainBridges(ctx, hosts[i]); err != nil {
 			return nil, err
 		}
 	}
