@@ -125,10 +125,10 @@ func TestNodesThatJoinAtOnceKnowEachOther(t *testing.T) {
 }
 
 // tally is what a node has done so far.
-type tally struct{ gets, lists, commits, writes, scopes int64 }
+type tally struct{ gets, lists, commits, writes, scopes, looks int64 }
 
 func sum(n *clustertest.Node, c *counted) tally {
-	return tally{c.gets.Load(), c.lists.Load(), c.commits.Load(), c.writes.Load(), int64(n.Scopes())}
+	return tally{c.gets.Load(), c.lists.Load(), c.commits.Load(), c.writes.Load(), int64(n.Scopes()), int64(n.Looks())}
 }
 
 // costs is what a node does from an event until it has the way to the peer that the event is about.
@@ -143,7 +143,7 @@ func costs(ctx context.Context, t *testing.T, n *clustertest.Node, store *counte
 		t.Fatal(err)
 	}
 	now := sum(n, store)
-	return tally{now.gets - before.gets, now.lists - before.lists, now.commits - before.commits, now.writes - before.writes, now.scopes - before.scopes}
+	return tally{now.gets - before.gets, now.lists - before.lists, now.commits - before.commits, now.writes - before.writes, now.scopes - before.scopes, now.looks - before.looks}
 }
 
 // A further node, with its lease and an endpoint, costs as much when many are known as when few are.
@@ -188,7 +188,7 @@ func TestOneFurtherNodeCostsTheSameInALargeCluster(t *testing.T) {
 					return kind.peer(crowd, known), kind.add(ctx, crowd, known, known+1)
 				})
 				// The record and its revision; the record and its network for the render.
-				if want := (tally{gets: 3, commits: 1, writes: 1, scopes: 1}); got != want {
+				if want := (tally{gets: 3, commits: 1, writes: 1, scopes: 1, looks: 1}); got != want {
 					t.Errorf("with %d nodes known, one more costs %+v, want %+v", known, got, want)
 				}
 			}

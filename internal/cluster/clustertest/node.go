@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -49,6 +50,7 @@ type Node struct {
 
 	cfg    Config
 	host   cnm.Host
+	looks  atomic.Int64
 	stop   context.CancelFunc
 	done   chan error
 	mu     sync.Mutex
@@ -109,7 +111,7 @@ func (n *Node) open(ctx context.Context) error {
 	drivers := Drivers()
 	n.Member, err = cluster.New(ctx, cluster.Config{
 		Root: c.Dir, Local: c.Store, Prefix: Prefix, Name: fmt.Sprintf("n%d", c.Number), Version: "test", Boot: "boot",
-		Drivers: drivers, IPAM: addresses, Host: func() cnm.Host { return n.host }, Wake: func(s ...plan.Scope) { n.Reconciler.Wake(s...) },
+		Drivers: drivers, IPAM: addresses, Host: func() cnm.Host { n.looks.Add(1); return n.host }, Wake: func(s ...plan.Scope) { n.Reconciler.Wake(s...) },
 		Notify: func(string, map[string]string) {}, Log: c.Log, Times: c.Times,
 	})
 	if err != nil {
@@ -175,6 +177,9 @@ func (n *Node) Scopes() int {
 	defer n.mu.Unlock()
 	return n.scopes
 }
+
+// Looks is how often the member has asked for the host's addresses, which it does for each peer that it looks at.
+func (n *Node) Looks() int { return int(n.looks.Load()) }
 
 // Await waits until passes have been about that many peers' scopes.
 func (n *Node) Await(ctx context.Context, peers int) error {
