@@ -31,10 +31,6 @@ const (
 	keepaliveTimeout = 3 * time.Second
 	connectTimeout   = 3 * time.Second
 	maxBackoff       = 2 * time.Second
-	// Reads are tried again for about as long as an election takes; after that the caller gets the
-	// reason rather than the end of its patience. Etcd's client waits once for a quorum of attempts.
-	retries   = 30
-	retryWait = 100 * time.Millisecond
 )
 
 // maxPassword bounds the password file, in bytes.

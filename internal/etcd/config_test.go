@@ -150,7 +150,7 @@ func TestUserAndPassword(t *testing.T) {
 	changed(t, lease)
 
 	stop(t, s) // tokens do not outlive the server
-	s = start(t, cfg)
+	start(t, cfg)
 	put(t, late, "/d/d", "1")
 	m.matches(t, late, "/d/")
 	n.matches(t, late, "/d/")
