@@ -18,7 +18,7 @@ func (k *Kernel) Flanneld(dir string) string {
 	if err != nil {
 		return ""
 	}
-	here, err := os.Readlink("/proc/self/ns/net")
+	here, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(k.self.Fd())))
 	if err != nil {
 		return ""
 	}

@@ -12,7 +12,8 @@ import (
 
 // TestFlanneld looks for programs of that name with the flags that flanneld has.
 func TestFlanneld(t *testing.T) {
-	k := open(t, kerntest.New(t))
+	env := kerntest.New(t)
+	k := open(t, env)
 	program := filepath.Join(t.TempDir(), "flanneld")
 	if err := os.WriteFile(program, []byte("#!/bin/sh\nread end\n"), 0o700); err != nil {
 		t.Fatal(err)
@@ -35,7 +36,7 @@ func TestFlanneld(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := cmd.Start(); err != nil {
+		if err := env.Do("", cmd.Start); err != nil {
 			t.Fatal(err)
 		}
 		want := ""
