@@ -65,7 +65,7 @@ func TestAFlanneldThatRunsKeepsItsLease(t *testing.T) {
 
 		join := fmt.Sprintf("net network create -d %s -o flannel.prefix=%s pods-%s", driver, dir, driver)
 		f.refused("n1", join, "flanneld (pid", dir, "stop it")
-		f.run("n2", join)
+		f.until("n2", join) // once the network that n1 tried to make is gone here too
 		f.until("n1", "net status | grep 'pods-"+driver+".*flanneld (pid'")
 		if now := f.run("n1", get); now != lease {
 			t.Errorf("%s: the lease of a flanneld that runs was %s, and is %s", driver, lease, now)

@@ -19,7 +19,7 @@ func TestNetworkCreateRefuses(t *testing.T) {
 		refusal{"network create host", 1, `builtin`},
 		refusal{"network create a/b", 1, `has '/' in it`},
 		refusal{"network create", 1, `1 arg`},
-		refusal{"network create -d overlay x", 1, `driver "overlay".*"bridge"`},
+		refusal{"network create -d weave x", 1, `driver "weave".*"bridge"`},
 		refusal{"network create -o mtv=1 x", 1, `unknown option "mtv" \(did you mean "mtu"\?\)`},
 		refusal{"network create -o mtu=big x", 1, `68 to 65535`},
 		refusal{"network create -o bridge-name=br-taken x", 1, `"br-taken".*network "web"`},
