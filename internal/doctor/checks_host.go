@@ -119,7 +119,7 @@ func clock(f Facts) []Finding {
 		return finding(check, Error, "it is "+f.Now.UTC().Format(time.RFC3339)+" here: certificates and leases will be taken for expired or not yet valid",
 			"timedatectl set-ntp true")
 	case f.ClockUnsynced:
-		return finding(check, Info, "not synchronised: leases on several hosts need clocks that agree within seconds", "timedatectl set-ntp true")
+		return finding(check, Info, "not synchronised: what several hosts log is hard to compare", "timedatectl set-ntp true")
 	}
 	return fine(check, "synchronised")
 }
