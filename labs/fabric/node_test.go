@@ -11,7 +11,8 @@ import (
 
 // A host that is gone for good gives back what it had, once its lease is over; until then it is its own, also over a reboot.
 func TestADeadNode(t *testing.T) {
-	f := up(t, lab.Config{Nodes: 3, Etcd: lab.EtcdSingle, Flags: []string{"--lease-ttl=20s"}})
+	// Renewed every 15 s, so a lease outlasts the sign of life by 15 s at least: time to see that the node is away.
+	f := up(t, lab.Config{Nodes: 3, Etcd: lab.EtcdSingle, Flags: []string{"--lease-ttl=45s"}})
 	f.populate("n1", "n2", "n3")
 	f.reach("n1", "n2")
 	f.reach("n1", "n3")

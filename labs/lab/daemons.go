@@ -41,14 +41,14 @@ func (l *Lab) etcd(m Member) []string {
 		"--logger", "zap", "--log-level", "warn"}
 }
 
-func (l *Lab) etcdReady(ctx context.Context, m Member) bool {
+func (l *Lab) etcdReady(ctx context.Context, m Member) error {
 	_, err := l.in(ctx, m.Name, "curl", "-sf", "-m", "2", "http://"+netip.AddrPortFrom(m.Addr4, 2379).String()+"/health")
-	return err == nil
+	return err
 }
 
-func (l *Lab) netdReady(ctx context.Context, m Member) bool {
+func (l *Lab) netdReady(ctx context.Context, m Member) error {
 	_, err := run(ctx, l.program("net"), "--host", "unix://"+l.Socket(m.Name), "status")
-	return err == nil
+	return err
 }
 
 // Environ is what a command on one of the lab's hosts finds in its environment: the programs, the node's netd, and

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -115,19 +116,30 @@ func (l *Lab) background(ctx context.Context, host string, args ...string) (Proc
 	}
 	start, _, err := stat(pid)
 	if err != nil {
-		return Process{}, fmt.Errorf("%s ended at once on %s: %s", filepath.Base(args[0]), host, l.tail(host))
+		return Process{}, fmt.Errorf("%s ended at once on %s: %s", filepath.Base(args[0]), host, l.tail(host, 8))
 	}
 	return Process{PID: pid, Start: start}, nil
 }
 
+// stacks ends a daemon that does not answer in the way that has a Go program say where each of its
+// goroutines is, and returns the end of its log.
+func (l *Lab) stacks(ctx context.Context, m Member) string {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := m.Proc.end(ctx, syscall.SIGQUIT); err != nil {
+		return l.tail(m.Name, 8) + "\n" + err.Error()
+	}
+	return l.tail(m.Name, 400)
+}
+
 // tail is the end of a member's log.
-func (l *Lab) tail(member string) string {
+func (l *Lab) tail(member string, most int) string {
 	b, err := os.ReadFile(l.Log(member))
 	if err != nil {
 		return err.Error()
 	}
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	return strings.Join(lines[max(0, len(lines)-8):], "\n")
+	return strings.Join(lines[max(0, len(lines)-most):], "\n")
 }
 
 // inode identifies a namespace.

@@ -189,12 +189,22 @@ func (l *Lab) start(ctx context.Context, i int) error {
 	if m.Kind == Node {
 		ready = l.netdReady
 	}
+	var last error = context.DeadlineExceeded
 	err = until(ctx, m.Name+" answers", func() (bool, error) {
 		if !m.Proc.Alive() {
-			return false, fmt.Errorf("it ended:\n%s", l.tail(m.Name))
+			return false, fmt.Errorf("it ended:\n%s", l.tail(m.Name, 8))
 		}
-		return ready(ctx, m), nil
+		once, cancel := context.WithTimeout(ctx, Patience/6)
+		defer cancel()
+		if err := ready(once, m); err != nil {
+			last = err
+			return false, nil
+		}
+		return true, nil
 	})
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w; its log ends with\n%s", err, last, l.stacks(context.WithoutCancel(ctx), m))
+	}
 	if err != nil || m.Kind != Node || l.NoImage {
 		return err
 	}
