@@ -5,6 +5,7 @@ lab=flannel-$$ bin=${VETHLOOM_BIN:-$PWD/bin} flanneld=${FLANNELD:-$(command -v f
 work=''
 PATH=$bin:$PATH:/usr/sbin:/sbin
 declare -A flannel_pid=() pod_pid=() pod_address=()
+declare -A most=() # bytes of a packet on the way, by the bytes of the IP and ICMP headers; none: what the ends take
 
 fail() {
 	printf 'flannel: %s\n' "$*" >&2
@@ -102,20 +103,22 @@ flannel_stop() {
 	unset "flannel_pid[$1]"
 }
 
-# flannel_clean HOST NETWORK: what flanneld leaves behind when it ends, and whoever migrates a host removes.
+# flannel_clean HOST NETWORK NETWORK6: what flanneld leaves behind when it ends, and whoever migrates a host removes.
 flannel_clean() {
 	local link
-	for link in flannel.1 flannel0; do
+	for link in flannel.1 flannel-v6.1 flannel0; do
 		on "$1" ip link del "$link" 2>/dev/null || true
 	done
 	on "$1" ip route flush root "$2" proto boot
+	on "$1" ip -6 route flush root "$3" proto boot
 }
 field() { sed -n "s/^$2=//p" "$work/$1.env"; }
 
 # pod_up HOST: a container as flannel's users have it: a bridge with the subnet, a network namespace behind it.
 pod_up() {
-	local host=$1 gateway mtu address
+	local host=$1 gateway gateway6 mtu address
 	gateway=$(field "$host" FLANNEL_SUBNET)
+	gateway6=$(field "$host" FLANNEL_IPV6_SUBNET)
 	mtu=$(field "$host" FLANNEL_MTU)
 	address=${gateway%.1/*}.2
 	# shellcheck disable=SC2016 # the inner shell expands it
@@ -132,6 +135,12 @@ pod_up() {
 	in_pod "$host" ip addr add "$address/${gateway#*/}" dev eth0
 	in_pod "$host" ip link set eth0 up
 	in_pod "$host" ip route add default via "${gateway%/*}"
+	[ -n "$gateway6" ] || return 0
+	pod_address[$host]+=" ${gateway6%::1/*}::2"
+	on "$host" ip addr add "$gateway6" dev cni0 nodad
+	on "$host" sh -c 'echo 1 >/proc/sys/net/ipv6/conf/all/forwarding'
+	in_pod "$host" ip addr add "${gateway6%::1/*}::2/${gateway6#*/}" dev eth0 nodad
+	in_pod "$host" ip route add default via "${gateway6%/*}"
 }
 pod_down() {
 	[ -n "${pod_pid[$1]:-}" ] || return 0
@@ -146,9 +155,9 @@ in_pod() { nsenter -t "${pod_pid[$1]}" -n "${@:2}"; }
 # container HOST NETWORK: one of vethloom's, on that host.
 container() { on "$1" net run -d --name "c-$1-$2" --network "$2" busybox sleep 3600 >/dev/null; }
 container_pid() { on "$1" net inspect -f '{{.State.Pid}}' "c-$1-$2"; }
-container_address() { on "$1" net inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "c-$1-$2"; }
+container_address() { on "$1" net inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}' "c-$1-$2"; }
 
-# ns HOST NETWORK: the process whose network the container or pod on HOST has, and its address.
+# ns HOST NETWORK: the process whose network the container or pod on HOST has, and its addresses.
 ns() {
 	if [ -n "${pod_pid[$1]:-}" ]; then
 		echo "${pod_pid[$1]} ${pod_address[$1]}"
@@ -157,25 +166,32 @@ ns() {
 	fi
 }
 
-# ways NETWORK A B: containers on the two hosts reach each other by ping and TCP, whole packets, both ways.
+# ways NETWORK A B: containers on the two hosts reach each other by ping and TCP, whole packets, both ways, by each IP version.
 ways() {
-	local network=$1 a b pa pb aa ab
+	local network=$1 a b pa pb aa ab i
 	a=$2 b=$3
 	read -r pa aa < <(ns "$a" "$network")
 	read -r pb ab < <(ns "$b" "$network")
-	way "$a" "$pa" "$aa" "$b" "$pb" "$ab"
-	way "$b" "$pb" "$ab" "$a" "$pa" "$aa"
+	# shellcheck disable=SC2206 # an address has no blanks
+	local at_a=($aa) at_b=($ab)
+	equal ${#at_a[@]} ${#at_b[@]} || fail "$a has $aa, $b has $ab"
+	for i in "${!at_b[@]}"; do
+		way "$a" "$pa" "${at_a[i]}" "$b" "$pb" "${at_b[i]}"
+		way "$b" "$pb" "${at_b[i]}" "$a" "$pa" "${at_a[i]}"
+	done
 }
+mtu_in() { nsenter -t "$1" -n ip -o link show eth0 | sed 's/.* mtu \([0-9]*\).*/\1/'; }
 way() {
-	local from=$1 pf=$2 to=$4 pt=$5 at=$6 mtu
-	mtu=$(nsenter -t "$pf" -n ip -o link show eth0 | sed 's/.* mtu \([0-9]*\).*/\1/')
+	local from=$1 pf=$2 to=$4 pt=$5 at=$6 mtu server head=28 listen=TCP4-LISTEN connect=TCP:$6:7000
+	[[ $at != *:* ]] || head=48 listen=TCP6-LISTEN connect=TCP:[$at]:7000
+	mtu=$(printf '%s\n' "$(mtu_in "$pf")" "$(mtu_in "$pt")" "${most[$head]:-65535}" | sort -n | head -1)
 	eventually "ping $from $3 -> $to $at" nsenter -t "$pf" -n ping -c 1 -W 1 "$at"
-	nsenter -t "$pf" -n ping -c 2 -i 0.2 -W 1 -M 'do' -s $((mtu - 28)) "$at" >/dev/null || fail "$from -> $to: packets of $mtu bytes do not get through"
-	nsenter -t "$pt" -n timeout 30 socat -u TCP-LISTEN:7000 STDOUT </dev/null >"$work/got" &
-	local server=$!
+	nsenter -t "$pf" -n ping -c 2 -i 0.2 -W 1 -M 'do' -s $((mtu - head)) "$at" >/dev/null || fail "$from -> $to: packets of $mtu bytes do not get through"
+	nsenter -t "$pt" -n timeout 30 socat -u $listen:7000 STDOUT </dev/null >"$work/got" &
+	server=$!
 	until nsenter -t "$pt" -n ss -Hltn 'sport = :7000' | grep -q .; do sleep 0.05; done
-	nsenter -t "$pf" -n timeout 30 socat -u STDIN "TCP:$at:7000" <"$work/sent" || fail "$from -> $to: TCP failed"
+	nsenter -t "$pf" -n timeout 30 socat -u STDIN "$connect" <"$work/sent" || fail "$from -> $to: TCP failed"
 	wait "$server" || fail "$from -> $to: the receiver failed"
 	equal "$(sha256sum <"$work/got")" "$(sha256sum <"$work/sent")" || fail "$from -> $to: not what was sent"
-	tick "4 MB by TCP $from -> $to, packets up to $mtu bytes"
+	tick "4 MB by TCP $from -> $to $at, packets up to $mtu bytes"
 }

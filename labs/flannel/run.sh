@@ -11,17 +11,21 @@ backends=("$@")
 
 # ours BACKEND: a network that vethloom made; n3 is a host of flannel's, then of vethloom's, then of flannel's again.
 ours() {
-	local backend=$1 prefix subnet mac network=10.120.0.0/16
+	local backend=$1 prefix subnet subnet6 mac network=10.120.0.0/16 network6=fd00:120::/48
+	local -a six=()
+	dual "$backend" && six=(--ipv6 --subnet "$network6")
 	title "$backend: flanneld on n3 joins a network of vethloom's"
 	netlab fault stop n3
 	host_bare n3
-	on n1 net network create -d "$backend" --subnet $network web >/dev/null
+	on n1 net network create -d "$backend" --subnet $network "${six[@]}" web >/dev/null
 	eventually 'n2 has the network' on n2 net network inspect web
 	container n1 web
 	container n2 web
 	prefix=$(on n1 net network inspect -f '{{.Cluster.LeasePrefix}}' web)
 	flannel_start n3 "$prefix"
 	subnet=$(field n3 FLANNEL_SUBNET)
+	subnet6=$(field n3 FLANNEL_IPV6_SUBNET)
+	dual "$backend" && [[ $subnet6 != fd00:120:* ]] && fail "flanneld has no IPv6 subnet: $subnet6"
 	pod_up n3
 	ways web n1 n3
 	ways web n2 n3
@@ -33,8 +37,9 @@ ours() {
 	mac=$(vtep "$prefix" n3)
 	flannel_stop n3
 	on n3 ip link del flannel.1 2>/dev/null || true
+	on n3 ip link del flannel-v6.1 2>/dev/null || true
 	flannel_start n3 "$prefix"
-	[ "$(field n3 FLANNEL_SUBNET)" = "$subnet" ] || fail "flanneld has another subnet than $subnet"
+	equal "$(field n3 FLANNEL_SUBNET) $(field n3 FLANNEL_IPV6_SUBNET)" "$subnet $subnet6" || fail 'flanneld has another subnet'
 	if [ "$backend" = vxlan ]; then
 		[ "$(vtep "$prefix" n3)" != "$mac" ] || fail "flannel.1 still has $mac"
 		eventually 'n1 follows the new hardware address' has "$(vtep "$prefix" n3)" on n1 bridge fdb show
@@ -56,8 +61,8 @@ ours() {
 	vxlan) clash n3 'ip link del flannel.1' ;;
 	host-gw) clash n3 'ip route del' ;;
 	esac
-	flannel_clean n3 $network
-	takes_over n3 web "${subnet%.1/*}.0/24"
+	flannel_clean n3 $network $network6
+	takes_over n3 web "${subnet%.1/*}.0/24" "${subnet6%1/*}"
 	ways web n1 n3
 	ways web n2 n3
 	tables "$backend" n1 n3
@@ -67,7 +72,7 @@ ours() {
 	netlab fault stop n3
 	host_bare n3
 	flannel_start n3 "$prefix"
-	[ "$(field n3 FLANNEL_SUBNET)" = "$subnet" ] || fail "flanneld has another subnet than $subnet"
+	equal "$(field n3 FLANNEL_SUBNET) $(field n3 FLANNEL_IPV6_SUBNET)" "$subnet $subnet6" || fail 'flanneld has another subnet'
 	pod_up n3
 	ways web n1 n3
 	ways web n2 n3
@@ -75,7 +80,7 @@ ours() {
 
 	pod_down n3
 	flannel_stop n3
-	flannel_clean n3 $network
+	flannel_clean n3 $network $network6
 	on n1 net rm -f c-n1-web >/dev/null
 	on n2 net rm -f c-n2-web >/dev/null
 	on n1 net network rm web >/dev/null
@@ -85,15 +90,17 @@ ours() {
 
 # theirs BACKEND: a network that flannel has on n2 and n3; n1 joins it, then n2 and n3 change to vethloom one by one.
 theirs() {
-	local backend=$1 prefix=/coreos.com/network network=10.130.0.0/16 host subnet
-	local -A subnets=()
+	local backend=$1 prefix=/coreos.com/network network=10.130.0.0/16 network6=fd00:130::/48 host more=''
+	local -A subnets=() subnets6=()
+	dual "$backend" && more="\"EnableIPv6\": true, \"IPv6Network\": \"$network6\", "
 	title "$backend: vethloom on n1 joins a network of flannel's"
-	on n1 etcdctl put $prefix/config "{\"Network\": \"$network\", \"Backend\": {\"Type\": \"$backend\"}}" >/dev/null
+	on n1 etcdctl put $prefix/config "{\"Network\": \"$network\", $more\"Backend\": {\"Type\": \"$backend\"}}" >/dev/null
 	for host in n2 n3; do
 		netlab fault stop $host
 		host_bare $host
 		flannel_start $host $prefix
 		subnets[$host]=$(field $host FLANNEL_SUBNET)
+		subnets6[$host]=$(field $host FLANNEL_IPV6_SUBNET)
 		pod_up $host
 	done
 	ways pods n2 n3
@@ -113,16 +120,15 @@ theirs() {
 	eventually 'subnet.env is written' test -s "$work/ours.env"
 	sed 's/^/       /' "$work/ours.env"
 	equal "$network" "$(field ours FLANNEL_NETWORK)" || fail 'wrong network in subnet.env'
-	equal "$(field n2 FLANNEL_MTU)" "$(field ours FLANNEL_MTU)" || fail 'vethloom and flannel differ in the MTU'
+	equal "$(field ours FLANNEL_MTU)" "${most[48]:-$(field n2 FLANNEL_MTU)}" || fail 'wrong MTU in subnet.env'
 	equal "$(on n1 net network inspect -f '{{index .Cluster.Lease 0}}' pods)" "$(field ours FLANNEL_SUBNET | sed 's/\.1\//.0\//')" || fail 'wrong subnet in subnet.env'
 
 	for host in n2 n3; do
 		title "$backend: $host changes to vethloom"
 		pod_down $host
 		flannel_stop $host
-		flannel_clean $host $network
-		subnet=${subnets[$host]}
-		takes_over $host pods "${subnet%.1/*}.0/24"
+		flannel_clean $host $network $network6
+		takes_over $host pods "${subnets[$host]%.1/*}.0/24" "${subnets6[$host]%1/*}"
 		ways pods n1 $host
 		ways pods n2 n3
 	done
@@ -136,10 +142,14 @@ theirs() {
 	on n1 etcdctl del --prefix $prefix >/dev/null
 }
 
-# takes_over HOST NETWORK SUBNET: netd starts and has the subnet that flanneld had.
+# dual BACKEND: flannel's backend has IPv6.
+dual() { [ "$1" != udp ]; }
+
+# takes_over HOST NETWORK SUBNET SUBNET6: netd starts and has the subnets that flanneld had.
 takes_over() {
 	netlab fault start "$1"
 	eventually "netd on $1 has $3" has "$3" on "$1" net network inspect -f '{{.Cluster.Lease}}' "$2"
+	[ -z "$4" ] || eventually "netd on $1 has $4" has "$4" on "$1" net network inspect -f '{{.Cluster.Lease}}' "$2"
 	eventually 'its kernel is as the records say' equal_output '' on "$1" net diff
 	container "$1" "$2"
 }
@@ -172,6 +182,7 @@ host_bare() {
 		on "$1" ip link del "$link" 2>/dev/null || true
 	done
 	on "$1" ip route flush proto 117
+	on "$1" ip -6 route flush proto 117
 	for link in $(on "$1" nft list tables | awk '/vethloom/ {print $2 ":" $3}'); do
 		on "$1" nft delete table "${link%:*}" "${link#*:}"
 	done
@@ -189,6 +200,7 @@ tables() {
 	local host
 	for host in "$2" "$3"; do
 		show "$host" ip route
+		! dual "$1" || show "$host" ip -6 route show root fd00::/8
 		[ "$1" = vxlan ] || continue
 		# shellcheck disable=SC2016 # the inner shell expands it
 		show "$host" sh -c 'for d in $(ip -o link show type vxlan | cut -d: -f2); do ip neigh show dev $d; bridge fdb show dev $d; done'
@@ -196,8 +208,10 @@ tables() {
 }
 
 begin
-netlab up --nodes 3 >/dev/null
+netlab up --nodes 3 --ipv6 >/dev/null
 for backend in "${backends[@]}"; do
+	most=()
+	[ "$backend" != vxlan ] || most=([48]=1430) # the header around IPv6 is 70 bytes, though flannel's containers have 1450
 	ours "$backend"
 	theirs "$backend"
 done
