@@ -88,7 +88,7 @@ func (n nodes) view(v cluster.NodeView) server.NodeView {
 // peer is what is known of a node besides its probes.
 func (n nodes) peer(v cluster.NodeView) health.Peer {
 	u := n.source.facts.Load().host.Uplink
-	p := health.Peer{Alive: v.Alive, Announced: v.Addr4, Link: u.Link, Self: u.Addr4}
+	p := health.Peer{Alive: v.Alive, Announced: v.Addr4, Link: u.Link, Self: u.Addr4, OnLink: u.OnLink}
 	if !v.Addr4.IsValid() || !u.Addr4.IsValid() {
 		p.Announced, p.Self = v.Addr6, u.Addr6
 	}

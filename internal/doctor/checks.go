@@ -150,7 +150,7 @@ func otherTools(f Facts) []Finding {
 		"dockerd":   "nothing as long as subnets do not overlap; see foreign forward policy",
 		"k3s":       "choose subnets outside the cluster's: net network create --subnet …",
 		"kubelet":   "choose subnets outside the cluster's: net network create --subnet …",
-		"flanneld":  "choose subnets outside flannel's network: net network create --subnet …",
+		"flanneld":  "choose subnets outside flannel's network: net network create --subnet …; or join it: net network create -o flannel.prefix=…",
 	}
 	for _, p := range f.Processes {
 		if hint, known := hints[p]; known {

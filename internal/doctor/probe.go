@@ -133,12 +133,17 @@ func (h Host) routes(ctx context.Context, f *Facts) (err error) {
 	return err
 }
 
+// processes finds those in this network namespace: others configure another network.
 func (h Host) processes(f *Facts) error {
+	own, _ := os.Readlink(h.path("/proc/self/ns/net"))
 	files, err := filepath.Glob(h.path("/proc/[0-9]*/comm"))
 	for _, file := range files {
 		b, err := os.ReadFile(file)
 		name := strings.TrimSpace(string(b))
-		if err == nil && slices.Contains(toolNames, name) && !slices.Contains(f.Processes, name) {
+		if err != nil || !slices.Contains(toolNames, name) || slices.Contains(f.Processes, name) {
+			continue
+		}
+		if its, _ := os.Readlink(filepath.Join(filepath.Dir(file), "ns/net")); its == own {
 			f.Processes = append(f.Processes, name)
 		}
 	}

@@ -8,10 +8,11 @@ import (
 
 // Peer is what is known of a node besides its probes.
 type Peer struct {
-	Alive     bool       // the cluster hears of it
-	Announced netip.Addr // the underlay address that its own record in the cluster has; the zero value: not known
-	Link      string     // this node's link to it
-	Self      netip.Addr // this node's address on the underlay
+	Alive     bool           // the cluster hears of it
+	Announced netip.Addr     // the underlay address that its own record in the cluster has; the zero value: not known
+	Link      string         // this node's link to it
+	Self      netip.Addr     // this node's address on the underlay
+	OnLink    []netip.Prefix // what is reached on Link without a router; none: not known
 }
 
 // Diagnosis is why a way is not well, and what to do. The zero value: it is well, or nothing is known yet.
@@ -48,6 +49,18 @@ func Diagnose(p Peer, underlay, r Result) Diagnosis {
 // moved tells whether the node announces another address of addr's family.
 func (p Peer) moved(addr netip.Addr) bool {
 	return p.Announced.IsValid() && addr.IsValid() && p.Announced.Is4() == addr.Is4() && p.Announced != addr
+}
+
+// beyondRouter tells whether an address is known not to be on this node's link.
+func (p Peer) beyondRouter(addr netip.Addr) bool {
+	known := false // a prefix of addr's family
+	for _, on := range p.OnLink {
+		if on.Contains(addr) {
+			return false
+		}
+		known = known || on.Addr().Is4() == addr.Is4()
+	}
+	return known && addr.IsValid()
 }
 
 func (r Result) name() string {
@@ -147,6 +160,9 @@ func deafTunnel(p Peer, underlay, r Result) Diagnosis {
 	case x.Port:
 		return Diagnosis{fmt.Sprintf("nothing listens on UDP port %d of %s: network %s is not set up there", port, r.name(), network),
 			fmt.Sprintf("on %s: net status, net diff and net network inspect %s", r.name(), network)}
+	case port == 0 && p.beyondRouter(underlay.Addr):
+		return Diagnosis{fmt.Sprintf("%s is not on link %s: a router is between, and routes by %s need the nodes on one link", underlay.Addr, p.link(), driver),
+			fmt.Sprintf("make %s a network of driver vxlan or udp, or with -o direct-routing=true, which has a tunnel for such nodes", network)}
 	case x.Denied || x.NoRoute:
 		return Diagnosis{fmt.Sprintf("this host cannot send to %s by %s: its own firewall refuses, or the route is missing", r.Addr, driver),
 			fmt.Sprintf("net diff; ip route get %s; nft list ruleset", r.Addr)}

@@ -31,6 +31,10 @@ func TestDiagnose(t *testing.T) {
 	elsewhere.From = netip.MustParseAddr("192.0.2.77")
 	gateway := tunnel(false, false, Refusals{}, 0)
 	gateway.Way, gateway.Outer = "host-gw web", netip.AddrPort{}
+	beyond := alive
+	beyond.OnLink = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8::/64")}
+	near := alive
+	near.OnLink = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	moved := alive
 	moved.Announced = netip.MustParseAddr("192.0.2.9")
 	for _, c := range []struct {
@@ -55,6 +59,9 @@ func TestDiagnose(t *testing.T) {
 		{"narrow underlay, told", alive, Result{}, underlay(true, false, Refusals{TooBig: 1400}, 1400), "a router says so", "ip link set eth0 mtu 1400"},
 		{"other address answers", alive, Result{}, elsewhere, "another address than it announces: 192.0.2.77 answers", "--node-ip 192.0.2.77"},
 		{"moved", moved, silent, tunnel(false, false, Refusals{}, 0), "n2 announces the address 192.0.2.9", "--node-ip"},
+		{"beyond a router", beyond, well, gateway, "192.0.2.2 is not on link eth0: a router is between", "-o direct-routing=true"},
+		{"on the link", near, well, gateway, "answers on the underlay, and not for network web", "-d vxlan"},
+		{"tunnel beyond a router", beyond, well, tunnel(false, false, Refusals{}, 0), "UDP port 8472 is blocked", "dport 8472"},
 		{"port blocked", alive, well, tunnel(false, false, Refusals{}, 0), "UDP port 8472 is blocked between 192.0.2.1 and 192.0.2.2", "udp dport 8472 accept"},
 		{"port refused", alive, well, tunnel(false, false, Refusals{Prohibited: true}, 0), "a firewall refuses UDP port 8472", "dport 8472"},
 		{"nobody listens", alive, well, tunnel(false, false, Refusals{Port: true}, 0), "nothing listens on UDP port 8472 of n2", "net diff"},

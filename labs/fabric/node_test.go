@@ -93,3 +93,17 @@ func TestTheDoctorNamesTheCause(t *testing.T) {
 		}
 	}
 }
+
+// Routes to the nodes themselves end at a router: the doctor says so, and direct routing goes through a tunnel there.
+func TestBeyondARouter(t *testing.T) {
+	f := up(t, lab.Config{Nodes: 3, Etcd: lab.EtcdSingle, Routers: true})
+	f.run("n1", "net network create -d host-gw near && net network create -d host-gw -o direct-routing=true far")
+	for _, n := range []string{"n1", "n3"} {
+		f.until(n, "net network inspect near far")
+		f.run(n, "net run -d --name c --network far busybox sleep 99999")
+	}
+	address := f.run("n3", "net inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' c")
+	f.until("n1", "net exec c ping -c1 -W1 "+address)
+	f.until("n1", "net node inspect n3 >/dev/null; net doctor | grep -A1 'is not on link eth0: a router is between' | grep direct-routing")
+	f.until("n1", "net status | grep 'not on the link eth0'")
+}
