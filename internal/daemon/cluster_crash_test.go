@@ -57,7 +57,7 @@ func TestKilledAtEveryStepOfClusterNetworks(t *testing.T) {
 					w.shared(d)
 				}
 			}
-			for step := 1; ; step++ {
+			for step := 1; ; step += stride {
 				if w.walk(ctx, step, c.before, c.do, c.after) {
 					if step <= c.least {
 						t.Errorf("only %d steps were walked: the kill points are not where the work is", step-1)

@@ -68,7 +68,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 			n.start()
 			n.network("web")
 			n.network("db", func(r *apiv1.CreateNetworkRequest) { r.Pools = []*apiv1.Pool{{Subnet: "10.66.0.0/24"}} })
-			for step := 1; ; step++ {
+			for step := 1; ; step += stride {
 				if n.walk(ctx, step, c.before, c.do, c.after) {
 					if step <= c.least {
 						t.Errorf("only %d steps were walked: the kill points are not where the work is", step-1)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -85,7 +86,7 @@ func TestDialDoesNotWait(t *testing.T) {
 	password := write(t, filepath.Join(t.TempDir(), "password"), []byte("x"))
 	begin := time.Now()
 	dial(t, etcd.Config{Endpoints: []string{"unix://" + socket(t)}, Username: "u", PasswordFile: password})
-	if d := time.Since(begin); d > time.Second {
+	if d := time.Since(begin); d > 4*time.Second { // a call gives up after 5 s
 		t.Errorf("Dial took %v", d)
 	}
 }
@@ -157,8 +158,10 @@ func TestUserAndPassword(t *testing.T) {
 
 	user.PasswordFile = write(t, filepath.Join(dir, "bad"), []byte("wrong"))
 	bad := follow(t, dial(t, user), "/d/")
-	bad.disconnected(t)
-	if err := bad.reasons[0]; err == nil || !strings.Contains(err.Error(), "authentication failed") {
-		t.Errorf("a wrong password leads to %v", err)
+	bad.wait(t, "an answer to a wrong password", func() bool { // a busy etcd may be too slow to answer at first
+		return slices.ContainsFunc(bad.reasons, func(err error) bool { return err != nil && strings.Contains(err.Error(), "authentication failed") })
+	})
+	if n := bad.count(); n > 0 {
+		t.Errorf("a wrong password gets to see %d updates", n)
 	}
 }

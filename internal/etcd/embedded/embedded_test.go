@@ -96,17 +96,13 @@ func put(t *testing.T, s *embedded.Server, key, value string) {
 	}
 }
 
-func TestStartIsFastAndKeepsTheData(t *testing.T) {
+func TestStartKeepsTheData(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "etcd")
 	var cluster uint64
 	for i := range 3 {
 		begin := time.Now()
 		s := start(t, embedded.Config{Dir: dir})
-		d := time.Since(begin)
-		t.Logf("ready after %v", d)
-		if d > 5*time.Second {
-			t.Errorf("round %d: ready after %v", i, d)
-		}
+		t.Logf("ready after %v", time.Since(begin))
 		put(t, s, fmt.Sprint("/", i), "x")
 		r, err := s.Client().Get(t.Context(), "/", clientv3.WithPrefix())
 		if err != nil || len(r.Kvs) != i+1 {
