@@ -4,44 +4,70 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"unsafe"
 
 	"github.com/songgao/water"
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/tun"
 )
 
-// headroom is left before every packet for the virtio header that the device puts there.
-const headroom = 16
-
-// device is an attached TUN link: what the data path uses of [tun.Device].
-type device interface {
-	// Read waits for packets and puts them into bufs from offset on.
-	Read(bufs [][]byte, sizes []int, offset int) (int, error)
-	// Write hands packets to the kernel; the bytes before offset may be overwritten.
-	Write(bufs [][]byte, offset int) (int, error)
-	// Close gives the link back. A persistent one stays.
-	Close() error
+// device is an attached TUN link. Its descriptor does not block and is not known to Go's network
+// poller, which would wake a thread of its own for every packet. Whoever finds nothing to read
+// waits with poll(2): the kernel wakes the readers of a link that is deleted before their reads
+// would fail, and an edge-triggered poller is not woken again. poll(2) sees POLLERR.
+type device struct {
+	fd     int
+	header bool // a virtio header precedes every packet
+	uso    bool // the kernel takes several UDP datagrams as one packet, and hands them out so
 }
 
-// attached is a device and the descriptor behind it, to wait for packets by. Read itself must
-// not wait: the kernel wakes the readers of a link that is deleted before their reads would
-// fail, and an edge-triggered poller like Go's is not woken again. poll(2) sees POLLERR.
-type attached struct {
-	device
-	fd int
+// read takes one packet, or gives EAGAIN. b holds it from headroom on, after its virtio header.
+func (d *device) read(b []byte) (int, error) {
+	at := headroom
+	if d.header {
+		at -= virtioSize
+	}
+	for {
+		n, err := unix.Read(d.fd, b[at:])
+		switch {
+		case err == nil:
+			return n - (headroom - at), nil
+		case !errors.Is(err, unix.EINTR):
+			return 0, err
+		}
+	}
 }
+
+// write hands one packet, in pieces, to the kernel. The first piece is the virtio header.
+func (d *device) write(pieces []unix.Iovec) error {
+	if !d.header {
+		pieces = pieces[1:]
+	}
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(d.fd), uintptr(unsafe.Pointer(&pieces[0])), uintptr(len(pieces)))
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR:
+		default:
+			return errno
+		}
+	}
+}
+
+// close gives the link back. A persistent one stays.
+func (d *device) close() { unix.Close(d.fd) }
 
 // ErrNoLink is wrapped by the error of an Open whose TUN link does not exist.
 var ErrNoLink = errors.New("no such link")
 
 // attach opens the existing TUN link of the caller's network namespace. Offloads are used
 // unless plain is set or the kernel refuses them.
-func attach(name string, plain bool) (*attached, error) {
+func attach(name string, plain bool) (*device, error) {
 	index, err := linkIndex(name)
 	if err != nil {
 		return nil, err
 	}
-	var dev *attached
+	var dev *device
 	if !plain {
 		if dev, err = attachOffload(name); errors.Is(err, errNoOffload) {
 			plain = true
@@ -56,11 +82,11 @@ func attach(name string, plain bool) (*attached, error) {
 	// A link that was deleted since the first look was made anew by attaching, without owner,
 	// address or persistence. It goes when it is closed.
 	if now, err := linkIndex(name); err != nil || now != index {
-		if p, ok := dev.device.(plainDevice); ok {
+		if plain {
 			// This fails only when the new link is gone as well.
-			_ = p.control(func(fd int) error { return unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0) })
+			_ = unix.IoctlSetInt(dev.fd, unix.TUNSETPERSIST, 0)
 		}
-		dev.Close()
+		dev.close()
 		return nil, fmt.Errorf("attach to TUN link %s: %w: it was deleted meanwhile", name, ErrNoLink)
 	}
 	return dev, nil
@@ -99,12 +125,12 @@ func linkIndex(name string) (uint32, error) {
 var errNoOffload = errors.New("the kernel refuses TUN offloads")
 
 // attachOffload has packets come and go as large as the kernel's stack makes them.
-func attachOffload(name string) (*attached, error) {
+func attachOffload(name string) (*device, error) {
 	req, err := unix.NewIfreq(name)
 	if err != nil {
 		return nil, err
 	}
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/net/tun: %w", err)
 	}
@@ -114,29 +140,25 @@ func attachOffload(name string) (*attached, error) {
 		return nil, err
 	}
 	// The header's size belongs to the link and outlives whoever set it.
-	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, virtioHeader); err != nil {
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, virtioSize); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("set the size of virtio headers: %w", err)
 	}
-	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_TSO4|unix.TUN_F_TSO6); err != nil {
+	const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
+	dev := &device{fd: fd, header: true}
+	// Kernels before 6.2 know no UDP segmentation on TUN links.
+	if dev.uso = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil; dev.uso {
+		return dev, nil
+	}
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("%w: %w", errNoOffload, err)
 	}
-	dev, _, err := tun.CreateUnmonitoredTUNFromFD(fd)
-	if err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	return &attached{dev, fd}, nil
+	return dev, nil
 }
 
-// virtioHeader is the size of struct virtio_net_hdr, in bytes.
-const virtioHeader = 10
-
-// plainDevice moves single packets, without offloads.
-type plainDevice struct{ link *water.Interface }
-
-func attachPlain(name string) (*attached, error) {
+// attachPlain has single packets come and go, without offloads.
+func attachPlain(name string) (*device, error) {
 	cfg := water.Config{DeviceType: water.TUN}
 	cfg.Name = name
 	cfg.Persist = true // otherwise water would take the link's persistence away
@@ -144,59 +166,40 @@ func attachPlain(name string) (*attached, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := plainDevice{link}
-	dev := &attached{device: d}
+	// Closing it takes the descriptor from Go's network poller; the copy stays attached.
+	defer link.Close()
+	file, ok := link.ReadWriteCloser.(*os.File)
+	if !ok {
+		return nil, fmt.Errorf("a TUN link that is a %T has no descriptor", link.ReadWriteCloser)
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	dev := &device{fd: -1}
+	var failed error
+	if err := raw.Control(func(fd uintptr) { dev.fd, failed = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return nil, err
+	}
+	if failed != nil {
+		return nil, fmt.Errorf("copy the descriptor: %w", failed)
+	}
+	if err := unix.SetNonblock(dev.fd, true); err != nil {
+		dev.close()
+		return nil, fmt.Errorf("keep reads from blocking: %w", err)
+	}
 	// An earlier process may have set offloads on the link: without a virtio header the kernel
 	// would hand out packets of 64 KB and unfinished checksums.
-	err = d.control(func(fd int) error {
-		dev.fd = fd
-		return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0)
-	})
-	if err != nil {
-		link.Close()
+	if err := unix.IoctlSetInt(dev.fd, unix.TUNSETOFFLOAD, 0); err != nil {
+		dev.close()
 		return nil, fmt.Errorf("clear the offloads: %w", err)
 	}
 	return dev, nil
 }
 
-// control runs f with the descriptor, which stays valid until the device is closed.
-func (d plainDevice) control(f func(fd int) error) error {
-	file, ok := d.link.ReadWriteCloser.(*os.File)
-	if !ok {
-		return fmt.Errorf("a TUN link that is a %T has no descriptor", d.link.ReadWriteCloser)
-	}
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	if err := raw.Control(func(fd uintptr) { failed = f(int(fd)) }); err != nil {
-		return err
-	}
-	return failed
-}
-
-func (d plainDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	n, err := d.link.Read(bufs[0][offset:])
-	sizes[0] = n
-	return 1, err
-}
-
-func (d plainDevice) Write(bufs [][]byte, offset int) (int, error) {
-	var errs error
-	for _, b := range bufs {
-		if _, err := d.link.Write(b[offset:]); err != nil {
-			errs = errors.Join(errs, err)
-		}
-	}
-	return len(bufs), errs
-}
-
-func (d plainDevice) Close() error { return d.link.Close() }
-
 // gone says whether an error of a device means that the link was deleted or closed.
 func gone(err error) bool {
-	for _, e := range []error{os.ErrClosed, unix.EBADFD, unix.EBADF, unix.EFAULT, unix.ENODEV, unix.ENXIO} {
+	for _, e := range []error{unix.EBADFD, unix.EBADF, unix.EFAULT, unix.ENODEV, unix.ENXIO} {
 		if errors.Is(err, e) {
 			return true
 		}

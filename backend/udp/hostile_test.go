@@ -146,11 +146,11 @@ func FuzzDatagram(f *testing.F) {
 	f.Fuzz(func(t *testing.T, p []byte) {
 		in := &inbound{t: &tunnel{}}
 		in.t.spec.Local = local
-		why := in.refuse(tab, remote, p)
-		if again := in.refuse(tab, remote, p); again != why {
+		_, why := in.refuse(tab, remote, p)
+		if _, again := in.refuse(tab, remote, p); again != why {
 			t.Fatalf("first %q, then %q", why, again)
 		}
-		if other := in.refuse(tab, netip.MustParseAddr("192.0.2.3"), p); other != UnknownPeer {
+		if _, other := in.refuse(tab, netip.MustParseAddr("192.0.2.3"), p); other != UnknownPeer {
 			t.Fatalf("a stranger's datagram: %q", other)
 		}
 		if why != "" {

@@ -11,7 +11,18 @@ import (
 )
 
 // receiveMessages is how many messages one recvmmsg(2) may bring, each up to 64 KB of datagrams.
-const receiveMessages = 16
+const receiveMessages = 64
+
+// slab cuts one allocation into buffers that hold the largest message. The kernel backs only
+// the pages that messages have reached.
+func slab(n int) [][]byte {
+	all := make([]byte, n*slot)
+	bufs := make([][]byte, n)
+	for i := range bufs {
+		bufs[i] = all[i*slot : (i+1)*slot : (i+1)*slot]
+	}
+	return bufs
+}
 
 // inbound is the way from the socket to the TUN link. One goroutine owns it.
 type inbound struct {
@@ -21,9 +32,7 @@ type inbound struct {
 	iovs    []unix.Iovec
 	data    [][]byte
 	control [][]byte
-	bufs    [][]byte // packets for the device, each with headroom
-	write   [][]byte // the first of bufs, cut to their packets
-	bytes   int
+	merger  *merger
 	last    struct { // what is known of the packet before
 		table    *table
 		outer    netip.Addr
@@ -40,9 +49,8 @@ func newInbound(t *tunnel) *inbound {
 		names: make([]sockaddr, receiveMessages),
 		iovs:  make([]unix.Iovec, receiveMessages),
 		data:  slab(receiveMessages),
-		bufs:  slab(batchPackets),
-		write: make([][]byte, 0, batchPackets),
 	}
+	in.merger = newMerger(t.dev.uso, in.write)
 	for i := range in.msgs {
 		c := make([]byte, unix.CmsgSpace(4))
 		in.control = append(in.control, c)
@@ -57,39 +65,64 @@ func newInbound(t *tunnel) *inbound {
 
 // run moves packets until it is told to stop or the socket fails.
 func (in *inbound) run() error {
-	for {
-		for i := range in.msgs {
+	for most := 2; ; {
+		for i := range in.msgs[:most] {
 			h := &in.msgs[i].hdr
 			h.Namelen = uint32(len(in.names[i].raw))
 			h.SetControllen(len(in.control[i]))
 		}
-		n, err := recvmmsg(in.t.sock.fd, in.msgs)
+		n, err := recvmmsg(in.t.sock.fd, in.msgs[:most])
 		switch {
 		case err == nil:
-			in.messages(n)
-		case errors.Is(err, unix.EAGAIN):
-			if err := wait(in.t.sock.fd, in.t.stop); err != nil {
-				return err
+			bytes := in.messages(n)
+			if n == most {
+				most = nextMost(most, bytes)
+				if err := in.t.stopping(); err != nil {
+					return err
+				}
+				continue
 			}
+		case errors.Is(err, unix.EAGAIN):
 		case errors.Is(err, unix.EINTR):
+			continue
 		default:
 			return fmt.Errorf("receive on %s: %w", in.t.spec.Local, err)
+		}
+		// All there was has been received.
+		if err := wait(in.t.sock.fd, in.t.stop); err != nil {
+			return err
 		}
 	}
 }
 
-func (in *inbound) messages(n int) {
+// nextMost is how many messages to ask for when there were as many as were asked for: more
+// while they are small, fewer when they leave the processor's cache before they are passed on.
+func nextMost(most, bytes int) int {
+	switch {
+	case bytes > 2*maxDatagram:
+		return max(2, most/2)
+	case bytes < maxDatagram:
+		return min(receiveMessages, 2*most)
+	}
+	return most
+}
+
+// messages passes on what has been received, and returns how many bytes that were.
+func (in *inbound) messages(n int) int {
 	table := in.t.table.Load()
+	bytes := 0
 	for i := range n {
 		h := &in.msgs[i].hdr
 		length := int(in.msgs[i].n)
+		bytes += length
 		segment := length
 		if h.Controllen > 0 {
 			segment = segmentSize(in.control[i], length)
 		}
 		in.message(table, in.names[i].addr(), in.data[i][:length], segment, h.Flags&unix.MSG_TRUNC != 0)
 	}
-	in.flush()
+	in.merger.flush()
+	return bytes
 }
 
 // segmentSize reads the UDP_GRO control message; without one, the message is one datagram.
@@ -123,44 +156,39 @@ func (in *inbound) message(table *table, from netip.Addr, data []byte, segment i
 
 // packet passes one datagram's payload on when it may pass.
 func (in *inbound) packet(table *table, from netip.Addr, p []byte) {
-	if why := in.refuse(table, from, p); why != "" {
+	h, why := in.refuse(table, from, p)
+	switch {
+	case why != "":
 		in.t.count.drop(why, 1)
-		return
+	case in.t.dev.header:
+		in.merger.add(p, h)
+	default:
+		in.merger.alone(p)
 	}
-	if len(in.write) == len(in.bufs) {
-		in.flush()
-	}
-	b := in.bufs[len(in.write)]
-	n := copy(b[headroom:], p)
-	in.write = append(in.write, b[:headroom+n])
-	in.bytes += n
 }
 
 // refuse says why a datagram must not reach the TUN link, or "".
-func (in *inbound) refuse(table *table, from netip.Addr, p []byte) Reason {
+func (in *inbound) refuse(table *table, from netip.Addr, p []byte) (header, Reason) {
 	l := &in.last
-	if table == l.table && from == l.outer {
-		if h, why := parse(p); why == "" && h.ttl > 0 && h.src == l.src && h.dst == l.dst && h.v6 == l.v6 {
-			return l.why
-		}
-	}
-	peer := table.peers[from]
-	if peer == nil {
+	known := table == l.table && from == l.outer
+	if !known && table.peers[from] == nil {
 		if from == in.t.spec.Local.WithZone("") {
-			return Loop
+			return header{}, Loop
 		}
-		return UnknownPeer
+		return header{}, UnknownPeer
 	}
 	h, why := parse(p)
 	switch {
 	case why != "":
-		return why
+		return h, why
 	case h.ttl == 0:
-		return TTLExpired
+		return h, TTLExpired
+	case known && h.src == l.src && h.dst == l.dst && h.v6 == l.v6:
+		return h, l.why
 	}
 	l.table, l.outer, l.v6, l.src, l.dst = table, from, h.v6, h.src, h.dst
-	l.why = admit(table, peer, h)
-	return l.why
+	l.why = admit(table, table.peers[from], h)
+	return h, l.why
 }
 
 // admit checks both ends of a packet that came from peer.
@@ -180,18 +208,13 @@ func admit(table *table, peer *hop, h header) Reason {
 	return ""
 }
 
-// flush writes what has passed. The device merges what belongs to one flow.
-func (in *inbound) flush() {
-	if len(in.write) == 0 {
-		return
-	}
-	packets := len(in.write)
-	if _, err := in.t.dev.Write(in.write, headroom); err != nil {
+// write hands what has passed to the device.
+func (in *inbound) write(pieces []unix.Iovec, packets, bytes int) {
+	if err := in.t.dev.write(pieces); err != nil {
 		// The link is down or gone; in the latter case the reading side ends the tunnel.
 		in.t.count.drop(DeviceError, packets)
-	} else {
-		in.t.count.inPackets.Add(uint64(packets))
-		in.t.count.inBytes.Add(uint64(in.bytes))
+		return
 	}
-	in.write, in.bytes = in.write[:0], 0
+	in.t.count.inPackets.Add(uint64(packets))
+	in.t.count.inBytes.Add(uint64(bytes))
 }

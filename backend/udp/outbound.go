@@ -6,32 +6,23 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/tun"
 )
 
-// batchPackets is how many packets are collected before they are passed on. A packet of 64 KB
-// splits into as many at an MSS of 512; for a smaller MSS the end of it is dropped.
-const batchPackets = 128
-
-// slab cuts one allocation into buffers that hold the largest packet and its headroom. The
-// kernel backs only the pages that packets have reached.
-func slab(n int) [][]byte {
-	const size = headroom + maxDatagram + 1
-	all := make([]byte, n*size)
-	bufs := make([][]byte, n)
-	for i := range bufs {
-		bufs[i] = all[i*size : (i+1)*size : (i+1)*size]
-	}
-	return bufs
-}
+const (
+	// batchPackets and batchBytes are how much is read before it is sent.
+	batchPackets = 64
+	batchBytes   = 32 << 10
+	// slot is room for the largest packet and its headroom.
+	slot = headroom + maxDatagram + 1
+)
 
 // outbound is the way from the TUN link to the remotes. One goroutine owns it.
 type outbound struct {
-	t     *tunnel
-	bufs  [][]byte
-	sizes []int
-	queue sendQueue
-	last  struct { // the route of the packet before: a burst is mostly one flow
+	t        *tunnel
+	buf      []byte // a batch, and one more packet
+	segments segmenter
+	queue    sendQueue
+	last     struct { // the route of the packet before: a burst is mostly one flow
 		table    *table
 		v6       bool
 		src, dst key
@@ -41,90 +32,99 @@ type outbound struct {
 }
 
 func newOutbound(t *tunnel) *outbound {
-	// Whatever was read before, there is room for the parts of one more large packet.
-	return &outbound{t: t, bufs: slab(2 * batchPackets), sizes: make([]int, 2*batchPackets)}
+	return &outbound{t: t, buf: make([]byte, batchBytes+batchPackets*(headroom+8)+slot)}
 }
 
 // run moves packets until the device ends; it returns why.
 func (o *outbound) run() error {
 	for {
+		more, err := o.batch()
+		o.flush()
+		if err != nil {
+			return err
+		}
+		if more {
+			continue
+		}
 		if err := wait(o.t.dev.fd, o.t.stop); err != nil {
 			return err
 		}
-		n, err := o.read()
-		o.handle(n)
-		if err != nil {
-			return err
-		}
 	}
 }
 
-// read takes what the device has, up to a batch: one large packet that was split, or small
-// ones, which then leave together too.
-func (o *outbound) read() (int, error) {
-	total := 0
-	for total < batchPackets {
-		n, err := o.t.dev.Read(o.bufs[total:], o.sizes[total:], headroom)
-		if err != nil && gone(err) {
-			return total, err
-		}
-		if err != nil {
-			o.t.count.drop(BadHeader, 1)
-		}
-		if err == nil || errors.Is(err, tun.ErrTooManySegments) {
-			total += n
-		}
-		if n != 1 || !ready(o.t.dev.fd) {
-			break
-		}
-	}
-	return total, nil
-}
-
-func (o *outbound) handle(n int) {
+// batch reads what the device has and queues it. It says whether there may be more.
+func (o *outbound) batch() (more bool, err error) {
 	table := o.t.table.Load()
-	bytes := 0
-	for i := range n {
-		p := o.bufs[i][headroom : headroom+o.sizes[i]]
-		if to := o.route(table, p); to != nil {
-			o.queue.add(to, p, o.t.sock.gso)
-			bytes += len(p)
+	for at, packets := 0, 0; packets < batchPackets && at < batchBytes; packets++ {
+		b := o.buf[at:]
+		n, err := o.t.dev.read(b)
+		switch {
+		case err == nil:
+		case errors.Is(err, unix.EAGAIN):
+			return false, nil
+		case gone(err):
+			return false, err
+		default:
+			o.t.count.drop(BadHeader, 1)
+			continue
 		}
+		var v virtio
+		if o.t.dev.header {
+			v = decodeVirtio(b[headroom-virtioSize:])
+		}
+		o.packet(table, v, b[headroom:headroom+max(0, n)])
+		at += (headroom + max(0, n) + 7) &^ 7 // so that every packet is aligned
 	}
-	if len(o.queue.sends) > 0 {
-		packets := o.queue.packets
-		lost, lostBytes := o.flush()
-		o.t.count.outPackets.Add(uint64(packets - lost))
-		o.t.count.outBytes.Add(uint64(bytes - lostBytes))
-	}
+	return true, o.t.stopping()
 }
 
-// route decides where a packet goes and makes it ready for the way, or drops it: nil.
-func (o *outbound) route(table *table, p []byte) *hop {
+// packet queues one packet of the device, however many it is on the wire.
+func (o *outbound) packet(table *table, v virtio, p []byte) {
 	h, why := parse(p)
 	if why != "" {
 		o.t.count.drop(why, 1)
-		return nil
+		return
 	}
+	to, why, what := o.route(table, h)
+	if why == "" {
+		decrement(p, h.v6)
+	}
+	before := len(o.segments.packets)
+	if err := o.segments.finish(v, p); err != nil {
+		o.t.count.drop(BadHeader, 1)
+		return
+	}
+	packets := o.segments.packets[before:]
+	if why != "" {
+		o.t.count.drop(why, len(packets))
+		if what != nil {
+			o.t.complain(packets[0].whole(), h.v6, *what, 0)
+		}
+		return
+	}
+	for i := range packets {
+		o.queue.add(to, packets[i], o.t.sock.gso)
+	}
+}
+
+// route decides where a packet goes, or why it does not and what its source is told.
+func (o *outbound) route(table *table, h header) (*hop, Reason, *complaint) {
 	l := &o.last
 	if l.table != table || l.dst != h.dst || l.src != h.src || l.v6 != h.v6 {
 		l.table, l.v6, l.src, l.dst = table, h.v6, h.src, h.dst
 		l.to, l.why = choose(table, h)
 	}
+	what := unreachable
 	switch {
+	case l.why == NoRoute:
+		return nil, l.why, &what
 	case l.why != "":
-		o.t.count.drop(l.why, 1)
-		if l.why == NoRoute {
-			o.t.complain(p, h.v6, unreachable, 0)
-		}
-		return nil
+		return nil, l.why, nil
 	case h.ttl <= 1:
-		o.t.count.drop(TTLExpired, 1)
-		o.t.complain(p, h.v6, expired, 0)
-		return nil
+		what = expired
+		return nil, TTLExpired, &what
 	}
-	decrement(p, h.v6)
-	return l.to
+	return l.to, "", nil
 }
 
 // choose looks up both ends of a packet that leaves.
@@ -143,30 +143,36 @@ func choose(table *table, h header) (*hop, Reason) {
 // may be shorter, as UDP_SEGMENT wants them.
 type send struct {
 	to      *hop
-	packets [][]byte
+	packets []packet
 	bytes   int
+	pieces  int // of memory, once it is built
 }
 
-func (s *send) takes(to *hop, p []byte) bool {
-	first, last := len(s.packets[0]), len(s.packets[len(s.packets)-1])
-	return s.to == to && last == first && len(p) <= first && len(s.packets) < maxSegments && s.bytes+len(p) <= maxSend
+func (s *send) takes(to *hop, n int) bool {
+	first, last := s.packets[0].len(), s.packets[len(s.packets)-1].len()
+	return s.to == to && last == first && n <= first && len(s.packets) < maxSegments && s.bytes+n <= maxSend
 }
 
-// sendQueue collects what one read has brought.
+// sendQueue collects a batch.
 type sendQueue struct {
 	sends   []send
 	packets int
+	bytes   int
 	msgs    []mmsghdr
 	iovs    []unix.Iovec
 	control [][]byte
 }
 
-func (q *sendQueue) add(to *hop, p []byte, gso bool) {
+func (q *sendQueue) reset() { q.sends, q.packets, q.bytes = q.sends[:0], 0, 0 }
+
+func (q *sendQueue) add(to *hop, p packet, gso bool) {
+	length := p.len()
 	q.packets++
-	if n := len(q.sends); gso && n > 0 && q.sends[n-1].takes(to, p) {
+	q.bytes += length
+	if n := len(q.sends); gso && n > 0 && q.sends[n-1].takes(to, length) {
 		s := &q.sends[n-1]
 		s.packets = append(s.packets, p)
-		s.bytes += len(p)
+		s.bytes += length
 		return
 	}
 	if len(q.sends) < cap(q.sends) {
@@ -175,28 +181,31 @@ func (q *sendQueue) add(to *hop, p []byte, gso bool) {
 		q.sends = append(q.sends, send{})
 	}
 	s := &q.sends[len(q.sends)-1]
-	s.to, s.bytes, s.packets = to, len(p), append(s.packets[:0], p)
+	s.to, s.bytes, s.packets = to, length, append(s.packets[:0], p)
 }
 
 // build makes the messages of sends from the n-th on.
 func (q *sendQueue) build(sends []send) []mmsghdr {
 	q.msgs, q.iovs = q.msgs[:0], q.iovs[:0]
 	for i := range sends {
+		from := len(q.iovs)
 		for _, p := range sends[i].packets {
-			v := unix.Iovec{Base: &p[0]}
-			v.SetLen(len(p))
-			q.iovs = append(q.iovs, v)
+			q.iovs = append(q.iovs, piece(p.head))
+			if len(p.body) > 0 {
+				q.iovs = append(q.iovs, piece(p.body))
+			}
 		}
+		sends[i].pieces = len(q.iovs) - from
 	}
 	at := 0
 	for i := range sends {
 		s := &sends[i]
 		m := mmsghdr{hdr: unix.Msghdr{Name: &s.to.to.raw[0], Namelen: s.to.to.n, Iov: &q.iovs[at]}}
-		m.hdr.SetIovlen(len(s.packets))
-		at += len(s.packets)
+		m.hdr.SetIovlen(s.pieces)
+		at += s.pieces
 		if len(s.packets) > 1 {
 			c := q.controlBuffer(i)
-			binary.NativeEndian.PutUint16(c[unix.CmsgLen(0):], uint16(len(s.packets[0])))
+			binary.NativeEndian.PutUint16(c[unix.CmsgLen(0):], uint16(s.packets[0].len()))
 			m.hdr.Control = &c[0]
 			m.hdr.SetControllen(len(c))
 		}
@@ -217,9 +226,10 @@ func (q *sendQueue) controlBuffer(i int) []byte {
 	return q.control[i]
 }
 
-// flush sends what is queued and returns how many packets and bytes did not go.
-func (o *outbound) flush() (lost, lostBytes int) {
+// flush sends what is queued.
+func (o *outbound) flush() {
 	q := &o.queue
+	lost, lostBytes := 0, 0
 	for sends := q.sends; len(sends) > 0; {
 		n, err := sendmmsg(o.t.sock.fd, q.build(sends))
 		switch {
@@ -231,8 +241,12 @@ func (o *outbound) flush() (lost, lostBytes int) {
 			lost, lostBytes, sends = lost+l, lostBytes+b, sends[1:]
 		}
 	}
-	q.sends, q.packets = q.sends[:0], 0
-	return lost, lostBytes
+	if q.packets > 0 {
+		o.t.count.outPackets.Add(uint64(q.packets - lost))
+		o.t.count.outBytes.Add(uint64(q.bytes - lostBytes))
+	}
+	q.reset()
+	o.segments.reset()
 }
 
 // failed handles a message that the socket refused.
@@ -258,7 +272,7 @@ func (o *outbound) failed(s *send, err error) (lost, lostBytes int) {
 		return len(s.packets), s.bytes
 	}
 	for _, p := range s.packets {
-		one := send{to: s.to, packets: [][]byte{p}, bytes: len(p)}
+		one := send{to: s.to, packets: []packet{p}, bytes: p.len()}
 		var single sendQueue
 		if _, err := sendmmsg(o.t.sock.fd, single.build([]send{one})); err != nil {
 			l, b := o.failed(&one, err)
@@ -272,7 +286,7 @@ func (o *outbound) failed(s *send, err error) (lost, lostBytes int) {
 // sender is told when it can do something about it, or else the datagram is fragmented. It
 // says whether the packet went.
 func (o *outbound) tooBig(s *send) bool {
-	p := s.packets[0]
+	p := s.packets[0].whole()
 	v6 := p[0]>>4 == 6
 	mtu, err := o.t.sock.pathMTU(&s.to.to)
 	inner := mtu - o.t.sock.overhead()

@@ -2,6 +2,7 @@ package udp
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
 )
 
@@ -69,24 +70,53 @@ func decrement(p []byte, v6 bool) {
 	binary.BigEndian.PutUint16(p[10:], ^uint16(c))
 }
 
-// sum is the ones' complement sum of b (RFC 1071) on top of start.
-func sum(b []byte, start uint32) uint16 {
-	s := uint64(start)
-	for len(b) >= 4 {
-		s += uint64(binary.BigEndian.Uint32(b))
-		b = b[4:]
+// sum is the ones' complement sum of b (RFC 1071) on top of start. The order of bytes in the
+// words that are added does not matter until the end, so they are taken eight at a time.
+func sum(b []byte, start uint16) uint16 {
+	s, carry := uint64(bits.ReverseBytes16(start)), uint64(0)
+	for len(b) >= 64 {
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b[8:]), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b[16:]), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b[24:]), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b[32:]), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b[40:]), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b[48:]), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b[56:]), carry)
+		b = b[64:]
 	}
-	if len(b) >= 2 {
-		s += uint64(binary.BigEndian.Uint16(b))
-		b = b[2:]
+	for len(b) >= 8 {
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b), carry)
+		b = b[8:]
 	}
-	if len(b) == 1 {
-		s += uint64(b[0]) << 8
+	if len(b) > 0 {
+		var last [8]byte
+		copy(last[:], b)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(last[:]), carry)
 	}
-	for s > 0xffff {
-		s = s>>16 + s&0xffff
-	}
+	s, carry = bits.Add64(s, 0, carry)
+	return bits.ReverseBytes16(fold(s + carry))
+}
+
+// fold adds up the 16-bit words of s.
+func fold(s uint64) uint16 {
+	s = s>>32 + s&0xffffffff
+	s = s>>32 + s&0xffffffff
+	s = s>>16 + s&0xffff
+	s = s>>16 + s&0xffff
 	return uint16(s)
+}
+
+// add is the ones' complement sum of two words.
+func add(a, b uint16) uint16 {
+	s := uint32(a) + uint32(b)
+	return uint16(s>>16 + s&0xffff)
+}
+
+// seal writes the checksum of an IPv4 header.
+func seal(header []byte) {
+	header[10], header[11] = 0, 0
+	binary.BigEndian.PutUint16(header[10:], ^sum(header, 0))
 }
 
 // source returns the inner source address of a packet that parse accepted.

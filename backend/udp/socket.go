@@ -199,13 +199,6 @@ func recvmmsg(fd int, msgs []mmsghdr) (int, error) {
 	return int(n), nil
 }
 
-// ready says whether data can be read now.
-func ready(data int) bool {
-	fds := [1]unix.PollFd{{Fd: int32(data), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds[:], 0)
-	return err == nil && n == 1 && fds[0].Revents == unix.POLLIN
-}
-
 // wait blocks until data can be read, or returns [errStopped] once stop can be.
 func wait(data, stop int) error {
 	fds := [2]unix.PollFd{{Fd: int32(data), Events: unix.POLLIN}, {Fd: int32(stop), Events: unix.POLLIN}}

@@ -16,7 +16,7 @@ import (
 type tunnel struct {
 	spec   plan.Tunnel
 	log    *slog.Logger
-	dev    *attached
+	dev    *device
 	sock   *socket
 	errs   *errorSender
 	stop   int // an eventfd that ends the wait for datagrams
@@ -93,6 +93,14 @@ func (t *tunnel) wake() {
 	_, _ = unix.Write(t.stop, one[:]) // fails only when it is full, and then it is set
 }
 
+// stopping is what a direction asks that has not had to wait.
+func (t *tunnel) stopping() error {
+	if t.ending.Load() || t.dead.Load() {
+		return errStopped
+	}
+	return nil
+}
+
 // close ends the tunnel and waits until its port and link are free.
 func (t *tunnel) close() {
 	t.ending.Store(true)
@@ -105,7 +113,7 @@ func (t *tunnel) release() {
 	defer t.mu.Unlock()
 	t.released = true
 	if t.dev != nil {
-		_ = t.dev.Close()
+		t.dev.close()
 	}
 	if t.sock != nil {
 		t.sock.close()
