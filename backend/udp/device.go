@@ -26,13 +26,15 @@ func (d *device) read(b []byte) (int, error) {
 	if d.header {
 		at -= virtioSize
 	}
+	b = b[at:]
 	for {
-		n, err := unix.Read(d.fd, b[at:])
-		switch {
-		case err == nil:
-			return n - (headroom - at), nil
-		case !errors.Is(err, unix.EINTR):
-			return 0, err
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(d.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+		switch errno {
+		case 0:
+			return int(n) - (headroom - at), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
 		}
 	}
 }
@@ -43,7 +45,7 @@ func (d *device) write(pieces []unix.Iovec) error {
 		pieces = pieces[1:]
 	}
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(d.fd), uintptr(unsafe.Pointer(&pieces[0])), uintptr(len(pieces)))
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(d.fd), uintptr(unsafe.Pointer(&pieces[0])), uintptr(len(pieces)))
 		switch errno {
 		case 0:
 			return nil

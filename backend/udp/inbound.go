@@ -24,7 +24,7 @@ func slab(n int) [][]byte {
 	return bufs
 }
 
-// inbound is the way from the socket to the TUN link. One goroutine owns it.
+// inbound is the way from the socket to the TUN link.
 type inbound struct {
 	t       *tunnel
 	msgs    []mmsghdr
@@ -32,6 +32,7 @@ type inbound struct {
 	iovs    []unix.Iovec
 	data    [][]byte
 	control [][]byte
+	most    int // messages to ask for
 	merger  *merger
 	last    struct { // what is known of the packet before
 		table    *table
@@ -49,6 +50,7 @@ func newInbound(t *tunnel) *inbound {
 		names: make([]sockaddr, receiveMessages),
 		iovs:  make([]unix.Iovec, receiveMessages),
 		data:  slab(receiveMessages),
+		most:  2,
 	}
 	in.merger = newMerger(t.dev.uso, in.write)
 	for i := range in.msgs {
@@ -63,36 +65,30 @@ func newInbound(t *tunnel) *inbound {
 	return in
 }
 
-// run moves packets until it is told to stop or the socket fails.
-func (in *inbound) run() error {
-	for most := 2; ; {
-		for i := range in.msgs[:most] {
-			h := &in.msgs[i].hdr
-			h.Namelen = uint32(len(in.names[i].raw))
-			h.SetControllen(len(in.control[i]))
-		}
-		n, err := recvmmsg(in.t.sock.fd, in.msgs[:most])
-		switch {
-		case err == nil:
-			bytes := in.messages(n)
-			if n == most {
-				most = nextMost(most, bytes)
-				if err := in.t.stopping(); err != nil {
-					return err
-				}
-				continue
-			}
-		case errors.Is(err, unix.EAGAIN):
-		case errors.Is(err, unix.EINTR):
-			continue
-		default:
-			return fmt.Errorf("receive on %s: %w", in.t.spec.Local, err)
-		}
-		// All there was has been received.
-		if err := wait(in.t.sock.fd, in.t.stop); err != nil {
-			return err
-		}
+// move passes on a batch of datagrams. It says whether there may be more.
+func (in *inbound) move() (more bool, err error) {
+	msgs := in.msgs[:in.most]
+	for i := range msgs {
+		h := &msgs[i].hdr
+		h.Namelen = uint32(len(in.names[i].raw))
+		h.SetControllen(len(in.control[i]))
 	}
+	n, err := recvmmsg(in.t.sock.fd, msgs)
+	switch {
+	case err == nil:
+	case errors.Is(err, unix.EAGAIN):
+		return false, nil
+	case errors.Is(err, unix.EINTR):
+		return true, nil
+	default:
+		return false, fmt.Errorf("receive on %s: %w", in.t.spec.Local, err)
+	}
+	bytes := in.messages(n)
+	if n < len(msgs) {
+		return false, nil
+	}
+	in.most = nextMost(in.most, bytes)
+	return true, nil
 }
 
 // nextMost is how many messages to ask for when there were as many as were asked for: more

@@ -16,7 +16,7 @@ const (
 	slot = headroom + maxDatagram + 1
 )
 
-// outbound is the way from the TUN link to the remotes. One goroutine owns it.
+// outbound is the way from the TUN link to the remotes.
 type outbound struct {
 	t        *tunnel
 	buf      []byte // a batch, and one more packet
@@ -35,24 +35,14 @@ func newOutbound(t *tunnel) *outbound {
 	return &outbound{t: t, buf: make([]byte, batchBytes+batchPackets*(headroom+8)+slot)}
 }
 
-// run moves packets until the device ends; it returns why.
-func (o *outbound) run() error {
-	for {
-		more, err := o.batch()
-		o.flush()
-		if err != nil {
-			return err
-		}
-		if more {
-			continue
-		}
-		if err := wait(o.t.dev.fd, o.t.stop); err != nil {
-			return err
-		}
-	}
+// move sends a batch of what the device has. It says whether there may be more.
+func (o *outbound) move() (more bool, err error) {
+	more, err = o.batch()
+	o.flush()
+	return more, err
 }
 
-// batch reads what the device has and queues it. It says whether there may be more.
+// batch reads what the device has and queues it.
 func (o *outbound) batch() (more bool, err error) {
 	table := o.t.table.Load()
 	for at, packets := 0, 0; packets < batchPackets && at < batchBytes; packets++ {
@@ -75,7 +65,7 @@ func (o *outbound) batch() (more bool, err error) {
 		o.packet(table, v, b[headroom:headroom+max(0, n)])
 		at += (headroom + max(0, n) + 7) &^ 7 // so that every packet is aligned
 	}
-	return true, o.t.stopping()
+	return true, nil
 }
 
 // packet queues one packet of the device, however many it is on the wire.

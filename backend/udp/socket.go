@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -183,37 +182,47 @@ func (s *socket) close() {
 	}
 }
 
+// Calls that do not wait are made as if they were computing. Told of them, Go's scheduler would
+// wake its monitor, a thread, whenever the process was idle before: as much work as the call's own.
+
+// sendmmsg sends what it can. It waits only when the socket's buffer is full.
 func sendmmsg(fd int, msgs []mmsghdr) (int, error) {
-	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), 0, 0, 0)
+	many := uintptr(len(msgs))
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), many, unix.MSG_DONTWAIT, 0, 0)
+	if errno == unix.EAGAIN {
+		n, _, errno = unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), many, 0, 0, 0)
+	}
 	if errno != 0 {
 		return 0, errno
 	}
 	return int(n), nil
 }
 
+// recvmmsg receives what has come, or gives EAGAIN.
 func recvmmsg(fd int, msgs []mmsghdr) (int, error) {
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
 	return int(n), nil
 }
 
-// wait blocks until data can be read, or returns [errStopped] once stop can be.
-func wait(data, stop int) error {
-	fds := [2]unix.PollFd{{Fd: int32(data), Events: unix.POLLIN}, {Fd: int32(stop), Events: unix.POLLIN}}
+// wait blocks until the link or the socket can be read, and says which. It returns [errStopped]
+// once stop can be.
+func wait(dev, sock, stop int) (link, datagrams bool, err error) {
+	fds := [3]unix.PollFd{{Fd: int32(dev), Events: unix.POLLIN}, {Fd: int32(sock), Events: unix.POLLIN}, {Fd: int32(stop), Events: unix.POLLIN}}
 	for {
 		_, err := unix.Poll(fds[:], -1)
 		switch {
-		case errors.Is(err, syscall.EINTR):
+		case errors.Is(err, unix.EINTR):
 		case err != nil:
-			return fmt.Errorf("wait for packets: %w", err)
-		case fds[1].Revents != 0:
-			return errStopped
-		case fds[0].Revents&unix.POLLIN == 0:
-			return fmt.Errorf("wait for packets: %w", unix.ENODEV)
+			return false, false, fmt.Errorf("wait for packets: %w", err)
+		case fds[2].Revents != 0:
+			return false, false, errStopped
+		case fds[0].Revents&^unix.POLLIN != 0:
+			return false, false, fmt.Errorf("wait for packets: %w", unix.ENODEV)
 		default:
-			return nil
+			return fds[0].Revents != 0, fds[1].Revents != 0, nil
 		}
 	}
 }
