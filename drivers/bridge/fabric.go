@@ -44,10 +44,11 @@ func fabricSysctls(c FabricConfig) []plan.Sysctl {
 // The sets and maps. Networks and endpoints add and remove their elements.
 const (
 	setBridges  = "bridges"
-	setSame     = "same"
+	setWays     = "ways"
 	setInternal = "internal"
 	setRouted   = "routed"
 	setTunnels  = "tunnels"
+	setClosed   = "closed"
 
 	setGuarded   = "guarded"
 	setSourceMAC = "sourcemac"
@@ -63,7 +64,6 @@ type family struct {
 	saddr, daddr plan.Field
 	local        string // address . ifname: its own bridge
 	inside       string // address . address: between the nodes' parts of a network
-	from, to     string // ifname . source . ifname, ifname . destination . ifname: the same
 	masq         string
 	ports        string
 	ranges       string
@@ -76,7 +76,7 @@ type family struct {
 func v4() family {
 	return family{
 		proto: "ipv4", ether: "ip", ip: "ip", addr: plan.TypeIPv4, saddr: plan.IPSaddr, daddr: plan.IPDaddr,
-		local: "local4", inside: "inside4", from: "from4", to: "to4", masq: "masq4", ports: "ports4", ranges: "range4", source: "source4",
+		local: "local4", inside: "inside4", masq: "masq4", ports: "ports4", ranges: "range4", source: "source4",
 		loopback: "127.0.0.0/8", any: "0.0.0.0/0", multicast: []string{"224.0.0.0/4", "255.255.255.255"},
 	}
 }
@@ -84,7 +84,7 @@ func v4() family {
 func v6() family {
 	return family{
 		proto: "ipv6", ether: "ip6", ip: "ip6", addr: plan.TypeIPv6, saddr: plan.IP6Saddr, daddr: plan.IP6Daddr,
-		local: "local6", inside: "inside6", from: "from6", to: "to6", masq: "masq6", ports: "ports6", ranges: "range6", source: "source6",
+		local: "local6", inside: "inside6", masq: "masq6", ports: "ports6", ranges: "range6", source: "source6",
 		loopback: "::1", any: "::/0", multicast: []string{"ff00::/8"},
 	}
 }
@@ -102,12 +102,17 @@ func fabricSets() []plan.Set {
 		s.Interval, s.Data = true, data
 		return s
 	}
+	verdicts := func(s plan.Set) plan.Set {
+		s.Data = []plan.DataType{plan.TypeVerdict}
+		return s
+	}
 	sets := []plan.Set{
 		inet(setBridges, plan.TypeIfName),
-		inet(setSame, plan.TypeIfName, plan.TypeIfName),
+		verdicts(inet(setWays, plan.TypeIfName, plan.TypeIfName)),
 		inet(setInternal, plan.TypeIfName),
 		inet(setRouted, plan.TypeIfName),
 		inet(setTunnels, plan.TypeIfName),
+		inet(setClosed, plan.TypeIfName),
 		br(setGuarded, plan.TypeIfName),
 		br(setSourceMAC, plan.TypeIfName, plan.TypeEther),
 	}
@@ -116,8 +121,6 @@ func fabricSets() []plan.Set {
 		sets = append(sets,
 			interval(inet(f.local, f.addr, plan.TypeIfName)),
 			interval(inet(f.inside, f.addr, f.addr)),
-			interval(inet(f.from, plan.TypeIfName, f.addr, plan.TypeIfName)),
-			interval(inet(f.to, plan.TypeIfName, f.addr, plan.TypeIfName)),
 			interval(inet(f.masq, f.addr)),
 			interval(inet(f.ports, port...), f.addr, plan.TypePort),
 			interval(inet(f.ranges, port...), f.addr),

@@ -109,10 +109,11 @@ func (r *networkRender) sysctls() {
 func (r *networkRender) elements() {
 	r.add(setBridges, r.link)
 	if r.o.ICC {
-		r.add(setSame, r.link, r.link)
+		r.way(string(plan.Accept), r.link, r.link)
 	}
 	if r.n.Internal {
 		r.add(setInternal, r.link)
+		r.add(setClosed, r.link)
 	}
 	if r.o.GatewayMode == Routed {
 		r.add(setRouted, r.link)
@@ -129,6 +130,12 @@ func (r *networkRender) elements() {
 func (r *networkRender) add(set string, key ...string) {
 	r.state.Rules.Elements = append(r.state.Rules.Elements,
 		plan.Element{Family: plan.Inet, Set: set, Keys: key, Scope: networkScope(r.n)})
+}
+
+// way says what becomes of packets that come by one link and leave by the other.
+func (r *networkRender) way(verdict, in, out string) {
+	r.state.Rules.Elements = append(r.state.Rules.Elements,
+		plan.Element{Family: plan.Inet, Set: setWays, Keys: []string{in, out}, Data: []string{verdict}, Scope: networkScope(r.n)})
 }
 
 func familyOf(a netip.Addr) family {

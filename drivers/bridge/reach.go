@@ -21,6 +21,7 @@ func (r Reach) Elements(n cnm.Network, o Options) []plan.Element {
 	b := networkRender{n: n, o: o, link: o.Link(n)}
 	for _, t := range r.Tunnels {
 		b.add(setTunnels, t)
+		b.add(setClosed, t)
 		if n.Internal {
 			b.add(setInternal, t)
 		}
@@ -43,12 +44,9 @@ func (r Reach) Elements(n cnm.Network, o Options) []plan.Element {
 	if r.Uplink != "" {
 		links = append(links[:len(links):len(links)], r.Uplink)
 	}
-	for _, s := range r.Subnets {
-		f := familyOf(s.Addr())
-		for _, l := range links {
-			b.add(f.from, l, s.String(), b.link)
-			b.add(f.to, b.link, s.String(), l)
-		}
+	for _, l := range links {
+		b.way(toBetween, l, b.link)
+		b.way(toBetween, b.link, l)
 	}
 	return b.state.Rules.Elements
 }

@@ -12,6 +12,12 @@ const (
 	prioBridge = -300
 )
 
+// between is the chain of what passes between a network's bridge and the links to its other nodes.
+const (
+	between   = "between"
+	toBetween = string(plan.Jump) + " " + between
+)
+
 func is(f plan.Field, values ...string) plan.Match {
 	return plan.Match{Fields: []plan.Field{f}, Values: values}
 }
@@ -41,6 +47,7 @@ func inetChains() []plan.Chain {
 		chain("raw", "filter", "prerouting", prioRaw, rawRules()),
 		chain("input", "filter", "input", prioFilter, inputRules()),
 		chain("forward", "filter", "forward", prioFilter, forwardRules()),
+		{Family: plan.Inet, Name: between, Rules: betweenRules()},
 		{Family: plan.Inet, Name: "publish", Rules: publishRules()},
 		chain("prerouting", "nat", "prerouting", prioDNAT, localToPublish()),
 		chain("output", "nat", "output", prioDNAT, localToPublish()),
@@ -50,21 +57,23 @@ func inetChains() []plan.Chain {
 
 // rawRules close what route_localnet opens: with it a neighbour could send to
 // the host's 127.0.0.0/8. Conntrack has not yet translated anything here, so answers
-// to the host's own loopback connections are not affected.
+// to the host's own loopback connections are not affected. The address comes first: a link's
+// name costs more to compare, and every packet passes here.
 func rawRules() []plan.Rule {
 	f := v4()
 	notLo := not(is(plan.IIfName, "lo"))
 	ip := is(plan.NFProto, f.proto)
 	return []plan.Rule{
-		dropped(notLo, ip, is(f.daddr, f.loopback)),
-		dropped(notLo, ip, is(f.saddr, f.loopback)),
+		dropped(ip, is(f.daddr, f.loopback), notLo),
+		dropped(ip, is(f.saddr, f.loopback), notLo),
 	}
 }
 
 // inputRules let an internal network reach its own gateway address, and no
-// other address of the host. What comes by a tunnel must be from inside its network.
+// other address of the host. What comes by a tunnel must be from inside its network. All else,
+// the tunnels' outer packets among it, is none of this chain's business and leaves with one look-up.
 func inputRules() []plan.Rule {
-	var rules []plan.Rule
+	rules := []plan.Rule{rule(plan.Accept, not(in(setClosed, plan.IIfName)))}
 	for _, f := range families() {
 		rules = append(rules, dropped(in(setTunnels, plan.IIfName), is(plan.NFProto, f.proto), not(in(f.local, f.saddr, plan.IIfName))))
 	}
@@ -84,22 +93,16 @@ func inputRules() []plan.Rule {
 func forwardRules() []plan.Rule {
 	rules := []plan.Rule{
 		rule(plan.Accept, is(plan.CTState, "established", "related")),
-		// Frames of one bridge are seen here only with br_netfilter, or when
-		// an endpoint sends to its neighbour by way of the gateway.
-		rule(plan.Accept, in(setSame, plan.IIfName, plan.OIfName)),
-	}
-	for _, f := range families() {
-		ip := is(plan.NFProto, f.proto)
-		rules = append(rules,
-			rule(plan.Accept, ip, in(f.from, plan.IIfName, f.saddr, plan.OIfName)),
-			rule(plan.Accept, ip, in(f.to, plan.IIfName, f.daddr, plan.OIfName)))
-	}
-	rules = append(rules,
+		// A network's own ways. Frames of one bridge are seen here only with br_netfilter, or when
+		// an endpoint sends to its neighbour by way of the gateway. One look-up finds them all: what is
+		// never answered, such as much of UDP, is never established and comes here with every packet.
+		{Verdict: plan.VMap, Key: []plan.Field{plan.IIfName, plan.OIfName}, Target: setWays},
 		// A tunnel leads from its bridge to its bridge, and is no way to or from anything else.
 		dropped(in(setTunnels, plan.IIfName)),
 		dropped(in(setTunnels, plan.OIfName)),
 		dropped(in(setInternal, plan.IIfName)),
-		dropped(in(setInternal, plan.OIfName)))
+		dropped(in(setInternal, plan.OIfName)),
+	}
 	// NAT does not see what conntrack calls invalid: it would leave with the
 	// endpoint's own address.
 	for _, f := range families() {
@@ -110,6 +113,16 @@ func forwardRules() []plan.Rule {
 		rule(plan.Accept, in(setRouted, plan.OIfName), not(in(setBridges, plan.IIfName))),
 		dropped(in(setBridges, plan.OIfName)),
 	)
+}
+
+// betweenRules accept what is from inside a network of several nodes, and for inside it. The links
+// are one network's already.
+func betweenRules() []plan.Rule {
+	var rules []plan.Rule
+	for _, f := range families() {
+		rules = append(rules, rule(plan.Accept, is(plan.NFProto, f.proto), in(f.inside, f.saddr, f.daddr)))
+	}
+	return rules
 }
 
 func localToPublish() []plan.Rule {
