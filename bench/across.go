@@ -22,6 +22,7 @@ const acrossBudget = 3 * time.Minute
 const (
 	byHand       = "routed by hand"
 	byHandBridge = "routed by hand, with bridges"
+	byHandNAT    = "routed by hand, with bridges and masquerade"
 	oursHostGW   = "vethloom host-gw"
 	oursVXLAN    = "vethloom vxlan"
 	oursOverlay  = "vethloom overlay"
@@ -51,6 +52,7 @@ type expectation struct {
 var expectations = []expectation{
 	{oursHostGW, byHand, .97, false},
 	{oursHostGW, byHandBridge, 0, false},
+	{oursHostGW, byHandNAT, 0, false},
 	{oursHostGW, theirHostGW, 0, false},
 	{oursVXLAN, theirVXLAN, 1, false},
 	{oursOverlay, theirVXLAN, 1, false},

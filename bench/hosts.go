@@ -125,37 +125,74 @@ func (c *cluster) links(ctx context.Context) ([]link, error) {
 	return append(all, theirs...), err
 }
 
-// routed is two hosts with static routes and no rules.
+// masquerade is the least that a host with private containers needs: connection tracking, which
+// comes with any of it, answers let in, and a masquerade for whatever leaves.
+const masquerade = `table inet hand {
+	chain forward { type filter hook forward priority 0; policy accept; ct state established,related accept; }
+	chain postrouting { type nat hook postrouting priority 100; policy accept; oifname eth0 ip daddr != 10.0.0.0/8 masquerade; }
+}`
+
+// routed is two hosts with static routes and no rules, and two that masquerade: a host
+// with one such rule tracks the connections of all its containers.
 func (c *cluster) routed(ctx context.Context) ([]link, error) {
-	var hosts [2]string
-	var addrs [2]netip.Addr
-	for i := range hosts {
-		var err error
-		if hosts[i], addrs[i], err = c.host(ctx, "h"+strconv.Itoa(i+1)); err != nil {
-			return nil, err
-		}
-		if err := plainBridges(ctx, hosts[i]); err != nil {
-			return nil, err
+	plain, err := c.pair(ctx, "h")
+	if err != nil {
+		return nil, err
+	}
+	nat, err := c.pair(ctx, "m")
+	if err != nil {
+		return nil, err
+	}
+	for _, host := range nat.hosts {
+		if err := in(ctx, host, "nft", masquerade); err != nil {
+			return nil, fmt.Errorf("masquerade by hand: %w", err)
 		}
 	}
-	all := []link{{name: byHand}, {name: byHandBridge}}
-	for k := range all {
-		var paths [2]string
-		var ends [2]netip.Addr
-		for i, host := range hosts {
-			gateway := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(221 + k), byte(i), 1}), 24)
-			var err error
-			paths[i], ends[i], err = container(ctx, host, fmt.Sprintf("hand%d%d", k, i), fmt.Sprintf("c%d", k), gateway, k == 1)
-			if err == nil {
-				err = ips(ctx, hosts[1-i], fmt.Sprintf("route add %s via %s", gateway.Masked(), addrs[i]))
-			}
-			if err != nil {
-				return nil, fmt.Errorf("route by hand: %w", err)
-			}
+	all := []link{{name: byHand}, {name: byHandBridge}, {name: byHandNAT}}
+	for k, p := range []pair{plain, plain, nat} {
+		if err := p.route(ctx, &all[k], k); err != nil {
+			return nil, fmt.Errorf("%s: %w", all[k].name, err)
 		}
-		all[k].client, all[k].server, all[k].addr = paths[0], paths[1], ends[1].String()
 	}
 	return all, nil
+}
+
+// pair is two further hosts.
+type pair struct {
+	hosts [2]string
+	addrs [2]netip.Addr
+}
+
+func (c *cluster) pair(ctx context.Context, name string) (p pair, err error) {
+	for i := range p.hosts {
+		if p.hosts[i], p.addrs[i], err = c.host(ctx, name+strconv.Itoa(i+1)); err != nil {
+			return p, err
+		}
+		if err := plainBridges(ctx, p.hosts[i]); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
+// route makes the k-th contender that is routed by hand; all but the first have bridges.
+func (p pair) route(ctx context.Context, l *link, k int) error {
+	for i, host := range p.hosts {
+		gateway := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(217 + k), byte(i), 1}), 24)
+		path, end, err := container(ctx, host, fmt.Sprintf("hand%d%d", k, i), fmt.Sprintf("c%d", k), gateway, k > 0)
+		if err == nil {
+			err = ips(ctx, p.hosts[1-i], fmt.Sprintf("route add %s via %s", gateway.Masked(), p.addrs[i]))
+		}
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			l.client = path
+		} else {
+			l.server, l.addr = path, end.String()
+		}
+	}
+	return nil
 }
 
 // fabrics are our drivers, each with a sandbox on either node.

@@ -56,12 +56,14 @@ func TestTunnelIsNoWayElsewhere(t *testing.T) {
 	// Answers would find their way, and no reverse path filter helps.
 	w.in(victim.path, "sh", "-ec", `for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done
 		ip route add 10.9.9.9 via 10.1.2.0 dev vlx-00000001 onlink; ip -6 route add fd99::9 via fd01:0:0:2:: dev vly-00000001 onlink`)
-	w.in(attacker.path, "sh", "-ec", `nft delete table inet vethloom; ip addr add 10.9.9.9/32 dev lo; ip -6 addr add fd99::9/128 dev lo nodad
+	w.in(attacker.path, "sh", "-ec", `for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done
+		nft delete table inet vethloom; ip addr add 10.9.9.9/32 dev lo; ip -6 addr add fd99::9/128 dev lo nodad
 		ip route replace 10.2.1.0/24 via 10.1.1.0 dev vlx-00000001 onlink; ip -6 route replace fd02:0:0:1::/64 via fd01:0:0:1:: dev vly-00000001 onlink`)
 	attacks := []struct{ source, to string }{
 		{"10.9.9.9", a.addrs[0].String()}, {"fd99::9", a.addrs[1].String()}, // a foreign source
 		{"10.9.9.9", "10.1.1.1"}, {"fd99::9", "fd01:0:0:1::1"}, // to the host itself
 		{"10.1.2.0", other.addrs[0].String()}, {"fd01:0:0:2::", other.addrs[1].String()}, // to another network
+		{"10.2.2.0", a.addrs[0].String()}, {"fd02:0:0:2::", a.addrs[1].String()}, // from another network
 	}
 	ping := func(source, to string) bool {
 		_, err := w.try(attacker.path, "ping", "-n", "-c1", "-W1", "-I", source, to)
