@@ -40,13 +40,14 @@ func (r Reach) Elements(n cnm.Network, o Options) []plan.Element {
 	if !o.ICC {
 		return b.state.Rules.Elements
 	}
-	links := r.Tunnels
-	if r.Uplink != "" {
-		links = append(links[:len(links):len(links)], r.Uplink)
+	for _, t := range r.Tunnels {
+		// Only routes of the network lead to its tunnel, and the other end looks at what comes out.
+		b.way(string(plan.Accept), b.link, t)
+		b.way(toBetween, t, b.link)
 	}
-	for _, l := range links {
-		b.way(toBetween, l, b.link)
-		b.way(toBetween, b.link, l)
+	if r.Uplink != "" {
+		b.way(toBetween, b.link, r.Uplink)
+		b.way(toBetween, r.Uplink, b.link)
 	}
 	return b.state.Rules.Elements
 }
