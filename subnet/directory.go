@@ -113,7 +113,7 @@ func (d *Directory) List(ctx context.Context) (Set, error) {
 	if err != nil {
 		return Set{}, err
 	}
-	v := newView(d)
+	v := d.View()
 	v.setConfig(s.config, nil)
 	for _, kv := range s.kvs {
 		v.put(strings.TrimPrefix(string(kv.Key), d.subnetsPrefix()), kv.Value, kv.CreateRevision, kv.ModRevision, kv.Lease)

@@ -38,18 +38,18 @@ type Update struct {
 // network, and those that overlap an older one are left out and listed as ignored. A
 // config that is garbage or gone changes nothing about the leases; the last good one stays in use.
 func (d *Directory) Follow(ctx context.Context, f func(Update) error, opts ...etcd.FollowOption) error {
-	v := newView(d)
+	v := d.View()
 	return etcd.Follow(ctx, d.client, d.prefix(), func(e etcd.Update) error {
-		u := v.apply(e)
-		if !u.Whole && len(u.Changed) == 0 && len(u.Removed) == 0 && !u.ConfigChanged && !v.ignoredChanged {
-			return nil
+		if u, ok := v.Apply(e); ok {
+			return f(u)
 		}
-		return f(u)
+		return nil
 	}, opts...)
 }
 
-// view is a directory as its keys say, and which of them count.
-type view struct {
+// View is a directory as its keys say, and which of them count. It is for who follows more of etcd than the
+// directory; others have [Directory.Follow]. It is not safe for concurrent use.
+type View struct {
 	dir       *Directory
 	config    Config
 	hasConfig bool
@@ -71,8 +71,9 @@ type familyBits struct {
 	bits int
 }
 
-func newView(d *Directory) *view {
-	return &view{
+// View is that of an empty directory.
+func (d *Directory) View() *View {
+	return &View{
 		dir: d, configErr: ErrNoConfig,
 		leases: map[string]Lease{}, bad: map[string]string{},
 		at: map[netip.Prefix]map[string]struct{}{}, bits: map[familyBits]int{},
@@ -80,7 +81,9 @@ func newView(d *Directory) *view {
 	}
 }
 
-func (v *view) apply(e etcd.Update) Update {
+// Apply takes over what became of keys, and tells whether that changes anything about the directory. Keys of
+// others are left alone. The first update is to be Whole.
+func (v *View) Apply(e etcd.Update) (Update, bool) {
 	u := Update{Revision: e.Revision, Cluster: e.Cluster, Whole: e.Whole}
 	v.ignoredChanged = false
 	touched := map[string]struct{}{}
@@ -108,11 +111,11 @@ func (v *view) apply(e etcd.Update) Update {
 		u.Changed = v.all()
 	}
 	u.Config, u.ConfigErr, u.Ignored = v.config, v.configErr, v.ignored()
-	return u
+	return u, u.Whole || len(u.Changed) > 0 || len(u.Removed) > 0 || u.ConfigChanged || v.ignoredChanged
 }
 
 // readConfig tells whether anything about the config is other than before.
-func (v *view) readConfig(i *etcd.Item) bool {
+func (v *View) readConfig(i *etcd.Item) bool {
 	if i == nil {
 		v.configErr = fmt.Errorf("%s: %w", v.dir.dir, ErrNoConfig)
 		return true
@@ -125,13 +128,13 @@ func (v *view) readConfig(i *etcd.Item) bool {
 	return true
 }
 
-func (v *view) setConfig(c Config, err error) {
+func (v *View) setConfig(c Config, err error) {
 	if v.configErr = err; err == nil {
 		v.config, v.hasConfig = c, true
 	}
 }
 
-func (v *view) put(key string, value []byte, create, mod, etcdLease int64) {
+func (v *View) put(key string, value []byte, create, mod, etcdLease int64) {
 	l, err := ParseLease(key, value)
 	if err != nil {
 		v.bad[key] = err.Error()
@@ -148,7 +151,7 @@ func (v *view) put(key string, value []byte, create, mod, etcdLease int64) {
 	}
 }
 
-func (v *view) remove(key string) {
+func (v *View) remove(key string) {
 	delete(v.bad, key)
 	l, ok := v.leases[key]
 	if !ok {
@@ -178,21 +181,21 @@ func (l Lease) prefixes() []netip.Prefix {
 }
 
 // touch marks a key and all that overlap it.
-func (v *view) touch(touched map[string]struct{}, key string) {
+func (v *View) touch(touched map[string]struct{}, key string) {
 	touched[key] = struct{}{}
 	if l, ok := v.leases[key]; ok {
 		v.overlaps(l, func(o Lease) { touched[o.Key] = struct{}{} })
 	}
 }
 
-func (v *view) touchAll(touched map[string]struct{}) {
+func (v *View) touchAll(touched map[string]struct{}) {
 	for key := range v.leases {
 		touched[key] = struct{}{}
 	}
 }
 
 // overlaps visits the other leases that overlap one. As long as all are of one length that takes one look.
-func (v *view) overlaps(l Lease, visit func(Lease)) {
+func (v *View) overlaps(l Lease, visit func(Lease)) {
 	for _, p := range l.prefixes() {
 		longer := false
 		for f := range v.bits {
@@ -223,7 +226,7 @@ func (v *view) overlaps(l Lease, visit func(Lease)) {
 }
 
 // why says what is wrong with a key, if anything.
-func (v *view) why(key string) (Ignored, bool) {
+func (v *View) why(key string) (Ignored, bool) {
 	if reason, bad := v.bad[key]; bad {
 		return Ignored{Key: key, Reason: reason}, true
 	}
@@ -247,7 +250,7 @@ func (v *view) why(key string) (Ignored, bool) {
 }
 
 // evaluate compares what a key is now with what was last handed on.
-func (v *view) evaluate(key string, u *Update) {
+func (v *View) evaluate(key string, u *Update) {
 	l, isLease := v.leases[key]
 	_, isBad := v.bad[key]
 	was, shown := v.shown[key]
@@ -276,7 +279,7 @@ func sameAttrs(a, b Lease) bool {
 	return err == nil && same
 }
 
-func (v *view) evaluateAll() {
+func (v *View) evaluateAll() {
 	var u Update
 	for key := range v.leases {
 		v.evaluate(key, &u)
@@ -286,10 +289,10 @@ func (v *view) evaluateAll() {
 	}
 }
 
-func (v *view) all() []Lease {
+func (v *View) all() []Lease {
 	return slices.SortedFunc(maps.Values(v.shown), func(a, b Lease) int { return strings.Compare(a.Key, b.Key) })
 }
 
-func (v *view) ignored() []Ignored {
+func (v *View) ignored() []Ignored {
 	return slices.SortedFunc(maps.Values(v.dropped), func(a, b Ignored) int { return strings.Compare(a.Key, b.Key) })
 }

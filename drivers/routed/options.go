@@ -57,8 +57,10 @@ func knownOptions(b backend.Backend) []bridge.Option[Options] {
 // other are errors that say so.
 func (d Driver) Decode(n cnm.Network) (Options, error) {
 	o := Options{Bridge: bridge.Defaults()}
-	if err := bridge.Decode(d.Name(), knownOptions(d.Backend), n.Options, &o); err != nil {
-		return Options{}, err
+	if len(n.Options) > 0 { // as each peer's render asks
+		if err := bridge.Decode(d.Name(), knownOptions(d.Backend), n.Options, &o); err != nil {
+			return Options{}, err
+		}
 	}
 	if err := o.Bridge.Settle(); err != nil {
 		return Options{}, err

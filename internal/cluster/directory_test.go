@@ -13,7 +13,7 @@ import (
 // What a directory says of a prefix is what a look at each lease says, whatever the leases' lengths and families.
 func TestDirectoryKnowsWhatItsLeasesHave(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		dir := &directory{leases: map[string]subnet.Lease{}, had: map[netip.Prefix]int{}, lengths: map[int]int{}}
+		dir := newDirectory(nil)
 		draw := func(label string) netip.Prefix {
 			b := byte(rapid.IntRange(0, 15).Draw(t, label))
 			if rapid.Bool().Draw(t, label+" is IPv6") {

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/etcd"
 	"github.com/vethloom/vethloom/subnet"
 )
 
@@ -21,7 +22,7 @@ func (m *Member) ensureLease(ctx context.Context, g *errgroup.Group, d Driver, n
 	if refused != nil {
 		return h, refused
 	}
-	dir, err := m.lookInto(ctx, g, n)
+	dir, err := m.lookInto(g, n)
 	if err != nil {
 		return h, err
 	}
@@ -47,6 +48,13 @@ func (m *Member) ensureLease(ctx context.Context, g *errgroup.Group, d Driver, n
 	l, err := m.grip(ctx, dir, n, h, attrs, etcdLease)
 	if err != nil {
 		return h, err
+	}
+	if dir.view != nil {
+		value, err := encode(l.Attrs)
+		if err != nil {
+			return h, err
+		}
+		m.wrote(&etcd.Item{Key: dir.Path() + "/subnets/" + l.Key, Value: value, Create: l.Create, Mod: l.Mod, Lease: l.EtcdLease})
 	}
 	h = heldLease{Key: l.Key, Subnet: l.Subnet, Subnet6: l.Subnet6, Create: l.Create, Reserved: l.Reservation()}
 	if err := m.keepLease(ctx, n.ID, h); err != nil {

@@ -95,6 +95,7 @@ type Member struct {
 	alive    *etcd.Lease
 	self     selfRecord
 	rep      replica
+	ahead    map[string]*etcd.Item // keys that this node has written and the watch has not brought yet
 	dirs     map[string]*directory // lease directories that are followed, by network ID
 	dirty    dirty
 	making   map[string]time.Time // networks that Create is making here, until the controller has them
@@ -132,7 +133,7 @@ func New(ctx context.Context, cfg Config) (*Member, error) {
 	}
 	m := &Member{
 		cfg: cfg, drivers: map[string]cnm.Driver{}, wake: make(chan struct{}, 1), rep: newReplica(),
-		dirs: map[string]*directory{}, making: map[string]time.Time{}, peers: map[string]peerState{}, vanishing: map[string]bool{}, adopted: map[string]string{}, held: map[string]heldLease{},
+		ahead: map[string]*etcd.Item{}, dirs: map[string]*directory{}, making: map[string]time.Time{}, peers: map[string]peerState{}, vanishing: map[string]bool{}, adopted: map[string]string{}, held: map[string]heldLease{},
 		troubles: map[string]error{}, dirty: newDirty(), state: State{Since: time.Now()},
 	}
 	for _, d := range cfg.Drivers {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/vethloom/vethloom/cnm"
+	etcdstore "github.com/vethloom/vethloom/internal/store/etcd"
 )
 
 // batchSize is how many writes one commit to etcd has at most; its own limit is 128.
@@ -32,9 +33,8 @@ func (m *Member) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	store := m.store.WithLease(lease)
 	for batch := range slices.Chunk(writes, batchSize) {
-		if err := store.Commit(ctx, batch...); err != nil {
+		if err := m.commit(ctx, batch); err != nil {
 			return fmt.Errorf("publish this node's endpoints: %w", quietly(err))
 		}
 	}
@@ -65,10 +65,10 @@ func (m *Member) ownEndpoints(ctx context.Context) (map[string]Endpoint, error) 
 }
 
 // publication is what leads from etcd's records to the wanted ones.
-func (m *Member) publication(want map[string]Endpoint, lease int64) ([]cnm.Write, error) {
+func (m *Member) publication(want map[string]Endpoint, lease int64) ([]etcdstore.LeasedWrite, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var writes []cnm.Write
+	var writes []etcdstore.LeasedWrite
 	for id, e := range want {
 		b, err := encode(e)
 		if err != nil {
@@ -81,14 +81,14 @@ func (m *Member) publication(want map[string]Endpoint, lease int64) ([]cnm.Write
 				continue
 			}
 		}
-		writes = append(writes, cnm.Write{Key: e.key(), Value: b, Revision: uint64(m.revision(e.key(), have.mod))})
+		writes = append(writes, etcdstore.LeasedWrite{Write: cnm.Write{Key: e.key(), Value: b, Revision: uint64(m.revision(e.key(), have.mod))}, Lease: lease})
 	}
 	for id := range m.rep.mine {
 		if _, wanted := want[id]; !wanted {
-			writes = append(writes, cnm.Write{Key: cnm.Key{Kind: kindEndpoint, ID: id}, Revision: uint64(m.rep.endpoints[id].mod)})
+			writes = append(writes, etcdstore.LeasedWrite{Write: cnm.Write{Key: cnm.Key{Kind: kindEndpoint, ID: id}, Revision: uint64(m.rep.endpoints[id].mod)}})
 		}
 	}
-	slices.SortFunc(writes, func(a, b cnm.Write) int {
+	slices.SortFunc(writes, func(a, b etcdstore.LeasedWrite) int {
 		switch {
 		case a.Key.ID < b.Key.ID:
 			return -1

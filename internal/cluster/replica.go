@@ -20,6 +20,7 @@ type replica struct {
 	addrs     map[netAddr]int                         // how many endpoints have an address
 	mine      map[string]bool                         // record IDs of this node's endpoints
 	blocks    map[string]map[netip.Prefix]held[block] // by network
+	dirs      map[string]map[string]*etcd.Item        // keys of lease directories, by path and key
 	bad       map[cnm.Key]error                       // what could not be decoded
 	over      map[cnm.Key]int64                       // its revision, to be written over by whose record it should be
 	seen      map[string]time.Time                    // when nodes were last alive
@@ -43,7 +44,7 @@ func newReplica() replica {
 	return replica{
 		networks: map[string]held[cnm.Network]{}, nodes: map[string]held[Node]{}, alive: map[string]held[aliveRecord]{},
 		endpoints: map[string]held[Endpoint]{}, peers: map[string]string{}, addrs: map[netAddr]int{}, mine: map[string]bool{},
-		blocks: map[string]map[netip.Prefix]held[block]{}, bad: map[cnm.Key]error{}, over: map[cnm.Key]int64{}, seen: map[string]time.Time{},
+		blocks: map[string]map[netip.Prefix]held[block]{}, dirs: map[string]map[string]*etcd.Item{}, bad: map[cnm.Key]error{}, over: map[cnm.Key]int64{}, seen: map[string]time.Time{},
 	}
 }
 
@@ -85,7 +86,14 @@ func (d *dirty) give(t dirty) {
 
 // follow keeps the replica.
 func (m *Member) follow(ctx context.Context) error {
-	return etcd.Follow(ctx, m.client, m.cfg.Prefix+"/", m.update, etcd.OnState(m.connected))
+	return etcd.Follow(ctx, m.client, m.cfg.Prefix+"/", m.update, etcd.OnState(m.connected), etcd.Audience(m.audience))
+}
+
+// audience is how many nodes follow etcd as this one does.
+func (m *Member) audience() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.rep.alive)
 }
 
 func (m *Member) update(u etcd.Update) error {
@@ -99,12 +107,39 @@ func (m *Member) update(u etcd.Update) error {
 		m.dirty.everything()
 	}
 	m.self.Cluster, m.self.Revision = u.Cluster, u.Revision
-	for _, c := range u.Changes {
-		m.take(c)
+	leases := map[string][]etcd.Change{}
+	for key, i := range m.ahead {
+		if u.Whole || i.Mod <= u.Revision { // unless it is among the changes, it is not there any more
+			delete(m.ahead, key)
+			m.take(etcd.Change{Old: i, Revision: i.Mod}, leases)
+		}
 	}
+	for _, c := range u.Changes {
+		m.take(c, leases)
+	}
+	m.feed(u, leases)
 	m.mu.Unlock()
 	m.signal()
 	return nil
+}
+
+// wrote takes over what this node has itself made of a key: the watch may be long in bringing it, and what is not known to
+// be there would be written again.
+func (m *Member) wrote(i *etcd.Item) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i.Mod <= m.self.Revision {
+		return // it has come
+	}
+	leases := map[string][]etcd.Change{}
+	c := etcd.Change{New: i, Revision: i.Mod}
+	if i.Value == nil {
+		c = etcd.Change{Old: i, Revision: i.Mod}
+	} else {
+		m.ahead[i.Key] = i
+	}
+	m.take(c, leases)
+	m.feed(etcd.Update{Revision: m.self.Revision, Cluster: m.self.Cluster}, leases)
 }
 
 // hasLost tells whether this etcd is not what it was: another one, or an older state of it.
@@ -112,16 +147,22 @@ func (m *Member) hasLost(u etcd.Update) bool {
 	return m.self.Cluster != 0 && (m.self.Cluster != u.Cluster || u.Revision < m.self.Revision)
 }
 
-// take enters one change. The caller holds mu.
-func (m *Member) take(c etcd.Change) {
+// take enters one change; those of lease directories it collects. The caller holds mu.
+func (m *Member) take(c etcd.Change, leases map[string][]etcd.Change) {
 	item := c.New
 	if item == nil {
 		item = c.Old
 	}
-	kind, id, _ := strings.Cut(strings.TrimPrefix(item.Key, m.cfg.Prefix+"/"), "/")
-	key := cnm.Key{Kind: cnm.Kind(kind), ID: id} // of what is none of these kinds, such as lease directories, nothing is taken
-	delete(m.rep.bad, key)
-	delete(m.rep.over, key)
+	kind, id, _ := strings.Cut(item.Key[len(m.cfg.Prefix)+1:], "/")
+	if cnm.Kind(kind) == dirLeases && id != "" {
+		m.takeLease(c, leases)
+		return
+	}
+	key := cnm.Key{Kind: cnm.Kind(kind), ID: id} // of what is none of these kinds, nothing is taken
+	if len(m.rep.bad)+len(m.rep.over) > 0 {
+		delete(m.rep.bad, key)
+		delete(m.rep.over, key)
+	}
 	var err error
 	switch key.Kind {
 	case cnm.KindNetwork:

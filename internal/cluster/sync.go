@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/etcd"
 	etcdstore "github.com/vethloom/vethloom/internal/store/etcd"
 )
 
@@ -144,18 +145,49 @@ func (m *Member) register(ctx context.Context) error {
 	node.mod = m.revision(cnm.Key{Kind: kindNode, ID: m.id}, node.mod)
 	now.mod = m.revision(cnm.Key{Kind: kindAlive, ID: m.id}, now.mod)
 	m.mu.Unlock()
+	// Both in one transaction: a node that joins is one thing for etcd to tell everybody.
+	var writes []etcdstore.LeasedWrite
 	if !present || node.lease != lease || !sameNode(node.v, want) {
-		if err := m.put(ctx, lease, cnm.Key{Kind: kindNode, ID: m.id}, want, node.mod); err != nil {
-			return fmt.Errorf("register the node: %w", err)
+		w, err := leased(lease, cnm.Key{Kind: kindNode, ID: m.id}, want, node.mod)
+		if err != nil {
+			return err
 		}
+		writes = append(writes, w)
 	}
 	sign := aliveRecord{Instance: m.instance, Boot: m.cfg.Boot, Addr: m.address()}
 	if !there || now.lease != alive || now.v != sign {
-		if err := m.put(ctx, alive, cnm.Key{Kind: kindAlive, ID: m.id}, sign, now.mod); err != nil {
-			return fmt.Errorf("sign the node as alive: %w", err)
+		w, err := leased(alive, cnm.Key{Kind: kindAlive, ID: m.id}, sign, now.mod)
+		if err != nil {
+			return err
 		}
+		writes = append(writes, w)
+	}
+	if err := m.commit(ctx, writes); err != nil {
+		return fmt.Errorf("register the node: %w", quietly(err))
 	}
 	return nil
+}
+
+// commit writes records to etcd, and knows them from then on.
+func (m *Member) commit(ctx context.Context, writes []etcdstore.LeasedWrite) error {
+	revision, err := m.store.CommitLeased(ctx, writes...)
+	if err != nil {
+		return err
+	}
+	for _, w := range writes {
+		i := &etcd.Item{Key: m.cfg.Prefix + "/" + string(w.Key.Kind) + "/" + w.Key.ID, Value: w.Value, Mod: revision, Lease: w.Lease}
+		if i.Create = int64(w.Revision); w.Revision == 0 {
+			i.Create = revision
+		}
+		m.wrote(i)
+	}
+	return nil
+}
+
+// leased is the write of a record over the revision that was seen.
+func leased(lease int64, key cnm.Key, v any, revision int64) (etcdstore.LeasedWrite, error) {
+	b, err := encode(v)
+	return etcdstore.LeasedWrite{Write: cnm.Write{Key: key, Value: b, Revision: uint64(revision)}, Lease: lease}, err
 }
 
 func (m *Member) ownNode() Node {
@@ -212,11 +244,12 @@ func (m *Member) mayRegister() error {
 
 // put writes one record over the revision that was seen.
 func (m *Member) put(ctx context.Context, lease int64, key cnm.Key, v any, revision int64) error {
-	b, err := encode(v)
+	w, err := leased(lease, key, v, revision)
 	if err != nil {
 		return err
 	}
-	return quietly(m.store.WithLease(lease).Commit(ctx, cnm.Write{Key: key, Value: b, Revision: uint64(revision)}))
+	_, err = m.store.CommitLeased(ctx, w)
+	return quietly(err)
 }
 
 // quietly makes a conflict something to wait for: the watch will bring what is there now.

@@ -40,7 +40,8 @@ func (c Change) Key() string {
 	return c.Old.Key
 }
 
-// Update is a step of a directory's life. Each key is in Changes at most once.
+// Update is a step of a directory's life. Each key is in Changes at most once, and not at all when it came and went within
+// the step: then there may be no changes.
 type Update struct {
 	Revision int64  // of etcd, that the set is now at
 	Cluster  uint64 // ID of etcd's cluster
@@ -65,6 +66,10 @@ type FollowOption func(*follower)
 
 // KeysOnly leaves values out: the items have none, and the replica is small.
 func KeysOnly() FollowOption { return func(w *follower) { w.keysOnly = true } }
+
+// Audience tells how many follow the directory. When many do and much happens, events are handed on later, and more of
+// them at once, lest etcd is busy with telling everybody of each.
+func Audience(f func() int) FollowOption { return func(w *follower) { w.audience = f } }
 
 // OnState has f called with true when the directory is being followed, and with false
 // and the reason when it cannot be. It is called from Follow's goroutine.
@@ -123,6 +128,7 @@ type follower struct {
 	prefix   string
 	f        func(Update) error
 	onState  func(bool, error)
+	audience func() int
 	keysOnly bool
 
 	replica   map[string]*Item

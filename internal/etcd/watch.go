@@ -2,20 +2,42 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// follow hands on what happens after the list, until the watch or the context ends.
+// errBusy says that so much happens that etcd should rather hand it on in larger pieces.
+var errBusy = errors.New("much happens")
+
+// follow hands on what happens after the list, until the watch or the context ends. A watch costs etcd and the node
+// some work for each transaction of anybody, whatever is in it. So when many come, the watch is ended for a moment,
+// and taken up again where it was: etcd then hands on in one piece what happened meanwhile.
 func (w *follower) follow(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	ctx = clientv3.WithRequireLeader(ctx)
+	probe := time.NewTicker(probeEvery)
+	defer probe.Stop()
+	busy := burst{audience: w.audience}
+	for {
+		err := w.watch(ctx, probe.C, &busy)
+		if !errors.Is(err, errBusy) {
+			return err
+		}
+		if !sleep(ctx, busy.pause()) {
+			return ctx.Err()
+		}
+	}
+}
+
+// watch is follow with one watch. It ends with errBusy when the watch is to be taken up later.
+func (w *follower) watch(ctx context.Context, probe <-chan time.Time, busy *burst) error {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	opts := []clientv3.OpOption{clientv3.WithPrefix(), clientv3.WithRev(w.revision + 1), clientv3.WithCreatedNotify()}
 	responses := w.client.Watch(ctx, w.prefix, opts...)
-	probe := time.NewTicker(probeEvery)
-	defer probe.Stop()
+	busy.begin(time.Now())
 	for {
 		var p pending
 		select {
@@ -26,7 +48,7 @@ func (w *follower) follow(ctx context.Context) error {
 			if len(p.order) == 0 {
 				continue
 			}
-		case <-probe.C:
+		case <-probe:
 			if err := w.probe(ctx); err != nil {
 				return err
 			}
@@ -35,13 +57,14 @@ func (w *follower) follow(ctx context.Context) error {
 			return ctx.Err()
 		}
 		broken := w.gather(ctx, &p, responses)
-		if u := p.update(w); len(u.Changes) > 0 {
-			if err := w.deliver(u); err != nil {
-				return err
-			}
+		if err := w.deliver(p.update(w)); err != nil {
+			return err
 		}
 		if broken != nil {
 			return broken
+		}
+		if busy.is(time.Now(), p.revisions) {
+			return errBusy
 		}
 	}
 }
@@ -91,7 +114,10 @@ func (w *follower) take(p *pending, r clientv3.WatchResponse, ok bool) error {
 			delete(w.replica, key)
 		}
 		p.add(key, Change{Old: old, New: now, Revision: e.Kv.ModRevision})
-		w.revision = max(w.revision, e.Kv.ModRevision)
+		if e.Kv.ModRevision > w.revision {
+			w.revision = e.Kv.ModRevision
+			p.revisions++
+		}
 	}
 	return nil
 }
@@ -110,8 +136,9 @@ func (w *follower) probe(ctx context.Context) error {
 
 // pending is an update in the making.
 type pending struct {
-	order   []string
-	changes map[string]Change
+	order     []string
+	changes   map[string]Change
+	revisions int // how many transactions it is of
 }
 
 func (p *pending) add(key string, next Change) {
@@ -126,7 +153,7 @@ func (p *pending) add(key string, next Change) {
 	p.changes[key] = next
 }
 
-// update leaves out keys that came and went within it.
+// update leaves out keys that came and went within it; its revision tells of them, too.
 func (p *pending) update(w *follower) Update {
 	u := Update{Revision: w.revision, Cluster: w.cluster}
 	for _, key := range p.order {

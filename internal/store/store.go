@@ -15,6 +15,10 @@ const MaxID = 16 << 10
 // Check refuses what no store accepts: an empty kind or ID, a NUL byte, a key
 // twice, durable and runtime kinds in one commit.
 func Check(writes []cnm.Write) error {
+	var seen map[cnm.Key]bool
+	if len(writes) > few {
+		seen = make(map[cnm.Key]bool, len(writes))
+	}
 	for i, w := range writes {
 		k := w.Key
 		switch {
@@ -28,14 +32,20 @@ func Check(writes []cnm.Write) error {
 			return invalid(k, fmt.Sprintf("durable and runtime records cannot change together, and %s %q is in the same commit",
 				writes[0].Key.Kind, writes[0].Key.ID))
 		}
-		if twice(writes[:i], k) {
+		if seen[k] || seen == nil && twice(writes[:i], k) {
 			return invalid(k, "the record is written twice")
+		}
+		if seen != nil {
+			seen[k] = true
 		}
 	}
 	return nil
 }
 
-// twice searches linearly: commits hold a handful of writes.
+// few writes, as most commits have, are compared with each other sooner than entered in a map.
+const few = 8
+
+// twice searches linearly.
 func twice(writes []cnm.Write, k cnm.Key) bool {
 	for _, w := range writes {
 		if w.Key == k {

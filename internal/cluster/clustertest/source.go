@@ -17,6 +17,7 @@ type source struct {
 	store   cnm.Store
 	drivers map[string]cnm.Driver
 	host    cnm.Host
+	decoded cnm.Network // the last one, as netd keeps it
 }
 
 // fabricScope owns what all networks share.
@@ -113,7 +114,14 @@ func (s *source) network(ctx context.Context, id string) (cnm.Network, error) {
 	if err != nil {
 		return cnm.Network{}, err
 	}
-	return cnm.NetworkOf(r)
+	if s.decoded.ID == id && s.decoded.Revision == r.Revision {
+		return s.decoded, nil
+	}
+	n, err := cnm.NetworkOf(r)
+	if err == nil {
+		s.decoded = n
+	}
+	return n, err
 }
 
 func (s *source) peer(n cnm.Network, p cnm.Peer) (plan.State, error) {

@@ -118,34 +118,55 @@ func record(k cnm.Key, kv *mvccpb.KeyValue) cnm.Record {
 // Commit implements [cnm.Store]. When the connection breaks after the request was sent, it returns
 // cnm.ErrUnavailable without knowing whether the commit was done: the caller reads before it tries again.
 func (s *Store) Commit(ctx context.Context, writes ...cnm.Write) error {
+	_, err := s.commit(ctx, writes, func(int) clientv3.LeaseID { return s.lease })
+	return err
+}
+
+// LeasedWrite is a write that hangs on an etcd lease of its own; 0: on none.
+type LeasedWrite struct {
+	cnm.Write
+	Lease int64
+}
+
+// CommitLeased is Commit of writes that do not all hang on the same lease. It returns the revision of the records
+// written; 0 when there are none.
+func (s *Store) CommitLeased(ctx context.Context, leased ...LeasedWrite) (int64, error) {
+	writes := make([]cnm.Write, 0, len(leased))
+	for _, w := range leased {
+		writes = append(writes, w.Write)
+	}
+	return s.commit(ctx, writes, func(i int) clientv3.LeaseID { return clientv3.LeaseID(leased[i].Lease) })
+}
+
+func (s *Store) commit(ctx context.Context, writes []cnm.Write, lease func(int) clientv3.LeaseID) (int64, error) {
 	if err := store.Check(writes); err != nil {
-		return err
+		return 0, err
 	}
 	if len(writes) > MaxWrites {
-		return fmt.Errorf("commit %s %q and others: %d records in one commit, etcd takes at most %d; make several commits: %w",
+		return 0, fmt.Errorf("commit %s %q and others: %d records in one commit, etcd takes at most %d; make several commits: %w",
 			writes[0].Key.Kind, writes[0].Key.ID, len(writes), MaxWrites, cnm.ErrInvalid)
 	}
 	if err := ctx.Err(); err != nil || len(writes) == 0 {
-		return err
+		return 0, err
 	}
 	for _, w := range writes {
 		if w.Revision > math.MaxInt64 {
-			return fmt.Errorf("commit %s %q: no record has revision %d: %w", w.Key.Kind, w.Key.ID, w.Revision, cnm.ErrConflict)
+			return 0, fmt.Errorf("commit %s %q: no record has revision %d: %w", w.Key.Kind, w.Key.ID, w.Revision, cnm.ErrConflict)
 		}
 	}
-	return s.transact(ctx, writes)
+	return s.transact(ctx, writes, lease)
 }
 
-func (s *Store) transact(ctx context.Context, writes []cnm.Write) error {
+func (s *Store) transact(ctx context.Context, writes []cnm.Write, lease func(int) clientv3.LeaseID) (int64, error) {
 	var compares []clientv3.Cmp
 	var then, otherwise []clientv3.Op
-	for _, w := range writes {
+	for i, w := range writes {
 		path := s.path(w.Key)
 		compares = append(compares, clientv3.Compare(clientv3.ModRevision(path), "=", int64(w.Revision)))
 		if w.Value == nil {
 			then = append(then, clientv3.OpDelete(path))
 		} else {
-			then = append(then, clientv3.OpPut(path, string(w.Value), clientv3.WithLease(s.lease)))
+			then = append(then, clientv3.OpPut(path, string(w.Value), clientv3.WithLease(lease(i))))
 		}
 		otherwise = append(otherwise, clientv3.OpGet(path, clientv3.WithKeysOnly()))
 	}
@@ -153,13 +174,13 @@ func (s *Store) transact(ctx context.Context, writes []cnm.Write) error {
 	defer cancel()
 	r, err := s.core.client.Txn(call).If(compares...).Then(then...).Else(otherwise...).Commit()
 	if err != nil {
-		return s.core.failed(ctx, fmt.Sprintf("commit %s %q", writes[0].Key.Kind, writes[0].Key.ID), err)
+		return 0, s.core.failed(ctx, fmt.Sprintf("commit %s %q", writes[0].Key.Kind, writes[0].Key.ID), err)
 	}
 	if !r.Succeeded {
-		return conflict(writes, r.Responses)
+		return 0, conflict(writes, r.Responses)
 	}
 	s.core.committed(writes, r.Header.Revision)
-	return nil
+	return r.Header.Revision, nil
 }
 
 // conflict finds the first write that does not hold.
