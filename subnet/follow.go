@@ -55,12 +55,12 @@ type View struct {
 	hasConfig bool
 	configErr error
 
-	leases map[string]Lease  // by key, all that can be read
-	bad    map[string]string // reasons of those that cannot
-	at     map[netip.Prefix]map[string]struct{}
-	bits   map[familyBits]int // how many leases have a subnet of a length
+	leases map[string]*Lease         // by key, all that can be read; never changed in place
+	bad    map[string]string         // reasons of those that cannot
+	at     map[netip.Prefix][]string // keys, mostly one
+	bits   map[familyBits]int        // how many leases have a subnet of a length
 
-	shown   map[string]Lease
+	shown   map[string]*Lease
 	dropped map[string]Ignored
 
 	ignoredChanged bool
@@ -75,9 +75,9 @@ type familyBits struct {
 func (d *Directory) View() *View {
 	return &View{
 		dir: d, configErr: ErrNoConfig,
-		leases: map[string]Lease{}, bad: map[string]string{},
-		at: map[netip.Prefix]map[string]struct{}{}, bits: map[familyBits]int{},
-		shown: map[string]Lease{}, dropped: map[string]Ignored{},
+		leases: map[string]*Lease{}, bad: map[string]string{},
+		at: map[netip.Prefix][]string{}, bits: map[familyBits]int{},
+		shown: map[string]*Lease{}, dropped: map[string]Ignored{},
 	}
 }
 
@@ -141,12 +141,9 @@ func (v *View) put(key string, value []byte, create, mod, etcdLease int64) {
 		return
 	}
 	l.Create, l.Mod, l.EtcdLease = create, mod, etcdLease
-	v.leases[key] = l
+	v.leases[key] = &l
 	for _, p := range l.prefixes() {
-		if v.at[p] == nil {
-			v.at[p] = map[string]struct{}{}
-		}
-		v.at[p][key] = struct{}{}
+		v.at[p] = append(v.at[p], key)
 		v.bits[familyBits{p.Addr().Is4(), p.Bits()}]++
 	}
 }
@@ -159,7 +156,7 @@ func (v *View) remove(key string) {
 	}
 	delete(v.leases, key)
 	for _, p := range l.prefixes() {
-		if delete(v.at[p], key); len(v.at[p]) == 0 {
+		if v.at[p] = slices.DeleteFunc(v.at[p], func(k string) bool { return k == key }); len(v.at[p]) == 0 {
 			delete(v.at, p)
 		}
 		if f := (familyBits{p.Addr().Is4(), p.Bits()}); v.bits[f] == 1 {
@@ -184,7 +181,7 @@ func (l Lease) prefixes() []netip.Prefix {
 func (v *View) touch(touched map[string]struct{}, key string) {
 	touched[key] = struct{}{}
 	if l, ok := v.leases[key]; ok {
-		v.overlaps(l, func(o Lease) { touched[o.Key] = struct{}{} })
+		v.overlaps(l, func(o *Lease) { touched[o.Key] = struct{}{} })
 	}
 }
 
@@ -195,7 +192,7 @@ func (v *View) touchAll(touched map[string]struct{}) {
 }
 
 // overlaps visits the other leases that overlap one. As long as all are of one length that takes one look.
-func (v *View) overlaps(l Lease, visit func(Lease)) {
+func (v *View) overlaps(l *Lease, visit func(*Lease)) {
 	for _, p := range l.prefixes() {
 		longer := false
 		for f := range v.bits {
@@ -206,7 +203,7 @@ func (v *View) overlaps(l Lease, visit func(Lease)) {
 				longer = true
 				continue
 			}
-			for key := range v.at[netip.PrefixFrom(p.Addr(), f.bits).Masked()] {
+			for _, key := range v.at[netip.PrefixFrom(p.Addr(), f.bits).Masked()] {
 				if key != l.Key {
 					visit(v.leases[key])
 				}
@@ -217,7 +214,7 @@ func (v *View) overlaps(l Lease, visit func(Lease)) {
 		}
 		for q, keys := range v.at {
 			if q.Bits() > p.Bits() && p.Contains(q.Addr()) {
-				for key := range keys {
+				for _, key := range keys {
 					visit(v.leases[key])
 				}
 			}
@@ -238,8 +235,8 @@ func (v *View) why(key string) (Ignored, bool) {
 		return Ignored{Key: key, Reason: reason}, true
 	}
 	older := l
-	v.overlaps(l, func(o Lease) {
-		if o.olderThan(older) && v.config.check(o.Subnets()) == "" {
+	v.overlaps(l, func(o *Lease) {
+		if o.olderThan(*older) && v.config.check(o.Subnets()) == "" {
 			older = o
 		}
 	})
@@ -265,12 +262,12 @@ func (v *View) evaluate(key string, u *Update) {
 		}
 	}
 	switch usable := isLease && !ignore; {
-	case usable && (!shown || was.Mod != l.Mod || was.Create != l.Create || was.EtcdLease != l.EtcdLease || !sameAttrs(was, l)):
+	case usable && (!shown || was.Mod != l.Mod || was.Create != l.Create || was.EtcdLease != l.EtcdLease || !sameAttrs(*was, *l)):
 		v.shown[key] = l
-		u.Changed = append(u.Changed, l)
+		u.Changed = append(u.Changed, *l)
 	case !usable && shown:
 		delete(v.shown, key)
-		u.Removed = append(u.Removed, was)
+		u.Removed = append(u.Removed, *was)
 	}
 }
 
@@ -290,7 +287,11 @@ func (v *View) evaluateAll() {
 }
 
 func (v *View) all() []Lease {
-	return slices.SortedFunc(maps.Values(v.shown), func(a, b Lease) int { return strings.Compare(a.Key, b.Key) })
+	out := make([]Lease, 0, len(v.shown))
+	for _, key := range slices.Sorted(maps.Keys(v.shown)) {
+		out = append(out, *v.shown[key])
+	}
+	return out
 }
 
 func (v *View) ignored() []Ignored {

@@ -206,7 +206,7 @@ func ParseLease(key string, value []byte) (Lease, error) {
 		return Lease{}, err
 	}
 	l := Lease{Subnet: s.V4, Subnet6: s.V6, Key: key}
-	if err := json.Unmarshal(value, &l.Attrs); err != nil {
+	if err := l.Attrs.UnmarshalJSON(value); err != nil {
 		return Lease{}, fmt.Errorf("the lease %s: %w", key, err)
 	}
 	return l, nil

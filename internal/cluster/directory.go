@@ -18,9 +18,9 @@ type directory struct {
 	view    *subnet.View       // of a directory that is fed; nil when it is followed by itself
 	cancel  context.CancelFunc // of one that is followed by itself
 	synced  bool
-	leases  map[string]subnet.Lease // by key
-	had     map[netip.Prefix]int    // by how many of the leases
-	lengths map[int]int             // of those prefixes, and how many have each
+	leases  map[string]*subnet.Lease // by key
+	had     map[netip.Prefix]int     // by how many of the leases
+	lengths map[int]int              // of those prefixes, and how many have each
 	config  subnet.Config
 	err     error // of the config
 	ignored []subnet.Ignored
@@ -28,14 +28,14 @@ type directory struct {
 
 func (d *directory) put(l subnet.Lease) {
 	d.drop(l.Key)
-	d.leases[l.Key] = l
+	d.leases[l.Key] = &l
 	d.count(l, 1)
 }
 
 func (d *directory) drop(key string) {
 	if l, ok := d.leases[key]; ok {
 		delete(d.leases, key)
-		d.count(l, -1)
+		d.count(*l, -1)
 	}
 }
 
@@ -70,7 +70,7 @@ func (d *directory) overlaps(p netip.Prefix) bool {
 
 // newDirectory is one of which nothing is known yet.
 func newDirectory(d *subnet.Directory) *directory {
-	return &directory{Directory: d, leases: map[string]subnet.Lease{}, had: map[netip.Prefix]int{}, lengths: map[int]int{}}
+	return &directory{Directory: d, leases: map[string]*subnet.Lease{}, had: map[netip.Prefix]int{}, lengths: map[int]int{}}
 }
 
 // dirLeases is where the directories are that this fabric's networks make, below the prefix of all its keys.
@@ -236,7 +236,7 @@ func (m *Member) leasePeer(id string) (cnm.Peer, bool) {
 		if !ok || m.isOwnAddress(l.PublicIP, l.PublicIPv6) {
 			return cnm.Peer{}, false
 		}
-		p, err := d.Peer(rec.v, l)
+		p, err := d.Peer(rec.v, *l)
 		if err != nil {
 			m.rep.bad[cnm.Key{Kind: "lease", ID: id}] = err
 			return cnm.Peer{}, false

@@ -43,7 +43,7 @@ func (m *Member) ensureLease(ctx context.Context, g *errgroup.Group, d Driver, n
 	}
 	attrs.NodeID = m.id
 	if h.Key != "" && present && cur.Create == h.Create && sameAttrs(cur.Attrs, attrs) && (cur.EtcdLease == etcdLease || h.Reserved) {
-		return h, m.writeEnv(d, n, cur)
+		return h, m.writeEnv(d, n, *cur)
 	}
 	l, err := m.grip(ctx, dir, n, h, attrs, etcdLease)
 	if err != nil {

@@ -87,7 +87,7 @@ func (m *Member) Leases() []LeaseView {
 	for network, dir := range m.dirs {
 		n := m.rep.networks[network].v
 		for _, l := range dir.leases {
-			v := LeaseView{Lease: l, Network: n, Node: m.rep.nodes[l.NodeID].v.Name, Own: l.NodeID == m.id}
+			v := LeaseView{Lease: *l, Network: n, Node: m.rep.nodes[l.NodeID].v.Name, Own: l.NodeID == m.id}
 			switch _, alive := m.rep.alive[l.NodeID]; {
 			case l.Reservation(), l.NodeID == "": // a flanneld renews once a day, and shows no other sign of life
 			case v.Own && m.lease != nil:

@@ -58,6 +58,7 @@ const (
 	pageSize    = 1000                  // keys a request
 	callTimeout = 5 * time.Second       // of one request
 	probeEvery  = 10 * time.Second      // between looks at the revision and the cluster
+	maxMute     = 3                     // of them without an answer, one after the other, and etcd counts as gone
 	minWait     = 50 * time.Millisecond // between attempts, doubled up to maxBackoff
 )
 
@@ -134,6 +135,7 @@ type follower struct {
 	replica   map[string]*Item
 	revision  int64
 	cluster   uint64
+	mute      int // probes without an answer
 	connected bool
 	told      string // the last reason given to onState
 }

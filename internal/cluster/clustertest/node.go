@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -34,7 +35,8 @@ type Config struct {
 	Store    cnm.Store        // nil: in memory
 	Kernel   reconcile.Kernel // nil: in memory
 	Times    cluster.Times
-	Log      *slog.Logger // nil: silent
+	Resync   time.Duration // between full passes; 0: as in netd
+	Log      *slog.Logger  // nil: silent
 }
 
 // Prefix is where the nodes' records are in etcd.
@@ -122,7 +124,7 @@ func (n *Node) open(ctx context.Context) error {
 	for _, d := range drivers {
 		src.drivers[d.Name()] = d
 	}
-	n.Reconciler = reconcile.New(reconcile.Config{Kernel: c.Kernel, Source: src, Log: c.Log, Observer: n.passed})
+	n.Reconciler = reconcile.New(reconcile.Config{Kernel: c.Kernel, Source: src, Log: c.Log, Resync: c.Resync, Observer: n.passed})
 	n.Controller, err = cnm.New(ctx, cnm.Config{
 		Store: c.Store, IPAM: addresses, Drivers: drivers, Fabric: n.Reconciler, Cluster: n.Member, Log: c.Log,
 		Events: func(cnm.Event) { n.Member.Changed() },
