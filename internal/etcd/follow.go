@@ -57,6 +57,7 @@ const (
 	longest     = 20 * time.Millisecond // an update may be held back
 	pageSize    = 1000                  // keys a request
 	callTimeout = 5 * time.Second       // of one request
+	maxPatience = 8                     // times as long one may take after others took too long
 	probeEvery  = 10 * time.Second      // between looks at the revision and the cluster
 	maxMute     = 3                     // of them without an answer, one after the other, and etcd counts as gone
 	minWait     = 50 * time.Millisecond // between attempts, doubled up to maxBackoff
@@ -136,6 +137,7 @@ type follower struct {
 	revision  int64
 	cluster   uint64
 	mute      int // probes without an answer
+	late      int // requests that took too long, one after the other
 	connected bool
 	told      string // the last reason given to onState
 }
@@ -231,13 +233,23 @@ func (w *follower) watchConnection(ctx context.Context, cancel context.CancelCau
 }
 
 func (w *follower) get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	call, cancel := context.WithTimeout(ctx, patience(w.late))
 	defer cancel()
-	r, err := w.client.Get(ctx, key, opts...)
+	r, err := w.client.Get(call, key, opts...)
 	if err != nil {
+		if call.Err() != nil && ctx.Err() == nil {
+			w.late++
+		}
 		return nil, fmt.Errorf("list %q of etcd: %w", w.prefix, err)
 	}
+	w.late = 0
 	return r, nil
+}
+
+// patience is how long a request may take after others took too long. An etcd that has too much to do would only have
+// more of it if what it could not answer in time was asked again.
+func patience(late int) time.Duration {
+	return callTimeout * time.Duration(min(1<<min(late, 8), maxPatience))
 }
 
 // list reads the whole directory at one revision and hands on what differs.

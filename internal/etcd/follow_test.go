@@ -67,6 +67,34 @@ func TestFollowAtomic(t *testing.T) {
 	}
 }
 
+// TestFollowInACrowd checks that a watch that rests misses nothing, and is told more at once.
+func TestFollowInACrowd(t *testing.T) {
+	c := start(t, embedded.Config{Dir: t.TempDir()}).Client()
+	m := follow(t, c, "/d/", etcd.Audience(func() int { return 1000 }))
+	m.whole(t, 0)
+	const writes = 600
+	for i := range writes {
+		key := fmt.Sprintf("/d/%d", i%50)
+		if i%7 == 3 {
+			del(t, c, key)
+		} else {
+			put(t, c, key, fmt.Sprint(i))
+		}
+	}
+	m.matches(t, c, "/d/")
+	for _, u := range m.since(1) {
+		if u.Whole {
+			t.Errorf("a rest led to a list: %+v", u)
+		}
+	}
+	before := len(m.since(0))
+	put(t, c, "/d/last", "after the storm")
+	m.matches(t, c, "/d/")
+	if n := len(m.since(before)); n != 1 {
+		t.Errorf("%d updates for one change", n)
+	}
+}
+
 func TestFollowManyPages(t *testing.T) {
 	c := start(t, embedded.Config{Dir: t.TempDir()}).Client()
 	for i := range 25 {

@@ -65,7 +65,7 @@ func (l *Lease) Changed() <-chan struct{} { return l.changed }
 func (l *Lease) Run(ctx context.Context) error {
 	failures := 0
 	for {
-		err := l.renew(ctx)
+		err := l.renew(ctx, failures)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -113,8 +113,8 @@ func (l *Lease) interval() time.Duration {
 }
 
 // renew sends one keep-alive, or grants a lease when there is none to keep alive.
-func (l *Lease) renew(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, min(callTimeout, max(l.interval(), 500*time.Millisecond)))
+func (l *Lease) renew(ctx context.Context, failures int) error {
+	ctx, cancel := context.WithTimeout(ctx, min(patience(failures), max(l.interval(), 500*time.Millisecond)))
 	defer cancel()
 	l.mu.Lock()
 	id := l.id

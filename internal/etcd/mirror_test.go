@@ -68,8 +68,8 @@ func (m *mirror) update(u etcd.Update) error {
 	if len(m.updates) == 0 && !u.Whole {
 		m.faults = append(m.faults, errors.New("the first update is not whole"))
 	}
-	if len(u.Changes) == 0 && !u.Whole {
-		m.faults = append(m.faults, errors.New("an update without a change"))
+	if n := len(m.updates); len(u.Changes) == 0 && !u.Whole && u.Revision <= m.updates[n-1].Revision {
+		m.faults = append(m.faults, errors.New("an update of nothing"))
 	}
 	seen := map[string]bool{}
 	for _, c := range u.Changes {

@@ -8,6 +8,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"pgregory.net/rapid"
 
+	"github.com/vethloom/vethloom/internal/etcd"
 	"github.com/vethloom/vethloom/internal/etcd/embedded"
 )
 
@@ -26,7 +27,9 @@ func TestFollowProperty(t *testing.T) {
 		// rapid's T has no cleanup that runs before the next round's: a test of its own has.
 		ok := t.Run(fmt.Sprint(round), func(t *testing.T) {
 			client := dialSocket(t, p.path)
-			m = follow(t, client, prefix)
+			// With a large audience, its watch rests soon.
+			audience := rapid.SampledFrom([]int{1, 1_000_000}).Draw(r, "audience")
+			m = follow(t, client, prefix, etcd.Audience(func() int { return audience }))
 			n := rapid.IntRange(1, 60).Draw(r, "steps")
 			for i := range n {
 				step(t, r, c, p, prefix, i)
