@@ -18,8 +18,13 @@ import (
 // overlay has a node meet a network with thousands of endpoints on other nodes, on a kernel in memory.
 func overlay(ctx context.Context, b *bench) error { return b.overlay(ctx, "overlay", nil) }
 
-// kernel is overlay on a real kernel, in a network namespace that goes with the thread it is made on.
-func kernel(ctx context.Context, b *bench) (err error) {
+// kernel is overlay on a real kernel.
+func kernel(ctx context.Context, b *bench) error {
+	return withKernel(b.dir, func(k reconcile.Kernel) error { return b.overlay(ctx, "kernel", k) })
+}
+
+// withKernel calls f with a real kernel, in a network namespace that goes with the thread it is made on.
+func withKernel(dir string, f func(reconcile.Kernel) error) (err error) {
 	done := make(chan error, 1)
 	var k *kern.Kernel
 	go func() {
@@ -29,14 +34,14 @@ func kernel(ctx context.Context, b *bench) (err error) {
 			return
 		}
 		var err error
-		k, err = kern.Open(kern.Config{RunDir: filepath.Join(b.dir, "run"), Log: slog.New(slog.DiscardHandler)})
+		k, err = kern.Open(kern.Config{RunDir: filepath.Join(dir, "run"), Log: slog.New(slog.DiscardHandler)})
 		done <- err
 	}()
 	if err := <-done; err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, k.Close()) }()
-	return b.overlay(ctx, "kernel", k)
+	return f(k)
 }
 
 func (b *bench) overlay(ctx context.Context, name string, k reconcile.Kernel) (err error) {

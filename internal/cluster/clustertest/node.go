@@ -218,5 +218,3 @@ func (n *Node) AwaitPass(ctx context.Context, done func() bool) error {
 		}
 	}
 }
-
-func (n *Node) PeersNow() int { n.mu.Lock(); defer n.mu.Unlock(); return len(n.peers) }
