@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/vethloom/vethloom/backend/vxlan"
 	"github.com/vethloom/vethloom/cnm"
@@ -87,7 +88,11 @@ func Start(ctx context.Context, c Config) (*Node, error) {
 	}
 	n := &Node{cfg: c, Requests: &Requests{}, peers: map[plan.Scope]bool{}, failed: map[plan.Scope]error{}, moved: make(chan struct{}), done: make(chan error, 1)}
 	var err error
-	n.Client, err = clientv3.New(clientv3.Config{Endpoints: []string{c.Endpoint}, Logger: zap.NewNop(), DialOptions: []grpc.DialOption{grpc.WithStatsHandler(n.Requests)}})
+	n.Client, err = clientv3.New(clientv3.Config{Endpoints: []string{c.Endpoint}, Logger: zap.NewNop(), DialOptions: []grpc.DialOption{
+		grpc.WithStatsHandler(n.Requests),
+		// As netd's: hundreds that connect at once would else wait for minutes until they try again.
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second}, MinConnectTimeout: 20 * time.Second}),
+	}})
 	if err != nil {
 		return nil, fmt.Errorf("make a client of etcd: %w", err)
 	}
