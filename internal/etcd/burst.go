@@ -7,9 +7,9 @@ import (
 
 // When a watch costs more than it is worth, and how long it rests then.
 const (
-	busyDeliveries = 20000                  // a second, by etcd to all who follow the directory: about half a core of it
-	busyRevisions  = 20                     // a second, at least
-	busyPeriod     = time.Second            // that these are counted in
+	busyDeliveries = 20000 // in a busyPeriod, by etcd to all who follow the directory: about half a core of it
+	busyRevisions  = 20    // in a busyPeriod, at least
+	busyPeriod     = time.Second
 	fullPiece      = 500                    // transactions: etcd gives a watch at most 1000 at once
 	minRest        = 200 * time.Millisecond // by so much an event may be later then
 	maxRest        = 2 * time.Second
@@ -54,10 +54,9 @@ func (b *burst) is(now time.Time, revisions int) bool {
 	} else if n := b.audience(); n > 0 {
 		limit = max(limit, busyDeliveries/float64(n))
 	}
-	rested := b.rested
-	b.rested = float64(b.revisions) >= limit*busyPeriod.Seconds() || rested && float64(revisions) > limit/2*since.Seconds()
-	b.rest = minRest
-	if rested {
+	worth := b.rested && float64(revisions) > limit/2*since.Seconds()/busyPeriod.Seconds()
+	b.rested = worth || float64(b.revisions) >= limit
+	if b.rest = minRest; worth {
 		b.rest = min(max(minRest, 2*now.Sub(b.began)), maxRest)
 	}
 	return b.rested
