@@ -4,9 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/netip"
-
-	"github.com/vethloom/vethloom/internal/flatjson"
 )
 
 // record is a value the store keeps for the controller.
@@ -37,57 +34,9 @@ func EndpointOf(r Record) (Endpoint, error) {
 
 // PeerOf decodes a record of [KindPeer].
 func PeerOf(r Record) (Peer, error) {
-	p, ok := plainPeer(r.Value)
-	var err error
-	if !ok {
-		p, err = decode[Peer](r)
-	}
+	p, err := decode[Peer](r)
 	p.Revision = r.Revision
 	return p, err
-}
-
-// plainPeer decodes what [json.Marshal] makes of a peer. There are as many as there are nodes or endpoints elsewhere.
-func plainPeer(text []byte) (Peer, bool) {
-	var p Peer
-	ok := flatjson.Object(text, func(name string, v []byte) bool {
-		switch name {
-		case "id":
-			return flatjson.String(v, &p.ID)
-		case "network":
-			return flatjson.String(v, &p.Network)
-		case "node":
-			return flatjson.String(v, &p.Node)
-		case "endpoint":
-			return flatjson.Bool(v, &p.Endpoint)
-		case "prefixes":
-			return plainPrefixes(v, &p.Prefixes)
-		case "addr4":
-			return flatjson.Addr(v, &p.Addr4)
-		case "addr6":
-			return flatjson.Addr(v, &p.Addr6)
-		case "mac":
-			return flatjson.Bytes(v, p.MAC[:])
-		case "mac6":
-			return flatjson.Bytes(v, p.MAC6[:])
-		case "backend":
-			return flatjson.String(v, &p.Backend)
-		}
-		return false
-	})
-	return p, ok
-}
-
-func plainPrefixes(value []byte, to *[]netip.Prefix) bool {
-	*to = (*to)[:0]
-	return flatjson.Array(value, func(v []byte) bool {
-		var s string
-		if !flatjson.String(v, &s) {
-			return false
-		}
-		p, err := netip.ParsePrefix(s)
-		*to = append(*to, p)
-		return err == nil
-	}) && len(*to) > 0
 }
 
 // ListPeers reads every peer record, in order of ID.

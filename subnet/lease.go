@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-
-	"github.com/vethloom/vethloom/internal/flatjson"
 )
 
 // Attrs is what a lease says of its holder: the value of its key.
@@ -48,12 +46,9 @@ func (a Attrs) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON reads flannel's form. The error names the field.
 func (a *Attrs) UnmarshalJSON(b []byte) error {
-	j, ok := plainAttrs(b)
-	if !ok {
-		j = attrsJSON{}
-		if err := json.Unmarshal(b, &j); err != nil {
-			return fmt.Errorf("the value is no lease: %w", err)
-		}
+	var j attrsJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return fmt.Errorf("the value is no lease: %w", err)
 	}
 	v4, err := publicAddr("PublicIP", j.PublicIP, true)
 	if err != nil {
@@ -73,33 +68,6 @@ func (a *Attrs) UnmarshalJSON(b []byte) error {
 		BackendData: raw(j.BackendData), BackendV6Data: raw(j.BackendV6Data), NodeID: j.NodeID,
 	}
 	return nil
-}
-
-// plainAttrs decodes what nodes and flanneld write.
-func plainAttrs(text []byte) (attrsJSON, bool) {
-	var j attrsJSON
-	ok := flatjson.Object(text, func(name string, v []byte) bool {
-		switch name {
-		case "PublicIP":
-			return flatjson.String(v, &j.PublicIP)
-		case "PublicIPv6":
-			if j.PublicIPv6 = nil; string(v) == "null" {
-				return true
-			}
-			j.PublicIPv6 = new(string)
-			return flatjson.String(v, j.PublicIPv6)
-		case "BackendType":
-			return flatjson.String(v, &j.BackendType)
-		case "BackendData":
-			return flatjson.Raw(v, &j.BackendData)
-		case "BackendV6Data":
-			return flatjson.Raw(v, &j.BackendV6Data)
-		case "NodeID":
-			return flatjson.String(v, &j.NodeID)
-		}
-		return false
-	})
-	return j, ok
 }
 
 // raw is nil for JSON's null.

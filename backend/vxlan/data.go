@@ -8,7 +8,6 @@ import (
 
 	"github.com/vethloom/vethloom/backend"
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/flatjson"
 	"github.com/vethloom/vethloom/internal/plan"
 	"github.com/vethloom/vethloom/subnet"
 )
@@ -42,12 +41,9 @@ func (Backend) Decode(n backend.Network, l subnet.Lease, p *cnm.Peer) error {
 }
 
 func decode(n backend.Network, raw json.RawMessage) (plan.MAC, error) {
-	d, ok := plain(raw)
-	if !ok {
-		d = data{}
-		if err := json.Unmarshal(raw, &d); err != nil {
-			return plan.MAC{}, fmt.Errorf("want {\"VNI\": …, \"VtepMAC\": …}: %w", err)
-		}
+	var d data
+	if err := json.Unmarshal(raw, &d); err != nil {
+		return plan.MAC{}, fmt.Errorf("want {\"VNI\": …, \"VtepMAC\": …}: %w", err)
 	}
 	hw, err := net.ParseMAC(d.VtepMAC)
 	if err != nil || len(hw) != len(plan.MAC{}) {
@@ -61,21 +57,4 @@ func decode(n backend.Network, raw json.RawMessage) (plan.MAC, error) {
 		return plan.MAC{}, fmt.Errorf("VNI %d, and the network's is %d: its packets would not arrive", d.VNI, n.Cluster.VNI)
 	}
 	return mac, nil
-}
-
-// plain decodes what nodes and flanneld write.
-func plain(raw json.RawMessage) (data, bool) {
-	var d data
-	ok := flatjson.Object(raw, func(name string, v []byte) bool {
-		switch name {
-		case "VNI":
-			n, ok := flatjson.Uint(v, 32)
-			d.VNI = uint32(n)
-			return ok
-		case "VtepMAC":
-			return flatjson.String(v, &d.VtepMAC)
-		}
-		return false
-	})
-	return d, ok
 }

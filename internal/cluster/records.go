@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/flatjson"
 	"github.com/vethloom/vethloom/internal/plan"
 )
 
@@ -100,63 +99,10 @@ type heldLease struct {
 func selfKey() cnm.Key                { return cnm.Key{Kind: cnm.KindMember, ID: "self"} }
 func leaseKey(network string) cnm.Key { return cnm.Key{Kind: cnm.KindMember, ID: "lease/" + network} }
 
-// plain is a record that can be read without reflection when it is as nodes write it.
-type plain interface {
-	field(name string, value []byte) bool
-}
-
 func decode[T any](value []byte) (T, error) {
 	var v T
-	if p, ok := any(&v).(plain); ok {
-		if flatjson.Object(value, p.field) {
-			return v, nil
-		}
-		v = *new(T)
-	}
 	err := json.Unmarshal(value, &v)
 	return v, err
-}
-
-func (n *Node) field(name string, v []byte) bool {
-	switch name {
-	case "id":
-		return flatjson.String(v, &n.ID)
-	case "name":
-		return flatjson.String(v, &n.Name)
-	case "addr4":
-		return flatjson.Addr(v, &n.Addr4)
-	case "addr6":
-		return flatjson.Addr(v, &n.Addr6)
-	case "mtu":
-		mtu, ok := flatjson.Uint(v, 31)
-		n.MTU = int(mtu)
-		return ok
-	case "version":
-		return flatjson.String(v, &n.Version)
-	case "drivers":
-		n.Drivers = nil
-		return flatjson.Array(v, func(v []byte) bool {
-			n.Drivers = append(n.Drivers, "")
-			return flatjson.String(v, &n.Drivers[len(n.Drivers)-1])
-		}) && len(n.Drivers) > 0
-	case "boot":
-		return flatjson.String(v, &n.Boot)
-	case "started":
-		return n.Started.UnmarshalJSON(v) == nil
-	}
-	return false
-}
-
-func (a *aliveRecord) field(name string, v []byte) bool {
-	switch name {
-	case "instance":
-		return flatjson.String(v, &a.Instance)
-	case "boot":
-		return flatjson.String(v, &a.Boot)
-	case "addr":
-		return flatjson.String(v, &a.Addr)
-	}
-	return false
 }
 
 func encode(v any) ([]byte, error) {
