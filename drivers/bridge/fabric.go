@@ -1,6 +1,10 @@
 package bridge
 
-import "github.com/vethloom/vethloom/internal/plan"
+import (
+	"strconv"
+
+	"github.com/vethloom/vethloom/internal/plan"
+)
 
 // FabricConfig is what the fabric's shared state depends on.
 type FabricConfig struct {
@@ -14,6 +18,16 @@ type FabricConfig struct {
 	// BridgeNetfilterOff clears bridge-nf-call-iptables and -ip6tables. The
 	// caller decides: other tools on the host may depend on them.
 	BridgeNetfilterOff bool
+}
+
+// OuterPorts renders the UDP ports that tunnels of this node receive on: whoever sends to such a port speaks for a node, to
+// all the networks that use it, so containers may not.
+func OuterPorts(owner plan.Scope, ports []uint16) []plan.Element {
+	var out []plan.Element
+	for _, p := range ports {
+		out = append(out, plan.Element{Family: plan.Inet, Set: setOuter, Keys: []string{strconv.Itoa(int(p))}, Scope: owner})
+	}
+	return out
 }
 
 // Fabric renders what every network shares: the tables' chains and sets,
@@ -49,6 +63,7 @@ const (
 	setRouted   = "routed"
 	setTunnels  = "tunnels"
 	setClosed   = "closed"
+	setOuter    = "outer"
 
 	setGuarded   = "guarded"
 	setSourceMAC = "sourcemac"
@@ -113,6 +128,7 @@ func fabricSets() []plan.Set {
 		inet(setRouted, plan.TypeIfName),
 		inet(setTunnels, plan.TypeIfName),
 		inet(setClosed, plan.TypeIfName),
+		inet(setOuter, plan.TypePort),
 		br(setGuarded, plan.TypeIfName),
 		br(setSourceMAC, plan.TypeIfName, plan.TypeEther),
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -307,11 +308,19 @@ func (d *daemon) finishDeletions(ctx context.Context) error {
 }
 
 // fabric is the reconciler as the controller sees it: errors of the kernel become
-// the model's.
+// the model's, and what networks share goes with each of them.
 type fabric struct{ *reconcile.Reconciler }
 
 func (f fabric) Converge(ctx context.Context, scopes ...plan.Scope) error {
+	if slices.ContainsFunc(scopes, isNetwork) {
+		scopes = append(slices.Clone(scopes), fabricScope)
+	}
 	return modelError(f.Reconciler.Converge(ctx, scopes...))
+}
+
+func isNetwork(s plan.Scope) bool {
+	kind, _, ok := cnm.ParseScope(s)
+	return ok && kind == cnm.KindNetwork
 }
 
 func modelError(err error) error {

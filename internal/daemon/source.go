@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync/atomic"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/drivers/bridge"
 	"github.com/vethloom/vethloom/internal/plan"
 	"github.com/vethloom/vethloom/internal/reconcile"
 )
@@ -54,7 +57,8 @@ func (s *source) All(ctx context.Context) (map[plan.Scope]reconcile.Want, error)
 	if err != nil {
 		return nil, err
 	}
-	out := map[plan.Scope]reconcile.Want{fabricScope: {State: s.facts.Load().fabric}}
+	out := map[plan.Scope]reconcile.Want{}
+	outer := outerPorts{}
 	add := func(scope plan.Scope, st plan.State, err error) {
 		out[scope] = reconcile.Want{State: st, Err: err}
 	}
@@ -62,8 +66,10 @@ func (s *source) All(ctx context.Context) (map[plan.Scope]reconcile.Want, error)
 	for _, n := range networks {
 		byID[n.ID] = n
 		st, err := s.network(n)
+		outer.of(st)
 		add(cnm.NetworkScope(n.ID), st, err)
 	}
+	add(fabricScope, s.fabric(outer), nil)
 	for _, b := range sandboxes {
 		add(cnm.SandboxScope(b.ID), sandboxState(b), nil)
 	}
@@ -88,7 +94,7 @@ func (s *source) All(ctx context.Context) (map[plan.Scope]reconcile.Want, error)
 // Render renders one record.
 func (s *source) Render(ctx context.Context, scope plan.Scope) (plan.State, error) {
 	if scope == fabricScope {
-		return s.facts.Load().fabric, nil
+		return s.renderFabric(ctx)
 	}
 	if id, ok := strings.CutPrefix(string(scope), string(cnm.PeerScope(""))); ok {
 		return s.peerByID(ctx, id)
@@ -117,6 +123,45 @@ func (s *source) Render(ctx context.Context, scope plan.Scope) (plan.State, erro
 			return plan.State{}, err
 		}
 		return s.endpointByID(ctx, e)
+	}
+}
+
+// renderFabric renders what networks share, and that is the ports of their tunnels too.
+func (s *source) renderFabric(ctx context.Context) (plan.State, error) {
+	networks, err := cnm.ListNetworks(ctx, s.store)
+	if err != nil {
+		return plan.State{}, err
+	}
+	outer := outerPorts{}
+	for _, n := range networks {
+		if n.Cluster == nil {
+			continue // without other nodes it has no tunnel
+		}
+		if st, err := s.network(n); err == nil { // its own scope says why not
+			outer.of(st)
+		}
+	}
+	return s.fabric(outer), nil
+}
+
+func (s *source) fabric(outer outerPorts) plan.State {
+	st := s.facts.Load().fabric
+	st.Rules.Elements = bridge.OuterPorts(fabricScope, slices.Sorted(maps.Keys(outer)))
+	return st
+}
+
+// outerPorts are the UDP ports that tunnels receive on.
+type outerPorts map[uint16]bool
+
+// of adds those of a network.
+func (o outerPorts) of(network plan.State) {
+	for _, l := range network.Links {
+		if l.Kind == plan.VXLAN {
+			o[l.VXLAN.Port] = true
+		}
+	}
+	for _, t := range network.Tunnels {
+		o[t.Port] = true
 	}
 }
 

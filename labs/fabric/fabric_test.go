@@ -25,13 +25,14 @@ var drivers = []string{"overlay", "vxlan", "udp", "host-gw"}
 // fabric is a lab with a network of each driver.
 type fabric struct {
 	*lab.Lab
-	t *testing.T
+	t    *testing.T
+	seen map[string]string // what netd said, for when it is stopped
 }
 
 func up(t *testing.T, c lab.Config) fabric {
 	t.Helper()
 	c.IPv6 = true
-	return fabric{labtest.Up(t, c), t}
+	return fabric{labtest.Up(t, c), t, map[string]string{}}
 }
 
 // try runs a shell command on a host.
