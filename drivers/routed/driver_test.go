@@ -151,6 +151,8 @@ func TestOptionsRefused(t *testing.T) {
 		{vxlan, []string{"vnl", "1"}, []string{`unknown option "vnl"`, `did you mean "vni"`, "driver vxlan knows bridge-name, direct-routing, flannel.prefix,", "subnet-env, subnet-length, subnet-length6, vni"}},
 		{udp, []string{"vni", "1"}, []string{`unknown option "vni"`, "driver udp knows", "offload"}},
 		{hostgw, []string{"offload", "off"}, []string{`unknown option "offload"`, "driver host-gw knows"}},
+		{hostgw, []string{"port", "9"}, []string{"option port=9", "direct-routing=true"}},
+		{hostgw, []string{"vni", "9", "direct-routing", "false"}, []string{"option vni=9", "leave the option out"}},
 		{vxlan, []string{"vni", "0"}, []string{`vni="0"`, "1 to 16777215"}},
 		{vxlan, []string{"vni", "16777216"}, []string{"1 to 16777215"}},
 		{udp, []string{"port", "65536"}, []string{`port="65536"`, "1 to 65535"}},

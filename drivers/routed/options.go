@@ -65,6 +65,9 @@ func (d Driver) Decode(n cnm.Network) (Options, error) {
 	if err := o.Bridge.Settle(); err != nil {
 		return Options{}, err
 	}
+	if err := d.tunnelOptions(n.Options, o.Backend); err != nil {
+		return Options{}, err
+	}
 	for _, f := range []struct {
 		name string
 		bits int
@@ -76,6 +79,19 @@ func (d Driver) Decode(n cnm.Network) (Options, error) {
 		}
 	}
 	return o, nil
+}
+
+// tunnelOptions refuses what is said of a tunnel that the network does not have.
+func (d Driver) tunnelOptions(given map[string]string, o backend.Options) error {
+	if d.Backend.Tunnel(o) != (cnm.TunnelRequest{}) {
+		return nil
+	}
+	for _, name := range []string{backend.OptionVNI, backend.OptionPort} {
+		if value, ok := given[name]; ok {
+			return fmt.Errorf("option %s=%s: routes without a tunnel have none: add %s=true, or leave the option out", name, value, backend.OptionDirectRouting)
+		}
+	}
+	return nil
 }
 
 func number(low, high uint64, set func(*Options, uint64)) func(*Options, string) error {
