@@ -103,6 +103,7 @@ type Member struct {
 	lostAt   time.Time            // when that was last over
 	state    State
 	refused  error            // why this node may not be a member
+	told     string           // the errors that were logged last
 	troubles map[string]error // what keeps networks from being as the cluster has them, by ID
 
 	peers     map[string]peerState // of the local store, by ID; the syncing goroutine's own

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -74,13 +75,29 @@ func (m *Member) after(ctx context.Context, failed dirty, errs []error, next tim
 		m.lease.Renew()
 		m.alive.Renew()
 	}
-	if len(errs) > 0 && ctx.Err() == nil {
-		m.cfg.Log.Warn("the cluster's records and this node's differ; trying again", "err", errors.Join(errs...))
+	if ctx.Err() == nil {
+		m.tell(errors.Join(errs...))
 	}
 	if again {
 		next = min(next, m.cfg.Times.Retry)
 	}
 	return min(next, quiet)
+}
+
+// tell logs what is wrong once, however often it is tried again.
+func (m *Member) tell(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	switch {
+	case text == m.told:
+	case err != nil:
+		m.cfg.Log.Warn("the cluster's records and this node's differ; trying again", "err", err)
+	default:
+		m.cfg.Log.Info("the cluster's records and this node's agree again")
+	}
+	m.told = text
 }
 
 // found ends the state of having lost data.
@@ -114,6 +131,7 @@ func (m *Member) dirtyNetworks(ctx context.Context, d dirty) []string {
 	for id := range ids {
 		out = append(out, id)
 	}
+	slices.Sort(out)
 	return out
 }
 
