@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"math/big"
+	"strings"
 
 	"github.com/vethloom/vethloom/cnm"
 )
@@ -73,7 +74,8 @@ func randomHex(bytes int) (string, error) {
 	return hex.EncodeToString(b), nil
 }
 
-// newID makes an ID whose short form is not taken either: it names the sandbox.
+// newID makes an ID whose short form is not taken either: it names the sandbox. Nor is that a number: it is the
+// hostname too, and resolvers take a number for an address (inet_aton(3)) and look it up nowhere.
 // The caller holds the engine's mutex.
 func (e *Engine) newID() (string, error) {
 	for {
@@ -81,7 +83,7 @@ func (e *Engine) newID() (string, error) {
 		if err != nil {
 			return "", err
 		}
-		taken := false
+		taken := !strings.ContainsAny(cnm.Short(id), "abcdef")
 		for other := range e.containers {
 			taken = taken || cnm.Short(other) == cnm.Short(id)
 		}
