@@ -123,6 +123,7 @@ func (d *daemon) memberChanged(action string, attrs map[string]string) {
 // runMember is this node's life as a member of the cluster, until the context ends.
 func (d *daemon) runMember(ctx context.Context) error {
 	var closer func() error
+	var broken error // the data do not mend by themselves, and each start leaves something of etcd in this process
 	err := d.member.Run(ctx, d.etcdName(), func(ctx context.Context) (*clientv3.Client, error) {
 		if d.cfg.Etcd != embeddedEtcd {
 			cfg := d.cfg.etcd()
@@ -134,7 +135,13 @@ func (d *daemon) runMember(ctx context.Context) error {
 			closer = client.Close
 			return d.asked(client), nil
 		}
+		if broken != nil {
+			return nil, broken
+		}
 		srv, err := embedded.Start(ctx, embedded.Config{Dir: filepath.Join(d.cfg.Root, "etcd"), Log: d.log})
+		if errors.Is(err, embedded.ErrDamaged) {
+			broken = fmt.Errorf("%w; then restart netd", err)
+		}
 		if err != nil {
 			return nil, err
 		}

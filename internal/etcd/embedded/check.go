@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // checkData tells whether there are data, and opens etcd's database as etcd will. Etcd does it in a
@@ -31,6 +32,22 @@ func checkData(dir string) (old bool, err error) {
 		return false, damaged(dir, fmt.Errorf("the logs of %s are missing", path))
 	}
 	return true, checkDatabase(dir, path, info.Size())
+}
+
+// checkRoom refuses to start etcd where it would soon end: what cannot be written, it answers by ending the process.
+func checkRoom(dir string, old bool) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("look at the disk of etcd: %w", &fs.PathError{Op: "statfs", Path: dir, Err: err})
+	}
+	want := uint64(roomForNew)
+	if old {
+		want = roomForOld
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < want {
+		return fmt.Errorf("start etcd in %s: %w: %d MiB are free, and it wants %d; it starts by itself once there is room", dir, ErrNoRoom, free>>20, want>>20)
+	}
+	return nil
 }
 
 func checkDatabase(dir, path string, size int64) (err error) {

@@ -39,6 +39,7 @@ type Config struct {
 var (
 	ErrInUse   = errors.New("the directory is in use by another process")
 	ErrDamaged = errors.New("the data are damaged")
+	ErrNoRoom  = errors.New("the disk is full")
 )
 
 // What a member is tuned for: few records, one writer, little memory.
@@ -54,6 +55,10 @@ const (
 	unusedPeer   = "http://127.0.0.1:1" // members have a peer URL; this one neither listens nor calls
 	lockName     = "lock"
 	readyTimeout = 20 * time.Second
+
+	// Bytes that must be free: etcd ends its process when it cannot write, and its log begins with 64 MB.
+	roomForNew = 96 << 20
+	roomForOld = 16 << 20
 )
 
 // Server is a running etcd.
@@ -79,6 +84,9 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	}
 	old, err := checkData(c.Dir)
 	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	if err := checkRoom(c.Dir, old); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	e, err := start(cfg, c.Dir)

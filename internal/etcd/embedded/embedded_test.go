@@ -16,6 +16,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/internal/etcd"
 	"github.com/vethloom/vethloom/internal/etcd/embedded"
@@ -227,6 +228,48 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		t.Logf("%s: %v", name, err)
+	}
+}
+
+// TestNoRoom starts on a disk that is too full, and again when it is not.
+func TestNoRoom(t *testing.T) {
+	disk := t.TempDir()
+	mount := func(flags uintptr, size string) {
+		t.Helper()
+		if err := unix.Mount("tmpfs", disk, "tmpfs", flags, "size="+size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount(0, "64m")
+	t.Cleanup(func() {
+		if err := unix.Unmount(disk, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	dir := filepath.Join(disk, "etcd")
+	_, err := embedded.Start(t.Context(), embedded.Config{Dir: dir})
+	if !errors.Is(err, embedded.ErrNoRoom) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "64 MiB are free, and it wants 96") {
+		t.Errorf("with 64 MiB: %v", err)
+	}
+	mount(unix.MS_REMOUNT, "256m")
+	s, err := embedded.Start(t.Context(), embedded.Config{Dir: dir})
+	if err != nil {
+		t.Fatalf("with 256 MiB: %v", err)
+	}
+	put(t, s, "/a", "x")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	used := func() uint64 {
+		var st unix.Statfs_t
+		if err := unix.Statfs(disk, &st); err != nil {
+			t.Fatal(err)
+		}
+		return (st.Blocks - st.Bfree) * uint64(st.Bsize)
+	}
+	mount(unix.MS_REMOUNT, fmt.Sprint(used()+8<<20))
+	if _, err := embedded.Start(t.Context(), embedded.Config{Dir: dir}); !errors.Is(err, embedded.ErrNoRoom) || !strings.Contains(err.Error(), "wants 16") {
+		t.Errorf("with data and 8 MiB: %v", err)
 	}
 }
 
