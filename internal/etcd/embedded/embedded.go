@@ -56,8 +56,8 @@ const (
 	lockName     = "lock"
 	readyTimeout = 20 * time.Second
 
-	// Bytes that must be free: etcd ends its process when it cannot write, and its log begins with 64 MB.
-	roomForNew = 96 << 20
+	// Bytes that must be free: etcd ends its process when it cannot write, and it reserves 128 MB for its log at once.
+	roomForNew = 144 << 20
 	roomForOld = 16 << 20
 )
 

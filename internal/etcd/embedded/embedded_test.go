@@ -248,7 +248,7 @@ func TestNoRoom(t *testing.T) {
 	})
 	dir := filepath.Join(disk, "etcd")
 	_, err := embedded.Start(t.Context(), embedded.Config{Dir: dir})
-	if !errors.Is(err, embedded.ErrNoRoom) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "64 MiB are free, and it wants 96") {
+	if !errors.Is(err, embedded.ErrNoRoom) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "64 MiB are free, and it wants 144") {
 		t.Errorf("with 64 MiB: %v", err)
 	}
 	mount(unix.MS_REMOUNT, "256m")
