@@ -100,8 +100,9 @@ func Dial(ctx context.Context, host string, o Options) (*Client, error) {
 		grpc.WithIdleTimeout(0),
 		// A restart of netd takes a moment; who waits for it should not wait longer.
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second},
-			MinConnectTimeout: DefaultTimeout,
+			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second},
+			// Longer than the wait above: who answers nothing is to be told from who answers something else.
+			MinConnectTimeout: 2 * max(o.Timeout, DefaultTimeout),
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
 	)
