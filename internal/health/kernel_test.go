@@ -287,6 +287,31 @@ func TestRunProbesEveryTargetAtABoundedRate(t *testing.T) {
 	}
 }
 
+// TestRunEnds ends while rounds are waiting for their turn.
+func TestRunEnds(t *testing.T) {
+	p := newPath(t)
+	h := p.prober(health.Options{Period: time.Millisecond, Rate: 5000, Timeout: 100 * time.Millisecond})
+	var targets []health.Target
+	for i := range 200 { // nobody answers there, so that rounds take their time
+		targets = append(targets, health.Target{Node: fmt.Sprint(i), Way: health.Underlay, Addr: netip.AddrFrom4([4]byte{10, 0, 2, byte(20 + i)}), MTU: 1500})
+	}
+	h.Set(targets)
+	for range 20 {
+		ctx, stop := context.WithTimeout(t.Context(), 30*time.Millisecond)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			h.Run(ctx)
+		}()
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Second):
+			t.Fatal("the prober does not end")
+		}
+		stop()
+	}
+}
+
 // TestRunSeesChanges loses a way and finds it again.
 func TestRunSeesChanges(t *testing.T) {
 	p := newPath(t)

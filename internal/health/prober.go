@@ -132,6 +132,8 @@ func (p *Prober) Run(ctx context.Context) {
 			select {
 			case room <- struct{}{}:
 			case <-ctx.Done():
+				timer.Stop()
+				return
 			}
 			rounds.Go(func() {
 				defer func() { <-room }()
