@@ -62,6 +62,7 @@ const (
 	setInternal = "internal"
 	setRouted   = "routed"
 	setTunnels  = "tunnels"
+	setInner    = "inner"
 	setClosed   = "closed"
 	setOuter    = "outer"
 
@@ -127,6 +128,7 @@ func fabricSets() []plan.Set {
 		inet(setInternal, plan.TypeIfName),
 		inet(setRouted, plan.TypeIfName),
 		inet(setTunnels, plan.TypeIfName),
+		inet(setInner, plan.TypeIfName),
 		inet(setClosed, plan.TypeIfName),
 		inet(setOuter, plan.TypePort),
 		br(setGuarded, plan.TypeIfName),

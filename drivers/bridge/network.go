@@ -108,6 +108,7 @@ func (r *networkRender) sysctls() {
 
 func (r *networkRender) elements() {
 	r.add(setBridges, r.link)
+	r.add(setInner, r.link)
 	if r.o.ICC {
 		r.way(string(plan.Accept), r.link, r.link)
 	}

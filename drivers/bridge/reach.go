@@ -21,6 +21,7 @@ func (r Reach) Elements(n cnm.Network, o Options) []plan.Element {
 	b := networkRender{n: n, o: o, link: o.Link(n)}
 	for _, t := range r.Tunnels {
 		b.add(setTunnels, t)
+		b.add(setInner, t)
 		b.add(setClosed, t)
 		if n.Internal {
 			b.add(setInternal, t)

@@ -70,12 +70,13 @@ func rawRules() []plan.Rule {
 }
 
 // inputRules let an internal network reach its own gateway address, and no
-// other address of the host. What comes by a tunnel must be from inside its network. All else
-// is none of this chain's business and leaves early. Containers, wherever they are, do not reach the tunnels' own ports.
+// other address of the host. What comes by a tunnel must be from inside its network. Containers, wherever they
+// are, do not reach the tunnels' own ports. All else, the tunnels' outer packets among it, is none of this chain's business and
+// leaves with one look-up.
 func inputRules() []plan.Rule {
 	rules := []plan.Rule{
-		toOuter(setBridges),
-		toOuter(setTunnels),
+		rule(plan.Accept, not(in(setInner, plan.IIfName))),
+		dropped(is(plan.L4Proto, "udp"), in(setOuter, plan.DPort)),
 		rule(plan.Accept, not(in(setClosed, plan.IIfName))),
 	}
 	for _, f := range families() {
@@ -92,11 +93,6 @@ func inputRules() []plan.Rule {
 		rule(plan.Accept, internal, is(plan.NFProto, f.proto), is(plan.L4Proto, "ipv6-icmp"), is(f.daddr, "ff02::/16", "fe80::/10")),
 		dropped(internal))
 	return rules
-}
-
-// toOuter drops what comes by a link of the set for a port that tunnels receive on.
-func toOuter(set string) plan.Rule {
-	return dropped(is(plan.L4Proto, "udp"), in(setOuter, plan.DPort), in(set, plan.IIfName))
 }
 
 func forwardRules() []plan.Rule {
@@ -122,7 +118,7 @@ func forwardRules() []plan.Rule {
 		rule(plan.Accept, in(setRouted, plan.OIfName), not(in(setBridges, plan.IIfName))),
 		dropped(in(setBridges, plan.OIfName)),
 		// To another node's tunnel, with this node's address as its source once it is masqueraded.
-		toOuter(setBridges),
+		dropped(is(plan.L4Proto, "udp"), in(setOuter, plan.DPort), in(setBridges, plan.IIfName)),
 	)
 }
 
