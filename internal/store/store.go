@@ -15,11 +15,8 @@ const MaxID = 16 << 10
 // Check refuses what no store accepts: an empty kind or ID, a NUL byte, a key
 // twice, durable and runtime kinds in one commit.
 func Check(writes []cnm.Write) error {
-	var seen map[cnm.Key]bool
-	if len(writes) > few {
-		seen = make(map[cnm.Key]bool, len(writes))
-	}
-	for i, w := range writes {
+	seen := make(map[cnm.Key]bool, len(writes))
+	for _, w := range writes {
 		k := w.Key
 		switch {
 		case k.Kind == "" || strings.ContainsRune(string(k.Kind), 0):
@@ -32,27 +29,12 @@ func Check(writes []cnm.Write) error {
 			return invalid(k, fmt.Sprintf("durable and runtime records cannot change together, and %s %q is in the same commit",
 				writes[0].Key.Kind, writes[0].Key.ID))
 		}
-		if seen[k] || seen == nil && twice(writes[:i], k) {
+		if seen[k] {
 			return invalid(k, "the record is written twice")
 		}
-		if seen != nil {
-			seen[k] = true
-		}
+		seen[k] = true
 	}
 	return nil
-}
-
-// few writes, as most commits have, are compared with each other sooner than entered in a map.
-const few = 8
-
-// twice searches linearly.
-func twice(writes []cnm.Write, k cnm.Key) bool {
-	for _, w := range writes {
-		if w.Key == k {
-			return true
-		}
-	}
-	return false
 }
 
 func invalid(k cnm.Key, reason string) error {
