@@ -45,14 +45,7 @@ func (n *node) repairs(ctx context.Context) func() string {
 // TestStrangersChangesOfTunnelsAreRepaired undoes what other tools do to the ways to another node, and
 // the network's other objects with it.
 func TestStrangersChangesOfTunnelsAreRepaired(t *testing.T) {
-	w := newWorld(t)
-	w.join()
-	far := w.second()
-	for _, d := range clusterDrivers {
-		w.shared(d)
-	}
-	here, there := w.attach(clusterDrivers...), far.attach(clusterDrivers...)
-	far.echo(there)
+	w, far, here, there := pair(t)
 	for _, d := range clusterDrivers {
 		for _, is4 := range []bool{true, false} {
 			w.reach(here, addressOn(t, there, d, is4)).Close()

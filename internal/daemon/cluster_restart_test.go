@@ -66,14 +66,7 @@ func talk(t *testing.T, when string, c net.Conn) {
 // orderly stop of netd, on a network of each driver. A userspace tunnel carries while netd runs,
 // so its connections wait for it; the others do not notice.
 func TestConnectionsAcrossHostsOutliveNetd(t *testing.T) {
-	w := newWorld(t)
-	w.join()
-	far := w.second()
-	for _, d := range clusterDrivers {
-		w.shared(d)
-	}
-	here, there := w.attach(clusterDrivers...), far.attach(clusterDrivers...)
-	far.echo(there)
+	w, far, here, there := pair(t)
 	var all, kernel []net.Conn
 	for _, d := range clusterDrivers {
 		for _, is4 := range []bool{true, false} {

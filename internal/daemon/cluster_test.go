@@ -107,6 +107,20 @@ func (w *world) second() *node {
 	return b
 }
 
+// pair is a world with a second node, and on each a sandbox with a network of each driver; the one there echoes.
+func pair(t *testing.T) (w *world, far *node, here, there *apiv1.Sandbox) {
+	t.Helper()
+	w = newWorld(t)
+	w.join()
+	far = w.second()
+	for _, d := range clusterDrivers {
+		w.shared(d)
+	}
+	here, there = w.attach(clusterDrivers...), far.attach(clusterDrivers...)
+	far.echo(there)
+	return w, far, here, there
+}
+
 // list is etcd's keys below a prefix, sorted.
 func (w *world) list(prefix string) (out []string) {
 	w.t.Helper()

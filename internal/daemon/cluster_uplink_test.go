@@ -9,14 +9,7 @@ import (
 // TestUplinkChangesAreFollowed gives the uplink another MTU and another address, as an operator or DHCP does: links
 // and records follow, and the ways to another node are there afterwards.
 func TestUplinkChangesAreFollowed(t *testing.T) {
-	w := newWorld(t)
-	w.join()
-	far := w.second()
-	for _, d := range clusterDrivers {
-		w.shared(d)
-	}
-	here, there := w.attach(clusterDrivers...), far.attach(clusterDrivers...)
-	far.echo(there)
+	w, far, here, there := pair(t)
 	reach := func() {
 		t.Helper()
 		for _, d := range clusterDrivers {
