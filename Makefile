@@ -12,7 +12,7 @@ FUZZTIME ?= 10s
 PKGS     ?= ./...
 TESTFLAGS ?=
 # The timeout of one package's tests.
-TIMEOUT  ?= 15m
+TIMEOUT  ?= 20m
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
@@ -53,7 +53,7 @@ $(CGO:%=bin/%): bin/%:
 
 .PHONY: demo
 demo: demo-deps build ## show three nodes at work, in network namespaces of their own
-	@labs/demo/run.sh
+	@demo/run.sh
 
 .PHONY: lab
 lab: bin/netlab ## list the labs: documents that run, on a cluster inside this machine
@@ -71,13 +71,36 @@ root:
 	  exit 1; \
 	fi
 
+# Packages that start daemons and containers or build many namespaces. Their tests run one package after the other: side
+# by side they would be late because of each other. The others run beside each other first.
+HEAVY := /(backend|cmd|drivers|engine|labs|subnet|internal/(cluster|daemon|doctor|e2e|etcd|health|kern|lab|store))(/|$$)
+
+# The tests of PKGS with the flags given. `go list` compiles everything first, with all processors, which -p 1 would not.
+define gotest
+	@packages=$$($(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' -tags $(TAGS) $(PKGS)); \
+	heavy=$$(grep -E '$(HEAVY)' <<<"$$packages" || true); \
+	light=$$(grep -vE '$(HEAVY)' <<<"$$packages" || true); \
+	$(GO) list -export -deps -test $(1) -tags $(TAGS) -f '' $$packages >/dev/null 2>&1 || true; \
+	failed=0; \
+	[ -z "$$light" ] || $(GO) test $(1) -tags $(TAGS) -count=1 -timeout $(TIMEOUT) $(TESTFLAGS) $$light || failed=1; \
+	[ -z "$$heavy" ] || $(GO) test $(1) -p 1 -tags $(TAGS) -count=1 -timeout $(TIMEOUT) $(TESTFLAGS) $$heavy || failed=1; \
+	exit $$failed
+endef
+
 .PHONY: test
 test: root build ## run every test (as root)
-	$(GO) test -tags $(TAGS) -count=1 -timeout $(TIMEOUT) $(TESTFLAGS) $(PKGS)
+	$(call gotest)
 
 .PHONY: race
+race: export CGO_ENABLED = 1
 race: root build ## run the tests with the race detector (as root)
-	CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -count=1 -timeout $(TIMEOUT) $(TESTFLAGS) $(PKGS)
+	$(call gotest,-race)
+
+# What `make test` takes samples of.
+.PHONY: soak
+soak: export VETHLOOM_SOAK = 1
+soak: root build ## kill netd before every single step of what it does (as root; half an hour)
+	$(GO) test -tags $(TAGS) -count=1 -timeout 2h -run TestKilledAtEveryStep $(TESTFLAGS) ./internal/daemon
 
 .PHONY: lint
 lint: $(CACHE)/staticcheck ## formatting, vet, staticcheck, import directions, modules, generated code, shell
@@ -87,6 +110,12 @@ lint: $(CACHE)/staticcheck ## formatting, vet, staticcheck, import directions, m
 $(CACHE)/staticcheck: .ci/lint/go.mod .ci/lint/go.sum
 	@mkdir -p $(@D)
 	$(GO) build -C .ci/lint -o $@ honnef.co/go/tools/cmd/staticcheck
+
+TREE ?= .
+
+.PHONY: numbers
+numbers: ## how the tree is cut up: sizes of packages, functions and types, widths, tests (TREE=DIR: of another)
+	@$(GO) test -count=1 -v -run 'TestNumbers$$' ./internal/arch -args -tree $(abspath $(TREE)) | grep -vE '^(=== |--- |PASS|ok )'
 
 .PHONY: fuzz
 fuzz: root build ## run each fuzz target for FUZZTIME (10s)

@@ -8,7 +8,8 @@ import (
 	"strings"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/linkname"
+	"github.com/vethloom/vethloom/plan"
 	"github.com/vethloom/vethloom/subnet"
 )
 
@@ -60,10 +61,10 @@ type Self struct {
 }
 
 // Scope is the owner of the network's links.
-func (n Network) Scope() plan.Scope { return cnm.NetworkScope(n.ID) }
+func (n Network) Scope() plan.Owner { return cnm.NetworkOwner(n.ID) }
 
 // LinkName is the name of a link of the network's own: the prefix and the start of the ID.
-func (n Network) LinkName(prefix string) string { return prefix + n.ID[:min(8, len(n.ID))] }
+func (n Network) LinkName(prefix string) string { return linkname.Of(prefix, n.ID) }
 
 // MTU is that of a link whose packets get so many bytes on their way over the uplink. Below 1280
 // the kernel takes IPv6 off the link (RFC 8200 section 5); the host fragments what does not fit then.

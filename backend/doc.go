@@ -3,5 +3,5 @@
 // routed network is its driver's.
 //
 // Renders are pure, as drivers' are. A backend that moves packets itself says so with a plan.Tunnel and is asked
-// for its data path by whoever applies that.
+// for its data path by the caller that applies it.
 package backend

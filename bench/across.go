@@ -39,7 +39,8 @@ type underlay struct {
 	full bool
 }
 
-var underlays = []underlay{{"full offloads", true}, {"like a simple network card: tx, TSO and UDP tunnel offloads off", false}}
+var underlays = []underlay{{"full offloads", true}, {"like a simple network card: tx, TSO and UDP tunnel offloads off",
+	false}}
 
 // expectation compares two contenders.
 type expectation struct {
@@ -104,7 +105,8 @@ func (t *matrix) measure(ctx context.Context, cfg config, links []link) error {
 	for round := range cfg.acrossRounds {
 		// The next round takes as long as those before, on average.
 		if spent := time.Since(start); round > 0 && spent+spent/time.Duration(round) > acrossBudget {
-			t.Notes = append(t.Notes, fmt.Sprintf("Ended after %d of %d rounds: the time was over.", round, cfg.acrossRounds))
+			t.Notes = append(t.Notes, fmt.Sprintf("Ended after %d of %d rounds: the time was over.", round,
+				cfg.acrossRounds))
 			break
 		}
 		for i := range links {
@@ -179,7 +181,7 @@ func flannelBinary() (string, error) {
 	return path, nil
 }
 
-// verdict says whether the ratios of TCP throughput are what was expected.
+// verdict reports whether the ratios of TCP throughput are what was expected.
 func (e expectation) verdict(t *matrix, ours, theirs *row) string {
 	if e.Least == 0 || e.Full && !t.Full {
 		return ""

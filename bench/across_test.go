@@ -52,10 +52,12 @@ func TestVerdicts(t *testing.T) {
 		want string
 	}{
 		{true, 97, expectation{"ours", "theirs", .97, false}, "expected 0.97: met (best rounds: 0.97, 0.97)"},
-		{false, 96, expectation{"ours", "theirs", .97, false}, "expected 0.97: missed by TCP 1, TCP 4 (best rounds: 0.96, 0.96)"},
+		{false, 96, expectation{"ours", "theirs", .97, false},
+			"expected 0.97: missed by TCP 1, TCP 4 (best rounds: 0.96, 0.96)"},
 		{true, 96, expectation{"ours", "theirs", 0, false}, ""},
 		{false, 96, expectation{"ours", "theirs", 10, true}, ""},
-		{true, 96, expectation{"ours", "theirs", 10, true}, "expected 10.00: missed by TCP 1, TCP 4 (best rounds: 0.96, 0.96)"},
+		{true, 96, expectation{"ours", "theirs", 10, true},
+			"expected 10.00: missed by TCP 1, TCP 4 (best rounds: 0.96, 0.96)"},
 	} {
 		m := filled(tc.full, map[string][]float64{"ours": {tc.ours}, "theirs": {100}})
 		if got := tc.e.verdict(m, m.find("ours"), m.find("theirs")); got != tc.want {
@@ -104,7 +106,8 @@ func TestFlannelSubnet(t *testing.T) {
 	if _, err := flannelSubnet(file); err == nil {
 		t.Error("a missing file was accepted")
 	}
-	if err := os.WriteFile(file, []byte("FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.7.1/24\nFLANNEL_MTU=1450\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.7.1/24\nFLANNEL_MTU=1450\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := flannelSubnet(file); err != nil || got.String() != "10.1.7.1/24" {
@@ -169,7 +172,8 @@ func TestShortIsShort(t *testing.T) {
 
 func TestContendersAreChosenByPartsOfTheirNames(t *testing.T) {
 	all := []string{byHand, oursUDP, oursVXLAN, theirVXLAN}
-	for parts, want := range map[string]string{"": strings.Join(all, "+"), "vxlan": oursVXLAN + "+" + theirVXLAN, "hand,udp": byHand + "+" + oursUDP} {
+	for parts, want := range map[string]string{"": strings.Join(all, "+"), "vxlan": oursVXLAN + "+" + theirVXLAN,
+		"hand,udp": byHand + "+" + oursUDP} {
 		var got []string
 		for _, name := range all {
 			if (config{contenders: parts}).wants(name) {

@@ -20,7 +20,8 @@ func attachGroup(ctx context.Context, m *machine) ([]group, error) {
 	in := group{Title: "Attach an endpoint", Unit: "ms"}
 	out := group{Title: "Detach it", Unit: "ms"}
 	sum := group{Title: "Attach and detach", Unit: "ms", Notes: []string{
-		"vethloom and \"with namespace\" include making and removing the network namespace; docker connects a running container.",
+		"vethloom and \"with namespace\" include making and removing the network namespace; docker connects a " +
+			"running container.",
 	}}
 	contenders, err := attachers(ctx, m)
 	if err != nil {

@@ -29,14 +29,16 @@ func newCNI(m *machine, masquerade bool) (*cni, error) {
 	if masquerade {
 		name, subnet = "vlcni1", "10.212.0.0/16"
 	}
-	return &cni{conf: fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":%q,"type":"bridge","bridge":%q,"isGateway":true,"ipMasq":%t,
+	return &cni{conf: fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":%q,
+		"type":"bridge","bridge":%q,"isGateway":true,"ipMasq":%t,
 		"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"}]}}`,
 		name, name, masquerade, filepath.Join(m.dir, "cni"), subnet)}, nil
 }
 
 func (c *cni) call(ctx context.Context, verb, id, netns string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(cniPath, "bridge"))
-	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+id, "CNI_NETNS="+netns, "CNI_IFNAME=eth0", "CNI_PATH="+cniPath)
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+id, "CNI_NETNS="+netns, "CNI_IFNAME=eth0",
+		"CNI_PATH="+cniPath)
 	cmd.Stdin = bytes.NewReader(c.conf)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -43,8 +43,10 @@ func (m *machine) startDocker(ctx context.Context) (*docker, error) {
 	// Socket paths are at most 107 bytes: /run is private to this run.
 	socket := "/run/docker.sock"
 	m.defers(func() { removeCgroups(dockerCgroup) })
-	// A network namespace of its own: dockerd drops what it does not know in the FORWARD chain, bridged frames included.
-	p, err := m.daemon("unshare", "--net", "dockerd", "--data-root", filepath.Join(m.dir, "docker"), "--exec-root", "/run/docker",
+	// A network namespace of its own: dockerd drops what it does not know in the FORWARD chain, bridged frames
+	// included.
+	p, err := m.daemon("unshare", "--net", "dockerd", "--data-root", filepath.Join(m.dir, "docker"), "--exec-root",
+		"/run/docker",
 		"--pidfile", "/run/docker.pid", "--cgroup-parent", dockerCgroup, "-H", "unix://"+socket, "--log-level", "error")
 	if err != nil {
 		return nil, err
@@ -55,7 +57,10 @@ func (m *machine) startDocker(ctx context.Context) (*docker, error) {
 			return dialer.DialContext(ctx, "unix", socket)
 		},
 	}}}
-	if err := poll(ctx, p, func(ctx context.Context) error { return d.call(ctx, http.MethodGet, "/_ping", nil, nil) }); err != nil {
+	if err := poll(ctx, p, func(ctx context.Context) error {
+		return d.call(ctx, http.MethodGet, "/_ping", nil,
+			nil)
+	}); err != nil {
 		return nil, err
 	}
 	if _, err := d.cli(ctx, "import", m.tar, dockerImage); err != nil {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/vethloom/vethloom/api/client"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
-	"github.com/vethloom/vethloom/labs/lab"
+	"github.com/vethloom/vethloom/internal/lab"
 )
 
 // cluster is a lab of two nodes, with further hosts for the other contenders on the same underlay.
@@ -46,7 +46,8 @@ func newCluster(ctx context.Context, m *machine) (*cluster, error) {
 
 // plainBridges keeps bridged packets out of iptables, as a switch does and netd where it may.
 func plainBridges(ctx context.Context, netns string) error {
-	return in(ctx, netns, "sh", "-c", "cd /proc/sys/net/bridge 2>/dev/null || exit 0; for k in ip6tables iptables arptables; do echo 0 >bridge-nf-call-$k; done")
+	return in(ctx, netns, "sh", "-c", "cd /proc/sys/net/bridge 2>/dev/null || exit 0; for k in ip6tables iptables "+
+		"arptables; do echo 0 >bridge-nf-call-$k; done")
 }
 
 // pin is where a lab keeps a host's namespace.
@@ -77,7 +78,8 @@ func (c *cluster) host(ctx context.Context, name string) (string, netip.Addr, er
 	addr := netip.AddrFrom4([4]byte{192, 0, 2, c.next})
 	c.next++
 	err := errors.Join(
-		ips(ctx, c.pin(lab.Underlay), fmt.Sprintf("link add %s up master br0 type veth peer name eth0 netns %s", name, path)),
+		ips(ctx, c.pin(lab.Underlay), fmt.Sprintf("link add %s up master br0 type veth peer name eth0 netns %s", name,
+			path)),
 		ips(ctx, path, "link set lo up", fmt.Sprintf("addr add %s/24 brd + dev eth0", addr), "link set eth0 up"),
 		// flanneld looks for the default route.
 		ips(ctx, path, "route add default via 192.0.2.254"),
@@ -91,20 +93,24 @@ func (c *cluster) host(ctx context.Context, name string) (string, netip.Addr, er
 }
 
 // container makes a namespace behind a host, with the second address of the subnet; gateway is the first.
-func container(ctx context.Context, host, name, port string, gateway netip.Prefix, bridge bool) (path string, addr netip.Addr, err error) {
+func container(ctx context.Context, host, name, port string, gateway netip.Prefix, bridge bool) (path string,
+	addr netip.Addr, err error) {
 	path, addr = filepath.Join("/run/netns", name), gateway.Addr().Next()
 	if err := newNetns(path); err != nil {
 		return "", addr, err
 	}
-	lines := []string{fmt.Sprintf("link add %s mtu %d up type veth peer name eth0 mtu %d netns %s", port, acrossMTU, acrossMTU, path)}
+	lines := []string{fmt.Sprintf("link add %s mtu %d up type veth peer name eth0 mtu %d netns %s", port, acrossMTU,
+		acrossMTU, path)}
 	holder := port
 	if bridge {
 		holder = port + "b"
-		lines = append(lines, fmt.Sprintf("link add %s mtu %d up type bridge", holder, acrossMTU), fmt.Sprintf("link set %s master %s", port, holder))
+		lines = append(lines, fmt.Sprintf("link add %s mtu %d up type bridge", holder, acrossMTU),
+			fmt.Sprintf("link set %s master %s", port, holder))
 	}
 	lines = append(lines, fmt.Sprintf("addr add %s dev %s", gateway, holder))
 	err = errors.Join(ips(ctx, host, lines...), ips(ctx, path, "link set lo up",
-		fmt.Sprintf("addr add %s/%d dev eth0", addr, gateway.Bits()), "link set eth0 up", "route add default via "+gateway.Addr().String()))
+		fmt.Sprintf("addr add %s/%d dev eth0", addr, gateway.Bits()), "link set eth0 up",
+		"route add default via "+gateway.Addr().String()))
 	return path, addr, err
 }
 
@@ -129,7 +135,10 @@ func (c *cluster) links(ctx context.Context) ([]link, error) {
 // comes with any of it, answers let in, and a masquerade for whatever leaves.
 const masquerade = `table inet hand {
 	chain forward { type filter hook forward priority 0; policy accept; ct state established,related accept; }
-	chain postrouting { type nat hook postrouting priority 100; policy accept; oifname eth0 ip daddr != 10.0.0.0/8 masquerade; }
+	chain postrouting {
+		type nat hook postrouting priority 100; policy accept;
+		oifname eth0 ip daddr != 10.0.0.0/8 masquerade;
+	}
 }`
 
 // routed is two hosts with static routes and no rules, and two that masquerade: a host
@@ -219,7 +228,8 @@ func (c *cluster) fabrics(ctx context.Context) ([]link, error) {
 			options[k] = v
 		}
 		if _, err := nodes[0].client.Networks.Create(ctx, &apiv1.CreateNetworkRequest{
-			Name: network, Driver: d.driver, Options: options, Pools: []*apiv1.Pool{{Subnet: fmt.Sprintf("10.%d.0.0/16", 223+i)}},
+			Name: network, Driver: d.driver, Options: options,
+			Pools: []*apiv1.Pool{{Subnet: fmt.Sprintf("10.%d.0.0/16", 223+i)}},
 		}); err != nil {
 			return nil, fmt.Errorf("create a network of driver %s: %w", d.driver, err)
 		}
@@ -274,7 +284,8 @@ func (c *cluster) flannels(ctx context.Context) ([]link, error) {
 		return nil, nil
 	}
 	var all []link
-	for i, b := range []struct{ name, backend string }{{theirHostGW, "host-gw"}, {theirVXLAN, "vxlan"}, {theirUDP, "udp"}} {
+	for i, b := range []struct{ name, backend string }{{theirHostGW, "host-gw"}, {theirVXLAN, "vxlan"},
+		{theirUDP, "udp"}} {
 		l, err := c.flannel(ctx, binary, b.backend, fmt.Sprintf("10.%d.0.0/16", 231+i))
 		if err != nil {
 			return nil, fmt.Errorf("flannel %s: %w", b.backend, err)
@@ -288,7 +299,8 @@ func (c *cluster) flannels(ctx context.Context) ([]link, error) {
 func (c *cluster) flannel(ctx context.Context, binary, backend, network string) (link, error) {
 	prefix := "/bench/" + backend
 	config := fmt.Sprintf(`{"Network":%q,"Backend":{"Type":%q}}`, network, backend)
-	if err := in(ctx, c.pin("n1"), "env", "ETCDCTL_API=3", "etcdctl", "--endpoints", c.lab.Endpoints(), "put", prefix+"/config", config); err != nil {
+	if err := in(ctx, c.pin("n1"), "env", "ETCDCTL_API=3", "etcdctl", "--endpoints", c.lab.Endpoints(), "put",
+		prefix+"/config", config); err != nil {
 		return link{}, err
 	}
 	var l link
@@ -300,7 +312,8 @@ func (c *cluster) flannel(ctx context.Context, binary, backend, network string) 
 		env := filepath.Join(c.m.dir, fmt.Sprintf("%s%d.env", backend, i))
 		// It masquerades as our networks do; its regular look at iptables would fall on a contender by chance.
 		p, err := c.m.daemonAs(fmt.Sprintf("flanneld-%s%d", backend, i), "nsenter", "--net="+host, binary,
-			"-etcd-endpoints", c.lab.Endpoints(), "-etcd-prefix", prefix, "-iface", addr.String(), "-subnet-file", env, "-ip-masq", "-iptables-resync", "3600")
+			"-etcd-endpoints", c.lab.Endpoints(), "-etcd-prefix", prefix, "-iface", addr.String(), "-subnet-file", env,
+			"-ip-masq", "-iptables-resync", "3600")
 		if err != nil {
 			return link{}, err
 		}

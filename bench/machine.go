@@ -92,7 +92,7 @@ func (m *machine) missing(what string, err error) {
 }
 
 // daemon starts a program that runs until the machine is closed. Its output goes to a file
-// in the scratch directory, the end of which is in the errors of whoever waits for it.
+// in the scratch directory, the end of which is in the errors of what waits for it.
 func (m *machine) daemon(name string, args ...string) (*process, error) {
 	return m.daemonAs(filepath.Base(name), name, args...)
 }
@@ -140,7 +140,7 @@ func (p *process) stop() {
 	<-p.done
 }
 
-// failure is the end of the log, for the error of whoever waited in vain.
+// failure is the end of the log, for the error of a wait in vain.
 func (p *process) failure() error {
 	text, err := os.ReadFile(p.log)
 	if err != nil {

@@ -42,9 +42,11 @@ func parse(args []string, out io.Writer) (config, error) {
 	f.IntVar(&c.tcpRounds, "tcp-rounds", 5, "rounds of iperf3")
 	f.DurationVar(&c.tcpTime, "tcp-time", 3*time.Second, "length of one iperf3 run, whole seconds")
 	f.IntVar(&c.acrossRounds, "across-rounds", 5, "rounds of measuring between two hosts, on either underlay")
-	f.DurationVar(&c.acrossTime, "across-time", time.Second, "length of one iperf3 run between two hosts, whole seconds")
+	f.DurationVar(&c.acrossTime, "across-time", time.Second,
+		"length of one iperf3 run between two hosts, whole seconds")
 	f.BoolVar(&c.short, "short", false, "few and short rounds, to see that everything works: the figures mean little")
-	f.StringVar(&c.contenders, "contenders", "", "between two hosts, only those with one of these in their names, such as udp,vxlan")
+	f.StringVar(&c.contenders, "contenders", "",
+		"between two hosts, only those with one of these in their names, such as udp,vxlan")
 	f.StringVar(&c.only, "only", "", "some of "+strings.Join(sectionNames, ","))
 	f.StringVar(&c.format, "format", "table", "table or json")
 	f.StringVar(&c.bin, "bin", "", "directory of netd, net and net-shim (default: that of bench)")
@@ -83,9 +85,10 @@ func (c config) groups() []string {
 	return strings.Split(c.only, ",")
 }
 
-// wants says whether a contender is to be measured.
+// wants reports whether a contender is to be measured.
 func (c config) wants(name string) bool {
-	return slices.ContainsFunc(strings.Split(c.contenders, ","), func(part string) bool { return strings.Contains(name, part) })
+	return slices.ContainsFunc(strings.Split(c.contenders, ","),
+		func(part string) bool { return strings.Contains(name, part) })
 }
 
 func (c config) path(binary string) string { return filepath.Join(c.bin, binary) }
@@ -149,7 +152,8 @@ func measure(ctx context.Context, cfg config) error {
 	defer m.close()
 
 	var rep report
-	sections := map[string]section{"attach": grouped(attachGroup), "run": grouped(runGroup), "tcp": grouped(tcpGroup), "across": acrossSection}
+	sections := map[string]section{"attach": grouped(attachGroup), "run": grouped(runGroup), "tcp": grouped(tcpGroup),
+		"across": acrossSection}
 	for _, name := range cfg.groups() {
 		fmt.Fprintf(os.Stderr, "bench: %s\n", name)
 		if err := sections[name](ctx, m, &rep); err != nil {

@@ -96,7 +96,8 @@ func (g group) table(b *strings.Builder) {
 		if s.Cold > 0 {
 			cold = fmt.Sprintf("%.2f", s.Cold)
 		}
-		line := fmt.Sprintf("  %-*s  %8s  %8.2f  %8.2f  %s", width, s.Name, cold, s.quantile(.5), s.quantile(.95), g.ratio(s))
+		line := fmt.Sprintf("  %-*s  %8s  %8.2f  %8.2f  %s", width, s.Name, cold, s.quantile(.5), s.quantile(.95),
+			g.ratio(s))
 		fmt.Fprintln(b, strings.TrimRight(line, " "))
 	}
 	for _, n := range g.Notes {

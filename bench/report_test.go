@@ -36,7 +36,8 @@ func TestRatiosPointTheSameWay(t *testing.T) {
 
 func TestTableNamesWhatIsAbsent(t *testing.T) {
 	var out bytes.Buffer
-	r := report{Groups: []group{{Title: "Attach", Unit: "ms", Series: []*series{{Name: "a", Samples: []float64{1}}}}}, Absent: []string{"docker (none)"}}
+	r := report{Groups: []group{{Title: "Attach", Unit: "ms", Series: []*series{{Name: "a", Samples: []float64{1}}}}},
+		Absent: []string{"docker (none)"}}
 	if err := r.table(&out); err != nil {
 		t.Fatal(err)
 	}

@@ -159,7 +159,8 @@ func (l *life) once(ctx context.Context, f *fabric) error {
 	if err != nil {
 		return fmt.Errorf("attach to %s: %w", made.Id, err)
 	}
-	if err := stream.Send(&apiv1.AttachRequest{Message: &apiv1.AttachRequest_Options{Options: &apiv1.AttachOptions{Container: made.Id, Start: true}}}); err != nil {
+	options := &apiv1.AttachRequest_Options{Options: &apiv1.AttachOptions{Container: made.Id, Start: true}}
+	if err := stream.Send(&apiv1.AttachRequest{Message: options}); err != nil {
 		return fmt.Errorf("attach to %s: %w", made.Id, err)
 	}
 	for exited := false; !exited; {

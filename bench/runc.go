@@ -29,7 +29,8 @@ func runcRunner(ctx context.Context, m *machine, filter bool) (runner, error) {
 		return runner{}, fmt.Errorf("make a bundle: %w", err)
 	}
 	return runner{name, func(ctx context.Context, round int) error {
-		_, err := command(ctx, "runc", "--root", "/run/runc-bench", "run", "--bundle", bundle, fmt.Sprintf("vlbench%d-%t%d", os.Getpid(), filter, round))
+		_, err := command(ctx, "runc", "--root", "/run/runc-bench", "run", "--bundle", bundle,
+			fmt.Sprintf("vlbench%d-%t%d", os.Getpid(), filter, round))
 		return err
 	}}, nil
 }

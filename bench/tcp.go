@@ -109,7 +109,8 @@ func bareBridge(ctx context.Context) (link, error) {
 		ns := "bare" + strconv.Itoa(i)
 		for _, args := range [][]string{
 			{"netns", "add", ns},
-			{"link", "add", "vlbare" + strconv.Itoa(i), "up", "master", "vlbare", "type", "veth", "peer", "name", "eth0", "netns", ns},
+			{"link", "add", "vlbare" + strconv.Itoa(i), "up", "master", "vlbare", "type", "veth", "peer", "name",
+				"eth0", "netns", ns},
 			{"-n", ns, "addr", "add", fmt.Sprintf("10.215.0.%d/24", i+1), "dev", "eth0"},
 			{"-n", ns, "link", "set", "eth0", "up"},
 		} {
@@ -118,7 +119,8 @@ func bareBridge(ctx context.Context) (link, error) {
 			}
 		}
 	}
-	return link{name: "bare veth and bridge", client: "/run/netns/bare1", server: "/run/netns/bare0", addr: "10.215.0.1"}, nil
+	return link{name: "bare veth and bridge", client: "/run/netns/bare1", server: "/run/netns/bare0",
+		addr: "10.215.0.1"}, nil
 }
 
 // iperfReport is what we read of its JSON.
@@ -145,7 +147,8 @@ type rate struct {
 }
 
 func iperf(ctx context.Context, l link, streams int, length time.Duration) (rate, error) {
-	server := exec.CommandContext(ctx, "nsenter", "--net="+l.server, "iperf3", "--server", "--one-off", "--bind", l.addr, "--json", "--pidfile", filepath.Join("/run", "iperf3.pid"))
+	server := exec.CommandContext(ctx, "nsenter", "--net="+l.server, "iperf3", "--server", "--one-off", "--bind",
+		l.addr, "--json", "--pidfile", filepath.Join("/run", "iperf3.pid"))
 	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := server.Start(); err != nil {
 		return rate{}, fmt.Errorf("start iperf3: %w", err)

@@ -31,7 +31,8 @@ func (m *machine) startFabric(ctx context.Context) (*fabric, error) {
 	if err := os.MkdirAll("/run/vethloom", 0o711); err != nil {
 		return nil, fmt.Errorf("start netd: %w", err)
 	}
-	p, err := m.daemon(m.cfg.path("netd"), "--root", filepath.Join(m.dir, "vethloom"), "--run", "/run/vethloom", "--host", host)
+	p, err := m.daemon(m.cfg.path("netd"), "--root", filepath.Join(m.dir, "vethloom"), "--run", "/run/vethloom",
+		"--host", host)
 	if err != nil {
 		return nil, err
 	}

@@ -4,19 +4,24 @@ import (
 	"context"
 	"net/netip"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
-// ClusterNetwork is what a network of cluster scope is beyond one node.
+// ClusterNetwork is the part of a network's record that all nodes share.
 type ClusterNetwork struct {
 	Subnets []netip.Prefix `json:"subnets,omitempty"` // of all nodes together, at most one a family, IPv4 first
-	VNI     uint32         `json:"vni,omitempty"`     // VXLAN network identifier (RFC 7348), unique among the cluster's networks
-	Port    uint16         `json:"port,omitempty"`    // UDP port of the tunnel
-	Leases  string         `json:"leases,omitempty"`  // directory of the nodes' subnet leases in etcd, of networks whose nodes have subnets of their own
-	// Gone is set once the cluster has the network no more while endpoints of this node are still on
-	// it: it renders no tunnel any more, as others may have its identifiers.
+	// VXLAN network identifier (RFC 7348), unique among the cluster's networks
+	VNI  uint32 `json:"vni,omitempty"`
+	Port uint16 `json:"port,omitempty"` // UDP port of the tunnel
+	// directory of the nodes' subnet leases in etcd, of networks whose nodes have subnets of their own
+	Leases string `json:"leases,omitempty"`
+	// Gone is set when the network has been removed from the cluster while endpoints of this node are
+	// still on it. It renders no tunnel then: another network may have its identifiers.
 	Gone bool `json:"gone,omitempty"`
 }
+
+// Gone reports whether the network has been removed from the cluster.
+func (n Network) Gone() bool { return n.Cluster != nil && n.Cluster.Gone }
 
 // TunnelRequest asks for the identifiers of a new cluster network's tunnel. A zero VNI or
 // Port with a range means the lowest that no network of the same Kind has; without a range, none.
@@ -31,17 +36,21 @@ type TunnelRequest struct {
 // Peer is what another node has of a cluster network and this node needs a
 // way to: its subnet lease, or one of its endpoints.
 type Peer struct {
-	ID       string         `json:"id"` // <Short of the network's ID>/<lease or endpoint>: unique, and the end of its scope
-	Network  string         `json:"network"`
-	Node     string         `json:"node,omitempty"` // ID of the node; "" when the lease's holder is no vethloom node
-	Endpoint bool           `json:"endpoint,omitempty"`
-	Prefixes []netip.Prefix `json:"prefixes"`          // leased subnets, or the endpoint's addresses with all their bits; IPv4 first
-	Addr4    netip.Addr     `json:"addr4,omitzero"`    // the node's IPv4 address on the underlay
-	Addr6    netip.Addr     `json:"addr6,omitzero"`    // the node's IPv6 address on the underlay
-	MAC      plan.MAC       `json:"mac,omitzero"`      // the endpoint's; of a lease, that of the VXLAN device on the IPv4 underlay
-	MAC6     plan.MAC       `json:"mac6,omitzero"`     // of a lease: that of the VXLAN device on the IPv6 underlay
-	Backend  string         `json:"backend,omitempty"` // of a lease: the way its holder wants to be reached: vxlan, udp, host-gw
-	Revision uint64         `json:"-"`
+	// <Short of the network's ID>/<lease or endpoint>: unique, and the end of its owner's name
+	ID       string `json:"id"`
+	Network  string `json:"network"`
+	Node     string `json:"node,omitempty"` // ID of the node; "" when the lease's holder is no vethloom node
+	Endpoint bool   `json:"endpoint,omitempty"`
+	// leased subnets, or the endpoint's addresses with all their bits; IPv4 first
+	Prefixes []netip.Prefix `json:"prefixes"`
+	Addr4    netip.Addr     `json:"addr4,omitzero"` // the node's IPv4 address on the underlay
+	Addr6    netip.Addr     `json:"addr6,omitzero"` // the node's IPv6 address on the underlay
+	// the endpoint's; of a lease, that of the VXLAN device on the IPv4 underlay
+	MAC  plan.MAC `json:"mac,omitzero"`
+	MAC6 plan.MAC `json:"mac6,omitzero"` // of a lease: that of the VXLAN device on the IPv6 underlay
+	// of a lease: the way its holder wants to be reached: vxlan, udp, host-gw
+	Backend  string `json:"backend,omitempty"`
+	Revision uint64 `json:"-"`
 }
 
 // PeerDriver is a [Driver] of cluster networks.
@@ -51,6 +60,23 @@ type PeerDriver interface {
 	Tunnel(Network) (TunnelRequest, error)
 	// RenderPeer renders the way to one peer.
 	RenderPeer(Network, Peer, Host) (plan.State, error)
+}
+
+// Path is how packets of a network get to a peer.
+type Path struct {
+	Addr  netip.Addr     // what answers at its far end; the zero value: nothing that this node could ask
+	MTU   int            // bytes, IP header included: the largest packet that the network sends
+	Outer netip.AddrPort // of a tunnel over UDP: where its packets go on the underlay; the zero value: there is none
+}
+
+// PathDescriber is a [PeerDriver] that tells how its networks' packets get to other nodes.
+type PathDescriber interface {
+	PeerDriver
+	// Sizes are the MTU of the network's links on this node, and how many bytes its tunnel puts around a
+	// packet at most.
+	Sizes(Network, Host) (mtu, overhead int, err error)
+	// Path describes the path to a peer's first subnet, or to its node where peers are endpoints.
+	Path(Network, Peer, Host) (Path, error)
 }
 
 // Uplink is the host's link to the other nodes. The zero value: none is known.
@@ -72,16 +98,16 @@ type Membership interface {
 	// Delete removes a network that no endpoint of any node is on (ErrInUse names where they are).
 	Delete(ctx context.Context, n Network) error
 	// Extend gets this node more addresses of the network, those wanted if there are any, and returns
-	// the network with them, after [Controller.Adopt]. What it adopts, and what is adopted after, must have all the
-	// blocks that are this node's: endpoints in others are renumbered.
+	// the network with them, after the controller has adopted it. What it adopts, and what is adopted after,
+	// must have all the blocks that are this node's: endpoints in others are renumbered.
 	Extend(ctx context.Context, n Network, want []netip.Addr) (Network, error)
-	// Usable tells whether this node may give out further addresses of its share of the network, by ID, now:
+	// Usable reports whether this node may give out further addresses of its share of the network, by ID, now:
 	// ErrUnavailable when its lease is over by its own clock. It is asked before each attach and looks at memory only.
 	Usable(network string) error
 }
 
-// PeerScope is the reconciliation scope of a peer.
-func PeerScope(id string) plan.Scope { return plan.Scope("peer/" + id) }
+// PeerOwner is the owner of what leads to a peer.
+func PeerOwner(id string) plan.Owner { return plan.Owner("peer/" + id) }
 
 // PeerID is the ID of a peer's record.
 func PeerID(network, key string) string { return Short(network) + "/" + key }

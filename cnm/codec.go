@@ -83,11 +83,26 @@ func decode[T record](r Record) (T, error) {
 	return v, nil
 }
 
-// put is the write that stores v in place of revision.
-func put[T record](kind Kind, id string, v T, revision uint64) (Write, error) {
+// Put is the write that stores v in place of revision.
+func Put[T record](kind Kind, id string, v T, revision uint64) (Write, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return Write{}, fmt.Errorf("encode the %s record %s: %w", kind, id, err)
 	}
 	return Write{Key: Key{Kind: kind, ID: id}, Value: b, Revision: revision}, nil
+}
+
+// Change reads a record, lets edit change its value and writes it back, once
+// more when another call has changed it meanwhile.
+func Change[T record](ctx context.Context, s Store, kind Kind, id string, edit func(*T)) (Write, error) {
+	rec, err := s.Get(ctx, Key{kind, id})
+	if err != nil {
+		return Write{}, err
+	}
+	v, err := decode[T](rec)
+	if err != nil {
+		return Write{}, err
+	}
+	edit(&v)
+	return Put(kind, id, v, rec.Revision)
 }

@@ -1,7 +1,6 @@
 // Package cnm is the Container Network Model: networks, endpoints and
-// sandboxes as values with revisions, the interfaces of what drives and stores them,
-// and the Controller that changes them.
+// sandboxes as values with revisions, what can be right about them, how they are stored,
+// and the interfaces of what drives, stores and addresses them.
 //
-// It never touches the kernel: it commits records and asks the [Fabric] to
-// make the kernel agree.
+// It changes nothing: package controller below it does.
 package cnm

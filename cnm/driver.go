@@ -2,9 +2,10 @@ package cnm
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Driver renders the kernel state of one kind of network. Every method is
@@ -31,6 +32,20 @@ type LinkNamer interface {
 	NetworkLink(Network) string
 }
 
+// EndpointChecker is a [Driver] with reasons of its own to refuse an endpoint.
+type EndpointChecker interface {
+	// CheckEndpoint refuses what RenderEndpoint would refuse. The controller asks before it
+	// writes anything: the endpoint has its addresses, its MAC address and its host ports already.
+	// The error is an [ErrInvalid].
+	CheckEndpoint(Network, Endpoint) error
+}
+
+// PortBinder is a [Driver] whose networks may publish on an address of their own.
+type PortBinder interface {
+	// PortAddr is the host's address for ports that name none; the zero value is every address.
+	PortAddr(Network) netip.Addr
+}
+
 // Capabilities describe a driver to the controller.
 type Capabilities struct {
 	Addresses bool // networks have pools and endpoints have addresses
@@ -44,10 +59,10 @@ type Host struct {
 	MTU    int    // bytes: that of the egress route's link, 1500 when there is none
 	NoIPv6 bool   // the kernel has IPv6 switched off: nothing of it can be set or bound
 	Node   string // this node's ID in the cluster; "" on a node that is in none
-	Uplink Uplink // the way to the other nodes
+	Uplink Uplink // the link to the other nodes
 }
 
-// Equal tells whether renders for both hosts are the same.
+// Equal reports whether renders for both hosts are the same.
 func (h Host) Equal(o Host) bool {
 	a, b := h.Uplink, o.Uplink
 	return h.MTU == o.MTU && h.NoIPv6 == o.NoIPv6 && h.Node == o.Node && slices.Equal(a.OnLink, b.OnLink) &&
@@ -56,7 +71,7 @@ func (h Host) Equal(o Host) bool {
 
 // Fabric makes the kernel agree with the records.
 type Fabric interface {
-	// Converge runs a pass over the scopes and returns once the kernel agrees
+	// Converge runs a pass over the owners and returns once the kernel agrees
 	// with their records, or with the first error that kept it from doing so.
-	Converge(context.Context, ...plan.Scope) error
+	Converge(context.Context, ...plan.Owner) error
 }

@@ -4,20 +4,22 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
-// What callers of the [Controller] and of an [IPAM] branch on, with errors.Is.
+// What callers of the controller and of an [IPAM] branch on, with errors.Is.
 // ErrNotFound and ErrConflict, which belong here too, are the [Store]'s.
 var (
-	ErrInvalid     = errors.New("invalid request")         // the request cannot be right, whatever the state
-	ErrExists      = errors.New("already exists")          // the name, ID, address, MAC or subnet is taken
-	ErrInUse       = errors.New("in use")                  // refused as long as something depends on it
-	ErrForbidden   = errors.New("not allowed")             // builtin networks, host sandboxes
-	ErrExhausted   = errors.New("exhausted")               // no free address, subnet, port or short ID
-	ErrUnavailable = errors.New("unavailable")             // the cluster's store cannot be reached, or has not given this node its share yet
+	ErrInvalid   = errors.New("invalid request") // the request cannot be right, whatever the state
+	ErrExists    = errors.New("already exists")  // the name, ID, address, MAC or subnet is taken
+	ErrInUse     = errors.New("in use")          // refused as long as something depends on it
+	ErrForbidden = errors.New("not allowed")     // builtin networks, host sandboxes
+	ErrExhausted = errors.New("exhausted")       // no free address, subnet, port or short ID
+	// the cluster's store cannot be reached, or has not given this node its share yet
+	ErrUnavailable = errors.New("unavailable")
 	ErrPortTaken   = errors.New("the host port is in use") // held by a record or by another process
 
 	// ErrNoBlock is an ErrExhausted of this node's share of a cluster network's subnet: another
@@ -82,8 +84,9 @@ func (e *PortTakenError) Error() string {
 	if by == "" {
 		by = "another process"
 	}
-	return fmt.Sprintf("host port %s/%s: taken by %s; publish another host port or leave it out to have a free one picked",
-		netipPort(addr, e.Port), e.Proto, by)
+	return fmt.Sprintf("host port %s/%s: taken by %s; "+
+		"publish another host port or leave it out to have a free one picked",
+		hostPort(addr, strconv.Itoa(int(e.Port))), e.Proto, by)
 }
 
 // Unwrap returns [ErrPortTaken] and the cause.
@@ -94,9 +97,10 @@ func (e *PortTakenError) Unwrap() []error {
 	return []error{ErrPortTaken, e.Cause}
 }
 
-func netipPort(addr string, port uint16) string {
-	if strings.Contains(addr, ":") {
-		addr = "[" + addr + "]"
+// hostPort is "host:port", with brackets around an IPv6 address.
+func hostPort(host, port string) string {
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
 	}
-	return fmt.Sprintf("%s:%d", addr, port)
+	return host + ":" + port
 }

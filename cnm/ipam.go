@@ -11,9 +11,9 @@ type PoolRequest struct {
 	Subnet  netip.Prefix          // the zero value: pick a free one of Bits in the family of IPv6
 	Bits    int                   // length of the picked subnet; 0: the default
 	IPv6    bool                  // family of the picked subnet
-	Range   netip.Prefix          // addresses are handed out of this part; the zero value: all of it
+	Range   netip.Prefix          // addresses are given from this part; the zero value: all of it
 	Gateway netip.Addr            // the zero value: the first usable address
-	Aux     map[string]netip.Addr // addresses never handed out, by what they are for
+	Aux     map[string]netip.Addr // addresses never given, by what they are for
 }
 
 // Claim is a set of addresses that become the owner's (or, from
@@ -25,7 +25,7 @@ type Claim struct {
 	Finish func(committed bool) // may be nil
 }
 
-// Done tells whether the commit with the claim's writes succeeded. It must be
+// Done reports whether the commit with the claim's writes succeeded. It must be
 // called exactly once.
 func (c *Claim) Done(committed bool) {
 	if c.Finish != nil {
@@ -39,7 +39,7 @@ type IPAM interface {
 	// Pools resolves the requests for the new network n and holds the subnets
 	// for it until Forget.
 	Pools(ctx context.Context, n Network, requests []PoolRequest) ([]Pool, error)
-	// Forget lets go of the subnets of a network that is gone or was never made.
+	// Forget frees the subnets of a network that was removed or never made.
 	Forget(network string)
 	// Claim gives the owner one address of each pool of n: the wanted ones, at
 	// most one a pool, else free ones. An owner that has addresses already
@@ -48,8 +48,9 @@ type IPAM interface {
 	// Release gives back everything the owner has in the network; no address
 	// at all is no error.
 	Release(ctx context.Context, network, owner string) (*Claim, error)
-	// Update tells of a cluster network's subnets and of what this node's share of them is by now, in
-	// n.Pools. It refuses a network it did not know whose subnets another one has (ErrExists), and holds them until Forget.
+	// Update tells of a cluster network's subnets and of what this node's share of them is now, in
+	// n.Pools. It refuses a network it did not know whose subnets another one has (ErrExists), and holds them
+	// until Forget.
 	Update(n Network) error
 	// Renew gives the owner addresses of the network's present pools in place of those that are not of
 	// them any more; without writes when there are none. An address whose family has no pool now is left alone.

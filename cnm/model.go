@@ -4,10 +4,10 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
-// Phase tells whether a record is in use or on its way out. Deletion is a
+// Phase says whether a record is in use or being deleted. Deletion is a
 // phase: a deleting record renders nothing, and goes once the kernel agrees.
 type Phase string
 
@@ -17,13 +17,25 @@ const (
 	Deleting Phase = "deleting"
 )
 
-// Scope says how far a driver's networks reach.
+// Scope is the reach of a driver's networks. It is no [plan.Owner], which says what a kernel object
+// belongs to.
 type Scope string
 
-// The scopes: one node, or every node of the cluster.
+// The reaches: one node, or every node of the cluster.
 const (
 	Local   Scope = "local"
 	Cluster Scope = "cluster"
+)
+
+// The drivers and networks that have a meaning of their own.
+const (
+	DriverBridge = "bridge" // what a network request without a driver means
+	DriverHost   = "host"   // sandboxes on it are the fabric's own namespace
+	DriverNull   = "null"   // sandboxes on it have no endpoint
+
+	NetworkBridge = "bridge"
+	NetworkHost   = "host"
+	NetworkNone   = "none"
 )
 
 // Network is a broadcast domain or routed subnet that endpoints join.
@@ -39,7 +51,7 @@ type Network struct {
 	Options  map[string]string `json:"options,omitempty"` // as given; decoded once by the driver
 	Labels   map[string]string `json:"labels,omitempty"`
 	Cluster  *ClusterNetwork   `json:"cluster,omitempty"` // nil for a network of this node alone
-	Builtin  bool              `json:"builtin,omitempty"` // bridge, host, none: made at start, never removed
+	Builtin  bool              `json:"builtin,omitempty"` // bridge, host, none: made at start
 	Created  time.Time         `json:"created"`
 	Phase    Phase             `json:"phase"`
 	Revision uint64            `json:"-"` // the store's, for compare-and-swap
@@ -47,8 +59,9 @@ type Network struct {
 
 // Pool is one subnet of a network.
 type Pool struct {
-	Subnet  netip.Prefix          `json:"subnet"`
-	Range   netip.Prefix          `json:"range"`   // addresses are handed out of this part; equals Subnet when not given
+	Subnet netip.Prefix `json:"subnet"`
+	// addresses are given from this part; equals Subnet when not given
+	Range   netip.Prefix          `json:"range"`
 	Gateway netip.Addr            `json:"gateway"` // the zero value: none
 	Aux     map[string]netip.Addr `json:"aux,omitempty"`
 	// Blocks are the parts of the subnet that this node gives addresses out of, of a network that
@@ -58,31 +71,37 @@ type Pool struct {
 
 // Sandbox is one network stack that endpoints are attached to.
 type Sandbox struct {
-	ID        string            `json:"id"`
-	NetNS     plan.NetNS        `json:"netns"`          // a pinned namespace; "" with Host
-	Host      bool              `json:"host,omitempty"` // the fabric's own namespace: nothing to make, endpoints carry no links
+	ID    string     `json:"id"`
+	NetNS plan.NetNS `json:"netns"` // a pinned namespace; "" with Host
+	// the fabric's own namespace: nothing to make, endpoints carry no links
+	Host      bool              `json:"host,omitempty"`
 	Container string            `json:"container,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
 	Phase     Phase             `json:"phase"`
 	Revision  uint64            `json:"-"`
 }
 
-// Endpoint is a sandbox's membership of a network.
+// Endpoint is a place on a network: addresses, a MAC address, names and ports. Once a sandbox has it, it is
+// attached: only then does it have links.
 type Endpoint struct {
-	ID       string         `json:"id"`
-	Network  string         `json:"network"` // network ID
-	Sandbox  string         `json:"sandbox"` // sandbox ID
-	NetNS    plan.NetNS     `json:"netns"`   // the sandbox's, so that a render needs no second record
-	Index    int            `json:"index"`   // position among the sandbox's endpoints; names the link eth<Index>
-	Name     string         `json:"name,omitempty"`
-	Aliases  []string       `json:"aliases,omitempty"`
-	MAC      plan.MAC       `json:"mac"`
-	Addrs    []netip.Prefix `json:"addrs,omitempty"` // with the subnet's length, IPv4 first
-	Ports    []PortMapping  `json:"ports,omitempty"`
-	Priority int            `json:"priority,omitempty"` // gateway priority, -1000…1000: the highest provides the default route
-	Phase    Phase          `json:"phase"`
-	Revision uint64         `json:"-"`
+	ID      string         `json:"id"`
+	Network string         `json:"network"` // network ID
+	Sandbox string         `json:"sandbox"` // sandbox ID; "" while no sandbox has it
+	NetNS   plan.NetNS     `json:"netns"`   // the sandbox's, so that a render needs no second record
+	Index   int            `json:"index"`   // position among the sandbox's endpoints; names the link eth<Index>
+	Name    string         `json:"name,omitempty"`
+	Aliases []string       `json:"aliases,omitempty"`
+	MAC     plan.MAC       `json:"mac"`
+	Addrs   []netip.Prefix `json:"addrs,omitempty"` // with the subnet's length, IPv4 first
+	Ports   []PortMapping  `json:"ports,omitempty"`
+	// gateway priority, -1000…1000: the highest provides the default route
+	GwPriority int    `json:"priority,omitempty"`
+	Phase      Phase  `json:"phase"`
+	Revision   uint64 `json:"-"`
 }
+
+// Attached reports whether a sandbox has the endpoint.
+func (e Endpoint) Attached() bool { return e.Sandbox != "" }
 
 // PortMapping publishes a range of an endpoint's ports on the host.
 type PortMapping struct {

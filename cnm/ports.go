@@ -4,156 +4,169 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
-// portKey is one host port of one transport.
-type portKey struct {
-	proto plan.L4
-	port  uint16
-}
+const lastPort = 1<<16 - 1
 
-// portUse is who has a host port, on which of the host's addresses.
-type portUse struct {
-	host     netip.Addr
-	endpoint string
-}
-
-// portTable holds every published host port of the records.
-type portTable map[portKey][]portUse
-
-func (t portTable) add(e Endpoint) {
-	for _, m := range e.Ports {
-		for i := range m.Count {
-			k := portKey{m.Proto, m.HostPort + i}
-			t[k] = append(t[k], portUse{m.HostIP, e.ID})
+// NewPortMapping makes a mapping of numbers from outside, and refuses what is wrong with it by
+// itself. No transport means TCP, no count 1, no host port a dynamic one.
+func NewPortMapping(proto plan.L4, host netip.Addr, hostPort, port, count uint32) (PortMapping, error) {
+	count = max(count, 1)
+	m := PortMapping{Proto: proto, HostIP: host.Unmap(), Dynamic: hostPort == 0}
+	switch m.Proto {
+	case plan.TCP, plan.UDP, plan.SCTP:
+	case "":
+		m.Proto = plan.TCP
+	default:
+		return m, &Error{Kind: ErrInvalid, Field: "publish", Value: string(proto),
+			Reason: "is no transport that can be published", Remedy: "use tcp, udp or sctp"}
+	}
+	if err := checkPortRange("container port", port, count); err != nil {
+		return m, err
+	}
+	if !m.Dynamic {
+		if err := checkPortRange("host port", hostPort, count); err != nil {
+			return m, err
 		}
 	}
-}
-
-func (t portTable) remove(e Endpoint) {
-	for _, m := range e.Ports {
-		for i := range m.Count {
-			k := portKey{m.Proto, m.HostPort + i}
-			t[k] = slices.DeleteFunc(t[k], func(u portUse) bool { return u.endpoint == e.ID })
-			if len(t[k]) == 0 {
-				delete(t, k)
-			}
-		}
+	if m.HostIP.IsMulticast() || m.HostIP.Zone() != "" {
+		return m, &Error{Kind: ErrInvalid, Field: "publish", Value: host.String(),
+			Reason: "is no address that a host port can be on: it is multicast or has a zone",
+			Remedy: "use an address of the host, or none for all of them"}
 	}
+	m.HostPort, m.Port, m.Count = uint16(hostPort), uint16(port), uint16(count)
+	return m, nil
 }
 
-// conflict finds the first port of the mapping that somebody has.
-func (t portTable) conflict(m PortMapping) (port uint16, by string, found bool) {
-	for i := range m.Count {
-		for _, u := range t[portKey{m.Proto, m.HostPort + i}] {
-			if hostsOverlap(u.host, m.HostIP) {
-				return m.HostPort + i, u.endpoint, true
-			}
-		}
+func checkPortRange(field string, first, count uint32) error {
+	if first != 0 && first <= lastPort && count <= lastPort+1-first {
+		return nil
 	}
-	return 0, "", false
-}
-
-// hostsOverlap tells whether the same packet can be for both addresses. The
-// zero value is every address, an unspecified one every address of its family.
-func hostsOverlap(a, b netip.Addr) bool {
-	switch {
-	case !a.IsValid() || !b.IsValid() || a == b:
-		return true
-	case a.Is4() != b.Is4():
-		return false
+	reason := "is not a port"
+	if count > 1 {
+		reason = fmt.Sprintf("is not a port, or its range of %d goes beyond the last", count)
 	}
-	return a.IsUnspecified() || b.IsUnspecified()
+	return &Error{Kind: ErrInvalid, Field: field, Value: strconv.FormatUint(uint64(first), 10), Reason: reason,
+		Remedy: "ports are 1 to 65535"}
 }
 
-func mappingsOverlap(a, b PortMapping) bool {
-	return a.Proto == b.Proto && hostsOverlap(a.HostIP, b.HostIP) &&
-		int(a.HostPort) < int(b.HostPort)+int(b.Count) && int(b.HostPort) < int(a.HostPort)+int(a.Count)
+// Check refuses what is wrong with the mapping by itself.
+func (m PortMapping) Check() error {
+	_, err := NewPortMapping(m.Proto, m.HostIP, uint32(m.HostPort), uint32(m.Port), uint32(m.Count))
+	return err
 }
 
-// describe is the mapping as a user writes it.
-func (m PortMapping) describe() string {
-	host := ""
-	if m.HostIP.IsValid() {
-		host = netipPort(m.HostIP.String(), m.HostPort)
-	} else {
-		host = fmt.Sprint(m.HostPort)
-	}
-	if m.Count > 1 {
-		return fmt.Sprintf("%s-%d:%d-%d/%s", host, int(m.HostPort)+int(m.Count)-1, m.Port, int(m.Port)+int(m.Count)-1, m.Proto)
-	}
-	return fmt.Sprintf("%s:%d/%s", host, m.Port, m.Proto)
-}
-
-// normalizePorts completes the mappings and refuses what is wrong with them by
-// itself.
-func normalizePorts(ports []PortMapping) ([]PortMapping, error) {
+// NormalizePorts completes the mappings of one request and refuses what is wrong with them.
+func NormalizePorts(ports []PortMapping) ([]PortMapping, error) {
 	out := slices.Clone(ports)
-	for i := range out {
-		m := &out[i]
-		if m.Proto == "" {
-			m.Proto = plan.TCP
-		}
-		if m.Count == 0 {
-			m.Count = 1
-		}
-		m.HostIP = m.HostIP.Unmap()
-		m.Dynamic = m.Dynamic || m.HostPort == 0
+	for i, m := range out {
 		if m.Dynamic {
 			m.HostPort = 0
 		}
-		if err := checkMapping(*m); err != nil {
+		m, err := NewPortMapping(m.Proto, m.HostIP, uint32(m.HostPort), uint32(m.Port), uint32(m.Count))
+		if err != nil {
 			return nil, err
 		}
+		out[i] = m
 		for _, o := range out[:i] {
-			if !m.Dynamic && !o.Dynamic && mappingsOverlap(*m, o) {
-				return nil, badPort(*m, "overlaps "+o.describe()+" of the same request", "publish each host port once")
+			if !m.Dynamic && !o.Dynamic && m.Overlaps(o) {
+				return nil, m.Refuse("overlaps "+o.String()+" of the same request", "publish each host port once")
 			}
 		}
 	}
 	return out, nil
 }
 
-func checkMapping(m PortMapping) error {
-	switch m.Proto {
-	case plan.TCP, plan.UDP, plan.SCTP:
+// HostIPs are the host's addresses that the mapping is on; an unspecified one is every address of its
+// family.
+func (m PortMapping) HostIPs() []netip.Addr {
+	if m.HostIP.IsValid() {
+		return []netip.Addr{m.HostIP}
+	}
+	return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+}
+
+// Reservations are the host ports that the mapping takes.
+func (m PortMapping) Reservations(owner plan.Owner) []plan.PortReservation {
+	var out []plan.PortReservation
+	for _, a := range m.HostIPs() {
+		out = append(out, plan.PortReservation{
+			Owner: owner, Addr: a, Proto: m.Proto, From: m.HostPort, To: m.HostPort + m.Count - 1,
+		})
+	}
+	return out
+}
+
+// Overlaps reports whether both mappings take a host port in common.
+func (m PortMapping) Overlaps(o PortMapping) bool {
+	for _, a := range m.Reservations("") {
+		if slices.ContainsFunc(o.Reservations(""), a.Overlaps) {
+			return true
+		}
+	}
+	return false
+}
+
+// String is the mapping as a user asks for it: 127.0.0.1:8080:80/tcp.
+func (m PortMapping) String() string {
+	to := portSpan(m.Port, m.Count) + "/" + string(m.Proto)
+	switch from := portSpan(m.HostPort, m.Count); {
+	case m.HostIP.IsValid() && m.HostPort == 0:
+		return hostPort(m.HostIP.String(), "") + ":" + to
+	case m.HostIP.IsValid():
+		return hostPort(m.HostIP.String(), from) + ":" + to
+	case m.HostPort == 0:
+		return to
 	default:
-		return badPort(m, fmt.Sprintf("%q is no transport", m.Proto), "use tcp, udp or sctp")
+		return from + ":" + to
 	}
-	switch {
-	case m.Port == 0:
-		return badPort(m, "the container's port is 0", "name a port from 1 to 65535")
-	case int(m.Port)+int(m.Count) > 1<<16 || !m.Dynamic && int(m.HostPort)+int(m.Count) > 1<<16:
-		return badPort(m, "the range ends behind port 65535", "choose a shorter range or a lower port")
-	case m.HostIP.IsMulticast() || m.HostIP.Zone() != "":
-		return badPort(m, fmt.Sprintf("%s is no address a host port can be on", m.HostIP), "use an address of the host, or none for all of them")
-	}
-	return nil
 }
 
-func badPort(m PortMapping, reason, remedy string) error {
-	return &Error{Kind: ErrInvalid, Field: "port", Value: m.describe(), Reason: reason, Remedy: remedy}
+// Published is the mapping as lists show it, by host address: 0.0.0.0:8080->80/tcp.
+func (m PortMapping) Published() []string {
+	var out []string
+	for _, a := range m.HostIPs() {
+		out = append(out, hostPort(a.String(), portSpan(m.HostPort, m.Count))+"->"+portSpan(m.Port, m.Count)+"/"+
+			string(m.Proto))
+	}
+	return out
 }
 
-// checkPublish refuses ports that the network cannot publish.
-func checkPublish(n Network, d Driver, ports []PortMapping) error {
+// portSpan is one port or the first and the last of several.
+func portSpan(first, count uint16) string {
+	if count <= 1 {
+		return strconv.Itoa(int(first))
+	}
+	return fmt.Sprintf("%d-%d", first, int(first)+int(count)-1)
+}
+
+// Refuse is the error of a mapping that cannot be.
+func (m PortMapping) Refuse(reason, remedy string) error {
+	return &Error{Kind: ErrInvalid, Field: "port", Value: m.String(), Reason: reason, Remedy: remedy}
+}
+
+// CheckPublish refuses ports that the network cannot publish.
+func CheckPublish(n Network, d Driver, ports []PortMapping) error {
 	if len(ports) == 0 {
 		return nil
 	}
 	if !d.Capabilities().Ports {
-		return badPort(ports[0], fmt.Sprintf("network %q (driver %s) cannot publish ports", n.Name, n.Driver), "publish on a bridge network")
+		return ports[0].Refuse(fmt.Sprintf("network %q (driver %s) cannot publish ports", n.Name, n.Driver),
+			"publish on a bridge network")
 	}
 	if n.Internal {
-		return badPort(ports[0], fmt.Sprintf("network %q is internal, nothing outside reaches it", n.Name), "publish on a network that is not internal")
+		return ports[0].Refuse(fmt.Sprintf("network %q is internal, nothing outside reaches it", n.Name),
+			"publish on a network that is not internal")
 	}
 	return nil
 }
 
-// checkHostFamily refuses a mapping from a host address to an endpoint that
+// CheckFamily refuses a mapping from a host address to an endpoint that
 // has no address of that family to translate to.
-func checkHostFamily(m PortMapping, addrs []netip.Prefix) error {
+func (m PortMapping) CheckFamily(addrs []netip.Prefix) error {
 	if !m.HostIP.IsValid() {
 		return nil
 	}
@@ -162,98 +175,6 @@ func checkHostFamily(m PortMapping, addrs []netip.Prefix) error {
 			return nil
 		}
 	}
-	return badPort(m, fmt.Sprintf("the endpoint has no address of the family of %s", m.HostIP), "publish on an address of the other family, or turn the family on for the network")
-}
-
-// assignPorts gives the endpoint its host ports: the fixed ones unless
-// somebody has them, free ones for the dynamic. The caller holds mu.
-func (k *Controller) assignPorts(e *Endpoint, ports []PortMapping) error {
-	k.ix.ports.remove(*e)
-	held := Endpoint{ID: e.ID}
-	defer func() { k.ix.ports.remove(held) }() // putEndpoint adds them for good
-	for _, dynamic := range []bool{false, true} {
-		for _, m := range ports {
-			if m.Dynamic != dynamic {
-				continue
-			}
-			if err := k.assignPort(e, &m); err != nil {
-				return err
-			}
-			one := Endpoint{ID: e.ID, Ports: []PortMapping{m}}
-			k.ix.ports.add(one)
-			held.Ports = append(held.Ports, m)
-		}
-	}
-	e.Ports = held.Ports
-	return nil
-}
-
-func (k *Controller) assignPort(e *Endpoint, m *PortMapping) error {
-	if err := checkHostFamily(*m, e.Addrs); err != nil {
-		return err
-	}
-	if m.Dynamic {
-		return k.pickPort(m)
-	}
-	port, by, taken := k.ix.ports.conflict(*m)
-	if !taken {
-		return nil
-	}
-	who := "another endpoint"
-	if other := k.ix.endpoints[by]; other != nil {
-		who = k.ix.title(other.v)
-		if n := k.ix.networks[other.v.Network]; n != nil {
-			who += " on network " + n.v.Name
-		}
-	}
-	return &PortTakenError{Proto: m.Proto, Addr: m.HostIP, Port: port, By: who}
-}
-
-// pickPort finds a free range of host ports, going on from where the last
-// one was found.
-func (k *Controller) pickPort(m *PortMapping) error {
-	from, to, reserved := k.dynamic()
-	size := int(to) - int(from) + 1
-	if k.ix.portCursor < int(from) || k.ix.portCursor > int(to) {
-		k.ix.portCursor = int(from)
-	}
-	for seen := 0; seen < size; {
-		first := k.ix.portCursor
-		if first+int(m.Count)-1 > int(to) {
-			seen += int(to) - first + 1
-			k.ix.portCursor = int(from)
-			continue
-		}
-		m.HostPort = uint16(first)
-		step := 1
-		port, _, taken := k.ix.ports.conflict(*m)
-		if taken {
-			step = int(port) - first + 1
-		} else if p, bad := firstReserved(*m, reserved); bad {
-			taken, step = true, int(p)-first+1
-		}
-		if !taken {
-			k.ix.portCursor = first + int(m.Count)
-			return nil
-		}
-		seen += step
-		k.ix.portCursor += step
-	}
-	return &Error{
-		Kind:   ErrExhausted,
-		Reason: fmt.Sprintf("no %d free %s host ports in a row are left between %d and %d", m.Count, m.Proto, from, to),
-		Remedy: "name a host port, or remove endpoints that publish ports",
-	}
-}
-
-func firstReserved(m PortMapping, reserved func(uint16) bool) (uint16, bool) {
-	if reserved == nil {
-		return 0, false
-	}
-	for i := range m.Count {
-		if reserved(m.HostPort + i) {
-			return m.HostPort + i, true
-		}
-	}
-	return 0, false
+	return m.Refuse(fmt.Sprintf("the endpoint has no address of the family of %s", m.HostIP),
+		"publish on an address of the other family, or turn the family on for the network")
 }

@@ -55,11 +55,12 @@ type Store interface {
 	// Find lists the records whose ID starts with prefix, in order of ID, at a cost that
 	// depends on how many there are, not on how many the kind has.
 	Find(ctx context.Context, kind Kind, prefix string) ([]Record, error)
-	Commit(context.Context, ...Write) error      // all or nothing; ErrConflict
-	Watch(context.Context, Kind) <-chan struct{} // wakes after a change, coalesced; the reader lists; closed with the context
+	Commit(context.Context, ...Write) error // all or nothing; ErrConflict
+	// wakes after a change, coalesced; the reader lists; closed with the context
+	Watch(context.Context, Kind) <-chan struct{}
 }
 
-// Durable tells whether records of the kind outlive a reboot. The others
+// Durable reports whether records of the kind outlive a reboot. The others
 // describe what exists in a running kernel. One commit holds only kinds of one sort.
 func (k Kind) Durable() bool {
 	switch k {

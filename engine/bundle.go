@@ -13,6 +13,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/engine/rootfile"
 	"github.com/vethloom/vethloom/engine/shim"
 	"github.com/vethloom/vethloom/engine/snapshot"
 )
@@ -20,7 +21,7 @@ import (
 // logName is the file of the container's output, in its durable directory.
 const logName = "log"
 
-func (e *Engine) bundle(l *launch, img image.Image, mounts []snapshot.Mount, binds []shim.Bind) (shim.Bundle, error) {
+func (e *preparer) bundle(l *launch, img image.Image, mounts []snapshot.Mount, binds []shim.Bind) (shim.Bundle, error) {
 	s, c := l.rec.Spec, l.c
 	add := s.CapAdd
 	if s.Privileged {
@@ -34,10 +35,10 @@ func (e *Engine) bundle(l *launch, img image.Image, mounts []snapshot.Mount, bin
 		return shim.Bundle{}, errors.New("the snapshot has no mounts")
 	}
 	b := shim.Bundle{
-		ID: c.id, Hostname: e.hostname(l.rec, l.netns), Root: mounts[len(mounts)-1].Target, RootMounts: mounts, Binds: binds,
+		ID: c.id, Hostname: e.hostname(l.rec, l.netns), Root: mounts[len(mounts)-1].Target, RootMounts: mounts,
+		Binds:   ordered(binds),
 		Process: process(s, img),
-		Cgroup:  e.cgroupOf(c.id), Memory: s.Memory, NanoCPUs: s.NanoCPUs, PidsLimit: s.PidsLimit,
-		Caps: caps, Compat: l.compat, Privileged: s.Privileged, ReadOnly: s.ReadOnly, IDMap: l.rec.IDMap,
+		Options: s.Options, Cgroup: e.cgroupOf(c.id), Caps: caps, Compat: l.compat, IDMap: l.rec.IDMap,
 		StateDir: filepath.Join(c.run, "state"), ExitPath: filepath.Join(c.run, exitFile),
 		Log: shim.LogFile{Path: filepath.Join(c.dir, logName)},
 	}
@@ -51,13 +52,15 @@ func (e *Engine) bundle(l *launch, img image.Image, mounts []snapshot.Mount, bin
 
 // hostname is the wish, with a shared network stack that of its owner, whose
 // files are shared too, on the host's network the host's own, or the short ID.
-func (e *Engine) hostname(rec record, netns string) string {
+func (e *preparer) hostname(rec record, netns string) string {
 	if rec.Spec.Hostname != "" {
 		return rec.Spec.Hostname
 	}
 	if rec.Sandbox != "" && rec.Sandbox != rec.ID {
-		if name, err := os.ReadFile(filepath.Join(e.containersDir(), rec.Sandbox, hostnameFile)); err == nil && len(name) > 1 {
-			return strings.TrimSpace(string(name))
+		owner := filepath.Join(e.containersDir(), rec.Sandbox)
+		name, err := rootfile.Read(owner, hostnameFile, etcLimit)
+		if text := strings.TrimSpace(string(name)); err == nil && validHostname(text) {
+			return text
 		}
 	}
 	if name, err := os.Hostname(); err == nil && netns == hostNetNS {
@@ -96,9 +99,8 @@ func mergeEnv(lists ...[]string) []string {
 }
 
 // binds makes the sources of a spec's mounts: volumes that do not exist yet, and
-// host directories that are missing. Mounts are ordered so that one below another
-// comes after it.
-func (e *Engine) binds(ctx context.Context, s Spec) ([]shim.Bind, error) {
+// host directories that are missing.
+func (e *preparer) binds(ctx context.Context, s Spec) ([]shim.Bind, error) {
 	var out []shim.Bind
 	for _, m := range s.Mounts {
 		b := shim.Bind{Source: m.Source, Target: path.Clean(m.Target), ReadOnly: m.ReadOnly}
@@ -117,13 +119,26 @@ func (e *Engine) binds(ctx context.Context, s Spec) ([]shim.Bind, error) {
 		}
 		out = append(out, b)
 	}
-	slices.SortStableFunc(out, func(a, b shim.Bind) int { return strings.Count(a.Target, "/") - strings.Count(b.Target, "/") })
 	return out, nil
+}
+
+// ordered puts mounts that are below others after them: what is to be seen at /etc/hosts comes
+// after a volume at /etc.
+func ordered(binds []shim.Bind) []shim.Bind {
+	slices.SortStableFunc(binds, func(a, b shim.Bind) int {
+		return strings.Count(a.Target, "/") - strings.Count(b.Target, "/")
+	})
+	return binds
+}
+
+// Anonymous reports whether a volume's name was made up for one container.
+func Anonymous(name string) bool {
+	return len(name) == 64 && strings.Trim(name, "0123456789abcdef") == ""
 }
 
 // volumeLabels marks a volume whose name was made up for one container.
 func volumeLabels(name string) map[string]string {
-	if len(name) == 64 && strings.Trim(name, "0123456789abcdef") == "" {
+	if Anonymous(name) {
 		return map[string]string{anonymousLabel: "true"}
 	}
 	return nil

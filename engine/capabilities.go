@@ -57,7 +57,8 @@ func capabilityNames(field string, names []string) ([]string, error) {
 			name = "CAP_" + strings.TrimPrefix(name, "CAP_")
 		}
 		if name != allCapabilities && !slices.Contains(known, name) {
-			return nil, invalid(field, given, "no such capability", "see capabilities(7): NET_ADMIN, SYS_PTRACE, …, or ALL")
+			return nil, invalid(field, given, "no such capability",
+				"see capabilities(7): NET_ADMIN, SYS_PTRACE, …, or ALL")
 		}
 		out = append(out, name)
 	}

@@ -13,7 +13,8 @@ import (
 // loaders32 are where images keep the dynamic loaders of 32-bit programs.
 func loaders32() []string {
 	return []string{
-		"lib/ld-linux.so.2", "lib/ld-musl-i386.so.1", "lib/ld-linux-armhf.so.3", "lib/ld-linux.so.3", "lib/ld-musl-armhf.so.1",
+		"lib/ld-linux.so.2", "lib/ld-musl-i386.so.1", "lib/ld-linux-armhf.so.3", "lib/ld-linux.so.3",
+		"lib/ld-musl-armhf.so.1",
 	}
 }
 
@@ -70,5 +71,6 @@ func isELF32(root *os.Root, name string) bool {
 	defer f.Close()
 	var ident [elf.EI_NIDENT]byte
 	n, err := f.Read(ident[:])
-	return err == nil && n == len(ident) && bytes.HasPrefix(ident[:], []byte(elf.ELFMAG)) && elf.Class(ident[elf.EI_CLASS]) == elf.ELFCLASS32
+	return err == nil && n == len(ident) && bytes.HasPrefix(ident[:], []byte(elf.ELFMAG)) &&
+		elf.Class(ident[elf.EI_CLASS]) == elf.ELFCLASS32
 }

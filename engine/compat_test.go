@@ -3,8 +3,11 @@ package engine_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/vethloom/vethloom/engine"
@@ -31,19 +34,26 @@ func program32() []byte {
 }
 
 // Test32BitPrograms runs one where the image shows that it has some, and one that
-// came in by another way, which the filter ends (SIGSYS is 31).
+// came in by another way, which the filter ends (SIGSYS is 31). A host whose kernel runs none (ia32_emulation=off) says
+// so of the command itself, and a shell takes the program for a script.
 func Test32BitPrograms(t *testing.T) {
+	runs := host32(t)
 	for _, c := range []struct {
-		name string
-		at   string // in the image
-		cmd  []string
-		code int
+		name    string
+		at      string // in the image
+		cmd     []string
+		code    int
+		without int // the code on a host that runs none
 	}{
-		{"the command itself", "prog", []string{"/prog"}, 7},
-		{"a loader in the image", "lib/ld-linux.so.2", []string{"/lib/ld-linux.so.2"}, 7},
-		{"by a shell, beside a loader", "usr/lib/ld-linux.so.2", []string{"sh", "-c", "/usr/lib/ld-linux.so.2; exit $?"}, 7},
-		{"unannounced", "data/prog", []string{"sh", "-c", "/data/prog; exit $?"}, 128 + 31},
+		{"the command itself", "prog", []string{"/prog"}, 7, 255},
+		{"a loader in the image", "lib/ld-linux.so.2", []string{"/lib/ld-linux.so.2"}, 7, 255},
+		{"by a shell, beside a loader", "usr/lib/ld-linux.so.2",
+			[]string{"sh", "-c", "/usr/lib/ld-linux.so.2; exit $?"}, 7, 127},
+		{"unannounced", "data/prog", []string{"sh", "-c", "/data/prog; exit $?"}, 128 + 31, 127},
 	} {
+		if !runs {
+			c.code = c.without
+		}
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
 			path := filepath.Join(w.images.root, c.at)
@@ -58,4 +68,19 @@ func Test32BitPrograms(t *testing.T) {
 			}
 		})
 	}
+}
+
+// host32 reports whether this kernel runs 32-bit programs.
+func host32(t *testing.T) bool {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(path, program32(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	err := exec.Command(path).Run()
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	if !errors.Is(err, syscall.ENOEXEC) && (!ok || exit.ExitCode() != 7) {
+		t.Fatalf("run a 32-bit program on the host: %v", err)
+	}
+	return ok
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/engine/snapshot"
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/store/bolt"
 )
 
@@ -57,11 +58,12 @@ func (s stepStore) Commit(ctx context.Context, w ...cnm.Write) error {
 
 // fileNetworks has a file for each sandbox, which a crash does not remove.
 type fileNetworks struct {
-	dir string
+	engine.Networks // of the rest nothing is called
+	dir             string
 	*steps
 }
 
-func (n fileNetworks) CreateSandbox(_ context.Context, r engine.SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error) {
+func (n fileNetworks) CreateSandbox(_ context.Context, r cnm.SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error) {
 	defer n.around()()
 	return cnm.Sandbox{ID: r.ID, Host: true}, nil, os.WriteFile(filepath.Join(n.dir, r.ID), nil, 0o600)
 }
@@ -73,6 +75,8 @@ func (n fileNetworks) DeleteSandbox(_ context.Context, id string) error {
 	}
 	return nil
 }
+
+func (n fileNetworks) Unpublish(context.Context, string) error { return nil }
 
 func (n fileNetworks) NetNSPath(cnm.Sandbox) string { return "" }
 
@@ -109,7 +113,8 @@ func openVictim(dir string, s *steps) (*engine.Engine, func() error, error) {
 			return nil, nil, err
 		}
 	}
-	store, err := bolt.Open(ctx, bolt.Config{StateFile: filepath.Join(dir, "store/state.db"), RuntimeFile: filepath.Join(dir, "store/runtime.db"), BootID: "boot"})
+	store, err := bolt.Open(ctx, bolt.Config{StateFile: filepath.Join(dir, "store/state.db"),
+		RuntimeFile: filepath.Join(dir, "store/runtime.db"), BootID: "boot"})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -118,9 +123,10 @@ func openVictim(dir string, s *steps) (*engine.Engine, func() error, error) {
 		return nil, nil, err
 	}
 	e, err := engine.New(ctx, engine.Config{
-		Store: stepStore{store, s}, Networks: fileNetworks{filepath.Join(dir, "nets"), s}, Snapshots: stepSnapshots{snaps, s},
-		Images: stepImages{&images{root: filepath.Join(dir, "rootfs")}, s},
-		Root:   filepath.Join(dir, "root"), Run: filepath.Join(dir, "run"), ShimPath: filepath.Join(dir, "net-shim"),
+		Store: stepStore{store, s}, Networks: fileNetworks{dir: filepath.Join(dir, "nets"), steps: s},
+		Snapshots: stepSnapshots{snaps, s},
+		Images:    stepImages{&images{root: filepath.Join(dir, "rootfs")}, s},
+		Root:      filepath.Join(dir, "root"), Run: filepath.Join(dir, "run"), ShimPath: filepath.Join(dir, "net-shim"),
 		CgroupParent: victimCgroup(dir), BootID: "boot",
 	})
 	return e, store.Close, err
@@ -144,7 +150,7 @@ func victim(dir string) error {
 	}
 	ctx := context.Background()
 	make := func(s engine.Spec) (engine.Container, error) {
-		s.Image, s.Networks = "busybox", []engine.NetworkRequest{{Network: "host"}}
+		s.Image, s.Networks = "busybox", []cnm.AttachRequest{{Network: "host"}}
 		c, _, err := e.Create(ctx, s)
 		return c, err
 	}
@@ -196,7 +202,7 @@ func victimCommand(dir string, step int) *exec.Cmd {
 // converges opens what a killed netd left, and asks that all of it is accounted for.
 func converges(t *testing.T, dir, when string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	e, closeStore, err := openVictim(dir, &steps{})
 	if err != nil {
@@ -209,7 +215,8 @@ func converges(t *testing.T, dir, when string) {
 	for _, c := range list {
 		running := c.Status == engine.Running
 		if running && c.Spec.Name == "short" { // it ends by itself, and goes
-			if st, err := e.Wait(ctx, c.ID); err == nil && st.Code != 3 || err != nil && !errors.Is(err, cnm.ErrNotFound) {
+			if st, err := e.Wait(ctx, c.ID); err == nil && st.Code != 3 || err != nil &&
+				!errors.Is(err, cnm.ErrNotFound) {
 				t.Errorf("%s: %+v, %v", when, st, err)
 			}
 			continue
@@ -222,7 +229,8 @@ func converges(t *testing.T, dir, when string) {
 		case alive && !running:
 			t.Errorf("%s: %s is %s, but its process %d is alive", when, c.Spec.Name, c.Status, c.Pid)
 		}
-		if c.Spec.Name == "long" && c.Status == engine.Exited && c.ExitCode != 137 || c.Spec.Name == "short" && c.Status == engine.Exited {
+		if c.Spec.Name == "long" && c.Status == engine.Exited && c.ExitCode != 137 || c.Spec.Name == "short" &&
+			c.Status == engine.Exited {
 			t.Errorf("%s: %+v", when, c)
 		}
 		if c.Status == engine.Created { // it can be begun again

@@ -25,7 +25,7 @@ const anonymousLabel = "vethloom.anonymous"
 
 // Create makes a container that does not run yet. The warnings are about what
 // was asked for and will not be as expected.
-func (e *Engine) Create(ctx context.Context, s Spec) (Container, []string, error) {
+func (e *creator) Create(ctx context.Context, s Spec) (Container, []string, error) {
 	img, err := e.c.Images.Resolve(ctx, s.Image)
 	if err != nil {
 		return Container{}, nil, err
@@ -34,7 +34,8 @@ func (e *Engine) Create(ctx context.Context, s Spec) (Container, []string, error
 	if err := e.check(&s, img); err != nil {
 		return Container{}, nil, err
 	}
-	rec := record{Container: Container{Spec: s, ImageID: img.ID, Created: time.Now().UTC(), Status: Created, Phase: cnm.Active}}
+	rec := record{Container: Container{Spec: s, ImageID: img.ID, Created: time.Now().UTC(), Status: Created,
+		Phase: cnm.Active}}
 	if err := rec.addImageVolumes(img); err != nil {
 		return Container{}, nil, err
 	}
@@ -42,20 +43,21 @@ func (e *Engine) Create(ctx context.Context, s Spec) (Container, []string, error
 	if err != nil {
 		return Container{}, nil, err
 	}
-	err = os.Mkdir(c.dir, 0o711)
+	err = os.Mkdir(c.dir, 0o700)
 	if err == nil {
 		err = e.put(ctx, c, &rec)
 	}
 	if err != nil {
 		e.forget(c)
-		return Container{}, nil, errors.Join(fmt.Errorf("create container %s: %w", rec.Spec.Name, err), os.RemoveAll(c.dir))
+		return Container{}, nil, errors.Join(fmt.Errorf("create container %s: %w", rec.Spec.Name, err),
+			os.RemoveAll(c.dir))
 	}
 	e.emit(c, "create", nil)
 	return rec.Container, e.warnings(rec.Spec), nil
 }
 
 // reserve gives the record its ID and name, and enters it.
-func (e *Engine) reserve(rec *record) (*container, error) {
+func (e *creator) reserve(rec *record) (*container, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	id, err := e.newID()
@@ -75,7 +77,7 @@ func (e *Engine) reserve(rec *record) (*container, error) {
 			return nil, notFound(ref)
 		}
 		// The ID, so that the container of that name tomorrow is not meant.
-		rec.Spec.Networks = []NetworkRequest{{Network: joinPrefix + target.id}}
+		rec.Spec.Networks = []cnm.AttachRequest{{Network: joinPrefix + target.id}}
 		rec.Sandbox = target.rec.Sandbox
 	}
 	if rec.Spec.UserNS == "auto" {
@@ -92,7 +94,8 @@ func (e *Engine) reserve(rec *record) (*container, error) {
 		}
 	}
 	if holder := e.names[rec.Spec.Name]; holder != "" {
-		return nil, &cnm.Error{Kind: cnm.ErrExists, Field: "name", Value: rec.Spec.Name, Reason: "container " + cnm.Short(holder) + " has it",
+		return nil, &cnm.Error{Kind: cnm.ErrExists, Field: "name", Value: rec.Spec.Name, Reason: "container " +
+			cnm.Short(holder) + " has it",
 			Remedy: "choose another, or remove that one with 'net rm'"}
 	}
 	c := e.newContainer(*rec)
@@ -101,10 +104,10 @@ func (e *Engine) reserve(rec *record) (*container, error) {
 }
 
 // byID finds a container by ID or an unambiguous beginning. The caller holds the mutex.
-func (e *Engine) byID(ref string) *container {
+func (e *creator) byID(ref string) *container {
 	var found *container
 	for id, c := range e.containers {
-		if ref != "" && strings.HasPrefix(id, ref) {
+		if cnm.Begins(id, ref) {
 			if found != nil {
 				return nil
 			}
@@ -123,7 +126,7 @@ const (
 )
 
 // passable refuses a user namespace whose root could not reach its root filesystem:
-// to the directories above it, it is a stranger.
+// the mode of the directories above it is that for others.
 func passable(dir string) error {
 	for ; ; dir = filepath.Dir(dir) {
 		st, err := os.Stat(dir)
@@ -131,7 +134,8 @@ func passable(dir string) error {
 			return fmt.Errorf("look at the state directory: %w", err)
 		}
 		if st.Mode()&0o001 == 0 {
-			return &cnm.Error{Kind: cnm.ErrForbidden, Field: "userns", Value: "auto", Reason: dir + " can be entered by its owner and group only, and the container's root is neither",
+			return &cnm.Error{Kind: cnm.ErrForbidden, Field: "userns", Value: "auto", Reason: dir +
+				" can be entered by its owner and group only, and the container's root is neither",
 				Remedy: "chmod o+x " + dir + ", or choose another --root for netd"}
 		}
 		if dir == "/" || dir == "." {
@@ -141,7 +145,7 @@ func passable(dir string) error {
 }
 
 // freeIDs finds a block of IDs that no container has. The caller holds the mutex.
-func (e *Engine) freeIDs() (*shim.IDMap, error) {
+func (e *creator) freeIDs() (*shim.IDMap, error) {
 	taken := map[uint32]bool{}
 	for _, c := range e.containers {
 		if c.rec.IDMap != nil {
@@ -153,7 +157,8 @@ func (e *Engine) freeIDs() (*shim.IDMap, error) {
 			return &shim.IDMap{HostID: id, Size: idBlock}, nil
 		}
 	}
-	return nil, &cnm.Error{Kind: cnm.ErrExhausted, Field: "userns", Value: "auto", Reason: "every block of user IDs is in use", Remedy: "remove containers that are not needed"}
+	return nil, &cnm.Error{Kind: cnm.ErrExhausted, Field: "userns", Value: "auto",
+		Reason: "every block of user IDs is in use", Remedy: "remove containers that are not needed"}
 }
 
 func cloneSpec(s Spec) Spec {
@@ -161,11 +166,12 @@ func cloneSpec(s Spec) Spec {
 	s.Networks, s.Ports, s.Mounts = slices.Clone(s.Networks), slices.Clone(s.Ports), slices.Clone(s.Mounts)
 	s.CapAdd, s.CapDrop = slices.Clone(s.CapAdd), slices.Clone(s.CapDrop)
 	s.DNS, s.ExtraHosts, s.Labels = slices.Clone(s.DNS), slices.Clone(s.ExtraHosts), maps.Clone(s.Labels)
+	s.Sysctls = maps.Clone(s.Sysctls)
 	return s
 }
 
 // check refuses what can never run, and fills in what was left open.
-func (e *Engine) check(s *Spec, img image.Image) error {
+func (e *creator) check(s *Spec, img image.Image) error {
 	if s.Name != "" {
 		if err := cnm.CheckName("name", s.Name); err != nil {
 			return err
@@ -174,7 +180,7 @@ func (e *Engine) check(s *Spec, img image.Image) error {
 	if len(arguments(*s, img)) == 0 {
 		return invalid("command", "", "neither the image nor the request says what to run", "give a command")
 	}
-	if s.Hostname != "" && (len(s.Hostname) > 64 || strings.ContainsAny(s.Hostname, " \t\n/")) {
+	if s.Hostname != "" && !validHostname(s.Hostname) {
 		return invalid("hostname", s.Hostname, "not a host name", "use at most 64 letters, digits, '-' and '.'")
 	}
 	if s.WorkDir != "" && !path.IsAbs(s.WorkDir) {
@@ -201,7 +207,12 @@ func (e *Engine) check(s *Spec, img image.Image) error {
 	if _, err := capabilitySet(s.CapAdd, s.CapDrop); err != nil {
 		return err
 	}
-	return errors.Join(checkLimits(*s), checkNetworks(s), checkMounts(s.Mounts), checkExtraHosts(s.ExtraHosts))
+	return errors.Join(checkLimits(*s), checkNetworks(s), checkSysctls(*s), checkMounts(s.Mounts),
+		checkExtraHosts(s.ExtraHosts))
+}
+
+func validHostname(name string) bool {
+	return name != "" && len(name) <= 64 && !strings.ContainsAny(name, " \t\n/\x00")
 }
 
 // minMemory is what the kernel and a first process need at the least.
@@ -210,11 +221,14 @@ const minMemory = 6 << 20
 func checkLimits(s Spec) error {
 	switch {
 	case s.Memory < 0 || s.Memory > 0 && s.Memory < minMemory:
-		return invalid("memory", fmt.Sprint(s.Memory), "too small for any process", "give at least 6m, or 0 for no limit")
+		return invalid("memory", fmt.Sprint(s.Memory), "too small for any process",
+			"give at least 6m, or 0 for no limit")
 	case s.NanoCPUs < 0 || s.NanoCPUs > 0 && s.NanoCPUs < 10_000_000:
-		return invalid("cpus", fmt.Sprint(float64(s.NanoCPUs)/1e9), "less than the kernel can measure", "give at least 0.01, or 0 for no limit")
+		return invalid("cpus", fmt.Sprint(float64(s.NanoCPUs)/1e9), "less than the kernel can measure",
+			"give at least 0.01, or 0 for no limit")
 	case s.PidsLimit < -1:
-		return invalid("pids-limit", fmt.Sprint(s.PidsLimit), "negative", "give a number of processes, or 0 for no limit")
+		return invalid("pids-limit", fmt.Sprint(s.PidsLimit), "negative",
+			"give a number of processes, or 0 for no limit")
 	case s.StopTimeout < 0:
 		return invalid("stop-timeout", s.StopTimeout.String(), "negative", "give a time, or 0 for 10 seconds")
 	}
@@ -223,7 +237,7 @@ func checkLimits(s Spec) error {
 
 func checkNetworks(s *Spec) error {
 	if len(s.Networks) == 0 {
-		s.Networks = []NetworkRequest{{Network: defaultNetwork}}
+		s.Networks = []cnm.AttachRequest{{Network: defaultNetwork}}
 	}
 	alone := ""
 	for _, n := range s.Networks {
@@ -239,11 +253,15 @@ func checkNetworks(s *Spec) error {
 	case len(s.Networks) > 1:
 		return invalid("network", alone, "it cannot be combined with other networks", "leave it or the others out")
 	case len(s.Ports) > 0 && alone == "host":
-		return invalid("publish", portText(s.Ports[0]), "with network host, the container has the host's ports already", "leave the ports out: what listens in it is reachable")
+		return invalid("publish", s.Ports[0].String(),
+			"with network host, the container has the host's ports already",
+			"leave the ports out: what listens in it is reachable")
 	case len(s.Ports) > 0 && alone == "none":
-		return invalid("publish", portText(s.Ports[0]), "a container on network none reaches nothing", "choose a bridge network")
+		return invalid("publish", s.Ports[0].String(), "a container on network none reaches nothing",
+			"choose a bridge network")
 	case len(s.Ports) > 0:
-		return invalid("publish", portText(s.Ports[0]), "the ports belong to the container whose network is shared", "publish them there")
+		return invalid("publish", s.Ports[0].String(), "the ports belong to the container whose network is shared",
+			"publish them there")
 	case len(n.Addrs) > 0 || len(n.Aliases) > 0 || n.MAC != [6]byte{}:
 		return invalid("network", alone, "addresses and aliases cannot be chosen on it", "leave them out")
 	case strings.HasPrefix(alone, joinPrefix) && s.Hostname != "":
@@ -258,13 +276,6 @@ func checkNetworks(s *Spec) error {
 	return nil
 }
 
-func portText(p cnm.PortMapping) string {
-	if p.HostPort == 0 {
-		return fmt.Sprintf("%d/%v", p.Port, p.Proto)
-	}
-	return fmt.Sprintf("%d:%d/%v", p.HostPort, p.Port, p.Proto)
-}
-
 func checkMounts(mounts []Mount) error {
 	seen := map[string]bool{}
 	for _, m := range mounts {
@@ -275,7 +286,8 @@ func checkMounts(mounts []Mount) error {
 		case seen[target]:
 			return invalid("volume", m.Target, "two mounts have this target", "leave one out")
 		case !m.Volume && !filepath.IsAbs(m.Source):
-			return invalid("volume", m.Source, "neither an absolute host path nor a volume's name", "begin a path with /")
+			return invalid("volume", m.Source, "neither an absolute host path nor a volume's name",
+				"begin a path with /")
 		}
 		seen[target] = true
 	}
@@ -311,7 +323,7 @@ func (r *record) addImageVolumes(img image.Image) error {
 	return nil
 }
 
-func (e *Engine) warnings(s Spec) []string {
+func (e *creator) warnings(s Spec) []string {
 	var out []string
 	if s.OpenStdin || !s.TTY {
 		return out

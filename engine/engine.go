@@ -69,7 +69,23 @@ type Event struct {
 }
 
 // Engine runs containers. Its methods may be called at the same time.
+//
+// What it does is done by its parts, each over those below it: records; sandboxes, the network that a container is
+// in; remover; settler, which makes a record agree with what goes on; starter, stopper, creator, streams and viewer.
 type Engine struct {
+	*records
+	*preparer
+	*settler
+	*starter
+	*stopper
+	*creator
+	*streams
+	*viewer
+	*connector
+}
+
+// records are the containers there are, and what every part works with.
+type records struct {
 	c        Config
 	log      *slog.Logger
 	launcher shim.Launcher
@@ -83,8 +99,27 @@ type Engine struct {
 	containers map[string]*container
 	names      map[string]string // to IDs
 	sandboxes  map[string]*sandbox
-	bygone     map[string]bygone // by ID
+	removed    map[string]removedContainer // by ID: for those who still ask how it ended
 }
+
+// The parts of an [Engine].
+type (
+	sandboxes struct{ *records }
+	remover   struct{ *sandboxes }
+	settler   struct{ *remover }
+	preparer  struct{ *records }
+	starter   struct {
+		*settler
+		*preparer
+	}
+	stopper struct{ *settler }
+	creator struct{ *remover }
+	streams struct{ *starter }
+	viewer  struct {
+		*settler
+		*preparer
+	}
+)
 
 // settlers is how many containers are compared with reality at the same time
 // when netd starts.
@@ -95,10 +130,12 @@ const settlers = 16
 // what was begun and not finished. A container that cannot be settled is
 // reported to the log, and again by whatever is asked of it.
 func New(ctx context.Context, c Config) (*Engine, error) {
-	e := &Engine{
+	r := &records{
 		c: c, log: c.Log, launcher: shim.Launcher{Path: c.ShimPath}, cgroup: c.CgroupParent,
-		containers: map[string]*container{}, names: map[string]string{}, sandboxes: map[string]*sandbox{}, bygone: map[string]bygone{},
+		containers: map[string]*container{}, names: map[string]string{}, sandboxes: map[string]*sandbox{},
+		removed: map[string]removedContainer{},
 	}
+	e := newEngine(r)
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -115,15 +152,31 @@ func New(ctx context.Context, c Config) (*Engine, error) {
 	if err := e.sweepDirs(ctx); err != nil {
 		return nil, err
 	}
-	e.each(func(c *container) error { return e.Settle(ctx, c.id) })
+	e.each(func(c *container) error {
+		err := e.Settle(ctx, c.id)
+		if errors.Is(err, shim.ErrNoAnswer) {
+			e.tasks.Go(func() { e.settleLater(c.id) })
+		}
+		return err
+	})
 	e.each(func(c *container) error { return e.sweep(ctx, c) })
 	return e, nil
+}
+
+func newEngine(r *records) *Engine {
+	f, rm := &preparer{r}, &remover{&sandboxes{r}}
+	s := &settler{rm}
+	start := &starter{s, f}
+	return &Engine{
+		records: r, preparer: f, settler: s, starter: start, stopper: &stopper{s}, creator: &creator{rm},
+		streams: &streams{start}, viewer: &viewer{s, f}, connector: &connector{s},
+	}
 }
 
 // sweepDirs removes the directories of containers without a record, which a
 // crash during their creation or removal leaves. What a supervisor still runs in
 // is left alone: the records may be older than it is, from a backup.
-func (e *Engine) sweepDirs(ctx context.Context) error {
+func (e *settler) sweepDirs(ctx context.Context) error {
 	runs, err := os.ReadDir(e.runDir())
 	if err != nil {
 		return fmt.Errorf("look for what a crash left: %w", err)
@@ -133,8 +186,8 @@ func (e *Engine) sweepDirs(ctx context.Context) error {
 			continue
 		}
 		dir := filepath.Join(e.runDir(), d.Name())
-		if _, err := (shim.Client{Dir: dir}).State(ctx); err == nil {
-			e.log.Error("a container runs that there is no record of", "container", d.Name(), "run", dir)
+		if _, err := (shim.Client{Dir: dir}).State(ctx); err == nil || errors.Is(err, shim.ErrNoAnswer) {
+			e.log.Error("a container runs that there is no record of", "container", d.Name(), "run", dir, "error", err)
 			continue
 		}
 		if err := errors.Join(shim.KillCgroup(e.cgroupOf(d.Name())), os.RemoveAll(dir)); err != nil {
@@ -158,7 +211,7 @@ func (e *Engine) sweepDirs(ctx context.Context) error {
 
 // each does something for every container, several at a time. One that fails
 // does not keep the others from it.
-func (e *Engine) each(do func(*container) error) {
+func (e *settler) each(do func(*container) error) {
 	var g errgroup.Group
 	g.SetLimit(settlers)
 	for _, c := range e.all() {
@@ -172,9 +225,12 @@ func (e *Engine) each(do func(*container) error) {
 	g.Wait() // never fails: see above
 }
 
-func (e *Engine) prepare() error {
+func (e *records) prepare() error {
 	for _, dir := range []string{e.containersDir(), e.runDir()} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
+		// Containers leave files in them, which no other user of the host may reach.
+		// Those above may be entered: the root of a user namespace must reach its root filesystem.
+		if err := errors.Join(os.MkdirAll(filepath.Dir(dir), 0o711), os.MkdirAll(dir, 0o700),
+			os.Chmod(dir, 0o700)); err != nil {
 			return fmt.Errorf("make the engine's directory: %w", err)
 		}
 	}
@@ -198,7 +254,7 @@ func (e *Engine) prepare() error {
 
 // sweep removes the network of a container that does not run. After a boot the
 // records of its sandbox are there, but no trace of the container that had it.
-func (e *Engine) sweep(ctx context.Context, c *container) error {
+func (e *settler) sweep(ctx context.Context, c *container) error {
 	unlock, err := c.lock(ctx)
 	if err != nil {
 		return err
@@ -231,7 +287,7 @@ func (e *Engine) Close() error {
 	return nil
 }
 
-func (e *Engine) running() int {
+func (e *records) running() int {
 	n := 0
 	for _, c := range e.all() {
 		if isLive(e.snapshot(c).Status) {
@@ -243,10 +299,10 @@ func (e *Engine) running() int {
 
 func isLive(s Status) bool { return s == Running || s == Paused }
 
-func (e *Engine) containersDir() string { return filepath.Join(e.c.Root, "containers") }
-func (e *Engine) runDir() string        { return filepath.Join(e.c.Run, "containers") }
+func (e *records) containersDir() string { return filepath.Join(e.c.Root, "containers") }
+func (e *records) runDir() string        { return filepath.Join(e.c.Run, "containers") }
 
-func (e *Engine) all() []*container {
+func (e *records) all() []*container {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	out := make([]*container, 0, len(e.containers))
@@ -256,7 +312,7 @@ func (e *Engine) all() []*container {
 	return out
 }
 
-func (e *Engine) emit(c *container, action string, attributes map[string]string) {
+func (e *records) emit(c *container, action string, attributes map[string]string) {
 	rec := e.snapshot(c)
 	all := map[string]string{"name": rec.Spec.Name, "image": rec.Spec.Image}
 	for k, v := range attributes {
@@ -266,7 +322,7 @@ func (e *Engine) emit(c *container, action string, attributes map[string]string)
 }
 
 // background runs something that Close waits for.
-func (e *Engine) background(what string, c *container, f func(context.Context) error) {
+func (e *records) background(what string, c *container, f func(context.Context) error) {
 	e.tasks.Go(func() {
 		if err := f(context.WithoutCancel(e.life)); err != nil {
 			e.log.Error(what, "container", c.id, "error", err)
@@ -278,7 +334,7 @@ func (e *Engine) background(what string, c *container, f func(context.Context) e
 // running when its supervisor lives, to exited when it has ended, to nothing
 // when it was to be removed. It is the one way a container's state changes
 // other than by a successful start.
-func (e *Engine) Settle(ctx context.Context, id string) error {
+func (e *settler) Settle(ctx context.Context, id string) error {
 	e.mu.Lock()
 	c := e.containers[id]
 	e.mu.Unlock()
@@ -291,6 +347,28 @@ func (e *Engine) Settle(ctx context.Context, id string) error {
 	}
 	defer unlock()
 	return e.settle(ctx, c)
+}
+
+// sickTime is between two looks at a supervisor that does not answer.
+const sickTime = 10 * time.Second
+
+// settleLater settles a container whose supervisor does not answer, once it does.
+func (e *settler) settleLater(id string) {
+	again := time.NewTicker(sickTime)
+	defer again.Stop()
+	for {
+		select {
+		case <-again.C:
+		case <-e.life.Done():
+			return
+		}
+		if err := e.Settle(e.life, id); !errors.Is(err, shim.ErrNoAnswer) {
+			if err != nil && !errors.Is(err, cnm.ErrNotFound) && e.life.Err() == nil {
+				e.log.Error("settle a container", "container", id, "error", err)
+			}
+			return
+		}
+	}
 }
 
 var errGone = errors.New("the container is being removed")

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/goleak"
@@ -26,8 +25,9 @@ import (
 	"github.com/vethloom/vethloom/engine/shim/shimtest"
 	"github.com/vethloom/vethloom/engine/snapshot"
 	"github.com/vethloom/vethloom/engine/volume"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/store/mem"
+	"github.com/vethloom/vethloom/plan"
 )
 
 func TestMain(m *testing.M) {
@@ -66,13 +66,14 @@ func (i *images) LayerDirs(image.Image) []string { return []string{i.root} }
 
 // networks makes namespaces with nothing in them but loopback, and outlives engines.
 type networks struct {
-	mu   sync.Mutex
-	held map[string]*os.File
-	fail error
-	hook func()
+	mu    sync.Mutex
+	held  map[string]*os.File
+	calls []string // of Attach, Detach and Publish
+	fail  error
+	hook  func()
 }
 
-func (n *networks) CreateSandbox(_ context.Context, r engine.SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error) {
+func (n *networks) CreateSandbox(_ context.Context, r cnm.SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.fail != nil {
@@ -81,7 +82,7 @@ func (n *networks) CreateSandbox(_ context.Context, r engine.SandboxRequest) (cn
 	if n.hook != nil {
 		n.hook()
 	}
-	if len(r.Networks) == 1 && r.Networks[0].Network == "host" {
+	if len(r.Attach) == 1 && r.Attach[0].Network == "host" {
 		return cnm.Sandbox{ID: r.ID, Host: true}, nil, nil
 	}
 	if n.held[r.ID] == nil {
@@ -103,6 +104,33 @@ func (n *networks) DeleteSandbox(_ context.Context, id string) error {
 	}
 	return nil
 }
+
+func (n *networks) Network(_ context.Context, ref string) (cnm.Network, error) {
+	return cnm.Network{ID: ref, Name: ref, Driver: "bridge"}, nil
+}
+
+func (n *networks) Attach(_ context.Context, sandbox string, r cnm.AttachRequest) (cnm.Endpoint, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.calls = append(n.calls, "attach "+r.Network)
+	return cnm.Endpoint{ID: "e", Sandbox: sandbox, Network: r.Network}, n.fail
+}
+
+func (n *networks) Detach(_ context.Context, _, network string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.calls = append(n.calls, "detach "+network)
+	return nil
+}
+
+func (n *networks) Publish(_ context.Context, _ string, ports []cnm.PortMapping) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.calls = append(n.calls, fmt.Sprintf("publish %d", len(ports)))
+	return n.fail
+}
+
+func (n *networks) Unpublish(context.Context, string) error { return nil }
 
 func (n *networks) NetNSPath(s cnm.Sandbox) string {
 	n.mu.Lock()
@@ -150,7 +178,8 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{
 		t: t, dir: t.TempDir(), store: mem.New(), nets: &networks{held: map[string]*os.File{}}, boot: "boot-1",
-		images: &images{root: shimtest.Rootfs(t), config: ocispec.ImageConfig{Env: []string{"PATH=/bin", "FROM=image"}, Cmd: []string{"sh"}}},
+		images: &images{root: shimtest.Rootfs(t), config: ocispec.ImageConfig{Env: []string{"PATH=/bin", "FROM=image"},
+			Cmd: []string{"sh"}}},
 	}
 	w.cgroup = fmt.Sprintf("/vethloom-test-%d-%s", os.Getpid(), strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")))
 	// A container's root in a user namespace is nobody here: it must get through.
@@ -172,7 +201,8 @@ func newWorld(t testing.TB) *world {
 func (w *world) config() engine.Config {
 	return engine.Config{
 		Store: w.store, Networks: w.nets, Images: w.images, Snapshots: w.snaps, Volumes: w.vols,
-		Root: filepath.Join(w.dir, "root"), Run: filepath.Join(w.dir, "run"), ShimPath: shimtest.Binary(w.t), CgroupParent: w.cgroup, BootID: w.boot,
+		Root: filepath.Join(w.dir, "root"), Run: filepath.Join(w.dir, "run"), ShimPath: shimtest.Binary(w.t),
+		CgroupParent: w.cgroup, BootID: w.boot,
 		Events: func(e engine.Event) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -210,7 +240,7 @@ func (w *world) restart() {
 // tearDown removes all containers and looks for what is left.
 func (w *world) tearDown() {
 	t := w.t
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 	defer cancel()
 	list, err := w.e.List(ctx, true)
 	if err != nil {
@@ -264,11 +294,10 @@ func cgroupsOf(path string) []string {
 // It gives one that is about to end a moment.
 func shimsOf(dir string) []string {
 	var left []string
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
-		if left = openedBelow(dir); len(left) == 0 {
-			break
-		}
-	}
+	await.Holds(func() bool {
+		left = openedBelow(dir)
+		return len(left) == 0
+	})
 	return left
 }
 
@@ -292,7 +321,7 @@ func (w *world) create(s engine.Spec) engine.Container {
 		s.Image = "busybox"
 	}
 	if len(s.Networks) == 0 {
-		s.Networks = []engine.NetworkRequest{{Network: "none"}}
+		s.Networks = []cnm.AttachRequest{{Network: "none"}}
 	}
 	c, _, err := w.e.Create(w.t.Context(), s)
 	if err != nil {
@@ -350,7 +379,8 @@ func (w *world) inspect(ref string) engine.Container {
 func (w *world) exec(ref string, args ...string) result {
 	w.t.Helper()
 	var out, errOut bytes.Buffer
-	st, err := w.e.Exec(w.t.Context(), engine.ExecRequest{Container: ref, Command: args}, engine.Stdio{Stdout: &out, Stderr: &errOut})
+	st, err := w.e.Exec(w.t.Context(), engine.ExecRequest{Container: ref, Command: args},
+		engine.Stdio{Stdout: &out, Stderr: &errOut})
 	if err != nil {
 		w.t.Fatalf("exec %v: %v", args, err)
 	}
@@ -375,7 +405,7 @@ func (w *world) logs(ref string) string {
 
 func (w *world) wait(ref string) engine.ExitStatus {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), await.Patience)
 	defer cancel()
 	st, err := w.e.Wait(ctx, ref)
 	if err != nil {
@@ -397,36 +427,57 @@ func TestForegroundRun(t *testing.T) {
 	}{
 		{name: "exit code", spec: engine.Spec{Command: sh("exit 42")}, code: 42},
 		{name: "signal", spec: engine.Spec{Command: sh("trap '' TERM; kill -TERM 1; exit 3")}, code: 3},
-		{name: "streams", spec: engine.Spec{Command: sh("echo a; echo b >&2; exit 1")}, out: "a\n", err2: "b\n", code: 1},
+		{name: "streams", spec: engine.Spec{Command: sh("echo a; echo b >&2; exit 1")}, out: "a\n", err2: "b\n",
+			code: 1},
 		{name: "stdin", spec: engine.Spec{Command: []string{"cat"}, OpenStdin: true}, stdin: "x\ny\n", out: "x\ny\n"},
 		{name: "no stdin", spec: engine.Spec{Command: []string{"cat"}}},
-		{name: "environment", spec: engine.Spec{Command: sh("echo $FROM $MORE"), Env: []string{"MORE=request"}}, out: "image request\n"},
-		{name: "environment replaced", spec: engine.Spec{Command: sh("echo $FROM"), Env: []string{"FROM=request"}}, out: "request\n"},
+		{name: "environment", spec: engine.Spec{Command: sh("echo $FROM $MORE"), Env: []string{"MORE=request"}},
+			out: "image request\n"},
+		{name: "environment replaced", spec: engine.Spec{Command: sh("echo $FROM"), Env: []string{"FROM=request"}},
+			out: "request\n"},
 		{name: "entrypoint", spec: engine.Spec{Entrypoint: []string{"echo"}, Command: []string{"hi"}}, out: "hi\n"},
 		{name: "work directory", spec: engine.Spec{Command: []string{"pwd"}, WorkDir: "/made/up"}, out: "/made/up\n"},
-		{name: "hostname", spec: engine.Spec{Command: sh("hostname; cat /etc/hostname"), Hostname: "loom"}, out: "loom\nloom\n"},
-		{name: "user by name", spec: engine.Spec{Command: []string{"id"}, User: "ann"}, out: "uid=1000(ann) gid=1000(ann) groups=1000(ann),2000(lamps)\n"},
+		{name: "hostname", spec: engine.Spec{Command: sh("hostname; cat /etc/hostname"), Hostname: "loom"},
+			out: "loom\nloom\n"},
+		{name: "user by name", spec: engine.Spec{Command: []string{"id"}, User: "ann"},
+			out: "uid=1000(ann) gid=1000(ann) groups=1000(ann),2000(lamps)\n"},
 		{name: "user by number", spec: engine.Spec{Command: sh("id -u; id -g"), User: "77:88"}, out: "77\n88\n"},
-		{name: "user writes to stdout", spec: engine.Spec{Command: sh("echo x > /dev/stdout"), User: "ann"}, out: "x\n"},
-		{name: "no capabilities for users", spec: engine.Spec{Command: sh("grep -E 'Cap(Eff|Prm|Inh)' /proc/self/status"), User: "ann"},
-			out: "CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n"},
-		{name: "default capabilities", spec: engine.Spec{Command: sh("grep CapEff /proc/self/status")}, out: "CapEff:\t00000000a80425fb\n"},
-		{name: "dropped capabilities", spec: engine.Spec{Command: sh("grep CapEff /proc/self/status"), CapDrop: []string{"all"}, CapAdd: []string{"chown"}}, out: "CapEff:\t0000000000000001\n"},
+		{name: "user writes to stdout", spec: engine.Spec{Command: sh("echo x > /dev/stdout"), User: "ann"},
+			out: "x\n"},
+		{name: "no capabilities for users",
+			spec: engine.Spec{Command: sh("grep -E 'Cap(Eff|Prm|Inh)' /proc/self/status"), User: "ann"},
+			out:  "CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n"},
+		{name: "default capabilities", spec: engine.Spec{Command: sh("grep CapEff /proc/self/status")},
+			out: "CapEff:\t00000000a80425fb\n"},
+		{name: "dropped capabilities", spec: engine.Spec{Command: sh("grep CapEff /proc/self/status"),
+			CapDrop: []string{"all"}, CapAdd: []string{"chown"}}, out: "CapEff:\t0000000000000001\n"},
 		{name: "seccomp", spec: engine.Spec{Command: sh("grep Seccomp: /proc/self/status")}, out: "Seccomp:\t2\n"},
-		{name: "privileged", spec: engine.Spec{Command: sh("grep Seccomp: /proc/self/status; mount -t tmpfs x /tmp && echo mounted"), Privileged: true}, out: "Seccomp:\t0\nmounted\n"},
-		{name: "not privileged", spec: engine.Spec{Command: sh("mount -t tmpfs x /tmp 2>/dev/null || echo refused")}, out: "refused\n"},
-		{name: "read-only", spec: engine.Spec{Command: sh("touch /x 2>/dev/null || echo refused; touch /dev/shm/x && echo shm"), ReadOnly: true}, out: "refused\nshm\n"},
-		{name: "masked", spec: engine.Spec{Command: sh("wc -c < /proc/interrupts; echo 1 2>/dev/null > /proc/sys/kernel/panic || echo refused")}, out: "0\nrefused\n"},
-		{name: "own processes", spec: engine.Spec{Command: sh("echo $$; grep NSpid /proc/self/status | wc -w")}, out: "1\n2\n"},
+		{name: "privileged", spec: engine.Spec{
+			Command: sh("grep Seccomp: /proc/self/status; mount -t tmpfs x /tmp && echo mounted"),
+			Options: engine.Options{Privileged: true}},
+			out: "Seccomp:\t0\nmounted\n"},
+		{name: "not privileged", spec: engine.Spec{Command: sh("mount -t tmpfs x /tmp 2>/dev/null || echo refused")},
+			out: "refused\n"},
+		{name: "read-only", spec: engine.Spec{
+			Command: sh("touch /x 2>/dev/null || echo refused; touch /dev/shm/x && echo shm"),
+			Options: engine.Options{ReadOnly: true}},
+			out: "refused\nshm\n"},
+		{name: "masked", spec: engine.Spec{
+			Command: sh("wc -c < /proc/interrupts; echo 1 2>/dev/null > /proc/sys/kernel/panic || echo refused")},
+			out: "0\nrefused\n"},
+		{name: "own processes", spec: engine.Spec{Command: sh("echo $$; grep NSpid /proc/self/status | wc -w")},
+			out: "1\n2\n"},
 		{name: "own links", spec: engine.Spec{Command: sh("ls /sys/class/net")}, out: "lo\n"},
-		{name: "no new session keys needed", spec: engine.Spec{Command: sh("ls /proc/self/fd | tr '\\n' ' '")}, out: "0 1 2 3 \n"},
+		{name: "no new session keys needed", spec: engine.Spec{Command: sh("ls /proc/self/fd | tr '\\n' ' '")},
+			out: "0 1 2 3 \n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.spec.Remove = true
 			got := w.mustRun(tt.spec, tt.stdin)
 			if strings.TrimSpace(got.out) != strings.TrimSpace(tt.out) || got.err != tt.err2 || got.Code != tt.code {
-				t.Errorf("got %q, %q, code %d (%s)\nwant %q, %q, code %d", got.out, got.err, got.Code, got.Error, tt.out, tt.err2, tt.code)
+				t.Errorf("got %q, %q, code %d (%s)\nwant %q, %q, code %d", got.out, got.err, got.Code, got.Error,
+					tt.out, tt.err2, tt.code)
 			}
 		})
 	}
@@ -437,7 +488,8 @@ func TestForegroundRun(t *testing.T) {
 
 func TestBackgroundLife(t *testing.T) {
 	w := newWorld(t)
-	c := w.start(engine.Spec{Name: "web", Command: sh("echo started; trap 'echo bye; exit 5' TERM; while :; do sleep 0.05; done")})
+	c := w.start(engine.Spec{Name: "web",
+		Command: sh("trap 'echo bye; exit 5' TERM; echo started; while :; do sleep 0.05; done")})
 	if c.Status != engine.Running || c.Pid == 0 || c.Started.IsZero() {
 		t.Fatalf("after start: %+v", c)
 	}
@@ -446,7 +498,11 @@ func TestBackgroundLife(t *testing.T) {
 			t.Errorf("%s is %s", ref, got.ID)
 		}
 	}
-	if _, _, err := w.e.Create(t.Context(), engine.Spec{Name: "web", Image: "busybox"}); !errors.Is(err, cnm.ErrExists) {
+	if _, err := w.e.Inspect(t.Context(), c.ID[:3]); !errors.Is(err, cnm.ErrNotFound) {
+		t.Errorf("three digits: %v", err)
+	}
+	if _, _, err := w.e.Create(t.Context(), engine.Spec{Name: "web", Image: "busybox"}); !errors.Is(err,
+		cnm.ErrExists) {
 		t.Errorf("a second web: %v", err)
 	}
 	if got := w.exec("web", "sh", "-c", "echo $FROM; cat; exit 9"); got.out != "image\n" || got.Code != 9 {
@@ -455,10 +511,12 @@ func TestBackgroundLife(t *testing.T) {
 	if _, err := w.e.Remove(t.Context(), "web", false, false); !errors.Is(err, cnm.ErrInUse) {
 		t.Errorf("remove while running: %v", err)
 	}
+	await.True(t, "it can be stopped", func() bool { return w.logs("web") == "started\n" })
 	if err := w.e.Stop(t.Context(), "web", nil); err != nil {
 		t.Fatal(err)
 	}
-	if got := w.inspect("web"); got.Status != engine.Exited || got.ExitCode != 5 || got.Pid != 0 || got.Finished.IsZero() {
+	if got := w.inspect("web"); got.Status != engine.Exited || got.ExitCode != 5 || got.Pid != 0 ||
+		got.Finished.IsZero() {
 		t.Errorf("after stop: %+v", got)
 	}
 	if got := w.logs("web"); got != "started\nbye\n" {

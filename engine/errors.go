@@ -58,11 +58,13 @@ func commandError(name string, err error) error {
 }
 
 func notFound(ref string) error {
-	return &cnm.Error{Kind: cnm.ErrNotFound, Field: "container", Value: ref, Reason: "no such container", Remedy: "list what there is with 'net ps -a'"}
+	return &cnm.Error{Kind: cnm.ErrNotFound, Field: "container", Value: ref, Reason: "no such container",
+		Remedy: "list what there is with 'net ps -a'"}
 }
 
 func notRunning(name string) error {
-	return &cnm.Error{Kind: cnm.ErrForbidden, Cause: ErrNotRunning, Field: "container", Value: name, Reason: "it cannot be done now", Remedy: "start it with 'net start'"}
+	return &cnm.Error{Kind: cnm.ErrForbidden, Cause: ErrNotRunning, Field: "container", Value: name,
+		Reason: "it cannot be done now", Remedy: "start it with 'net start'"}
 }
 
 func invalid(field, value, reason, remedy string) error {

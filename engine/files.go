@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/rootfile"
 	"github.com/vethloom/vethloom/engine/shim"
 )
 
@@ -29,11 +30,14 @@ const (
 	generatedFile = "generated.json"
 )
 
+// etcLimit bounds what is read of them, in bytes: containers write to them.
+const etcLimit = 1 << 20
+
 var etcFiles = []string{hostsFile, hostnameFile, resolvFile}
 
 // files writes a container's generated files and returns how to show them to
 // it. Containers that share a network stack share the files of its owner.
-func (e *Engine) files(c *container, rec record, sandbox, netns string, eps []cnm.Endpoint) ([]shim.Bind, error) {
+func (e *preparer) files(c *container, rec record, sandbox, netns string, eps []cnm.Endpoint) ([]shim.Bind, error) {
 	dir := c.dir
 	if sandbox != c.id {
 		owner := filepath.Join(e.containersDir(), sandbox)
@@ -60,7 +64,7 @@ func (e *Engine) files(c *container, rec record, sandbox, netns string, eps []cn
 func etcBinds(dir string) []shim.Bind {
 	var out []shim.Bind
 	for _, name := range etcFiles {
-		out = append(out, shim.Bind{Source: filepath.Join(dir, name), Target: "/etc/" + name})
+		out = append(out, shim.Bind{Source: filepath.Join(dir, name), Target: "/etc/" + name, Inert: true})
 	}
 	return out
 }
@@ -68,7 +72,7 @@ func etcBinds(dir string) []shim.Bind {
 // NetworksChanged writes the addresses a sandbox has now into the hosts file of
 // its containers. A file that was edited stays as it is; one that nobody has is
 // no error.
-func (e *Engine) NetworksChanged(ctx context.Context, sandbox string, eps []cnm.Endpoint) error {
+func (e *preparer) NetworksChanged(ctx context.Context, sandbox string, eps []cnm.Endpoint) error {
 	e.mu.Lock()
 	c := e.containers[sandbox]
 	e.mu.Unlock()
@@ -107,7 +111,10 @@ func regenerate(dir string, texts map[string][]byte) error {
 	changed := false
 	for name, text := range texts {
 		path := filepath.Join(dir, name)
-		now, err := os.ReadFile(path)
+		now, err := rootfile.Read(dir, name, etcLimit)
+		if errors.Is(err, rootfile.ErrTooLarge) || errors.Is(err, rootfile.ErrNotRegular) {
+			continue // we wrote no such thing: the container did
+		}
 		missing := errors.Is(err, fs.ErrNotExist)
 		if err != nil && !missing {
 			return err

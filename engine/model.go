@@ -6,49 +6,39 @@ import (
 	"time"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/engine/shim"
 )
+
+// Options are the part of a [Spec] that net-shim does as asked.
+type Options = shim.Options
 
 // Spec is what a user asks of a container. It is stored as given, so that a
 // stopped container starts again with the same wishes.
 type Spec struct {
-	Name        string            `json:"name"`
-	Image       string            `json:"image"`
-	Command     []string          `json:"command,omitempty"`    // replaces the image's Cmd
-	Entrypoint  []string          `json:"entrypoint,omitempty"` // replaces the image's Entrypoint
-	Env         []string          `json:"env,omitempty"`
-	WorkDir     string            `json:"workDir,omitempty"`
-	User        string            `json:"user,omitempty"` // name|uid[:group|gid]
-	Hostname    string            `json:"hostname,omitempty"`
-	TTY         bool              `json:"tty,omitempty"`
-	OpenStdin   bool              `json:"openStdin,omitempty"`
-	Remove      bool              `json:"remove,omitempty"` // remove on exit
-	Networks    []NetworkRequest  `json:"networks,omitempty"`
-	Ports       []cnm.PortMapping `json:"ports,omitempty"`
-	Mounts      []Mount           `json:"mounts,omitempty"`
-	Memory      int64             `json:"memory,omitempty"`    // bytes; 0: no limit
-	NanoCPUs    int64             `json:"nanoCPUs,omitempty"`  // 1e9 is one CPU; 0: no limit
-	PidsLimit   int64             `json:"pidsLimit,omitempty"` // 0: no limit
-	CapAdd      []string          `json:"capAdd,omitempty"`
-	CapDrop     []string          `json:"capDrop,omitempty"`
-	Privileged  bool              `json:"privileged,omitempty"`
-	ReadOnly    bool              `json:"readOnly,omitempty"`
-	UserNS      string            `json:"userNS,omitempty"` // "" or "host": none of its own; "auto": a private user namespace
+	Options
+	Name       string              `json:"name"`
+	Image      string              `json:"image"`
+	Command    []string            `json:"command,omitempty"`    // replaces the image's Cmd
+	Entrypoint []string            `json:"entrypoint,omitempty"` // replaces the image's Entrypoint
+	Env        []string            `json:"env,omitempty"`
+	WorkDir    string              `json:"workDir,omitempty"`
+	User       string              `json:"user,omitempty"` // name|uid[:group|gid]
+	Hostname   string              `json:"hostname,omitempty"`
+	TTY        bool                `json:"tty,omitempty"`
+	OpenStdin  bool                `json:"openStdin,omitempty"`
+	Remove     bool                `json:"remove,omitempty"`   // remove on exit
+	Networks   []cnm.AttachRequest `json:"networks,omitempty"` // or one of "host", "none", "container:<name or ID>"
+	Ports      []cnm.PortMapping   `json:"ports,omitempty"`
+	Mounts     []Mount             `json:"mounts,omitempty"`
+	CapAdd     []string            `json:"capAdd,omitempty"`
+	CapDrop    []string            `json:"capDrop,omitempty"`
+	// "" or "host": none of its own; "auto": a private user namespace
+	UserNS      string            `json:"userNS,omitempty"`
 	StopSignal  string            `json:"stopSignal,omitempty"`
 	StopTimeout time.Duration     `json:"stopTimeout,omitempty"` // 0: 10 s
 	DNS         []netip.Addr      `json:"dns,omitempty"`
 	ExtraHosts  []string          `json:"extraHosts,omitempty"` // name:address
 	Labels      map[string]string `json:"labels,omitempty"`
-}
-
-// NetworkRequest asks for membership of one network. Network is a network's
-// name or ID, "host", "none" or "container:<name or ID>".
-type NetworkRequest struct {
-	Network  string       `json:"network"`
-	Addrs    []netip.Addr `json:"addrs,omitempty"` // at most one a family
-	MAC      plan.MAC     `json:"mac"`
-	Aliases  []string     `json:"aliases,omitempty"`
-	Priority int          `json:"priority,omitempty"`
 }
 
 // Mount is a bind mount of a host path, or of a named volume.
@@ -89,23 +79,23 @@ type Container struct {
 	Revision uint64    `json:"-"`
 }
 
-// Networks gives containers their network. [cnm.Controller] is behind it.
+// Networks gives containers their network. [controller.Controller] is behind it.
 type Networks interface {
 	// CreateSandbox makes a sandbox with the requested networks attached (none
 	// at all for an empty list), or nothing. It returns once the kernel has it.
-	CreateSandbox(ctx context.Context, r SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error)
+	CreateSandbox(ctx context.Context, r cnm.SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error)
 	// DeleteSandbox detaches and removes everything of a sandbox; one that does
 	// not exist is no error.
 	DeleteSandbox(ctx context.Context, id string) error
+	// Network finds a network by name or ID.
+	Network(ctx context.Context, ref string) (cnm.Network, error)
+	// Attach and Detach change the networks of a sandbox.
+	Attach(ctx context.Context, sandbox string, r cnm.AttachRequest) (cnm.Endpoint, error)
+	Detach(ctx context.Context, sandbox, network string) error
+	// Publish puts a sandbox's ports at the endpoint that they belong to.
+	Publish(ctx context.Context, sandbox string, ports []cnm.PortMapping) error
+	// Unpublish takes the ports from a sandbox.
+	Unpublish(ctx context.Context, sandbox string) error
 	// NetNSPath is where a process can open the sandbox's network namespace.
 	NetNSPath(cnm.Sandbox) string
-}
-
-// SandboxRequest describes the sandbox of one container.
-type SandboxRequest struct {
-	ID        string // the sandbox's ID, chosen by the caller: the call is idempotent
-	Container string
-	Name      string
-	Networks  []NetworkRequest
-	Ports     []cnm.PortMapping
 }

@@ -22,12 +22,15 @@ var (
 		"vivid", "warm", "witty", "young",
 	}
 	tools = []string{
-		"arras", "batten", "beam", "bobbin", "braid", "brocade", "cambric", "canvas", "carder", "chenille", "cloth", "comb",
-		"cord", "cotton", "damask", "denim", "distaff", "dobby", "draft", "fabric", "felt", "fibre", "flannel", "fleece",
+		"arras", "batten", "beam", "bobbin", "braid", "brocade", "cambric", "canvas", "carder", "chenille", "cloth",
+		"comb",
+		"cord", "cotton", "damask", "denim", "distaff", "dobby", "draft", "fabric", "felt", "fibre", "flannel",
+		"fleece",
 		"frame", "gauze", "harness", "heddle", "hemp", "hook", "jacquard", "jersey", "knot", "lace", "lease", "linen",
 		"loom", "mesh", "mordant", "muslin", "needle", "pattern", "pedal", "pirn", "plait", "plush", "quill", "ramie",
 		"reed", "ribbon", "sateen", "satin", "selvage", "serge", "shaft", "shed", "shuttle", "silk", "skein", "sley",
-		"spindle", "spool", "swatch", "taffeta", "temple", "thread", "thrum", "tinsel", "treadle", "tuft", "tweed", "twill",
+		"spindle", "spool", "swatch", "taffeta", "temple", "thread", "thrum", "tinsel", "treadle", "tuft", "tweed",
+		"twill",
 		"twine", "velvet", "voile", "warp", "weft", "whorl", "wool", "yarn",
 	}
 )
@@ -42,7 +45,7 @@ func pick(words []string) (string, error) {
 
 // randomName makes up a name that is not taken; a number tells apart what
 // luck does not. The caller holds the engine's mutex.
-func (e *Engine) randomName() (string, error) {
+func (e *records) randomName() (string, error) {
 	for try := 0; ; try++ {
 		quality, err := pick(qualities)
 		if err != nil {
@@ -77,7 +80,7 @@ func randomHex(bytes int) (string, error) {
 // newID makes an ID whose short form is not taken either: it names the sandbox. Nor is that a number: it is the
 // hostname too, and resolvers take a number for an address (inet_aton(3)) and look it up nowhere.
 // The caller holds the engine's mutex.
-func (e *Engine) newID() (string, error) {
+func (e *records) newID() (string, error) {
 	for {
 		id, err := randomHex(32)
 		if err != nil {

@@ -9,7 +9,7 @@ import (
 
 // One ID of 280 would have digits alone in its short form.
 func TestNoIDIsANumber(t *testing.T) {
-	var e Engine
+	var e records
 	for range 4000 {
 		id, err := e.newID()
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/shim"
@@ -38,9 +39,10 @@ type container struct {
 	ended   chan struct{} // closed when it does not run (any more) and that has been settled
 	watched bool          // someone waits for its end
 	release func()        // makes that one give up
+	sick    time.Time     // when its supervisor last did not answer
 }
 
-func (e *Engine) newContainer(rec record) *container {
+func (e *records) newContainer(rec record) *container {
 	ended := make(chan struct{})
 	close(ended)
 	return &container{
@@ -63,7 +65,7 @@ func (c *container) client() shim.Client { return shim.Client{Dir: c.run} }
 
 func (c *container) key() cnm.Key { return cnm.Key{Kind: cnm.KindContainer, ID: c.id} }
 
-func (e *Engine) snapshot(c *container) record {
+func (e *records) snapshot(c *container) record {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return c.rec
@@ -71,7 +73,7 @@ func (e *Engine) snapshot(c *container) record {
 
 // change edits the record in memory. Slices and maps in it are replaced, never
 // written to: snapshots share them.
-func (e *Engine) change(c *container, edit func(*record)) record {
+func (e *records) change(c *container, edit func(*record)) record {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	edit(&c.rec)
@@ -79,7 +81,7 @@ func (e *Engine) change(c *container, edit func(*record)) record {
 }
 
 // save writes the latest record to the store.
-func (e *Engine) save(ctx context.Context, c *container) error {
+func (e *records) save(ctx context.Context, c *container) error {
 	c.saving.Lock()
 	defer c.saving.Unlock()
 	e.mu.Lock()
@@ -93,7 +95,7 @@ func (e *Engine) save(ctx context.Context, c *container) error {
 }
 
 // put writes a record, or with nil deletes it.
-func (e *Engine) put(ctx context.Context, c *container, rec *record) error {
+func (e *records) put(ctx context.Context, c *container, rec *record) error {
 	var value []byte
 	if rec != nil {
 		var err error
@@ -119,7 +121,7 @@ func (e *Engine) put(ctx context.Context, c *container, rec *record) error {
 
 // load reads every record. Of two with the same name the older is about to be
 // removed: its name was free again before its record was gone.
-func (e *Engine) load(ctx context.Context) error {
+func (e *settler) load(ctx context.Context) error {
 	records, err := e.c.Store.List(ctx, cnm.KindContainer)
 	if err != nil {
 		return fmt.Errorf("load containers: %w", err)
@@ -146,9 +148,10 @@ func (e *Engine) load(ctx context.Context) error {
 }
 
 // find resolves a name, an ID, or the unambiguous beginning of one.
-func (e *Engine) find(ref string) (*container, error) {
+func (e *records) find(ref string) (*container, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	ref = strings.TrimPrefix(ref, "/") // as inspect shows names
 	if c := e.containers[e.names[ref]]; c != nil {
 		return c, nil
 	}
@@ -158,7 +161,7 @@ func (e *Engine) find(ref string) (*container, error) {
 	var found []string
 	if ref != "" {
 		for id := range e.containers {
-			if strings.HasPrefix(id, ref) {
+			if cnm.Begins(id, ref) {
 				found = append(found, id)
 			}
 		}
@@ -170,11 +173,38 @@ func (e *Engine) find(ref string) (*container, error) {
 		return e.containers[found[0]], nil
 	}
 	slices.Sort(found)
-	return nil, invalid("container", ref, fmt.Sprintf("%d containers have an ID that begins so", len(found)), "give more digits, or a name")
+	return nil, invalid("container", ref, fmt.Sprintf("%d containers have an ID that begins so", len(found)),
+		"give more digits, or a name")
+}
+
+// glance finds a container for somebody who only looks: it waits for nobody. While the container is moved through its
+// life, or its supervisor does not answer, the record is what was known last.
+func (e *settler) glance(ctx context.Context, ref string) (*container, record, error) {
+	c, err := e.find(ref)
+	if err != nil {
+		return nil, record{}, err
+	}
+	e.mu.Lock()
+	settle := !c.watched && time.Since(c.sick) > sickTime
+	e.mu.Unlock()
+	if !settle {
+		return c, e.snapshot(c), nil
+	}
+	select {
+	case c.op <- struct{}{}:
+	default:
+		return c, e.snapshot(c), nil
+	}
+	err = e.settle(ctx, c)
+	<-c.op
+	if err != nil && !errors.Is(err, shim.ErrNoAnswer) {
+		return nil, record{}, err
+	}
+	return c, e.snapshot(c), nil
 }
 
 // settled finds a container and makes sure that its record is true.
-func (e *Engine) settled(ctx context.Context, ref string) (*container, record, error) {
+func (e *settler) settled(ctx context.Context, ref string) (*container, record, error) {
 	c, err := e.find(ref)
 	if err != nil {
 		return nil, record{}, err

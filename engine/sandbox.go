@@ -21,7 +21,7 @@ type sandbox struct {
 	gone  bool            // guarded by op
 }
 
-func (e *Engine) lockSandbox(ctx context.Context, id string) (*sandbox, error) {
+func (e *sandboxes) lockSandbox(ctx context.Context, id string) (*sandbox, error) {
 	for {
 		e.mu.Lock()
 		s := e.sandboxes[id]
@@ -43,7 +43,7 @@ func (e *Engine) lockSandbox(ctx context.Context, id string) (*sandbox, error) {
 }
 
 // unlockSandbox forgets a sandbox that nobody uses.
-func (e *Engine) unlockSandbox(id string, s *sandbox) {
+func (e *sandboxes) unlockSandbox(id string, s *sandbox) {
 	if len(s.users) == 0 {
 		s.gone = true
 		e.mu.Lock()
@@ -65,7 +65,8 @@ func joinedContainer(s Spec) string {
 
 // enter makes the container's sandbox, or takes part in one that is in use. It
 // returns the endpoints of a sandbox it made.
-func (e *Engine) enter(ctx context.Context, c *container, rec record) (netns, id string, eps []cnm.Endpoint, err error) {
+func (e *sandboxes) enter(ctx context.Context, c *container, rec record) (netns, id string, eps []cnm.Endpoint,
+	err error) {
 	id = c.id
 	other := joinedContainer(rec.Spec)
 	if other != "" {
@@ -83,11 +84,16 @@ func (e *Engine) enter(ctx context.Context, c *container, rec record) (netns, id
 	switch {
 	case len(s.users) > 0:
 	case other != "":
-		return "", "", nil, &cnm.Error{Kind: cnm.ErrForbidden, Cause: ErrNotRunning, Field: "network", Value: joinPrefix + other,
+		return "", "", nil, &cnm.Error{Kind: cnm.ErrForbidden, Cause: ErrNotRunning, Field: "network",
+			Value:  joinPrefix + other,
 			Reason: "there is no network stack to share", Remedy: "start that container first"}
 	default:
-		made, endpoints, err := e.c.Networks.CreateSandbox(ctx, SandboxRequest{
-			ID: id, Container: c.id, Name: rec.Spec.Name, Networks: rec.Spec.Networks, Ports: rec.Spec.Ports,
+		ports := rec.Spec.Ports
+		if len(rec.Spec.Networks) == 1 && rec.Spec.Networks[0].Network == cnm.NetworkNone {
+			ports = nil // disconnected from all: they wait for a network
+		}
+		made, endpoints, err := e.c.Networks.CreateSandbox(ctx, cnm.SandboxRequest{
+			ID: id, Container: c.id, Name: rec.Spec.Name, Attach: rec.Spec.Networks, Ports: ports,
 		})
 		if err != nil {
 			return "", "", nil, err
@@ -113,7 +119,7 @@ const hostNetNS = "host"
 
 // netnsOf finds a sandbox's namespace by a process that is in it. The caller
 // holds the sandbox's lock.
-func (e *Engine) netnsOf(s *sandbox) (string, error) {
+func (e *sandboxes) netnsOf(s *sandbox) (string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for id := range s.users {
@@ -125,7 +131,7 @@ func (e *Engine) netnsOf(s *sandbox) (string, error) {
 }
 
 // claim enters a container that may be running already.
-func (e *Engine) claim(ctx context.Context, rec record) error {
+func (e *sandboxes) claim(ctx context.Context, rec record) error {
 	s, err := e.lockSandbox(ctx, rec.Sandbox)
 	if err != nil {
 		return err
@@ -139,7 +145,7 @@ func (e *Engine) claim(ctx context.Context, rec record) error {
 }
 
 // leave ends a container's part in its sandbox; the last removes it.
-func (e *Engine) leave(ctx context.Context, c *container, id string) error {
+func (e *sandboxes) leave(ctx context.Context, c *container, id string) error {
 	s, err := e.lockSandbox(ctx, id)
 	if err != nil {
 		return err

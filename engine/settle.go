@@ -30,7 +30,7 @@ const (
 )
 
 // settle is Settle with the container's lock held.
-func (e *Engine) settle(ctx context.Context, c *container) error {
+func (e *settler) settle(ctx context.Context, c *container) error {
 	e.mu.Lock()
 	watched, rec, known := c.watched, c.rec, e.containers[c.id] == c
 	e.mu.Unlock()
@@ -43,6 +43,11 @@ func (e *Engine) settle(ctx context.Context, c *container) error {
 		return e.removeStopped(ctx, c)
 	}
 	is, exit, err := e.observe(ctx, c)
+	e.mu.Lock()
+	if c.sick = (time.Time{}); errors.Is(err, shim.ErrNoAnswer) {
+		c.sick = time.Now()
+	}
+	e.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("look after container %s: %w", cnm.Short(c.id), err)
 	}
@@ -69,9 +74,10 @@ func (e *Engine) settle(ctx context.Context, c *container) error {
 }
 
 // lost is the exit of a container that ended and nobody saw it.
-func (e *Engine) lost(rec record) shim.Exit {
-	exit := shim.Exit{Code: 128 + int(syscall.SIGKILL), Signal: int(syscall.SIGKILL), Started: rec.Started, Finished: time.Now(),
-		Error: "its supervisor (net-shim) was killed, and the container with it"}
+func (e *settler) lost(rec record) shim.Exit {
+	exit := shim.Exit{Code: 128 + int(syscall.SIGKILL), Signal: int(syscall.SIGKILL), Started: rec.Started,
+		Finished: time.Now(),
+		Error:    "its supervisor (net-shim) was killed, and the container with it"}
 	if rec.BootID != e.c.BootID {
 		exit.Code, exit.Signal, exit.Error = 255, 0, "the host restarted while the container was running"
 	}
@@ -80,7 +86,7 @@ func (e *Engine) lost(rec record) shim.Exit {
 
 // observe looks what there is of a container. One that is alive it takes up:
 // record, watch.
-func (e *Engine) observe(ctx context.Context, c *container) (reality, shim.Exit, error) {
+func (e *settler) observe(ctx context.Context, c *container) (reality, shim.Exit, error) {
 	if _, err := os.Stat(c.run); errors.Is(err, fs.ErrNotExist) {
 		return absent, shim.Exit{}, nil
 	} else if err != nil {
@@ -133,7 +139,7 @@ func left(c *container) (reality, shim.Exit, error) {
 	return 0, shim.Exit{}, err
 }
 
-func (e *Engine) takeUp(ctx context.Context, c *container, w *shim.Waiter, s shim.State) error {
+func (e *settler) takeUp(ctx context.Context, c *container, w *shim.Waiter, s shim.State) error {
 	status := Running
 	if s.Status == shim.Paused {
 		status = Paused
@@ -155,9 +161,9 @@ func (e *Engine) takeUp(ctx context.Context, c *container, w *shim.Waiter, s shi
 }
 
 // finish takes a container from running to exited, and away when it was to be
-// removed. Whoever waits is told before the record is on disk: until then the
+// removed. Those who wait are told before the record is on disk: until then the
 // run directory with the exit status stays, and the next settle does the same.
-func (e *Engine) finish(ctx context.Context, c *container, exit shim.Exit) error {
+func (e *settler) finish(ctx context.Context, c *container, exit shim.Exit) error {
 	rec := e.snapshot(c)
 	leaveErr := e.leave(ctx, c, rec.Sandbox) // it is over all the same
 	rec = e.change(c, func(r *record) {
@@ -182,8 +188,8 @@ func (e *Engine) finish(ctx context.Context, c *container, exit shim.Exit) error
 	return os.RemoveAll(c.run)
 }
 
-// announceEnd lets go whoever waits for the container.
-func (e *Engine) announceEnd(c *container) {
+// announceEnd tells those who wait for the container.
+func (e *remover) announceEnd(c *container) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	select {
@@ -193,4 +199,4 @@ func (e *Engine) announceEnd(c *container) {
 	}
 }
 
-func (e *Engine) cgroupOf(id string) string { return filepath.Join(e.cgroup, id) }
+func (e *records) cgroupOf(id string) string { return filepath.Join(e.cgroup, id) }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // shimPid finds a container's supervisor: the parent of its first process.
@@ -39,16 +40,10 @@ func shimPid(t *testing.T, c engine.Container) int {
 // gone waits for a process to end.
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for {
+	await.True(t, fmt.Sprintf("process %d has ended", pid), func() bool {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil || strings.Contains(string(stat), ") Z ") {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("process %d is still there: %s", pid, stat)
-		}
-	}
+		return err != nil || strings.Contains(string(stat), ") Z ")
+	})
 }
 
 func TestRestartUnderARunningContainer(t *testing.T) {
@@ -73,7 +68,8 @@ func TestExitWhileAway(t *testing.T) {
 	for _, remove := range []bool{false, true} {
 		t.Run(fmt.Sprintf("remove=%v", remove), func(t *testing.T) {
 			w := newWorld(t)
-			c := w.start(engine.Spec{Command: sh("read x < /data/go; exit 22"), Remove: remove, Mounts: []engine.Mount{{Source: w.fifo(), Target: "/data/go"}}})
+			c := w.start(engine.Spec{Command: sh("read x < /data/go; exit 22"), Remove: remove,
+				Mounts: []engine.Mount{{Source: w.fifo(), Target: "/data/go"}}})
 			if err := w.e.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -160,7 +156,8 @@ func TestReboot(t *testing.T) {
 			}
 			w.boot = "boot-2"
 			w.open()
-			if got := w.inspect("service"); got.Status != engine.Exited || got.ExitCode != 255 || !strings.Contains(got.Error, "restarted") {
+			if got := w.inspect("service"); got.Status != engine.Exited || got.ExitCode != 255 ||
+				!strings.Contains(got.Error, "restarted") {
 				t.Errorf("service: %+v", got)
 			}
 			if _, err := w.e.Inspect(t.Context(), "temp"); !errors.Is(err, cnm.ErrNotFound) {
@@ -217,13 +214,14 @@ func TestCallerGivesUp(t *testing.T) {
 
 func TestSharedNetwork(t *testing.T) {
 	w := newWorld(t)
-	join := []engine.NetworkRequest{{Network: "container:owner"}}
+	join := []cnm.AttachRequest{{Network: "container:owner"}}
 	owner := w.create(engine.Spec{Name: "owner", Command: []string{"sleep", "1000"}})
 	guest := w.create(engine.Spec{Name: "guest", Command: []string{"sleep", "1000"}, Networks: join})
 	if err := w.e.Start(t.Context(), "guest"); !errors.Is(err, engine.ErrNotRunning) {
 		t.Errorf("joined what does not run: %v", err)
 	}
-	if _, _, err := w.e.Create(t.Context(), engine.Spec{Image: "busybox", Networks: []engine.NetworkRequest{{Network: "container:nobody"}}}); !errors.Is(err, cnm.ErrNotFound) {
+	if _, _, err := w.e.Create(t.Context(), engine.Spec{Image: "busybox",
+		Networks: []cnm.AttachRequest{{Network: "container:nobody"}}}); !errors.Is(err, cnm.ErrNotFound) {
 		t.Errorf("joined what does not exist: %v", err)
 	}
 	for _, name := range []string{"owner", "guest"} {

@@ -23,7 +23,7 @@ const undoTime = 30 * time.Second
 
 // Start starts a container and returns once its command runs. One that runs is
 // left alone.
-func (e *Engine) Start(ctx context.Context, ref string) error {
+func (e *starter) Start(ctx context.Context, ref string) error {
 	c, _, err := e.settled(ctx, ref)
 	if err != nil {
 		return err
@@ -38,7 +38,7 @@ func (e *Engine) Start(ctx context.Context, ref string) error {
 
 // start does what Start says; the caller holds the container's lock. attach is
 // called when there is something to attach to and nothing runs yet.
-func (e *Engine) start(ctx context.Context, c *container, attach func() error) error {
+func (e *starter) start(ctx context.Context, c *container, attach func() error) error {
 	if err := e.settle(ctx, c); err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (e *Engine) start(ctx context.Context, c *container, attach func() error) e
 
 // launch is one start under way.
 type launch struct {
-	e      *Engine
+	e      *starter
 	c      *container
 	rec    record
 	attach func() error
@@ -89,7 +89,7 @@ func (l *launch) run(ctx context.Context) error {
 	}
 	// The run directory comes before everything that would have to be undone,
 	// and goes after it: what has one is looked after by settle.
-	if err := os.Mkdir(l.c.run, 0o711); err != nil {
+	if err := os.Mkdir(l.c.run, 0o700); err != nil {
 		return fmt.Errorf("make the container's run directory: %w", err)
 	}
 	l.phase("begin")
@@ -115,7 +115,8 @@ func (l *launch) run(ctx context.Context) error {
 	}
 	l.phase("start")
 	l.succeed(state)
-	l.e.log.Debug("container started", append([]any{"container", l.c.id, "total", time.Since(l.begin).Round(10 * time.Microsecond)}, l.phases...)...)
+	l.e.log.Debug("container started",
+		append([]any{"container", l.c.id, "total", time.Since(l.begin).Round(10 * time.Microsecond)}, l.phases...)...)
 	return nil
 }
 
@@ -169,7 +170,7 @@ func (l *launch) succeed(s shim.State) {
 // Until then its supervisor is the one who knows; what ends sooner is written once.
 const saveDelay = 200 * time.Millisecond
 
-func (e *Engine) saveSoon(c *container) {
+func (e *starter) saveSoon(c *container) {
 	e.mu.Lock()
 	over := c.ended
 	e.mu.Unlock()
@@ -187,7 +188,7 @@ func (e *Engine) saveSoon(c *container) {
 }
 
 // failStart takes back what a start did, and keeps its reason.
-func (e *Engine) failStart(ctx context.Context, l *launch, cause error) error {
+func (e *starter) failStart(ctx context.Context, l *launch, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
 	c := l.c
@@ -216,7 +217,7 @@ func (e *Engine) failStart(ctx context.Context, l *launch, cause error) error {
 }
 
 // watch waits for the container's end in the background and settles it.
-func (e *Engine) watch(c *container, exit func() (shim.Exit, error), release func()) {
+func (e *settler) watch(c *container, exit func() (shim.Exit, error), release func()) {
 	e.mu.Lock()
 	c.watched, c.release, c.ended = true, release, make(chan struct{})
 	e.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // screen collects output and lets a test wait for some.
@@ -42,7 +43,7 @@ func (s *screen) String() string {
 
 func (s *screen) await(t testing.TB, part string) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(await.Patience)
 	for !strings.Contains(s.String(), part) {
 		select {
 		case <-s.wake:
@@ -67,10 +68,12 @@ type attached struct {
 func connect(t testing.TB, run func(context.Context, engine.Stdio) (engine.ExitStatus, error)) *attached {
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
-	a := &attached{screen: newScreen(), in: w, resize: make(chan engine.WindowSize), signal: make(chan string), cancel: cancel, done: make(chan struct{})}
+	a := &attached{screen: newScreen(), in: w, resize: make(chan engine.WindowSize), signal: make(chan string),
+		cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(a.done)
-		a.status, a.err = run(ctx, engine.Stdio{Stdin: r, Stdout: a, Stderr: a, Size: engine.WindowSize{Rows: 24, Columns: 80}, Resize: a.resize, Signals: a.signal})
+		a.status, a.err = run(ctx, engine.Stdio{Stdin: r, Stdout: a, Stderr: a,
+			Size: engine.WindowSize{Rows: 24, Columns: 80}, Resize: a.resize, Signals: a.signal})
 		r.Close()
 	}()
 	t.Cleanup(func() {
@@ -85,7 +88,7 @@ func (a *attached) end(t testing.TB) engine.ExitStatus {
 	t.Helper()
 	select {
 	case <-a.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(await.Patience):
 		t.Fatalf("it does not end; on the screen: %q", a)
 	}
 	if a.err != nil {
@@ -148,7 +151,8 @@ func TestSeveralAttachers(t *testing.T) {
 
 func TestSignalPassesInputThatNobodyReads(t *testing.T) {
 	w := newWorld(t)
-	c := w.create(engine.Spec{Command: sh("trap 'exit 6' INT; echo ready; while :; do sleep 0.01; done"), OpenStdin: true})
+	c := w.create(engine.Spec{Command: sh("trap 'exit 6' INT; echo ready; while :; do sleep 0.01; done"),
+		OpenStdin: true})
 	a := w.attach(c.ID, true)
 	a.await(t, "ready")
 	go io.Copy(a.in, strings.NewReader(strings.Repeat("x", 1<<20))) // ends when the container has
@@ -187,7 +191,10 @@ func TestExec(t *testing.T) {
 	c := w.start(engine.Spec{Command: []string{"sleep", "1000"}, User: "ann", WorkDir: "/tmp"})
 	exec := func(r engine.ExecRequest) *attached {
 		r.Container = c.ID
-		return connect(t, func(ctx context.Context, s engine.Stdio) (engine.ExitStatus, error) { return w.e.Exec(ctx, r, s) })
+		return connect(t, func(ctx context.Context, s engine.Stdio) (engine.ExitStatus,
+			error) {
+			return w.e.Exec(ctx, r, s)
+		})
 	}
 	t.Run("inherits", func(t *testing.T) {
 		a := exec(engine.ExecRequest{Command: sh("id -un; pwd")})
@@ -229,10 +236,12 @@ func TestExec(t *testing.T) {
 		}
 	})
 	t.Run("detached", func(t *testing.T) {
-		if _, err := w.e.Exec(t.Context(), engine.ExecRequest{Container: c.ID, Command: sh("echo x > /tmp/mark"), Detach: true}, engine.Stdio{}); err != nil {
+		if _, err := w.e.Exec(t.Context(), engine.ExecRequest{Container: c.ID, Command: sh("echo x > /tmp/mark"),
+			Detach: true}, engine.Stdio{}); err != nil {
 			t.Fatal(err)
 		}
-		if got := w.exec(c.ID, "sh", "-c", "until [ -s /tmp/mark ]; do sleep 0.01; done; cat /tmp/mark"); got.out != "x\n" {
+		if got := w.exec(c.ID, "sh", "-c",
+			"until [ -s /tmp/mark ]; do sleep 0.01; done; cat /tmp/mark"); got.out != "x\n" {
 			t.Errorf("got %+v", got)
 		}
 	})
@@ -245,7 +254,8 @@ func TestExec(t *testing.T) {
 		if st := a.end(t); st.Code != 137 {
 			t.Errorf("%+v", st)
 		}
-		if _, err := w.e.Exec(t.Context(), engine.ExecRequest{Container: c.ID, Command: []string{"true"}}, engine.Stdio{}); w.wait(c.ID).Code == 137 && !errors.Is(err, engine.ErrNotRunning) {
+		if _, err := w.e.Exec(t.Context(), engine.ExecRequest{Container: c.ID, Command: []string{"true"}},
+			engine.Stdio{}); w.wait(c.ID).Code == 137 && !errors.Is(err, engine.ErrNotRunning) {
 			t.Errorf("exec in a dead container: %v", err)
 		}
 	})
@@ -256,10 +266,11 @@ func TestLogsFollowToTheEnd(t *testing.T) {
 	c := w.start(engine.Spec{Command: sh("echo one; read x; echo two >&2; echo three"), OpenStdin: true})
 	lines, done := newScreen(), make(chan error, 1)
 	go func() {
-		done <- w.e.Logs(t.Context(), engine.LogsRequest{Container: c.ID, Follow: true, Tail: -1}, func(l engine.LogLine) error {
-			_, err := fmt.Fprintf(lines, "%v:%s", l.Stderr, l.Line)
-			return err
-		})
+		done <- w.e.Logs(t.Context(), engine.LogsRequest{Container: c.ID, Follow: true, Tail: -1},
+			func(l engine.LogLine) error {
+				_, err := fmt.Fprintf(lines, "%v:%s", l.Stderr, l.Line)
+				return err
+			})
 	}()
 	lines.await(t, "false:one\n")
 	a := w.attach(c.ID, false)
@@ -288,7 +299,8 @@ func TestPause(t *testing.T) {
 	if got := w.inspect(c.ID).Status; got != engine.Paused {
 		t.Errorf("status after a restart %s", got)
 	}
-	if _, err := w.e.Exec(t.Context(), engine.ExecRequest{Container: c.ID, Command: []string{"true"}}, engine.Stdio{}); err == nil {
+	if _, err := w.e.Exec(t.Context(), engine.ExecRequest{Container: c.ID, Command: []string{"true"}},
+		engine.Stdio{}); err == nil {
 		t.Error("exec in a paused container works")
 	}
 	if after := w.logs(c.ID); after != before && len(after) > len(before)+20 {

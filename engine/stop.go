@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/shim"
 )
 
 // defaultStopTimeout is what a container gets to end by itself.
@@ -29,7 +31,7 @@ func exitStatus(r record) ExitStatus {
 	return ExitStatus{Code: r.ExitCode, OOM: r.OOM, Error: r.Error, Finished: r.Finished}
 }
 
-func (e *Engine) endOf(c *container) <-chan struct{} {
+func (e *remover) endOf(c *container) <-chan struct{} {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return c.ended
@@ -39,34 +41,34 @@ func (e *Engine) endOf(c *container) <-chan struct{} {
 // enough for a client that lost its connection, with netd or to it.
 const rememberEnd = time.Minute
 
-// bygone is the end of a container that is no more.
-type bygone struct {
+// removedContainer is the end of a container that is no more.
+type removedContainer struct {
 	status  ExitStatus
 	removed time.Time
 }
 
-// bury notes how a container ended; the caller holds mu.
-func (e *Engine) bury(r record) {
+// rememberEndOf notes how a container ended; the caller holds mu.
+func (e *remover) rememberEndOf(r record) {
 	now := time.Now()
-	maps.DeleteFunc(e.bygone, func(_ string, b bygone) bool { return now.Sub(b.removed) > rememberEnd })
+	maps.DeleteFunc(e.removed, func(_ string, b removedContainer) bool { return now.Sub(b.removed) > rememberEnd })
 	if r.Status == Exited && r.Spec.Remove {
-		e.bygone[r.ID] = bygone{exitStatus(r), now}
+		e.removed[r.ID] = removedContainer{exitStatus(r), now}
 	}
 }
 
-func (e *Engine) endOfBygone(id string) (ExitStatus, bool) {
+func (e *remover) endOfRemoved(id string) (ExitStatus, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	b, ok := e.bygone[id]
+	b, ok := e.removed[id]
 	return b.status, ok
 }
 
 // Wait returns how a container ended, once it does not run (any more). That of one
 // that removed itself is known for a minute, by its whole ID.
-func (e *Engine) Wait(ctx context.Context, ref string) (ExitStatus, error) {
+func (e *stopper) Wait(ctx context.Context, ref string) (ExitStatus, error) {
 	c, _, err := e.settled(ctx, ref)
 	if errors.Is(err, cnm.ErrNotFound) {
-		if status, ok := e.endOfBygone(ref); ok {
+		if status, ok := e.endOfRemoved(ref); ok {
 			return status, nil
 		}
 	}
@@ -79,7 +81,7 @@ func (e *Engine) Wait(ctx context.Context, ref string) (ExitStatus, error) {
 	return exitStatus(e.snapshot(c)), nil
 }
 
-func (e *Engine) await(ctx context.Context, c *container) error {
+func (e *stopper) await(ctx context.Context, c *container) error {
 	select {
 	case <-e.endOf(c):
 		return nil
@@ -92,7 +94,7 @@ func (e *Engine) await(ctx context.Context, c *container) error {
 
 // Kill sends a signal, by name or number, to the container's first process; ""
 // is KILL.
-func (e *Engine) Kill(ctx context.Context, ref, signal string) error {
+func (e *stopper) Kill(ctx context.Context, ref, signal string) error {
 	if signal == "" {
 		signal = "KILL"
 	}
@@ -100,14 +102,14 @@ func (e *Engine) Kill(ctx context.Context, ref, signal string) error {
 	if err != nil {
 		return err
 	}
-	c, rec, err := e.settled(ctx, ref)
+	c, rec, err := e.settledOrSick(ctx, ref)
 	if err != nil {
 		return err
 	}
 	if !isLive(rec.Status) {
 		return notRunning(rec.Spec.Name)
 	}
-	if err := c.client().Kill(ctx, "", n); err != nil {
+	if err := e.send(ctx, c, n); err != nil {
 		return commandError(rec.Spec.Name, err)
 	}
 	e.emit(c, "kill", map[string]string{"signal": strconv.Itoa(n)})
@@ -116,8 +118,8 @@ func (e *Engine) Kill(ctx context.Context, ref, signal string) error {
 
 // Stop asks the container to end and kills it after the timeout; nil is the
 // container's own. One that does not run is left as it is.
-func (e *Engine) Stop(ctx context.Context, ref string, timeout *time.Duration) error {
-	c, rec, err := e.settled(ctx, ref)
+func (e *stopper) Stop(ctx context.Context, ref string, timeout *time.Duration) error {
+	c, rec, err := e.settledOrSick(ctx, ref)
 	if err != nil || !isLive(rec.Status) {
 		return err
 	}
@@ -129,7 +131,10 @@ func (e *Engine) Stop(ctx context.Context, ref string, timeout *time.Duration) e
 		wait = *timeout
 	}
 	if rec.Status == Paused {
-		if err := e.Unpause(ctx, c.id); err != nil {
+		switch err := e.Unpause(ctx, c.id); {
+		case errors.Is(err, shim.ErrNoAnswer):
+			return errors.Join(e.endSick(ctx, c), e.await(ctx, c))
+		case err != nil:
 			return err
 		}
 	}
@@ -139,7 +144,10 @@ func (e *Engine) Stop(ctx context.Context, ref string, timeout *time.Duration) e
 	}
 	end := e.endOf(c)
 	if wait != 0 {
-		if err := e.signal(ctx, c, rec, signal); err != nil {
+		switch err := e.signal(ctx, c, rec, signal); {
+		case errors.Is(err, shim.ErrNoAnswer):
+			return errors.Join(e.endSick(ctx, c), e.await(ctx, c))
+		case err != nil:
 			return err
 		}
 		timer := time.NewTimer(wait)
@@ -162,9 +170,41 @@ func (e *Engine) Stop(ctx context.Context, ref string, timeout *time.Duration) e
 	return e.await(ctx, c)
 }
 
-// signal is no error when the container has ended meanwhile.
-func (e *Engine) signal(ctx context.Context, c *container, rec record, n int) error {
+// send sends a signal to the container's first process. Where the supervisor does not answer, KILL goes to
+// it instead: the container is then found without one and ended by its cgroup.
+func (e *stopper) send(ctx context.Context, c *container, n int) error {
 	err := c.client().Kill(ctx, "", n)
+	if !errors.Is(err, shim.ErrNoAnswer) || n != int(syscall.SIGKILL) {
+		return err
+	}
+	return e.endSick(ctx, c)
+}
+
+// endSick ends a container whose supervisor does not answer, and the supervisor.
+func (e *stopper) endSick(ctx context.Context, c *container) error {
+	e.log.Warn("a supervisor does not answer and is killed", "container", c.id)
+	rec := e.snapshot(c)
+	if err := shim.End(rec.Pid, e.cgroupOf(c.id)); err != nil {
+		return fmt.Errorf("container %s cannot be ended, as its supervisor does not answer: %w; kill its net-shim by "+
+			"hand, which is the one with %s as its error output", rec.Spec.Name, err, filepath.Join(c.dir, "shim.log"))
+	}
+	return e.Settle(ctx, c.id)
+}
+
+// settledOrSick is settled for those who end a container, which a supervisor that does not answer must not prevent.
+func (e *stopper) settledOrSick(ctx context.Context, ref string) (*container, record, error) {
+	c, rec, err := e.settled(ctx, ref)
+	if errors.Is(err, shim.ErrNoAnswer) {
+		if c, err = e.find(ref); err == nil {
+			rec = e.snapshot(c)
+		}
+	}
+	return c, rec, err
+}
+
+// signal is no error when the container has ended meanwhile.
+func (e *stopper) signal(ctx context.Context, c *container, rec record, n int) error {
+	err := e.send(ctx, c, n)
 	if err == nil || noShim(err) || shimWent(err) {
 		return nil
 	}
@@ -174,7 +214,7 @@ func (e *Engine) signal(ctx context.Context, c *container, rec record, n int) er
 	return err
 }
 
-func (e *Engine) stopSignal(ctx context.Context, rec record) (int, error) {
+func (e *stopper) stopSignal(ctx context.Context, rec record) (int, error) {
 	if rec.Spec.StopSignal != "" {
 		return parseSignal(rec.Spec.StopSignal)
 	}
@@ -187,12 +227,12 @@ func (e *Engine) stopSignal(ctx context.Context, rec record) (int, error) {
 }
 
 // Pause freezes every process of a container.
-func (e *Engine) Pause(ctx context.Context, ref string) error { return e.freeze(ctx, ref, Paused) }
+func (e *stopper) Pause(ctx context.Context, ref string) error { return e.freeze(ctx, ref, Paused) }
 
 // Unpause thaws a paused container.
-func (e *Engine) Unpause(ctx context.Context, ref string) error { return e.freeze(ctx, ref, Running) }
+func (e *stopper) Unpause(ctx context.Context, ref string) error { return e.freeze(ctx, ref, Running) }
 
-func (e *Engine) freeze(ctx context.Context, ref string, to Status) error {
+func (e *stopper) freeze(ctx context.Context, ref string, to Status) error {
 	c, _, err := e.settled(ctx, ref)
 	if err != nil {
 		return err
@@ -227,8 +267,8 @@ func (e *Engine) freeze(ctx context.Context, ref string, to Status) error {
 
 // Remove removes a container that does not run, or with force one that does;
 // with volumes also those that were made for it alone.
-func (e *Engine) Remove(ctx context.Context, ref string, force, volumes bool) (id string, err error) {
-	c, _, err := e.settled(ctx, ref)
+func (e *stopper) Remove(ctx context.Context, ref string, force, volumes bool) (id string, err error) {
+	c, _, err := e.settledOrSick(ctx, ref)
 	if err != nil {
 		return "", err
 	}
@@ -264,7 +304,7 @@ func (e *Engine) Remove(ctx context.Context, ref string, force, volumes bool) (i
 }
 
 // removeWith notes what is to go with the container, then removes it.
-func (e *Engine) removeWith(ctx context.Context, c *container, volumes bool) error {
+func (e *remover) removeWith(ctx context.Context, c *container, volumes bool) error {
 	e.change(c, func(r *record) {
 		if !volumes && !r.Spec.Remove {
 			r.Anonym = nil
@@ -279,10 +319,14 @@ func (e *Engine) removeWith(ctx context.Context, c *container, volumes bool) err
 }
 
 // removeStopped removes a container that does not run; the caller holds its lock.
-func (e *Engine) removeStopped(ctx context.Context, c *container) error {
+func (e *remover) removeStopped(ctx context.Context, c *container) error {
 	rec := e.snapshot(c)
 	if err := e.leave(ctx, c, c.id); err != nil {
 		return err
+	}
+	// Others may live on in its network; its ports are free.
+	if err := e.c.Networks.Unpublish(ctx, c.id); err != nil {
+		return fmt.Errorf("free the ports of container %s: %w", cnm.Short(c.id), err)
 	}
 	if err := e.erase(ctx, c, rec); err != nil {
 		return err
@@ -291,12 +335,12 @@ func (e *Engine) removeStopped(ctx context.Context, c *container) error {
 	return nil
 }
 
-// forget takes a container out of memory: its name is free, and whoever waits
+// forget takes a container out of memory: its name is free, and those who wait
 // for its end is told.
-func (e *Engine) forget(c *container) {
+func (e *remover) forget(c *container) {
 	e.mu.Lock()
 	delete(e.containers, c.id)
-	e.bury(c.rec)
+	e.rememberEndOf(c.rec)
 	if e.names[c.rec.Spec.Name] == c.id {
 		delete(e.names, c.rec.Spec.Name)
 	}
@@ -306,7 +350,7 @@ func (e *Engine) forget(c *container) {
 
 // erase removes what a container has on disk, and its record: until that is
 // gone, the next netd finishes the work.
-func (e *Engine) erase(ctx context.Context, c *container, rec record) error {
+func (e *remover) erase(ctx context.Context, c *container, rec record) error {
 	if err := e.c.Snapshots.Remove(ctx, c.id); err != nil {
 		return fmt.Errorf("remove the writable layer of container %s: %w", cnm.Short(c.id), err)
 	}
@@ -335,18 +379,18 @@ func (e *Engine) erase(ctx context.Context, c *container, rec record) error {
 }
 
 // VolumeUsers names the containers that have a volume among their mounts.
-func (e *Engine) VolumeUsers(volume string) []string {
+func (e *records) VolumeUsers(volume string) []string {
 	return e.usersOf(func(r record) bool {
 		return slices.ContainsFunc(r.Spec.Mounts, func(m Mount) bool { return m.Volume && m.Source == volume })
 	})
 }
 
 // ImageUsers names the containers made from an image.
-func (e *Engine) ImageUsers(imageID string) []string {
+func (e *records) ImageUsers(imageID string) []string {
 	return e.usersOf(func(r record) bool { return r.ImageID == imageID })
 }
 
-func (e *Engine) usersOf(uses func(record) bool) []string {
+func (e *records) usersOf(uses func(record) bool) []string {
 	var out []string
 	for _, c := range e.all() {
 		if rec := e.snapshot(c); uses(rec) {

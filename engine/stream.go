@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/shim"
+	"golang.org/x/sys/unix"
 )
 
 // WindowSize is the size of a terminal, in characters; the zero value is unknown.
@@ -36,7 +38,7 @@ var ErrDetached = errors.New("detached")
 // with start, so that no output is lost. It returns when the container has ended
 // and that is settled (network gone; with Spec.Remove, the container too), or
 // with the context's error.
-func (e *Engine) Attach(ctx context.Context, ref string, start bool, stdio Stdio) (ExitStatus, error) {
+func (e *streams) Attach(ctx context.Context, ref string, start bool, stdio Stdio) (ExitStatus, error) {
 	c, rec, err := e.settled(ctx, ref)
 	if err != nil {
 		return ExitStatus{}, err
@@ -70,7 +72,8 @@ func (e *Engine) Attach(ctx context.Context, ref string, start bool, stdio Stdio
 	}
 }
 
-func (e *Engine) openStream(ctx context.Context, c *container, rec record, start bool, stdio Stdio) (stream *shim.Stream, err error) {
+func (e *streams) openStream(ctx context.Context, c *container, rec record, start bool, stdio Stdio) (
+	stream *shim.Stream, err error) {
 	attach := func() error {
 		stream, err = c.client().Attach(ctx, stdio.Stdin != nil && rec.Spec.OpenStdin, shim.Size(stdio.Size))
 		return err
@@ -198,7 +201,7 @@ type ExecRequest struct {
 
 // Exec runs a further process in a running container and returns when it has
 // ended; detached, once it runs.
-func (e *Engine) Exec(ctx context.Context, r ExecRequest, stdio Stdio) (ExitStatus, error) {
+func (e *streams) Exec(ctx context.Context, r ExecRequest, stdio Stdio) (ExitStatus, error) {
 	c, rec, err := e.settled(ctx, r.Container)
 	switch {
 	case err != nil:
@@ -226,6 +229,9 @@ func (e *Engine) Exec(ctx context.Context, r ExecRequest, stdio Stdio) (ExitStat
 		return ExitStatus{}, err
 	}
 	stream, err := c.client().Exec(ctx, id, p, r.Detach)
+	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+		return ExitStatus{}, notRunning(rec.Spec.Name) // it has just ended: its supervisor listens no more
+	}
 	if err != nil {
 		return ExitStatus{}, commandError(rec.Spec.Name, err)
 	}

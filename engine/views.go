@@ -2,16 +2,23 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/engine/shim"
 	"github.com/vethloom/vethloom/engine/shim/logfile"
 )
 
-// Details is a container with what follows from its record.
+// Details is a container with what follows from its record. Its Spec has the values of its image where the request
+// has none: what the container has, not what was asked for.
 type Details struct {
 	Container
+	Volumes  map[string]string // where the volumes of its mounts are on the host, by name
 	LogPath  string
 	RootPath string   // of the root filesystem, in its supervisor's mount namespace; "" while it does not run
 	Args     []string // what runs: entrypoint and command, resolved
@@ -19,7 +26,7 @@ type Details struct {
 }
 
 // List returns the containers, newest first; those that do not run only with all.
-func (e *Engine) List(ctx context.Context, all bool) ([]Container, error) {
+func (e *viewer) List(ctx context.Context, all bool) ([]Container, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -34,26 +41,61 @@ func (e *Engine) List(ctx context.Context, all bool) ([]Container, error) {
 }
 
 // Inspect describes one container.
-func (e *Engine) Inspect(ctx context.Context, ref string) (Details, error) {
-	c, rec, err := e.settled(ctx, ref)
+func (e *viewer) Inspect(ctx context.Context, ref string) (Details, error) {
+	c, rec, err := e.glance(ctx, ref)
 	if err != nil {
 		return Details{}, err
 	}
-	d := Details{Container: rec.Container, LogPath: filepath.Join(c.dir, logName)}
+	d := Details{Container: rec.Container, LogPath: filepath.Join(c.dir, logName), Volumes: map[string]string{}}
 	d.Spec.Hostname = e.hostname(rec, rec.NetNS)
 	if rec.NetNS != hostNetNS {
 		d.NetNS = rec.NetNS
 	}
-	if img, err := e.c.Images.Resolve(ctx, rec.ImageID); err == nil {
-		d.Args = arguments(rec.Spec, img)
-	} else {
-		d.Args = slices.Concat(rec.Spec.Entrypoint, rec.Spec.Command)
+	img, err := e.c.Images.Resolve(ctx, rec.ImageID)
+	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
+		return Details{}, err
+	}
+	e.mu.Lock()
+	if !c.sick.IsZero() {
+		d.Error = shim.ErrNoAnswer.Error()
+	}
+	e.mu.Unlock()
+	d.Args = arguments(rec.Spec, img)
+	d.Spec = withImage(d.Spec, img)
+	for _, m := range rec.Spec.Mounts {
+		if !m.Volume {
+			continue
+		}
+		if v, err := e.c.Volumes.Get(ctx, m.Source); err == nil { // else it was removed, or is yet to be made
+			d.Volumes[m.Source] = v.Path
+		}
 	}
 	return d, nil
 }
 
+// withImage completes a spec by what the image says. Nothing is added of an image that is gone.
+func withImage(s Spec, img image.Image) Spec {
+	p := process(s, img)
+	s.Env, s.WorkDir, s.User = p.Env, p.Cwd, p.User
+	if len(s.Entrypoint) == 0 {
+		s.Entrypoint = img.Config.Entrypoint
+		if len(s.Command) == 0 {
+			s.Command = img.Config.Cmd
+		}
+	}
+	if s.StopSignal == "" {
+		s.StopSignal = img.Config.StopSignal
+	}
+	if len(img.Config.Labels) > 0 {
+		labels := maps.Clone(img.Config.Labels)
+		maps.Copy(labels, s.Labels)
+		s.Labels = labels
+	}
+	return s
+}
+
 // SandboxOf returns the sandbox and the name of a container.
-func (e *Engine) SandboxOf(ref string) (sandbox, name string, err error) {
+func (e *viewer) SandboxOf(ref string) (sandbox, name string, err error) {
 	c, err := e.find(ref)
 	if err != nil {
 		return "", "", err
@@ -77,10 +119,10 @@ type LogLine struct {
 	Line   []byte
 }
 
-// Logs hands over line after line; an error of the function ends it. Following
+// Logs calls the function for each line; an error of it ends Logs. Following
 // ends with the container.
-func (e *Engine) Logs(ctx context.Context, r LogsRequest, each func(LogLine) error) error {
-	c, rec, err := e.settled(ctx, r.Container)
+func (e *viewer) Logs(ctx context.Context, r LogsRequest, each func(LogLine) error) error {
+	c, rec, err := e.glance(ctx, r.Container)
 	if err != nil {
 		return err
 	}
@@ -89,6 +131,9 @@ func (e *Engine) Logs(ctx context.Context, r LogsRequest, each func(LogLine) err
 		o.Follow = e.endOf(c)
 	}
 	for entry, err := range logfile.Read(ctx, filepath.Join(c.dir, logName), o) {
+		if errors.Is(err, logfile.ErrTorn) {
+			continue // what is behind it is whole
+		}
 		if err != nil {
 			return err
 		}

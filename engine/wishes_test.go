@@ -17,7 +17,9 @@ import (
 func TestLimits(t *testing.T) {
 	w := newWorld(t)
 	t.Run("memory", func(t *testing.T) {
-		c := w.create(engine.Spec{Command: sh("head -c 200000000 /dev/zero | tail | wc -c"), Memory: 32 << 20, Entrypoint: nil})
+		c := w.create(engine.Spec{Command: sh("head -c 200000000 /dev/zero | tail | wc -c"),
+			Options:    engine.Options{Memory: 32 << 20},
+			Entrypoint: nil})
 		// The shell survives its children; tail is the one killed.
 		if _, err := w.e.Attach(t.Context(), c.ID, true, engine.Stdio{}); err != nil {
 			t.Fatal(err)
@@ -27,20 +29,21 @@ func TestLimits(t *testing.T) {
 		}
 	})
 	t.Run("memory of the first process", func(t *testing.T) {
-		c := w.create(engine.Spec{Command: []string{"sort", "/dev/zero"}, Memory: 32 << 20})
+		c := w.create(engine.Spec{Command: []string{"sort", "/dev/zero"}, Options: engine.Options{Memory: 32 << 20}})
 		st, err := w.e.Attach(t.Context(), c.ID, true, engine.Stdio{})
 		if err != nil || st.Code != 137 || !st.OOM {
 			t.Errorf("got %+v, %v", st, err)
 		}
 	})
 	t.Run("processes", func(t *testing.T) {
-		got := w.mustRun(engine.Spec{Command: sh("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 10 & done 2>&1"), PidsLimit: 8}, "")
+		got := w.mustRun(engine.Spec{Command: sh("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 10 & done 2>&1"),
+			Options: engine.Options{PidsLimit: 8}}, "")
 		if !strings.Contains(got.out, "can't fork") {
 			t.Errorf("got %q, code %d", got.out, got.Code)
 		}
 	})
 	t.Run("processors", func(t *testing.T) {
-		c := w.start(engine.Spec{Command: []string{"sleep", "1000"}, NanoCPUs: 250_000_000})
+		c := w.start(engine.Spec{Command: []string{"sleep", "1000"}, Options: engine.Options{NanoCPUs: 250_000_000}})
 		var have []string
 		for _, dir := range cgroupsOf(w.cgroup + "/" + c.ID) {
 			for _, file := range []string{"cpu.cfs_quota_us", "cpu.max"} {
@@ -65,7 +68,8 @@ func TestMounts(t *testing.T) {
 	t.Run("host directory", func(t *testing.T) {
 		got := w.mustRun(engine.Spec{Command: sh("echo hello > /mnt/deep/file; cat /mnt/deep/file"), Remove: true,
 			Mounts: []engine.Mount{{Source: host, Target: "/mnt/deep"}}}, "")
-		if b, err := os.ReadFile(filepath.Join(host, "file")); got.out != "hello\n" || err != nil || string(b) != "hello\n" {
+		if b, err := os.ReadFile(filepath.Join(host, "file")); got.out != "hello\n" || err != nil ||
+			string(b) != "hello\n" {
 			t.Errorf("%+v, %q, %v", got, b, err)
 		}
 	})
@@ -77,13 +81,15 @@ func TestMounts(t *testing.T) {
 		}
 	})
 	t.Run("missing source is made", func(t *testing.T) {
-		got := w.mustRun(engine.Spec{Command: sh("touch /m/x"), Remove: true, Mounts: []engine.Mount{{Source: missing, Target: "/m"}}}, "")
+		got := w.mustRun(engine.Spec{Command: sh("touch /m/x"), Remove: true,
+			Mounts: []engine.Mount{{Source: missing, Target: "/m"}}}, "")
 		if _, err := os.Stat(filepath.Join(missing, "x")); err != nil || got.Code != 0 {
 			t.Errorf("%+v, %v", got, err)
 		}
 	})
 	t.Run("volume gets what the image has", func(t *testing.T) {
-		spec := engine.Spec{Command: sh("cat /data/seed; echo changed > /data/seed"), Remove: true, Mounts: []engine.Mount{{Source: "keep", Target: "/data", Volume: true}}}
+		spec := engine.Spec{Command: sh("cat /data/seed; echo changed > /data/seed"), Remove: true,
+			Mounts: []engine.Mount{{Source: "keep", Target: "/data", Volume: true}}}
 		if got := w.mustRun(spec, ""); got.out != "from the image\n" {
 			t.Errorf("first: %+v", got)
 		}
@@ -126,8 +132,10 @@ func TestUserNamespace(t *testing.T) {
 	if err := os.MkdirAll(host, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	script := "id -u; cat /proc/self/uid_map | tr -s ' '; echo x > /file && echo wrote; stat -c %u:%g /bin/busybox /file /v; echo y > /v/y && echo shared; cat /etc/hostname"
-	got := w.mustRun(engine.Spec{Command: sh(script), UserNS: "auto", Hostname: "inside", Mounts: []engine.Mount{{Source: host, Target: "/v"}}}, "")
+	script := "id -u; cat /proc/self/uid_map | tr -s ' '; echo x > /file && echo wrote; stat -c %u:%g " +
+		"/bin/busybox /file /v; echo y > /v/y && echo shared; cat /etc/hostname"
+	got := w.mustRun(engine.Spec{Command: sh(script), UserNS: "auto", Hostname: "inside",
+		Mounts: []engine.Mount{{Source: host, Target: "/v"}}}, "")
 	want := "0\n 0 1073741824 65536\nwrote\n0:0\n0:0\n0:0\nshared\ninside\n"
 	if got.out != want || got.Code != 0 {
 		t.Errorf("got %q %q, code %d %s\nwant %q", got.out, got.err, got.Code, got.Error, want)
@@ -147,18 +155,22 @@ func TestUserNamespace(t *testing.T) {
 
 func TestGeneratedFiles(t *testing.T) {
 	w := newWorld(t)
-	c := w.start(engine.Spec{Command: []string{"sleep", "1000"}, Hostname: "loom", ExtraHosts: []string{"db:10.9.8.7", "six:[fd00::7]"},
-		DNS: []netip.Addr{netip.MustParseAddr("10.0.0.53")}})
+	c := w.start(engine.Spec{Command: []string{"sleep", "1000"}, Hostname: "loom",
+		ExtraHosts: []string{"db:10.9.8.7", "six:[fd00::7]"},
+		DNS:        []netip.Addr{netip.MustParseAddr("10.0.0.53")}})
 	cat := func(file string) string { return w.exec(c.ID, "cat", "/etc/"+file).out }
-	if got := cat("resolv.conf"); !strings.HasPrefix(got, "nameserver 10.0.0.53\n") || strings.Count(got, "nameserver") != 1 {
+	if got := cat("resolv.conf"); !strings.HasPrefix(got, "nameserver 10.0.0.53\n") ||
+		strings.Count(got, "nameserver") != 1 {
 		t.Errorf("resolv.conf: %q", got)
 	}
-	if got := cat("hosts"); !strings.Contains(got, "10.9.8.7\tdb\nfd00::7\tsix\n") || !strings.Contains(got, "127.0.0.1\tlocalhost") {
+	if got := cat("hosts"); !strings.Contains(got, "10.9.8.7\tdb\nfd00::7\tsix\n") ||
+		!strings.Contains(got, "127.0.0.1\tlocalhost") {
 		t.Errorf("hosts: %q", got)
 	}
 	changed := func(addr string) string {
 		t.Helper()
-		if err := w.e.NetworksChanged(t.Context(), c.Sandbox, []cnm.Endpoint{{Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}}}); err != nil {
+		if err := w.e.NetworksChanged(t.Context(), c.Sandbox,
+			[]cnm.Endpoint{{Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}}}); err != nil {
 			t.Fatal(err)
 		}
 		return cat("hosts")
@@ -178,7 +190,7 @@ func TestGeneratedFiles(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	w := newWorld(t)
 	port := []cnm.PortMapping{{HostPort: 80, Port: 80, Count: 1}}
-	none := []engine.NetworkRequest{{Network: "none"}}
+	none := []cnm.AttachRequest{{Network: "none"}}
 	w.create(engine.Spec{Name: "there"})
 	tests := []struct {
 		name string
@@ -188,9 +200,9 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"name", engine.Spec{Name: "no/good"}, cnm.ErrInvalid, "no/good"},
 		{"image", engine.Spec{Image: "nonesuch"}, cnm.ErrNotFound, "net import"},
-		{"memory", engine.Spec{Memory: 1000}, cnm.ErrInvalid, "6m"},
-		{"cpus", engine.Spec{NanoCPUs: 1}, cnm.ErrInvalid, "0.01"},
-		{"pids", engine.Spec{PidsLimit: -7}, cnm.ErrInvalid, "-7"},
+		{"memory", engine.Spec{Options: engine.Options{Memory: 1000}}, cnm.ErrInvalid, "6m"},
+		{"cpus", engine.Spec{Options: engine.Options{NanoCPUs: 1}}, cnm.ErrInvalid, "0.01"},
+		{"pids", engine.Spec{Options: engine.Options{PidsLimit: -7}}, cnm.ErrInvalid, "-7"},
 		{"capability", engine.Spec{CapAdd: []string{"FLY"}}, cnm.ErrInvalid, "FLY"},
 		{"signal", engine.Spec{StopSignal: "HELLO"}, cnm.ErrInvalid, "HELLO"},
 		{"environment", engine.Spec{Env: []string{"=x"}}, cnm.ErrInvalid, "NAME=value"},
@@ -198,15 +210,23 @@ func TestRefusals(t *testing.T) {
 		{"user namespace", engine.Spec{UserNS: "mine"}, cnm.ErrInvalid, "auto"},
 		{"extra host", engine.Spec{ExtraHosts: []string{"a:b"}}, cnm.ErrInvalid, "NAME:ADDRESS"},
 		{"port with none", engine.Spec{Networks: none, Ports: port}, cnm.ErrInvalid, "bridge"},
-		{"port with host", engine.Spec{Networks: []engine.NetworkRequest{{Network: "host"}}, Ports: port}, cnm.ErrInvalid, "leave the ports out"},
-		{"hostname with container", engine.Spec{Networks: []engine.NetworkRequest{{Network: "container:there"}}, Hostname: "x"}, cnm.ErrInvalid, "leave it out"},
-		{"name server with container", engine.Spec{Networks: []engine.NetworkRequest{{Network: "container:there"}}, DNS: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}, cnm.ErrInvalid, "set it there"},
-		{"host with container", engine.Spec{Networks: []engine.NetworkRequest{{Network: "container:there"}}, ExtraHosts: []string{"a:192.0.2.1"}}, cnm.ErrInvalid, "set it there"},
-		{"port with container", engine.Spec{Networks: []engine.NetworkRequest{{Network: "container:there"}}, Ports: port}, cnm.ErrInvalid, "publish them there"},
-		{"two modes", engine.Spec{Networks: append(none, engine.NetworkRequest{Network: "host"})}, cnm.ErrInvalid, "combined"},
+		{"port with host", engine.Spec{Networks: []cnm.AttachRequest{{Network: "host"}}, Ports: port},
+			cnm.ErrInvalid, "leave the ports out"},
+		{"hostname with container", engine.Spec{Networks: []cnm.AttachRequest{{Network: "container:there"}},
+			Hostname: "x"}, cnm.ErrInvalid, "leave it out"},
+		{"name server with container", engine.Spec{Networks: []cnm.AttachRequest{{Network: "container:there"}},
+			DNS: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}, cnm.ErrInvalid, "set it there"},
+		{"host with container", engine.Spec{Networks: []cnm.AttachRequest{{Network: "container:there"}},
+			ExtraHosts: []string{"a:192.0.2.1"}}, cnm.ErrInvalid, "set it there"},
+		{"port with container", engine.Spec{Networks: []cnm.AttachRequest{{Network: "container:there"}},
+			Ports: port}, cnm.ErrInvalid, "publish them there"},
+		{"two modes", engine.Spec{Networks: append(none, cnm.AttachRequest{Network: "host"})}, cnm.ErrInvalid,
+			"combined"},
 		{"relative mount", engine.Spec{Mounts: []engine.Mount{{Source: "x/y", Target: "/z"}}}, cnm.ErrInvalid, "x/y"},
-		{"mount on root", engine.Spec{Mounts: []engine.Mount{{Source: "/tmp", Target: "/"}}}, cnm.ErrInvalid, "below /"},
-		{"one target twice", engine.Spec{Mounts: []engine.Mount{{Source: "/tmp", Target: "/z"}, {Source: "/opt", Target: "/z/"}}}, cnm.ErrInvalid, "two mounts"},
+		{"mount on root", engine.Spec{Mounts: []engine.Mount{{Source: "/tmp", Target: "/"}}}, cnm.ErrInvalid,
+			"below /"},
+		{"one target twice", engine.Spec{Mounts: []engine.Mount{{Source: "/tmp", Target: "/z"},
+			{Source: "/opt", Target: "/z/"}}}, cnm.ErrInvalid, "two mounts"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -240,7 +260,8 @@ func TestUnknownUserIsAClearError(t *testing.T) {
 
 func TestHostNetwork(t *testing.T) {
 	w := newWorld(t)
-	got := w.mustRun(engine.Spec{Command: []string{"readlink", "/proc/self/ns/net"}, Networks: []engine.NetworkRequest{{Network: "host"}}, Remove: true}, "")
+	got := w.mustRun(engine.Spec{Command: []string{"readlink", "/proc/self/ns/net"},
+		Networks: []cnm.AttachRequest{{Network: "host"}}, Remove: true}, "")
 	own, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil || strings.TrimSpace(got.out) != own {
 		t.Errorf("got %q, want %s, %v", got.out, own, err)

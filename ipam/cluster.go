@@ -17,7 +17,7 @@ type BlockUsage struct {
 	Free  int // addresses that can still be picked
 }
 
-// Usage tells how full this node's parts of a network are, IPv4 first and in order of address.
+// Usage is how many addresses of this node's parts of a network are in use, IPv4 first and in order of address.
 // A pool that is not shared with other nodes is one block, its range. Nil for a network that is not known.
 func (m *IPAM) Usage(network string) []BlockUsage {
 	m.mu.Lock()
@@ -121,7 +121,8 @@ func (e *network) renew(old []*pool, p cnm.Pool, shared bool) *pool {
 		if o.Subnet != p.Subnet {
 			continue
 		}
-		if o.shared == shared && o.Range == p.Range && o.Gateway == p.Gateway && maps.Equal(o.Aux, p.Aux) && slices.Equal(o.Blocks, p.Blocks) {
+		if o.shared == shared && o.Range == p.Range && o.Gateway == p.Gateway && maps.Equal(o.Aux, p.Aux) &&
+			slices.Equal(o.Blocks, p.Blocks) {
 			return o
 		}
 		q.goOn(o)
@@ -171,7 +172,8 @@ func (m *IPAM) replace(id, owner string) (e *network, h *holding, old []netip.Ad
 		e.owners[owner] = h
 	}
 	if h.pending {
-		return nil, nil, nil, fmt.Errorf("renew the addresses of %s: an earlier claim is not decided yet: %w", owner, cnm.ErrConflict)
+		return nil, nil, nil, fmt.Errorf("renew the addresses of %s: an earlier claim is not decided yet: %w", owner,
+			cnm.ErrConflict)
 	}
 	for _, p := range e.pools {
 		if slices.ContainsFunc(h.addrs, p.gives) {

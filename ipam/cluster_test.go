@@ -20,8 +20,9 @@ import (
 func shared(id, subnet string, blocks ...string) cnm.Network {
 	p := netip.MustParsePrefix(subnet)
 	n := cnm.Network{
-		ID: id, Name: "name-" + id, Scope: cnm.Cluster, Phase: cnm.Active, Cluster: &cnm.ClusterNetwork{Subnets: []netip.Prefix{p}},
-		Pools: []cnm.Pool{{Subnet: p, Range: p, Gateway: p.Addr().Next()}},
+		ID: id, Name: "name-" + id, Scope: cnm.Cluster, Phase: cnm.Active,
+		Cluster: &cnm.ClusterNetwork{Subnets: []netip.Prefix{p}},
+		Pools:   []cnm.Pool{{Subnet: p, Range: p, Gateway: p.Addr().Next()}},
 	}
 	for _, b := range blocks {
 		n.Pools[0].Blocks = append(n.Pools[0].Blocks, netip.MustParsePrefix(b))
@@ -33,7 +34,8 @@ func shared(id, subnet string, blocks ...string) cnm.Network {
 func leased(id string, leases ...string) cnm.Network {
 	n := cnm.Network{
 		ID: id, Name: "name-" + id, Scope: cnm.Cluster, Phase: cnm.Active,
-		Cluster: &cnm.ClusterNetwork{Subnets: []netip.Prefix{netip.MustParsePrefix("10.64.0.0/16"), netip.MustParsePrefix("fd64::/56")}, Leases: "/x"},
+		Cluster: &cnm.ClusterNetwork{Subnets: []netip.Prefix{netip.MustParsePrefix("10.64.0.0/16"),
+			netip.MustParsePrefix("fd64::/56")}, Leases: "/x"},
 	}
 	for _, l := range leases {
 		p := netip.MustParsePrefix(l)
@@ -103,7 +105,8 @@ func TestBlocks(t *testing.T) {
 	wantError(t, err, cnm.ErrNoBlock, "all 4 of 10.0.0.0/30, 10.0.0.252/30", "this node")
 	wantError(t, err, cnm.ErrExhausted)
 	for addr, kind := range map[string]error{
-		"10.0.0.77": cnm.ErrNoBlock, "10.0.0.1": cnm.ErrExists, "10.0.0.255": cnm.ErrExists, "10.0.0.2": cnm.ErrExists, "10.0.1.1": cnm.ErrInvalid,
+		"10.0.0.77": cnm.ErrNoBlock, "10.0.0.1": cnm.ErrExists, "10.0.0.255": cnm.ErrExists, "10.0.0.2": cnm.ErrExists,
+		"10.0.1.1": cnm.ErrInvalid,
 	} {
 		_, err := b.claim(n, "a", addr)
 		wantError(t, err, kind, addr)
@@ -174,7 +177,8 @@ func TestBlocksAndRange(t *testing.T) {
 	if _, err := b.claim(n, "x", "10.0.0.130"); err != nil {
 		t.Error(err)
 	}
-	if got, want := fmt.Sprint(b.Usage("n")), "[{10.0.0.0/27 0 0} {10.0.0.64/27 4 0} {10.0.0.128/26 1 0}]"; got != want {
+	if got, want := fmt.Sprint(b.Usage("n")),
+		"[{10.0.0.0/27 0 0} {10.0.0.64/27 4 0} {10.0.0.128/26 1 0}]"; got != want {
 		t.Errorf("usage %s, want %s", got, want)
 	}
 }
@@ -280,8 +284,10 @@ func TestResolve(t *testing.T) {
 	b := newBed(t, "10.1.0.0/24", "0.0.0.0/0")
 	b.network(t, "web", subnet("10.2.128.0/24"))
 	p := netip.MustParsePrefix
-	pools, err := b.Resolve(t.Context(), []cnm.PoolRequest{{IPv6: true}, {}}, []netip.Prefix{p("10.0.0.0/16"), p("10.3.0.0/24")})
-	if err != nil || len(pools) != 2 || pools[0].Subnet != p("10.4.0.0/16") || pools[0].Gateway != netip.MustParseAddr("10.4.0.1") || pools[0].Range != pools[0].Subnet {
+	pools, err := b.Resolve(t.Context(), []cnm.PoolRequest{{IPv6: true}, {}},
+		[]netip.Prefix{p("10.0.0.0/16"), p("10.3.0.0/24")})
+	if err != nil || len(pools) != 2 || pools[0].Subnet != p("10.4.0.0/16") ||
+		pools[0].Gateway != netip.MustParseAddr("10.4.0.1") || pools[0].Range != pools[0].Subnet {
 		t.Fatalf("%+v, %v", pools, err)
 	}
 	if s := pools[1].Subnet; s.Bits() != 56 || !p("fd00::/8").Contains(s.Addr()) {
@@ -291,7 +297,8 @@ func TestResolve(t *testing.T) {
 	if err != nil || again[0].Subnet != p("10.0.0.0/16") {
 		t.Errorf("nothing is held: %v, %v", again, err)
 	}
-	if big, err := b.Resolve(t.Context(), []cnm.PoolRequest{{Bits: 12}}, nil); err != nil || big[0].Subnet != p("10.16.0.0/12") {
+	if big, err := b.Resolve(t.Context(), []cnm.PoolRequest{{Bits: 12}}, nil); err != nil ||
+		big[0].Subnet != p("10.16.0.0/12") {
 		t.Errorf("%v, %v", big, err)
 	}
 	for _, c := range []struct {
@@ -301,7 +308,8 @@ func TestResolve(t *testing.T) {
 		part  string
 	}{
 		{subnet("10.2.0.0/16"), nil, cnm.ErrExists, `"name-web"`},
-		{subnet("10.9.0.0/16"), []netip.Prefix{p("10.9.3.0/24")}, cnm.ErrExists, "10.9.3.0/24 of another network of the cluster"},
+		{subnet("10.9.0.0/16"), []netip.Prefix{p("10.9.3.0/24")}, cnm.ErrExists,
+			"10.9.3.0/24 of another network of the cluster"},
 		{subnet("10.1.0.0/24"), nil, cnm.ErrExists, "the host itself"},
 		{subnet("10.9.0.1/16"), nil, cnm.ErrInvalid, "host bits"},
 		{cnm.PoolRequest{Bits: 7}, nil, cnm.ErrInvalid, "/8 to /31"},
@@ -337,7 +345,10 @@ func TestBlocksAgainstModel(t *testing.T) {
 			pool.Range = netip.PrefixFrom(all[16], pool.Subnet.Bits()+rapid.IntRange(2, 5).Draw(rt, "bits"))
 		}
 		b.keep(t, n)
-		unusable := func(a netip.Addr) bool { return a == all[0] || a.Is4() && a == all[len(all)-1] || a == pool.Gateway }
+		unusable := func(a netip.Addr) bool {
+			return a == all[0] || a.Is4() && a == all[len(all)-1] ||
+				a == pool.Gateway
+		}
 		ours := func(a netip.Addr) bool {
 			return slices.ContainsFunc(pool.Blocks, func(b netip.Prefix) bool { return b.Contains(a) })
 		}
@@ -427,7 +438,8 @@ func TestBlocksAgainstModel(t *testing.T) {
 				delete(owned, o)
 			},
 			"block": func(rt *rapid.T) {
-				block := netip.PrefixFrom(rapid.SampledFrom(all).Draw(rt, "at"), host-rapid.IntRange(0, 4).Draw(rt, "bits")).Masked()
+				block := netip.PrefixFrom(rapid.SampledFrom(all).Draw(rt, "at"),
+					host-rapid.IntRange(0, 4).Draw(rt, "bits")).Masked()
 				pool.Blocks = slices.DeleteFunc(slices.Clone(pool.Blocks), block.Overlaps)
 				if rapid.IntRange(0, 3).Draw(rt, "add") > 0 {
 					pool.Blocks = append(pool.Blocks, block)
@@ -470,7 +482,8 @@ func BenchmarkUpdate(b *testing.B) {
 		c.Done(true)
 	}
 	for i := 0; b.Loop(); i++ {
-		n.Pools[0].Blocks = []netip.Prefix{n.Pools[0].Blocks[0], netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 2, byte(i)}), 24)}
+		n.Pools[0].Blocks = []netip.Prefix{n.Pools[0].Blocks[0],
+			netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 2, byte(i)}), 24)}
 		if err := t.Update(n); err != nil {
 			b.Fatal(err)
 		}

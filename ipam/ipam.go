@@ -52,7 +52,7 @@ type holding struct {
 	pending bool         // claimed or renewed, not committed yet
 }
 
-// all are the addresses that must be nobody else's.
+// all are the addresses that no other owner may get.
 func (h *holding) all() []netip.Addr { return append(slices.Clone(h.addrs), h.next...) }
 
 // addressRecord is the value of a record of [cnm.KindAddress]; the record's ID is
@@ -138,7 +138,8 @@ func (m *IPAM) Claim(ctx context.Context, n cnm.Network, owner string, want []ne
 	}
 	if e.cluster && len(e.pools) == 0 {
 		return nil, &cnm.Error{
-			Kind: cnm.ErrUnavailable, Field: "network", Value: n.Name, Reason: "this node has no subnet of the network yet",
+			Kind: cnm.ErrUnavailable, Field: "network", Value: n.Name,
+			Reason: "this node has no subnet of the network yet",
 			Remedy: "try again in a moment; net status tells whether the cluster's store can be reached",
 		}
 	}
@@ -213,7 +214,8 @@ func (m *IPAM) claimed(e *network, owner string, h *holding, committed bool) {
 // again answers an owner that claims a second time.
 func (e *network) again(h *holding, owner string, want []netip.Addr) (*cnm.Claim, error) {
 	if h.pending {
-		return nil, fmt.Errorf("claim addresses for %s: an earlier claim is not decided yet: %w", owner, cnm.ErrConflict)
+		return nil, fmt.Errorf("claim addresses for %s: an earlier claim is not decided yet: %w", owner,
+			cnm.ErrConflict)
 	}
 	for _, a := range want {
 		if !slices.Contains(h.addrs, a.Unmap()) {
@@ -271,7 +273,9 @@ func (e *network) assign(name string, want []netip.Addr) ([]netip.Addr, error) {
 		if out[i].IsValid() {
 			return nil, &cnm.Error{
 				Kind: cnm.ErrInvalid, Field: "address", Value: a.String(),
-				Reason: fmt.Sprintf("%s is asked for too and both are in %s; an endpoint has one address of each subnet", out[i], e.pools[i].Subnet),
+				Reason: fmt.Sprintf("%s is asked for too and both are in %s; an endpoint has one address of each "+
+					"subnet",
+					out[i], e.pools[i].Subnet),
 				Remedy: "leave one of them out",
 			}
 		}

@@ -67,7 +67,8 @@ func (b *bed) record(t testing.TB, n cnm.Network) {
 		pools = append(pools, fmt.Sprintf(`{"subnet":%q,"range":%q,"gateway":%q}`, p.Subnet, p.Range, p.Gateway))
 	}
 	v := fmt.Sprintf(`{"id":%q,"name":%q,"phase":"active","pools":[%s]}`, n.ID, n.Name, strings.Join(pools, ","))
-	if err := b.store.Commit(context.Background(), cnm.Write{Key: cnm.Key{Kind: cnm.KindNetwork, ID: n.ID}, Value: []byte(v)}); err != nil {
+	if err := b.store.Commit(context.Background(), cnm.Write{Key: cnm.Key{Kind: cnm.KindNetwork, ID: n.ID},
+		Value: []byte(v)}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -119,7 +120,7 @@ func wantError(t testing.TB, err, kind error, parts ...string) {
 	}
 }
 
-// TestEveryAddressOfAPool hands out all of a pool and shows what is left out.
+// TestEveryAddressOfAPool claims all of a pool and shows what is left out.
 func TestEveryAddressOfAPool(t *testing.T) {
 	for _, c := range []struct {
 		request cnm.PoolRequest
@@ -133,12 +134,17 @@ func TestEveryAddressOfAPool(t *testing.T) {
 		{subnet("fd00::/125"), "fd00::1", "fd00::2 fd00::3 fd00::4 fd00::5 fd00::6 fd00::7"},
 		{subnet("fd00::/126"), "fd00::1", "fd00::2 fd00::3"},
 		{subnet("fd00::/127"), "fd00::", "fd00::1"},
-		{cnm.PoolRequest{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Range: netip.MustParsePrefix("10.0.0.248/30")}, "10.0.0.1", "10.0.0.248 10.0.0.249 10.0.0.250 10.0.0.251"},
-		{cnm.PoolRequest{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Range: netip.MustParsePrefix("10.0.0.252/30")}, "10.0.0.1", "10.0.0.252 10.0.0.253 10.0.0.254"},
-		{cnm.PoolRequest{Subnet: netip.MustParsePrefix("10.0.0.0/29"), Gateway: netip.MustParseAddr("10.0.0.6")}, "10.0.0.6", "10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4 10.0.0.5"},
-		{cnm.PoolRequest{Subnet: netip.MustParsePrefix("10.0.0.0/29"), Aux: map[string]netip.Addr{"printer": netip.MustParseAddr("10.0.0.1"), "x": netip.MustParseAddr("10.0.0.4")}},
+		{cnm.PoolRequest{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Range: netip.MustParsePrefix("10.0.0.248/30")},
+			"10.0.0.1", "10.0.0.248 10.0.0.249 10.0.0.250 10.0.0.251"},
+		{cnm.PoolRequest{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Range: netip.MustParsePrefix("10.0.0.252/30")},
+			"10.0.0.1", "10.0.0.252 10.0.0.253 10.0.0.254"},
+		{cnm.PoolRequest{Subnet: netip.MustParsePrefix("10.0.0.0/29"), Gateway: netip.MustParseAddr("10.0.0.6")},
+			"10.0.0.6", "10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4 10.0.0.5"},
+		{cnm.PoolRequest{Subnet: netip.MustParsePrefix("10.0.0.0/29"), Aux: map[string]netip.Addr{
+			"printer": netip.MustParseAddr("10.0.0.1"), "x": netip.MustParseAddr("10.0.0.4")}},
 			"10.0.0.2", "10.0.0.3 10.0.0.5 10.0.0.6"},
-		{cnm.PoolRequest{Subnet: netip.MustParsePrefix("fd00::/64"), Range: netip.MustParsePrefix("fd00::ff00:0:0:0/126")}, "fd00::1",
+		{cnm.PoolRequest{Subnet: netip.MustParsePrefix("fd00::/64"),
+			Range: netip.MustParsePrefix("fd00::ff00:0:0:0/126")}, "fd00::1",
 			"fd00::ff00:0:0:0 fd00::ff00:0:0:1 fd00::ff00:0:0:2 fd00::ff00:0:0:3"},
 	} {
 		t.Run(c.request.Subnet.String()+" "+c.request.Range.String(), func(t *testing.T) {
@@ -151,7 +157,8 @@ func TestEveryAddressOfAPool(t *testing.T) {
 			for i := 0; ; i++ {
 				a, err := b.claim(n, fmt.Sprint("e", i))
 				if err != nil {
-					wantError(t, err, cnm.ErrExhausted, `"name-n"`, fmt.Sprintf("all %d of", i), c.request.Subnet.String(), "larger")
+					wantError(t, err, cnm.ErrExhausted, `"name-n"`, fmt.Sprintf("all %d of", i),
+						c.request.Subnet.String(), "larger")
 					break
 				}
 				if a[0].Bits() != c.request.Subnet.Bits() {
@@ -176,7 +183,8 @@ func TestEveryAddressOfAPool(t *testing.T) {
 func TestReleasedAddressesRest(t *testing.T) {
 	b := newBed(t)
 	n := b.network(t, "n", subnet("10.0.0.0/29"))
-	for i, want := range []string{"10.0.0.2/29", "10.0.0.3/29", "10.0.0.4/29", "10.0.0.5/29", "10.0.0.6/29", "10.0.0.2/29"} {
+	for i, want := range []string{"10.0.0.2/29", "10.0.0.3/29", "10.0.0.4/29", "10.0.0.5/29", "10.0.0.6/29",
+		"10.0.0.2/29"} {
 		a, err := b.claim(n, fmt.Sprint("e", i))
 		if err != nil || text(a) != want {
 			t.Fatalf("%d: %v, %v; want %s", i, a, err, want)
@@ -207,7 +215,8 @@ func TestClaims(t *testing.T) {
 	}
 	_, err = b.claim(n, "first", "10.0.0.77")
 	wantError(t, err, cnm.ErrExists, "10.0.0.77", "10.0.0.2")
-	if a, err := b.claim(n, "wanted", "fd00::abcd:1", "10.0.0.200"); err != nil || text(a) != "10.0.0.200/24 fd00::abcd:1/64" {
+	if a, err := b.claim(n, "wanted", "fd00::abcd:1", "10.0.0.200"); err != nil ||
+		text(a) != "10.0.0.200/24 fd00::abcd:1/64" {
 		t.Errorf("wanted addresses: %v, %v", a, err)
 	}
 	if a, err := b.claim(n, "mapped", "::ffff:10.0.0.201"); err != nil || text(a) != "10.0.0.201/24 fd00::3/64" {
@@ -270,7 +279,8 @@ func TestClaimsThatAreNotCommitted(t *testing.T) {
 	if _, err := b.claim(n, "c"); err != nil {
 		t.Error(err)
 	}
-	if rs, err := b.store.List(t.Context(), cnm.KindAddress); err != nil || len(rs) != 1 || rs[0].Key.ID != "n/10.0.0.2" {
+	if rs, err := b.store.List(t.Context(), cnm.KindAddress); err != nil || len(rs) != 1 ||
+		rs[0].Key.ID != "n/10.0.0.2" {
 		t.Errorf("records %v, %v", rs, err)
 	}
 }
@@ -319,7 +329,8 @@ func TestParallelClaims(t *testing.T) {
 
 func TestRequestedAddressOutsideOfTheRange(t *testing.T) {
 	b := newBed(t)
-	n := b.network(t, "n", cnm.PoolRequest{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Range: netip.MustParsePrefix("10.0.0.64/31")})
+	n := b.network(t, "n", cnm.PoolRequest{Subnet: netip.MustParsePrefix("10.0.0.0/24"),
+		Range: netip.MustParsePrefix("10.0.0.64/31")})
 	if a, err := b.claim(n, "a", "10.0.0.200"); err != nil || text(a) != "10.0.0.200/24" {
 		t.Errorf("%v, %v", a, err)
 	}

@@ -127,7 +127,7 @@ func (p *pool) part(a netip.Addr) *part {
 	return nil
 }
 
-// gives tells whether the address is one that this node can give out.
+// gives reports whether the address is one that this node can give out.
 func (p *pool) gives(a netip.Addr) bool {
 	return p.Subnet.Contains(a) && (!p.shared || p.part(a) != nil)
 }
@@ -142,7 +142,7 @@ func (p *pool) hold(a netip.Addr, by string) {
 	}
 }
 
-// drop lets go of what the owner has.
+// drop frees what the owner has.
 func (p *pool) drop(a netip.Addr, by string) {
 	if p.holder[a] != by {
 		return
@@ -196,13 +196,14 @@ func (p *pool) exhausted(network string) error {
 	}
 	t := p.parts[0]
 	return &cnm.Error{
-		Kind:   cnm.ErrExhausted,
-		Reason: fmt.Sprintf("network %q has no free address left: all %d of %s are in use", network, t.bits.used-t.fixed, what),
+		Kind: cnm.ErrExhausted,
+		Reason: fmt.Sprintf("network %q has no free address left: all %d of %s are in use", network,
+			t.bits.used-t.fixed, what),
 		Remedy: "remove endpoints, or make a network with a larger subnet or range",
 	}
 }
 
-// noneLeft tells that this node's blocks of a shared pool are full.
+// noneLeft is the error when this node's blocks of a shared pool are full.
 func (p *pool) noneLeft(network string) error {
 	reason := fmt.Sprintf("this node has no block of %s, the subnet of network %q", p.Subnet, network)
 	if len(p.parts) > 0 {
@@ -221,7 +222,7 @@ func (p *pool) noneLeft(network string) error {
 	}
 }
 
-// notOurs tells that a wanted address is another node's to give out, or nobody's yet.
+// notOurs is the error when a wanted address is in a block of another node, or in none.
 func (p *pool) notOurs(network string, a netip.Addr) error {
 	return &cnm.Error{
 		Kind: cnm.ErrNoBlock, Field: "address", Value: a.String(),

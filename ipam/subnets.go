@@ -197,9 +197,11 @@ func (m *IPAM) choose(r cnm.PoolRequest, w where) (netip.Prefix, error) {
 		}
 	}
 	return netip.Prefix{}, &cnm.Error{
-		Kind:   cnm.ErrExhausted,
-		Reason: fmt.Sprintf("no free %s subnet is left among the default ones (%s)", familyName(r), sourceText(sources)),
-		Remedy: "remove networks that are not used, ask for a smaller one (such as /24 or /80), or name a subnet yourself",
+		Kind: cnm.ErrExhausted,
+		Reason: fmt.Sprintf("no free %s subnet is left among the default ones (%s)", familyName(r),
+			sourceText(sources)),
+		Remedy: "remove networks that are not used, ask for a smaller one (such as /24 or /80), " +
+			"or name a subnet yourself",
 	}
 }
 
@@ -224,7 +226,8 @@ func complete(r cnm.PoolRequest, subnet netip.Prefix) (cnm.Pool, error) {
 		p.Range = subnet
 	}
 	if p.Range.Bits() < subnet.Bits() || !subnet.Contains(p.Range.Addr()) {
-		return p, invalid("ip-range", p.Range.String(), "not inside of the subnet "+subnet.String(), "choose a part of the subnet")
+		return p, invalid("ip-range", p.Range.String(), "not inside of the subnet "+subnet.String(),
+			"choose a part of the subnet")
 	}
 	if p.Range != p.Range.Masked() {
 		return p, invalid("ip-range", p.Range.String(), "host bits are set", "write "+p.Range.Masked().String())
@@ -236,7 +239,8 @@ func complete(r cnm.PoolRequest, subnet netip.Prefix) (cnm.Pool, error) {
 			return p, err
 		}
 		if other, ok := by[a.Unmap()]; ok {
-			return p, invalid("aux-address "+name, a.String(), fmt.Sprintf("the same as %q", other), "give each one address of its own")
+			return p, invalid("aux-address "+name, a.String(), fmt.Sprintf("the same as %q", other),
+				"give each one address of its own")
 		}
 		by[a.Unmap()] = name
 	}
@@ -246,7 +250,8 @@ func complete(r cnm.PoolRequest, subnet netip.Prefix) (cnm.Pool, error) {
 		return p, err
 	}
 	if name, ok := by[p.Gateway]; ok {
-		return p, invalid("gateway", p.Gateway.String(), fmt.Sprintf("the same as aux address %q", name), "choose two different addresses")
+		return p, invalid("gateway", p.Gateway.String(), fmt.Sprintf("the same as aux address %q", name),
+			"choose two different addresses")
 	}
 	return p, usable("gateway", p.Gateway, subnet, unusable)
 }
@@ -261,7 +266,8 @@ func firstUsable(subnet netip.Prefix, unusable, aux map[netip.Addr]string) (neti
 		}
 		return a, nil
 	}
-	return netip.Addr{}, invalid("aux-address", fmt.Sprint(len(aux)), "they leave no address for the gateway in "+subnet.String(),
+	return netip.Addr{}, invalid("aux-address", fmt.Sprint(len(aux)),
+		"they leave no address for the gateway in "+subnet.String(),
 		"choose a larger subnet or fewer aux addresses")
 }
 
@@ -290,18 +296,21 @@ func checkRequest(r cnm.PoolRequest, least4 int) error {
 	}
 	for _, no := range unfit() {
 		if no.prefix.Overlaps(s) {
-			return invalid("subnet", text, fmt.Sprintf("part of it is %s (%s)", no.what, no.prefix), "choose a private subnet such as 10.1.0.0/24 or fd00:1::/64")
+			return invalid("subnet", text, fmt.Sprintf("part of it is %s (%s)", no.what, no.prefix),
+				"choose a private subnet such as 10.1.0.0/24 or fd00:1::/64")
 		}
 	}
 	if s.Addr().BitLen() == s.Bits() {
-		return invalid("subnet", text, "a single address, and the gateway would need it", "the smallest subnet is a "+smallest(s))
+		return invalid("subnet", text, "a single address, and the gateway would need it",
+			"the smallest subnet is a "+smallest(s))
 	}
 	return nil
 }
 
 func checkLength(r cnm.PoolRequest, least4 int) error {
 	if r.Range.IsValid() || r.Gateway.IsValid() || len(r.Aux) > 0 {
-		return invalid("subnet", subnetText(r), "the range, gateway and aux addresses need to know the subnet", "name the subnet too")
+		return invalid("subnet", subnetText(r), "the range, gateway and aux addresses need to know the subnet",
+			"name the subnet too")
 	}
 	lo, hi := least4, 31
 	if r.IPv6 {

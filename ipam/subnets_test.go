@@ -25,8 +25,10 @@ func TestDefaultSubnets(t *testing.T) {
 		}
 		got = append(got, pools[0].Subnet.String())
 	}
-	want := "172.17.0.0/16 172.19.0.0/16 172.24.0.0/16 172.25.0.0/16 172.26.0.0/16 172.27.0.0/16 172.28.0.0/16 172.29.0.0/16 172.30.0.0/16 172.31.0.0/16 " +
-		"192.168.128.0/20 192.168.144.0/20 192.168.160.0/20 192.168.176.0/20 192.168.192.0/20 192.168.208.0/20 192.168.224.0/20 192.168.240.0/20"
+	want := "172.17.0.0/16 172.19.0.0/16 172.24.0.0/16 172.25.0.0/16 172.26.0.0/16 172.27.0.0/16 " +
+		"172.28.0.0/16 172.29.0.0/16 172.30.0.0/16 172.31.0.0/16 " +
+		"192.168.128.0/20 192.168.144.0/20 192.168.160.0/20 192.168.176.0/20 192.168.192.0/20 " +
+		"192.168.208.0/20 192.168.224.0/20 192.168.240.0/20"
 	if s := strings.Join(got, " "); s != want {
 		t.Errorf("got  %s\nwant %s", s, want)
 	}
@@ -62,10 +64,12 @@ func TestIPv6Subnets(t *testing.T) {
 	first := b.network(t, "a", cnm.PoolRequest{IPv6: true}).Pools[0].Subnet
 	second := b.network(t, "b", cnm.PoolRequest{IPv6: true}).Pools[0].Subnet
 	site := netip.PrefixFrom(first.Addr(), 48).Masked()
-	if first.Bits() != 64 || second == first || !site.Contains(second.Addr()) || !netip.MustParsePrefix("fd00::/8").Contains(first.Addr()) {
+	if first.Bits() != 64 || second == first || !site.Contains(second.Addr()) ||
+		!netip.MustParsePrefix("fd00::/8").Contains(first.Addr()) {
 		t.Errorf("%s, %s", first, second)
 	}
-	if p := b.network(t, "c", cnm.PoolRequest{IPv6: true, Bits: 80}).Pools[0].Subnet; p.Bits() != 80 || !site.Contains(p.Addr()) || p.Overlaps(first) || p.Overlaps(second) {
+	if p := b.network(t, "c", cnm.PoolRequest{IPv6: true, Bits: 80}).Pools[0].Subnet; p.Bits() != 80 ||
+		!site.Contains(p.Addr()) || p.Overlaps(first) || p.Overlaps(second) {
 		t.Errorf("a /80: %s", p)
 	}
 	siteOf := func(text string) netip.Prefix {
@@ -95,32 +99,54 @@ func TestPoolRefusals(t *testing.T) {
 		kind  error
 		parts []string
 	}{
-		"overlap":              {[]cnm.PoolRequest{subnet("10.0.0.0/8")}, cnm.ErrExists, []string{`subnet "10.0.0.0/8"`, "10.1.0.0/24", `"name-web"`, "/24"}},
-		"IPv6 overlap":         {[]cnm.PoolRequest{subnet("fd00:1:0:0:1::/80")}, cnm.ErrExists, []string{"fd00:1::/64"}},
-		"the host's":           {[]cnm.PoolRequest{subnet("10.77.0.0/24")}, cnm.ErrExists, []string{"the host itself", "ip route"}},
-		"host bits":            {[]cnm.PoolRequest{subnet("10.2.0.5/24")}, cnm.ErrInvalid, []string{"10.2.0.5/24", "write 10.2.0.0/24"}},
-		"one address":          {[]cnm.PoolRequest{subnet("10.2.0.5/32")}, cnm.ErrInvalid, []string{"a single address", "/31"}},
-		"one of IPv6":          {[]cnm.PoolRequest{subnet("fd00::1/128")}, cnm.ErrInvalid, []string{"a single address", "/127"}},
-		"multicast":            {[]cnm.PoolRequest{subnet("224.0.0.0/24")}, cnm.ErrInvalid, []string{"multicast", "224.0.0.0/4"}},
-		"loopback":             {[]cnm.PoolRequest{subnet("127.0.0.0/16")}, cnm.ErrInvalid, []string{"loopback"}},
-		"everything":           {[]cnm.PoolRequest{subnet("0.0.0.0/0")}, cnm.ErrInvalid, []string{"private subnet"}},
-		"all of IPv6":          {[]cnm.PoolRequest{subnet("::/0")}, cnm.ErrInvalid, []string{"private subnet"}},
-		"link-local":           {[]cnm.PoolRequest{subnet("fe80::/64")}, cnm.ErrInvalid, []string{"link-local"}},
-		"mapped":               {[]cnm.PoolRequest{subnet("::ffff:10.2.0.0/120")}, cnm.ErrInvalid, []string{"write it as IPv4"}},
-		"two of one":           {[]cnm.PoolRequest{subnet("10.2.0.0/24"), subnet("10.3.0.0/24")}, cnm.ErrInvalid, []string{"10.3.0.0/24", "second IPv4"}},
-		"long length":          {[]cnm.PoolRequest{{Bits: 32}}, cnm.ErrInvalid, []string{"/32", "/16 to /31"}},
-		"short length":         {[]cnm.PoolRequest{{Bits: 8}}, cnm.ErrInvalid, []string{"/8", "/16 to /31"}},
-		"IPv6 length":          {[]cnm.PoolRequest{{Bits: 40, IPv6: true}}, cnm.ErrInvalid, []string{"/40", "/48 to /127"}},
-		"length and more":      {[]cnm.PoolRequest{{Bits: 24, Gateway: a("10.0.0.1")}}, cnm.ErrInvalid, []string{"name the subnet too"}},
-		"gateway outside":      {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Gateway: a("10.3.0.1")}}, cnm.ErrInvalid, []string{`gateway "10.3.0.1"`, "10.2.0.0/24"}},
-		"gateway is broadcast": {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Gateway: a("10.2.0.255")}}, cnm.ErrInvalid, []string{"the broadcast address"}},
-		"gateway is anycast":   {[]cnm.PoolRequest{{Subnet: p("fd00:2::/64"), Gateway: a("fd00:2::")}}, cnm.ErrInvalid, []string{"anycast"}},
-		"range outside":        {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Range: p("10.3.0.0/25")}}, cnm.ErrInvalid, []string{`ip-range "10.3.0.0/25"`, "10.2.0.0/24"}},
-		"range larger":         {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Range: p("10.2.0.0/23")}}, cnm.ErrInvalid, []string{"ip-range"}},
-		"range of bits":        {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Range: p("10.2.0.5/30")}}, cnm.ErrInvalid, []string{"ip-range", "10.2.0.4/30"}},
-		"aux outside":          {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Aux: map[string]netip.Addr{"x": a("10.3.0.1")}}}, cnm.ErrInvalid, []string{"aux-address x", "10.3.0.1"}},
-		"aux and gateway":      {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Gateway: a("10.2.0.9"), Aux: map[string]netip.Addr{"x": a("10.2.0.9")}}}, cnm.ErrInvalid, []string{"10.2.0.9", `"x"`}},
-		"no gateway left":      {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/31"), Aux: map[string]netip.Addr{"x": a("10.2.0.0"), "y": a("10.2.0.1")}}}, cnm.ErrInvalid, []string{"no address for the gateway"}},
+		"overlap": {[]cnm.PoolRequest{subnet("10.0.0.0/8")}, cnm.ErrExists,
+			[]string{`subnet "10.0.0.0/8"`, "10.1.0.0/24", `"name-web"`, "/24"}},
+		"IPv6 overlap": {[]cnm.PoolRequest{subnet("fd00:1:0:0:1::/80")}, cnm.ErrExists,
+			[]string{"fd00:1::/64"}},
+		"the host's": {[]cnm.PoolRequest{subnet("10.77.0.0/24")}, cnm.ErrExists,
+			[]string{"the host itself", "ip route"}},
+		"host bits": {[]cnm.PoolRequest{subnet("10.2.0.5/24")}, cnm.ErrInvalid,
+			[]string{"10.2.0.5/24", "write 10.2.0.0/24"}},
+		"one address": {[]cnm.PoolRequest{subnet("10.2.0.5/32")}, cnm.ErrInvalid,
+			[]string{"a single address", "/31"}},
+		"one of IPv6": {[]cnm.PoolRequest{subnet("fd00::1/128")}, cnm.ErrInvalid,
+			[]string{"a single address", "/127"}},
+		"multicast": {[]cnm.PoolRequest{subnet("224.0.0.0/24")}, cnm.ErrInvalid,
+			[]string{"multicast", "224.0.0.0/4"}},
+		"loopback":    {[]cnm.PoolRequest{subnet("127.0.0.0/16")}, cnm.ErrInvalid, []string{"loopback"}},
+		"everything":  {[]cnm.PoolRequest{subnet("0.0.0.0/0")}, cnm.ErrInvalid, []string{"private subnet"}},
+		"all of IPv6": {[]cnm.PoolRequest{subnet("::/0")}, cnm.ErrInvalid, []string{"private subnet"}},
+		"link-local":  {[]cnm.PoolRequest{subnet("fe80::/64")}, cnm.ErrInvalid, []string{"link-local"}},
+		"mapped": {[]cnm.PoolRequest{subnet("::ffff:10.2.0.0/120")}, cnm.ErrInvalid,
+			[]string{"write it as IPv4"}},
+		"two of one": {[]cnm.PoolRequest{subnet("10.2.0.0/24"), subnet("10.3.0.0/24")}, cnm.ErrInvalid,
+			[]string{"10.3.0.0/24", "second IPv4"}},
+		"long length":  {[]cnm.PoolRequest{{Bits: 32}}, cnm.ErrInvalid, []string{"/32", "/16 to /31"}},
+		"short length": {[]cnm.PoolRequest{{Bits: 8}}, cnm.ErrInvalid, []string{"/8", "/16 to /31"}},
+		"IPv6 length": {[]cnm.PoolRequest{{Bits: 40, IPv6: true}}, cnm.ErrInvalid,
+			[]string{"/40", "/48 to /127"}},
+		"length and more": {[]cnm.PoolRequest{{Bits: 24, Gateway: a("10.0.0.1")}}, cnm.ErrInvalid,
+			[]string{"name the subnet too"}},
+		"gateway outside": {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Gateway: a("10.3.0.1")}}, cnm.ErrInvalid,
+			[]string{`gateway "10.3.0.1"`, "10.2.0.0/24"}},
+		"gateway is broadcast": {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Gateway: a("10.2.0.255")}},
+			cnm.ErrInvalid, []string{"the broadcast address"}},
+		"gateway is anycast": {[]cnm.PoolRequest{{Subnet: p("fd00:2::/64"), Gateway: a("fd00:2::")}}, cnm.ErrInvalid,
+			[]string{"anycast"}},
+		"range outside": {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Range: p("10.3.0.0/25")}},
+			cnm.ErrInvalid, []string{`ip-range "10.3.0.0/25"`, "10.2.0.0/24"}},
+		"range larger": {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Range: p("10.2.0.0/23")}},
+			cnm.ErrInvalid, []string{"ip-range"}},
+		"range of bits": {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Range: p("10.2.0.5/30")}},
+			cnm.ErrInvalid, []string{"ip-range", "10.2.0.4/30"}},
+		"aux outside": {
+			[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Aux: map[string]netip.Addr{"x": a("10.3.0.1")}}},
+			cnm.ErrInvalid, []string{"aux-address x", "10.3.0.1"}},
+		"aux and gateway": {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Gateway: a("10.2.0.9"),
+			Aux: map[string]netip.Addr{"x": a("10.2.0.9")}}}, cnm.ErrInvalid, []string{"10.2.0.9", `"x"`}},
+		"no gateway left": {
+			[]cnm.PoolRequest{{Subnet: p("10.2.0.0/31"), Aux: map[string]netip.Addr{"x": a("10.2.0.0"),
+				"y": a("10.2.0.1")}}}, cnm.ErrInvalid, []string{"no address for the gateway"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := b.Pools(t.Context(), cnm.Network{ID: "new", Name: "new"}, c.r)
@@ -134,7 +160,8 @@ func TestPoolRefusals(t *testing.T) {
 
 func TestHostCannotBeRead(t *testing.T) {
 	broken := errors.New("no netlink")
-	m, err := ipam.New(t.Context(), ipam.Config{Store: mem.New(), Avoid: func(context.Context) ([]netip.Prefix, error) { return nil, broken }})
+	m, err := ipam.New(t.Context(),
+		ipam.Config{Store: mem.New(), Avoid: func(context.Context) ([]netip.Prefix, error) { return nil, broken }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,6 @@
 // Package labs holds short documents that run: each explains one thing about container
-// networks, shows the kernel's own tables, and is a test as well. Package labs/script runs
-// them, in a cluster that package labs/lab builds.
+// networks, shows the kernel's own tables, and is a test as well. Package internal/lab/script runs
+// them, in a cluster that package internal/lab builds.
 package labs
 
 import (
@@ -59,5 +59,6 @@ func Find(name string) (Document, error) {
 		}
 		return Document{"own", name, string(text)}, nil
 	}
-	return Document{}, fmt.Errorf("lab %q: there is none: %s, or the path of a .md file", name, strings.Join(known, ", "))
+	return Document{}, fmt.Errorf("lab %q: there is none: %s, or the path of a .md file", name,
+		strings.Join(known, ", "))
 }

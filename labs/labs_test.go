@@ -5,22 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vethloom/vethloom/internal/lab"
+	"github.com/vethloom/vethloom/internal/lab/labtest"
+	"github.com/vethloom/vethloom/internal/lab/script"
 	"github.com/vethloom/vethloom/labs"
-	"github.com/vethloom/vethloom/labs/lab"
-	"github.com/vethloom/vethloom/labs/lab/labtest"
-	"github.com/vethloom/vethloom/labs/script"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	labtest.Cleanup()
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // TestLabs runs every document; what it says must come true.
 func TestLabs(t *testing.T) {
@@ -87,7 +82,8 @@ func TestADocumentThatIsNotTrueFails(t *testing.T) {
 			t.Errorf("%s:\n got  %v\n want %s", c.body, err, c.want)
 		}
 	}
-	s, err := script.Parse("# Test\n```run\nn1$ x=$(echo a.b)\nn1& sh -c 'echo ready; read line; echo late' </dev/null || true\nn1$ echo $x; test $x = a.b\n```\n```expect\n^${x}$\n^a.b$\nready\n```")
+	s, err := script.Parse("# Test\n```run\nn1$ x=$(echo a.b)\nn1& sh -c 'echo ready; read line; echo late' " +
+		"</dev/null || true\nn1$ echo $x; test $x = a.b\n```\n```expect\n^${x}$\n^a.b$\nready\n```")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,8 @@ import (
 
 // Acquire gets the node that want describes a subnet. It is the node's own one when it has one: a lease with its
 // NodeID, or one without any that has its public address: of a flanneld that ran on the host before, or a
-// reservation, which stays one. Else it is prior, the one it had, when that is free, else a free one at random. The key hangs on etcdLease.
+// reservation, which stays one. Else it is prior, the one it had, when that is free, else a free one at random.
+// The key hangs on etcdLease.
 //
 // A lease of the node's that the network no longer leases, or that overlaps an older one, is given up for another.
 // ErrExhausted, ErrNoConfig, ErrBadConfig.
@@ -45,7 +46,8 @@ func (s *snapshot) own(a Attrs) (own *Lease, drop []Lease) {
 		}
 	}
 	slices.SortStableFunc(mine, func(x, y Lease) int {
-		return cmp.Or(before(x.NodeID == a.NodeID, y.NodeID == a.NodeID), before(x.Reservation(), y.Reservation()), cmp.Compare(x.Create, y.Create))
+		return cmp.Or(before(x.NodeID == a.NodeID, y.NodeID == a.NodeID), before(x.Reservation(), y.Reservation()),
+			cmp.Compare(x.Create, y.Create))
 	})
 	for _, l := range mine {
 		usable := s.config.fits(l.Subnets()) || l.Reservation() && s.config.check(l.Subnets()) == ""
@@ -71,7 +73,8 @@ func before(x, y bool) int {
 // olderOverlap is another's lease that is in the way of one and was there first.
 func (s *snapshot) olderOverlap(l Lease, a Attrs) *Lease {
 	for _, o := range s.leases {
-		if o.Key != l.Key && o.olderThan(l) && !o.heldBy(a) && o.Subnets().Overlaps(l.Subnets()) && s.config.check(o.Subnets()) == "" {
+		if o.Key != l.Key && o.olderThan(l) && !o.heldBy(a) && o.Subnets().Overlaps(l.Subnets()) &&
+			s.config.check(o.Subnets()) == "" {
 			return &o
 		}
 	}
@@ -83,7 +86,8 @@ func (l Lease) olderThan(o Lease) bool {
 	return cmp.Or(cmp.Compare(l.Create, o.Create), cmp.Compare(l.Key, o.Key)) < 0
 }
 
-func (d *Directory) acquireNew(ctx context.Context, s *snapshot, want Attrs, prior Subnets, drop []Lease, etcdLease int64) (Lease, bool, error) {
+func (d *Directory) acquireNew(ctx context.Context, s *snapshot, want Attrs, prior Subnets, drop []Lease,
+	etcdLease int64) (Lease, bool, error) {
 	used := slices.DeleteFunc(slices.Clone(s.taken), func(t taken) bool {
 		return slices.ContainsFunc(drop, func(l Lease) bool { return l.Key == t.key })
 	})
@@ -92,14 +96,16 @@ func (d *Directory) acquireNew(ctx context.Context, s *snapshot, want Attrs, pri
 	}
 	c, ok := s.config.pick(prior, used)
 	if !ok {
-		return Lease{}, false, fmt.Errorf("acquire a subnet of %s in %s: %w: %d are leased or reserved; remove reservations nobody uses, or make a network with more of them",
+		return Lease{}, false, fmt.Errorf("acquire a subnet of %s in %s: %w: %d are leased or reserved; remove "+
+			"reservations nobody uses, or make a network with more of them",
 			Subnets{s.config.Network, s.config.IPv6Network}, d.dir, ErrExhausted, len(s.taken))
 	}
 	return d.create(ctx, s, c, want, drop, etcdLease)
 }
 
 // create makes a lease of free subnets, unless somebody was quicker.
-func (d *Directory) create(ctx context.Context, s *snapshot, c choice, a Attrs, drop []Lease, etcdLease int64) (Lease, bool, error) {
+func (d *Directory) create(ctx context.Context, s *snapshot, c choice, a Attrs, drop []Lease, etcdLease int64) (Lease,
+	bool, error) {
 	l := Lease{Subnet: c.V4, Subnet6: c.V6, Attrs: a, Key: c.Key(), EtcdLease: etcdLease}
 	op, err := d.put(l.Key, a, etcdLease)
 	if err != nil {
@@ -116,7 +122,8 @@ func (d *Directory) create(ctx context.Context, s *snapshot, c choice, a Attrs, 
 		conds = append(conds, d.free(c.Subnets)...)
 	} else {
 		// The key alone does not decide: nothing at all may have been created since.
-		conds = append(conds, clientv3.Compare(clientv3.CreateRevision(d.subnetsPrefix()), "<", s.revision+1).WithPrefix())
+		conds = append(conds, clientv3.Compare(clientv3.CreateRevision(d.subnetsPrefix()), "<",
+			s.revision+1).WithPrefix())
 		ops = append(ops, clientv3.OpPut(d.unpairedKey(), l.Key))
 	}
 	r, err := d.client.Txn(ctx).If(conds...).Then(ops...).Commit()
@@ -171,10 +178,10 @@ func (a Attrs) equal(b Attrs) (bool, error) {
 }
 
 // Assert makes sure that the node still has its lease, with these attributes and on this etcd
-// lease, which may be new ones. A key that vanished, with its etcd lease or all of etcd, is created
-// again when its subnets are free. When somebody else has them, had them before us, or the network has them no more, the error is
-// a [LostError]: the node must stop using them and Acquire others. ErrNoConfig when the directory is gone; with a
-// config that is malformed what is there is renewed.
+// lease, which may be new ones. A key that is gone, with its etcd lease or all of etcd, is created
+// again when its subnets are free. When somebody else has them, had them before us, or the network has them no
+// more, the error is a [LostError]: the node must stop using them and Acquire others. ErrNoConfig when the
+// directory is gone; with a config that is malformed what is there is renewed.
 func (d *Directory) Assert(ctx context.Context, l Lease, a Attrs, etcdLease int64) (Lease, error) {
 	for {
 		s, err := d.readAny(ctx)
@@ -210,7 +217,8 @@ func (d *Directory) assert(ctx context.Context, s *snapshot, l Lease, a Attrs, e
 	return d.write(ctx, now, a, etcdLease)
 }
 
-// lease reads one lease; nil when there is none. One that cannot be read is nobody's, so it is returned without a holder.
+// lease reads one lease; nil when there is none. One that cannot be read is nobody's, so it is returned without a
+// holder.
 func (d *Directory) lease(ctx context.Context, key string) (*Lease, error) {
 	r, err := d.client.Get(ctx, d.subnetKey(key))
 	if err != nil {
@@ -239,7 +247,8 @@ func (d *Directory) recreate(ctx context.Context, s *snapshot, l Lease, a Attrs,
 		}
 	}
 	if !s.config.fits(want) {
-		return Lease{}, false, &LostError{Key: l.Key, Reason: "it vanished, and the network leases such subnets no more"}
+		return Lease{}, false, &LostError{Key: l.Key,
+			Reason: "it is gone, and the network leases such subnets no more"}
 	}
 	return d.create(ctx, s, choice{want, s.config.paired(want)}, a, nil, etcdLease)
 }
@@ -254,7 +263,7 @@ func (s *snapshot) holder(t taken) Lease {
 	return Lease{Subnet: t.V4, Subnet6: t.V6, Key: t.key}
 }
 
-// Release gives the lease back. A reservation stays, for whoever has its public address. It is no error
+// Release gives the lease back. A reservation stays, for the node with its public address. It is no error
 // when the lease is another's or gone.
 func (d *Directory) Release(ctx context.Context, l Lease) error {
 	for {

@@ -248,9 +248,11 @@ func (s space) completeLen() error {
 	n := s.net.Bits()
 	switch {
 	case *s.bits < 0 || *s.bits > s.longest:
-		return fmt.Errorf("%sSubnetLen %d: want %d at most: a node needs addresses for itself and its endpoints", s.prefix, *s.bits, s.longest)
+		return fmt.Errorf("%sSubnetLen %d: want %d at most: a node needs addresses for itself and its endpoints",
+			s.prefix, *s.bits, s.longest)
 	case *s.bits > 0 && *s.bits < n+spareBits:
-		return fmt.Errorf("%sSubnetLen %d: want %d at least, for four subnets in %s", s.prefix, *s.bits, n+spareBits, s.net)
+		return fmt.Errorf("%sSubnetLen %d: want %d at least, for four subnets in %s", s.prefix, *s.bits, n+spareBits,
+			s.net)
 	case *s.bits > 0:
 	case n > s.longest-spareBits:
 		return fmt.Errorf("%sNetwork %s is too small: want a /%d at least", s.prefix, s.net, s.longest-spareBits)

@@ -17,15 +17,28 @@ func byValue() cmp.Options {
 
 func TestParseConfigDefaults(t *testing.T) {
 	for in, want := range map[string]string{
-		`{"Network":"10.5.0.0/16"}`:                            "10.5.0.0/16 /24 10.5.1.0 10.5.255.0 | invalid Prefix /0 invalid IP invalid IP | udp",
-		`{"network":"10.5.3.4/16","BACKEND":{"type":"vxlan"}}`: "10.5.0.0/16 /24 10.5.1.0 10.5.255.0 | invalid Prefix /0 invalid IP invalid IP | vxlan",
-		`{"Network":"10.5.0.0/22"}`:                            "10.5.0.0/22 /24 10.5.1.0 10.5.3.0 | invalid Prefix /0 invalid IP invalid IP | udp",
-		`{"Network":"10.5.0.0/23"}`:                            "10.5.0.0/23 /25 10.5.0.128 10.5.1.128 | invalid Prefix /0 invalid IP invalid IP | udp",
-		`{"Network":"10.5.0.0/28"}`:                            "10.5.0.0/28 /30 10.5.0.4 10.5.0.12 | invalid Prefix /0 invalid IP invalid IP | udp",
-		`{"Network":"10.0.0.0/8","SubnetLen":20,"SubnetMin":"10.10.0.0","SubnetMax":"10.99.0.0","Backend":{"Type":"udp","Port":7890}}`: "10.0.0.0/8 /20 10.10.0.0 10.99.0.0 | invalid Prefix /0 invalid IP invalid IP | udp",
-		`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetMin":null}`:                                   "10.5.0.0/16 /24 10.5.1.0 10.5.255.0 | fc00::/48 /64 fc00:0:0:1:: fc00:0:0:ffff:: | udp",
-		`{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/63"}`:                                                             "invalid Prefix /0 invalid IP invalid IP | fc00::/63 /65 fc00::8000:0:0:0 fc00:0:0:1:8000:: | udp",
-		`{"EnableIPv4":false,"Network":"0.0.0.0/0","EnableIPv6":true,"IPv6Network":"fc00::/124"}`:                                      "invalid Prefix /0 invalid IP invalid IP | fc00::/124 /126 fc00::4 fc00::c | udp",
+		`{"Network":"10.5.0.0/16"}`: "10.5.0.0/16 /24 10.5.1.0 10.5.255.0 | invalid " +
+			"Prefix /0 invalid IP invalid IP | udp",
+		`{"network":"10.5.3.4/16","BACKEND":{"type":"vxlan"}}`: "10.5.0.0/16 /24 10.5.1.0 10.5.255.0 | invalid " +
+			"Prefix /0 invalid IP invalid IP | vxlan",
+		`{"Network":"10.5.0.0/22"}`: "10.5.0.0/22 /24 10.5.1.0 10.5.3.0 | invalid " +
+			"Prefix /0 invalid IP invalid IP | udp",
+		`{"Network":"10.5.0.0/23"}`: "10.5.0.0/23 /25 10.5.0.128 10.5.1.128 | invalid " +
+			"Prefix /0 invalid IP invalid IP | udp",
+		`{"Network":"10.5.0.0/28"}`: "10.5.0.0/28 /30 10.5.0.4 10.5.0.12 | invalid " +
+			"Prefix /0 invalid IP invalid IP | udp",
+		`{"Network":"10.0.0.0/8","SubnetLen":20,"SubnetMin":"10.10.0.0","SubnetMax":"10.99.0.0",` +
+			`"Backend":{"Type":"udp","Port":7890}}`: "10.0.0.0/8 /20 10.10.0.0 10.99.0.0 | " +
+			"invalid Prefix /0 invalid IP invalid IP | udp",
+		`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetMin":null}`: "" +
+			"10.5.0.0/16 /24 10.5.1.0 10.5.255.0 | " +
+			"fc00::/48 /64 fc00:0:0:1:: fc00:0:0:ffff:: | udp",
+		`{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/63"}`: "" +
+			"invalid Prefix /0 invalid IP invalid IP | " +
+			"fc00::/63 /65 fc00::8000:0:0:0 fc00:0:0:1:8000:: | udp",
+		`{"EnableIPv4":false,"Network":"0.0.0.0/0","EnableIPv6":true,"IPv6Network":"fc00::/124"}`: "" +
+			"invalid Prefix /0 invalid IP invalid IP | " +
+			"fc00::/124 /126 fc00::4 fc00::c | udp",
 	} {
 		c, err := ParseConfig([]byte(in))
 		if err != nil {
@@ -41,7 +54,8 @@ func TestParseConfigDefaults(t *testing.T) {
 func configText(c Config) string {
 	var parts []string
 	for _, s := range []space{c.v4(), c.v6()} {
-		parts = append(parts, strings.Join([]string{s.net.String(), "/" + itoa(*s.bits), s.min.String(), s.max.String()}, " "))
+		parts = append(parts, strings.Join([]string{s.net.String(), "/" + itoa(*s.bits), s.min.String(),
+			s.max.String()}, " "))
 	}
 	return strings.Join(append(parts, c.Backend.Type), " | ")
 }
@@ -76,7 +90,8 @@ func TestParseConfigRefuses(t *testing.T) {
 		`{"Network":"10.5.0.0/16","Backend":{}}`:                                              "no Type",
 		`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}}`:                 "VNI 16777216",
 		`{"Network":"10.5.0.0/16","Backend":{"Type":"udp","Port":70000}}`:                     "Port 70000",
-		`{"Network":"10.5.0.0/16","Backend":"vxlan"}`:                                         "Backend is no JSON object",
+		`{"Network":"10.5.0.0/16","Backend":"vxlan"}`: "Backend is no " +
+			"JSON object",
 	} {
 		_, err := ParseConfig([]byte(in))
 		if !errors.Is(err, ErrBadConfig) || !strings.Contains(err.Error(), want) {
@@ -86,7 +101,8 @@ func TestParseConfigRefuses(t *testing.T) {
 }
 
 func TestConfigKeepsWhatItDoesNotKnow(t *testing.T) {
-	in := `{"Network":"10.5.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan","VNI":7,"Port":8472,"DirectRouting":true,"MTU":1400}}`
+	in := `{"Network":"10.5.0.0/16","EnableNFTables":true,` +
+		`"Backend":{"Type":"vxlan","VNI":7,"Port":8472,"DirectRouting":true,"MTU":1400}}`
 	c, err := ParseConfig([]byte(in))
 	if err != nil {
 		t.Fatal(err)

@@ -67,7 +67,8 @@ func (d *Directory) CreateOp(c Config) (clientv3.Cmp, clientv3.Op, error) {
 	if err != nil {
 		return clientv3.Cmp{}, clientv3.Op{}, err
 	}
-	return clientv3.Compare(clientv3.CreateRevision(d.configKey()), "=", 0), clientv3.OpPut(d.configKey(), string(b)), nil
+	return clientv3.Compare(clientv3.CreateRevision(d.configKey()), "=", 0), clientv3.OpPut(d.configKey(), string(b)),
+		nil
 }
 
 // RemoveOp is the write that removes everything in the directory.
@@ -116,7 +117,8 @@ func (d *Directory) List(ctx context.Context) (Set, error) {
 	v := d.View()
 	v.setConfig(s.config, nil)
 	for _, kv := range s.kvs {
-		v.put(strings.TrimPrefix(string(kv.Key), d.subnetsPrefix()), kv.Value, kv.CreateRevision, kv.ModRevision, kv.Lease)
+		v.put(strings.TrimPrefix(string(kv.Key), d.subnetsPrefix()), kv.Value, kv.CreateRevision, kv.ModRevision,
+			kv.Lease)
 	}
 	v.evaluateAll()
 	return Set{Revision: s.revision, Config: s.config, Leases: v.all(), Ignored: v.ignored()}, nil

@@ -100,7 +100,8 @@ func (f fixture) acquire(a Attrs, prior Subnets, lease int64) Lease {
 // node is the n-th node of a cluster.
 func node(n int) Attrs {
 	return Attrs{
-		PublicIP: netip.AddrFrom4([4]byte{192, 168, byte(n >> 8), byte(n)}), BackendType: "vxlan", NodeID: fmt.Sprintf("node-%d", n),
+		PublicIP: netip.AddrFrom4([4]byte{192, 168, byte(n >> 8), byte(n)}), BackendType: "vxlan",
+		NodeID:      fmt.Sprintf("node-%d", n),
 		BackendData: fmt.Appendf(nil, `{"VNI":1,"VtepMAC":"02:00:00:00:00:%02x"}`, n),
 	}
 }
@@ -149,7 +150,8 @@ func TestCreateAndRemove(t *testing.T) {
 func TestFiftyNodesRaceForTenSubnets(t *testing.T) {
 	for name, config := range map[string]string{
 		"IPv4": `{"Network":"10.5.0.0/24","SubnetLen":28,"SubnetMin":"10.5.0.16","SubnetMax":"10.5.0.160"}`,
-		"both": `{"Network":"10.5.0.0/24","SubnetLen":28,"SubnetMin":"10.5.0.16","SubnetMax":"10.5.0.160","EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetMax":"fc00:0:0:a::"}`,
+		"both": `{"Network":"10.5.0.0/24","SubnetLen":28,"SubnetMin":"10.5.0.16","SubnetMax":"10.5.0.160",` +
+			`"EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetMax":"fc00:0:0:a::"}`,
 		"IPv6": `{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetMax":"fc00:0:0:a::"}`,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -259,10 +261,12 @@ func TestReservationStaysOne(t *testing.T) {
 		}
 	}
 	var taken *TakenError
-	if err := f.Reserve(t.Context(), Subnets{V4: pfx("10.5.40.0/23")}, Attrs{PublicIP: node(2).PublicIP}); !errors.As(err, &taken) || !errors.Is(err, ErrExists) {
+	if err := f.Reserve(t.Context(), Subnets{V4: pfx("10.5.40.0/23")}, Attrs{PublicIP: node(2).PublicIP}); !errors.As(
+		err, &taken) || !errors.Is(err, ErrExists) {
 		t.Errorf("reserved what overlaps: %v", err)
 	}
-	if err := f.Reserve(t.Context(), Subnets{V4: pfx("10.6.0.0/24")}, node(1)); err == nil || !strings.Contains(err.Error(), "not inside") {
+	if err := f.Reserve(t.Context(), Subnets{V4: pfx("10.6.0.0/24")}, node(1)); err == nil ||
+		!strings.Contains(err.Error(), "not inside") {
 		t.Errorf("reserved what is elsewhere: %v", err)
 	}
 	l := f.acquire(node(1), Subnets{V4: pfx("10.5.50.0/24")}, f.grant())
@@ -314,7 +318,8 @@ func TestAssertFindsOutWhoHasIt(t *testing.T) {
 	f.acquire(node(2), l.Subnets(), f.grant())
 	_, err := f.Assert(t.Context(), l, node(1), f.grant())
 	var lost *LostError
-	if !errors.As(err, &lost) || !errors.Is(err, ErrLost) || lost.Holder.NodeID != "node-2" || lost.Holder.Key != l.Key {
+	if !errors.As(err, &lost) || !errors.Is(err, ErrLost) || lost.Holder.NodeID != "node-2" ||
+		lost.Holder.Key != l.Key {
 		t.Fatalf("%v", err)
 	}
 	if s, err := f.List(t.Context()); err != nil || len(s.Leases) != 1 || s.Leases[0].NodeID != "node-2" {
@@ -329,11 +334,13 @@ func TestAssertFindsOutWhoHasIt(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	f.set("subnets/10.5.200.0-24", flanneld(9))
-	if _, err = f.Assert(t.Context(), Lease{Subnet: pfx("10.5.200.0/24"), Key: "10.5.200.0-24"}, node(4), 0); !errors.As(err, &lost) || lost.Holder.PublicIP != node(9).PublicIP {
+	if _, err = f.Assert(t.Context(), Lease{Subnet: pfx("10.5.200.0/24"), Key: "10.5.200.0-24"}, node(4),
+		0); !errors.As(err, &lost) || lost.Holder.PublicIP != node(9).PublicIP {
 		t.Errorf("%v", err)
 	}
 	f.set("subnets/10.5.201.0-24", "garbage")
-	if _, err = f.Assert(t.Context(), Lease{Subnet: pfx("10.5.201.0/24"), Key: "10.5.201.0-24"}, node(4), 0); !errors.As(err, &lost) {
+	if _, err = f.Assert(t.Context(), Lease{Subnet: pfx("10.5.201.0/24"), Key: "10.5.201.0-24"}, node(4),
+		0); !errors.As(err, &lost) {
 		t.Errorf("%v", err)
 	}
 }
@@ -353,7 +360,8 @@ func TestAssertAfterAWipe(t *testing.T) {
 	if err != nil || got.Key != l.Key || got.Create <= l.Create || f.keys()[l.Key] != lease {
 		t.Errorf("%+v became %+v, %v", l, got, err)
 	}
-	if again, err := f.Assert(t.Context(), l, node(1), lease); err != nil || again.Create != got.Create || again.Mod != got.Mod {
+	if again, err := f.Assert(t.Context(), l, node(1), lease); err != nil || again.Create != got.Create ||
+		again.Mod != got.Mod {
 		t.Errorf("%+v, %v", again, err)
 	}
 	if err := f.Remove(t.Context()); err != nil {
@@ -361,7 +369,8 @@ func TestAssertAfterAWipe(t *testing.T) {
 	}
 	f.set("config", `{"Network":"10.99.0.0/16"}`) // made again as another
 	var lost *LostError
-	if _, err := f.Assert(t.Context(), l, node(1), lease); !errors.As(err, &lost) || !strings.Contains(lost.Reason, "no more") {
+	if _, err := f.Assert(t.Context(), l, node(1), lease); !errors.As(err, &lost) ||
+		!strings.Contains(lost.Reason, "no more") {
 		t.Errorf("in another network: %v", err)
 	}
 	if got := f.acquire(node(1), l.Subnets(), lease); !pfx("10.99.0.0/16").Contains(got.Subnet.Addr()) {
@@ -373,7 +382,8 @@ func TestAssertGivesWayToTheOlder(t *testing.T) {
 	f := newFixture(t, dualConfig)
 	f.set("subnets/10.5.7.0-24", flanneld(9)) // of a network that had one family
 	lease := f.grant()
-	f.set("subnets/10.5.7.0-24&fc00:0:0:7::-64", `{"PublicIP":"192.168.0.1","NodeID":"node-1"}`, clientv3.WithLease(clientv3.LeaseID(lease)))
+	f.set("subnets/10.5.7.0-24&fc00:0:0:7::-64", `{"PublicIP":"192.168.0.1","NodeID":"node-1"}`,
+		clientv3.WithLease(clientv3.LeaseID(lease)))
 	s, err := ParseKey("10.5.7.0-24&fc00:0:0:7::-64")
 	if err != nil {
 		t.Fatal(err)
@@ -405,13 +415,14 @@ func TestAssertAndTheConfig(t *testing.T) {
 	}
 	f.set("config", `{"Network":"10.6.0.0/16"}`)
 	var lost *LostError
-	if _, err := f.Assert(t.Context(), l, moved, lease); !errors.As(err, &lost) || !strings.Contains(err.Error(), "not inside the network 10.6.0.0/16") {
+	if _, err := f.Assert(t.Context(), l, moved, lease); !errors.As(err, &lost) ||
+		!strings.Contains(err.Error(), "not inside the network 10.6.0.0/16") {
 		t.Errorf("of another network: %v", err)
 	}
 	f.expire(lease)
 	f.set("config", "garbage")
 	if _, err := f.Assert(t.Context(), l, moved, f.grant()); !errors.Is(err, ErrBadConfig) {
-		t.Errorf("vanished, with a config of garbage: %v", err)
+		t.Errorf("gone, with a config of garbage: %v", err)
 	}
 }
 
@@ -454,7 +465,8 @@ func TestOlderOfTwoThatOverlapIsUsed(t *testing.T) {
 	want := []string{
 		`10.5.7.0-24: the host (192.168.0.7) has 10.5.7.0-24&fc00:0:0:1::-64, and had it first`,
 		`10.5.7.0-24&fc00:0:0:2::-64: the host (192.168.0.7) has 10.5.7.0-24&fc00:0:0:1::-64, and had it first`,
-		`10.5.8.0-24: the lease 10.5.8.0-24: neither PublicIP nor PublicIPv6 is an address: nobody can reach its holder`,
+		`10.5.8.0-24: the lease 10.5.8.0-24: neither PublicIP nor PublicIPv6 is an address: nobody can reach its ` +
+			`holder`,
 		`10.6.0.0-24: 10.6.0.0/24 is not inside the network 10.5.0.0/16`,
 		`nonsense: the key "nonsense": "nonsense" is no IPv4 subnet, such as 10.5.1.0-24`,
 	}

@@ -114,7 +114,7 @@ func (v *View) Apply(e etcd.Update) (Update, bool) {
 	return u, u.Whole || len(u.Changed) > 0 || len(u.Removed) > 0 || u.ConfigChanged || v.ignoredChanged
 }
 
-// readConfig tells whether anything about the config is other than before.
+// readConfig reports whether anything about the config is other than before.
 func (v *View) readConfig(i *etcd.Item) bool {
 	if i == nil {
 		v.configErr = fmt.Errorf("%s: %w", v.dir.dir, ErrNoConfig)
@@ -241,7 +241,8 @@ func (v *View) why(key string) (Ignored, bool) {
 		}
 	})
 	if older.Key != key {
-		return Ignored{Key: key, Reason: fmt.Sprintf("%s has %s, and had it first", older.holder(), older.Key), Holder: older.Key}, true
+		return Ignored{Key: key, Reason: fmt.Sprintf("%s has %s, and had it first", older.holder(), older.Key),
+			Holder: older.Key}, true
 	}
 	return Ignored{}, false
 }
@@ -262,7 +263,8 @@ func (v *View) evaluate(key string, u *Update) {
 		}
 	}
 	switch usable := isLease && !ignore; {
-	case usable && (!shown || was.Mod != l.Mod || was.Create != l.Create || was.EtcdLease != l.EtcdLease || !sameAttrs(*was, *l)):
+	case usable && (!shown || was.Mod != l.Mod || was.Create != l.Create || was.EtcdLease != l.EtcdLease ||
+		!sameAttrs(*was, *l)):
 		v.shown[key] = l
 		u.Changed = append(u.Changed, *l)
 	case !usable && shown:

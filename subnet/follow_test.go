@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/etcd/embedded"
 )
 
@@ -50,14 +51,15 @@ func follow(t *testing.T, d *Directory) *follower {
 // until applies updates until they have come to what is wanted.
 func (f *follower) until(what string, ok func() bool) {
 	f.t.Helper()
-	timeout := time.NewTimer(30 * time.Second)
+	timeout := time.NewTimer(await.Patience)
 	defer timeout.Stop()
 	for !ok() {
 		select {
 		case u := <-f.updates:
 			f.apply(u)
 		case <-timeout.C:
-			f.t.Fatalf("waiting until %s: the set is %v, ignored are %v, the config is %v", what, slices.Sorted(maps.Keys(f.set)), f.last.Ignored, f.last.ConfigErr)
+			f.t.Fatalf("waiting until %s: the set is %v, ignored are %v, the config is %v", what,
+				slices.Sorted(maps.Keys(f.set)), f.last.Ignored, f.last.ConfigErr)
 		}
 	}
 }
@@ -169,7 +171,10 @@ func TestFollowWithoutAConfig(t *testing.T) {
 	f := newFixture(t, "")
 	f.set("subnets/10.5.7.0-24", flanneld(7))
 	w := follow(t, f.Directory)
-	w.until("it is ignored", func() bool { return len(w.last.Ignored) == 1 && errors.Is(w.last.ConfigErr, ErrNoConfig) })
+	w.until("it is ignored", func() bool {
+		return len(w.last.Ignored) == 1 &&
+			errors.Is(w.last.ConfigErr, ErrNoConfig)
+	})
 	f.set("config", v4Config)
 	w.keysAre("10.5.7.0-24")
 	if len(w.last.Ignored) != 0 {
@@ -209,7 +214,8 @@ func TestFollowThroughCompaction(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	offline, err := embedded.Start(t.Context(), embedded.Config{Dir: dir}) // the same data, which the follower cannot reach
+	// the same data, which the follower cannot reach
+	offline, err := embedded.Start(t.Context(), embedded.Config{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -108,10 +108,10 @@ type Subnets struct {
 	V4, V6 netip.Prefix
 }
 
-// IsValid tells whether there is one at all.
+// IsValid reports whether there is one at all.
 func (s Subnets) IsValid() bool { return s.V4.IsValid() || s.V6.IsValid() }
 
-// Overlaps tells whether the two have addresses of either family in common.
+// Overlaps reports whether the two have addresses of either family in common.
 func (s Subnets) Overlaps(o Subnets) bool { return s.V4.Overlaps(o.V4) || s.V6.Overlaps(o.V6) }
 
 // String lists what there is.
@@ -196,7 +196,7 @@ type Lease struct {
 // Subnets are both of the lease's.
 func (l Lease) Subnets() Subnets { return Subnets{V4: l.Subnet, V6: l.Subnet6} }
 
-// Reservation tells whether the key stays when its holder is gone.
+// Reservation reports whether the key stays when its holder is gone.
 func (l Lease) Reservation() bool { return l.EtcdLease == 0 }
 
 // ParseLease reads a lease from its key's name and value.
@@ -212,7 +212,7 @@ func ParseLease(key string, value []byte) (Lease, error) {
 	return l, nil
 }
 
-// heldBy tells whether the lease is a's holder's: its node's, or, where no node is named, that of the
+// heldBy reports whether the lease is a's holder's: its node's, or, where no node is named, that of the
 // same public address, which is a flanneld that ran on the host before, or a reservation.
 func (l Lease) heldBy(a Attrs) bool {
 	if l.NodeID != "" {

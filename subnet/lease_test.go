@@ -24,13 +24,16 @@ func TestLeaseAsFlannelWritesIt(t *testing.T) {
 		key, value string
 		want       Lease
 	}{
-		{"10.5.41.0-24", `{"PublicIP":"192.168.7.2","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"ee:c2:2a:87:c4:04"}}`, Lease{
+		{"10.5.41.0-24", `{"PublicIP":"192.168.7.2","PublicIPv6":null,"BackendType":"vxlan",` +
+			`"BackendData":{"VNI":1,"VtepMAC":"ee:c2:2a:87:c4:04"}}`, Lease{
 			Subnet: pfx("10.5.41.0/24"),
-			Attrs:  Attrs{PublicIP: netip.MustParseAddr("192.168.7.2"), BackendType: "vxlan", BackendData: json.RawMessage(`{"VNI":1,"VtepMAC":"ee:c2:2a:87:c4:04"}`)},
+			Attrs: Attrs{PublicIP: netip.MustParseAddr("192.168.7.2"), BackendType: "vxlan",
+				BackendData: json.RawMessage(`{"VNI":1,"VtepMAC":"ee:c2:2a:87:c4:04"}`)},
 		}},
 		{"10.5.1.0-24&fc00::-64", `{"PublicIP":"192.168.7.2","PublicIPv6":"fd00::2","BackendType":"host-gw"}`, Lease{
 			Subnet: pfx("10.5.1.0/24"), Subnet6: pfx("fc00::/64"),
-			Attrs: Attrs{PublicIP: netip.MustParseAddr("192.168.7.2"), PublicIPv6: netip.MustParseAddr("fd00::2"), BackendType: "host-gw"},
+			Attrs: Attrs{PublicIP: netip.MustParseAddr("192.168.7.2"), PublicIPv6: netip.MustParseAddr("fd00::2"),
+				BackendType: "host-gw"},
 		}},
 		{"0.0.0.0-0&fc00:0:0:5::-64", `{"PublicIP":"0.0.0.0","PublicIPv6":"fd00::2","NodeID":"n1"}`, Lease{
 			Subnet6: pfx("fc00:0:0:5::/64"), Attrs: Attrs{PublicIPv6: netip.MustParseAddr("fd00::2"), NodeID: "n1"},
@@ -111,7 +114,8 @@ func FuzzParseLease(f *testing.F) {
 // What is picked is always free, fits, and is there as long as anything is free.
 func TestPick(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := Config{EnableIPv4: rapid.Bool().Draw(t, "v4"), Network: pfx("10.5.0.0/24"), SubnetLen: 28, IPv6Network: pfx("fc00::/60")}
+		c := Config{EnableIPv4: rapid.Bool().Draw(t, "v4"), Network: pfx("10.5.0.0/24"), SubnetLen: 28,
+			IPv6Network: pfx("fc00::/60")}
 		c.EnableIPv6 = !c.EnableIPv4 || rapid.Bool().Draw(t, "v6")
 		c, err := c.Complete()
 		if err != nil {
@@ -192,8 +196,10 @@ func TestWriteEnv(t *testing.T) {
 		want  string
 	}{
 		{Lease{Subnet: pfx("10.5.7.0/24"), Subnet6: pfx("fc00:0:0:7::/64")},
-			"FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.7.1/24\nFLANNEL_IPV6_NETWORK=fc00::/48\nFLANNEL_IPV6_SUBNET=fc00:0:0:7::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"},
-		{Lease{Subnet: pfx("10.5.7.0/24")}, "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.7.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"},
+			"FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.7.1/24\nFLANNEL_IPV6_NETWORK=fc00::/48\n" +
+				"FLANNEL_IPV6_SUBNET=fc00:0:0:7::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"},
+		{Lease{Subnet: pfx("10.5.7.0/24")},
+			"FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.7.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"},
 	} {
 		if err := WriteEnv(path, NewEnv(c, l.lease, 1450, true)); err != nil {
 			t.Fatal(err)
@@ -206,7 +212,8 @@ func TestWriteEnv(t *testing.T) {
 	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
 		t.Errorf("left beside it: %v (%v)", entries, err)
 	}
-	if err := WriteEnv(filepath.Join(path, "below"), Env{}); err == nil || !strings.Contains(err.Error(), "subnet.env/below") {
+	if err := WriteEnv(filepath.Join(path, "below"), Env{}); err == nil ||
+		!strings.Contains(err.Error(), "subnet.env/below") {
 		t.Errorf("below a file: %v", err)
 	}
 }

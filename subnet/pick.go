@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// fits tells whether the network leases exactly these subnets: within its bounds, of its length and of its families.
+// fits reports whether the network leases exactly these subnets: within its bounds, of its length and of its families.
 func (c *Config) fits(s Subnets) bool {
 	return c.v4().fits(s.V4) && c.v6().fits(s.V6)
 }
@@ -105,7 +105,7 @@ type choice struct {
 	paired bool
 }
 
-// paired tells whether both halves are at the same position, or there is only one.
+// paired reports whether both halves are at the same position, or there is only one.
 func (c *Config) paired(s Subnets) bool {
 	if !s.V4.IsValid() || !s.V6.IsValid() {
 		return true

@@ -8,7 +8,8 @@ import (
 )
 
 // Reserve keeps subnets for the host with a's public address, for good: the key has no etcd lease. The lease that
-// this host has of them already becomes a reservation. A [TakenError] when they are another's; ErrNoConfig, ErrBadConfig.
+// this host has of them already becomes a reservation. A [TakenError] when they are another's; ErrNoConfig,
+// ErrBadConfig.
 func (d *Directory) Reserve(ctx context.Context, want Subnets, a Attrs) error {
 	if !a.PublicIP.IsValid() && !a.PublicIPv6.IsValid() {
 		return fmt.Errorf("reserve %s in %s: no public address given to reserve it for", want, d.dir)
@@ -63,7 +64,7 @@ func (d *Directory) rewrite(ctx context.Context, l Lease, a Attrs) (bool, error)
 	return r.Succeeded, nil
 }
 
-// Unreserve ends a reservation: whoever uses the subnets has them as a lease from its next Assert
+// Unreserve ends a reservation: the node that uses the subnets has them as a lease from its next Assert
 // on, when nobody was quicker. ErrNotFound when they are not reserved.
 func (d *Directory) Unreserve(ctx context.Context, s Subnets) error {
 	for {

@@ -100,7 +100,8 @@ func Dial(ctx context.Context, host string, o Options) (*Client, error) {
 		grpc.WithIdleTimeout(0),
 		// A restart of netd takes a moment; who waits for it should not wait longer.
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second},
+			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2,
+				MaxDelay: time.Second},
 			// Longer than the wait above: who answers nothing is to be told from who answers something else.
 			MinConnectTimeout: 2 * max(o.Timeout, DefaultTimeout),
 		}),
@@ -191,11 +192,14 @@ func dialError(ctx context.Context, path string, timeout time.Duration, err erro
 		return ctx.Err()
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		e.Problem = "the daemon is not running"
-		e.Remedy = "start it with 'systemctl start netd', or run 'netd' as root; a netd elsewhere is reached with --host or " + HostVariable
+		e.Remedy = "start it with 'systemctl start netd', or run 'netd' as root; a netd elsewhere is reached with " +
+			"--host or " + HostVariable
 	case errors.Is(err, fs.ErrPermission):
 		e.Problem = "permission denied"
-		e.Remedy = "run as root, or join the group that owns the socket: 'usermod -aG vethloom $USER', then log in again"
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.EAGAIN):
+		e.Remedy = "run as root, or join the group that owns the socket: 'usermod -aG vethloom $USER', then log " +
+			"in again"
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
+		errors.Is(err, syscall.EAGAIN):
 		e.Problem = fmt.Sprintf("the socket accepts connections but answered nothing for %s", timeout)
 		e.Remedy = "netd hangs or something else holds the socket: see 'journalctl -u netd' and 'ss -xlp'"
 	case errors.Is(err, errNotGRPC):

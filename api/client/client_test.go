@@ -115,7 +115,8 @@ func TestDialIsCancelled(t *testing.T) {
 }
 
 func TestExplain(t *testing.T) {
-	st, err := status.New(codes.FailedPrecondition, "no such command").WithDetails(&errdetails.ErrorInfo{Metadata: map[string]string{"exit_code": "127"}})
+	st, err := status.New(codes.FailedPrecondition, "no such command").WithDetails(
+		&errdetails.ErrorInfo{Metadata: map[string]string{"exit_code": "127"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,8 +127,11 @@ func TestExplain(t *testing.T) {
 	}{
 		{st.Err(), "no such command", 127},
 		{status.Error(codes.NotFound, "no network web"), "no network web", 0},
-		{status.Error(codes.Unavailable, "EOF"), "the connection to netd broke off (EOF): see whether it runs with 'systemctl status netd', then try again", 0},
-		{status.Error(codes.Unimplemented, "unknown method X"), "this netd does not know the call (unknown method X): compare versions with 'net version'", 0},
+		{status.Error(codes.Unavailable, "EOF"),
+			"the connection to netd broke off (EOF): see whether it runs with 'systemctl status netd', then try again",
+			0},
+		{status.Error(codes.Unimplemented, "unknown method X"),
+			"this netd does not know the call (unknown method X): compare versions with 'net version'", 0},
 		{errors.New("plain"), "plain", 0},
 	} {
 		got := client.Explain(c.err)

@@ -41,7 +41,8 @@ func Explain(err error) error {
 			return context.Canceled
 		}
 	case codes.Unavailable:
-		e.Text = "the connection to netd broke off (" + st.Message() + "): see whether it runs with 'systemctl status netd', then try again"
+		e.Text = "the connection to netd broke off (" + st.Message() +
+			"): see whether it runs with 'systemctl status netd', then try again"
 	case codes.Unimplemented:
 		e.Text = "this netd does not know the call (" + st.Message() + "): compare versions with 'net version'"
 	}

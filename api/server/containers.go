@@ -5,6 +5,7 @@ import (
 	"time"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/engine"
 	"google.golang.org/grpc"
 )
 
@@ -13,7 +14,8 @@ type containersService struct {
 	containers Containers
 }
 
-func (s *containersService) Create(ctx context.Context, r *apiv1.CreateContainerRequest) (*apiv1.CreateContainerResponse, error) {
+func (s *containersService) Create(ctx context.Context, r *apiv1.CreateContainerRequest) (
+	*apiv1.CreateContainerResponse, error) {
 	spec, err := decodeSpec(r.GetSpec())
 	if err != nil {
 		return nil, err
@@ -25,15 +27,18 @@ func (s *containersService) Create(ctx context.Context, r *apiv1.CreateContainer
 	return &apiv1.CreateContainerResponse{Id: id, Warnings: warnings}, nil
 }
 
-func (s *containersService) Start(ctx context.Context, r *apiv1.StartContainerRequest) (*apiv1.StartContainerResponse, error) {
+func (s *containersService) Start(ctx context.Context, r *apiv1.StartContainerRequest) (*apiv1.StartContainerResponse,
+	error) {
 	if err := s.containers.Start(ctx, r.GetContainer()); err != nil {
 		return nil, err
 	}
 	return &apiv1.StartContainerResponse{}, nil
 }
 
-func (s *containersService) List(ctx context.Context, r *apiv1.ListContainersRequest) (*apiv1.ListContainersResponse, error) {
-	f, err := parseFilters(r.GetFilters(), "name", "id", "status", "network", "ancestor", "label", "exited")
+func (s *containersService) List(ctx context.Context, r *apiv1.ListContainersRequest) (*apiv1.ListContainersResponse,
+	error) {
+	f, err := parseFilters(r.GetFilters(), "name", "id",
+		"status=created|running|paused|exited|restarting|removing|dead", "network", "ancestor", "label", "exited")
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +64,8 @@ func (s *containersService) Inspect(ctx context.Context, r *apiv1.InspectContain
 	return encodeContainer(c), nil
 }
 
-func (s *containersService) Stop(ctx context.Context, r *apiv1.StopContainerRequest) (*apiv1.StopContainerResponse, error) {
+func (s *containersService) Stop(ctx context.Context, r *apiv1.StopContainerRequest) (*apiv1.StopContainerResponse,
+	error) {
 	var timeout *time.Duration
 	if t := r.GetTimeout(); t != nil {
 		d := t.AsDuration()
@@ -71,7 +77,8 @@ func (s *containersService) Stop(ctx context.Context, r *apiv1.StopContainerRequ
 	return &apiv1.StopContainerResponse{}, nil
 }
 
-func (s *containersService) Kill(ctx context.Context, r *apiv1.KillContainerRequest) (*apiv1.KillContainerResponse, error) {
+func (s *containersService) Kill(ctx context.Context, r *apiv1.KillContainerRequest) (*apiv1.KillContainerResponse,
+	error) {
 	signal := r.GetSignal()
 	if signal == "" {
 		signal = "KILL"
@@ -82,7 +89,8 @@ func (s *containersService) Kill(ctx context.Context, r *apiv1.KillContainerRequ
 	return &apiv1.KillContainerResponse{}, nil
 }
 
-func (s *containersService) Remove(ctx context.Context, r *apiv1.RemoveContainerRequest) (*apiv1.RemoveContainerResponse, error) {
+func (s *containersService) Remove(ctx context.Context, r *apiv1.RemoveContainerRequest) (
+	*apiv1.RemoveContainerResponse, error) {
 	id, err := s.containers.Remove(ctx, r.GetContainer(), r.GetForce(), r.GetVolumes())
 	if err != nil {
 		return nil, err
@@ -99,14 +107,14 @@ func (s *containersService) Wait(ctx context.Context, r *apiv1.WaitContainerRequ
 }
 
 func (s *containersService) Logs(r *apiv1.LogsRequest, stream grpc.ServerStreamingServer[apiv1.LogsResponse]) error {
-	req := LogsRequest{Container: r.GetContainer(), Follow: r.GetFollow(), Tail: int(r.GetTail())}
+	req := engine.LogsRequest{Container: r.GetContainer(), Follow: r.GetFollow(), Tail: int(r.GetTail())}
 	if t := r.GetSince(); t != nil {
 		req.Since = t.AsTime()
 	}
 	if t := r.GetUntil(); t != nil {
 		req.Until = t.AsTime()
 	}
-	return s.containers.Logs(stream.Context(), req, func(l LogLine) error {
+	return s.containers.Logs(stream.Context(), req, func(l engine.LogLine) error {
 		return stream.Send(&apiv1.LogsResponse{Time: timestamp(l.Time), Stderr: l.Stderr, Line: l.Line})
 	})
 }
@@ -120,7 +128,7 @@ func (f filters) container(c ContainerView) bool {
 	for _, n := range c.Spec.Networks {
 		networks = append(networks, n.Network)
 	}
-	return f.contains("name", c.Spec.Name) && f.prefix("id", c.ID) && f.equal("status", string(c.Status)) &&
+	return f.named("name", c.Spec.Name) && f.prefix("id", c.ID) && f.equal("status", string(c.Status)) &&
 		f.anyOf("network", networks...) && f.anyOf("ancestor", c.Spec.Image, c.ImageID) && f.labels(c.Spec.Labels) &&
 		(len(f["exited"]) == 0 || c.Status == "exited" && f.equal("exited", itoa(c.ExitCode)))
 }

@@ -8,21 +8,21 @@ import (
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // This file takes protocol messages apart: strings become addresses, prefixes
 // and ports here, once.
 
-func decodeNetworkRequest(r *apiv1.CreateNetworkRequest) (NetworkRequest, error) {
-	out := NetworkRequest{
+func decodeNetworkRequest(r *apiv1.CreateNetworkRequest) (cnm.NetworkRequest, error) {
+	out := cnm.NetworkRequest{
 		Name: r.GetName(), Driver: r.GetDriver(), Internal: r.GetInternal(),
 		IPv6: r.GetIpv6(), DisableIPv4: r.GetDisableIpv4(), Options: r.GetOptions(), Labels: r.GetLabels(),
 	}
 	for _, p := range r.GetPools() {
 		pool, err := decodePool(p)
 		if err != nil {
-			return NetworkRequest{}, err
+			return cnm.NetworkRequest{}, err
 		}
 		out.Pools = append(out.Pools, pool)
 	}
@@ -34,7 +34,8 @@ func decodePool(p *apiv1.Pool) (cnm.PoolRequest, error) {
 	var err error
 	if bits, ok := strings.CutPrefix(p.GetSubnet(), "/"); ok {
 		if out.Bits, err = strconv.Atoi(bits); err != nil || out.Bits < 1 || out.Bits > 128 {
-			return out, invalid("subnet", p.GetSubnet(), "is not a prefix length", "use /24 or /64, or a whole subnet such as 10.5.0.0/24")
+			return out, invalid("subnet", p.GetSubnet(), "is not a prefix length",
+				"use /24 or /64, or a whole subnet such as 10.5.0.0/24")
 		}
 		out.IPv6 = out.Bits > 32
 	} else if p.GetSubnet() != "" {
@@ -80,7 +81,8 @@ func decodePrefix(field, s string) (netip.Prefix, error) {
 func decodeAddr(field, s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	if err != nil || a.Zone() != "" {
-		return a, invalid(field, s, "is not an IP address", "use the form 10.5.0.7 or fd00:5::7, without length and zone")
+		return a, invalid(field, s, "is not an IP address",
+			"use the form 10.5.0.7 or fd00:5::7, without length and zone")
 	}
 	return a.Unmap(), nil
 }
@@ -91,7 +93,8 @@ func decodeMAC(s string) (plan.MAC, error) {
 		return m, nil
 	}
 	parts := strings.Split(s, ":")
-	bad := invalid("mac-address", s, "is not a unicast MAC address", "use six hexadecimal bytes with the lowest bit of the first unset, for example 02:42:0a:00:00:05")
+	bad := invalid("mac-address", s, "is not a unicast MAC address",
+		"use six hexadecimal bytes with the lowest bit of the first unset, for example 02:42:0a:00:00:05")
 	if len(parts) != len(m) {
 		return m, bad
 	}
@@ -108,8 +111,9 @@ func decodeMAC(s string) (plan.MAC, error) {
 	return m, nil
 }
 
-func decodeConnect(c *apiv1.ConnectRequest) (engine.NetworkRequest, error) {
-	out := engine.NetworkRequest{Network: c.GetNetwork(), Aliases: c.GetAliases(), Priority: int(c.GetGatewayPriority())}
+func decodeConnect(c *apiv1.ConnectRequest) (cnm.AttachRequest, error) {
+	out := cnm.AttachRequest{Network: c.GetNetwork(), Aliases: c.GetAliases(),
+		GwPriority: int(c.GetGatewayPriority())}
 	var err error
 	if out.MAC, err = decodeMAC(c.GetMacAddress()); err != nil {
 		return out, err
@@ -124,8 +128,8 @@ func decodeConnect(c *apiv1.ConnectRequest) (engine.NetworkRequest, error) {
 	return out, nil
 }
 
-func decodeConnects(cs []*apiv1.ConnectRequest) ([]engine.NetworkRequest, error) {
-	var out []engine.NetworkRequest
+func decodeConnects(cs []*apiv1.ConnectRequest) ([]cnm.AttachRequest, error) {
+	var out []cnm.AttachRequest
 	for _, c := range cs {
 		r, err := decodeConnect(c)
 		if err != nil {
@@ -149,36 +153,14 @@ func decodePorts(ms []*apiv1.PortMapping) ([]cnm.PortMapping, error) {
 }
 
 func decodePort(m *apiv1.PortMapping) (cnm.PortMapping, error) {
-	count := max(m.GetCount(), 1)
-	out := cnm.PortMapping{Proto: plan.L4(m.GetProto()), Dynamic: m.GetHostPort() == 0}
-	switch out.Proto {
-	case plan.TCP, plan.UDP, plan.SCTP:
-	case "":
-		out.Proto = plan.TCP
-	default:
-		return out, invalid("publish", m.GetProto(), "is no transport that can be published", "use tcp, udp or sctp")
-	}
-	for _, p := range []struct {
-		field string
-		first uint32
-		zero  bool
-	}{{"host port", m.GetHostPort(), true}, {"container port", m.GetContainerPort(), false}} {
-		if p.first == 0 && p.zero {
-			continue
-		}
-		if p.first == 0 || p.first > 65535 || count > 65536-p.first {
-			return out, invalid(p.field, strconv.FormatUint(uint64(p.first), 10),
-				"is not a port, or its range of "+strconv.FormatUint(uint64(count), 10)+" goes beyond the last", "ports are 1 to 65535")
-		}
-	}
-	out.HostPort, out.Port, out.Count = uint16(m.GetHostPort()), uint16(m.GetContainerPort()), uint16(count)
+	var host netip.Addr
 	if m.GetHostIp() != "" {
 		var err error
-		if out.HostIP, err = decodeAddr("publish", m.GetHostIp()); err != nil {
-			return out, err
+		if host, err = decodeAddr("publish", m.GetHostIp()); err != nil {
+			return cnm.PortMapping{}, err
 		}
 	}
-	return out, nil
+	return cnm.NewPortMapping(plan.L4(m.GetProto()), host, m.GetHostPort(), m.GetContainerPort(), m.GetCount())
 }
 
 func decodeSpec(s *apiv1.ContainerSpec) (engine.Spec, error) {
@@ -186,8 +168,11 @@ func decodeSpec(s *apiv1.ContainerSpec) (engine.Spec, error) {
 		Name: s.GetName(), Image: s.GetImage(), Command: s.GetCommand(), Entrypoint: s.GetEntrypoint(),
 		Env: s.GetEnv(), WorkDir: s.GetWorkDir(), User: s.GetUser(), Hostname: s.GetHostname(),
 		TTY: s.GetTty(), OpenStdin: s.GetOpenStdin(), Remove: s.GetRemove(),
-		Memory: s.GetMemory(), NanoCPUs: s.GetNanoCpus(), PidsLimit: s.GetPidsLimit(),
-		CapAdd: s.GetCapAdd(), CapDrop: s.GetCapDrop(), Privileged: s.GetPrivileged(), ReadOnly: s.GetReadOnly(),
+		Options: engine.Options{
+			Memory: s.GetMemory(), NanoCPUs: s.GetNanoCpus(), PidsLimit: s.GetPidsLimit(), Sysctls: s.GetSysctls(),
+			Privileged: s.GetPrivileged(), ReadOnly: s.GetReadOnly(),
+		},
+		CapAdd: s.GetCapAdd(), CapDrop: s.GetCapDrop(),
 		UserNS: s.GetUserns(), StopSignal: s.GetStopSignal(), StopTimeout: s.GetStopTimeout().AsDuration(),
 		ExtraHosts: s.GetExtraHosts(), Labels: s.GetLabels(),
 	}
@@ -206,7 +191,8 @@ func decodeSpec(s *apiv1.ContainerSpec) (engine.Spec, error) {
 		out.DNS = append(out.DNS, a)
 	}
 	for _, m := range s.GetMounts() {
-		out.Mounts = append(out.Mounts, engine.Mount{Source: m.GetSource(), Target: m.GetTarget(), ReadOnly: m.GetReadOnly(), Volume: m.GetVolume()})
+		out.Mounts = append(out.Mounts, engine.Mount{Source: m.GetSource(), Target: m.GetTarget(),
+			ReadOnly: m.GetReadOnly(), Volume: m.GetVolume()})
 	}
 	return out, nil
 }

@@ -10,30 +10,21 @@ import (
 	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/engine/volume"
+	"github.com/vethloom/vethloom/internal/doctor"
+	"github.com/vethloom/vethloom/internal/reconcile"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Networks is what the networks service needs. References are names, IDs or
 // unambiguous prefixes of IDs.
 type Networks interface {
-	CreateNetwork(context.Context, NetworkRequest) (NetworkView, error)
+	CreateNetwork(context.Context, cnm.NetworkRequest) (NetworkView, error)
 	ListNetworks(context.Context) ([]NetworkView, error)
 	InspectNetwork(ctx context.Context, ref string) (NetworkView, error)
 	RemoveNetwork(ctx context.Context, ref string) (id string, err error)
 	// Connect joins a container, or a sandbox, to a further network.
-	Connect(ctx context.Context, container string, r engine.NetworkRequest) (EndpointView, error)
+	Connect(ctx context.Context, container string, r cnm.AttachRequest) (EndpointView, error)
 	Disconnect(ctx context.Context, network, container string, force bool) error
-}
-
-// NetworkRequest describes a network to make.
-type NetworkRequest struct {
-	Name        string
-	Driver      string // empty: the default
-	Pools       []cnm.PoolRequest
-	Internal    bool
-	IPv6        bool
-	DisableIPv4 bool
-	Options     map[string]string
-	Labels      map[string]string
 }
 
 // NetworkView is a network with what belongs to it.
@@ -56,17 +47,9 @@ type EndpointView struct {
 
 // Sandboxes is what the sandboxes service needs.
 type Sandboxes interface {
-	CreateSandbox(context.Context, SandboxRequest) (SandboxView, error)
+	CreateSandbox(context.Context, cnm.SandboxRequest) (SandboxView, error)
 	RemoveSandbox(ctx context.Context, id string) error
 	ListSandboxes(context.Context) ([]SandboxView, error)
-}
-
-// SandboxRequest describes a bare sandbox.
-type SandboxRequest struct {
-	ID       string // empty: the implementation picks
-	Networks []engine.NetworkRequest
-	Ports    []cnm.PortMapping
-	Labels   map[string]string
 }
 
 // SandboxView is a sandbox with its endpoints.
@@ -93,18 +76,18 @@ type ContainerLife interface {
 	Kill(ctx context.Context, ref, signal string) error
 	Remove(ctx context.Context, ref string, force, volumes bool) (id string, err error)
 	// Wait returns when the container does not run (any more).
-	Wait(ctx context.Context, ref string) (ExitStatus, error)
+	Wait(ctx context.Context, ref string) (engine.ExitStatus, error)
 }
 
 // ContainerStreams connects clients with processes.
 type ContainerStreams interface {
 	// Attach connects a client to the first process, started before with start,
 	// and returns when that has exited, or with the context's error.
-	Attach(ctx context.Context, ref string, start bool, stdio Stdio) (ExitStatus, error)
+	Attach(ctx context.Context, ref string, start bool, stdio engine.Stdio) (engine.ExitStatus, error)
 	// Exec runs a further process. Detached, it returns once the process runs.
-	Exec(context.Context, ExecRequest, Stdio) (ExitStatus, error)
-	// Logs hands over line after line; an error of the function ends it.
-	Logs(context.Context, LogsRequest, func(LogLine) error) error
+	Exec(context.Context, engine.ExecRequest, engine.Stdio) (engine.ExitStatus, error)
+	// Logs calls the function for each line; an error of it ends Logs.
+	Logs(context.Context, engine.LogsRequest, func(engine.LogLine) error) error
 }
 
 // ContainerViews shows containers.
@@ -114,23 +97,10 @@ type ContainerViews interface {
 	Inspect(ctx context.Context, ref string) (ContainerView, error)
 }
 
-// The engine's own types are the server's too.
-type (
-	Stdio       = engine.Stdio
-	WindowSize  = engine.WindowSize
-	ExecRequest = engine.ExecRequest
-	ExitStatus  = engine.ExitStatus
-	LogsRequest = engine.LogsRequest
-	LogLine     = engine.LogLine
-)
-
 // ContainerView is a container with what belongs to it.
 type ContainerView struct {
-	engine.Container
-	Sandbox  SandboxView
-	LogPath  string
-	RootPath string
-	Args     []string // what runs: entrypoint and command, resolved
+	engine.Details
+	Sandbox SandboxView
 }
 
 // Images is what the images service needs.
@@ -150,7 +120,7 @@ type Volumes interface {
 	ListVolumes(context.Context) ([]VolumeView, error)
 	InspectVolume(ctx context.Context, name string) (VolumeView, error)
 	RemoveVolume(ctx context.Context, name string) error
-	PruneVolumes(context.Context) (names []string, err error)
+	PruneVolumes(ctx context.Context, all bool) (names []string, err error)
 }
 
 // VolumeView is a volume and the names of the containers that use it.
@@ -164,8 +134,8 @@ type System interface {
 	Version() Version
 	Status(context.Context) (Status, error)
 	// Diff compares what the records ask for with what the kernel has.
-	Diff(context.Context) ([]DiffOp, error)
-	Doctor(context.Context) ([]Finding, error)
+	Diff(context.Context) ([]plan.Op, error)
+	Doctor(context.Context) ([]doctor.Finding, error)
 	// Events returns what happens from now on; the channel is closed with the context.
 	Events(context.Context) <-chan Event
 }
@@ -190,39 +160,9 @@ type Status struct {
 	Converged  bool
 	Passes     uint64
 	Drifts     uint64 // passes in which the kernel had been changed by someone else
-	Errors     []ScopeError
+	Errors     []reconcile.Failure
 	Notices    []string
 	Cluster    *ClusterStatus // nil: this node is in no cluster
-}
-
-// ScopeError is why a scope does not converge.
-type ScopeError struct {
-	Scope, Error string
-	Since, Retry time.Time
-}
-
-// DiffOp is one step from what is to what should be.
-type DiffOp struct {
-	Verb, Kind, Scope, NetNS, Object, Old string
-}
-
-// Severity grades a finding.
-type Severity string
-
-// The severities, mildest first.
-const (
-	OK      Severity = "ok"
-	Info    Severity = "info"
-	Warning Severity = "warning"
-	Error   Severity = "error"
-)
-
-// Finding is one result of an examination of the host.
-type Finding struct {
-	Check    string
-	Severity Severity
-	Found    string
-	Remedy   string
 }
 
 // Event is something that happened.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
@@ -28,6 +29,11 @@ func addr(a netip.Addr) string {
 		return ""
 	}
 	return a.String()
+}
+
+// addrs leaves out what is not valid.
+func addrs(in ...netip.Addr) []string {
+	return list(slices.DeleteFunc(in, func(a netip.Addr) bool { return !a.IsValid() }), addr)
 }
 
 func prefix(p netip.Prefix) string {
@@ -78,7 +84,7 @@ func encodeEndpoint(e EndpointView) *apiv1.Endpoint {
 		Id: e.ID, NetworkId: e.Network, Network: e.NetworkName, SandboxId: e.Sandbox,
 		ContainerId: e.ContainerID, Container: e.ContainerName, Interface: e.Interface, HostLink: e.HostLink,
 		MacAddress: e.MAC.String(), Addresses: list(e.Addrs, prefix), Gateways: list(e.Gateways, addr),
-		Aliases: e.Aliases, Ports: list(e.Ports, encodePort), GatewayPriority: int32(e.Priority),
+		Aliases: e.Aliases, Ports: list(e.Ports, encodePort), GatewayPriority: int32(e.GwPriority),
 	}
 }
 
@@ -100,8 +106,14 @@ func encodeSandbox(s SandboxView) *apiv1.Sandbox {
 }
 
 func encodeContainer(c ContainerView) *apiv1.Container {
+	spec := encodeSpec(c.Spec)
+	for _, m := range spec.Mounts {
+		if m.Volume {
+			m.Path = c.Volumes[m.Source]
+		}
+	}
 	return &apiv1.Container{
-		Id: c.ID, Spec: encodeSpec(c.Spec), ImageId: c.ImageID,
+		Id: c.ID, Spec: spec, ImageId: c.ImageID,
 		Created: timestamp(c.Created), Started: timestamp(c.Started), Finished: timestamp(c.Finished),
 		Status: string(c.Status), Pid: int32(c.Pid), ExitCode: int32(c.ExitCode), OomKilled: c.OOM, Error: c.Error,
 		Sandbox: encodeSandbox(c.Sandbox), LogPath: c.LogPath, RootPath: c.RootPath, Args: c.Args,
@@ -113,7 +125,8 @@ func encodeSpec(s engine.Spec) *apiv1.ContainerSpec {
 		Name: s.Name, Image: s.Image, Command: s.Command, Entrypoint: s.Entrypoint, Env: s.Env,
 		WorkDir: s.WorkDir, User: s.User, Hostname: s.Hostname, Tty: s.TTY, OpenStdin: s.OpenStdin, Remove: s.Remove,
 		Networks: list(s.Networks, encodeConnect), Ports: list(s.Ports, encodePort),
-		Memory: s.Memory, NanoCpus: s.NanoCPUs, PidsLimit: s.PidsLimit, CapAdd: s.CapAdd, CapDrop: s.CapDrop,
+		Memory: s.Memory, NanoCpus: s.NanoCPUs, PidsLimit: s.PidsLimit, Sysctls: s.Sysctls, CapAdd: s.CapAdd,
+		CapDrop:    s.CapDrop,
 		Privileged: s.Privileged, ReadOnly: s.ReadOnly, Userns: s.UserNS, StopSignal: s.StopSignal,
 		Dns: list(s.DNS, addr), ExtraHosts: s.ExtraHosts, Labels: s.Labels,
 	}
@@ -121,15 +134,16 @@ func encodeSpec(s engine.Spec) *apiv1.ContainerSpec {
 		out.StopTimeout = durationpb.New(s.StopTimeout)
 	}
 	for _, m := range s.Mounts {
-		out.Mounts = append(out.Mounts, &apiv1.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly, Volume: m.Volume})
+		out.Mounts = append(out.Mounts, &apiv1.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly,
+			Volume: m.Volume})
 	}
 	return out
 }
 
-func encodeConnect(r engine.NetworkRequest) *apiv1.ConnectRequest {
+func encodeConnect(r cnm.AttachRequest) *apiv1.ConnectRequest {
 	return &apiv1.ConnectRequest{
 		Network: r.Network, Addresses: list(r.Addrs, addr), MacAddress: r.MAC.String(),
-		Aliases: r.Aliases, GatewayPriority: int32(r.Priority),
+		Aliases: r.Aliases, GatewayPriority: int32(r.GwPriority),
 	}
 }
 
@@ -145,9 +159,10 @@ func encodeImage(i image.Image) *apiv1.Image {
 }
 
 func encodeVolume(v VolumeView) *apiv1.Volume {
-	return &apiv1.Volume{Name: v.Name, Mountpoint: v.Path, Labels: v.Labels, Created: timestamp(v.Created), Containers: v.Containers}
+	return &apiv1.Volume{Name: v.Name, Mountpoint: v.Path, Labels: v.Labels, Created: timestamp(v.Created),
+		Containers: v.Containers}
 }
 
-func encodeExit(e ExitStatus) *apiv1.ExitStatus {
+func encodeExit(e engine.ExitStatus) *apiv1.ExitStatus {
 	return &apiv1.ExitStatus{Code: int32(e.Code), OomKilled: e.OOM, Error: e.Error, Finished: timestamp(e.Finished)}
 }

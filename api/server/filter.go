@@ -3,6 +3,7 @@ package server
 import (
 	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -12,11 +13,21 @@ import (
 type filters map[string][]string
 
 func parseFilters(given []string, known ...string) (filters, error) {
+	keys, values := []string{}, map[string]string{}
+	for _, k := range known {
+		key, value, _ := strings.Cut(k, "=")
+		keys, values[key] = append(keys, key), value
+	}
 	f := filters{}
 	for _, g := range given {
 		key, value, ok := strings.Cut(g, "=")
-		if !ok || !slices.Contains(known, key) {
-			return nil, invalid("filter", g, "is not a known filter", "use KEY=VALUE with one of the keys "+strings.Join(known, ", "))
+		if !ok || !slices.Contains(keys, key) {
+			return nil, invalid("filter", g, "is not a known filter",
+				"use KEY=VALUE with one of the keys "+strings.Join(keys, ", "))
+		}
+		if all := strings.Split(values[key], "|"); values[key] != "" && !slices.Contains(all, value) {
+			return nil, invalid("filter", g, "has a value that nothing has",
+				"use "+key+"= with one of "+strings.Join(all, ", "))
 		}
 		f[key] = append(f[key], value)
 	}
@@ -31,8 +42,12 @@ func (f filters) equal(key, have string) bool {
 	return f.match(key, func(want string) bool { return want == have })
 }
 
-func (f filters) contains(key, have string) bool {
-	return f.match(key, func(want string) bool { return strings.Contains(have, want) })
+// named matches a name with regular expressions, as Docker does; one that is none matches as the text it is.
+func (f filters) named(key, have string) bool {
+	return f.match(key, func(want string) bool {
+		re, err := regexp.Compile(strings.TrimPrefix(want, "/"))
+		return err == nil && re.MatchString(have) || strings.Contains(have, want)
+	})
 }
 
 func (f filters) prefix(key, have string) bool {

@@ -57,7 +57,7 @@ func (s *imagesService) Load(stream grpc.ClientStreamingServer[apiv1.LoadRequest
 }
 
 func (s *imagesService) List(ctx context.Context, r *apiv1.ListImagesRequest) (*apiv1.ListImagesResponse, error) {
-	f, err := parseFilters(r.GetFilters(), "reference", "label", "dangling")
+	f, err := parseFilters(r.GetFilters(), "reference", "label", "dangling=true|false")
 	if err != nil {
 		return nil, err
 	}

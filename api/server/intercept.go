@@ -23,7 +23,8 @@ var reads = map[string]bool{
 // not hold up a stop.
 var waits = map[string]bool{"Wait": true}
 
-func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any,
+	err error) {
 	if waits[verb(info.FullMethod)] {
 		var cancel context.CancelFunc
 		ctx, cancel = s.untilStop(ctx)
@@ -69,7 +70,8 @@ func (s *Server) around(ctx context.Context, method string, call func() error) e
 func (s *Server) guard(ctx context.Context, method string, call func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.log.ErrorContext(ctx, "API call panicked", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			s.log.ErrorContext(ctx, "API call panicked", "method", method, "panic", fmt.Sprint(p), "stack",
+				string(debug.Stack()))
 			err = status.Error(codes.Internal, "netd has a defect that this call ran into; its log has the details")
 		}
 	}()

@@ -31,7 +31,8 @@ var ErrServed = errors.New("another daemon serves this socket")
 // that still accepts connections is [ErrServed].
 func Listen(ctx context.Context, path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("listen on %s: the path has %d bytes and the kernel takes %d: choose a shorter --run or --host", path, len(path), maxSocketPath)
+		return nil, fmt.Errorf("listen on %s: the path has %d bytes and the kernel takes %d: choose a shorter "+
+			"--run or --host", path, len(path), maxSocketPath)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("listen on %s: make its directory: %w", path, err)
@@ -74,7 +75,8 @@ func clearStale(ctx context.Context, path string) error {
 	c, err := d.DialContext(ctx, "unix", path)
 	switch {
 	case err == nil:
-		return errors.Join(fmt.Errorf("listen on %s: %w: stop it, or give this one its own --run and --root", path, ErrServed), c.Close())
+		return errors.Join(fmt.Errorf("listen on %s: %w: stop it, or give this one its own --run and --root", path,
+			ErrServed), c.Close())
 	case errors.Is(err, syscall.ECONNREFUSED):
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove stale socket %s: %w", path, err)

@@ -27,7 +27,8 @@ func (s *networksService) Create(ctx context.Context, r *apiv1.CreateNetworkRequ
 }
 
 func (s *networksService) List(ctx context.Context, r *apiv1.ListNetworksRequest) (*apiv1.ListNetworksResponse, error) {
-	f, err := parseFilters(r.GetFilters(), "driver", "name", "label", "id", "scope", "type")
+	f, err := parseFilters(r.GetFilters(), "driver", "name", "label", "id", "scope=local|cluster",
+		"type=builtin|custom")
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +42,7 @@ func (s *networksService) List(ctx context.Context, r *apiv1.ListNetworksRequest
 		if n.Builtin {
 			kind = "builtin"
 		}
-		if f.equal("driver", n.Driver) && f.contains("name", n.Name) && f.prefix("id", n.ID) &&
+		if f.equal("driver", n.Driver) && f.named("name", n.Name) && f.prefix("id", n.ID) &&
 			f.labels(n.Labels) && f.equal("scope", string(n.Scope)) && f.equal("type", kind) {
 			out.Networks = append(out.Networks, encodeNetwork(n))
 		}
@@ -57,7 +58,8 @@ func (s *networksService) Inspect(ctx context.Context, r *apiv1.InspectNetworkRe
 	return encodeNetwork(n), nil
 }
 
-func (s *networksService) Remove(ctx context.Context, r *apiv1.RemoveNetworkRequest) (*apiv1.RemoveNetworkResponse, error) {
+func (s *networksService) Remove(ctx context.Context, r *apiv1.RemoveNetworkRequest) (*apiv1.RemoveNetworkResponse,
+	error) {
 	id, err := s.networks.RemoveNetwork(ctx, r.GetNetwork())
 	if err != nil {
 		return nil, err
@@ -67,7 +69,8 @@ func (s *networksService) Remove(ctx context.Context, r *apiv1.RemoveNetworkRequ
 
 // Prune removes the networks nobody is on. One that somebody joins meanwhile,
 // or that goes meanwhile, is no error.
-func (s *networksService) Prune(ctx context.Context, _ *apiv1.PruneNetworksRequest) (*apiv1.PruneNetworksResponse, error) {
+func (s *networksService) Prune(ctx context.Context, _ *apiv1.PruneNetworksRequest) (*apiv1.PruneNetworksResponse,
+	error) {
 	all, err := s.networks.ListNetworks(ctx)
 	if err != nil {
 		return nil, err
@@ -102,7 +105,8 @@ func (s *networksService) Connect(ctx context.Context, r *apiv1.ConnectRequest) 
 	return encodeEndpoint(e), nil
 }
 
-func (s *networksService) Disconnect(ctx context.Context, r *apiv1.DisconnectRequest) (*apiv1.DisconnectResponse, error) {
+func (s *networksService) Disconnect(ctx context.Context, r *apiv1.DisconnectRequest) (*apiv1.DisconnectResponse,
+	error) {
 	if err := s.networks.Disconnect(ctx, r.GetNetwork(), r.GetContainer(), r.GetForce()); err != nil {
 		return nil, err
 	}

@@ -2,8 +2,11 @@ package server
 
 import (
 	"context"
+	"net/netip"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/cluster"
+	"github.com/vethloom/vethloom/internal/health"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -13,7 +16,7 @@ type nodesService struct {
 }
 
 func (s *nodesService) List(ctx context.Context, r *apiv1.ListNodesRequest) (*apiv1.ListNodesResponse, error) {
-	f, err := parseFilters(r.GetFilters(), "name", "id", "status")
+	f, err := parseFilters(r.GetFilters(), "name", "id", "status=ready|away")
 	if err != nil {
 		return nil, err
 	}
@@ -27,7 +30,7 @@ func (s *nodesService) List(ctx context.Context, r *apiv1.ListNodesRequest) (*ap
 		if n.Alive {
 			status = "ready"
 		}
-		if f.contains("name", n.Name) && f.prefix("id", n.ID) && f.equal("status", status) {
+		if f.named("name", n.Name) && f.prefix("id", n.ID) && f.equal("status", status) {
 			out.Nodes = append(out.Nodes, encodeNode(n))
 		}
 	}
@@ -58,7 +61,8 @@ func (s *leasesService) List(ctx context.Context, r *apiv1.ListLeasesRequest) (*
 	}
 	out := &apiv1.ListLeasesResponse{}
 	for _, l := range all {
-		if f.equal("network", l.Network) && f.anyOf("node", l.Node, l.NodeID) && f.equal("backend", l.Backend) {
+		if f.equal("network", l.Network.Name) && f.anyOf("node", l.Node, l.NodeID) &&
+			f.equal("backend", l.BackendType) {
 			out.Leases = append(out.Leases, encodeLease(l))
 		}
 	}
@@ -67,32 +71,41 @@ func (s *leasesService) List(ctx context.Context, r *apiv1.ListLeasesRequest) (*
 
 func encodeNode(n NodeView) *apiv1.Node {
 	return &apiv1.Node{
-		Id: n.ID, Name: n.Name, Addresses: list(n.Addresses, addr), Version: n.Version, Drivers: n.Drivers,
-		Self: n.Self, Alive: n.Alive, LastSeen: timestamp(n.LastSeen), Subnets: list(n.Subnets, encodeNodeSubnet),
-		Blocks: list(n.Blocks, encodeNodeSubnet), Endpoints: int32(n.Endpoints), Health: list(n.Health, encodeHealth),
+		Id: n.ID, Name: n.Name, Addresses: addrs(n.Addr4, n.Addr6), Version: n.Version, Drivers: n.Drivers,
+		Self: n.Self, Alive: n.Alive, LastSeen: timestamp(n.LastSeen), Subnets: encodeNodeSubnets(n.Subnets),
+		Blocks: encodeNodeSubnets(n.Blocks), Endpoints: int32(n.Endpoints), Health: list(n.Health, encodeHealth),
 	}
 }
 
-func encodeNodeSubnet(s NodeSubnet) *apiv1.NodeSubnet {
-	return &apiv1.NodeSubnet{Network: s.Network, Prefixes: list(s.Prefixes, prefix)}
+func encodeNodeSubnets(byNetwork map[string][]netip.Prefix) []*apiv1.NodeSubnet {
+	return list(sortedKeys(byNetwork), func(name string) *apiv1.NodeSubnet {
+		return &apiv1.NodeSubnet{Network: name, Prefixes: list(byNetwork[name], prefix)}
+	})
 }
 
-func encodeHealth(h PeerHealth) *apiv1.PeerHealth {
+func encodeHealth(v health.Verdict) *apiv1.PeerHealth {
 	out := &apiv1.PeerHealth{
-		Way: h.Way, Target: addr(h.Target), Reachable: h.Reachable, Mtu: int32(h.MTU), PathMtu: int32(h.PathMTU),
-		Small: h.Small, Large: h.Large, Loss: h.Loss, Checked: timestamp(h.Checked), Cause: h.Cause, Remedy: h.Remedy,
+		Path: v.Path, Target: addr(v.Addr), Reachable: v.Reachable, Mtu: int32(v.MTU), PathMtu: int32(v.PathMTU),
+		Small: v.Small, Large: v.Large, Loss: v.Loss, Checked: timestamp(v.Checked), Cause: v.Cause, Remedy: v.Remedy,
 	}
-	if h.RTT != 0 {
-		out.Rtt = durationpb.New(h.RTT)
+	if v.RTT != 0 {
+		out.Rtt = durationpb.New(v.RTT)
 	}
 	return out
 }
 
-func encodeLease(l LeaseView) *apiv1.Lease {
-	return &apiv1.Lease{
-		Network: l.Network, Driver: l.Driver, Prefixes: list(l.Prefixes, prefix), NodeId: l.NodeID, Node: l.Node,
-		PublicIps: list(l.PublicIPs, addr), Backend: l.Backend, Expires: timestamp(l.Expires), Own: l.Own, Problem: l.Problem,
+func encodeLease(l cluster.LeaseView) *apiv1.Lease {
+	out := &apiv1.Lease{
+		Network: l.Network.Name, Driver: l.Network.Driver, NodeId: l.NodeID, Node: l.Node,
+		PublicIps: addrs(l.PublicIP, l.PublicIPv6), Backend: l.BackendType, Expires: timestamp(l.Expires), Own: l.Own,
+		Problem: l.Problem,
 	}
+	for _, p := range []netip.Prefix{l.Subnet, l.Subnet6} {
+		if p.IsValid() {
+			out.Prefixes = append(out.Prefixes, p.String())
+		}
+	}
+	return out
 }
 
 func encodeClusterStatus(c *ClusterStatus) *apiv1.ClusterStatus {

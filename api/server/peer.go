@@ -25,7 +25,8 @@ func (Peer) AuthType() string { return "unix" }
 
 // LogValue shows the fields that tell callers apart.
 func (p Peer) LogValue() slog.Value {
-	return slog.GroupValue(slog.Int64("pid", int64(p.PID)), slog.Uint64("uid", uint64(p.UID)), slog.Uint64("gid", uint64(p.GID)))
+	return slog.GroupValue(slog.Int64("pid", int64(p.PID)), slog.Uint64("uid", uint64(p.UID)),
+		slog.Uint64("gid", uint64(p.GID)))
 }
 
 // PeerOf tells who made a call; false when it did not come over a unix socket.

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/cnm"
 )
 
 type sandboxesService struct {
@@ -20,21 +21,24 @@ func (s *sandboxesService) Create(ctx context.Context, r *apiv1.CreateSandboxReq
 	if err != nil {
 		return nil, err
 	}
-	sb, err := s.sandboxes.CreateSandbox(ctx, SandboxRequest{ID: r.GetId(), Networks: networks, Ports: ports, Labels: r.GetLabels()})
+	sb, err := s.sandboxes.CreateSandbox(ctx, cnm.SandboxRequest{ID: r.GetId(), Attach: networks, Ports: ports,
+		Labels: r.GetLabels()})
 	if err != nil {
 		return nil, err
 	}
 	return encodeSandbox(sb), nil
 }
 
-func (s *sandboxesService) Remove(ctx context.Context, r *apiv1.RemoveSandboxRequest) (*apiv1.RemoveSandboxResponse, error) {
+func (s *sandboxesService) Remove(ctx context.Context, r *apiv1.RemoveSandboxRequest) (*apiv1.RemoveSandboxResponse,
+	error) {
 	if err := s.sandboxes.RemoveSandbox(ctx, r.GetId()); err != nil {
 		return nil, err
 	}
 	return &apiv1.RemoveSandboxResponse{}, nil
 }
 
-func (s *sandboxesService) List(ctx context.Context, _ *apiv1.ListSandboxesRequest) (*apiv1.ListSandboxesResponse, error) {
+func (s *sandboxesService) List(ctx context.Context, _ *apiv1.ListSandboxesRequest) (*apiv1.ListSandboxesResponse,
+	error) {
 	all, err := s.sandboxes.ListSandboxes(ctx)
 	if err != nil {
 		return nil, err

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -43,7 +42,8 @@ type setup struct {
 
 func serve(t *testing.T) *setup {
 	t.Helper()
-	s := &setup{domain: fake.New(), log: &syncBuffer{}, reg: prometheus.NewRegistry(), path: filepath.Join(t.TempDir(), "netd.sock")}
+	s := &setup{domain: fake.New(), log: &syncBuffer{}, reg: prometheus.NewRegistry(),
+		path: filepath.Join(t.TempDir(), "netd.sock")}
 	t.Cleanup(s.domain.Close)
 	s.stop = s.start(t)
 	t.Cleanup(func() {
@@ -68,7 +68,8 @@ func (s *setup) start(t *testing.T) func() error {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	srv, err := server.New(server.Config{
-		Networks: s.domain, Nodes: s.domain, Leases: s.domain, Sandboxes: s.domain, Containers: s.domain, Images: s.domain, Volumes: s.domain, System: s.domain,
+		Networks: s.domain, Nodes: s.domain, Leases: s.domain, Sandboxes: s.domain, Containers: s.domain,
+		Images: s.domain, Volumes: s.domain, System: s.domain,
 		Log: log, Metrics: s.reg, Grace: 2 * time.Second,
 	})
 	if err != nil {
@@ -135,7 +136,8 @@ func TestErrorsHaveTheirCodes(t *testing.T) {
 				t.Fatalf("got %v %q, want %v %q", st.Code(), st.Message(), c.code, wrapped)
 			}
 			info, ok := st.Details()[0].(*errdetails.ErrorInfo)
-			if !ok || info.Reason != c.reason || info.Domain != server.ErrorDomain || info.Metadata[server.ExitCodeKey] != c.exit {
+			if !ok || info.Reason != c.reason || info.Domain != server.ErrorDomain ||
+				info.Metadata[server.ExitCodeKey] != c.exit {
 				t.Fatalf("details %v, want reason %s and exit code %q", st.Details(), c.reason, c.exit)
 			}
 		})
@@ -146,35 +148,55 @@ func TestEveryMethodReportsTheDomainsError(t *testing.T) {
 	s := serve(t)
 	ctx := t.Context()
 	for method, call := range map[string]func() error{
-		"CreateNetwork":  func() error { _, err := s.Networks.Create(ctx, &apiv1.CreateNetworkRequest{}); return err },
-		"ListNetworks":   func() error { _, err := s.Networks.List(ctx, &apiv1.ListNetworksRequest{}); return err },
-		"InspectNetwork": func() error { _, err := s.Networks.Inspect(ctx, &apiv1.InspectNetworkRequest{}); return err },
-		"RemoveNetwork":  func() error { _, err := s.Networks.Remove(ctx, &apiv1.RemoveNetworkRequest{}); return err },
-		"Connect":        func() error { _, err := s.Networks.Connect(ctx, &apiv1.ConnectRequest{}); return err },
-		"Disconnect":     func() error { _, err := s.Networks.Disconnect(ctx, &apiv1.DisconnectRequest{}); return err },
-		"CreateSandbox":  func() error { _, err := s.Sandboxes.Create(ctx, &apiv1.CreateSandboxRequest{}); return err },
-		"RemoveSandbox":  func() error { _, err := s.Sandboxes.Remove(ctx, &apiv1.RemoveSandboxRequest{}); return err },
-		"ListSandboxes":  func() error { _, err := s.Sandboxes.List(ctx, &apiv1.ListSandboxesRequest{}); return err },
-		"Create":         func() error { _, err := s.Containers.Create(ctx, &apiv1.CreateContainerRequest{}); return err },
-		"Start":          func() error { _, err := s.Containers.Start(ctx, &apiv1.StartContainerRequest{}); return err },
-		"Stop":           func() error { _, err := s.Containers.Stop(ctx, &apiv1.StopContainerRequest{}); return err },
-		"Kill":           func() error { _, err := s.Containers.Kill(ctx, &apiv1.KillContainerRequest{}); return err },
-		"Remove":         func() error { _, err := s.Containers.Remove(ctx, &apiv1.RemoveContainerRequest{}); return err },
-		"Wait":           func() error { _, err := s.Containers.Wait(ctx, &apiv1.WaitContainerRequest{}); return err },
-		"List":           func() error { _, err := s.Containers.List(ctx, &apiv1.ListContainersRequest{}); return err },
-		"Inspect":        func() error { _, err := s.Containers.Inspect(ctx, &apiv1.InspectContainerRequest{}); return err },
-		"ListImages":     func() error { _, err := s.Images.List(ctx, &apiv1.ListImagesRequest{}); return err },
-		"InspectImage":   func() error { _, err := s.Images.Inspect(ctx, &apiv1.InspectImageRequest{}); return err },
-		"RemoveImage":    func() error { _, err := s.Images.Remove(ctx, &apiv1.RemoveImageRequest{}); return err },
-		"TagImage":       func() error { _, err := s.Images.Tag(ctx, &apiv1.TagImageRequest{}); return err },
-		"CreateVolume":   func() error { _, err := s.Volumes.Create(ctx, &apiv1.CreateVolumeRequest{}); return err },
-		"ListVolumes":    func() error { _, err := s.Volumes.List(ctx, &apiv1.ListVolumesRequest{}); return err },
-		"InspectVolume":  func() error { _, err := s.Volumes.Inspect(ctx, &apiv1.InspectVolumeRequest{}); return err },
-		"RemoveVolume":   func() error { _, err := s.Volumes.Remove(ctx, &apiv1.RemoveVolumeRequest{}); return err },
-		"PruneVolumes":   func() error { _, err := s.Volumes.Prune(ctx, &apiv1.PruneVolumesRequest{}); return err },
-		"Status":         func() error { _, err := s.System.Status(ctx, &apiv1.StatusRequest{}); return err },
-		"Diff":           func() error { _, err := s.System.Diff(ctx, &apiv1.DiffRequest{}); return err },
-		"Doctor":         func() error { _, err := s.System.Doctor(ctx, &apiv1.DoctorRequest{}); return err },
+		"CreateNetwork": func() error { _, err := s.Networks.Create(ctx, &apiv1.CreateNetworkRequest{}); return err },
+		"ListNetworks":  func() error { _, err := s.Networks.List(ctx, &apiv1.ListNetworksRequest{}); return err },
+		"InspectNetwork": func() error {
+			_,
+				err := s.Networks.Inspect(ctx, &apiv1.InspectNetworkRequest{})
+			return err
+		},
+		"RemoveNetwork": func() error { _, err := s.Networks.Remove(ctx, &apiv1.RemoveNetworkRequest{}); return err },
+		"Connect":       func() error { _, err := s.Networks.Connect(ctx, &apiv1.ConnectRequest{}); return err },
+		"Disconnect":    func() error { _, err := s.Networks.Disconnect(ctx, &apiv1.DisconnectRequest{}); return err },
+		"CreateSandbox": func() error { _, err := s.Sandboxes.Create(ctx, &apiv1.CreateSandboxRequest{}); return err },
+		"RemoveSandbox": func() error { _, err := s.Sandboxes.Remove(ctx, &apiv1.RemoveSandboxRequest{}); return err },
+		"ListSandboxes": func() error { _, err := s.Sandboxes.List(ctx, &apiv1.ListSandboxesRequest{}); return err },
+		"Create": func() error {
+			_,
+				err := s.Containers.Create(ctx, &apiv1.CreateContainerRequest{})
+			return err
+		},
+		"Start": func() error {
+			_,
+				err := s.Containers.Start(ctx, &apiv1.StartContainerRequest{})
+			return err
+		},
+		"Stop": func() error { _, err := s.Containers.Stop(ctx, &apiv1.StopContainerRequest{}); return err },
+		"Kill": func() error { _, err := s.Containers.Kill(ctx, &apiv1.KillContainerRequest{}); return err },
+		"Remove": func() error {
+			_,
+				err := s.Containers.Remove(ctx, &apiv1.RemoveContainerRequest{})
+			return err
+		},
+		"Wait": func() error { _, err := s.Containers.Wait(ctx, &apiv1.WaitContainerRequest{}); return err },
+		"List": func() error { _, err := s.Containers.List(ctx, &apiv1.ListContainersRequest{}); return err },
+		"Inspect": func() error {
+			_,
+				err := s.Containers.Inspect(ctx, &apiv1.InspectContainerRequest{})
+			return err
+		},
+		"ListImages":    func() error { _, err := s.Images.List(ctx, &apiv1.ListImagesRequest{}); return err },
+		"InspectImage":  func() error { _, err := s.Images.Inspect(ctx, &apiv1.InspectImageRequest{}); return err },
+		"RemoveImage":   func() error { _, err := s.Images.Remove(ctx, &apiv1.RemoveImageRequest{}); return err },
+		"TagImage":      func() error { _, err := s.Images.Tag(ctx, &apiv1.TagImageRequest{}); return err },
+		"CreateVolume":  func() error { _, err := s.Volumes.Create(ctx, &apiv1.CreateVolumeRequest{}); return err },
+		"ListVolumes":   func() error { _, err := s.Volumes.List(ctx, &apiv1.ListVolumesRequest{}); return err },
+		"InspectVolume": func() error { _, err := s.Volumes.Inspect(ctx, &apiv1.InspectVolumeRequest{}); return err },
+		"RemoveVolume":  func() error { _, err := s.Volumes.Remove(ctx, &apiv1.RemoveVolumeRequest{}); return err },
+		"PruneVolumes":  func() error { _, err := s.Volumes.Prune(ctx, &apiv1.PruneVolumesRequest{}); return err },
+		"Status":        func() error { _, err := s.System.Status(ctx, &apiv1.StatusRequest{}); return err },
+		"Diff":          func() error { _, err := s.System.Diff(ctx, &apiv1.DiffRequest{}); return err },
+		"Doctor":        func() error { _, err := s.System.Doctor(ctx, &apiv1.DoctorRequest{}); return err },
 		"Logs": func() error {
 			stream, err := s.Containers.Logs(ctx, &apiv1.LogsRequest{})
 			if err == nil {
@@ -187,7 +209,8 @@ func TestEveryMethodReportsTheDomainsError(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if err := stream.Send(&apiv1.AttachRequest{Message: &apiv1.AttachRequest_Options{Options: &apiv1.AttachOptions{}}}); err != nil {
+			if err := stream.Send(&apiv1.AttachRequest{Message: &apiv1.AttachRequest_Options{
+				Options: &apiv1.AttachOptions{}}}); err != nil {
 				return err
 			}
 			_, err = stream.Recv()
@@ -217,7 +240,8 @@ func TestEveryMethodReportsTheDomainsError(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if err := stream.Send(&apiv1.ImportRequest{Message: &apiv1.ImportRequest_Options{Options: &apiv1.ImportOptions{}}}); err != nil {
+			if err := stream.Send(&apiv1.ImportRequest{Message: &apiv1.ImportRequest_Options{
+				Options: &apiv1.ImportOptions{}}}); err != nil {
 				return err
 			}
 			_, err = stream.CloseAndRecv()
@@ -227,7 +251,8 @@ func TestEveryMethodReportsTheDomainsError(t *testing.T) {
 		t.Run(method, func(t *testing.T) {
 			s.domain.Fail(method, &cnm.Error{Kind: cnm.ErrExhausted, Reason: "none of " + method + " left"})
 			err := call()
-			if status.Code(err) != codes.ResourceExhausted || status.Convert(err).Message() != "none of "+method+" left" {
+			if status.Code(err) != codes.ResourceExhausted ||
+				status.Convert(err).Message() != "none of "+method+" left" {
 				t.Fatalf("got %v", err)
 			}
 		})
@@ -241,7 +266,7 @@ func TestPanicsBecomeInternalErrors(t *testing.T) {
 	if status.Code(err) != codes.Internal || strings.Contains(err.Error(), "as asked") {
 		t.Fatalf("got %v, want an Internal error without the panic's text", err)
 	}
-	if log := s.log.String(); !strings.Contains(log, "as asked") || !strings.Contains(log, "fake.(*Domain).enter") {
+	if log := s.log.String(); !strings.Contains(log, "as asked") || !strings.Contains(log, "fake.(*core).enter") {
 		t.Fatalf("the log has neither panic nor stack:\n%s", log)
 	}
 	if _, err := s.System.Version(t.Context(), &apiv1.VersionRequest{}); err != nil {
@@ -255,7 +280,8 @@ func TestCallsAreLoggedWithTheirPeerAndCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := fmt.Sprintf("peer.pid=%d peer.uid=%d peer.gid=%d", os.Getpid(), os.Getuid(), os.Getgid())
-	if log := s.log.String(); !strings.Contains(log, want) || !strings.Contains(log, "method=Volumes/Create") || !strings.Contains(log, "took=") {
+	if log := s.log.String(); !strings.Contains(log, want) || !strings.Contains(log, "method=Volumes/Create") ||
+		!strings.Contains(log, "took=") {
 		t.Fatalf("log %q lacks %q, the method or the duration", log, want)
 	}
 	families, err := s.reg.Gather()
@@ -305,19 +331,32 @@ func TestMalformedRequests(t *testing.T) {
 		}
 	}
 	for want, call := range map[string]func() error{
-		`subnet "10.0.0.1/24": has bits set beyond its length; did you mean 10.0.0.0/24?`: pool(&apiv1.Pool{Subnet: "10.0.0.1/24"}),
-		`subnet "/200": is not a prefix length`:                                           pool(&apiv1.Pool{Subnet: "/200"}),
-		`subnet "x": is not a subnet`:                                                     pool(&apiv1.Pool{Subnet: "x"}),
-		`gateway "fe80::1%eth0": is not an IP address`:                                    pool(&apiv1.Pool{Gateway: "fe80::1%eth0"}),
-		`ip-range "10.0.0.0": is not a subnet`:                                            pool(&apiv1.Pool{IpRange: "10.0.0.0"}),
-		`aux-address dns "?": is not an IP address`:                                       pool(&apiv1.Pool{AuxAddresses: map[string]string{"dns": "?"}}),
-		`publish "icmp": is no transport that can be published`:                           spec(&apiv1.ContainerSpec{Ports: []*apiv1.PortMapping{{Proto: "icmp", ContainerPort: 1}}}),
-		`container port "0": is not a port`:                                               spec(&apiv1.ContainerSpec{Ports: []*apiv1.PortMapping{{}}}),
-		`host port "65535": is not a port, or its range of 2 goes beyond the last`:        spec(&apiv1.ContainerSpec{Ports: []*apiv1.PortMapping{{HostPort: 65535, ContainerPort: 1, Count: 2}}}),
-		`container port "4294967295": is not a port`:                                      spec(&apiv1.ContainerSpec{Ports: []*apiv1.PortMapping{{ContainerPort: 1<<32 - 1, Count: 1<<32 - 1}}}),
-		`dns "ns1": is not an IP address`:                                                 spec(&apiv1.ContainerSpec{Dns: []string{"ns1"}}),
-		`mac-address "ff:ff:ff:ff:ff:ff": is not a unicast MAC address`:                   spec(&apiv1.ContainerSpec{Networks: []*apiv1.ConnectRequest{{MacAddress: "ff:ff:ff:ff:ff:ff"}}}),
-		`filter "colour=red": is not a known filter; use KEY=VALUE with one of the keys name, id, status`: func() error {
+		`subnet "10.0.0.1/24": has bits set beyond its length; did you mean 10.0.0.0/24?`: pool(
+			&apiv1.Pool{Subnet: "10.0.0.1/24"}),
+		`subnet "/200": is not a prefix length`: pool(
+			&apiv1.Pool{Subnet: "/200"}),
+		`subnet "x": is not a subnet`: pool(
+			&apiv1.Pool{Subnet: "x"}),
+		`gateway "fe80::1%eth0": is not an IP address`: pool(
+			&apiv1.Pool{Gateway: "fe80::1%eth0"}),
+		`ip-range "10.0.0.0": is not a subnet`: pool(
+			&apiv1.Pool{IpRange: "10.0.0.0"}),
+		`aux-address dns "?": is not an IP address`: pool(
+			&apiv1.Pool{AuxAddresses: map[string]string{"dns": "?"}}),
+		`publish "icmp": is no transport that can be published`: spec(
+			&apiv1.ContainerSpec{Ports: []*apiv1.PortMapping{{Proto: "icmp", ContainerPort: 1}}}),
+		`container port "0": is not a port`: spec(
+			&apiv1.ContainerSpec{Ports: []*apiv1.PortMapping{{}}}),
+		`host port "65535": is not a port, or its range of 2 goes beyond the last`: spec(
+			&apiv1.ContainerSpec{Ports: []*apiv1.PortMapping{{HostPort: 65535, ContainerPort: 1, Count: 2}}}),
+		`container port "4294967295": is not a port`: spec(
+			&apiv1.ContainerSpec{Ports: []*apiv1.PortMapping{{ContainerPort: 1<<32 - 1, Count: 1<<32 - 1}}}),
+		`dns "ns1": is not an IP address`: spec(
+			&apiv1.ContainerSpec{Dns: []string{"ns1"}}),
+		`mac-address "ff:ff:ff:ff:ff:ff": is not a unicast MAC address`: spec(
+			&apiv1.ContainerSpec{Networks: []*apiv1.ConnectRequest{{MacAddress: "ff:ff:ff:ff:ff:ff"}}}),
+		`filter "colour=red": is not a known filter; ` +
+			`use KEY=VALUE with one of the keys name, id, status`: func() error {
 			_, err := s.Containers.List(t.Context(), &apiv1.ListContainersRequest{Filters: []string{"colour=red"}})
 			return err
 		},
@@ -327,7 +366,8 @@ func TestMalformedRequests(t *testing.T) {
 			t.Errorf("got %v, want InvalidArgument %q", err, want)
 		}
 	}
-	if list, err := s.Containers.List(t.Context(), &apiv1.ListContainersRequest{All: true}); err != nil || len(list.Containers) != 0 {
+	if list, err := s.Containers.List(t.Context(), &apiv1.ListContainersRequest{All: true}); err != nil ||
+		len(list.Containers) != 0 {
 		t.Errorf("a refused container exists: %v %v", list, err)
 	}
 }
@@ -433,141 +473,8 @@ func TestListenRefuses(t *testing.T) {
 		t.Errorf("the file is %q, %v", b, err)
 	}
 	long := filepath.Join(dir, strings.Repeat("x", 108))
-	if _, err := server.Listen(t.Context(), long); err == nil || !strings.Contains(err.Error(), "the kernel takes 107") {
+	if _, err := server.Listen(t.Context(), long); err == nil ||
+		!strings.Contains(err.Error(), "the kernel takes 107") {
 		t.Errorf("a long path: %v", err)
-	}
-}
-
-func TestAttachCarriesEverything(t *testing.T) {
-	s := serve(t)
-	id := s.create(t, "cat")
-	stream := s.attach(t, &apiv1.AttachOptions{Container: id, Start: true, Stdin: true})
-	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16) // 1 MiB: many times every buffer
-	go func() {
-		for part := range slicesOf(big, 32<<10) {
-			if stream.Send(&apiv1.AttachRequest{Message: &apiv1.AttachRequest_Stdin{Stdin: part}}) != nil {
-				return
-			}
-		}
-		_ = stream.Send(&apiv1.AttachRequest{Message: &apiv1.AttachRequest_CloseStdin{CloseStdin: true}})
-	}()
-	var out []byte
-	for {
-		m, err := stream.Recv()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, m.GetStdout()...)
-		if e := m.GetExit(); e != nil {
-			if e.Code != 0 {
-				t.Fatalf("exit %v", e)
-			}
-			break
-		}
-	}
-	if !bytes.Equal(out, big) {
-		t.Fatalf("%d bytes came back, want the %d that were sent", len(out), len(big))
-	}
-	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
-		t.Fatalf("after the exit status: %v, want the end", err)
-	}
-}
-
-func slicesOf(b []byte, n int) func(yield func([]byte) bool) {
-	return func(yield func([]byte) bool) {
-		for len(b) > 0 && yield(b[:min(n, len(b))]) {
-			b = b[min(n, len(b)):]
-		}
-	}
-}
-
-func (s *setup) create(t *testing.T, command ...string) string {
-	t.Helper()
-	r, err := s.Containers.Create(t.Context(), &apiv1.CreateContainerRequest{Spec: &apiv1.ContainerSpec{Image: "busybox", Command: command}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r.Id
-}
-
-func (s *setup) attach(t *testing.T, o *apiv1.AttachOptions) apiv1.Containers_AttachClient {
-	t.Helper()
-	stream, err := s.Containers.Attach(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := stream.Send(&apiv1.AttachRequest{Message: &apiv1.AttachRequest_Options{Options: o}}); err != nil {
-		t.Fatal(err)
-	}
-	return stream
-}
-
-func TestAttachResizesAndSignals(t *testing.T) {
-	s := serve(t)
-	stream := s.attach(t, &apiv1.AttachOptions{Container: s.create(t, "size"), Start: true, Size: &apiv1.WindowSize{Rows: 24, Columns: 80}})
-	next := func() *apiv1.AttachResponse {
-		m, err := stream.Recv()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return m
-	}
-	if m := next(); m.GetStarted().GetPid() != 4242 {
-		t.Fatalf("first message %v, want Started", m)
-	}
-	if m := next(); string(m.GetStdout()) != "80x24\n" {
-		t.Fatalf("got %v", m)
-	}
-	if err := stream.Send(&apiv1.AttachRequest{Message: &apiv1.AttachRequest_Resize{Resize: &apiv1.WindowSize{Rows: 50, Columns: 1 << 20}}}); err != nil {
-		t.Fatal(err)
-	}
-	if m := next(); string(m.GetStdout()) != "65535x50\n" {
-		t.Fatalf("got %v", m)
-	}
-	if err := stream.Send(&apiv1.AttachRequest{Message: &apiv1.AttachRequest_Signal{Signal: "INT"}}); err != nil {
-		t.Fatal(err)
-	}
-	if m := next(); m.GetExit().GetCode() != 130 {
-		t.Fatalf("got %v, want exit 130", m)
-	}
-}
-
-func TestAClientThatHangsUpLeavesTheProcessAlone(t *testing.T) {
-	s := serve(t)
-	id := s.create(t, "cat")
-	ctx, cancel := context.WithCancel(t.Context())
-	first, err := s.Containers.Attach(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := first.Send(&apiv1.AttachRequest{Message: &apiv1.AttachRequest_Options{Options: &apiv1.AttachOptions{Container: id, Start: true, Stdin: true}}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := first.Recv(); err != nil {
-		t.Fatal(err)
-	}
-	cancel()
-	second := s.attach(t, &apiv1.AttachOptions{Container: id, Stdin: true})
-	for _, m := range []*apiv1.AttachRequest{
-		{Message: &apiv1.AttachRequest_Stdin{Stdin: []byte("still here")}},
-		{Message: &apiv1.AttachRequest_CloseStdin{CloseStdin: true}},
-	} {
-		if err := second.Send(m); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var out string
-	for {
-		m, err := second.Recv()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out += string(m.GetStdout())
-		if m.GetExit() != nil {
-			break
-		}
-	}
-	if out != "still here" {
-		t.Fatalf("got %q", out)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/engine"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 )
@@ -32,7 +33,7 @@ func (s *containersService) Attach(stream grpc.BidiStreamingServer[apiv1.AttachR
 		return invalid("attach", "", "the first message must be the options", "")
 	}
 	return converse(stream.Context(), stream, o.GetStdin(), o.GetSize(), func() (input, error) { return stream.Recv() },
-		func(ctx context.Context, stdio Stdio) (ExitStatus, error) {
+		func(ctx context.Context, stdio engine.Stdio) (engine.ExitStatus, error) {
 			return s.containers.Attach(ctx, o.GetContainer(), o.GetStart(), stdio)
 		})
 }
@@ -49,15 +50,18 @@ func (s *containersService) Exec(stream grpc.BidiStreamingServer[apiv1.ExecReque
 	if len(o.GetCommand()) == 0 {
 		return invalid("command", "", "is empty", "say what to run")
 	}
-	req := ExecRequest{
-		Container: o.GetContainer(), Command: o.GetCommand(), Env: o.GetEnv(), WorkDir: o.GetWorkDir(), User: o.GetUser(),
-		TTY: o.GetTty(), Privileged: o.GetPrivileged(), Detach: o.GetDetach(),
+	req := engine.ExecRequest{
+		Container: o.GetContainer(), Command: o.GetCommand(), Env: o.GetEnv(), WorkDir: o.GetWorkDir(),
+		User: o.GetUser(),
+		TTY:  o.GetTty(), Privileged: o.GetPrivileged(), Detach: o.GetDetach(),
 	}
 	return converse(stream.Context(), stream, o.GetStdin(), o.GetSize(), func() (input, error) { return stream.Recv() },
-		func(ctx context.Context, stdio Stdio) (ExitStatus, error) { return s.containers.Exec(ctx, req, stdio) })
+		func(ctx context.Context, stdio engine.Stdio) (engine.ExitStatus, error) {
+			return s.containers.Exec(ctx, req, stdio)
+		})
 }
 
-// input is what AttachRequest and ExecRequest have in common.
+// input is what AttachRequest and engine.ExecRequest have in common.
 type input interface {
 	GetStdin() []byte
 	GetCloseStdin() bool
@@ -73,12 +77,12 @@ type outputStream interface {
 // converse connects a stream with a process until the process has exited.
 // A client that hangs up leaves the process alone.
 func converse(ctx context.Context, stream outputStream, stdin bool, size *apiv1.WindowSize,
-	recv func() (input, error), run func(context.Context, Stdio) (ExitStatus, error)) error {
+	recv func() (input, error), run func(context.Context, engine.Stdio) (engine.ExitStatus, error)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	out := &sender{stream: stream}
 	in := newReceiver(ctx)
-	stdio := Stdio{
+	stdio := engine.Stdio{
 		Stdout: &output{out, func(b []byte) *apiv1.AttachResponse {
 			return &apiv1.AttachResponse{Message: &apiv1.AttachResponse_Stdout{Stdout: b}}
 		}},
@@ -87,7 +91,8 @@ func converse(ctx context.Context, stream outputStream, stdin bool, size *apiv1.
 		}},
 		Size: windowSize(size), Resize: in.resize, Signals: in.signals,
 		Started: func(id string, pid int) error {
-			return out.send(&apiv1.AttachResponse{Message: &apiv1.AttachResponse_Started{Started: &apiv1.Started{Id: id, Pid: int32(pid)}}})
+			return out.send(&apiv1.AttachResponse{
+				Message: &apiv1.AttachResponse_Started{Started: &apiv1.Started{Id: id, Pid: int32(pid)}}})
 		},
 	}
 	if stdin {
@@ -144,12 +149,13 @@ type receiver struct {
 	ctx     context.Context // ends with the call
 	stdin   chan []byte     // closed at the end of input
 	rest    []byte          // of a message that Read has not given out whole
-	resize  chan WindowSize
+	resize  chan engine.WindowSize
 	signals chan string
 }
 
 func newReceiver(ctx context.Context) *receiver {
-	return &receiver{ctx: ctx, stdin: make(chan []byte, stdinBacklog), resize: make(chan WindowSize, 1), signals: make(chan string, 16)}
+	return &receiver{ctx: ctx, stdin: make(chan []byte, stdinBacklog), resize: make(chan engine.WindowSize, 1),
+		signals: make(chan string, 16)}
 }
 
 // run ends with the stream. A client that went away has not ended the input:
@@ -188,7 +194,7 @@ func (r *receiver) run(recv func() (input, error), stdin bool) {
 }
 
 // replaceSize keeps the latest size only.
-func (r *receiver) replaceSize(w WindowSize) {
+func (r *receiver) replaceSize(w engine.WindowSize) {
 	select {
 	case <-r.resize:
 	default:
@@ -214,7 +220,7 @@ func (r *receiver) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-func windowSize(w *apiv1.WindowSize) WindowSize {
+func windowSize(w *apiv1.WindowSize) engine.WindowSize {
 	const most = 1<<16 - 1
-	return WindowSize{Rows: uint16(min(w.GetRows(), most)), Columns: uint16(min(w.GetColumns(), most))}
+	return engine.WindowSize{Rows: uint16(min(w.GetRows(), most)), Columns: uint16(min(w.GetColumns(), most))}
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/doctor"
+	"github.com/vethloom/vethloom/internal/reconcile"
+	"github.com/vethloom/vethloom/plan"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 )
@@ -25,11 +28,13 @@ func (s *systemService) Status(ctx context.Context, _ *apiv1.StatusRequest) (*ap
 	}
 	return &apiv1.StatusResponse{
 		Version: st.Version, Started: timestamp(st.Started), Root: st.Root, Run: st.Run, Firewall: st.Firewall,
-		Mtu: int32(st.MTU), Networks: int32(st.Networks), Endpoints: int32(st.Endpoints), Sandboxes: int32(st.Sandboxes),
+		Mtu: int32(st.MTU), Networks: int32(st.Networks), Endpoints: int32(st.Endpoints),
+		Sandboxes:  int32(st.Sandboxes),
 		Containers: int32(st.Containers), Running: int32(st.Running), Converged: st.Converged,
 		Passes: st.Passes, Drifts: st.Drifts, Notices: st.Notices, Cluster: encodeClusterStatus(st.Cluster),
-		Errors: list(st.Errors, func(e ScopeError) *apiv1.ScopeError {
-			return &apiv1.ScopeError{Scope: e.Scope, Error: e.Error, Since: timestamp(e.Since), Retry: timestamp(e.Retry)}
+		Errors: list(st.Errors, func(f reconcile.Failure) *apiv1.OwnerError {
+			return &apiv1.OwnerError{Owner: string(f.Owner), Error: f.Err.Error(), Since: timestamp(f.Since),
+				Retry: timestamp(f.Next)}
 		}),
 	}, nil
 }
@@ -39,9 +44,18 @@ func (s *systemService) Diff(ctx context.Context, _ *apiv1.DiffRequest) (*apiv1.
 	if err != nil {
 		return nil, err
 	}
-	return &apiv1.DiffResponse{Ops: list(ops, func(o DiffOp) *apiv1.Op {
-		return &apiv1.Op{Verb: o.Verb, Kind: o.Kind, Scope: o.Scope, Netns: o.NetNS, Object: o.Object, Old: o.Old}
-	})}, nil
+	return &apiv1.DiffResponse{Ops: list(ops, encodeOp)}, nil
+}
+
+func encodeOp(op plan.Op) *apiv1.Op {
+	out := &apiv1.Op{
+		Verb: string(op.Verb), Kind: op.Kind(), Owner: string(op.Owner()), Netns: string(op.NS()),
+		Object: op.Object.String(),
+	}
+	if op.Old != nil {
+		out.Old = op.Old.String()
+	}
+	return out
 }
 
 func (s *systemService) Doctor(ctx context.Context, _ *apiv1.DoctorRequest) (*apiv1.DoctorResponse, error) {
@@ -49,7 +63,7 @@ func (s *systemService) Doctor(ctx context.Context, _ *apiv1.DoctorRequest) (*ap
 	if err != nil {
 		return nil, err
 	}
-	return &apiv1.DoctorResponse{Findings: list(found, func(f Finding) *apiv1.Finding {
+	return &apiv1.DoctorResponse{Findings: list(found, func(f doctor.Finding) *apiv1.Finding {
 		return &apiv1.Finding{Check: f.Check, Severity: string(f.Severity), Found: f.Found, Remedy: f.Remedy}
 	})}, nil
 }

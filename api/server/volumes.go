@@ -35,15 +35,16 @@ func (s *volumesService) Inspect(ctx context.Context, r *apiv1.InspectVolumeRequ
 	return encodeVolume(v), nil
 }
 
-func (s *volumesService) Remove(ctx context.Context, r *apiv1.RemoveVolumeRequest) (*apiv1.RemoveVolumeResponse, error) {
+func (s *volumesService) Remove(ctx context.Context, r *apiv1.RemoveVolumeRequest) (*apiv1.RemoveVolumeResponse,
+	error) {
 	if err := s.volumes.RemoveVolume(ctx, r.GetName()); err != nil {
 		return nil, err
 	}
 	return &apiv1.RemoveVolumeResponse{}, nil
 }
 
-func (s *volumesService) Prune(ctx context.Context, _ *apiv1.PruneVolumesRequest) (*apiv1.PruneVolumesResponse, error) {
-	names, err := s.volumes.PruneVolumes(ctx)
+func (s *volumesService) Prune(ctx context.Context, r *apiv1.PruneVolumesRequest) (*apiv1.PruneVolumesResponse, error) {
+	names, err := s.volumes.PruneVolumes(ctx, r.GetAll())
 	if err != nil {
 		return nil, err
 	}

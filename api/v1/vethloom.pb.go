@@ -1626,14 +1626,14 @@ func (x *NodeSubnet) GetPrefixes() []string {
 	return nil
 }
 
-// PeerHealth is how one way to a node is doing.
+// PeerHealth is how one path to a node is doing.
 type PeerHealth struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Way           string                 `protobuf:"bytes,1,opt,name=way,proto3" json:"way,omitempty"` // "underlay", or driver and network: "vxlan web"
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // "underlay", or driver and network: "vxlan web"
 	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
 	Reachable     bool                   `protobuf:"varint,3,opt,name=reachable,proto3" json:"reachable,omitempty"`
 	Rtt           *durationpb.Duration   `protobuf:"bytes,4,opt,name=rtt,proto3" json:"rtt,omitempty"`                         // unset: not known
-	Mtu           int32                  `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`                        // of the way, bytes
+	Mtu           int32                  `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`                        // of the path, bytes
 	PathMtu       int32                  `protobuf:"varint,6,opt,name=path_mtu,json=pathMtu,proto3" json:"path_mtu,omitempty"` // that was found, bytes; 0: not known
 	Small         bool                   `protobuf:"varint,7,opt,name=small,proto3" json:"small,omitempty"`                    // small packets arrive
 	Large         bool                   `protobuf:"varint,8,opt,name=large,proto3" json:"large,omitempty"`                    // packets as large as mtu arrive
@@ -1675,9 +1675,9 @@ func (*PeerHealth) Descriptor() ([]byte, []int) {
 	return file_vethloom_proto_rawDescGZIP(), []int{24}
 }
 
-func (x *PeerHealth) GetWay() string {
+func (x *PeerHealth) GetPath() string {
 	if x != nil {
-		return x.Way
+		return x.Path
 	}
 	return ""
 }
@@ -2124,6 +2124,7 @@ type ContainerSpec struct {
 	Dns           []string               `protobuf:"bytes,25,rep,name=dns,proto3" json:"dns,omitempty"`
 	ExtraHosts    []string               `protobuf:"bytes,26,rep,name=extra_hosts,json=extraHosts,proto3" json:"extra_hosts,omitempty"`
 	Labels        map[string]string      `protobuf:"bytes,27,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Sysctls       map[string]string      `protobuf:"bytes,28,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of the container's namespaces, by name with dots
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2347,12 +2348,20 @@ func (x *ContainerSpec) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *ContainerSpec) GetSysctls() map[string]string {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
+}
+
 type Mount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Source        string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
 	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
 	ReadOnly      bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
 	Volume        bool                   `protobuf:"varint,4,opt,name=volume,proto3" json:"volume,omitempty"`
+	Path          string                 `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"` // of the volume on this host; ignored in requests
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2413,6 +2422,13 @@ func (x *Mount) GetVolume() bool {
 		return x.Volume
 	}
 	return false
+}
+
+func (x *Mount) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
 }
 
 type CreateContainerRequest struct {
@@ -5157,6 +5173,7 @@ func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
 
 type PruneVolumesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	All           bool                   `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5189,6 +5206,13 @@ func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use PruneVolumesRequest.ProtoReflect.Descriptor instead.
 func (*PruneVolumesRequest) Descriptor() ([]byte, []int) {
 	return file_vethloom_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *PruneVolumesRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
 }
 
 type PruneVolumesResponse struct {
@@ -5391,7 +5415,7 @@ type StatusResponse struct {
 	Converged     bool                   `protobuf:"varint,12,opt,name=converged,proto3" json:"converged,omitempty"`
 	Passes        uint64                 `protobuf:"varint,13,opt,name=passes,proto3" json:"passes,omitempty"`
 	Drifts        uint64                 `protobuf:"varint,14,opt,name=drifts,proto3" json:"drifts,omitempty"` // passes in which the kernel had been changed by someone else
-	Errors        []*ScopeError          `protobuf:"bytes,15,rep,name=errors,proto3" json:"errors,omitempty"`
+	Errors        []*OwnerError          `protobuf:"bytes,15,rep,name=errors,proto3" json:"errors,omitempty"`
 	Notices       []string               `protobuf:"bytes,16,rep,name=notices,proto3" json:"notices,omitempty"` // what was found and done at start: state restored from a copy, …
 	Cluster       *ClusterStatus         `protobuf:"bytes,17,opt,name=cluster,proto3" json:"cluster,omitempty"` // unset: this node is in no cluster
 	unknownFields protoimpl.UnknownFields
@@ -5526,7 +5550,7 @@ func (x *StatusResponse) GetDrifts() uint64 {
 	return 0
 }
 
-func (x *StatusResponse) GetErrors() []*ScopeError {
+func (x *StatusResponse) GetErrors() []*OwnerError {
 	if x != nil {
 		return x.Errors
 	}
@@ -5671,9 +5695,9 @@ func (x *ClusterStatus) GetExpires() *timestamppb.Timestamp {
 	return nil
 }
 
-type ScopeError struct {
+type OwnerError struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Scope         string                 `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
+	Owner         string                 `protobuf:"bytes,1,opt,name=owner,proto3" json:"owner,omitempty"`
 	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
 	Retry         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=retry,proto3" json:"retry,omitempty"`
@@ -5681,20 +5705,20 @@ type ScopeError struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ScopeError) Reset() {
-	*x = ScopeError{}
+func (x *OwnerError) Reset() {
+	*x = OwnerError{}
 	mi := &file_vethloom_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ScopeError) String() string {
+func (x *OwnerError) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ScopeError) ProtoMessage() {}
+func (*OwnerError) ProtoMessage() {}
 
-func (x *ScopeError) ProtoReflect() protoreflect.Message {
+func (x *OwnerError) ProtoReflect() protoreflect.Message {
 	mi := &file_vethloom_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -5706,33 +5730,33 @@ func (x *ScopeError) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ScopeError.ProtoReflect.Descriptor instead.
-func (*ScopeError) Descriptor() ([]byte, []int) {
+// Deprecated: Use OwnerError.ProtoReflect.Descriptor instead.
+func (*OwnerError) Descriptor() ([]byte, []int) {
 	return file_vethloom_proto_rawDescGZIP(), []int{85}
 }
 
-func (x *ScopeError) GetScope() string {
+func (x *OwnerError) GetOwner() string {
 	if x != nil {
-		return x.Scope
+		return x.Owner
 	}
 	return ""
 }
 
-func (x *ScopeError) GetError() string {
+func (x *OwnerError) GetError() string {
 	if x != nil {
 		return x.Error
 	}
 	return ""
 }
 
-func (x *ScopeError) GetSince() *timestamppb.Timestamp {
+func (x *OwnerError) GetSince() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Since
 	}
 	return nil
 }
 
-func (x *ScopeError) GetRetry() *timestamppb.Timestamp {
+func (x *OwnerError) GetRetry() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Retry
 	}
@@ -5823,7 +5847,7 @@ type Op struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Verb          string                 `protobuf:"bytes,1,opt,name=verb,proto3" json:"verb,omitempty"`
 	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
-	Scope         string                 `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"`
+	Owner         string                 `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
 	Netns         string                 `protobuf:"bytes,4,opt,name=netns,proto3" json:"netns,omitempty"`
 	Object        string                 `protobuf:"bytes,5,opt,name=object,proto3" json:"object,omitempty"`
 	Old           string                 `protobuf:"bytes,6,opt,name=old,proto3" json:"old,omitempty"`
@@ -5875,9 +5899,9 @@ func (x *Op) GetKind() string {
 	return ""
 }
 
-func (x *Op) GetScope() string {
+func (x *Op) GetOwner() string {
 	if x != nil {
-		return x.Scope
+		return x.Owner
 	}
 	return ""
 }
@@ -6321,10 +6345,10 @@ const file_vethloom_proto_rawDesc = "" +
 	"\n" +
 	"NodeSubnet\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1a\n" +
-	"\bprefixes\x18\x02 \x03(\tR\bprefixes\"\xd2\x02\n" +
+	"\bprefixes\x18\x02 \x03(\tR\bprefixes\"\xd4\x02\n" +
 	"\n" +
-	"PeerHealth\x12\x10\n" +
-	"\x03way\x18\x01 \x01(\tR\x03way\x12\x16\n" +
+	"PeerHealth\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x1c\n" +
 	"\treachable\x18\x03 \x01(\bR\treachable\x12+\n" +
 	"\x03rtt\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03rtt\x12\x10\n" +
@@ -6359,7 +6383,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x11ListLeasesRequest\x12\x18\n" +
 	"\afilters\x18\x01 \x03(\tR\afilters\"@\n" +
 	"\x12ListLeasesResponse\x12*\n" +
-	"\x06leases\x18\x01 \x03(\v2\x12.vethloom.v1.LeaseR\x06leases\"\x98\a\n" +
+	"\x06leases\x18\x01 \x03(\v2\x12.vethloom.v1.LeaseR\x06leases\"\x97\b\n" +
 	"\rContainerSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -6396,15 +6420,20 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x03dns\x18\x19 \x03(\tR\x03dns\x12\x1f\n" +
 	"\vextra_hosts\x18\x1a \x03(\tR\n" +
 	"extraHosts\x12>\n" +
-	"\x06labels\x18\x1b \x03(\v2&.vethloom.v1.ContainerSpec.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x1b \x03(\v2&.vethloom.v1.ContainerSpec.LabelsEntryR\x06labels\x12A\n" +
+	"\asysctls\x18\x1c \x03(\v2'.vethloom.v1.ContainerSpec.SysctlsEntryR\asysctls\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"l\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
+	"\fSysctlsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x01\n" +
 	"\x05Mount\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x1b\n" +
 	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12\x16\n" +
-	"\x06volume\x18\x04 \x01(\bR\x06volume\"H\n" +
+	"\x06volume\x18\x04 \x01(\bR\x06volume\x12\x12\n" +
+	"\x04path\x18\x05 \x01(\tR\x04path\"H\n" +
 	"\x16CreateContainerRequest\x12.\n" +
 	"\x04spec\x18\x01 \x01(\v2\x1a.vethloom.v1.ContainerSpecR\x04spec\"E\n" +
 	"\x17CreateContainerResponse\x12\x0e\n" +
@@ -6602,8 +6631,9 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\")\n" +
 	"\x13RemoveVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x16\n" +
-	"\x14RemoveVolumeResponse\"\x15\n" +
-	"\x13PruneVolumesRequest\",\n" +
+	"\x14RemoveVolumeResponse\"'\n" +
+	"\x13PruneVolumesRequest\x12\x10\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\",\n" +
 	"\x14PruneVolumesResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\tR\x05names\"\x10\n" +
 	"\x0eVersionRequest\"k\n" +
@@ -6631,7 +6661,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\tconverged\x18\f \x01(\bR\tconverged\x12\x16\n" +
 	"\x06passes\x18\r \x01(\x04R\x06passes\x12\x16\n" +
 	"\x06drifts\x18\x0e \x01(\x04R\x06drifts\x12/\n" +
-	"\x06errors\x18\x0f \x03(\v2\x17.vethloom.v1.ScopeErrorR\x06errors\x12\x18\n" +
+	"\x06errors\x18\x0f \x03(\v2\x17.vethloom.v1.OwnerErrorR\x06errors\x12\x18\n" +
 	"\anotices\x18\x10 \x03(\tR\anotices\x124\n" +
 	"\acluster\x18\x11 \x01(\v2\x1a.vethloom.v1.ClusterStatusR\acluster\"\xda\x02\n" +
 	"\rClusterStatus\x12\x14\n" +
@@ -6648,8 +6678,8 @@ const file_vethloom_proto_rawDesc = "" +
 	" \x03(\tR\bproblems\x124\n" +
 	"\aexpires\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\x9c\x01\n" +
 	"\n" +
-	"ScopeError\x12\x14\n" +
-	"\x05scope\x18\x01 \x01(\tR\x05scope\x12\x14\n" +
+	"OwnerError\x12\x14\n" +
+	"\x05owner\x18\x01 \x01(\tR\x05owner\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x120\n" +
 	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
 	"\x05retry\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05retry\"\r\n" +
@@ -6659,7 +6689,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x02Op\x12\x12\n" +
 	"\x04verb\x18\x01 \x01(\tR\x04verb\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
-	"\x05scope\x18\x03 \x01(\tR\x05scope\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\tR\x05owner\x12\x14\n" +
 	"\x05netns\x18\x04 \x01(\tR\x05netns\x12\x16\n" +
 	"\x06object\x18\x05 \x01(\tR\x06object\x12\x10\n" +
 	"\x03old\x18\x06 \x01(\tR\x03old\"\x0f\n" +
@@ -6747,7 +6777,7 @@ func file_vethloom_proto_rawDescGZIP() []byte {
 	return file_vethloom_proto_rawDescData
 }
 
-var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 106)
+var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 107)
 var file_vethloom_proto_goTypes = []any{
 	(*Pool)(nil),                    // 0: vethloom.v1.Pool
 	(*CreateNetworkRequest)(nil),    // 1: vethloom.v1.CreateNetworkRequest
@@ -6834,7 +6864,7 @@ var file_vethloom_proto_goTypes = []any{
 	(*StatusRequest)(nil),           // 82: vethloom.v1.StatusRequest
 	(*StatusResponse)(nil),          // 83: vethloom.v1.StatusResponse
 	(*ClusterStatus)(nil),           // 84: vethloom.v1.ClusterStatus
-	(*ScopeError)(nil),              // 85: vethloom.v1.ScopeError
+	(*OwnerError)(nil),              // 85: vethloom.v1.OwnerError
 	(*DiffRequest)(nil),             // 86: vethloom.v1.DiffRequest
 	(*DiffResponse)(nil),            // 87: vethloom.v1.DiffResponse
 	(*Op)(nil),                      // 88: vethloom.v1.Op
@@ -6851,12 +6881,13 @@ var file_vethloom_proto_goTypes = []any{
 	nil,                             // 99: vethloom.v1.CreateSandboxRequest.LabelsEntry
 	nil,                             // 100: vethloom.v1.Sandbox.LabelsEntry
 	nil,                             // 101: vethloom.v1.ContainerSpec.LabelsEntry
-	nil,                             // 102: vethloom.v1.Image.LabelsEntry
-	nil,                             // 103: vethloom.v1.CreateVolumeRequest.LabelsEntry
-	nil,                             // 104: vethloom.v1.Volume.LabelsEntry
-	nil,                             // 105: vethloom.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil),   // 106: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 107: google.protobuf.Duration
+	nil,                             // 102: vethloom.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 103: vethloom.v1.Image.LabelsEntry
+	nil,                             // 104: vethloom.v1.CreateVolumeRequest.LabelsEntry
+	nil,                             // 105: vethloom.v1.Volume.LabelsEntry
+	nil,                             // 106: vethloom.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),   // 107: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 108: google.protobuf.Duration
 }
 var file_vethloom_proto_depIdxs = []int32{
 	94,  // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
@@ -6866,7 +6897,7 @@ var file_vethloom_proto_depIdxs = []int32{
 	0,   // 4: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
 	97,  // 5: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
 	98,  // 6: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
-	106, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
+	107, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
 	14,  // 8: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
 	3,   // 9: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
 	2,   // 10: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
@@ -6877,144 +6908,145 @@ var file_vethloom_proto_depIdxs = []int32{
 	14,  // 15: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
 	100, // 16: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
 	17,  // 17: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
-	106, // 18: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	107, // 18: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
 	23,  // 19: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
 	23,  // 20: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
 	24,  // 21: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
-	107, // 22: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
-	106, // 23: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
+	108, // 22: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
+	107, // 23: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
 	22,  // 24: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
-	106, // 25: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
+	107, // 25: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
 	28,  // 26: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
 	11,  // 27: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
 	15,  // 28: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
 	32,  // 29: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
-	107, // 30: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	108, // 30: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
 	101, // 31: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
-	31,  // 32: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
-	38,  // 33: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
-	41,  // 34: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
-	41,  // 35: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
-	40,  // 36: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
-	41,  // 37: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
-	41,  // 38: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
-	43,  // 39: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
-	44,  // 40: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
-	106, // 41: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
-	106, // 42: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	106, // 43: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	106, // 44: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	50,  // 45: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
-	31,  // 46: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
-	106, // 47: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
-	106, // 48: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
-	106, // 49: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
-	17,  // 50: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
-	107, // 51: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
-	59,  // 52: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
-	66,  // 53: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
-	106, // 54: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
-	102, // 55: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
-	103, // 56: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
-	104, // 57: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
-	106, // 58: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
-	72,  // 59: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
-	106, // 60: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	85,  // 61: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.ScopeError
-	84,  // 62: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
-	106, // 63: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
-	106, // 64: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
-	106, // 65: vethloom.v1.ScopeError.since:type_name -> google.protobuf.Timestamp
-	106, // 66: vethloom.v1.ScopeError.retry:type_name -> google.protobuf.Timestamp
-	88,  // 67: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
-	91,  // 68: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
-	106, // 69: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	105, // 70: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
-	1,   // 71: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
-	4,   // 72: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
-	6,   // 73: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
-	7,   // 74: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
-	9,   // 75: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
-	11,  // 76: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
-	12,  // 77: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
-	16,  // 78: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
-	18,  // 79: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
-	20,  // 80: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
-	25,  // 81: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
-	27,  // 82: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
-	29,  // 83: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
-	33,  // 84: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
-	35,  // 85: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
-	37,  // 86: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
-	39,  // 87: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
-	45,  // 88: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
-	47,  // 89: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
-	49,  // 90: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
-	51,  // 91: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
-	53,  // 92: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
-	55,  // 93: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
-	57,  // 94: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
-	58,  // 95: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
-	61,  // 96: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
-	63,  // 97: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
-	65,  // 98: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
-	67,  // 99: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
-	69,  // 100: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
-	71,  // 101: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
-	73,  // 102: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
-	75,  // 103: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
-	76,  // 104: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
-	78,  // 105: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
-	80,  // 106: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
-	82,  // 107: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
-	86,  // 108: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
-	89,  // 109: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
-	92,  // 110: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
-	2,   // 111: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
-	5,   // 112: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
-	2,   // 113: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
-	8,   // 114: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
-	10,  // 115: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
-	14,  // 116: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
-	13,  // 117: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
-	17,  // 118: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
-	19,  // 119: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
-	21,  // 120: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
-	26,  // 121: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
-	22,  // 122: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
-	30,  // 123: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
-	34,  // 124: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
-	36,  // 125: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
-	42,  // 126: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
-	42,  // 127: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
-	46,  // 128: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
-	48,  // 129: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
-	50,  // 130: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
-	52,  // 131: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
-	54,  // 132: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
-	56,  // 133: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
-	44,  // 134: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
-	60,  // 135: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
-	62,  // 136: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
-	64,  // 137: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
-	66,  // 138: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
-	68,  // 139: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
-	70,  // 140: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
-	72,  // 141: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
-	74,  // 142: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
-	72,  // 143: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
-	77,  // 144: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
-	79,  // 145: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
-	81,  // 146: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
-	83,  // 147: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
-	87,  // 148: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
-	90,  // 149: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
-	93,  // 150: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
-	111, // [111:151] is the sub-list for method output_type
-	71,  // [71:111] is the sub-list for method input_type
-	71,  // [71:71] is the sub-list for extension type_name
-	71,  // [71:71] is the sub-list for extension extendee
-	0,   // [0:71] is the sub-list for field type_name
+	102, // 32: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
+	31,  // 33: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
+	38,  // 34: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
+	41,  // 35: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
+	41,  // 36: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
+	40,  // 37: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
+	41,  // 38: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
+	41,  // 39: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
+	43,  // 40: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
+	44,  // 41: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
+	107, // 42: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
+	107, // 43: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	107, // 44: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	107, // 45: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	50,  // 46: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
+	31,  // 47: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
+	107, // 48: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
+	107, // 49: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
+	107, // 50: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	17,  // 51: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
+	108, // 52: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	59,  // 53: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
+	66,  // 54: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
+	107, // 55: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
+	103, // 56: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
+	104, // 57: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
+	105, // 58: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
+	107, // 59: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	72,  // 60: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
+	107, // 61: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	85,  // 62: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
+	84,  // 63: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
+	107, // 64: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
+	107, // 65: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
+	107, // 66: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
+	107, // 67: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
+	88,  // 68: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
+	91,  // 69: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
+	107, // 70: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	106, // 71: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
+	1,   // 72: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
+	4,   // 73: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
+	6,   // 74: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
+	7,   // 75: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
+	9,   // 76: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
+	11,  // 77: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
+	12,  // 78: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
+	16,  // 79: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
+	18,  // 80: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
+	20,  // 81: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
+	25,  // 82: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
+	27,  // 83: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
+	29,  // 84: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
+	33,  // 85: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
+	35,  // 86: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
+	37,  // 87: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
+	39,  // 88: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
+	45,  // 89: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
+	47,  // 90: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
+	49,  // 91: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
+	51,  // 92: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
+	53,  // 93: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
+	55,  // 94: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
+	57,  // 95: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
+	58,  // 96: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
+	61,  // 97: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
+	63,  // 98: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
+	65,  // 99: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
+	67,  // 100: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
+	69,  // 101: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
+	71,  // 102: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
+	73,  // 103: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
+	75,  // 104: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
+	76,  // 105: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
+	78,  // 106: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
+	80,  // 107: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
+	82,  // 108: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
+	86,  // 109: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
+	89,  // 110: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
+	92,  // 111: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
+	2,   // 112: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
+	5,   // 113: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
+	2,   // 114: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
+	8,   // 115: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
+	10,  // 116: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
+	14,  // 117: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
+	13,  // 118: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
+	17,  // 119: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
+	19,  // 120: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
+	21,  // 121: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
+	26,  // 122: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
+	22,  // 123: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
+	30,  // 124: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
+	34,  // 125: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
+	36,  // 126: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
+	42,  // 127: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
+	42,  // 128: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
+	46,  // 129: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
+	48,  // 130: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
+	50,  // 131: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
+	52,  // 132: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
+	54,  // 133: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
+	56,  // 134: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
+	44,  // 135: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
+	60,  // 136: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
+	62,  // 137: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
+	64,  // 138: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
+	66,  // 139: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
+	68,  // 140: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
+	70,  // 141: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
+	72,  // 142: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
+	74,  // 143: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
+	72,  // 144: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
+	77,  // 145: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
+	79,  // 146: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
+	81,  // 147: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
+	83,  // 148: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
+	87,  // 149: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
+	90,  // 150: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
+	93,  // 151: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
+	112, // [112:152] is the sub-list for method output_type
+	72,  // [72:112] is the sub-list for method input_type
+	72,  // [72:72] is the sub-list for extension type_name
+	72,  // [72:72] is the sub-list for extension extendee
+	0,   // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_vethloom_proto_init() }
@@ -7052,7 +7084,7 @@ func file_vethloom_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vethloom_proto_rawDesc), len(file_vethloom_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   106,
+			NumMessages:   107,
 			NumExtensions: 0,
 			NumServices:   8,
 		},

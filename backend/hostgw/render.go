@@ -7,7 +7,7 @@ import (
 	"github.com/vethloom/vethloom/backend"
 	"github.com/vethloom/vethloom/backend/vxlan"
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 	"github.com/vethloom/vethloom/subnet"
 )
 
@@ -42,7 +42,8 @@ func (Backend) RenderSelf(n backend.Network, h cnm.Host) (backend.Self, error) {
 	}
 	return backend.Self{
 		State: plan.State{Routes: n.Nowhere()},
-		Attrs: subnet.Attrs{PublicIP: h.Uplink.Addr4, PublicIPv6: h.Uplink.Addr6, BackendType: Backend{}.Name(), NodeID: h.Node},
+		Attrs: subnet.Attrs{PublicIP: h.Uplink.Addr4, PublicIPv6: h.Uplink.Addr6, BackendType: Backend{}.Name(),
+			NodeID: h.Node},
 		Plain: true,
 	}, nil
 }
@@ -63,20 +64,23 @@ func (Backend) RenderPeer(n backend.Network, p cnm.Peer, h cnm.Host) (plan.State
 	return s, nil
 }
 
-const remedy = "use a network of driver vxlan or udp, or make this one with -o direct-routing=true, which has a tunnel for such nodes"
+const remedy = "use a network of driver vxlan or udp, or make this one with -o direct-routing=true, which has a " +
+	"tunnel for such nodes"
 
 func notOnLink(n backend.Network, p cnm.Peer, prefix netip.Prefix, h cnm.Host) error {
 	is4 := prefix.Addr().Is4()
 	via := backend.Underlay(p, h, is4)
 	if via.IsValid() {
-		return backend.Unreachable(n, p, prefix, fmt.Sprintf("its address %s is not on the link %s", via, h.Uplink.Link), remedy)
+		return backend.Unreachable(n, p, prefix, fmt.Sprintf("its address %s is not on the link %s", via,
+			h.Uplink.Link), remedy)
 	}
 	family := "IPv6"
 	if is4 {
 		family = "IPv4"
 	}
 	return backend.Unreachable(n, p, prefix,
-		fmt.Sprintf("this node and that one have no %s addresses in common on the link %s to route by", family, h.Uplink.Link), remedy)
+		fmt.Sprintf("this node and that one have no %s addresses in common on the link %s to route by", family,
+			h.Uplink.Link), remedy)
 }
 
 // Decode reads the tunnel's data with direct-routing=true, where the holder has any: a flanneld has none.

@@ -11,7 +11,7 @@ import (
 )
 
 // device is an attached TUN link. Its descriptor does not block and is not known to Go's network
-// poller, which would wake a thread of its own for every packet. Whoever finds nothing to read
+// poller, which would wake a thread of its own for every packet. A reader that finds nothing to read
 // waits with poll(2): the kernel wakes the readers of a link that is deleted before their reads
 // would fail, and an edge-triggered poller is not woken again. poll(2) sees POLLERR.
 type device struct {
@@ -45,7 +45,8 @@ func (d *device) write(pieces []unix.Iovec) error {
 		pieces = pieces[1:]
 	}
 	for {
-		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(d.fd), uintptr(unsafe.Pointer(&pieces[0])), uintptr(len(pieces)))
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(d.fd), uintptr(unsafe.Pointer(&pieces[0])),
+			uintptr(len(pieces)))
 		switch errno {
 		case 0:
 			return nil
@@ -141,7 +142,7 @@ func attachOffload(name string) (*device, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	// The header's size belongs to the link and outlives whoever set it.
+	// The header's size belongs to the link and outlives the process that set it.
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, virtioSize); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("set the size of virtio headers: %w", err)
@@ -180,7 +181,10 @@ func attachPlain(name string) (*device, error) {
 	}
 	dev := &device{fd: -1}
 	var failed error
-	if err := raw.Control(func(fd uintptr) { dev.fd, failed = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+	if err := raw.Control(func(fd uintptr) {
+		dev.fd, failed = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC,
+			0)
+	}); err != nil {
 		return nil, err
 	}
 	if failed != nil {
@@ -191,7 +195,7 @@ func attachPlain(name string) (*device, error) {
 		return nil, fmt.Errorf("keep reads from blocking: %w", err)
 	}
 	// An earlier process may have set offloads on the link: without a virtio header the kernel
-	// would hand out packets of 64 KB and unfinished checksums.
+	// would return packets of 64 KB and unfinished checksums.
 	if err := unix.IoctlSetInt(dev.fd, unix.TUNSETOFFLOAD, 0); err != nil {
 		dev.close()
 		return nil, fmt.Errorf("clear the offloads: %w", err)
@@ -199,7 +203,7 @@ func attachPlain(name string) (*device, error) {
 	return dev, nil
 }
 
-// gone says whether an error of a device means that the link was deleted or closed.
+// gone reports whether an error of a device means that the link was deleted or closed.
 func gone(err error) bool {
 	for _, e := range []error{unix.EBADFD, unix.EBADF, unix.EFAULT, unix.ENODEV, unix.ENXIO} {
 		if errors.Is(err, e) {

@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Config is what a [Host] needs of its surroundings.
@@ -68,7 +68,7 @@ func (h *Host) link(name string) *link {
 // Open makes or changes the tunnel of a TUN link that exists in the calling thread's network
 // namespace. Remotes stay as they are. A tunnel whose link was deleted is opened anew.
 // The error wraps [ErrNoLink] when there is no such link, and EADDRINUSE when another socket
-// has the port: whoever opens knows how to find out whose. After an error the link has no tunnel.
+// has the port: the caller knows how to find out whose. After an error the link has no tunnel.
 func (h *Host) Open(ctx context.Context, t plan.Tunnel) error {
 	if err := checkTunnel(t); err != nil {
 		return err
@@ -140,7 +140,7 @@ func (h *Host) forget(name string) {
 
 // Add makes a prefix reachable by a remote, in place of any other the prefix has had. The
 // data path knows at once, or a few milliseconds later when many come one after another.
-func (h *Host) Add(r plan.Remote) error {
+func (h *Host) Add(r plan.TunnelPeer) error {
 	switch {
 	case r.Link == "":
 		return fmt.Errorf("remote %s: it names no link", r.Prefix)
@@ -153,7 +153,8 @@ func (h *Host) Add(r plan.Remote) error {
 	defer h.mu.Unlock()
 	l := h.link(r.Link)
 	if t := l.tunnel; t != nil && t.spec.Local.Is4() != r.Dst.Is4() {
-		return fmt.Errorf("remote %s of %s: destination %s is not of the family of the tunnel's address %s", r.Prefix, r.Link, r.Dst, t.spec.Local)
+		return fmt.Errorf("remote %s of %s: destination %s is not of the family of the tunnel's address %s", r.Prefix,
+			r.Link, r.Dst, t.spec.Local)
 	}
 	l.remotes[r.Prefix] = r.Dst
 	h.changed(l)
@@ -161,7 +162,7 @@ func (h *Host) Add(r plan.Remote) error {
 }
 
 // Remove undoes Add, by link and prefix. Removing what is not there is no error.
-func (h *Host) Remove(r plan.Remote) error {
+func (h *Host) Remove(r plan.TunnelPeer) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := h.links[r.Link]
@@ -174,28 +175,33 @@ func (h *Host) Remove(r plan.Remote) error {
 	return nil
 }
 
-// List returns what is open and the remotes, in order. A tunnel that has ended by itself is
-// not in it, so that a pass finds it missing.
-func (h *Host) List() ([]plan.Tunnel, []plan.Remote) {
+// List returns what is open and the remotes, in order. The data path knows all of it: a build
+// that is yet to come is done here. A tunnel that has ended by itself is not in it, so that a
+// pass finds it missing.
+func (h *Host) List() ([]plan.Tunnel, []plan.TunnelPeer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var (
 		tunnels []plan.Tunnel
-		remotes []plan.Remote
+		remotes []plan.TunnelPeer
 	)
 	for name, l := range h.links {
+		if h.cancel(l) {
+			l.build()
+		}
 		if l.tunnel != nil && !l.tunnel.dead.Load() {
 			t := l.tunnel.spec
 			t.Inside = slices.Clone(l.inside)
 			tunnels = append(tunnels, t)
 		}
 		for p, dst := range l.remotes {
-			remotes = append(remotes, plan.Remote{Link: name, Prefix: p, Dst: dst})
+			remotes = append(remotes, plan.TunnelPeer{Link: name, Prefix: p, Dst: dst})
 		}
 	}
 	slices.SortFunc(tunnels, func(a, b plan.Tunnel) int { return cmp.Compare(a.Link, b.Link) })
-	slices.SortFunc(remotes, func(a, b plan.Remote) int {
-		return cmp.Or(cmp.Compare(a.Link, b.Link), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
+	slices.SortFunc(remotes, func(a, b plan.TunnelPeer) int {
+		return cmp.Or(cmp.Compare(a.Link, b.Link), a.Prefix.Addr().Compare(b.Prefix.Addr()),
+			cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
 	})
 	return tunnels, remotes
 }
@@ -243,21 +249,30 @@ func (h *Host) changed(l *link) {
 		return
 	}
 	h.later.Add(1)
-	l.pending = time.AfterFunc(wait, func() {
+	var timer *time.Timer // set under mu, before the function can read it
+	timer = time.AfterFunc(wait, func() {
 		defer h.later.Done()
 		h.mu.Lock()
 		defer h.mu.Unlock()
+		if l.pending != timer { // cancelled when it had fired already
+			return
+		}
 		l.pending = nil
 		l.build()
 	})
+	l.pending = timer
 }
 
-// cancel drops a build that has not begun.
-func (h *Host) cancel(l *link) {
-	if l.pending != nil && l.pending.Stop() {
-		l.pending = nil
+// cancel drops a build that has not begun, and reports whether there was one.
+func (h *Host) cancel(l *link) bool {
+	if l.pending == nil {
+		return false
+	}
+	if l.pending.Stop() {
 		h.later.Done()
 	}
+	l.pending = nil
+	return true
 }
 
 func (l *link) build() {

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"testing"
+
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // packet4 builds an IPv4 packet with a payload of n bytes.
@@ -58,23 +60,24 @@ func TestHostileDatagrams(t *testing.T) {
 		data []byte
 		want Reason
 	}{
-		"a known peer's":                  {peer, good, ""},
-		"a known peer's, replayed":        {peer, good, ""},
-		"a known peer's IPv6":             {peer, good6, ""},
-		"a replay from elsewhere":         {stranger, good, UnknownPeer},
-		"empty":                           {peer, nil, TooShort},
-		"one byte":                        {peer, []byte{0x45}, TooShort},
-		"half an IPv4 header":             {peer, good[:19], TooShort},
-		"half an IPv6 header":             {peer, good6[:39], TooShort},
-		"version 5":                       {peer, edit(good, func(p []byte) { p[0] = 0x55 }), BadHeader},
-		"header length 16":                {peer, edit(good, func(p []byte) { p[0] = 0x44 }), BadHeader},
-		"header longer than the packet":   {peer, edit(good[:24], func(p []byte) { p[0], p[3] = 0x4f, 24 }), BadHeader},
-		"total length too large":          {peer, edit(good, func(p []byte) { p[3]++ }), BadHeader},
-		"total length too small":          {peer, edit(good, func(p []byte) { p[3]-- }), BadHeader},
-		"IPv6 payload length too large":   {peer, edit(good6, func(p []byte) { p[5]++ }), BadHeader},
-		"wrong header checksum":           {peer, append([]byte{0x45, 1}, good[2:]...), BadHeader},
-		"TTL 0":                           {peer, packet4("10.9.2.2", "10.9.1.2", 0, 0), TTLExpired},
-		"oversized for its header":        {peer, append(append([]byte(nil), good...), make([]byte, 30000)...), BadHeader},
+		"a known peer's":                {peer, good, ""},
+		"a known peer's, replayed":      {peer, good, ""},
+		"a known peer's IPv6":           {peer, good6, ""},
+		"a replay from elsewhere":       {stranger, good, UnknownPeer},
+		"empty":                         {peer, nil, TooShort},
+		"one byte":                      {peer, []byte{0x45}, TooShort},
+		"half an IPv4 header":           {peer, good[:19], TooShort},
+		"half an IPv6 header":           {peer, good6[:39], TooShort},
+		"version 5":                     {peer, edit(good, func(p []byte) { p[0] = 0x55 }), BadHeader},
+		"header length 16":              {peer, edit(good, func(p []byte) { p[0] = 0x44 }), BadHeader},
+		"header longer than the packet": {peer, edit(good[:24], func(p []byte) { p[0], p[3] = 0x4f, 24 }), BadHeader},
+		"total length too large":        {peer, edit(good, func(p []byte) { p[3]++ }), BadHeader},
+		"total length too small":        {peer, edit(good, func(p []byte) { p[3]-- }), BadHeader},
+		"IPv6 payload length too large": {peer, edit(good6, func(p []byte) { p[5]++ }), BadHeader},
+		"wrong header checksum":         {peer, append([]byte{0x45, 1}, good[2:]...), BadHeader},
+		"TTL 0":                         {peer, packet4("10.9.2.2", "10.9.1.2", 0, 0), TTLExpired},
+		"oversized for its header": {peer, append(append([]byte(nil), good...), make([]byte, 30000)...),
+			BadHeader},
 		"a spoofed source":                {peer, packet4("10.9.3.2", "10.9.1.2", 9, 0), ForeignSource},
 		"a spoofed IPv6 source":           {peer, packet6("fd09:0:0:3::2", "fd09:0:0:1::2", 9, 0), ForeignSource},
 		"an IPv4-mapped IPv6 source":      {peer, packet6("::ffff:10.9.2.2", "fd09:0:0:1::2", 9, 0), ForeignSource},
@@ -92,7 +95,7 @@ func TestHostileDatagrams(t *testing.T) {
 			if _, err := c.from.WriteToUDPAddrPort(c.data, netip.AddrPortFrom(a.outer, 8285)); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the datagram is counted", func() bool {
+			await.True(t, "the datagram is counted", func() bool {
 				now := a.host.Stats(testLink)
 				if c.want == "" {
 					return now.In.Packets == before.In.Packets+1

@@ -60,7 +60,7 @@ func errorMessage(p []byte, v6 bool, c complaint, mtu int) []byte {
 	return m
 }
 
-// mayComplain says whether an ICMP error about p is allowed: never about ICMP errors, about
+// mayComplain reports whether an ICMP error about p is allowed: never about ICMP errors, about
 // fragments other than the first, or about what went to or came from more than one host
 // (RFC 1812 section 4.3.2.7, RFC 4443 section 2.4(e)).
 func mayComplain(p []byte, v6 bool, c complaint) bool {
@@ -114,7 +114,7 @@ func mayComplain6(p []byte, c complaint) bool {
 	return false
 }
 
-// oneHost says whether an address can be that of a single host that is not this one's own loopback.
+// oneHost reports whether an address can be that of a single host that is not this one's own loopback.
 func oneHost(a netip.Addr) bool {
 	if a.Is4() && a.As4()[0] >= 240 { // class E and broadcast
 		return false
@@ -134,7 +134,8 @@ type errorSender struct {
 func newErrorSender() (*errorSender, error) {
 	e := &errorSender{fd4: -1, fd6: -1, limit: bucket{rate: 100, burst: 50}}
 	var err error
-	if e.fd4, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_ICMP); err != nil {
+	if e.fd4, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK,
+		unix.IPPROTO_ICMP); err != nil {
 		return nil, fmt.Errorf("open a socket for ICMP errors: %w", err)
 	}
 	// Nothing is read here: block every type of message (raw(7), ICMP_FILTER = 1).
@@ -158,7 +159,7 @@ func newErrorSender() (*errorSender, error) {
 	return e, nil
 }
 
-// send says whether an error about p went out.
+// send reports whether an error about p went out.
 func (e *errorSender) send(p []byte, v6 bool, c complaint, mtu int) bool {
 	if !mayComplain(p, v6, c) || !e.limit.take(time.Now()) {
 		return false

@@ -15,7 +15,8 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/await"
+	"github.com/vethloom/vethloom/plan"
 )
 
 func TestMain(m *testing.M) {
@@ -141,7 +142,7 @@ func newLab(tb testing.TB, cfg labConfig) [2]*side {
 			tb.Fatal(err)
 		}
 		for _, p := range []netip.Prefix{other.net4, other.net6} {
-			if err := s.host.Add(plan.Remote{Link: testLink, Prefix: p, Dst: other.outer}); err != nil {
+			if err := s.host.Add(plan.TunnelPeer{Link: testLink, Prefix: p, Dst: other.outer}); err != nil {
 				tb.Fatal(err)
 			}
 		}
@@ -213,20 +214,10 @@ func (s *side) settle() {
 // has just been attached to in its own time.
 func reaches(tb testing.TB, from, to *side) {
 	tb.Helper()
-	eventually(tb, "one box answers the other", func() bool {
+	await.True(tb, "one box answers the other", func() bool {
 		_, err := from.box.try("ping", "-c", "1", "-W", "1", to.inner4.String())
 		return err == nil
 	})
-}
-
-// eventually waits for a condition that the kernel or another goroutine brings about.
-func eventually(tb testing.TB, what string, ok func() bool) {
-	tb.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			tb.Fatalf("timed out waiting until %s", what)
-		}
-	}
 }
 
 // listen and dial make TCP connections in namespaces.

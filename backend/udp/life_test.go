@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 const childEnv = "VETHLOOM_UDP_TEST_CHILD"
@@ -26,8 +26,10 @@ func childMain() bool {
 		return false
 	}
 	h := New(Config{})
-	t := plan.Tunnel{Link: testLink, Local: netip.MustParseAddr(args[0]), Port: 8285, Inside: []netip.Prefix{netip.MustParsePrefix(args[1])}}
-	if err := h.Add(plan.Remote{Link: testLink, Prefix: netip.MustParsePrefix(args[2]), Dst: netip.MustParseAddr(args[3])}); err != nil {
+	t := plan.Tunnel{Link: testLink, Local: netip.MustParseAddr(args[0]), Port: 8285,
+		Inside: []netip.Prefix{netip.MustParsePrefix(args[1])}}
+	if err := h.Add(plan.TunnelPeer{Link: testLink, Prefix: netip.MustParsePrefix(args[2]),
+		Dst: netip.MustParseAddr(args[3])}); err != nil {
 		fmt.Println(err)
 		return true
 	}
@@ -81,7 +83,7 @@ func TestKilled(t *testing.T) {
 		t.Error("the killed process ended well")
 	}
 	a.run("ip", "route", "get", b.inner4.String(), "oif", testLink)
-	if err := a.host.Add(plan.Remote{Link: testLink, Prefix: b.net4, Dst: b.outer}); err != nil {
+	if err := a.host.Add(plan.TunnelPeer{Link: testLink, Prefix: b.net4, Dst: b.outer}); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.open(); err != nil {
@@ -116,7 +118,8 @@ func TestDeletedLink(t *testing.T) {
 				t.Fatal(err)
 			}
 			reaches(t, a, b)
-			if tunnels, _ := a.host.List(); !cmp.Equal(tunnels, []plan.Tunnel{a.tunnel}, cmp.Comparer(equalAddr), cmp.Comparer(equalPrefix)) {
+			if tunnels, _ := a.host.List(); !cmp.Equal(tunnels, []plan.Tunnel{a.tunnel}, cmp.Comparer(equalAddr),
+				cmp.Comparer(equalPrefix)) {
 				t.Errorf("opened again: %v", tunnels)
 			}
 		})
@@ -145,13 +148,13 @@ func TestChanged(t *testing.T) {
 	if out, err := a.box.try("ping", "-c", "1", "-W", "1", b.inner4.String()); err == nil {
 		t.Errorf("what is no longer inside still gets answers:\n%s", out)
 	}
-	r := plan.Remote{Link: testLink, Prefix: a.net4, Dst: netip.MustParseAddr("192.0.2.99")}
-	for _, change := range []func(plan.Remote) error{b.host.Add, b.host.Remove} {
+	r := plan.TunnelPeer{Link: testLink, Prefix: a.net4, Dst: netip.MustParseAddr("192.0.2.99")}
+	for _, change := range []func(plan.TunnelPeer) error{b.host.Add, b.host.Remove} {
 		if err := change(r); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want := []plan.Remote{{Link: testLink, Prefix: a.net6, Dst: a.outer}}
+	want := []plan.TunnelPeer{{Link: testLink, Prefix: a.net6, Dst: a.outer}}
 	if _, remotes := b.host.List(); !slices.Equal(remotes, want) {
 		t.Errorf("remotes %v, want %v", remotes, want)
 	}
@@ -199,7 +202,7 @@ func TestRefusedInput(t *testing.T) {
 		h.Shutdown()
 	}
 	h := New(Config{})
-	for _, r := range []plan.Remote{
+	for _, r := range []plan.TunnelPeer{
 		{},
 		{Link: "x", Prefix: netip.MustParsePrefix("10.0.0.1/8"), Dst: netip.MustParseAddr("192.0.2.1")},
 		{Link: "x", Prefix: netip.MustParsePrefix("10.0.0.0/8")},

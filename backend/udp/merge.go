@@ -168,7 +168,8 @@ func piece(b []byte) unix.Iovec {
 // take appends a packet's payload, or says that the packet does not follow.
 func (g *merge) take(p []byte, l layout) bool {
 	body := p[l.payload:]
-	if g.closed || l.payload != g.layout.payload || len(body) > g.segment || g.parts == mergeParts || g.total+len(body) > maxDatagram {
+	if g.closed || l.payload != g.layout.payload || len(body) > g.segment || g.parts == mergeParts ||
+		g.total+len(body) > maxDatagram {
 		return false
 	}
 	if !g.sameNetwork(p) || !l.udp && !g.follows(p[l.transport:]) {
@@ -194,7 +195,7 @@ func (g *merge) take(p []byte, l layout) bool {
 	return true
 }
 
-// sameNetwork says whether the IP headers are those of parts of one packet.
+// sameNetwork reports whether the IP headers are those of parts of one packet.
 func (g *merge) sameNetwork(p []byte) bool {
 	f := g.first
 	if g.layout.v6 {
@@ -207,7 +208,7 @@ func (g *merge) sameNetwork(p []byte) bool {
 	return dontFragment(p, false) || binary.BigEndian.Uint16(p[4:]) == binary.BigEndian.Uint16(f[4:])+uint16(g.parts)
 }
 
-// follows says whether a TCP header is that of the next part: all but sequence number, PSH
+// follows reports whether a TCP header is that of the next part: all but sequence number, PSH
 // and checksum is the same.
 func (g *merge) follows(t []byte) bool {
 	f := g.first[g.layout.transport:g.layout.payload]

@@ -127,5 +127,5 @@ func source(p []byte, v6 bool) netip.Addr {
 	return netip.AddrFrom4([4]byte(p[12:16]))
 }
 
-// dontFragment says whether routers must not fragment the packet.
+// dontFragment reports whether routers must not fragment the packet.
 func dontFragment(p []byte, v6 bool) bool { return v6 || p[6]&0x40 != 0 }

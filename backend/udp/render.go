@@ -6,7 +6,8 @@ import (
 
 	"github.com/vethloom/vethloom/backend"
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/linkname"
+	"github.com/vethloom/vethloom/plan"
 	"github.com/vethloom/vethloom/subnet"
 )
 
@@ -20,7 +21,7 @@ const (
 	// The outer IP and UDP headers; the packet itself is what they carry.
 	overhead4, overhead6 = 28, 48
 
-	linkPrefix = "vlt-"
+	linkPrefix = linkname.TUN
 )
 
 // Backend renders the userspace tunnel. The zero value is ready for use.
@@ -54,7 +55,8 @@ func local(h cnm.Host) netip.Addr {
 func (b Backend) RenderSelf(n backend.Network, h cnm.Host) (backend.Self, error) {
 	link := n.LinkName(linkPrefix)
 	self := backend.Self{
-		Attrs:    subnet.Attrs{PublicIP: h.Uplink.Addr4, PublicIPv6: h.Uplink.Addr6, BackendType: b.Name(), NodeID: h.Node},
+		Attrs: subnet.Attrs{PublicIP: h.Uplink.Addr4, PublicIPv6: h.Uplink.Addr6, BackendType: b.Name(),
+			NodeID: h.Node},
 		Overhead: overhead4, Tunnels: []string{link}, Plain: n.Options.DirectRouting,
 	}
 	if local(h).Is6() {
@@ -65,7 +67,7 @@ func (b Backend) RenderSelf(n backend.Network, h cnm.Host) (backend.Self, error)
 		t.Inside = append(t.Inside, p.Subnet)
 	}
 	self.State = plan.State{
-		Links:   []plan.Link{{Name: link, Scope: n.Scope(), Kind: plan.TUN, MTU: n.MTU(h, self.Overhead), Up: true}},
+		Links:   []plan.Link{{Name: link, Owner: n.Scope(), Kind: plan.TUN, MTU: n.MTU(h, self.Overhead), Up: true}},
 		Tunnels: []plan.Tunnel{t},
 		Sysctls: n.LinkSysctls(link, h),
 	}
@@ -92,7 +94,7 @@ func (Backend) RenderPeer(n backend.Network, p cnm.Peer, h cnm.Host) (plan.State
 				"the tunnel's end here is "+local(h).String()+", and the node has no address of that family",
 				"give the nodes addresses of one family (--node-ip)")
 		}
-		s.Remotes = append(s.Remotes, plan.Remote{Link: n.LinkName(linkPrefix), Prefix: prefix, Dst: dst})
+		s.TunnelPeers = append(s.TunnelPeers, plan.TunnelPeer{Link: n.LinkName(linkPrefix), Prefix: prefix, Dst: dst})
 	}
 	return s, nil
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // TestRouterAnswers sends what cannot be delivered and reads what ping is told.
@@ -17,9 +19,11 @@ func TestRouterAnswers(t *testing.T) {
 		reason Reason
 	}{
 		{"TTL used up", "-t 2 10.9.2.2", []string{"From 10.9.1.1", "Time to live exceeded"}, TTLExpired},
-		{"hop limit used up", "-t 2 fd09:0:0:2::2", []string{"From fd09:0:0:1::1", "Time exceeded: Hop limit"}, TTLExpired},
+		{"hop limit used up", "-t 2 fd09:0:0:2::2", []string{"From fd09:0:0:1::1", "Time exceeded: Hop limit"},
+			TTLExpired},
 		{"no such net", "10.9.77.1", []string{"From 10.9.1.1", "Destination Net Unreachable"}, NoRoute},
-		{"no such IPv6 net", "fd09:0:0:77::1", []string{"From fd09:0:0:1::1", "Destination unreachable: No route"}, NoRoute},
+		{"no such IPv6 net", "fd09:0:0:77::1", []string{"From fd09:0:0:1::1", "Destination unreachable: No route"},
+			NoRoute},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := a.host.Stats(testLink)
@@ -32,7 +36,7 @@ func TestRouterAnswers(t *testing.T) {
 					t.Errorf("ping's output lacks %q:\n%s", w, out)
 				}
 			}
-			eventually(t, "drop and answer are counted", func() bool {
+			await.True(t, "drop and answer are counted", func() bool {
 				after := a.host.Stats(testLink)
 				return after.Drops[c.reason] > before.Drops[c.reason] && after.Errors > before.Errors
 			})
@@ -67,7 +71,8 @@ func TestSmallerPath(t *testing.T) {
 				t.Errorf("ping that must not be fragmented ended with %v and said:\n%s", err, out)
 			}
 			out, err = a.box.try("ping", "-c", "1", "-W", "2", "-M", "do", "-s", "1400", b.inner6.String())
-			if err == nil || !strings.Contains(out, fmt.Sprintf("mtu=%d", mtu)) && !strings.Contains(out, fmt.Sprintf("mtu = %d", mtu)) {
+			if err == nil || !strings.Contains(out, fmt.Sprintf("mtu=%d", mtu)) &&
+				!strings.Contains(out, fmt.Sprintf("mtu = %d", mtu)) {
 				t.Errorf("IPv6 ping ended with %v and said:\n%s", err, out)
 			}
 			a.box.run("ping", "-c", "2", "-i", "0.1", "-W", "2", "-M", "dont", "-s", "1400", b.inner4.String())

@@ -95,7 +95,8 @@ func openSocket(local netip.AddrPort, plain bool) (*socket, error) {
 		return nil, err
 	}
 	at := sockaddrOf(local)
-	if _, _, errno := unix.Syscall(unix.SYS_BIND, uintptr(s.fd), uintptr(unsafe.Pointer(&at.raw)), uintptr(at.n)); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_BIND, uintptr(s.fd), uintptr(unsafe.Pointer(&at.raw)),
+		uintptr(at.n)); errno != 0 {
 		s.close()
 		if errno == unix.EADDRNOTAVAIL {
 			return nil, fmt.Errorf("bind UDP %s: %w: %s is no address of this host", local, errno, local.Addr())
@@ -124,7 +125,8 @@ func (s *socket) configure(plain bool) error {
 		return err
 	}
 	// A send must not wait for long when the underlay's queue is full: packets pile up behind it.
-	if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Usec: 100_000}); err != nil {
+	if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO,
+		&unix.Timeval{Usec: 100_000}); err != nil {
 		return fmt.Errorf("limit how long a send waits: %w", err)
 	}
 	if plain {
@@ -157,7 +159,8 @@ func (s *socket) fragment(allow bool) error {
 
 // pathMTU is the largest IP packet the kernel believes the path to a remote carries.
 func (s *socket) pathMTU(to *sockaddr) (int, error) {
-	if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(s.probe), uintptr(unsafe.Pointer(&to.raw)), uintptr(to.n)); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(s.probe), uintptr(unsafe.Pointer(&to.raw)),
+		uintptr(to.n)); errno != 0 {
 		return 0, fmt.Errorf("ask for the path MTU: %w", errno)
 	}
 	if s.v6 {
@@ -188,7 +191,8 @@ func (s *socket) close() {
 // sendmmsg sends what it can. It waits only when the socket's buffer is full.
 func sendmmsg(fd int, msgs []mmsghdr) (int, error) {
 	many := uintptr(len(msgs))
-	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), many, unix.MSG_DONTWAIT, 0, 0)
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), many,
+		unix.MSG_DONTWAIT, 0, 0)
 	if errno == unix.EAGAIN {
 		n, _, errno = unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), many, 0, 0, 0)
 	}
@@ -200,7 +204,8 @@ func sendmmsg(fd int, msgs []mmsghdr) (int, error) {
 
 // recvmmsg receives what has come, or gives EAGAIN.
 func recvmmsg(fd int, msgs []mmsghdr) (int, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])),
+		uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -210,7 +215,8 @@ func recvmmsg(fd int, msgs []mmsghdr) (int, error) {
 // wait blocks until the link or the socket can be read, and says which. It returns [errStopped]
 // once stop can be.
 func wait(dev, sock, stop int) (link, datagrams bool, err error) {
-	fds := [3]unix.PollFd{{Fd: int32(dev), Events: unix.POLLIN}, {Fd: int32(sock), Events: unix.POLLIN}, {Fd: int32(stop), Events: unix.POLLIN}}
+	fds := [3]unix.PollFd{{Fd: int32(dev), Events: unix.POLLIN}, {Fd: int32(sock), Events: unix.POLLIN},
+		{Fd: int32(stop), Events: unix.POLLIN}}
 	for {
 		_, err := unix.Poll(fds[:], -1)
 		switch {

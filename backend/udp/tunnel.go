@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // tunnel is an open tunnel: a TUN link, a socket, and a goroutine that moves packets between them.
@@ -145,7 +145,7 @@ func (t *tunnel) complain(p []byte, v6 bool, c complaint, mtu int) {
 	}
 }
 
-// same says whether two tunnels need no other socket or device.
+// same reports whether two tunnels need no other socket or device.
 func same(a, b plan.Tunnel) bool {
 	return a.Link == b.Link && a.Local == b.Local && a.Port == b.Port && a.Plain == b.Plain
 }

@@ -60,7 +60,8 @@ func TestTunnel(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			lab := newLab(t, cfg)
 			a, b := lab[0], lab[1]
-			a.box.run("ping", "-c", "2", "-i", "0.05", "-w", "20", b.inner4.String()) // until two are answered: the queue of the link starts behind us
+			// until two are answered: the queue of the link starts behind us
+			a.box.run("ping", "-c", "2", "-i", "0.05", "-w", "20", b.inner4.String())
 			b.box.run("ping", "-c", "2", "-i", "0.05", "-w", "20", a.inner6.String())
 			a.box.run("ping", "-c", "2", "-i", "0.05", "-W", "2", "-s", "8000", b.inner4.String())
 			size := int64(200 << 20)

@@ -59,7 +59,7 @@ func (p packet) whole() []byte {
 	return append(append(make([]byte, 0, p.len()), p.head...), p.body...)
 }
 
-// segmenter finishes packets that the kernel hands out before checksums and segmentation. It
+// segmenter finishes packets that the kernel delivers before checksums and segmentation. It
 // writes headers of its own; payloads stay where they are. It keeps what it has returned
 // until it is reset.
 type segmenter struct {
@@ -107,8 +107,10 @@ func (v virtio) layout(p []byte) (layout, error) {
 	default:
 		return l, fmt.Errorf("%w: segmentation of type %d", errVirtio, v.kind)
 	}
-	if l.transport < l.network(p) || !l.v6 && l.transport != l.network(p) || v.sumPosition != position || v.segment == 0 {
-		return l, fmt.Errorf("%w: transport header at %d, checksum at %d, segments of %d bytes", errVirtio, v.sumStart, v.sumPosition, v.segment)
+	if l.transport < l.network(p) || !l.v6 && l.transport != l.network(p) || v.sumPosition != position ||
+		v.segment == 0 {
+		return l, fmt.Errorf("%w: transport header at %d, checksum at %d, segments of %d bytes", errVirtio, v.sumStart,
+			v.sumPosition, v.segment)
 	}
 	if l.transport+least > len(p) {
 		return l, fmt.Errorf("%w: transport header at %d of %d bytes", errVirtio, v.sumStart, len(p))

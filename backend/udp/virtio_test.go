@@ -42,7 +42,8 @@ func large(v6, datagrams bool, segment, n int) (virtio, []byte) {
 	}
 	binary.BigEndian.PutUint16(t[position:], l.pseudo(p, len(t)))
 	return virtio{
-		flags: unix.VIRTIO_NET_HDR_F_NEEDS_CSUM, kind: byte(kind), header: uint16(l.transport + length), segment: uint16(segment),
+		flags: unix.VIRTIO_NET_HDR_F_NEEDS_CSUM, kind: byte(kind), header: uint16(l.transport + length),
+		segment:  uint16(segment),
 		sumStart: uint16(l.transport), sumPosition: uint16(position),
 	}, p
 }
@@ -125,7 +126,8 @@ func TestSplitAndMerge(t *testing.T) {
 			}
 			l, kind := mergeable(part, v6, true)
 			pseudo := l.pseudo(part, len(part)-l.transport)
-			if got := slowSum(append([]byte{byte(pseudo >> 8), byte(pseudo)}, part[l.transport:]...)); kind != mergeData || got != 0xffff {
+			if got := slowSum(append([]byte{byte(pseudo >> 8), byte(pseudo)},
+				part[l.transport:]...)); kind != mergeData || got != 0xffff {
 				t.Fatalf("segment %d: kind %d, sum %#x", i, kind, got)
 			}
 			m.add(part, h)
@@ -179,7 +181,8 @@ func TestMergeKeepsApart(t *testing.T) {
 				seal(p[:ipv4Header])
 				p[v.sumStart+v.sumPosition], p[v.sumStart+v.sumPosition+1] = 0, 0
 				l := layout{udp: c.datagrams, transport: ipv4Header}
-				binary.BigEndian.PutUint16(p[v.sumStart+v.sumPosition:], ^sum(p[ipv4Header:], l.pseudo(p, len(p)-ipv4Header)))
+				binary.BigEndian.PutUint16(p[v.sumStart+v.sumPosition:],
+					^sum(p[ipv4Header:], l.pseudo(p, len(p)-ipv4Header)))
 			}
 			switch name {
 			case "broken":

@@ -9,6 +9,8 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // TestWireguardFarEnd has the tun and conn packages of wireguard-go do the segmentation and the
@@ -21,7 +23,8 @@ func TestWireguardFarEnd(t *testing.T) {
 	}
 	wireguard(t, b, a)
 	reaches(t, a, b)
-	eventually(t, "the first answer by IPv6", func() bool { // a link that was just attached to may keep its first packets
+	// a link that was just attached to may keep its first packets
+	await.True(t, "the first answer by IPv6", func() bool {
 		_, err := b.box.try("ping", "-c", "1", "-W", "1", a.inner6.String())
 		return err == nil
 	})

@@ -8,7 +8,7 @@ import (
 
 	"github.com/vethloom/vethloom/backend"
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 	"github.com/vethloom/vethloom/subnet"
 )
 
@@ -54,7 +54,8 @@ func decode(n backend.Network, raw json.RawMessage) (plan.MAC, error) {
 		return plan.MAC{}, fmt.Errorf("VtepMAC %s is not the address of one device", hw)
 	}
 	if n.Cluster != nil && d.VNI != n.Cluster.VNI {
-		return plan.MAC{}, fmt.Errorf("VNI %d, and the network's is %d: its packets would not arrive", d.VNI, n.Cluster.VNI)
+		return plan.MAC{}, fmt.Errorf("VNI %d, and the network's is %d: its packets would not arrive", d.VNI,
+			n.Cluster.VNI)
 	}
 	return mac, nil
 }

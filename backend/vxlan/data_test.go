@@ -6,14 +6,15 @@ import (
 
 	"github.com/vethloom/vethloom/backend"
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 	"github.com/vethloom/vethloom/subnet"
 )
 
 // Whatever stands in a lease: it is refused, or names one device that entries can lead to.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
-		`{"VNI":1,"VtepMAC":"9a:d2:e1:5b:5e:4c"}`, `{"VNI":1,"VtepMAC":"ff:ff:ff:ff:ff:ff"}`, `{"VNI":4294967297,"VtepMAC":""}`,
+		`{"VNI":1,"VtepMAC":"9a:d2:e1:5b:5e:4c"}`, `{"VNI":1,"VtepMAC":"ff:ff:ff:ff:ff:ff"}`,
+		`{"VNI":4294967297,"VtepMAC":""}`,
 		`{"vni":1,"vtepmac":"9ad2.e15b.5e4c"}`, `null`, `[]`, `"x"`, `{"VNI":1,"VtepMAC":null}`, ``,
 	} {
 		f.Add([]byte(seed), false)

@@ -9,7 +9,8 @@ import (
 
 	"github.com/vethloom/vethloom/backend"
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/linkname"
+	"github.com/vethloom/vethloom/plan"
 	"github.com/vethloom/vethloom/subnet"
 )
 
@@ -25,7 +26,7 @@ const (
 	// The outer Ethernet, IP, UDP and VXLAN headers, less the Ethernet header of the link itself (RFC 7348 section 5).
 	overhead4, overhead6 = 50, 70
 
-	prefix4, prefix6 = "vlx-", "vly-"
+	prefix4, prefix6 = linkname.VXLAN, linkname.VXLAN6
 )
 
 // Backend renders VXLAN devices. The zero value is ready for use.
@@ -83,7 +84,8 @@ func (b Backend) RenderSelf(n backend.Network, h cnm.Host) (backend.Self, error)
 		return backend.Self{}, err
 	}
 	self := backend.Self{
-		Attrs: subnet.Attrs{PublicIP: h.Uplink.Addr4, PublicIPv6: h.Uplink.Addr6, BackendType: b.Name(), NodeID: h.Node},
+		Attrs: subnet.Attrs{PublicIP: h.Uplink.Addr4, PublicIPv6: h.Uplink.Addr6, BackendType: b.Name(),
+			NodeID: h.Node},
 		Plain: n.Options.DirectRouting, Overhead: overhead4,
 		State: plan.State{Routes: n.Nowhere()},
 	}
@@ -103,7 +105,7 @@ func (b Backend) RenderSelf(n backend.Network, h cnm.Host) (backend.Self, error)
 		}
 		self.Tunnels = append(self.Tunnels, d.link)
 		self.State.Links = append(self.State.Links, plan.Link{
-			Name: d.link, Scope: n.Scope(), Kind: plan.VXLAN, MAC: d.mac, Up: true,
+			Name: d.link, Owner: n.Scope(), Kind: plan.VXLAN, MAC: d.mac, Up: true,
 			VXLAN: plan.VXLANDevice{VNI: n.Cluster.VNI, Port: port(n), Local: d.local},
 		})
 		for _, is4 := range []bool{true, false} {
@@ -137,7 +139,8 @@ func check(n backend.Network, h cnm.Host) error {
 		return fmt.Errorf("network %s: VNI %d: want 1 to %d (RFC 7348)", n.Name, v, MaxVNI)
 	}
 	if h.Node == "" {
-		return fmt.Errorf("network %s: this node has no ID in the cluster, and its device's address is made from it", n.Name)
+		return fmt.Errorf("network %s: this node has no ID in the cluster, and its device's address is made from it",
+			n.Name)
 	}
 	return nil
 }

@@ -22,7 +22,8 @@ func endpoint(dir string) string { return "unix://" + filepath.Join(dir, "etcd.s
 
 // serveEtcd runs until stdin ends, which it does with the process that measures.
 func serveEtcd(dir string) error {
-	s, err := embedded.Start(context.Background(), embedded.Config{Dir: filepath.Join(dir, "etcd"), ClientURLs: []string{endpoint(dir)}})
+	s, err := embedded.Start(context.Background(), embedded.Config{Dir: filepath.Join(dir, "etcd"),
+		ClientURLs: []string{endpoint(dir)}})
 	if err != nil {
 		return err
 	}
@@ -69,7 +70,8 @@ func (s *server) stop() error {
 	return s.cmd.Wait()
 }
 
-// cpu is the processor time that etcd has had. In /proc/PID/stat (proc_pid_stat(5)) it is counted in hundredths of a second.
+// cpu is the processor time that etcd has had. In /proc/PID/stat (proc_pid_stat(5)) it is counted in hundredths of
+// a second.
 func (s *server) cpu() time.Duration {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
 	if err != nil {

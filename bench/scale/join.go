@@ -23,8 +23,8 @@ const leased = "10.0.0.0/14"
 // heapLimit is how large the heap of all nodes together grows before it is looked through more often.
 const heapLimit = 14 << 30
 
-// join has nodes join a cluster all at once, until each has the ways to all others. The first is as real as can be: its
-// store is on disk, and its kernel is Linux, in a network namespace.
+// join has nodes join a cluster all at once, until each has the paths to all others. The first is as real as can be:
+// its store is on disk, and its kernel is Linux, in a network namespace.
 func join(ctx context.Context, b *bench) error {
 	return withKernel(b.dir, func(k reconcile.Kernel) (err error) {
 		store, err := b.store(ctx)
@@ -37,7 +37,8 @@ func join(ctx context.Context, b *bench) error {
 }
 
 func (b *bench) join(ctx context.Context, store cnm.Store, k reconcile.Kernel) (err error) {
-	// The heap of a thousand nodes in one process is a thousand times as large as a node's, and looked through as a whole.
+	// The heap of a thousand nodes in one process is a thousand times as large as a node's, and looked through as
+	// a whole.
 	defer debug.SetGCPercent(debug.SetGCPercent(300))
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(heapLimit))
 	// What nodes do by the minute would be done by a thousand of them on these two cores while they join, and what they
@@ -72,7 +73,7 @@ func (b *bench) join(ctx context.Context, store cnm.Store, k reconcile.Kernel) (
 	}
 	g.Go(func() error {
 		err := first.Await(ctx, b.nodes-1)
-		fmt.Printf("join: the real node has the ways to %d others after %v\n", b.nodes-1, round(time.Since(began)))
+		fmt.Printf("join: the real node has the paths to %d others after %v\n", b.nodes-1, round(time.Since(began)))
 		return err
 	})
 	if err := g.Wait(); err != nil {
@@ -95,7 +96,8 @@ func traffic(nodes []*clustertest.Node) {
 		m, by := n.Requests.Received()
 		received, bytes = received+m, bytes+by
 	}
-	fmt.Printf("  a node, on average: received %.0f messages, %.2f MB; sent", float64(received)/float64(len(nodes)), float64(bytes)/1e6/float64(len(nodes)))
+	fmt.Printf("  a node, on average: received %.0f messages, %.2f MB; sent", float64(received)/float64(len(nodes)),
+		float64(bytes)/1e6/float64(len(nodes)))
 	for _, method := range slices.Sorted(maps.Keys(sent)) {
 		fmt.Printf(" %s %.1f", method, float64(sent[method])/float64(len(nodes)))
 	}
@@ -127,7 +129,8 @@ func idle(ctx context.Context, b *bench, nodes []*clustertest.Node) error {
 		all += k
 	}
 	fmt.Printf("  idle: %.0f messages a second to etcd (%v in %v); CPU %.2f %% of a core a node, %.1f %% etcd\n",
-		float64(all)/period.Seconds(), before, period, 100*own.Seconds()/period.Seconds()/float64(len(nodes)), 100*theirs.Seconds()/period.Seconds())
+		float64(all)/period.Seconds(), before, period, 100*own.Seconds()/period.Seconds()/float64(len(nodes)),
+		100*theirs.Seconds()/period.Seconds())
 	return nil
 }
 
@@ -173,7 +176,7 @@ func (b *bench) grow(ctx context.Context, n *clustertest.Node, crowd clustertest
 	return n.Await(ctx, to)
 }
 
-// oneByOne adds nodes with a lease, each after the ways to those before are there.
+// oneByOne adds nodes with a lease, each after the paths to those before are there.
 func oneByOne(ctx context.Context, n *clustertest.Node, crowd clustertest.Crowd, known, further int) error {
 	var took []time.Duration
 	own := cpu()
@@ -192,7 +195,8 @@ func oneByOne(ctx context.Context, n *clustertest.Node, crowd clustertest.Crowd,
 	}
 	own = (cpu() - own) / time.Duration(further)
 	full, err := fullPass(ctx, n)
-	fmt.Printf("event: %d nodes known: one more with its lease takes %v (median), %v of CPU; a full pass %v\n", known, round(median(took)), round(own), round(full))
+	fmt.Printf("event: %d nodes known: one more with its lease takes %v (median), %v of CPU; a full pass %v\n", known,
+		round(median(took)), round(own), round(full))
 	return err
 }
 

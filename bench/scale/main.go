@@ -71,7 +71,8 @@ func profiled(file string, f func() error) error {
 }
 
 func run(ctx context.Context, c config) error {
-	parts := map[string]func(context.Context, *bench) error{"join": join, "event": event, "overlay": overlay, "kernel": kernel}
+	parts := map[string]func(context.Context, *bench) error{"join": join, "event": event, "overlay": overlay,
+		"kernel": kernel}
 	for _, name := range strings.Split(c.only, ",") {
 		part, ok := parts[name]
 		if !ok {
@@ -124,7 +125,8 @@ func (b *bench) store(ctx context.Context) (*bolt.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return bolt.Open(ctx, bolt.Config{StateFile: filepath.Join(dir, "state.db"), RuntimeFile: filepath.Join(dir, "runtime.db"), BootID: "boot"})
+	return bolt.Open(ctx, bolt.Config{StateFile: filepath.Join(dir, "state.db"),
+		RuntimeFile: filepath.Join(dir, "runtime.db"), BootID: "boot"})
 }
 
 // network makes a network as soon as the node is a member.

@@ -104,6 +104,7 @@ func (b *bench) overlay(ctx context.Context, name string, k reconcile.Kernel) (e
 		}
 		full = append(full, d)
 	}
-	fmt.Printf("  one more endpoint takes %v (median), %v of CPU on two nodes; a full pass %v (median)\n", round(median(one)), round(own), round(median(full)))
+	fmt.Printf("  one more endpoint takes %v (median), %v of CPU on two nodes; a full pass %v (median)\n",
+		round(median(one)), round(own), round(median(full)))
 	return nil
 }

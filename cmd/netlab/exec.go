@@ -10,12 +10,13 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/vethloom/vethloom/labs/lab"
+	"github.com/vethloom/vethloom/internal/lab"
 )
 
 func (a *app) exec() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "exec HOST [--] COMMAND [ARG…]", Short: "Run a command on a host: n1, n2, …, e1 of etcd, or underlay", Args: cobra.MinimumNArgs(2), PreRunE: root,
+		Use: "exec HOST [--] COMMAND [ARG…]", Short: "Run a command on a host: n1, n2, …, e1 of etcd, or underlay",
+		Args: cobra.MinimumNArgs(2), PreRunE: root,
 		Example: "  netlab exec n1 -- ip route\n  netlab exec n2 net ps\n  netlab exec underlay tcpdump -ni br0",
 		RunE:    func(_ *cobra.Command, args []string) error { return a.enter(args[0], args[1:]) },
 	}

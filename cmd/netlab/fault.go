@@ -5,13 +5,15 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/vethloom/vethloom/labs/lab"
+	"github.com/vethloom/vethloom/internal/lab"
 )
 
 func (a *app) fault() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "fault", Short: "Break a lab on purpose, and heal it",
-		Example: "  netlab fault kill n2          netlab fault start n2\n  netlab fault cut n3           netlab fault heal n3\n  netlab fault partition n1     netlab fault join n1\n  netlab fault drop-udp n2 8472 netlab fault heal",
+		Example: "  netlab fault kill n2          netlab fault start n2\n  netlab fault cut n3           netlab " +
+			"fault heal n3\n  netlab fault partition n1     netlab fault join n1\n  netlab fault drop-udp n2 8472 " +
+			"netlab fault heal",
 	}
 	for _, f := range lab.FaultCommands() {
 		cmd.AddCommand(&cobra.Command{

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/vethloom/vethloom/labs/lab"
+	"github.com/vethloom/vethloom/internal/lab"
 )
 
 func main() {

@@ -7,15 +7,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vethloom/vethloom/labs/lab"
-	"github.com/vethloom/vethloom/labs/lab/labtest"
+	"github.com/vethloom/vethloom/internal/lab"
+	"github.com/vethloom/vethloom/internal/lab/labtest"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	labtest.Cleanup()
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // netlab runs the program and gives its output, both streams, and its exit code.
 func netlab(t *testing.T, args ...string) (string, int) {
@@ -83,7 +79,9 @@ func TestRunShowsALabAndRemovesIt(t *testing.T) {
 		}
 	}
 	wrong := filepath.Join(t.TempDir(), "wrong.md")
-	if err := os.WriteFile(wrong, []byte("# Wrong\n```lab\n--nodes 1 --etcd none --no-image\n```\n```run\nn1$ echo a\n```\n```expect\nb\n```\n"), 0o644); err != nil {
+	if err := os.WriteFile(wrong,
+		[]byte("# Wrong\n```lab\n--nodes 1 --etcd none --no-image\n```\n```run\nn1$ echo a\n```\n```expect\nb\n```\n"),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	out, code = netlab(t, "run", "--name", name, wrong)

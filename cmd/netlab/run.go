@@ -10,9 +10,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/vethloom/vethloom/internal/lab"
+	"github.com/vethloom/vethloom/internal/lab/script"
 	"github.com/vethloom/vethloom/labs"
-	"github.com/vethloom/vethloom/labs/lab"
-	"github.com/vethloom/vethloom/labs/script"
 )
 
 func (a *app) list() *cobra.Command {
@@ -39,9 +39,11 @@ func (a *app) list() *cobra.Command {
 func (a *app) run() *cobra.Command {
 	var keep bool
 	cmd := &cobra.Command{
-		Use: "run LAB", Short: "Run a lab: its text, its commands and what they print", Args: cobra.ExactArgs(1), PreRunE: root,
-		Example: "  netlab run 04\n  netlab run labs/04-vxlan.md\n  netlab run --keep 07    leaves the hosts for you to look at",
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.runLab(cmd, args[0], keep) },
+		Use: "run LAB", Short: "Run a lab: its text, its commands and what they print", Args: cobra.ExactArgs(1),
+		PreRunE: root,
+		Example: "  netlab run 04\n  netlab run labs/04-vxlan.md\n  netlab run --keep 07    leaves the hosts for " +
+			"you to look at",
+		RunE: func(cmd *cobra.Command, args []string) error { return a.runLab(cmd, args[0], keep) },
 	}
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave the lab as it is at the end")
 	return cmd

@@ -173,7 +173,8 @@ func testAtomic(t *testing.T, s cnm.Store) {
 		t.Fatal(err)
 	}
 	absent(t, s, key("a"))
-	if z := get(t, s, cnm.Key{Kind: cnm.KindAddress, ID: "z"}); string(z.Value) != "y" || get(t, s, key("new")).Revision != z.Revision {
+	if z := get(t, s, cnm.Key{Kind: cnm.KindAddress, ID: "z"}); string(z.Value) != "y" ||
+		get(t, s, key("new")).Revision != z.Revision {
 		t.Errorf("the parts of one commit have different revisions: %+v", z)
 	}
 }
@@ -187,13 +188,14 @@ func testEmptyCommit(t *testing.T, s cnm.Store) {
 func testInvalid(t *testing.T, s cnm.Store) {
 	long := strings.Repeat("x", 1<<20)
 	for name, writes := range map[string][]cnm.Write{
-		"no kind":             {{Key: cnm.Key{ID: "a"}, Value: []byte("x")}},
-		"no ID":               {{Key: key(""), Value: []byte("x")}},
-		"NUL in the ID":       {{Key: key("a\x00b"), Value: []byte("x")}},
-		"NUL in the kind":     {{Key: cnm.Key{Kind: "a\x00b", ID: "a"}, Value: []byte("x")}},
-		"too long":            {{Key: key(long), Value: []byte("x")}},
-		"twice":               {{Key: key("a"), Value: []byte("x")}, {Key: key("a"), Value: []byte("y")}},
-		"durable and runtime": {{Key: key("a"), Value: []byte("x")}, {Key: cnm.Key{Kind: cnm.KindNetwork, ID: "a"}, Value: []byte("x")}},
+		"no kind":         {{Key: cnm.Key{ID: "a"}, Value: []byte("x")}},
+		"no ID":           {{Key: key(""), Value: []byte("x")}},
+		"NUL in the ID":   {{Key: key("a\x00b"), Value: []byte("x")}},
+		"NUL in the kind": {{Key: cnm.Key{Kind: "a\x00b", ID: "a"}, Value: []byte("x")}},
+		"too long":        {{Key: key(long), Value: []byte("x")}},
+		"twice":           {{Key: key("a"), Value: []byte("x")}, {Key: key("a"), Value: []byte("y")}},
+		"durable and runtime": {{Key: key("a"), Value: []byte("x")}, {Key: cnm.Key{Kind: cnm.KindNetwork, ID: "a"},
+			Value: []byte("x")}},
 	} {
 		err := s.Commit(t.Context(), writes...)
 		if !errors.Is(err, cnm.ErrInvalid) {
@@ -220,7 +222,8 @@ func testListOrder(t *testing.T, s cnm.Store) {
 	var got []string
 	for _, r := range list(t, s, cnm.KindEndpoint) {
 		got = append(got, r.Key.ID)
-		if string(r.Value) != "value of "+r.Key.ID || r.Revision != get(t, s, r.Key).Revision || r.Key.Kind != cnm.KindEndpoint {
+		if string(r.Value) != "value of "+r.Key.ID || r.Revision != get(t, s, r.Key).Revision ||
+			r.Key.Kind != cnm.KindEndpoint {
 			t.Errorf("listed %+v, got %+v", r, get(t, s, r.Key))
 		}
 	}
@@ -282,7 +285,8 @@ func testOddKeys(t *testing.T, s cnm.Store) {
 
 func testKinds(t *testing.T, s cnm.Store) {
 	kinds := []cnm.Kind{
-		cnm.KindNetwork, cnm.KindSandbox, cnm.KindEndpoint, cnm.KindAddress, cnm.KindContainer, cnm.KindImage, cnm.KindVolume,
+		cnm.KindNetwork, cnm.KindSandbox, cnm.KindEndpoint, cnm.KindAddress, cnm.KindContainer, cnm.KindImage,
+		cnm.KindVolume,
 		cnm.KindPeer, cnm.KindMember,
 		"net", "networks", "\xff",
 	}

@@ -10,9 +10,10 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/drivers/bridge"
+	"github.com/vethloom/vethloom/internal/firewall"
 	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // world is a host with networks and containers, and a machine outside it.
@@ -46,10 +47,11 @@ func newWorld(tb testing.TB, bridgeNetfilter bool) *world {
 			tb.Error(err)
 		}
 	})
-	w.add(bridge.Fabric(bridge.FabricConfig{BridgeNetfilterOff: !bridgeNetfilter}))
+	w.add(firewall.Base(firewall.Config{BridgeNetfilterOff: !bridgeNetfilter}))
 	if bridgeNetfilter { // publishing on ::1 needs IPv6's to be off all the same
 		w.want.Sysctls = append(w.want.Sysctls,
-			plan.Sysctl{Path: "bridge/bridge-nf-call-iptables", Value: "1"}, plan.Sysctl{Path: "bridge/bridge-nf-call-ip6tables", Value: "0"})
+			plan.Sysctl{Path: "bridge/bridge-nf-call-iptables", Value: "1"},
+			plan.Sysctl{Path: "bridge/bridge-nf-call-ip6tables", Value: "0"})
 	}
 	w.add(outside())
 	w.converge()
@@ -65,9 +67,11 @@ func outside() plan.State {
 	}
 	return plan.State{
 		Namespaces: []plan.Namespace{{Name: "outside"}},
-		Links:      []plan.Link{{Name: "up0", Scope: "test", Kind: plan.Veth, Up: true, Peer: plan.VethPeer{NS: "outside", Name: "eth0"}}},
+		Links: []plan.Link{{Name: "up0", Owner: "test", Kind: plan.Veth, Up: true,
+			Peer: plan.VethPeer{NS: "outside", Name: "eth0"}}},
 		Addrs: []plan.Addr{
-			up("up0", "192.0.2.1/24", ""), up("up0", "192.0.2.9/24", ""), up("up0", "2001:db8::1/64", ""), up("up0", "fe80::1/64", ""),
+			up("up0", "192.0.2.1/24", ""), up("up0", "192.0.2.9/24", ""), up("up0", "2001:db8::1/64", ""),
+			up("up0", "fe80::1/64", ""),
 			up("eth0", "192.0.2.2/24", "outside"), up("eth0", "2001:db8::2/64", "outside"),
 		},
 		Routes: []plan.Route{via("10.0.0.0/8", "192.0.2.1"), via("fd00::/8", "2001:db8::1")},
@@ -91,7 +95,8 @@ func (w *world) network(name string, change func(*cnm.Network)) {
 	w.tb.Helper()
 	i := len(w.networks) + 1
 	pool := func(subnet, gw string) cnm.Pool {
-		return cnm.Pool{Subnet: netip.MustParsePrefix(subnet), Range: netip.MustParsePrefix(subnet), Gateway: netip.MustParseAddr(gw)}
+		return cnm.Pool{Subnet: netip.MustParsePrefix(subnet), Range: netip.MustParsePrefix(subnet),
+			Gateway: netip.MustParseAddr(gw)}
 	}
 	n := cnm.Network{
 		ID: fmt.Sprintf("%08x%056x", i, 0), Name: name, Driver: "bridge", IPv4: true, IPv6: true, Phase: cnm.Active,

@@ -6,7 +6,8 @@ import (
 	"net/netip"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/linkname"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Driver renders bridge networks. The zero value is ready for use. Drivers whose networks have a bridge on
@@ -29,24 +30,22 @@ func (Driver) Capabilities() cnm.Capabilities {
 	return cnm.Capabilities{Addresses: true, Ports: true}
 }
 
-// What the names of links on the host begin with that are made from IDs.
-const (
-	bridgePrefix   = "vlb-"
-	endpointPrefix = "vle-"
-)
-
-// madeFromIDs are what all names of links begin with that any driver makes from IDs.
-func madeFromIDs() []string {
-	return []string{bridgePrefix, endpointPrefix, "vlx-", "vly-", "vlt-", "vlm-"}
-}
-
 // LinkName is the bridge's link name of a network without the option bridge-name.
-func LinkName(networkID string) string { return bridgePrefix + short(networkID) }
+func LinkName(networkID string) string { return linkname.Of(linkname.Bridge, networkID) }
 
 // EndpointLinkName is the link name of an endpoint's end on the host.
-func EndpointLinkName(endpointID string) string { return endpointPrefix + short(endpointID) }
+func EndpointLinkName(endpointID string) string { return linkname.Of(linkname.Veth, endpointID) }
 
 func short(id string) string { return id[:min(8, len(id))] }
+
+// PortAddr is the option host-binding.
+func (Driver) PortAddr(n cnm.Network) netip.Addr {
+	o, err := options(n)
+	if err != nil {
+		return netip.Addr{} // the render says why
+	}
+	return o.HostBinding
+}
 
 // NetworkLink is the name of the network's bridge.
 func (Driver) NetworkLink(n cnm.Network) string {
@@ -74,8 +73,8 @@ func bridgeMAC(networkID string) plan.MAC {
 	return m
 }
 
-func networkScope(n cnm.Network) plan.Scope   { return cnm.NetworkScope(n.ID) }
-func endpointScope(e cnm.Endpoint) plan.Scope { return cnm.EndpointScope(e.ID) }
+func networkScope(n cnm.Network) plan.Owner   { return cnm.NetworkOwner(n.ID) }
+func endpointScope(e cnm.Endpoint) plan.Owner { return cnm.EndpointOwner(e.ID) }
 
 // mtu is that of the network's links, in bytes.
 func (o Options) mtu(n cnm.Network, h cnm.Host) int {
@@ -156,7 +155,8 @@ func checkPool(n cnm.Network, p cnm.Pool) error {
 		return fmt.Errorf("subnet %s: its family is switched off for this network", s)
 	}
 	if s.Bits() == s.Addr().BitLen() {
-		return fmt.Errorf("subnet %s has one address: a gateway and an endpoint need a /%d at least", s, s.Addr().BitLen()-1)
+		return fmt.Errorf("subnet %s has one address: a gateway and an endpoint need a /%d at least", s,
+			s.Addr().BitLen()-1)
 	}
 	if a := s.Addr(); a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() && a.Is6() || s.Bits() == 0 {
 		return fmt.Errorf("subnet %s is not one of unicast addresses an endpoint can have", s)

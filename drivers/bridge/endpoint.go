@@ -5,11 +5,9 @@ import (
 	"net/netip"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/firewall"
+	"github.com/vethloom/vethloom/plan"
 )
-
-// maxPriority is the greatest gateway priority of an endpoint.
-const maxPriority = 1000
 
 // maxIndex is how many endpoints of one sandbox have metrics of their own.
 const maxIndex = 30
@@ -35,24 +33,25 @@ func RenderEndpoint(n cnm.Network, e cnm.Endpoint, o Options, h cnm.Host) (plan.
 	if err := checkEndpoint(n, o, e); err != nil {
 		return plan.State{}, invalid(fmt.Errorf("endpoint %s of network %s: %w", short(e.ID), n.Name, err))
 	}
-	r := endpointRender{n: n, e: e, o: o, h: h, host: EndpointLinkName(e.ID), inside: InnerName(e)}
+	r := endpointRender{n: n, e: e, o: o, h: h, host: EndpointLinkName(e.ID), inside: InnerName(e),
+		rules: firewall.Elements{Owner: endpointScope(e)}}
 	r.link(o.mtu(n, h))
 	r.addresses()
 	r.sysctls()
 	if o.SourceValidation {
-		r.sources()
+		r.rules.Source(r.host, e.MAC, e.Addrs)
 	}
 	if err := r.publish(); err != nil {
 		return plan.State{}, invalid(fmt.Errorf("endpoint %s of network %s: %w", short(e.ID), n.Name, err))
 	}
+	r.state.Rules.Elements = r.rules.List
 	return r.state, nil
 }
 
 // InnerName is the name of the endpoint's link inside its sandbox.
 func InnerName(e cnm.Endpoint) string { return fmt.Sprintf("eth%d", e.Index) }
 
-// CheckEndpoint refuses what RenderEndpoint would refuse, so that it can be
-// told before anything is committed. Ports that are still to be chosen (Dynamic
+// CheckEndpoint implements [cnm.EndpointChecker]. Ports that are still to be chosen (Dynamic
 // with host port 0) pass. The error is a [cnm.ErrInvalid].
 func (Driver) CheckEndpoint(n cnm.Network, e cnm.Endpoint) error {
 	o, err := options(n)
@@ -81,11 +80,12 @@ func CheckEndpoint(n cnm.Network, e cnm.Endpoint, o Options) error {
 func checkEndpoint(n cnm.Network, o Options, e cnm.Endpoint) error {
 	switch {
 	case e.NetNS == "":
-		return fmt.Errorf("its sandbox is the host itself, which joins no network of driver %s: use a sandbox with a network namespace", n.Driver)
+		return fmt.Errorf("its sandbox is the host itself, which joins no network of driver %s: use a sandbox with "+
+			"a network namespace", n.Driver)
 	case e.Index < 0 || e.Index > maxIndex:
 		return fmt.Errorf("index %d: a sandbox has %d endpoints at most", e.Index, maxIndex+1)
-	case e.Priority < -maxPriority || e.Priority > maxPriority:
-		return fmt.Errorf("gateway priority %d: want %d to %d", e.Priority, -maxPriority, maxPriority)
+	case e.GwPriority < -cnm.MaxGwPriority || e.GwPriority > cnm.MaxGwPriority:
+		return fmt.Errorf("gateway priority %d: want %d to %d", e.GwPriority, -cnm.MaxGwPriority, cnm.MaxGwPriority)
 	case o.SourceValidation && e.MAC == plan.MAC{}:
 		return fmt.Errorf("no MAC address: source validation needs one (or set option source-validation=false)")
 	case e.MAC[0]&1 != 0:
@@ -106,11 +106,12 @@ type endpointRender struct {
 	h            cnm.Host
 	host, inside string
 	state        plan.State
+	rules        firewall.Elements
 }
 
 func (r *endpointRender) link(mtu int) {
 	r.state.Links = []plan.Link{{
-		Name: r.host, Scope: endpointScope(r.e), Kind: plan.Veth, MTU: mtu, Up: true,
+		Name: r.host, Owner: endpointScope(r.e), Kind: plan.Veth, MTU: mtu, Up: true,
 		Master: r.o.Link(r.n),
 		// Hairpin always: with bridge-nf-call-iptables=1 a published port of
 		// the endpoint itself turns round inside the bridge.
@@ -136,7 +137,7 @@ func (r *endpointRender) addresses() {
 	}
 }
 
-// routed tells whether the family already has its default route: a second
+// routed reports whether the family already has its default route: a second
 // address of a family brings no second one.
 func (r *endpointRender) routed(is4 bool) bool {
 	for _, route := range r.state.Routes {
@@ -151,7 +152,7 @@ func (r *endpointRender) routed(is4 bool) bool {
 // endpoint itself; the kernel takes the lowest, so the endpoint with the highest
 // priority provides the default route, and among equals the first.
 func Metric(e cnm.Endpoint) uint32 {
-	return uint32((maxPriority-e.Priority)*32 + e.Index + 1)
+	return uint32((cnm.MaxGwPriority-e.GwPriority)*32 + e.Index + 1)
 }
 
 // ipv6 tells whether the endpoint has an IPv6 address.
@@ -178,19 +179,4 @@ func (r *endpointRender) sysctls() {
 	}
 	set("disable_ipv6", "0")
 	set("accept_ra", "0") // the fabric alone gives addresses and routes
-}
-
-// sources are the endpoint's elements of the bridge table.
-func (r *endpointRender) sources() {
-	mac := r.e.MAC.String()
-	r.element(plan.BridgeTable, setGuarded, []string{r.host}, nil)
-	r.element(plan.BridgeTable, setSourceMAC, []string{r.host, mac}, nil)
-	for _, a := range r.e.Addrs {
-		r.element(plan.BridgeTable, familyOf(a.Addr()).source, []string{r.host, mac, a.Addr().String()}, nil)
-	}
-}
-
-func (r *endpointRender) element(f plan.Family, set string, key, data []string) {
-	r.state.Rules.Elements = append(r.state.Rules.Elements,
-		plan.Element{Family: f, Set: set, Keys: key, Data: data, Scope: endpointScope(r.e)})
 }

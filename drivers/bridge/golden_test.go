@@ -1,39 +1,17 @@
 package bridge
 
 import (
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/firewall"
+	"github.com/vethloom/vethloom/internal/golden"
+	"github.com/vethloom/vethloom/plan"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), got); d != "" {
-		t.Errorf("%s differs (-want +got):\n%s", path, d)
-	}
-}
 
 // nftText is a ruleset as input of nft -f, so that a golden can be loaded by hand.
 func nftText(r plan.Ruleset) string {
@@ -64,7 +42,8 @@ func nftText(r plan.Ruleset) string {
 		}
 		for _, e := range r.Elements {
 			if e.Family == family {
-				fmt.Fprintf(&b, "add element %s %s %s\n", family, plan.Table, strings.TrimPrefix(cut(e.String()), "element "))
+				fmt.Fprintf(&b, "add element %s %s %s\n", family, plan.Table,
+					strings.TrimPrefix(cut(e.String()), "element "))
 			}
 		}
 	}
@@ -92,8 +71,10 @@ func testNetwork() cnm.Network {
 		ID: "3f2a91bc" + strings.Repeat("0", 56), Name: "front", Driver: "bridge", Scope: cnm.Local,
 		IPv4: true, IPv6: true, Phase: cnm.Active,
 		Pools: []cnm.Pool{
-			{Subnet: netip.MustParsePrefix("10.7.0.0/24"), Range: netip.MustParsePrefix("10.7.0.0/24"), Gateway: netip.MustParseAddr("10.7.0.1")},
-			{Subnet: netip.MustParsePrefix("fd07::/64"), Range: netip.MustParsePrefix("fd07::/64"), Gateway: netip.MustParseAddr("fd07::1")},
+			{Subnet: netip.MustParsePrefix("10.7.0.0/24"), Range: netip.MustParsePrefix("10.7.0.0/24"),
+				Gateway: netip.MustParseAddr("10.7.0.1")},
+			{Subnet: netip.MustParsePrefix("fd07::/64"), Range: netip.MustParsePrefix("fd07::/64"),
+				Gateway: netip.MustParseAddr("fd07::1")},
 		},
 	}
 }
@@ -120,10 +101,10 @@ func with(n cnm.Network, kv ...string) cnm.Network {
 }
 
 func TestFabricGolden(t *testing.T) {
-	golden(t, "fabric.nft", nftText(Fabric(FabricConfig{}).Rules))
-	full := Fabric(FabricConfig{AcceptRA: []string{"eth0", "wlan0"}, BridgeNetfilterOff: true})
-	golden(t, "fabric-sysctls.txt", stateText(plan.State{Sysctls: full.Sysctls}))
-	if got := Fabric(FabricConfig{NoIPv6: true, AcceptRA: []string{"eth0"}}).Sysctls; len(got) != 1 {
+	golden.Equal(t, "fabric.nft", nftText(firewall.Base(firewall.Config{}).Rules))
+	full := firewall.Base(firewall.Config{AcceptRA: []string{"eth0", "wlan0"}, BridgeNetfilterOff: true})
+	golden.Equal(t, "fabric-sysctls.txt", stateText(plan.State{Sysctls: full.Sysctls}))
+	if got := firewall.Base(firewall.Config{NoIPv6: true, AcceptRA: []string{"eth0"}}).Sysctls; len(got) != 1 {
 		t.Errorf("without IPv6 there is only ip_forward to set, got %v", got)
 	}
 }
@@ -149,7 +130,7 @@ func TestNetworkGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, "network-"+name+".txt", stateText(s))
+			golden.Equal(t, "network-"+name+".txt", stateText(s))
 		})
 	}
 }
@@ -166,7 +147,7 @@ func TestEndpointGolden(t *testing.T) {
 		{Proto: plan.TCP, HostIP: netip.IPv4Unspecified(), HostPort: 8081, Port: 81, Count: 1},
 	}
 	half := testEndpoint()
-	half.Addrs, half.Ports, half.Index, half.Priority = half.Addrs[:1], published.Ports[:1], 2, 10
+	half.Addrs, half.Ports, half.Index, half.GwPriority = half.Addrs[:1], published.Ports[:1], 2, 10
 	internal := testNetwork()
 	internal.Internal = true
 	for name, c := range map[string]struct {
@@ -185,7 +166,7 @@ func TestEndpointGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, "endpoint-"+name+".txt", stateText(s))
+			golden.Equal(t, "endpoint-"+name+".txt", stateText(s))
 		})
 	}
 }

@@ -8,7 +8,8 @@ import (
 	"slices"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/firewall"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // tableLocal is RT_TABLE_LOCAL, which the kernel looks at first.
@@ -38,11 +39,12 @@ func RenderNetwork(n cnm.Network, o Options, h cnm.Host) (plan.State, error) {
 		return plan.State{}, nil
 	}
 	if n.IPv6 && h.NoIPv6 {
-		return plan.State{}, fmt.Errorf("network %s has IPv6, and this host's kernel has it switched off: remove ipv6.disable=1 from its command line or make the network without IPv6", n.Name)
+		return plan.State{}, fmt.Errorf("network %s has IPv6, and this host's kernel has it switched off: remove "+
+			"ipv6.disable=1 from its command line or make the network without IPv6", n.Name)
 	}
 	r := networkRender{n: n, o: o, h: h, link: o.Link(n)}
 	r.state.Links = []plan.Link{{
-		Name: r.link, Scope: networkScope(n), Kind: plan.Bridge,
+		Name: r.link, Owner: networkScope(n), Kind: plan.Bridge,
 		MAC: bridgeMAC(n.ID), MTU: o.mtu(n, h), Up: true,
 	}}
 	r.gateways()
@@ -72,7 +74,8 @@ func (r *networkRender) gateways() {
 		if !p.Gateway.IsValid() {
 			continue
 		}
-		r.state.Addrs = append(r.state.Addrs, plan.Addr{Link: r.link, Prefix: netip.PrefixFrom(p.Gateway, p.Subnet.Bits())})
+		r.state.Addrs = append(r.state.Addrs,
+			plan.Addr{Link: r.link, Prefix: netip.PrefixFrom(p.Gateway, p.Subnet.Bits())})
 		if p.Gateway.Is6() && !r.n.Internal && len(r.state.Routes) == 0 {
 			// Answers translated back to ::1 arrive by the bridge, and the
 			// kernel only takes them by a link that has a route to ::1.
@@ -107,41 +110,23 @@ func (r *networkRender) sysctls() {
 }
 
 func (r *networkRender) elements() {
-	r.add(setBridges, r.link)
-	r.add(setInner, r.link)
+	e := firewall.Elements{Owner: networkScope(r.n)}
+	e.Bridge(r.link)
 	if r.o.ICC {
-		r.way(string(plan.Accept), r.link, r.link)
+		e.Forward(r.link, r.link)
 	}
 	if r.n.Internal {
-		r.add(setInternal, r.link)
-		r.add(setClosed, r.link)
+		e.Internal(r.link)
+		e.Restricted(r.link)
 	}
 	if r.o.GatewayMode == Routed {
-		r.add(setRouted, r.link)
+		e.Routed(r.link)
 	}
 	for _, p := range r.n.Pools {
-		f := familyOf(p.Subnet.Addr())
-		r.add(f.local, p.Subnet.String(), r.link)
+		e.Local(p.Subnet, r.link)
 		if r.o.Masquerade && !r.n.Internal {
-			r.add(f.masq, p.Subnet.String())
+			e.Masquerade(p.Subnet)
 		}
 	}
-}
-
-func (r *networkRender) add(set string, key ...string) {
-	r.state.Rules.Elements = append(r.state.Rules.Elements,
-		plan.Element{Family: plan.Inet, Set: set, Keys: key, Scope: networkScope(r.n)})
-}
-
-// way says what becomes of packets that come by one link and leave by the other.
-func (r *networkRender) way(verdict, in, out string) {
-	r.state.Rules.Elements = append(r.state.Rules.Elements,
-		plan.Element{Family: plan.Inet, Set: setWays, Keys: []string{in, out}, Data: []string{verdict}, Scope: networkScope(r.n)})
-}
-
-func familyOf(a netip.Addr) family {
-	if a.Is4() {
-		return v4()
-	}
-	return v6()
+	r.state.Rules.Elements = e.List
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/linkname"
 )
 
 // GatewayMode says how a network's endpoints meet the world outside.
@@ -94,7 +95,10 @@ func DecodeOptions(given map[string]string) (Options, error) {
 func Decode[T any](driver string, known []Option[T], given map[string]string, o *T) error {
 	seen := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(given)) {
-		i := slices.IndexFunc(known, func(k Option[T]) bool { return name == k.Name || k.Alias != "" && name == k.Alias })
+		i := slices.IndexFunc(known, func(k Option[T]) bool {
+			return name == k.Name || k.Alias != "" &&
+				name == k.Alias
+		})
 		if i < 0 {
 			return unknownOption(driver, known, name)
 		}
@@ -174,7 +178,10 @@ func setGatewayMode(o *Options, value string) error {
 // setBridgeName holds to what the kernel takes (dev_valid_name) and what an
 // nft interface name can be compared with.
 func setBridgeName(o *Options, value string) error {
-	bad := strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`/:*"\`, r) })
+	bad := strings.ContainsFunc(value, func(r rune) bool {
+		return r <= ' ' || r > '~' ||
+			strings.ContainsRune(`/:*"\`, r)
+	})
 	switch {
 	case value == "" || len(value) > maxLinkName:
 		return fmt.Errorf("a link name has 1 to %d bytes", maxLinkName)
@@ -182,8 +189,9 @@ func setBridgeName(o *Options, value string) error {
 		return fmt.Errorf("a link name has printable ASCII characters without spaces, quotes and any of / : * \\")
 	case value == "lo" || value == "all" || value == "default":
 		return fmt.Errorf("the kernel uses this name itself")
-	case slices.ContainsFunc(madeFromIDs(), func(prefix string) bool { return strings.HasPrefix(value, prefix) }):
-		return fmt.Errorf("names that begin with one of %s are made from IDs; choose one that does not", strings.Join(madeFromIDs(), ", "))
+	case linkname.IsOurs(value):
+		return fmt.Errorf("names that begin with one of %s are made from IDs; choose one that does not",
+			strings.Join(linkname.Prefixes(), ", "))
 	}
 	o.BridgeName = value
 	return nil

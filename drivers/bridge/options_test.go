@@ -13,7 +13,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/firewall"
+	"github.com/vethloom/vethloom/plan"
 )
 
 func TestDecodeOptions(t *testing.T) {
@@ -28,18 +29,24 @@ func TestDecodeOptions(t *testing.T) {
 		{map[string]string{"com.docker.network.driver.mtu": "1400"}, change(func(o *Options) { o.MTU = 1400 })},
 		{map[string]string{"icc": "false"}, change(func(o *Options) { o.ICC = false })},
 		{map[string]string{"com.docker.network.bridge.enable_icc": "0"}, change(func(o *Options) { o.ICC = false })},
-		{map[string]string{"com.docker.network.bridge.enable_ip_masquerade": "false"}, change(func(o *Options) { o.Masquerade = false })},
+		{map[string]string{"com.docker.network.bridge.enable_ip_masquerade": "false"},
+			change(func(o *Options) { o.Masquerade = false })},
 		{map[string]string{"source-validation": "false"}, change(func(o *Options) { o.SourceValidation = false })},
-		{map[string]string{"host-binding": "127.0.0.1"}, change(func(o *Options) { o.HostBinding = netip.MustParseAddr("127.0.0.1") })},
-		{map[string]string{"com.docker.network.bridge.host_binding_ipv4": "::ffff:192.0.2.1"}, change(func(o *Options) { o.HostBinding = netip.MustParseAddr("192.0.2.1") })},
-		{map[string]string{"gateway-mode": "routed"}, change(func(o *Options) { o.GatewayMode, o.Masquerade = Routed, false })},
-		{map[string]string{"com.docker.network.bridge.name": "exactly15bytes_"}, change(func(o *Options) { o.BridgeName = "exactly15bytes_" })},
+		{map[string]string{"host-binding": "127.0.0.1"},
+			change(func(o *Options) { o.HostBinding = netip.MustParseAddr("127.0.0.1") })},
+		{map[string]string{"com.docker.network.bridge.host_binding_ipv4": "::ffff:192.0.2.1"},
+			change(func(o *Options) { o.HostBinding = netip.MustParseAddr("192.0.2.1") })},
+		{map[string]string{"gateway-mode": "routed"},
+			change(func(o *Options) { o.GatewayMode, o.Masquerade = Routed, false })},
+		{map[string]string{"com.docker.network.bridge.name": "exactly15bytes_"},
+			change(func(o *Options) { o.BridgeName = "exactly15bytes_" })},
 	} {
 		got, err := DecodeOptions(c.given)
 		if err != nil {
 			t.Errorf("%v: %v", c.given, err)
 		}
-		if d := cmp.Diff(c.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmpopts.IgnoreUnexported(Options{})); d != "" {
+		if d := cmp.Diff(c.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+			cmpopts.IgnoreUnexported(Options{})); d != "" {
 			t.Errorf("%v: %s", c.given, d)
 		}
 	}
@@ -50,14 +57,17 @@ func TestDecodeOptionsRefuses(t *testing.T) {
 		given map[string]string
 		want  []string // parts of the error
 	}{
-		{map[string]string{"mtv": "1500"}, []string{`"mtv"`, `did you mean "mtu"`, "host-binding, icc, masquerade, mtu"}},
-		{map[string]string{"com.docker.network.bridge.enable_ic": "1"}, []string{`did you mean "com.docker.network.bridge.enable_icc"`}},
+		{map[string]string{"mtv": "1500"},
+			[]string{`"mtv"`, `did you mean "mtu"`, "host-binding, icc, masquerade, mtu"}},
+		{map[string]string{"com.docker.network.bridge.enable_ic": "1"},
+			[]string{`did you mean "com.docker.network.bridge.enable_icc"`}},
 		{map[string]string{"": "x"}, []string{`unknown option ""`}},
 		{map[string]string{"zzz": "x"}, []string{`unknown option "zzz": driver bridge knows`}},
 		{map[string]string{"mtu": "67"}, []string{`mtu="67"`, "68 to 65535"}},
 		{map[string]string{"mtu": "65536"}, []string{"68 to 65535"}},
 		{map[string]string{"mtu": "1500 "}, []string{"68 to 65535"}},
-		{map[string]string{"mtu": "1400", "com.docker.network.driver.mtu": "1400"}, []string{"are the same", "give one"}},
+		{map[string]string{"mtu": "1400", "com.docker.network.driver.mtu": "1400"},
+			[]string{"are the same", "give one"}},
 		{map[string]string{"icc": "perhaps"}, []string{`icc="perhaps"`, "true or false"}},
 		{map[string]string{"host-binding": "localhost"}, []string{"IP address"}},
 		{map[string]string{"host-binding": "fe80::1%eth0"}, []string{"IP address"}},
@@ -99,7 +109,10 @@ func TestCheckNetworkRefuses(t *testing.T) {
 		"unknown option":        func(n *cnm.Network) { n.Options = map[string]string{"x": "y"} },
 		"neither IPv4 nor IPv6": func(n *cnm.Network) { n.IPv4, n.IPv6 = false, false },
 		"at least 1280":         func(n *cnm.Network) { n.Options = map[string]string{"mtu": "1279"} },
-		"is not routed":         func(n *cnm.Network) { n.Internal, n.Options = true, map[string]string{"gateway-mode": "routed"} },
+		"is not routed": func(n *cnm.Network) {
+			n.Internal, n.Options = true,
+				map[string]string{"gateway-mode": "routed"}
+		},
 		"2 IPv4":                func(n *cnm.Network) { n.Pools = append(n.Pools, pool("10.9.0.0/24", "10.9.0.1")) },
 		"beyond its length":     func(n *cnm.Network) { n.Pools = []cnm.Pool{pool("10.7.0.5/24", "10.7.0.1")} },
 		"switched off":          func(n *cnm.Network) { n.IPv6 = false },
@@ -118,7 +131,8 @@ func TestCheckNetworkRefuses(t *testing.T) {
 			t.Errorf("want an error with %q, got %v", want, err)
 		}
 	}
-	for _, good := range []cnm.Pool{pool("10.7.0.0/31", "10.7.0.0"), pool("fd00::/127", "fd00::"), pool("10.0.0.0/8", "10.255.255.254"), pool("fd00::/64", "fd00::1")} {
+	for _, good := range []cnm.Pool{pool("10.7.0.0/31", "10.7.0.0"), pool("fd00::/127", "fd00::"),
+		pool("10.0.0.0/8", "10.255.255.254"), pool("fd00::/64", "fd00::1")} {
 		n := testNetwork()
 		n.Pools = []cnm.Pool{good}
 		if err := (Driver{}).CheckNetwork(n); err != nil {
@@ -135,19 +149,21 @@ func TestEndpointRefuses(t *testing.T) {
 	for want, change := range map[string]func(*cnm.Network, *cnm.Endpoint){
 		"host itself":   func(_ *cnm.Network, e *cnm.Endpoint) { e.NetNS = "" },
 		"31 endpoints":  func(_ *cnm.Network, e *cnm.Endpoint) { e.Index = 31 },
-		"-1000 to 1000": func(_ *cnm.Network, e *cnm.Endpoint) { e.Priority = 1001 },
+		"-1000 to 1000": func(_ *cnm.Network, e *cnm.Endpoint) { e.GwPriority = 1001 },
 		"no MAC":        func(_ *cnm.Network, e *cnm.Endpoint) { e.MAC = plan.MAC{} },
 		"group address": func(_ *cnm.Network, e *cnm.Endpoint) { e.MAC = plan.MAC{1} },
 		"in no subnet":  func(_ *cnm.Network, e *cnm.Endpoint) { e.Addrs[0] = netip.MustParsePrefix("10.8.0.2/24") },
 		"is internal":   func(n *cnm.Network, e *cnm.Endpoint) { n.Internal, e.Ports = true, []cnm.PortMapping{web} },
 		"no address of that": func(_ *cnm.Network, e *cnm.Endpoint) {
-			e.Addrs, e.Ports = e.Addrs[1:], []cnm.PortMapping{{Proto: plan.TCP, HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 1, Port: 1, Count: 1}}
+			e.Addrs, e.Ports = e.Addrs[1:], []cnm.PortMapping{
+				{Proto: plan.TCP, HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 1, Port: 1, Count: 1}}
 		},
-		"has no address": func(_ *cnm.Network, e *cnm.Endpoint) { e.Addrs, e.Ports = nil, []cnm.PortMapping{web} },
-		"want tcp, udp":  port(cnm.PortMapping{Proto: "icmp", HostPort: 1, Port: 1, Count: 1}),
-		"ports from 1":   port(cnm.PortMapping{Proto: plan.TCP, HostPort: 0, Port: 1, Count: 1}),
-		"beyond 65535":   port(cnm.PortMapping{Proto: plan.TCP, HostPort: 65535, Port: 1, Count: 2}),
-		"multicast":      port(cnm.PortMapping{Proto: plan.TCP, HostIP: netip.MustParseAddr("224.0.0.1"), HostPort: 1, Port: 1, Count: 1}),
+		"has no address":  func(_ *cnm.Network, e *cnm.Endpoint) { e.Addrs, e.Ports = nil, []cnm.PortMapping{web} },
+		"use tcp, udp":    port(cnm.PortMapping{Proto: "icmp", HostPort: 1, Port: 1, Count: 1}),
+		"no host port":    port(cnm.PortMapping{Proto: plan.TCP, HostPort: 0, Port: 1, Count: 1}),
+		"beyond the last": port(cnm.PortMapping{Proto: plan.TCP, HostPort: 65535, Port: 1, Count: 2}),
+		"multicast": port(cnm.PortMapping{Proto: plan.TCP, HostIP: netip.MustParseAddr("224.0.0.1"), HostPort: 1,
+			Port: 1, Count: 1}),
 	} {
 		n, e := testNetwork(), testEndpoint()
 		change(&n, &e)
@@ -155,7 +171,8 @@ func TestEndpointRefuses(t *testing.T) {
 		if !errors.Is(err, cnm.ErrInvalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("render: want an error with %q, got %v", want, err)
 		}
-		if err := (Driver{}).CheckEndpoint(n, e); !errors.Is(err, cnm.ErrInvalid) || !strings.Contains(err.Error(), want) {
+		if err := (Driver{}).CheckEndpoint(n, e); !errors.Is(err, cnm.ErrInvalid) ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("check: want an error with %q, got %v", want, err)
 		}
 	}
@@ -190,10 +207,12 @@ func TestHostWithoutIPv6(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if text := stateText(a) + stateText(b); strings.Contains(text, "ipv6/") || strings.Contains(text, "[::]") || !strings.Contains(text, "0.0.0.0:80") {
+	if text := stateText(a) + stateText(b); strings.Contains(text, "ipv6/") || strings.Contains(text, "[::]") ||
+		!strings.Contains(text, "0.0.0.0:80") {
 		t.Errorf("want nothing of IPv6:\n%s", text)
 	}
-	if _, err := (Driver{}).RenderNetwork(testNetwork(), h); err == nil || !strings.Contains(err.Error(), "ipv6.disable=1") {
+	if _, err := (Driver{}).RenderNetwork(testNetwork(), h); err == nil ||
+		!strings.Contains(err.Error(), "ipv6.disable=1") {
 		t.Errorf("a network with IPv6: got %v", err)
 	}
 }
@@ -204,7 +223,8 @@ func TestMTU(t *testing.T) {
 		ipv6   bool
 		host   int
 		want   int
-	}{{"", true, 1450, 1450}, {"", true, 0, 1500}, {"", true, 1000, 1280}, {"", false, 1000, 1000}, {"1300", true, 9000, 1300}} {
+	}{{"", true, 1450, 1450}, {"", true, 0, 1500}, {"", true, 1000, 1280}, {"", false, 1000, 1000},
+		{"1300", true, 9000, 1300}} {
 		n := testNetwork()
 		n.IPv6 = c.ipv6
 		o := Options{}
@@ -221,10 +241,11 @@ func TestMTU(t *testing.T) {
 func TestMetricOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		draw := func(name string) cnm.Endpoint {
-			return cnm.Endpoint{Priority: rapid.IntRange(-1000, 1000).Draw(t, name+" priority"), Index: rapid.IntRange(0, maxIndex).Draw(t, name+" index")}
+			return cnm.Endpoint{GwPriority: rapid.IntRange(-1000, 1000).Draw(t, name+" priority"),
+				Index: rapid.IntRange(0, maxIndex).Draw(t, name+" index")}
 		}
 		a, b := draw("a"), draw("b")
-		before := a.Priority > b.Priority || a.Priority == b.Priority && a.Index < b.Index
+		before := a.GwPriority > b.GwPriority || a.GwPriority == b.GwPriority && a.Index < b.Index
 		if got := Metric(a) < Metric(b); got != before {
 			t.Fatalf("metrics %d and %d", Metric(a), Metric(b))
 		}
@@ -235,12 +256,13 @@ func TestMetricOrder(t *testing.T) {
 // is walked in, with every element's key of its set's length.
 func TestRenderIsDeterministic(t *testing.T) {
 	keys := map[string]plan.Set{}
-	for _, s := range fabricSets() {
+	for _, s := range firewall.Base(firewall.Config{}).Rules.Sets {
 		keys[string(s.Family)+" "+s.Name] = s
 	}
 	options := map[string][]string{
-		"mtu": {"1280", "9000"}, "icc": {"true", "false"}, "masquerade": {"false"}, "source-validation": {"true", "false"},
-		"host-binding": {"127.0.0.1", "::1"}, "bridge-name": {"br0"}, "gateway-mode": {"nat", "routed"},
+		"mtu": {"1280", "9000"}, "icc": {"true", "false"}, "masquerade": {"false"},
+		"source-validation": {"true", "false"},
+		"host-binding":      {"127.0.0.1", "::1"}, "bridge-name": {"br0"}, "gateway-mode": {"nat", "routed"},
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		n, e := testNetwork(), testEndpoint()
@@ -264,7 +286,7 @@ func TestRenderIsDeterministic(t *testing.T) {
 			b, err := Driver{}.RenderEndpoint(n, e, cnm.Host{MTU: 1500})
 			for _, el := range append(a.Rules.Elements, b.Rules.Elements...) {
 				s, ok := keys[string(el.Family)+" "+el.Set]
-				if !ok || len(s.KeyTypes) != len(el.Keys) || len(s.Data) != len(el.Data) || el.Scope == "" {
+				if !ok || len(s.KeyTypes) != len(el.Keys) || len(s.Data) != len(el.Data) || el.Owner == "" {
 					t.Fatalf("element %s does not fit set %s", el, s)
 				}
 			}
@@ -280,8 +302,9 @@ func TestRenderIsDeterministic(t *testing.T) {
 
 func drawPort(t *rapid.T) cnm.PortMapping {
 	return cnm.PortMapping{
-		Proto:    rapid.SampledFrom([]plan.L4{plan.TCP, plan.UDP, plan.SCTP}).Draw(t, "proto"),
-		HostIP:   rapid.SampledFrom([]netip.Addr{{}, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1"), netip.IPv4Unspecified()}).Draw(t, "host"),
+		Proto: rapid.SampledFrom([]plan.L4{plan.TCP, plan.UDP, plan.SCTP}).Draw(t, "proto"),
+		HostIP: rapid.SampledFrom([]netip.Addr{{}, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1"),
+			netip.IPv4Unspecified()}).Draw(t, "host"),
 		HostPort: rapid.Uint16Range(1, 60000).Draw(t, "from"),
 		Port:     rapid.Uint16Range(1, 60000).Draw(t, "to"),
 		Count:    rapid.Uint16Range(1, 20).Draw(t, "count"),

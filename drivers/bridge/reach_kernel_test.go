@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 func option(name, value string) func(*cnm.Network) {
@@ -92,7 +92,8 @@ func TestInternalAndRoutedNetworks(t *testing.T) {
 		w.pings("i", "10.2.0.1", true)
 		w.pings("i", "fd02::1", true)
 		w.reaches("i", "tcp", "[fd02::1]:7000", "host")
-		for _, to := range []string{"192.0.2.1:7000", "192.0.2.2:80", "10.1.0.1:7000", "10.1.0.2:80", "10.2.0.1:8080", "192.0.2.1:8080", "[2001:db8::1]:7000", "[2001:db8::2]:80"} {
+		for _, to := range []string{"192.0.2.1:7000", "192.0.2.2:80", "10.1.0.1:7000", "10.1.0.2:80", "10.2.0.1:8080",
+			"192.0.2.1:8080", "[2001:db8::1]:7000", "[2001:db8::2]:80"} {
 			w.reaches("i", "tcp", to, "")
 		}
 		w.reaches("a", "tcp", "10.2.0.3:80", "")
@@ -163,7 +164,8 @@ func (w *world) publishedOnOneAddress() {
 	w.reaches("", "tcp", "[::1]:8443", "a")
 	w.reaches("outside", "tcp", "192.0.2.9:8444", "a")
 	w.reaches("", "tcp", "192.0.2.9:8444", "a")
-	for from, to := range map[string]string{"": "127.0.0.1:8444", "outside": "192.0.2.1:8444", "b": "10.1.0.1:8443", "c": "192.0.2.1:8443"} {
+	for from, to := range map[string]string{"": "127.0.0.1:8444", "outside": "192.0.2.1:8444", "b": "10.1.0.1:8443",
+		"c": "192.0.2.1:8443"} {
 		w.reaches(from, "tcp", to, "")
 	}
 	w.reaches("outside", "tcp", "[2001:db8::1]:8443", "")
@@ -209,9 +211,9 @@ func TestGatewayPriority(t *testing.T) {
 	w.network("back", nil)
 	w.network("vault", func(n *cnm.Network) { n.Internal = true })
 	w.box("a", "front", 2)
-	w.add(w.endpoint("vault", 2, cnm.Endpoint{NetNS: "a", Index: 2, Priority: 1000}))
+	w.add(w.endpoint("vault", 2, cnm.Endpoint{NetNS: "a", Index: 2, GwPriority: 1000}))
 	without := w.want
-	w.add(w.endpoint("back", 2, cnm.Endpoint{NetNS: "a", Index: 1, Priority: 1}))
+	w.add(w.endpoint("back", 2, cnm.Endpoint{NetNS: "a", Index: 1, GwPriority: 1}))
 	by := func(family, to string) string {
 		fields := strings.Fields(w.must("a", "ip", family, "route", "get", to))
 		return fields[slices.Index(fields, "via")+1]

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // A container "b" with addresses .3 tries to be others. On the network "lax",
@@ -44,7 +45,7 @@ func (w *world) stealsAddress(victim, attacker, net4, net6 string, passes bool) 
 	w.must(attacker, "ip", "addr", "add", net6+"66/64", "dev", "eth0", "nodad")
 	patience := 300 * time.Millisecond
 	if passes {
-		patience = 5 * time.Second
+		patience = await.Patience
 	}
 	for source, to := range map[string]string{net4 + "66": net4 + "2:80", net6 + "66": "[" + net6 + "2]:80"} {
 		got := w.ask(attacker, "tcp", to, netip.MustParseAddr(source), patience)
@@ -53,7 +54,8 @@ func (w *world) stealsAddress(victim, attacker, net4, net6 string, passes bool) 
 		}
 	}
 	for source, to := range map[string]string{net4 + "3": net4 + "2:80", net6 + "3": "[" + net6 + "2]:80"} {
-		if got := w.ask(attacker, "tcp", to, netip.MustParseAddr(source), 5*time.Second); got != victim+" saw "+source {
+		if got := w.ask(attacker, "tcp", to, netip.MustParseAddr(source),
+			await.Patience); got != victim+" saw "+source {
 			w.tb.Errorf("from %s's own source %s: got %q", attacker, source, got)
 		}
 	}
@@ -89,7 +91,7 @@ func (w *world) turned(how, addr, before string, passes bool) {
 	w.tb.Helper()
 	deadline := time.Now().Add(300 * time.Millisecond)
 	if passes {
-		deadline = time.Now().Add(5 * time.Second)
+		deadline = time.Now().Add(await.Patience)
 	}
 	for time.Now().Before(deadline) && w.neighbour(addr) == before {
 		time.Sleep(10 * time.Millisecond)
@@ -155,13 +157,9 @@ func TestSourceValidationLetsDADThrough(t *testing.T) {
 	w.converge()
 	w.must("b", "sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=2")
 	w.must("b", "ip", "addr", "add", "fd01::2/64", "dev", "eth0")
-	deadline := time.Now().Add(10 * time.Second)
-	for !strings.Contains(w.must("b", "ip", "-6", "addr", "show", "dev", "eth0"), "dadfailed") {
-		if time.Now().After(deadline) {
-			t.Fatalf("a's address was not found in use: %s", w.must("b", "ip", "-6", "addr", "show", "dev", "eth0"))
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	await.True(t, "a's address is found in use", func() bool {
+		return strings.Contains(w.must("b", "ip", "-6", "addr", "show", "dev", "eth0"), "dadfailed")
+	})
 	if out := w.must("b", "ip", "link", "show", "eth0"); !strings.Contains(out, "mtu 1400") {
 		t.Errorf("option mtu: %s", out)
 	}

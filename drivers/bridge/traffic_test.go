@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // serve answers TCP connections and UDP datagrams to a port of a box, both
@@ -106,7 +108,7 @@ func (w *world) ask(from, network, to string, source netip.Addr, patience time.D
 // box, or nobody for "". It returns the answer.
 func (w *world) reaches(from, network, to, box string) string {
 	w.tb.Helper()
-	patience := 5 * time.Second
+	patience := await.Patience
 	if box == "" {
 		patience = 300 * time.Millisecond // what is dropped stays silent
 	}

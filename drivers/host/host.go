@@ -8,7 +8,7 @@ import (
 	"fmt"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Driver is the host driver. The zero value is ready for use.
@@ -50,7 +50,8 @@ func (Driver) RenderNetwork(cnm.Network, cnm.Host) (plan.State, error) { return 
 // on the host is reachable as it is.
 func (Driver) RenderEndpoint(_ cnm.Network, e cnm.Endpoint, _ cnm.Host) (plan.State, error) {
 	if len(e.Ports) > 0 && e.Phase != cnm.Deleting {
-		return plan.State{}, invalid("ports", "a container on the host's network is reachable by the ports it listens on: leave out the published ports")
+		return plan.State{}, invalid("ports",
+			"a container on the host's network is reachable by the ports it listens on: leave out the published ports")
 	}
 	return plan.State{}, nil
 }

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 func TestRefusesWhatItCannotDo(t *testing.T) {
@@ -24,7 +24,8 @@ func TestRefusesWhatItCannotDo(t *testing.T) {
 	if err := (Driver{}).CheckNetwork(cnm.Network{Name: "n"}); err != nil {
 		t.Error(err)
 	}
-	_, err := Driver{}.RenderEndpoint(cnm.Network{}, cnm.Endpoint{Ports: []cnm.PortMapping{{Proto: plan.TCP}}}, cnm.Host{})
+	_, err := Driver{}.RenderEndpoint(cnm.Network{}, cnm.Endpoint{Ports: []cnm.PortMapping{{Proto: plan.TCP}}},
+		cnm.Host{})
 	if !errors.Is(err, cnm.ErrInvalid) {
 		t.Errorf("published ports: got %v", err)
 	}

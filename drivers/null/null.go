@@ -6,7 +6,7 @@ import (
 	"fmt"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Driver is the null driver. The zero value is ready for use.
@@ -46,7 +46,8 @@ func (Driver) RenderNetwork(cnm.Network, cnm.Host) (plan.State, error) { return 
 // that is all. Published ports are an error, because nothing leads to them.
 func (Driver) RenderEndpoint(_ cnm.Network, e cnm.Endpoint, _ cnm.Host) (plan.State, error) {
 	if len(e.Ports) > 0 && e.Phase != cnm.Deleting {
-		return plan.State{}, invalid("ports", "a container without a network cannot be reached: leave out the published ports or use a bridge network")
+		return plan.State{}, invalid("ports",
+			"a container without a network cannot be reached: leave out the published ports or use a bridge network")
 	}
 	return plan.State{}, nil
 }

@@ -8,7 +8,8 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/drivers/bridge"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/linkname"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Driver renders overlay networks. The zero value is ready for use.
@@ -32,6 +33,15 @@ func (Driver) Capabilities() cnm.Capabilities {
 	return cnm.Capabilities{Addresses: true, Ports: true}
 }
 
+// PortAddr is the option host-binding.
+func (Driver) PortAddr(n cnm.Network) netip.Addr {
+	o, err := options(n)
+	if err != nil {
+		return netip.Addr{} // the render says why
+	}
+	return o.Bridge.HostBinding
+}
+
 // NetworkLink is the name of the network's bridge on each node.
 func (Driver) NetworkLink(n cnm.Network) string {
 	o, err := DecodeOptions(n.Options)
@@ -42,7 +52,7 @@ func (Driver) NetworkLink(n cnm.Network) string {
 }
 
 // LinkName is the name of the network's VXLAN device on each node.
-func LinkName(networkID string) string { return "vlx-" + networkID[:min(8, len(networkID))] }
+func LinkName(networkID string) string { return linkname.Of(linkname.VXLAN, networkID) }
 
 // Tunnel asks for the VNI that the options name, or for one that no other network has.
 func (Driver) Tunnel(n cnm.Network) (cnm.TunnelRequest, error) {
@@ -66,14 +76,15 @@ func (Driver) CheckNetwork(n cnm.Network) error {
 	for i, p := range n.Pools {
 		for _, q := range n.Pools[:i] {
 			if p.Subnet.Overlaps(q.Subnet) {
-				return invalid(fmt.Errorf("subnets %s and %s overlap: give the network subnets that do not", q.Subnet, p.Subnet))
+				return invalid(fmt.Errorf("subnets %s and %s overlap: give the network subnets that do not", q.Subnet,
+					p.Subnet))
 			}
 		}
 	}
 	return nil
 }
 
-// CheckEndpoint refuses what RenderEndpoint would refuse. The error is a [cnm.ErrInvalid].
+// CheckEndpoint implements [cnm.EndpointChecker]. The error is a [cnm.ErrInvalid].
 func (Driver) CheckEndpoint(n cnm.Network, e cnm.Endpoint) error {
 	o, err := options(n)
 	if err != nil {
@@ -97,7 +108,7 @@ func local(h cnm.Host) netip.Addr {
 	return h.Uplink.Addr6
 }
 
-// meets tells whether this node has a way to other nodes of the network.
+// meets reports whether this node has a way to other nodes of the network.
 func meets(n cnm.Network, h cnm.Host) bool {
 	return n.Cluster != nil && !n.Cluster.Gone && local(h).IsValid()
 }
@@ -146,7 +157,8 @@ func (Driver) RenderNetwork(n cnm.Network, h cnm.Host) (plan.State, error) {
 		return s, nil
 	}
 	if n.Cluster.VNI == 0 {
-		return plan.State{}, fmt.Errorf("network %s has no VNI in the cluster's records: remove it and create it again", n.Name)
+		return plan.State{}, fmt.Errorf(
+			"network %s has no VNI in the cluster's records: remove it and create it again", n.Name)
 	}
 	s.Links = append(s.Links, device(n, o, s.Links[br], h))
 	s.Sysctls = append(s.Sysctls, sysctls(n, h)...)
@@ -172,7 +184,7 @@ func device(n cnm.Network, o Options, br plan.Link, h cnm.Host) plan.Link {
 		v.Port = o.Port
 	}
 	return plan.Link{
-		Name: LinkName(n.ID), Scope: br.Scope, Kind: plan.VXLAN, MAC: mac(n.ID, h.Node, "vxlan"), MTU: br.MTU, Up: true,
+		Name: LinkName(n.ID), Owner: br.Owner, Kind: plan.VXLAN, MAC: mac(n.ID, h.Node, "vxlan"), MTU: br.MTU, Up: true,
 		Master: br.Name,
 		// Isolated endpoints reach none on other nodes either.
 		Port:  plan.BridgePort{Isolated: !o.Bridge.ICC},

@@ -2,38 +2,15 @@ package overlay
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/golden"
+	"github.com/vethloom/vethloom/plan"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), got); d != "" {
-		t.Errorf("%s differs (-want +got):\n%s", path, d)
-	}
-}
 
 func text(s plan.State) string {
 	var b strings.Builder
@@ -49,12 +26,16 @@ func addr(s string) netip.Addr     { return netip.MustParseAddr(s) }
 // network is 10.5.0.0/16 and fd05::/64, of which this node gives out a block.
 func network(kv ...string) cnm.Network {
 	pool := func(subnet, gw, block string) cnm.Pool {
-		return cnm.Pool{Subnet: prefix(subnet), Range: prefix(subnet), Gateway: addr(gw), Blocks: []netip.Prefix{prefix(block)}}
+		return cnm.Pool{Subnet: prefix(subnet), Range: prefix(subnet), Gateway: addr(gw),
+			Blocks: []netip.Prefix{prefix(block)}}
 	}
 	n := cnm.Network{
-		ID: "3f2a91bc" + strings.Repeat("0", 56), Name: "web", Driver: "overlay", Scope: cnm.Cluster, Phase: cnm.Active, IPv4: true, IPv6: true,
-		Cluster: &cnm.ClusterNetwork{Subnets: []netip.Prefix{prefix("10.5.0.0/16"), prefix("fd05::/64")}, VNI: 4097, Port: 4789},
-		Pools:   []cnm.Pool{pool("10.5.0.0/16", "10.5.0.1", "10.5.1.0/26"), pool("fd05::/64", "fd05::1", "fd05::1:0/112")},
+		ID: "3f2a91bc" + strings.Repeat("0", 56), Name: "web", Driver: "overlay", Scope: cnm.Cluster,
+		Phase: cnm.Active, IPv4: true, IPv6: true,
+		Cluster: &cnm.ClusterNetwork{Subnets: []netip.Prefix{prefix("10.5.0.0/16"), prefix("fd05::/64")}, VNI: 4097,
+			Port: 4789},
+		Pools: []cnm.Pool{pool("10.5.0.0/16", "10.5.0.1", "10.5.1.0/26"),
+			pool("fd05::/64", "fd05::1", "fd05::1:0/112")},
 		Options: map[string]string{},
 	}
 	for i := 0; i < len(kv); i += 2 {
@@ -124,7 +105,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, name+".txt", "network\n"+text(s)+"\nendpoint\n"+text(e)+"\npeer\n"+text(p))
+			golden.Equal(t, name+".txt", "network\n"+text(s)+"\nendpoint\n"+text(e)+"\npeer\n"+text(p))
 		})
 	}
 }
@@ -161,7 +142,8 @@ func TestTunnel(t *testing.T) {
 		want cnm.TunnelRequest
 	}{
 		{network(), cnm.TunnelRequest{Kind: "vxlan", FirstVNI: 4096, LastVNI: 1<<24 - 1, Port: 4789}},
-		{network("vni", "77", "port", "8472"), cnm.TunnelRequest{Kind: "vxlan", VNI: 77, FirstVNI: 4096, LastVNI: 1<<24 - 1, Port: 8472}},
+		{network("vni", "77", "port", "8472"), cnm.TunnelRequest{Kind: "vxlan", VNI: 77, FirstVNI: 4096,
+			LastVNI: 1<<24 - 1, Port: 8472}},
 	} {
 		if got, err := (Driver{}).Tunnel(c.n); err != nil || got != c.want {
 			t.Errorf("%v: got %+v, %v", c.n.Options, got, err)
@@ -211,8 +193,10 @@ func TestRenderPeerRefuses(t *testing.T) {
 		{func(p *cnm.Peer) { p.MAC = mac(network().ID, "node-a", "bridge") }, host(true, true), "link of this node"},
 		{func(p *cnm.Peer) { p.Addr4 = addr("192.0.2.1") }, host(true, true), "this node's own"},
 		{func(p *cnm.Peer) { p.Addr6 = addr("2001:db8::1") }, host(true, true), "this node's own"},
-		{func(p *cnm.Peer) { p.Addr4 = netip.Addr{} }, host(true, true), "no IPv4 address, and this node's tunnels end at 192.0.2.1"},
-		{func(p *cnm.Peer) { p.Addr6 = netip.Addr{} }, host(false, true), "no IPv6 address, and this node's tunnels end at 2001:db8::1"},
+		{func(p *cnm.Peer) { p.Addr4 = netip.Addr{} }, host(true, true),
+			"no IPv4 address, and this node's tunnels end at 192.0.2.1"},
+		{func(p *cnm.Peer) { p.Addr6 = netip.Addr{} }, host(false, true),
+			"no IPv6 address, and this node's tunnels end at 2001:db8::1"},
 		{func(p *cnm.Peer) { p.Addr4 = addr("224.0.0.1") }, host(true, true), "no IPv4 address"},
 		{func(p *cnm.Peer) { p.Prefixes[0] = prefix("10.6.0.1/32") }, host(true, true), "10.6.0.1 is in no subnet"},
 		{func(p *cnm.Peer) { p.Prefixes[0] = prefix("10.5.0.1/32") }, host(true, true), "the network's gateway"},
@@ -221,7 +205,8 @@ func TestRenderPeerRefuses(t *testing.T) {
 		p := peer()
 		c.change(&p)
 		_, err := Driver{}.RenderPeer(network(), p, c.h)
-		if !errors.Is(err, cnm.ErrInvalid) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "node-b") {
+		if !errors.Is(err, cnm.ErrInvalid) || !strings.Contains(err.Error(), c.want) ||
+			!strings.Contains(err.Error(), "node-b") {
 			t.Errorf("got %v, want %q", err, c.want)
 		}
 	}

@@ -10,14 +10,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/drivers/bridge"
 	"github.com/vethloom/vethloom/drivers/overlay"
+	"github.com/vethloom/vethloom/internal/await"
+	"github.com/vethloom/vethloom/internal/firewall"
 	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // node is one kernel and what it is to be like.
@@ -47,7 +47,8 @@ func newWorld(tb testing.TB, nodes int, v4, v6, bridgeNetfilter bool) *world {
 	w := &world{tb: tb, env: kerntest.New(tb), homes: map[string]*node{}}
 	w.underlay = w.open("", "underlay")
 	for i := 1; i <= nodes; i++ {
-		w.underlay.want.Namespaces = append(w.underlay.want.Namespaces, plan.Namespace{Name: plan.NetNS(fmt.Sprintf("node%d", i))})
+		w.underlay.want.Namespaces = append(w.underlay.want.Namespaces,
+			plan.Namespace{Name: plan.NetNS(fmt.Sprintf("node%d", i))})
 	}
 	w.underlay.converge()
 	// By hand, as the nodes would remove links that have the fabric's mark and are not in their plans.
@@ -77,7 +78,7 @@ func newWorld(tb testing.TB, nodes int, v4, v6, bridgeNetfilter bool) *world {
 				n.host.Uplink.Addr6 = a.Addr()
 			}
 		}
-		n.want = bridge.Fabric(bridge.FabricConfig{BridgeNetfilterOff: !bridgeNetfilter})
+		n.want = firewall.Base(firewall.Config{BridgeNetfilterOff: !bridgeNetfilter})
 		if bridgeNetfilter {
 			n.want.Sysctls = append(n.want.Sysctls, plan.Sysctl{Path: "bridge/bridge-nf-call-iptables", Value: "1"},
 				plan.Sysctl{Path: "bridge/bridge-nf-call-ip6tables", Value: "1"})
@@ -156,12 +157,15 @@ func (w *world) converge() {
 func (w *world) join(change func(*cnm.Network)) {
 	w.tb.Helper()
 	pool := func(subnet, gw string) cnm.Pool {
-		return cnm.Pool{Subnet: netip.MustParsePrefix(subnet), Range: netip.MustParsePrefix(subnet), Gateway: netip.MustParseAddr(gw)}
+		return cnm.Pool{Subnet: netip.MustParsePrefix(subnet), Range: netip.MustParsePrefix(subnet),
+			Gateway: netip.MustParseAddr(gw)}
 	}
 	w.network = cnm.Network{
-		ID: fmt.Sprintf("%064x", 0x5ca1ab1e), Name: "web", Driver: "overlay", Scope: cnm.Cluster, IPv4: true, IPv6: true, Phase: cnm.Active,
+		ID: fmt.Sprintf("%064x", 0x5ca1ab1e), Name: "web", Driver: "overlay", Scope: cnm.Cluster, IPv4: true,
+		IPv6: true, Phase: cnm.Active,
 		Cluster: &cnm.ClusterNetwork{VNI: 4097, Port: 4789},
-		Pools:   []cnm.Pool{pool("10.5.0.0/16", "10.5.0.1"), pool("fd05::/64", "fd05::1"), pool("10.6.0.0/24", "10.6.0.1")},
+		Pools: []cnm.Pool{pool("10.5.0.0/16", "10.5.0.1"), pool("fd05::/64", "fd05::1"),
+			pool("10.6.0.0/24", "10.6.0.1")},
 	}
 	if change != nil {
 		change(&w.network)
@@ -291,11 +295,7 @@ func (w *world) countUnderlay() {
 	w.tunnelled(arp)
 	w.tunnelled(solicitation)
 	for name, want := range map[string]string{"sent": "2", "inner_arp": "1", "solicitations": "1"} {
-		for deadline := time.Now().Add(10 * time.Second); w.counted(name) != want; {
-			if time.Now().After(deadline) {
-				w.tb.Fatalf("%s of the counter %s, want %s", w.counted(name), name, want)
-			}
-		}
+		await.Value(w.tb, "counter "+name, want, func() string { return w.counted(name) })
 	}
 	w.must("", "nft", "reset", "counters", "table", "netdev", "watch")
 }

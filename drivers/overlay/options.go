@@ -30,11 +30,12 @@ func knownOptions() []bridge.Option[Options] {
 			o.Port = uint16(n)
 			return err
 		}},
-		bridge.Option[Options]{Name: "vni", Alias: "com.docker.network.driver.overlay.vxlanid_list", Set: func(o *Options, value string) error {
-			n, err := number(value, lastVNI)
-			o.VNI = uint32(n)
-			return err
-		}},
+		bridge.Option[Options]{Name: "vni", Alias: "com.docker.network.driver.overlay.vxlanid_list",
+			Set: func(o *Options, value string) error {
+				n, err := number(value, lastVNI)
+				o.VNI = uint32(n)
+				return err
+			}},
 	)
 }
 

@@ -6,7 +6,7 @@ import (
 	"slices"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // RenderPeer renders the way to an endpoint of another node: a neighbour entry for each of its addresses, which the
@@ -32,7 +32,8 @@ func (Driver) RenderPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (plan.State, err
 func checkPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (netip.Addr, error) {
 	switch {
 	case !p.Endpoint:
-		return netip.Addr{}, fmt.Errorf("it is a subnet's lease, and nodes share the subnets of a network of driver %s", name)
+		return netip.Addr{}, fmt.Errorf(
+			"it is a subnet's lease, and nodes share the subnets of a network of driver %s", name)
 	case p.MAC == plan.MAC{}:
 		return netip.Addr{}, fmt.Errorf("it has no MAC address")
 	case p.MAC[0]&1 != 0:
@@ -47,7 +48,8 @@ func checkPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (netip.Addr, error) {
 	}
 	for _, a := range []netip.Addr{p.Addr4, p.Addr6} {
 		if a.IsValid() && (a == h.Uplink.Addr4 || a == h.Uplink.Addr6) {
-			return netip.Addr{}, fmt.Errorf("its node's address %s is this node's own: give each node an address of its own (--node-ip)", a)
+			return netip.Addr{}, fmt.Errorf(
+				"its node's address %s is this node's own: give each node an address of its own (--node-ip)", a)
 		}
 	}
 	here, dst, family := local(h), p.Addr4, "IPv4"
@@ -55,7 +57,8 @@ func checkPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (netip.Addr, error) {
 		dst, family = p.Addr6, "IPv6"
 	}
 	if !dst.IsValid() || dst.Is4() != here.Is4() || dst.IsUnspecified() || dst.IsMulticast() || dst.IsLoopback() {
-		return netip.Addr{}, fmt.Errorf("its node has no %s address, and this node's tunnels end at %s: give all nodes an address of one family (--node-ip)", family, here)
+		return netip.Addr{}, fmt.Errorf("its node has no %s address, and this node's tunnels end at %s: give all "+
+			"nodes an address of one family (--node-ip)", family, here)
 	}
 	return dst, nil
 }

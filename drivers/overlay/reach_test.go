@@ -12,6 +12,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/drivers/overlay"
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // serve sends everybody who connects to a port of a box 256 KiB, until the test ends.
@@ -56,7 +57,7 @@ func (w *world) fetches(from, to string) {
 			return err
 		}
 		defer c.Close()
-		if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(await.Patience)); err != nil {
 			return err
 		}
 		b, err := io.ReadAll(c)
@@ -171,7 +172,8 @@ func TestEntriesComeAndGoWithThePeer(t *testing.T) {
 
 	delete(w.nodes[0].peers, "b")
 	w.nodes[0].converge()
-	entries := w.must("node1", "ip", "neigh", "show", "dev", link) + w.must("node1", "bridge", "fdb", "show", "dev", link)
+	entries := w.must("node1", "ip", "neigh", "show", "dev", link) + w.must("node1", "bridge", "fdb", "show", "dev",
+		link)
 	for _, gone := range []string{"10.5.2.2", "fd05::2:2", "192.0.2.2"} {
 		if strings.Contains(entries, gone) {
 			t.Errorf("%s is still there:\n%s", gone, entries)

@@ -8,7 +8,7 @@ import (
 	"github.com/vethloom/vethloom/backend"
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/drivers/bridge"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Driver renders routed networks with one backend, whose name it has.
@@ -30,6 +30,15 @@ func (Driver) Scope() cnm.Scope { return cnm.Cluster }
 // Capabilities of routed networks.
 func (Driver) Capabilities() cnm.Capabilities {
 	return cnm.Capabilities{Addresses: true, Ports: true, Leases: true}
+}
+
+// PortAddr is the option host-binding.
+func (d Driver) PortAddr(n cnm.Network) netip.Addr {
+	o, err := d.options(n)
+	if err != nil {
+		return netip.Addr{} // the render says why
+	}
+	return o.Bridge.HostBinding
 }
 
 // NetworkLink is the name of the network's bridge on each node.
@@ -63,7 +72,9 @@ func (d Driver) CheckNetwork(n cnm.Network) error {
 	for i, p := range n.Pools {
 		for _, q := range n.Pools[:i] {
 			if p.Subnet.Addr().Is4() == q.Subnet.Addr().Is4() {
-				return invalid(fmt.Errorf("subnets %s and %s are of one family: a network of driver %s has one of each at most", q.Subnet, p.Subnet, d.Name()))
+				return invalid(fmt.Errorf(
+					"subnets %s and %s are of one family: a network of driver %s has one of each at most", q.Subnet,
+					p.Subnet, d.Name()))
 			}
 		}
 	}
@@ -74,7 +85,7 @@ func (d Driver) CheckNetwork(n cnm.Network) error {
 	return err
 }
 
-// CheckEndpoint refuses what RenderEndpoint would refuse. The error is a [cnm.ErrInvalid].
+// CheckEndpoint implements [cnm.EndpointChecker]. The error is a [cnm.ErrInvalid].
 func (d Driver) CheckEndpoint(n cnm.Network, e cnm.Endpoint) error {
 	o, err := d.options(n)
 	if err != nil {
@@ -140,25 +151,35 @@ func (d Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.
 // RenderPeer renders the backend's way to a peer's subnets. It refuses what would lead traffic of
 // this node astray.
 func (d Driver) RenderPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (plan.State, error) {
+	b, p, ok, err := d.reach(n, p, h)
+	if err != nil || !ok {
+		return plan.State{}, err
+	}
+	return d.Backend.RenderPeer(b, p, h)
+}
+
+// reach is a network and a peer as the backend wants them. It reports whether there is anything to lead there.
+func (d Driver) reach(n cnm.Network, p cnm.Peer, h cnm.Host) (backend.Network, cnm.Peer, bool, error) {
 	if n.Phase == cnm.Deleting || len(n.Pools) == 0 || !meets(n, h) {
-		return plan.State{}, nil
+		return backend.Network{}, p, false, nil
 	}
 	o, err := d.options(n)
 	if err != nil {
-		return plan.State{}, err
+		return backend.Network{}, p, false, err
 	}
 	if err := d.checkPeer(n, p, h); err != nil {
-		return plan.State{}, invalid(fmt.Errorf("network %s: %s: %w", n.Name, backend.Who(p), err))
+		return backend.Network{}, p, false, invalid(fmt.Errorf("network %s: %s: %w", n.Name, backend.Who(p), err))
 	}
 	p.Prefixes = slices.DeleteFunc(slices.Clone(p.Prefixes), func(prefix netip.Prefix) bool {
 		return prefix.Addr().Is4() && !n.IPv4 || prefix.Addr().Is6() && !n.IPv6
 	})
-	return d.Backend.RenderPeer(backend.Network{Network: n, Options: o.Backend}, p, h)
+	return backend.Network{Network: n, Options: o.Backend}, p, true, nil
 }
 
 func (d Driver) checkPeer(n cnm.Network, p cnm.Peer, h cnm.Host) error {
 	if p.Backend != "" && p.Backend != d.Name() {
-		return fmt.Errorf("it is reached by the backend %q, and this network is of driver %s: run the same on all nodes", p.Backend, d.Name())
+		return fmt.Errorf("it is reached by the backend %q, and this network is of driver %s: run the same on all "+
+			"nodes", p.Backend, d.Name())
 	}
 	for _, a := range []netip.Addr{p.Addr4, p.Addr6} {
 		if a.IsValid() && (a == h.Uplink.Addr4 || a == h.Uplink.Addr6) {
@@ -166,19 +187,23 @@ func (d Driver) checkPeer(n cnm.Network, p cnm.Peer, h cnm.Host) error {
 		}
 	}
 	for _, prefix := range p.Prefixes {
-		if !slices.ContainsFunc(n.Cluster.Subnets, func(s netip.Prefix) bool { return s.Contains(prefix.Addr()) && s.Bits() <= prefix.Bits() }) {
+		if !slices.ContainsFunc(n.Cluster.Subnets, func(s netip.Prefix) bool {
+			return s.Contains(prefix.Addr()) &&
+				s.Bits() <= prefix.Bits()
+		}) {
 			return fmt.Errorf("its subnet %s is not inside the network: remove its lease", prefix)
 		}
 		for _, own := range n.Pools {
 			if own.Subnet.Overlaps(prefix) {
-				return fmt.Errorf("its subnet %s overlaps %s, which this node has: remove one of the leases", prefix, own.Subnet)
+				return fmt.Errorf("its subnet %s overlaps %s, which this node has: remove one of the leases", prefix,
+					own.Subnet)
 			}
 		}
 	}
 	return nil
 }
 
-// meets tells whether this node has a way to other nodes of the network.
+// meets reports whether this node has a way to other nodes of the network.
 func meets(n cnm.Network, h cnm.Host) bool {
 	u := h.Uplink
 	return n.Cluster != nil && !n.Cluster.Gone && u.Link != "" && (u.Addr4.IsValid() || u.Addr6.IsValid())

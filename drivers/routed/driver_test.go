@@ -13,7 +13,8 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/drivers/bridge"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/firewall"
+	"github.com/vethloom/vethloom/plan"
 	"github.com/vethloom/vethloom/subnet"
 )
 
@@ -70,7 +71,7 @@ func TestBridgeAlone(t *testing.T) {
 // Every element fits a set of the fabric's, and every endpoint's MTU leaves room for the tunnel.
 func TestElementsFitTheFabric(t *testing.T) {
 	sets := map[string]plan.Set{}
-	for _, s := range bridge.Fabric(bridge.FabricConfig{}).Rules.Sets {
+	for _, s := range firewall.Base(firewall.Config{}).Rules.Sets {
 		if err := s.Validate(); err != nil {
 			t.Error(err)
 		}
@@ -108,7 +109,8 @@ func TestMTU(t *testing.T) {
 		{1, host(false, true), false, nil, 1430},
 		{1, host(true, false), false, []string{"mtu", "1400"}, 1400},
 		{1, host(true, false), false, []string{"mtu", "9000"}, 1450},
-		{1, cnm.Host{MTU: 1300, Node: "a", Uplink: cnm.Uplink{Link: "eth0", MTU: 1300, Addr4: addr("192.0.2.1")}}, true, nil, 1280},
+		{1, cnm.Host{MTU: 1300, Node: "a", Uplink: cnm.Uplink{Link: "eth0", MTU: 1300, Addr4: addr("192.0.2.1")}},
+			true, nil, 1280},
 		{2, host(true, true), true, nil, 1472},
 		{2, host(false, true), true, nil, 1452},
 	} {
@@ -135,8 +137,8 @@ func TestMTU(t *testing.T) {
 				t.Errorf("%s %v: %s has MTU %d, want %d", d.Name(), c.kv, l.Name, l.MTU, want)
 			}
 		}
-		if _, env := d.EnvFile(network(d, c.ipv6, append(c.kv, "subnet-env", "/run/x")...), c.h); env.MTU != c.want {
-			t.Errorf("%s %v: the file has MTU %d, want %d", d.Name(), c.kv, env.MTU, c.want)
+		if env, err := d.Env(network(d, c.ipv6, c.kv...), c.h); err != nil || env.MTU != c.want {
+			t.Errorf("%s %v: the file has MTU %d, %v, want %d", d.Name(), c.kv, env.MTU, err, c.want)
 		}
 	}
 }
@@ -148,7 +150,9 @@ func TestOptionsRefused(t *testing.T) {
 		kv   []string
 		want []string
 	}{
-		{vxlan, []string{"vnl", "1"}, []string{`unknown option "vnl"`, `did you mean "vni"`, "driver vxlan knows bridge-name, direct-routing, flannel.prefix,", "subnet-env, subnet-length, subnet-length6, vni"}},
+		{vxlan, []string{"vnl", "1"}, []string{`unknown option "vnl"`, `did you mean "vni"`,
+			"driver vxlan knows bridge-name, direct-routing, flannel.prefix,",
+			"subnet-length, subnet-length6, vni"}},
 		{udp, []string{"vni", "1"}, []string{`unknown option "vni"`, "driver udp knows", "offload"}},
 		{hostgw, []string{"offload", "off"}, []string{`unknown option "offload"`, "driver host-gw knows"}},
 		{hostgw, []string{"port", "9"}, []string{"option port=9", "direct-routing=true"}},
@@ -163,7 +167,7 @@ func TestOptionsRefused(t *testing.T) {
 		{udp, []string{"subnet-length6", "64"}, []string{"turn the family on"}},
 		{udp, []string{"flannel.prefix", "coreos.com"}, []string{"/coreos.com/network"}},
 		{udp, []string{"flannel.prefix", "/a/../b"}, []string{"/coreos.com/network"}},
-		{udp, []string{"subnet-env", "subnet.env"}, []string{"path of a file"}},
+		{udp, []string{"subnet-env", "/run/subnet.env"}, []string{`unknown option "subnet-env"`}}, // a node's setting
 		{udp, []string{"mtu", "67"}, []string{"68 to 65535"}},
 		{udp, []string{"masquerade", "true", "gateway-mode", "routed"}, []string{"does not masquerade"}},
 	} {
@@ -188,15 +192,19 @@ func TestPeersRefused(t *testing.T) {
 		change func(*cnm.Peer)
 	}{
 		"node node-b (198.51.100.9)": {hostgw, func(p *cnm.Peer) { p.Addr4 = addr("198.51.100.9") }},
-		"198.51.100.8 is not on the link eth0; use a network of driver vxlan or udp, or make this one with -o direct-routing=true": {
+		"198.51.100.8 is not on the link eth0; use a network of driver vxlan or udp, or make this one with -o " +
+			"direct-routing=true": {
 			hostgw, func(p *cnm.Peer) { p.Addr4 = addr("198.51.100.8") }},
-		"no IPv4 addresses in common":     {hostgw, func(p *cnm.Peer) { p.Addr4 = netip.Addr{} }},
-		"no VXLAN devices over a common":  {vxlan, func(p *cnm.Peer) { p.MAC = plan.MAC{} }},
-		`reached by the backend "udp"`:    {vxlan, func(p *cnm.Peer) { p.Backend = "udp" }},
-		"192.0.2.1 is this node's own":    {vxlan, func(p *cnm.Peer) { p.Addr4 = addr("192.0.2.1") }},
-		"10.6.0.0/24 is not inside":       {vxlan, func(p *cnm.Peer) { p.Prefixes = []netip.Prefix{prefix("10.6.0.0/24")} }},
-		"10.0.0.0/8 is not inside":        {vxlan, func(p *cnm.Peer) { p.Prefixes = []netip.Prefix{prefix("10.0.0.0/8")} }},
-		"10.5.1.128/25 overlaps 10.5.1.0": {vxlan, func(p *cnm.Peer) { p.Prefixes = []netip.Prefix{prefix("10.5.1.128/25")} }},
+		"no IPv4 addresses in common":    {hostgw, func(p *cnm.Peer) { p.Addr4 = netip.Addr{} }},
+		"no VXLAN devices over a common": {vxlan, func(p *cnm.Peer) { p.MAC = plan.MAC{} }},
+		`reached by the backend "udp"`:   {vxlan, func(p *cnm.Peer) { p.Backend = "udp" }},
+		"192.0.2.1 is this node's own":   {vxlan, func(p *cnm.Peer) { p.Addr4 = addr("192.0.2.1") }},
+		"10.6.0.0/24 is not inside": {vxlan,
+			func(p *cnm.Peer) { p.Prefixes = []netip.Prefix{prefix("10.6.0.0/24")} }},
+		"10.0.0.0/8 is not inside": {vxlan,
+			func(p *cnm.Peer) { p.Prefixes = []netip.Prefix{prefix("10.0.0.0/8")} }},
+		"10.5.1.128/25 overlaps 10.5.1.0": {vxlan,
+			func(p *cnm.Peer) { p.Prefixes = []netip.Prefix{prefix("10.5.1.128/25")} }},
 	} {
 		p := good(c.d)
 		c.change(&p)
@@ -221,9 +229,11 @@ func TestLeasesOfFlannel(t *testing.T) {
 		}
 		return vxlan.Peer(n, l)
 	}
-	got, err := read(head + `{"VNI":1,"VtepMAC":"9a:d2:e1:5b:5e:4c"},"BackendV6Data":{"VNI":1,"VtepMAC":"9a:d2:e1:5b:5e:4d"}}`)
+	got, err := read(head + `{"VNI":1,"VtepMAC":"9a:d2:e1:5b:5e:4c"},` +
+		`"BackendV6Data":{"VNI":1,"VtepMAC":"9a:d2:e1:5b:5e:4d"}}`)
 	want := cnm.Peer{
-		ID: cnm.PeerID(n.ID, key), Network: n.ID, Prefixes: []netip.Prefix{prefix("10.5.2.0/24"), prefix("fd05:0:0:2::/64")},
+		ID: cnm.PeerID(n.ID, key), Network: n.ID, Prefixes: []netip.Prefix{prefix("10.5.2.0/24"),
+			prefix("fd05:0:0:2::/64")},
 		Addr4: addr("192.0.2.7"), Addr6: addr("2001:db8::7"), MAC: plan.MAC{0x9a, 0xd2, 0xe1, 0x5b, 0x5e, 0x4c},
 		MAC6: plan.MAC{0x9a, 0xd2, 0xe1, 0x5b, 0x5e, 0x4d}, Backend: "vxlan",
 	}
@@ -262,7 +272,8 @@ func TestConfigAndJoin(t *testing.T) {
 		if c, err = subnet.ParseConfig(raw); err != nil {
 			t.Fatal(err)
 		}
-		if c.Network != prefix("10.5.0.0/16") || c.IPv6Network != prefix("fd05::/48") || c.SubnetLen != 26 || c.Backend.Type != d.Name() || c.Backend.VNI != 7 || !c.Backend.DirectRouting {
+		if c.Network != prefix("10.5.0.0/16") || c.IPv6Network != prefix("fd05::/48") || c.SubnetLen != 26 ||
+			c.Backend.Type != d.Name() || c.Backend.VNI != 7 || !c.Backend.DirectRouting {
 			t.Errorf("%s: %s", d.Name(), raw)
 		}
 		joiner := network(d, false, "flannel.prefix", "/coreos.com/network")
@@ -274,10 +285,12 @@ func TestConfigAndJoin(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !got.IPv6 || got.Options["direct-routing"] != "true" || !slices.Equal(got.Cluster.Subnets, n.Cluster.Subnets) || got.Cluster.Leases != "/coreos.com/network" {
+		if !got.IPv6 || got.Options["direct-routing"] != "true" ||
+			!slices.Equal(got.Cluster.Subnets, n.Cluster.Subnets) || got.Cluster.Leases != "/coreos.com/network" {
 			t.Errorf("%s: %+v", d.Name(), got)
 		}
-		if tunnel.Kind == "vxlan" && (tunnel.VNI != 7 || tunnel.Port != 8472) || tunnel.Kind == "udp" && tunnel.Port != 8285 || tunnel.LastVNI != 0 || tunnel.LastPort != 0 {
+		if tunnel.Kind == "vxlan" && (tunnel.VNI != 7 || tunnel.Port != 8472) || tunnel.Kind == "udp" &&
+			tunnel.Port != 8285 || tunnel.LastVNI != 0 || tunnel.LastPort != 0 {
 			t.Errorf("%s: %+v", d.Name(), tunnel)
 		}
 		if joiner.Options["direct-routing"] != "" {
@@ -293,35 +306,37 @@ func TestJoinRefused(t *testing.T) {
 		ipv6   bool
 		kv     []string
 	}{
-		`its backend is "udp": make the network with the driver of that name, not with vxlan`: {`{"Network":"10.5.0.0/16"}`, false, nil},
-		"it has no IPv6":                  {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`, true, nil},
-		"vni=9, and it has 1":             {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`, false, []string{"vni", "9"}},
-		"port=9, and it has 8472":         {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`, false, []string{"port", "9"}},
-		"subnet-length=26, and it has 24": {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`, false, []string{"subnet-length", "26"}},
+		`its backend is "udp": make the network with the driver of that name, not with vxlan`: {
+			`{"Network":"10.5.0.0/16"}`, false, nil},
+		"it has no IPv6": {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`, true, nil},
+		"vni=9, and it has 1": {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`, false,
+			[]string{"vni", "9"}},
+		"port=9, and it has 8472": {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`, false,
+			[]string{"port", "9"}},
+		"subnet-length=26, and it has 24": {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`, false,
+			[]string{"subnet-length", "26"}},
 	} {
 		config, err := subnet.ParseConfig([]byte(c.config))
 		if err != nil {
 			t.Fatal(err)
 		}
 		n := network(vxlan, c.ipv6, append(c.kv, "flannel.prefix", "/coreos.com/network")...)
-		if _, _, err = vxlan.Join(n, "/coreos.com/network", config); !errors.Is(err, cnm.ErrInvalid) || !strings.Contains(err.Error(), want) {
+		if _, _, err = vxlan.Join(n, "/coreos.com/network", config); !errors.Is(err, cnm.ErrInvalid) ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("want an error with %q, got %v", want, err)
 		}
 	}
 }
 
-func TestEnvFile(t *testing.T) {
+func TestEnv(t *testing.T) {
 	d := drivers()[0]
-	path, env := d.EnvFile(network(d, true, "subnet-env", "/run/flannel/subnet.env"), host(true, true))
+	env, err := d.Env(network(d, true), host(true, true))
 	want := subnet.Env{
 		Network: prefix("10.5.0.0/16"), IPv6Network: prefix("fd05::/48"), Subnet: prefix("10.5.1.1/24"),
 		IPv6Subnet: prefix("fd05:0:0:1::1/64"), MTU: 1500, Masquerade: true,
 	}
-	if path != "/run/flannel/subnet.env" || env != want {
-		t.Errorf("%s: %+v", path, env)
-	}
-	if path, _ := d.EnvFile(network(d, true), host(true, true)); path != "" {
-		t.Errorf("without the option: %s", path)
+	if err != nil || env != want {
+		t.Errorf("%+v, %v", env, err)
 	}
 }
 
@@ -330,7 +345,8 @@ func TestHardwareAddresses(t *testing.T) {
 	vxlan := drivers()[1]
 	seen := map[string]bool{}
 	for _, id := range []string{"a", "b"} {
-		for _, network := range []cnm.Network{network(vxlan, true), func() cnm.Network { n := network(vxlan, true); n.ID = strings.Repeat("8", 64); return n }()} {
+		for _, network := range []cnm.Network{network(vxlan, true),
+			func() cnm.Network { n := network(vxlan, true); n.ID = strings.Repeat("8", 64); return n }()} {
 			h := host(true, true)
 			h.Node = id
 			a, err := vxlan.Attrs(network, h)

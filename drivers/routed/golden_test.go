@@ -2,42 +2,19 @@ package routed
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/vethloom/vethloom/backend/hostgw"
 	"github.com/vethloom/vethloom/backend/udp"
 	"github.com/vethloom/vethloom/backend/vxlan"
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/golden"
+	"github.com/vethloom/vethloom/plan"
 	"github.com/vethloom/vethloom/subnet"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), got); d != "" {
-		t.Errorf("%s differs (-want +got):\n%s", path, d)
-	}
-}
 
 func text(s plan.State) string {
 	var b strings.Builder
@@ -60,7 +37,8 @@ func network(d Driver, ipv6 bool, kv ...string) cnm.Network {
 		return cnm.Pool{Subnet: prefix(subnet), Range: prefix(subnet), Gateway: addr(gw)}
 	}
 	n := cnm.Network{
-		ID: "3f2a91bc" + strings.Repeat("0", 56), Name: "web", Driver: d.Name(), Scope: cnm.Cluster, Phase: cnm.Active, IPv4: true, IPv6: ipv6,
+		ID: "3f2a91bc" + strings.Repeat("0", 56), Name: "web", Driver: d.Name(), Scope: cnm.Cluster, Phase: cnm.Active,
+		IPv4: true, IPv6: ipv6,
 		Cluster: &cnm.ClusterNetwork{Subnets: []netip.Prefix{prefix("10.5.0.0/16")}, VNI: 7},
 		Pools:   []cnm.Pool{pool("10.5.1.0/24", "10.5.1.1")}, Options: map[string]string{},
 	}
@@ -126,8 +104,10 @@ func TestGolden(t *testing.T) {
 			"dual":       {network(d, true), host(true, true), true},
 			"direct":     {network(d, true, "direct-routing", "true"), host(true, true), true},
 			"direct-far": {network(d, true, "direct-routing", "true"), host(true, true), false},
-			"internal":   {func() cnm.Network { n := network(d, true); n.Internal = true; return n }(), host(true, true), true},
-			"no-icc":     {network(d, false, "icc", "false", "masquerade", "false", "mtu", "1300"), host(true, false), true},
+			"internal": {func() cnm.Network { n := network(d, true); n.Internal = true; return n }(),
+				host(true, true), true},
+			"no-icc": {network(d, false, "icc", "false", "masquerade", "false", "mtu", "1300"), host(true, false),
+				true},
 		} {
 			t.Run(d.Name()+"/"+name, func(t *testing.T) {
 				if err := d.CheckNetwork(c.n); err != nil {
@@ -150,7 +130,8 @@ func TestGolden(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				golden(t, d.Name()+"-"+name+".txt", fmt.Sprintf("# network\n%s# peer %v\n%s# lease\n%s\n", text(shared), p.Prefixes, text(way), value))
+				golden.Equal(t, d.Name()+"-"+name+".txt", fmt.Sprintf("# network\n%s# peer %v\n%s# lease\n%s\n",
+					text(shared), p.Prefixes, text(way), value))
 			})
 		}
 	}
@@ -168,7 +149,7 @@ func TestEndpointGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "endpoint-internal.txt", text(s))
+	golden.Equal(t, "endpoint-internal.txt", text(s))
 }
 
 // Whatever the underlay's family, the tunnels carry both of the network's.
@@ -185,7 +166,7 @@ func TestUnderlayOfOneFamilyGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			shared.Rules, shared.Sysctls = plan.Ruleset{}, nil
-			golden(t, d.Name()+"-"+name+".txt", text(shared)+"# peer\n"+text(way))
+			golden.Equal(t, d.Name()+"-"+name+".txt", text(shared)+"# peer\n"+text(way))
 		}
 	}
 }

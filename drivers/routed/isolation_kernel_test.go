@@ -6,7 +6,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/drivers/routed"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 func TestNetworksAreApart(t *testing.T) {
@@ -33,18 +33,20 @@ func TestNoTrafficBetweenEndpoints(t *testing.T) {
 		options["icc"] = "false"
 		networks := w.network(d, 1, hosts, with(options, false))
 		last := hosts[len(hosts)-1]
-		a, b := w.box(d, networks[1], 1), w.box(d, networks[last], last, cnm.PortMapping{Proto: plan.TCP, HostPort: 8080, Port: 80, Count: 1})
+		a, b := w.box(d, networks[1], 1),
+			w.box(d, networks[last], last, cnm.PortMapping{Proto: plan.TCP, HostPort: 8080, Port: 80, Count: 1})
 		w.converge()
 		w.serve(w.at(b), 80)
 		u := w.hosts[1].host.Uplink
 		for f, published := range []netip.Addr{w.hosts[last].host.Uplink.Addr4, w.hosts[last].host.Uplink.Addr6} {
 			w.silent(w.at(a), on(b.addrs[f], 80))
-			w.reaches(w.at(a), on(published, 8080), w.at(b), []netip.Addr{u.Addr4, u.Addr6}[f]) // as from anywhere outside
+			// as from anywhere outside
+			w.reaches(w.at(a), on(published, 8080), w.at(b), []netip.Addr{u.Addr4, u.Addr6}[f])
 		}
 	})
 }
 
-// Whoever can put packets into a tunnel gets to its network, and nowhere else. The same attacks succeed
+// A sender that can put packets into a tunnel gets to its network, and nowhere else. The same attacks succeed
 // where the rules are gone, which shows that nothing else stops them.
 func TestTunnelIsNoWayElsewhere(t *testing.T) {
 	d := drivers()[1]
@@ -55,10 +57,12 @@ func TestTunnelIsNoWayElsewhere(t *testing.T) {
 	victim, attacker := w.host(1), w.host(2)
 	// Answers would find their way, and no reverse path filter helps.
 	w.in(victim.path, "sh", "-ec", `for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done
-		ip route add 10.9.9.9 via 10.1.2.0 dev vlx-00000001 onlink; ip -6 route add fd99::9 via fd01:0:0:2:: dev vly-00000001 onlink`)
+		ip route add 10.9.9.9 via 10.1.2.0 dev vlx-00000001 onlink
+		ip -6 route add fd99::9 via fd01:0:0:2:: dev vly-00000001 onlink`)
 	w.in(attacker.path, "sh", "-ec", `for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done
 		nft delete table inet vethloom; ip addr add 10.9.9.9/32 dev lo; ip -6 addr add fd99::9/128 dev lo nodad
-		ip route replace 10.2.1.0/24 via 10.1.1.0 dev vlx-00000001 onlink; ip -6 route replace fd02:0:0:1::/64 via fd01:0:0:1:: dev vly-00000001 onlink`)
+		ip route replace 10.2.1.0/24 via 10.1.1.0 dev vlx-00000001 onlink
+		ip -6 route replace fd02:0:0:1::/64 via fd01:0:0:1:: dev vly-00000001 onlink`)
 	attacks := []struct{ source, to string }{
 		{"10.9.9.9", a.addrs[0].String()}, {"fd99::9", a.addrs[1].String()}, // a foreign source
 		{"10.9.9.9", "10.1.1.1"}, {"fd99::9", "fd01:0:0:1::1"}, // to the host itself
@@ -69,7 +73,8 @@ func TestTunnelIsNoWayElsewhere(t *testing.T) {
 		_, err := w.try(attacker.path, "ping", "-n", "-c1", "-W1", "-I", source, to)
 		return err == nil
 	}
-	for _, good := range []struct{ source, to string }{{"10.1.2.0", a.addrs[0].String()}, {"fd01:0:0:2::", "fd01:0:0:1::1"}} {
+	for _, good := range []struct{ source, to string }{{"10.1.2.0", a.addrs[0].String()},
+		{"fd01:0:0:2::", "fd01:0:0:1::1"}} {
 		if !ping(good.source, good.to) {
 			t.Errorf("no ping from %s to %s, which is allowed", good.source, good.to)
 		}

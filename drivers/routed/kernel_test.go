@@ -6,7 +6,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/drivers/routed"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // eachDriver runs a test with every driver and the hosts it joins: those on one link, for plain routes,

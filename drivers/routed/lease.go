@@ -23,7 +23,8 @@ func (d Driver) LeaseConfig(n cnm.Network) (subnet.Config, error) {
 	}
 	c := subnet.Config{
 		EnableIPv4: n.IPv4, EnableIPv6: n.IPv6, SubnetLen: o.SubnetLength, IPv6SubnetLen: o.SubnetLength6,
-		Backend: subnet.Backend{Type: d.Name(), VNI: n.Cluster.VNI, Port: n.Cluster.Port, DirectRouting: o.Backend.DirectRouting},
+		Backend: subnet.Backend{Type: d.Name(), VNI: n.Cluster.VNI, Port: n.Cluster.Port,
+			DirectRouting: o.Backend.DirectRouting},
 	}
 	for _, s := range n.Cluster.Subnets {
 		if s.Addr().Is4() {
@@ -34,7 +35,9 @@ func (d Driver) LeaseConfig(n cnm.Network) (subnet.Config, error) {
 	}
 	c, err = c.Complete()
 	if err != nil {
-		return subnet.Config{}, invalid(fmt.Errorf("network %s: options %s and %s cut the network into the nodes' subnets: %w", n.Name, optionSubnetLength, optionSubnetLength6, err))
+		return subnet.Config{}, invalid(
+			fmt.Errorf("network %s: options %s and %s cut the network into the nodes' subnets: %w", n.Name,
+				optionSubnetLength, optionSubnetLength6, err))
 	}
 	return c, nil
 }
@@ -47,7 +50,8 @@ func (d Driver) Attrs(n cnm.Network, h cnm.Host) (subnet.Attrs, error) {
 	}
 	if !meets(n, h) {
 		return subnet.Attrs{}, &cnm.Error{
-			Kind: cnm.ErrUnavailable, Field: "network", Value: n.Name, Reason: "this node has no address that other nodes could reach it at",
+			Kind: cnm.ErrUnavailable, Field: "network", Value: n.Name,
+			Reason: "this node has no address that other nodes could reach it at",
 			Remedy: "name its link or address with --iface or --node-ip",
 		}
 	}
@@ -126,13 +130,15 @@ func (d Driver) identifiers(o Options, c subnet.Config) cnm.TunnelRequest {
 		return first
 	}
 	return cnm.TunnelRequest{
-		Kind: first.Kind, VNI: cmp.Or(c.Backend.VNI, first.FirstVNI), Port: cmp.Or(c.Backend.Port, first.Port, first.FirstPort),
+		Kind: first.Kind, VNI: cmp.Or(c.Backend.VNI, first.FirstVNI), Port: cmp.Or(c.Backend.Port, first.Port,
+			first.FirstPort),
 	}
 }
 
 func (d Driver) checkJoin(n cnm.Network, o Options, c subnet.Config) error {
 	if c.Backend.Type != d.Name() {
-		return fmt.Errorf("its backend is %q: make the network with the driver of that name, not with %s", c.Backend.Type, d.Name())
+		return fmt.Errorf("its backend is %q: make the network with the driver of that name, not with %s",
+			c.Backend.Type, d.Name())
 	}
 	if n.IPv6 && !c.EnableIPv6 {
 		return fmt.Errorf("it has no IPv6: leave IPv6 out, or turn it on there (EnableIPv6)")
@@ -148,18 +154,18 @@ func (d Driver) checkJoin(n cnm.Network, o Options, c subnet.Config) error {
 		{backend.OptionPort, uint64(o.Backend.Port), uint64(t.Port)},
 	} {
 		if f.asked != 0 && f.asked != f.has {
-			return fmt.Errorf("option %s=%s, and it has %s: leave the option out", f.name, strconv.FormatUint(f.asked, 10), strconv.FormatUint(f.has, 10))
+			return fmt.Errorf("option %s=%s, and it has %s: leave the option out", f.name,
+				strconv.FormatUint(f.asked, 10), strconv.FormatUint(f.has, 10))
 		}
 	}
 	return nil
 }
 
-// EnvFile is the file that the network's options want this node's lease written to, "" for none, and
-// what is to stand in it.
-func (d Driver) EnvFile(n cnm.Network, h cnm.Host) (string, subnet.Env) {
+// Env is what subnet.env says of this node's lease.
+func (d Driver) Env(n cnm.Network, h cnm.Host) (subnet.Env, error) {
 	r, err := d.render(n, h)
-	if err != nil || r.o.SubnetEnv == "" || n.Cluster == nil {
-		return "", subnet.Env{}
+	if err != nil || n.Cluster == nil {
+		return subnet.Env{}, err
 	}
 	env := subnet.Env{MTU: r.inner.MTU, Masquerade: r.o.Bridge.Masquerade && !n.Internal}
 	if r.o.Bridge.MTU != 0 {
@@ -176,5 +182,5 @@ func (d Driver) EnvFile(n cnm.Network, h cnm.Host) (string, subnet.Env) {
 			}
 		}
 	}
-	return r.o.SubnetEnv, env
+	return env, nil
 }

@@ -3,7 +3,6 @@ package routed
 import (
 	"fmt"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,7 +20,6 @@ type Options struct {
 	SubnetLength  int    // bits of a node's IPv4 subnet; 0: 24, or what the network has room for
 	SubnetLength6 int    // bits of a node's IPv6 subnet; 0: 64, or what the network has room for
 	FlannelPrefix string // the directory in etcd of a network that flannel has; "": one of our own
-	SubnetEnv     string // path of the file that the node's lease is written to; "": none
 }
 
 // The names of the options that are neither the bridge's nor a backend's.
@@ -29,21 +27,23 @@ const (
 	optionSubnetLength  = "subnet-length"
 	optionSubnetLength6 = "subnet-length6"
 	optionFlannelPrefix = "flannel.prefix"
-	optionSubnetEnv     = "subnet-env"
 )
 
 func knownOptions(b backend.Backend) []bridge.Option[Options] {
 	known := bridge.OptionsIn(func(o *Options) *bridge.Options { return &o.Bridge })
 	known = append(known,
-		bridge.Option[Options]{Name: optionSubnetLength, Set: number(1, 30, func(o *Options, n uint64) { o.SubnetLength = int(n) })},
-		bridge.Option[Options]{Name: optionSubnetLength6, Set: number(1, 126, func(o *Options, n uint64) { o.SubnetLength6 = int(n) })},
+		bridge.Option[Options]{Name: optionSubnetLength,
+			Set: number(1, 30, func(o *Options, n uint64) { o.SubnetLength = int(n) })},
+		bridge.Option[Options]{Name: optionSubnetLength6,
+			Set: number(1, 126, func(o *Options, n uint64) { o.SubnetLength6 = int(n) })},
 		bridge.Option[Options]{Name: optionFlannelPrefix, Set: setFlannelPrefix},
-		bridge.Option[Options]{Name: optionSubnetEnv, Set: setSubnetEnv},
 	)
 	for _, k := range []bridge.Option[Options]{
-		{Name: backend.OptionVNI, Set: number(1, vxlan.MaxVNI, func(o *Options, n uint64) { o.Backend.VNI = uint32(n) })},
+		{Name: backend.OptionVNI,
+			Set: number(1, vxlan.MaxVNI, func(o *Options, n uint64) { o.Backend.VNI = uint32(n) })},
 		{Name: backend.OptionPort, Set: number(1, 65535, func(o *Options, n uint64) { o.Backend.Port = uint16(n) })},
-		{Name: backend.OptionDirectRouting, Set: bridge.Bool(func(o *Options) *bool { return &o.Backend.DirectRouting })},
+		{Name: backend.OptionDirectRouting,
+			Set: bridge.Bool(func(o *Options) *bool { return &o.Backend.DirectRouting })},
 		{Name: backend.OptionOffload, Set: setOffload},
 	} {
 		if slices.Contains(b.Options(), k.Name) {
@@ -75,7 +75,9 @@ func (d Driver) Decode(n cnm.Network) (Options, error) {
 	}{{optionSubnetLength, o.SubnetLength, n.IPv4}, {optionSubnetLength6, o.SubnetLength6, n.IPv6}} {
 		// What a directory in etcd has decides which families are on, which is not known before it is read.
 		if f.bits != 0 && !f.on && o.FlannelPrefix == "" {
-			return Options{}, fmt.Errorf("option %s=%d: the network has no subnets of that family: turn the family on or leave the option out", f.name, f.bits)
+			return Options{}, fmt.Errorf(
+				"option %s=%d: the network has no subnets of that family: turn the family on or leave the option out",
+				f.name, f.bits)
 		}
 	}
 	return o, nil
@@ -88,7 +90,8 @@ func (d Driver) tunnelOptions(given map[string]string, o backend.Options) error 
 	}
 	for _, name := range []string{backend.OptionVNI, backend.OptionPort} {
 		if value, ok := given[name]; ok {
-			return fmt.Errorf("option %s=%s: routes without a tunnel have none: add %s=true, or leave the option out", name, value, backend.OptionDirectRouting)
+			return fmt.Errorf("option %s=%s: routes without a tunnel have none: add %s=true, or leave the option out",
+				name, value, backend.OptionDirectRouting)
 		}
 	}
 	return nil
@@ -119,13 +122,5 @@ func setFlannelPrefix(o *Options, value string) error {
 		return fmt.Errorf("want a directory in etcd from the root on, such as /coreos.com/network")
 	}
 	o.FlannelPrefix = value
-	return nil
-}
-
-func setSubnetEnv(o *Options, value string) error {
-	if !filepath.IsAbs(value) || filepath.Clean(value) != value || value == "/" {
-		return fmt.Errorf("want the path of a file from the root on, such as /run/flannel/subnet.env")
-	}
-	o.SubnetEnv = value
 	return nil
 }

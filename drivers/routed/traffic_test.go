@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // place is where traffic comes from or goes to.
@@ -41,7 +43,8 @@ func (w *world) serve(p place, port int) {
 			}
 			n, err := io.Copy(io.Discard, c)
 			if err == nil {
-				fmt.Fprintf(c, "%s saw %s, %d bytes", p.name, netip.MustParseAddrPort(c.RemoteAddr().String()).Addr().Unmap(), n)
+				fmt.Fprintf(c, "%s saw %s, %d bytes", p.name,
+					netip.MustParseAddrPort(c.RemoteAddr().String()).Addr().Unmap(), n)
 			}
 			c.Close()
 		}
@@ -53,7 +56,7 @@ func (w *world) serve(p place, port int) {
 }
 
 // patience is how long an answer may take.
-const patience = 5 * time.Second
+const patience = await.Patience
 
 // bulk is what is sent: many full packets.
 const bulk = 1 << 20

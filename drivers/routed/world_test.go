@@ -15,11 +15,11 @@ import (
 	"github.com/vethloom/vethloom/backend/udp"
 	"github.com/vethloom/vethloom/backend/vxlan"
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/drivers/bridge"
 	"github.com/vethloom/vethloom/drivers/routed"
+	"github.com/vethloom/vethloom/internal/firewall"
 	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 	"github.com/vethloom/vethloom/subnet"
 )
 
@@ -65,17 +65,20 @@ func newWorld(tb testing.TB) *world {
 		n := &node{id: id, path: k.NetNSPath(plan.NetNS(fmt.Sprintf("h%d", id)))}
 		w.hosts[id] = n
 		w.in(n.path, "sh", "-ec", fmt.Sprintf(`ip route add default via %s; ip -6 route add default via %s
-			for f in all default eth0; do echo 1 > /proc/sys/net/ipv4/conf/$f/rp_filter; done`, lan4(lan, 254), lan6(lan, 0xfe)))
+			for f in all default eth0; do echo 1 > /proc/sys/net/ipv4/conf/$f/rp_filter; done`,
+			lan4(lan, 254), lan6(lan, 0xfe)))
 		n.open(w)
 		n.host = cnm.Host{MTU: 1500, Node: fmt.Sprintf("node-%d", id), Uplink: cnm.Uplink{
 			Link: "eth0", MTU: 1500, Addr4: lan4(lan, id), Addr6: lan6(lan, id),
-			OnLink: []netip.Prefix{netip.PrefixFrom(lan4(lan, 0), 24).Masked(), netip.PrefixFrom(lan6(lan, 0), 64).Masked()},
+			OnLink: []netip.Prefix{netip.PrefixFrom(lan4(lan, 0), 24).Masked(),
+				netip.PrefixFrom(lan6(lan, 0), 64).Masked()},
 		}}
-		n.want = bridge.Fabric(bridge.FabricConfig{})
+		n.want = firewall.Base(firewall.Config{})
 	}
 	w.plug(tid, "outside", "eth0", 1, 254)
 	w.plug(tid, "outside", "eth1", 2, 254)
-	w.in(k.NetNSPath("outside"), "sh", "-ec", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
+	w.in(k.NetNSPath("outside"), "sh", "-ec",
+		"echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
 	return w
 }
 
@@ -105,7 +108,8 @@ func (n *node) open(w *world) {
 	w.tb.Helper()
 	n.tunnels = udp.New(udp.Config{})
 	err := w.env.Do(n.path, func() (err error) {
-		n.kernel, err = kern.Open(kern.Config{RunDir: filepath.Join(w.env.RunDir, fmt.Sprint(n.id)), Tunnels: tunnelsIn{n.tunnels, w.env, n.path}})
+		n.kernel, err = kern.Open(kern.Config{RunDir: filepath.Join(w.env.RunDir, fmt.Sprint(n.id)),
+			Tunnels: tunnelsIn{n.tunnels, w.env, n.path}})
 		return err
 	})
 	if err != nil {
@@ -145,7 +149,8 @@ func (w *world) close() {
 
 // deleteLinks is a shell command that deletes the links whose names begin so, of which there is one at least.
 func deleteLinks(prefixes string) string {
-	return fmt.Sprintf("links=$(ip -o link | awk -F'[ :@]+' '$2 ~ /^(%s)/ {print $2}'); test -n \"$links\"; for l in $links; do ip link del $l; done", prefixes)
+	return fmt.Sprintf("links=$(ip -o link | awk -F'[ :@]+' '$2 ~ /^(%s)/ {print $2}'); test -n \"$links\"; for l "+
+		"in $links; do ip link del $l; done", prefixes)
 }
 
 // converge makes a kernel agree and checks that it then does.
@@ -195,8 +200,9 @@ func (w *world) network(d routed.Driver, i int, on []int, change func(*cnm.Netwo
 			ID: fmt.Sprintf("%08x%056x", i, 0), Name: fmt.Sprintf("net%d", i), Driver: d.Name(), Scope: cnm.Cluster,
 			IPv4: true, IPv6: true, Phase: cnm.Active, Options: map[string]string{},
 			Cluster: &cnm.ClusterNetwork{
-				Subnets: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", i)), netip.MustParsePrefix(fmt.Sprintf("fd0%d::/48", i))},
-				VNI:     uint32(i), Port: uint16(8284 + i),
+				Subnets: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", i)),
+					netip.MustParsePrefix(fmt.Sprintf("fd0%d::/48", i))},
+				VNI: uint32(i), Port: uint16(8284 + i),
 			},
 		}
 		for _, s := range subnets(i, id) {
@@ -232,7 +238,8 @@ func (w *world) way(d routed.Driver, i int, n, theirs cnm.Network, self, other *
 		w.tb.Fatal(err)
 	}
 	s := subnets(i, other.id)
-	p, err := d.Peer(n, subnet.Lease{Subnet: s[0], Subnet6: s[1], Key: subnet.Subnets{V4: s[0], V6: s[1]}.Key(), Attrs: attrs})
+	p, err := d.Peer(n, subnet.Lease{Subnet: s[0], Subnet6: s[1], Key: subnet.Subnets{V4: s[0], V6: s[1]}.Key(),
+		Attrs: attrs})
 	if err != nil {
 		w.tb.Fatal(err)
 	}
@@ -244,7 +251,8 @@ func (w *world) way(d routed.Driver, i int, n, theirs cnm.Network, self, other *
 }
 
 func subnets(i, id int) []netip.Prefix {
-	return []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.%d.0/24", i, id)), netip.MustParsePrefix(fmt.Sprintf("fd0%d:0:0:%d::/64", i, id))}
+	return []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.%d.0/24", i, id)),
+		netip.MustParsePrefix(fmt.Sprintf("fd0%d:0:0:%d::/64", i, id))}
 }
 
 // box adds a container with addresses that end in 9 to the network's part on a host.
@@ -252,8 +260,9 @@ func (w *world) box(d routed.Driver, n cnm.Network, id int, ports ...cnm.PortMap
 	w.tb.Helper()
 	b := box{node: w.hosts[id], name: n.Name}
 	e := cnm.Endpoint{
-		ID: n.ID[:8] + fmt.Sprintf("%056x", id), Network: n.ID, NetNS: plan.NetNS(b.name), Phase: cnm.Active, Ports: ports,
-		MAC: plan.MAC{2, 0x42, 0, n.ID[7] - '0', byte(id), 9},
+		ID: n.ID[:8] + fmt.Sprintf("%056x", id), Network: n.ID, NetNS: plan.NetNS(b.name), Phase: cnm.Active,
+		Ports: ports,
+		MAC:   plan.MAC{2, 0x42, 0, n.ID[7] - '0', byte(id), 9},
 	}
 	for _, p := range n.Pools {
 		a := p.Subnet.Addr()

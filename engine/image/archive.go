@@ -79,7 +79,8 @@ func (a *archive) index(ctx context.Context) error {
 			a.links[name] = path.Clean("/" + hdr.Linkname)
 		}
 		if len(a.parts)+len(a.links) > maxParts {
-			return &unpack.FormatError{Reason: "holds too many files for an image archive", Remedy: "bring a root filesystem in with 'net import'"}
+			return &unpack.FormatError{Reason: "holds too many files for an image archive",
+				Remedy: "bring a root filesystem in with 'net import'"}
 		}
 	}
 }
@@ -107,7 +108,8 @@ func (a *archive) part(name string) (*io.SectionReader, error) {
 		}
 		at = target
 	}
-	return nil, &unpack.FormatError{Reason: fmt.Sprintf("lacks the file %s, which its manifest names", name), Remedy: "make the archive again"}
+	return nil, &unpack.FormatError{Reason: fmt.Sprintf("lacks the file %s, which its manifest names", name),
+		Remedy: "make the archive again"}
 }
 
 func (a *archive) has(name string) bool {
@@ -126,7 +128,8 @@ func (a *archive) document(name string) ([]byte, error) {
 		return nil, err
 	}
 	if p.Size() > maxDocument {
-		return nil, &unpack.FormatError{Reason: fmt.Sprintf("has a file %s of %d bytes, too large for a manifest or configuration", name, p.Size())}
+		return nil, &unpack.FormatError{
+			Reason: fmt.Sprintf("has a file %s of %d bytes, too large for a manifest or configuration", name, p.Size())}
 	}
 	return io.ReadAll(p)
 }

@@ -26,7 +26,8 @@ func distribution(tb testing.TB) []byte {
 	put := func(name string, size int) {
 		body := randomBytes(size / 2)
 		body = append(body, bytes.Repeat([]byte("text "), size/10)...)
-		h := &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(body)), ModTime: time.Unix(1e9, 0)}
+		h := &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(body)),
+			ModTime: time.Unix(1e9, 0)}
 		if err := w.WriteHeader(h); err != nil {
 			tb.Fatal(err)
 		}
@@ -35,7 +36,8 @@ func distribution(tb testing.TB) []byte {
 		}
 	}
 	for d := range 400 {
-		if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf("usr/share/%d/", d), Typeflag: tar.TypeDir, Mode: 0o755}); err != nil {
+		if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf("usr/share/%d/", d), Typeflag: tar.TypeDir,
+			Mode: 0o755}); err != nil {
 			tb.Fatal(err)
 		}
 		for f := range 20 {

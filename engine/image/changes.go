@@ -36,13 +36,16 @@ func ApplyChanges(c *v1.Config, changes []string) error {
 		apply, ok := instructions[strings.ToUpper(word)]
 		if !ok {
 			known := slices.Sorted(maps.Keys(instructions))
-			return badChange(change, fmt.Sprintf("%q is no instruction that sets an image's configuration", word), "use one of "+strings.Join(known, ", "))
+			return badChange(change, fmt.Sprintf("%q is no instruction that sets an image's configuration", word),
+				"use one of "+strings.Join(known, ", "))
 		}
 		if arg == "" {
-			return badChange(change, "has no value", "write it as in a Dockerfile, such as CMD [\"/bin/sh\"] or ENV NAME=VALUE")
+			return badChange(change, "has no value",
+				"write it as in a Dockerfile, such as CMD [\"/bin/sh\"] or ENV NAME=VALUE")
 		}
 		if err := apply(c, arg); err != nil {
-			return badChange(change, err.Error(), "write it as in a Dockerfile, such as CMD [\"/bin/sh\"] or ENV NAME=VALUE")
+			return badChange(change, err.Error(),
+				"write it as in a Dockerfile, such as CMD [\"/bin/sh\"] or ENV NAME=VALUE")
 		}
 	}
 	return nil

@@ -31,7 +31,8 @@ func open(tb testing.TB) *fixture {
 
 func openAt(tb testing.TB, root string, records cnm.Store) *fixture {
 	tb.Helper()
-	s, err := image.Open(tb.Context(), image.Config{Root: root, Store: records, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	s, err := image.Open(tb.Context(), image.Config{Root: root, Store: records,
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -46,7 +47,8 @@ func (f files) tar(tb testing.TB) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, e := range f {
-		h := &tar.Header{Name: e[0], Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(e[1])), ModTime: time.Unix(1e9, 0)}
+		h := &tar.Header{Name: e[0], Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(e[1])),
+			ModTime: time.Unix(1e9, 0)}
 		if e[0][len(e[0])-1] == '/' {
 			h.Typeflag = tar.TypeDir
 		}
@@ -70,7 +72,8 @@ func rootfs(tb testing.TB) []byte {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return files{{"./", ""}, {"./bin/", ""}, {"./bin/busybox", string(busybox)}, {"./etc/", ""}, {"./etc/passwd", "root:x:0:0::/:/bin/sh\n"}}.tar(tb)
+	return files{{"./", ""}, {"./bin/", ""}, {"./bin/busybox", string(busybox)}, {"./etc/", ""},
+		{"./etc/passwd", "root:x:0:0::/:/bin/sh\n"}}.tar(tb)
 }
 
 func randomBytes(n int) []byte {

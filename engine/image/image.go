@@ -32,10 +32,12 @@ type Config struct {
 
 // ImportOptions describe the image made of a root filesystem.
 type ImportOptions struct {
-	Reference string   // name[:tag]; "" leaves the image untagged
-	Changes   []string // Dockerfile instructions that set the configuration: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR
-	Message   string   // the comment in the image's history
-	Platform  string   // OS/architecture; "": this host's
+	Reference string // name[:tag]; "" leaves the image untagged
+	// Dockerfile instructions that set the configuration: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER,
+	// VOLUME, WORKDIR
+	Changes  []string
+	Message  string // the comment in the image's history
+	Platform string // OS/architecture; "": this host's
 }
 
 // NotFoundError says that nothing has the wanted name or ID. It is a
@@ -45,7 +47,8 @@ type NotFoundError struct {
 }
 
 func (e *NotFoundError) Error() string {
-	return fmt.Sprintf("no such image: %s: list what there is with 'net images', or bring it in with 'net import' or 'net load'", e.Ref)
+	return fmt.Sprintf("no such image: %s: list what there is with 'net images', or bring it in with 'net import' "+
+		"or 'net load'", e.Ref)
 }
 
 // Is makes the error match [cnm.ErrNotFound].
@@ -58,7 +61,8 @@ type AmbiguousError struct {
 }
 
 func (e *AmbiguousError) Error() string {
-	return fmt.Sprintf("image ID prefix %s is ambiguous, it fits %s: give more digits", e.Prefix, strings.Join(e.IDs, " and "))
+	return fmt.Sprintf("image ID prefix %s is ambiguous, it fits %s: give more digits", e.Prefix,
+		strings.Join(e.IDs, " and "))
 }
 
 // Is makes the error match [cnm.ErrInvalid].

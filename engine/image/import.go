@@ -79,7 +79,8 @@ func importConfig(o ImportOptions, now time.Time) (*v1.ConfigFile, []string, err
 	if o.Platform != "" {
 		p, err := v1.ParsePlatform(o.Platform)
 		if err != nil || p.OS != "linux" || p.Architecture == "" {
-			return nil, nil, &cnm.Error{Kind: cnm.ErrInvalid, Field: "platform", Value: o.Platform, Reason: "is not linux/ARCHITECTURE", Remedy: "use linux/amd64 or linux/arm64, for example"}
+			return nil, nil, &cnm.Error{Kind: cnm.ErrInvalid, Field: "platform", Value: o.Platform,
+				Reason: "is not linux/ARCHITECTURE", Remedy: "use linux/amd64 or linux/arm64, for example"}
 		}
 		c.Architecture, c.Variant = p.Architecture, p.Variant
 	}

@@ -37,12 +37,14 @@ func TestImport(t *testing.T) {
 			f := open(t)
 			img := f.mustImport(t, c.data, image.ImportOptions{
 				Reference: "docker.io/library/busybox", Message: "made by a test",
-				Changes: []string{`CMD ["/bin/busybox", "sh"]`, "ENV PATH=/bin", "EXPOSE 80 53/udp", "WORKDIR /etc", "LABEL a=b"},
+				Changes: []string{`CMD ["/bin/busybox", "sh"]`, "ENV PATH=/bin", "EXPOSE 80 53/udp", "WORKDIR /etc",
+					"LABEL a=b"},
 			})
 			if diff := cmp.Diff([]string{"busybox:latest"}, img.References); diff != "" {
 				t.Error(diff)
 			}
-			if img.OS != "linux" || img.Config.WorkingDir != "/etc" || img.Config.Cmd[1] != "sh" || img.Config.Labels["a"] != "b" || len(img.Config.ExposedPorts) != 2 {
+			if img.OS != "linux" || img.Config.WorkingDir != "/etc" || img.Config.Cmd[1] != "sh" ||
+				img.Config.Labels["a"] != "b" || len(img.Config.ExposedPorts) != 2 {
 				t.Errorf("image = %+v", img)
 			}
 			dirs := f.LayerDirs(img)
@@ -78,14 +80,17 @@ func TestImportRefuses(t *testing.T) {
 		opts image.ImportOptions
 		want string
 	}{
-		{"text", []byte("not a tar at all"), image.ImportOptions{}, `is not a tar archive: it starts with "not a tar at all"`},
+		{"text", []byte("not a tar at all"), image.ImportOptions{},
+			`is not a tar archive: it starts with "not a tar at all"`},
 		{"nothing", nil, image.ImportOptions{}, "is not a tar archive: it is empty"},
-		{"compressed text", run(t, []byte("text in gzip"), "gzip", "-c"), image.ImportOptions{}, `starts with "text in gzip"`},
+		{"compressed text", run(t, []byte("text in gzip"), "gzip", "-c"), image.ImportOptions{},
+			`starts with "text in gzip"`},
 		{"compressed twice", run(t, gz, "gzip", "-c"), image.ImportOptions{}, "compressed twice"},
 		{"truncated gzip", gz[:len(gz)/2], image.ImportOptions{}, "the gzip data is truncated"},
 		{"truncated zstd", run(t, plain, "zstd", "-c")[:50_000], image.ImportOptions{}, "the zstd data is truncated"},
 		{"truncated xz", run(t, plain, "xz", "-0", "-c")[:50_000], image.ImportOptions{}, "the xz data"},
-		{"damaged gzip", append(bytes.Clone(gz[:5000]), bytes.Repeat([]byte{0xff}, 9000)...), image.ImportOptions{}, "the gzip data cannot be decompressed"},
+		{"damaged gzip", append(bytes.Clone(gz[:5000]), bytes.Repeat([]byte{0xff}, 9000)...), image.ImportOptions{},
+			"the gzip data cannot be decompressed"},
 		{"truncated tar", plain[:len(plain)/2], image.ImportOptions{}, "is truncated"},
 		{"image archive", archive, image.ImportOptions{}, "net load"},
 		{"absolute", files{{"/etc/passwd", "x"}}.tar(t), image.ImportOptions{}, `"/etc/passwd": has an absolute path`},
@@ -132,7 +137,8 @@ func TestImportLeavesNothingHalfDone(t *testing.T) {
 	t.Run("cancelled", func(t *testing.T) {
 		f := open(t)
 		ctx, cancel := context.WithCancel(t.Context())
-		_, err := f.Import(ctx, &breaking{bytes.NewReader(big), len(big) / 2, func() error { cancel(); return nil }}, image.ImportOptions{})
+		_, err := f.Import(ctx, &breaking{bytes.NewReader(big), len(big) / 2,
+			func() error { cancel(); return nil }}, image.ImportOptions{})
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v, want it to be cancelled", err)
 		}
@@ -141,7 +147,8 @@ func TestImportLeavesNothingHalfDone(t *testing.T) {
 	t.Run("connection lost", func(t *testing.T) {
 		f := open(t)
 		why := errors.New("connection lost")
-		_, err := f.Import(t.Context(), &breaking{bytes.NewReader(big), len(big) / 2, func() error { return why }}, image.ImportOptions{})
+		_, err := f.Import(t.Context(), &breaking{bytes.NewReader(big), len(big) / 2,
+			func() error { return why }}, image.ImportOptions{})
 		if !errors.Is(err, why) {
 			t.Errorf("error %v, want %v", err, why)
 		}
@@ -236,7 +243,8 @@ func TestImportsAtOnce(t *testing.T) {
 			if i%3 == 2 {
 				data = files{{"own", fmt.Sprint(i)}}.tar(t)
 			}
-			_, errs[i] = f.Import(t.Context(), bytes.NewReader(data), image.ImportOptions{Reference: fmt.Sprintf("img:%d", i)})
+			_, errs[i] = f.Import(t.Context(), bytes.NewReader(data),
+				image.ImportOptions{Reference: fmt.Sprintf("img:%d", i)})
 			if errs[i] == nil && i%2 == 1 { // sweeps while others publish
 				_, _, errs[i] = f.Remove(t.Context(), fmt.Sprintf("img:%d", i), false, nil)
 			}

@@ -126,7 +126,8 @@ func (l *layers) size(diffIDs []string) (sum int64) {
 }
 
 // ensure makes a held layer be there: it opens and unpacks the tar when it is not.
-func (l *layers) ensure(ctx context.Context, p *pin, diffID v1.Hash, open func() (io.ReadCloser, error)) (layerInfo, error) {
+func (l *layers) ensure(ctx context.Context, p *pin, diffID v1.Hash, open func() (io.ReadCloser, error)) (layerInfo,
+	error) {
 	select {
 	case <-p.turn:
 		defer func() { p.turn <- struct{}{} }()
@@ -195,7 +196,8 @@ func (l *layers) unpack(ctx context.Context, r io.Reader, o unpack.Options) (u *
 		return u, err
 	}
 	if res.LostXattrs > 0 {
-		l.log.Warn("the image directory's filesystem cannot keep some extended attributes", "layer", u.diffID.String(), "attributes", res.LostXattrs)
+		l.log.Warn("the image directory's filesystem cannot keep some extended attributes", "layer", u.diffID.String(),
+			"attributes", res.LostXattrs)
 	}
 	u.info = layerInfo{DiffID: u.diffID.String(), Size: res.Size, TarSize: tarSize}
 	b, err := json.Marshal(u.info)
@@ -291,12 +293,15 @@ func diskError(root string, err error) error {
 		return &cnm.Error{
 			Kind: cnm.ErrExhausted, Cause: err,
 			Reason: fmt.Sprintf("the filesystem that holds %s is full (%s)", root, free(root)),
-			Remedy: "free space with 'net rmi IMAGE', 'net rm CONTAINER' or 'net volume prune', or start netd with --root on a larger filesystem; nothing of this image was kept",
+			Remedy: "free space with 'net rmi IMAGE', 'net rm CONTAINER' or 'net volume prune', or start netd " +
+				"with --root on a larger filesystem; nothing of this image was kept",
 		}
 	case errors.Is(err, unix.EDQUOT):
-		return &cnm.Error{Kind: cnm.ErrExhausted, Cause: err, Reason: "the disk quota for " + root + " is used up", Remedy: "raise it, or free space with 'net rmi IMAGE'"}
+		return &cnm.Error{Kind: cnm.ErrExhausted, Cause: err, Reason: "the disk quota for " + root + " is used up",
+			Remedy: "raise it, or free space with 'net rmi IMAGE'"}
 	case errors.Is(err, unix.EROFS):
-		return &cnm.Error{Kind: cnm.ErrForbidden, Cause: err, Reason: root + " is on a read-only filesystem", Remedy: "start netd with --root on a writable one"}
+		return &cnm.Error{Kind: cnm.ErrForbidden, Cause: err, Reason: root + " is on a read-only filesystem",
+			Remedy: "start netd with --root on a writable one"}
 	}
 	return err
 }

@@ -66,7 +66,8 @@ func candidates(a *archive) ([]candidate, error) {
 		return layoutImages(a)
 	default:
 		return nil, &unpack.FormatError{
-			Reason: "is not an image archive: it has neither manifest.json (docker save) nor index.json (OCI image layout)",
+			Reason: "is not an image archive: it has neither manifest.json (docker save) nor index.json (OCI " +
+				"image layout)",
 			Remedy: "if it is a root filesystem, bring it in with 'net import'",
 		}
 	}
@@ -111,13 +112,15 @@ func checkConfig(c *v1.ConfigFile, layers int) error {
 	}
 	if len(c.RootFS.DiffIDs) != layers {
 		return &unpack.FormatError{
-			Reason: fmt.Sprintf("is inconsistent: its configuration has %d layers and its manifest %d", len(c.RootFS.DiffIDs), layers),
+			Reason: fmt.Sprintf("is inconsistent: its configuration has %d layers and its manifest %d",
+				len(c.RootFS.DiffIDs), layers),
 			Remedy: "make the archive again",
 		}
 	}
 	for _, d := range c.RootFS.DiffIDs {
 		if d.Algorithm != "sha256" {
-			return &unpack.FormatError{Reason: fmt.Sprintf("has a layer with a %s digest, and only sha256 is known", d.Algorithm)}
+			return &unpack.FormatError{Reason: fmt.Sprintf("has a layer with a %s digest, and only sha256 is known",
+				d.Algorithm)}
 		}
 	}
 	return nil

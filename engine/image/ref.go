@@ -25,11 +25,13 @@ func ParseReference(ref string) (string, error) {
 	}
 	tag, err := name.NewTag(ref, name.WithDefaultTag("latest"))
 	if err != nil {
-		return "", badReference(ref, referenceProblem(ref, err), "use name[:tag], such as busybox or example.org/team/app:1.2")
+		return "", badReference(ref, referenceProblem(ref, err),
+			"use name[:tag], such as busybox or example.org/team/app:1.2")
 	}
 	for component := range strings.SplitSeq(tag.RepositoryStr(), "/") {
 		if !validComponent.MatchString(component) {
-			return "", badReference(ref, fmt.Sprintf("has a malformed part %q", component), "use name[:tag], such as busybox or example.org/team/app:1.2")
+			return "", badReference(ref, fmt.Sprintf("has a malformed part %q", component),
+				"use name[:tag], such as busybox or example.org/team/app:1.2")
 		}
 	}
 	short := tag.Name()
@@ -39,7 +41,8 @@ func ParseReference(ref string) (string, error) {
 			break
 		}
 	}
-	if again, err := name.NewTag(short); err != nil || again.Name() != tag.Name() { // a directory that looks like a registry
+	// a directory that looks like a registry
+	if again, err := name.NewTag(short); err != nil || again.Name() != tag.Name() {
 		return "", badReference(ref, "is ambiguous", "put the registry's name in front")
 	}
 	if repository, _, _ := strings.Cut(short, ":"); isHex(repository) && len(repository) == 64 {

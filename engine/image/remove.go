@@ -17,7 +17,8 @@ import (
 // kept, a [cnm.ErrInUse]; with force its references go, and it stays without a name.
 //
 // The caller sees to it that no container is created of the image meanwhile.
-func (s *Store) Remove(ctx context.Context, ref string, force bool, inUse func(imageID string) []string) (untagged, deleted []string, err error) {
+func (s *Store) Remove(ctx context.Context, ref string, force bool, inUse func(imageID string) []string) (untagged,
+	deleted []string, err error) {
 	var swept []string
 	err = s.update(ctx, func(all map[string]*entry) (map[string]*record, error) {
 		untagged, deleted, swept = nil, nil, nil
@@ -60,7 +61,8 @@ func (s *Store) Remove(ctx context.Context, ref string, force bool, inUse func(i
 
 // Prune removes the images that have no reference, or, with all, every image
 // that no container needs; and layers that no image has.
-func (s *Store) Prune(ctx context.Context, all bool, inUse func(imageID string) []string) (deleted []string, freed int64, err error) {
+func (s *Store) Prune(ctx context.Context, all bool, inUse func(imageID string) []string) (deleted []string,
+	freed int64, err error) {
 	var swept []string
 	err = s.update(ctx, func(images map[string]*entry) (map[string]*record, error) {
 		deleted, swept = nil, nil

@@ -28,7 +28,8 @@ func TestResolve(t *testing.T) {
 			t.Errorf("resolve %q: %s, %v, want %s", ref, got.ID, err, want)
 		}
 	}
-	for _, ref := range []string{"app:2", "missing", "example.org/team/app", "sha256:0123456789", strings.Repeat("0", 64), "app@" + a.ID} {
+	for _, ref := range []string{"app:2", "missing", "example.org/team/app", "sha256:0123456789",
+		strings.Repeat("0", 64), "app@" + a.ID} {
 		_, err := f.Resolve(t.Context(), ref)
 		if !errors.Is(err, cnm.ErrNotFound) && !errors.Is(err, cnm.ErrInvalid) {
 			t.Errorf("resolve %q: %v, want ErrNotFound", ref, err)
@@ -163,8 +164,10 @@ func TestImagesSurviveReopening(t *testing.T) {
 func TestApplyChanges(t *testing.T) {
 	var got v1.Config
 	err := image.ApplyChanges(&got, []string{
-		`cmd echo "hi there"`, `ENTRYPOINT ["/bin/a","b c"]`, `ENV A=1 B="two words" C=a\ b`, `ENV D the rest  of it`, `ENV A=2`,
-		`LABEL "x.y"="z" k='v"w'`, `EXPOSE 80 8000-8002/udp 9/SCTP`, `USER 1000:100`, `VOLUME /data /var/../logs`, `VOLUME ["/json"]`,
+		`cmd echo "hi there"`, `ENTRYPOINT ["/bin/a","b c"]`, `ENV A=1 B="two words" C=a\ b`, `ENV D the rest  of it`,
+		`ENV A=2`,
+		`LABEL "x.y"="z" k='v"w'`, `EXPOSE 80 8000-8002/udp 9/SCTP`, `USER 1000:100`, `VOLUME /data /var/../logs`,
+		`VOLUME ["/json"]`,
 		`WORKDIR /srv`, `WORKDIR app`, `STOPSIGNAL SIGINT`,
 	})
 	if err != nil {
@@ -184,7 +187,8 @@ func TestApplyChanges(t *testing.T) {
 }
 
 func FuzzParseReference(f *testing.F) {
-	for _, s := range []string{"busybox", "a/b:c", "localhost:5000/x:y", "a@sha256:00", "UPPER", "", "a:b:c", "//", "index.docker.io/library/x", "index.docker.io/lix.dbrary/", "index.docker.io/a.b/c", "a//b", "-a", "a..b"} {
+	for _, s := range []string{"busybox", "a/b:c", "localhost:5000/x:y", "a@sha256:00", "UPPER", "", "a:b:c", "//",
+		"index.docker.io/library/x", "index.docker.io/lix.dbrary/", "index.docker.io/a.b/c", "a//b", "-a", "a..b"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -203,7 +207,8 @@ func FuzzParseReference(f *testing.F) {
 }
 
 func FuzzApplyChanges(f *testing.F) {
-	for _, s := range []string{`CMD ["a"]`, "ENV a=b 'c=d'", "EXPOSE 1-65535/udp", "LABEL x", "WORKDIR ..", `VOLUME ["/a`, "USER \\"} {
+	for _, s := range []string{`CMD ["a"]`, "ENV a=b 'c=d'", "EXPOSE 1-65535/udp", "LABEL x",
+		"WORKDIR ..", `VOLUME ["/a`, "USER \\"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

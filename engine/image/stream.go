@@ -134,7 +134,7 @@ type stream struct {
 }
 
 // openStream starts reading. A Read of the source that never returns keeps
-// close waiting: whoever passes the source ends it with the context.
+// close waiting: the caller that passes the source ends it with the context.
 func openStream(ctx context.Context, source io.Reader) *stream {
 	ctx, stop := context.WithCancel(ctx)
 	s := &stream{

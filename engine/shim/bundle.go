@@ -8,6 +8,7 @@ import (
 
 // Bundle is everything net-shim must know to run one container.
 type Bundle struct {
+	Options
 	ID         string           `json:"id"`
 	Hostname   string           `json:"hostname"`
 	Root       string           `json:"root"`                 // the root filesystem, once RootMounts are done
@@ -16,13 +17,8 @@ type Bundle struct {
 	Process    Process          `json:"process"`
 	NetNS      string           `json:"netns,omitempty"`  // path of the network namespace; "" shares the shim's
 	Cgroup     string           `json:"cgroup"`           // absolute in the hierarchy, or relative to the shim's own
-	Memory     int64            `json:"memory,omitempty"` // bytes; 0: no limit
-	NanoCPUs   int64            `json:"nanoCPUs,omitempty"`
-	PidsLimit  int64            `json:"pidsLimit,omitempty"`
 	Caps       []string         `json:"caps,omitempty"`   // the bounding set, as CAP_…
 	Compat     bool             `json:"compat,omitempty"` // programs of the 32-bit ABI may run
-	Privileged bool             `json:"privileged,omitempty"`
-	ReadOnly   bool             `json:"readOnly,omitempty"`
 	NoNewPrivs bool             `json:"noNewPrivs,omitempty"`
 	IDMap      *IDMap           `json:"idMap,omitempty"` // nil: no user namespace of its own
 	StateDir   string           `json:"stateDir"`        // for the runtime's own state; exists while the container runs
@@ -37,6 +33,8 @@ type Bind struct {
 	ReadOnly bool   `json:"readOnly,omitempty"`
 	// CopyUp fills an empty source with what the image has at the target.
 	CopyUp bool `json:"copyUp,omitempty"`
+	// Inert keeps programs in it from being run, and device nodes from working.
+	Inert bool `json:"inert,omitempty"`
 }
 
 // IDMap maps the container's IDs 0…Size-1 to the host's from HostID on.

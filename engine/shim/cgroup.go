@@ -38,7 +38,7 @@ func DelegatedCgroup() string {
 	return "/"
 }
 
-// delegated tells whether systemd marked a cgroup as handed over (Delegate=).
+// delegated reports whether systemd marked a cgroup as delegated (Delegate=).
 func delegated(path string) bool {
 	b := make([]byte, 1)
 	n, err := unix.Getxattr(filepath.Join(cgroupMount, path), "trusted.delegate", b)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 )
 
 // Client speaks to the shim of a run directory. It holds no connection.
@@ -14,25 +15,44 @@ type Client struct {
 	Dir string
 }
 
+// ErrNoAnswer says that a supervisor is there and does not answer: it is stopped, or waits for a disk.
+var ErrNoAnswer = errors.New("the container's supervisor (net-shim) does not answer: it is stopped (kill -CONT), or " +
+	"waits for a disk; 'net kill' and 'net rm -f' end the container")
+
+// How long a supervisor may take to answer. A command takes longer to begin than a signal to be sent.
+const (
+	answerTime = 5 * time.Second
+	beginTime  = time.Minute
+)
+
 // call makes one request and returns the connection with its reply read.
 func (c Client) call(ctx context.Context, r Request) (*Conn, State, error) {
 	conn, err := dial(ctx, c.Dir)
 	if err != nil {
 		return nil, State{}, err
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	patience := answerTime
+	if r.Op == OpExec || r.Op == OpAttach {
+		patience = beginTime
+	}
+	bound, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	stop := context.AfterFunc(bound, func() { conn.Close() })
 	defer stop()
 	err = conn.WriteJSON(KindRequest, r)
 	var s State
 	if err == nil {
 		s, err = readReply(conn)
 	}
-	if err == nil {
+	if err == nil && stop() {
 		return conn, s, nil
 	}
 	conn.Close()
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return nil, State{}, ctx.Err()
+	case bound.Err() != nil:
+		return nil, State{}, fmt.Errorf("%s, for %s: %w", r.Op, patience, ErrNoAnswer)
 	}
 	return nil, State{}, fmt.Errorf("%s: %w", r.Op, err)
 }

@@ -28,7 +28,8 @@ func TestFramesComeBack(t *testing.T) {
 		for _, w := range want {
 			var got Frame
 			var err error
-			if got, buf, err = ReadFrame(r, buf); err != nil || got.Kind != w.Kind || !bytes.Equal(got.Payload, w.Payload) {
+			if got, buf, err = ReadFrame(r, buf); err != nil || got.Kind != w.Kind ||
+				!bytes.Equal(got.Payload, w.Payload) {
 				t.Fatalf("got %v, %v, want %v", got, err, w)
 			}
 		}
@@ -52,7 +53,8 @@ func TestBadFrames(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, _, err := ReadFrame(strings.NewReader(tt.wire), nil); !errors.Is(err, tt.want) || errors.Is(err, io.EOF) && err == io.EOF {
+			if _, _, err := ReadFrame(strings.NewReader(tt.wire), nil); !errors.Is(err, tt.want) ||
+				errors.Is(err, io.EOF) && err == io.EOF {
 				t.Errorf("got %v, want %v", err, tt.want)
 			}
 		})

@@ -59,7 +59,8 @@ func (l Launcher) Launch(dir, logPath string) (*Child, error) {
 	}
 	defer logs.Close()
 	// What this process itself inherited by accident is not for containers to keep open.
-	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil &&
+		!errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
 		ours.Close()
 		return nil, fmt.Errorf("keep descriptors from the shim: %w", err)
 	}
@@ -128,11 +129,11 @@ func (c *Child) Exit() (Exit, error) { return readExit(c.control) }
 // Abandon undoes a launch: the supervisor removes what it made and goes.
 func (c *Child) Abandon() { c.control.Close() }
 
-// Release lets go of the connection to a supervisor.
+// Release closes the connection to a supervisor.
 func (c *Child) Release() { c.control.Close() }
 
-// Reap waits for the supervisor's process to end, or for the context. Whoever
-// launches owns this call: it is what keeps the process table clean while netd
+// Reap waits for the supervisor's process to end, or for the context. The caller that
+// launched owns this call: it is what keeps the process table clean while netd
 // lives. The error says when it ended badly.
 func (c *Child) Reap(ctx context.Context) error {
 	raw, err := c.pidfd.SyscallConn()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vethloom/vethloom/engine/shim"
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // maxResident is what one supervisor may keep in memory, in KiB.
@@ -33,7 +34,7 @@ func TestSupervisorStaysSmall(t *testing.T) {
 	resident := 0
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(await.Patience)
 	for resident == 0 || resident > maxResident {
 		select {
 		case <-ticker.C:

@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vethloom/vethloom/engine/shim"
 	"github.com/vethloom/vethloom/engine/shim/shimtest"
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // cgroup is this test process's, so that two can run at the same time.
@@ -62,7 +62,7 @@ type result struct {
 // run runs the container in the foreground, attached before the start.
 func (b *bench) run(t *testing.T, stdin string) (result, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	child, err := b.launcher.Launch(b.dir, filepath.Join(b.dir, "shim.log"))
 	if err != nil {
@@ -128,8 +128,10 @@ func TestForeground(t *testing.T) {
 	}{
 		{name: "true", args: []string{"true"}},
 		{name: "exit code", args: []string{"sh", "-c", "exit 7"}, want: result{exit: shim.Exit{Code: 7}}},
-		{name: "streams", args: []string{"sh", "-c", "echo out; echo err >&2"}, want: result{out: "out\n", err: "err\n"}},
-		{name: "signal", args: []string{"sh", "-c", "sh -c 'kill -9 $$'; exit $?"}, want: result{exit: shim.Exit{Code: 137}, err: "Killed\n"}},
+		{name: "streams", args: []string{"sh", "-c", "echo out; echo err >&2"},
+			want: result{out: "out\n", err: "err\n"}},
+		{name: "signal", args: []string{"sh", "-c", "sh -c 'kill -9 $$'; exit $?"},
+			want: result{exit: shim.Exit{Code: 137}, err: "Killed\n"}},
 		{name: "stdin", stdin: "hello\n", args: []string{"cat"}, want: result{out: "hello\n"}},
 		{name: "hostname", args: []string{"hostname"}, want: result{out: "box\n"}},
 		{name: "pid 1", args: []string{"sh", "-c", "echo $$"}, want: result{out: "1\n"}},

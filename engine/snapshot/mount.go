@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mount is one mount(2) to perform. It is plain data, to be sent to whoever
+// Mount is one mount(2) to perform. It is plain data, to be sent to the process that
 // performs it with [Mount.Do].
 //
 // A container in a user namespace needs its layers with shifted owners:
@@ -70,7 +70,7 @@ func joinTopFirst(lower []string) string {
 	return b.String()
 }
 
-// fits tells whether the options can hold the layers' own paths, which read
+// fits reports whether the options can hold the layers' own paths, which read
 // better in /proc/mounts: they are short enough, and free of what overlayfs splits at.
 func fits(dir string, lower []string) bool {
 	size := 2*len(dir) + 128 // the other options
@@ -106,7 +106,8 @@ func (m Mount) Do() error {
 	}
 	text := strings.Join(data, ",")
 	if len(text) >= pageSize {
-		return fmt.Errorf("mount %s: the options of its layers take %d bytes and may take %d: build the image with fewer layers", m.Target, len(text), pageSize-1)
+		return fmt.Errorf("mount %s: the options of its layers take %d bytes and may take %d: build the image "+
+			"with fewer layers", m.Target, len(text), pageSize-1)
 	}
 	if err := unix.Mount(m.Source, m.Target, m.Type, flags, text); err != nil {
 		return fmt.Errorf("mount %s at %s with %s: %w", m.Type, m.Target, text, err)

@@ -70,7 +70,8 @@ func validID(id string) bool {
 
 func (s *Snapshots) dir(id string) (string, error) {
 	if !validID(id) {
-		return "", &cnm.Error{Kind: cnm.ErrInvalid, Field: "snapshot ID", Value: id, Reason: "is not made of letters, digits, '_', '.' and '-'"}
+		return "", &cnm.Error{Kind: cnm.ErrInvalid, Field: "snapshot ID", Value: id,
+			Reason: "is not made of letters, digits, '_', '.' and '-'"}
 	}
 	return filepath.Join(s.root, id), nil
 }
@@ -126,7 +127,8 @@ func (s *Snapshots) layout(ctx context.Context, dir string, lower []string) erro
 	for _, d := range []struct {
 		path string
 		mode os.FileMode
-	}{{dir, 0o711}, {filepath.Join(dir, "rw"), 0o700}, {links, 0o700}, {filepath.Join(dir, "rootfs"), 0o755}, {filepath.Join(dir, "empty"), 0o755}} {
+	}{{dir, 0o711}, {filepath.Join(dir, "rw"), 0o700}, {links, 0o700}, {filepath.Join(dir, "rootfs"), 0o755},
+		{filepath.Join(dir, "empty"), 0o755}} {
 		if err := os.Mkdir(d.path, d.mode); err != nil && !errors.Is(err, fs.ErrExist) {
 			return diskError(s.root, err)
 		}

@@ -107,25 +107,30 @@ func TestPrepareMounts(t *testing.T) {
 				}
 				merged := mount(t, mounts)
 				last := n - 1
-				if diff := cmp.Diff([]string{"common", "merged", "opaque", fmt.Sprintf("own-%d", last)}, names(t, merged)); diff != "" {
+				if diff := cmp.Diff([]string{"common", "merged", "opaque", fmt.Sprintf("own-%d", last)},
+					names(t, merged)); diff != "" {
 					t.Error(diff)
 				}
-				if diff := cmp.Diff([]string{fmt.Sprintf("in-%d", last)}, names(t, filepath.Join(merged, "opaque"))); diff != "" {
+				if diff := cmp.Diff([]string{fmt.Sprintf("in-%d", last)},
+					names(t, filepath.Join(merged, "opaque"))); diff != "" {
 					t.Error(diff)
 				}
 				if got := len(names(t, filepath.Join(merged, "merged"))); got != n {
 					t.Errorf("%d files merged, want %d", got, n)
 				}
-				if got, err := os.ReadFile(filepath.Join(merged, "common")); err != nil || string(got) != fmt.Sprint(last) {
+				if got, err := os.ReadFile(filepath.Join(merged, "common")); err != nil ||
+					string(got) != fmt.Sprint(last) {
 					t.Errorf("common = %q, %v, want that of the top layer", got, err)
 				}
 				if st, err := os.Stat(merged); err != nil || st.Mode().Perm() != 0o751 {
 					t.Errorf("root directory: %v, %v, want mode 751 as in the image", st.Mode(), err)
 				}
 				must(t, os.Remove(filepath.Join(merged, "common")))
-				must(t, os.Rename(filepath.Join(merged, "opaque", fmt.Sprintf("in-%d", last)), filepath.Join(merged, "moved")))
+				must(t, os.Rename(filepath.Join(merged, "opaque", fmt.Sprintf("in-%d", last)),
+					filepath.Join(merged, "moved")))
 				write(t, filepath.Join(merged, "new", "file"), "new")
-				if got, err := os.ReadFile(filepath.Join(lower[last], "common")); err != nil || string(got) != fmt.Sprint(last) {
+				if got, err := os.ReadFile(filepath.Join(lower[last], "common")); err != nil ||
+					string(got) != fmt.Sprint(last) {
 					t.Errorf("the layer changed: %q, %v", got, err)
 				}
 				upper, err := s.Upper(id)
@@ -171,7 +176,8 @@ func TestViewCannotBeWritten(t *testing.T) {
 				must(t, err)
 				merged := mount(t, mounts)
 				if n > 0 {
-					if got, err := os.ReadFile(filepath.Join(merged, "common")); err != nil || string(got) != fmt.Sprint(n-1) {
+					if got, err := os.ReadFile(filepath.Join(merged, "common")); err != nil ||
+						string(got) != fmt.Sprint(n-1) {
 						t.Errorf("common = %q, %v", got, err)
 					}
 				}
@@ -253,7 +259,8 @@ func TestRefuses(t *testing.T) {
 	if _, err := s.Prepare(ctx, "x", nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	bad := snapshot.Mount{Type: "overlay", Source: "overlay", Target: "/not/there", Options: []string{"lowerdir=" + strings.Repeat("x", 5000)}}
+	bad := snapshot.Mount{Type: "overlay", Source: "overlay", Target: "/not/there",
+		Options: []string{"lowerdir=" + strings.Repeat("x", 5000)}}
 	if err := bad.Do(); err == nil || !strings.Contains(err.Error(), "fewer layers") {
 		t.Errorf("too many options: %v", err)
 	}

@@ -41,7 +41,8 @@ func Open(root string, store cnm.Store) (*Volumes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open volumes: %w", err)
 	}
-	if err := os.MkdirAll(root, 0o711); err != nil {
+	// Containers leave files in it, which no other user of the host may reach.
+	if err := errors.Join(os.MkdirAll(root, 0o700), os.Chmod(root, 0o700)); err != nil {
 		return nil, fmt.Errorf("open volumes: %w", err)
 	}
 	all, err := os.ReadDir(root)
@@ -79,7 +80,8 @@ func (v *Volumes) path(name string) string { return filepath.Join(v.root, name, 
 
 // Ensure returns the volume of that name, made first when there is none;
 // fresh tells which. Labels count for a new volume only.
-func (v *Volumes) Ensure(ctx context.Context, name string, labels map[string]string) (vol Volume, fresh bool, err error) {
+func (v *Volumes) Ensure(ctx context.Context, name string, labels map[string]string) (vol Volume, fresh bool,
+	err error) {
 	if err := CheckName(name); err != nil {
 		return Volume{}, false, err
 	}
@@ -127,7 +129,7 @@ func (v *Volumes) makeDirectory(name string) error {
 	for _, d := range []struct {
 		path string
 		mode os.FileMode
-	}{{filepath.Join(v.root, name), 0o711}, {v.path(name), 0o755}} {
+	}{{filepath.Join(v.root, name), 0o700}, {v.path(name), 0o755}} {
 		err := os.Mkdir(d.path, d.mode)
 		if errors.Is(err, fs.ErrExist) {
 			continue

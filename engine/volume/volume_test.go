@@ -46,7 +46,8 @@ func TestVolumesLive(t *testing.T) {
 		t.Errorf("content: %q, %v", b, err)
 	}
 	used := func(string) []string { return []string{"web"} }
-	if err := v.Remove(t.Context(), "data", used); !errors.Is(err, cnm.ErrInUse) || !strings.Contains(err.Error(), "web") {
+	if err := v.Remove(t.Context(), "data", used); !errors.Is(err, cnm.ErrInUse) ||
+		!strings.Contains(err.Error(), "web") {
 		t.Errorf("remove in use: %v", err)
 	}
 	if err := v.Remove(t.Context(), "data", nil); err != nil {

@@ -5,9 +5,8 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
-	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -22,48 +21,40 @@ const maxLines = 600
 type source struct {
 	path  string // inside the module
 	lines int
+	blank int // of the lines
 	file  *ast.File
 	fset  *token.FileSet
 }
 
 func (s source) test() bool { return strings.HasSuffix(s.path, "_test.go") }
 
+var blankLine = regexp.MustCompile(`(?m)^[ \t]*\n`)
+
 func sources(t *testing.T) []source {
 	t.Helper()
+	return sourcesOf(t, root)
+}
+
+// sourcesOf are those of the module in a directory.
+func sourcesOf(t *testing.T, dir string) []source {
+	t.Helper()
 	var out []source
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && path != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "bin"):
-			return fs.SkipDir
-		case d.IsDir() || filepath.Ext(path) != ".go":
-			return nil
-		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return err
+	walk(t, dir, func(name string, text []byte) {
+		if filepath.Ext(name) != ".go" {
+			return
 		}
 		fset := token.NewFileSet()
-		file, err := parser.ParseFile(fset, path, text, parser.ParseComments)
+		file, err := parser.ParseFile(fset, name, text, parser.ParseComments)
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
-		if ast.IsGenerated(file) {
-			return nil
+		if !ast.IsGenerated(file) {
+			out = append(out, source{path: name, lines: bytes.Count(text, []byte{'\n'}),
+				blank: len(blankLine.FindAll(text, -1)), file: file, fset: fset})
 		}
-		rel, err := filepath.Rel(root, path)
-		if err != nil {
-			return err
-		}
-		out = append(out, source{path: rel, lines: bytes.Count(text, []byte{'\n'}), file: file, fset: fset})
-		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	if len(out) < 10 {
-		t.Fatalf("found %d Go files below %s: that is not the module", len(out), root)
+		t.Fatalf("found %d Go files below %s: that is not the module", len(out), dir)
 	}
 	return out
 }
@@ -94,9 +85,10 @@ var banned = []struct {
 	why       string
 }{
 	{"context", "TODO", nil, "pass the caller's context"},
-	{"runtime", "LockOSThread", []string{"internal/kern", "cmd/net-shim", "engine/shim", "bench"}, "threads that change their namespace live in internal/kern"},
+	{"runtime", "LockOSThread", []string{"internal/kern", "cmd/net-shim", "engine/shim", "bench"},
+		"threads that change their namespace live in internal/kern"},
 	// The kernel does not say when a cgroup of v1 or a namespace has emptied.
-	{"time", "Sleep", []string{"engine/shim", "internal/kern/kerntest"}, "wait for an event, with a context"},
+	{"time", "Sleep", []string{"engine/shim", "internal/await"}, "wait for an event, with a context"},
 }
 
 func TestNoBannedCalls(t *testing.T) {
@@ -111,7 +103,8 @@ func TestNoBannedCalls(t *testing.T) {
 				return true
 			}
 			for _, b := range banned {
-				if ident.Name == b.pkg && sel.Sel.Name == b.name && !allowed(s.path, b.allowed) && !(s.test() && b.name != "TODO") {
+				if ident.Name == b.pkg && sel.Sel.Name == b.name && !allowed(s.path, b.allowed) &&
+					!(s.test() && b.name != "TODO") {
 					t.Errorf("%s calls %s.%s: %s", s.at(n.Pos()), b.pkg, b.name, b.why)
 				}
 			}
@@ -144,14 +137,7 @@ func TestTestsAreNotSkipped(t *testing.T) {
 	}
 }
 
-func (s source) at(pos token.Pos) string {
-	p := s.fset.Position(pos)
-	rel, err := filepath.Rel(root, p.String())
-	if err != nil {
-		return p.String()
-	}
-	return rel
-}
+func (s source) at(pos token.Pos) string { return s.fset.Position(pos).String() }
 
 func allowed(path string, dirs []string) bool {
 	for _, dir := range dirs {

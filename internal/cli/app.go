@@ -11,7 +11,10 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/vethloom/vethloom/api/client"
-	"golang.org/x/term"
+	"github.com/vethloom/vethloom/internal/cli/session"
+	"github.com/vethloom/vethloom/internal/cli/show"
+	"github.com/vethloom/vethloom/internal/cli/view"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // Exit codes besides those of the commands that are run.
@@ -46,21 +49,6 @@ func New(version, commit string) *App {
 	}
 }
 
-// exitError ends net with a code; a nil err was reported already, or is none.
-type exitError struct {
-	code int
-	err  error
-}
-
-func (e *exitError) Error() string {
-	if e.err == nil {
-		return fmt.Sprintf("exit code %d", e.code)
-	}
-	return e.err.Error()
-}
-
-func (e *exitError) Unwrap() error { return e.err }
-
 // Run runs one command line (without the program's name) and returns the exit code.
 func (a *App) Run(ctx context.Context, args []string) int {
 	root := a.Root()
@@ -77,27 +65,28 @@ func (a *App) Run(ctx context.Context, args []string) int {
 	if runs(cmd) {
 		code = exitDaemon
 	}
-	var exit *exitError
+	var exit *session.ExitError
 	if errors.As(err, &exit) {
-		code = exit.code
-		if exit.err == nil {
+		code = exit.Code
+		if exit.Err == nil {
 			return code
 		}
 	}
-	fmt.Fprintf(a.Err, "net: %v\n", err)
+	show.Printf(a.Err, "net: %v\n", err)
 	return code
 }
 
-// runs tells whether a command's exit code is that of what it runs, so that
+// runs reports whether a command's exit code is that of what it runs, so that
 // its own failures need one of their own.
 func runs(cmd *cobra.Command) bool { return cmd != nil && cmd.Annotations["runs"] != "" }
 
 // Root is the tree of commands, for those who document or complete it.
 func (a *App) Root() *cobra.Command {
 	root := &cobra.Command{
-		Use:               "net",
-		Short:             "Networks for containers, and containers on them",
-		Long:              "net talks to netd, the daemon that gives containers their networks. Its grammar is Docker's.",
+		Use:   "net",
+		Short: "Networks for containers, and containers on them",
+		Long: "net talks to netd, the daemon that gives containers their networks. Its grammar is " +
+			"Docker's.",
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		Args:              cobra.NoArgs,
@@ -109,19 +98,24 @@ func (a *App) Root() *cobra.Command {
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
-	root.PersistentFlags().StringVarP(&a.host, "host", "H", "", "netd's socket (default $"+client.HostVariable+", else "+client.DefaultHost+")")
+	root.PersistentFlags().StringVarP(&a.host, "host", "H", "",
+		"netd's socket (default $"+client.HostVariable+", else "+client.DefaultHost+")")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%s: %w: see '%s --help'", cmd.Name(), err, cmd.CommandPath())
 	})
-	root.AddGroup(&cobra.Group{ID: groupRun, Title: "Containers:"}, &cobra.Group{ID: groupThings, Title: "Networks, images, volumes:"},
+	root.AddGroup(&cobra.Group{ID: groupRun, Title: "Containers:"},
+		&cobra.Group{ID: groupThings, Title: "Networks, images, volumes:"},
 		&cobra.Group{ID: groupCluster, Title: "The cluster:"}, &cobra.Group{ID: groupNode, Title: "This node:"})
 	root.SetHelpCommandGroupID(groupNode)
 	root.SetCompletionCommandGroupID(groupNode)
-	root.AddCommand(a.containerCommands()...)
-	root.AddCommand(a.networkCommand(), a.volumeCommand(), a.imageCommand())
-	root.AddCommand(a.imageShortcuts()...)
-	root.AddCommand(a.clusterNode(), a.clusterLease())
-	root.AddCommand(a.nodeCommands()...)
+	root.AddCommand(containers{a}.containerCommands()...)
+	root.AddCommand(networks{a}.networkCommand(), volumes{a}.volumeCommand(), images{a}.imageCommand())
+	root.AddCommand(images{a}.imageShortcuts()...)
+	root.AddCommand(nodes{a}.clusterNode(), nodes{a}.clusterLease())
+	root.AddCommand(nodes{a}.nodeCommands()...)
+	for _, c := range root.Commands() {
+		teach(c)
+	}
 	return root
 }
 
@@ -149,7 +143,7 @@ func (a *App) dial(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		var d *client.DialError
 		if errors.As(err, &d) {
-			return nil, &exitError{exitDaemon, err}
+			return nil, &session.ExitError{Code: exitDaemon, Err: err}
 		}
 		return nil, err
 	}
@@ -158,13 +152,45 @@ func (a *App) dial(ctx context.Context) (*client.Client, error) {
 }
 
 // withClient makes a command's action out of a function that needs netd.
-func (a *App) withClient(f func(ctx context.Context, c *client.Client, args []string) error) func(*cobra.Command, []string) error {
+func (a *App) withClient(f func(ctx context.Context, c *client.Client, args []string) error) func(*cobra.Command,
+	[]string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		c, err := a.dial(cmd.Context())
 		if err != nil {
 			return err
 		}
 		return f(cmd.Context(), c, args)
+	}
+}
+
+// withRequest is [App.withClient] for a command whose flags can be wrong: they are read before netd is asked.
+func withRequest[T any](a *App, read func(args []string) (T, error),
+	f func(ctx context.Context, c *client.Client, r T, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		r, err := read(args)
+		if err != nil {
+			return err
+		}
+		return a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			return f(ctx, c, r, args)
+		})(cmd, args)
+	}
+}
+
+// teach has a wrong number of arguments told with the command and where its usage is.
+func teach(cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		teach(c)
+	}
+	check := cmd.Args
+	if check == nil {
+		return
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return fmt.Errorf("%s: %w: see '%s --help'", cmd.Name(), err, cmd.CommandPath())
+		}
+		return nil
 	}
 }
 
@@ -175,16 +201,16 @@ func (a *App) each(args []string, f func(string) (string, error)) error {
 	for _, arg := range args {
 		out, err := f(arg)
 		if err != nil {
-			fmt.Fprintf(a.Err, "net: %v\n", err)
+			show.Printf(a.Err, "net: %v\n", err)
 			failed = true
 			continue
 		}
 		if out != "" {
-			fmt.Fprintln(a.Out, out)
+			show.Println(a.Out, out)
 		}
 	}
 	if failed {
-		return &exitError{code: exitFailure}
+		return &session.ExitError{Code: exitFailure}
 	}
 	return nil
 }
@@ -202,7 +228,7 @@ func about(kind, name string, err error) error {
 	return fmt.Errorf("%s %s: %w", kind, name, err)
 }
 
-// mentions tells whether a text has a name as a word of its own.
+// mentions reports whether a text has a name as a word of its own.
 func mentions(text, name string) bool {
 	isWord := func(c byte) bool {
 		return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' || c == '-'
@@ -231,17 +257,7 @@ func group(use, short, id string, subs ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// terminal is the file descriptor of a terminal, or false.
-func terminal(f any) (int, bool) {
-	file, ok := f.(*os.File)
-	if !ok {
-		return 0, false
-	}
-	fd := int(file.Fd())
-	return fd, term.IsTerminal(fd)
-}
-
-// colours tells whether output may have them: on a terminal, unless NO_COLOR
+// colours reports whether output may have them: on a terminal, unless NO_COLOR
 // (no-color.org) is set.
 func (a *App) colours() bool {
 	if v, ok := a.Env("NO_COLOR"); ok && v != "" {
@@ -250,14 +266,35 @@ func (a *App) colours() bool {
 	if v, _ := a.Env("TERM"); v == "dumb" {
 		return false
 	}
-	_, ok := terminal(a.Out)
+	_, ok := session.Terminal(a.Out)
 	return ok
 }
 
 // paint wraps text in an SGR sequence (ECMA-48), where colours are wanted.
-func (a *App) paint(sgr, text string) string {
-	if !a.colours() || text == "" {
-		return text
+func (a *App) paint(sgr, text string) show.Painted {
+	text = show.PlainLines(text)
+	if a.colours() && text != "" {
+		text = "\x1b[" + sgr + "m" + text + "\x1b[0m"
 	}
-	return "\x1b[" + sgr + "m" + text + "\x1b[0m"
+	return show.Painted(text)
 }
+
+// ago says how far back a moment lies; empty for none.
+func (a *App) ago(t *timestamppb.Timestamp) string {
+	if t == nil {
+		return ""
+	}
+	return view.Duration(a.Now().Sub(t.AsTime())) + " ago"
+}
+
+// streams are those that sessions connect.
+func (a *App) streams() session.Streams { return session.Streams{In: a.In, Out: a.Out, Err: a.Err} }
+
+// The commands, by what they are about.
+type (
+	containers struct{ *App }
+	images     struct{ *App }
+	networks   struct{ *App }
+	volumes    struct{ *App }
+	nodes      struct{ *App }
+)

@@ -104,8 +104,3 @@ func pick[T any](in []T, f func(T) string) []string {
 	}
 	return out
 }
-
-// fixed offers the same words always.
-func fixed(words ...cobra.Completion) completer {
-	return cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)
-}

@@ -11,20 +11,24 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/vethloom/vethloom/api/client"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/cli/session"
+	"github.com/vethloom/vethloom/internal/cli/show"
+	"github.com/vethloom/vethloom/internal/cli/view"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-func (a *App) containerCommands() []*cobra.Command {
+func (a containers) containerCommands() []*cobra.Command {
 	return []*cobra.Command{
-		a.containerRun(), a.containerCreate(), a.containerStart(), a.containerStop(), a.containerKill(), a.containerRemove(),
+		a.containerRun(), a.containerCreate(), a.containerStart(), a.containerStop(), a.containerKill(),
+		a.containerRemove(),
 		a.containerList(), a.containerLogs(), a.containerExec(), a.containerAttach(), a.inspect(), a.containerWait(),
 		a.containerPort(),
 	}
 }
 
-func (a *App) containerStart() *cobra.Command {
+func (a containers) containerStart() *cobra.Command {
 	var attach, interactive bool
-	var flags sessionFlags
+	var flags session.SessionFlags
 	cmd := &cobra.Command{
 		Use: "start [flags] CONTAINER...", Short: "Start containers", GroupID: groupRun, Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.complete(containerNames, anyNumber),
@@ -44,13 +48,13 @@ func (a *App) containerStart() *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&attach, "attach", "a", false, "show the output and end with the exit code")
 	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "also pass standard input on")
-	flags.flags(cmd)
+	flags.Flags(cmd)
 	return cmd
 }
 
-func (a *App) containerAttach() *cobra.Command {
+func (a containers) containerAttach() *cobra.Command {
 	var noStdin bool
-	var flags sessionFlags
+	var flags session.SessionFlags
 	cmd := &cobra.Command{
 		Use: "attach [flags] CONTAINER", Short: "Connect to a running container's input and output", GroupID: groupRun,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.complete(runningNames, 1),
@@ -60,13 +64,14 @@ func (a *App) containerAttach() *cobra.Command {
 		}),
 	}
 	cmd.Flags().BoolVar(&noStdin, "no-stdin", false, "do not pass standard input on")
-	flags.flags(cmd)
+	flags.Flags(cmd)
 	return cmd
 }
 
 // attachTo attaches to a container that exists, started first with start.
-func (a *App) attachTo(ctx context.Context, c *client.Client, name string, start, stdin bool, flags sessionFlags) error {
-	keys, err := flags.keys()
+func (a containers) attachTo(ctx context.Context, c *client.Client, name string, start, stdin bool,
+	flags session.SessionFlags) error {
+	keys, err := flags.Keys()
 	if err != nil {
 		return err
 	}
@@ -74,24 +79,27 @@ func (a *App) attachTo(ctx context.Context, c *client.Client, name string, start
 	if err != nil {
 		return about("attach to", name, err)
 	}
-	s := &session{
-		app: a, client: c, container: ct.GetId(), tty: ct.GetSpec().GetTty(),
-		stdin: stdin && ct.GetSpec().GetOpenStdin(), proxy: flags.proxy, keys: keys,
+	s := &session.Session{
+		Streams: a.streams(), Client: c, Container: ct.GetId(), TTY: ct.GetSpec().GetTty(),
+		Stdin: stdin && ct.GetSpec().GetOpenStdin(), Proxy: flags.Proxy, Keys: keys,
 	}
-	s.open = func(ctx context.Context, size *apiv1.WindowSize, resume bool) (conversation, error) {
-		return openAttach(ctx, c, &apiv1.AttachOptions{Container: ct.GetId(), Stdin: s.stdin, Start: start && !resume, Size: size}, resume)
+	s.Open = func(ctx context.Context, size *apiv1.WindowSize, resume bool) (session.Conversation, error) {
+		return session.OpenAttach(ctx, c, &apiv1.AttachOptions{Container: ct.GetId(), Stdin: s.Stdin, Start: start &&
+			!resume,
+			Size: size}, resume)
 	}
-	exit, err := s.run(ctx)
+	exit, err := s.Run(ctx)
 	if err != nil {
 		return about("attach to", name, err)
 	}
 	return exitWith(exit)
 }
 
-func (a *App) containerStop() *cobra.Command {
+func (a containers) containerStop() *cobra.Command {
 	timeout := -1
 	cmd := &cobra.Command{
-		Use: "stop [flags] CONTAINER...", Short: "Stop containers: ask, then kill", GroupID: groupRun, Args: cobra.MinimumNArgs(1),
+		Use: "stop [flags] CONTAINER...", Short: "Stop containers: ask, then kill", GroupID: groupRun,
+		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.complete(runningNames, anyNumber),
 		Example:           "  net stop -t 2 web",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
@@ -109,10 +117,11 @@ func (a *App) containerStop() *cobra.Command {
 	return cmd
 }
 
-func (a *App) containerKill() *cobra.Command {
+func (a containers) containerKill() *cobra.Command {
 	var signal string
 	cmd := &cobra.Command{
-		Use: "kill [flags] CONTAINER...", Short: "Send containers a signal", GroupID: groupRun, Args: cobra.MinimumNArgs(1),
+		Use: "kill [flags] CONTAINER...", Short: "Send containers a signal", GroupID: groupRun,
+		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.complete(runningNames, anyNumber),
 		Example:           "  net kill -s HUP web",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
@@ -123,11 +132,12 @@ func (a *App) containerKill() *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVarP(&signal, "signal", "s", "KILL", "signal, by name or number")
-	must(cmd.RegisterFlagCompletionFunc("signal", fixed("HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2")))
+	show.Must(cmd.RegisterFlagCompletionFunc("signal", show.Fixed("HUP", "INT", "KILL", "QUIT", "TERM", "USR1",
+		"USR2")))
 	return cmd
 }
 
-func (a *App) containerRemove() *cobra.Command {
+func (a containers) containerRemove() *cobra.Command {
 	var force, volumes bool
 	cmd := &cobra.Command{
 		Use: "rm [flags] CONTAINER...", Aliases: []string{"remove"}, Short: "Remove containers", GroupID: groupRun,
@@ -135,7 +145,8 @@ func (a *App) containerRemove() *cobra.Command {
 		Example: "  net rm -f web",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			return a.each(args, func(name string) (string, error) {
-				_, err := c.Containers.Remove(ctx, &apiv1.RemoveContainerRequest{Container: name, Force: force, Volumes: volumes})
+				_, err := c.Containers.Remove(ctx, &apiv1.RemoveContainerRequest{Container: name, Force: force,
+					Volumes: volumes})
 				return name, about("remove", name, err)
 			})
 		}),
@@ -145,7 +156,7 @@ func (a *App) containerRemove() *cobra.Command {
 	return cmd
 }
 
-func (a *App) containerWait() *cobra.Command {
+func (a containers) containerWait() *cobra.Command {
 	return &cobra.Command{
 		Use: "wait CONTAINER...", Short: "Wait for containers to exit and print their exit codes", GroupID: groupRun,
 		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.complete(containerNames, anyNumber),
@@ -159,7 +170,7 @@ func (a *App) containerWait() *cobra.Command {
 	}
 }
 
-func (a *App) containerPort() *cobra.Command {
+func (a containers) containerPort() *cobra.Command {
 	return &cobra.Command{
 		Use: "port CONTAINER [PORT[/PROTO]]", Short: "Show where a container's ports are published", GroupID: groupRun,
 		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.complete(runningNames, 1),
@@ -169,11 +180,11 @@ func (a *App) containerPort() *cobra.Command {
 			if err != nil {
 				return about("container", args[0], err)
 			}
-			ports := viewNetworkSettings(ct.GetSandbox()).Ports
+			ports := view.NetworkSettingsOf(ct.GetSandbox()).Ports
 			if len(args) == 1 {
 				for _, key := range sortedPorts(ports) {
 					for _, b := range ports[key] {
-						fmt.Fprintf(a.Out, "%s -> %s\n", key, b.String())
+						show.Printf(a.Out, "%s -> %s\n", key, b.String())
 					}
 				}
 				return nil
@@ -183,20 +194,21 @@ func (a *App) containerPort() *cobra.Command {
 				return fmt.Errorf("container %s: port %s is not published: see 'net port %s'", args[0], key, args[0])
 			}
 			for _, b := range ports[key] {
-				fmt.Fprintln(a.Out, b.String())
+				show.Println(a.Out, b.String())
 			}
 			return nil
 		}),
 	}
 }
 
-func (a *App) containerExec() *cobra.Command {
+func (a containers) containerExec() *cobra.Command {
 	o := &apiv1.ExecOptions{}
 	var envs, envFiles []string
 	var keys string
 	cmd := &cobra.Command{
-		Use: "exec [flags] CONTAINER COMMAND [ARG...]", Short: "Run a further command in a running container", GroupID: groupRun,
-		Args: cobra.MinimumNArgs(2), ValidArgsFunction: a.complete(runningNames, 1),
+		Use: "exec [flags] CONTAINER COMMAND [ARG...]", Short: "Run a further command in a running container",
+		GroupID: groupRun,
+		Args:    cobra.MinimumNArgs(2), ValidArgsFunction: a.complete(runningNames, 1),
 		Example: "  net exec -it web sh\n  net exec -e DEBUG=1 -w /tmp web env",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Container, o.Command = args[0], args[1:]
@@ -204,11 +216,11 @@ func (a *App) containerExec() *cobra.Command {
 			if o.Env, err = a.environment(envs, envFiles); err != nil {
 				return err
 			}
-			detachKeys, err := parseDetachKeys(keys)
+			detachKeys, err := session.ParseDetachKeys(keys)
 			if err != nil {
 				return err
 			}
-			if err := a.checkTTY(o.Tty && o.Stdin && !o.Detach); err != nil {
+			if err := session.CheckTTY(a.In, o.Tty && o.Stdin && !o.Detach); err != nil {
 				return err
 			}
 			if o.Detach {
@@ -233,18 +245,19 @@ func (a *App) containerExec() *cobra.Command {
 	return cmd
 }
 
-func (a *App) exec(ctx context.Context, c *client.Client, o *apiv1.ExecOptions, keys detachKeys) error {
-	s := &session{app: a, client: c, tty: o.GetTty() && !o.GetDetach(), stdin: o.GetStdin(), keys: keys}
-	s.open = func(ctx context.Context, size *apiv1.WindowSize, _ bool) (conversation, error) {
+func (a containers) exec(ctx context.Context, c *client.Client, o *apiv1.ExecOptions, keys session.DetachKeys) error {
+	s := &session.Session{Streams: a.streams(), Client: c, TTY: o.GetTty() && !o.GetDetach(), Stdin: o.GetStdin(),
+		Keys: keys}
+	s.Open = func(ctx context.Context, size *apiv1.WindowSize, _ bool) (session.Conversation, error) {
 		o.Size = size
-		return openExec(ctx, c, o)
+		return session.OpenExec(ctx, c, o)
 	}
-	exit, err := s.run(ctx)
+	exit, err := s.Run(ctx)
 	if err != nil {
 		err = about("exec in", o.GetContainer(), err)
 		var call *client.CallError
 		if errors.As(err, &call) && call.Exit != 0 {
-			return &exitError{call.Exit, err}
+			return &session.ExitError{Code: call.Exit, Err: err}
 		}
 		return err
 	}
@@ -254,7 +267,7 @@ func (a *App) exec(ctx context.Context, c *client.Client, o *apiv1.ExecOptions, 
 	return exitWith(exit)
 }
 
-func sortedPorts(ports map[string][]bindingView) []string {
+func sortedPorts(ports map[string][]view.Binding) []string {
 	keys := make([]string, 0, len(ports))
 	for k := range ports {
 		keys = append(keys, k)

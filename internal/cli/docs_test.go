@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/vethloom/vethloom/internal/cli"
+	"github.com/vethloom/vethloom/internal/golden"
 )
 
 // commandPaths lists "net network create" and so on; groups are left out.
@@ -50,7 +51,7 @@ func TestDocsAreThoseOfTheCommands(t *testing.T) {
 		t.Fatalf("%s has no line %q", path, generatedBelow)
 	}
 	want := reference(cli.New("", "").Root())
-	if *update {
+	if golden.Update() {
 		if err := os.WriteFile(path, []byte(intro+generatedBelow+want), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +87,8 @@ func describe(b *strings.Builder, cmd *cobra.Command) {
 	if text == "" {
 		text = cmd.Short + "."
 	}
-	fmt.Fprintf(b, "%s\n\n```console\n$ %s\n```\n", text, strings.ReplaceAll(strings.TrimLeft(cmd.Example, " "), "\n  ", "\n$ "))
+	fmt.Fprintf(b, "%s\n\n```console\n$ %s\n```\n", text, strings.ReplaceAll(strings.TrimLeft(cmd.Example, " "),
+		"\n  ", "\n$ "))
 	fmt.Fprintf(b, "\nUsage: `%s`", cmd.UseLine())
 	if len(cmd.Aliases) > 0 {
 		fmt.Fprintf(b, " (also `%s`)", strings.Join(cmd.Aliases, "`, `"))
@@ -112,7 +114,8 @@ func describe(b *strings.Builder, cmd *cobra.Command) {
 			name += " …"
 		}
 		meaning := f.Usage
-		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "[]" && f.DefValue != "0" && !strings.Contains(meaning, "(default") {
+		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "[]" && f.DefValue != "0" &&
+			!strings.Contains(meaning, "(default") {
 			meaning += " (default `" + f.DefValue + "`)"
 		}
 		fmt.Fprintf(b, "| %s` | %s |\n", name, strings.ReplaceAll(meaning, "|", "\\|"))

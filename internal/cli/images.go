@@ -12,9 +12,12 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/vethloom/vethloom/api/client"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/cli/session"
+	"github.com/vethloom/vethloom/internal/cli/show"
+	"github.com/vethloom/vethloom/internal/cli/view"
 )
 
-func (a *App) imageCommand() *cobra.Command {
+func (a images) imageCommand() *cobra.Command {
 	shared := []*cobra.Command{a.imageTag(), a.imageImport(), a.imageLoad()}
 	for _, c := range shared {
 		c.Example = strings.ReplaceAll(c.Example, "net ", "net image ")
@@ -24,7 +27,7 @@ func (a *App) imageCommand() *cobra.Command {
 }
 
 // imageShortcuts are the same at the top level, as hands know them.
-func (a *App) imageShortcuts() []*cobra.Command {
+func (a images) imageShortcuts() []*cobra.Command {
 	all := []*cobra.Command{a.imageList("images"), a.imageRemove("rmi"), a.imageTag(), a.imageImport(), a.imageLoad()}
 	for _, c := range all {
 		c.GroupID = groupThings
@@ -32,12 +35,14 @@ func (a *App) imageShortcuts() []*cobra.Command {
 	return all
 }
 
-func (a *App) imageImport() *cobra.Command {
+func (a images) imageImport() *cobra.Command {
 	var changes []string
 	var message string
 	cmd := &cobra.Command{
-		Use: "import [flags] FILE|- [NAME[:TAG]]", Short: "Make an image of a root filesystem tar", Args: cobra.RangeArgs(1, 2),
-		Example: "  net import busybox.tar.gz busybox\n  tar -C rootfs -c . | net import -c 'CMD [\"/bin/sh\"]' - mine:1",
+		Use: "import [flags] FILE|- [NAME[:TAG]]", Short: "Make an image of a root filesystem tar",
+		Args: cobra.RangeArgs(1, 2),
+		Example: "  net import busybox.tar.gz busybox\n  tar -C rootfs -c . | net import -c 'CMD [\"/bin/sh\"]' - " +
+			"mine:1",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o := &apiv1.ImportOptions{Changes: changes, Message: message}
 			if len(args) > 1 {
@@ -48,12 +53,13 @@ func (a *App) imageImport() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringArrayVarP(&changes, "change", "c", nil, "instruction for the image's configuration: CMD, ENTRYPOINT, ENV, WORKDIR, USER, EXPOSE, LABEL")
+	cmd.Flags().StringArrayVarP(&changes, "change", "c", nil,
+		"instruction for the image's configuration: CMD, ENTRYPOINT, ENV, WORKDIR, USER, EXPOSE, LABEL")
 	cmd.Flags().StringVarP(&message, "message", "m", "", "comment in the image's history")
 	return cmd
 }
 
-func (a *App) importFrom(ctx context.Context, c *client.Client, o *apiv1.ImportOptions, r io.Reader) error {
+func (a images) importFrom(ctx context.Context, c *client.Client, o *apiv1.ImportOptions, r io.Reader) error {
 	stream, err := c.Images.Import(ctx)
 	if err != nil {
 		return client.Explain(err)
@@ -71,11 +77,11 @@ func (a *App) importFrom(ctx context.Context, c *client.Client, o *apiv1.ImportO
 	if err != nil {
 		return client.Explain(err)
 	}
-	fmt.Fprintln(a.Out, resp.GetId())
+	show.Println(a.Out, resp.GetId())
 	return nil
 }
 
-func (a *App) imageLoad() *cobra.Command {
+func (a images) imageLoad() *cobra.Command {
 	var input string
 	var quiet bool
 	cmd := &cobra.Command{
@@ -83,7 +89,7 @@ func (a *App) imageLoad() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 		Example:           "  net load -i images.tar\n  docker save alpine | net load",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, ok := terminal(a.In); ok && input == "-" {
+			if _, ok := session.Terminal(a.In); ok && input == "-" {
 				return errors.New("load: standard input is a terminal: name the archive with -i FILE, or pipe it in")
 			}
 			return a.upload(cmd, input, func(ctx context.Context, c *client.Client, r io.Reader) error {
@@ -96,7 +102,7 @@ func (a *App) imageLoad() *cobra.Command {
 	return cmd
 }
 
-func (a *App) loadFrom(ctx context.Context, c *client.Client, r io.Reader, quiet bool) error {
+func (a images) loadFrom(ctx context.Context, c *client.Client, r io.Reader, quiet bool) error {
 	stream, err := c.Images.Load(ctx)
 	if err != nil {
 		return client.Explain(err)
@@ -111,7 +117,7 @@ func (a *App) loadFrom(ctx context.Context, c *client.Client, r io.Reader, quiet
 	}
 	for _, ref := range resp.GetReferences() {
 		if quiet {
-			fmt.Fprintln(a.Out, ref)
+			show.Println(a.Out, ref)
 		} else {
 			fmt.Fprintln(a.Out, "Loaded image:", ref)
 		}
@@ -140,7 +146,8 @@ func sendChunks(r io.Reader, send func([]byte) error) error {
 }
 
 // upload opens a file, or standard input for -, and shows how far it is read.
-func (a *App) upload(cmd *cobra.Command, name string, f func(context.Context, *client.Client, io.Reader) error) (err error) {
+func (a images) upload(cmd *cobra.Command, name string, f func(context.Context, *client.Client, io.Reader) error) (
+	err error) {
 	// A stream that is not finished must be given up, or netd would take the
 	// part of a file for the whole.
 	ctx, cancel := context.WithCancel(cmd.Context())
@@ -165,7 +172,8 @@ func (a *App) upload(cmd *cobra.Command, name string, f func(context.Context, *c
 			if cmd.Name() == "load" {
 				piped = "load"
 			}
-			return fmt.Errorf("%s: %s is a directory, not a tar: pipe one in with 'tar -C %s -c . | net %s'", cmd.Name(), name, name, piped)
+			return fmt.Errorf("%s: %s is a directory, not a tar: pipe one in with 'tar -C %s -c . | net %s'",
+				cmd.Name(), name, name, piped)
 		}
 		r, size = file, st.Size()
 	}
@@ -182,29 +190,33 @@ func (a *App) upload(cmd *cobra.Command, name string, f func(context.Context, *c
 	return nil
 }
 
-func (a *App) imageList(use string) *cobra.Command {
-	l := &lister[imageRow]{}
+func (a images) imageList(use string) *cobra.Command {
+	l := &show.Lister[imageRow]{}
 	id := func(r imageRow) string {
-		if l.noTrunc {
+		if l.NoTrunc {
 			return r.image.GetId()
 		}
-		return shortID(r.image.GetId())
+		return show.ShortID(r.image.GetId())
 	}
-	l.id = id
-	l.columns = []column[imageRow]{
-		{name: "Repository", header: "REPOSITORY", value: func(r imageRow) string { return r.repository }},
-		{name: "Tag", header: "TAG", value: func(r imageRow) string { return r.tag }},
-		{name: "ID", header: "IMAGE ID", value: id},
-		{name: "CreatedSince", header: "CREATED", value: func(r imageRow) string { return a.ago(r.image.GetCreated()) }},
-		{name: "Size", header: "SIZE", value: func(r imageRow) string { return humanSize(r.image.GetSize()) }},
-		{name: "CreatedAt", header: "CREATED AT", hidden: true, value: func(r imageRow) string { return stamp(r.image.GetCreated()).String() }},
-		{name: "Architecture", header: "ARCHITECTURE", hidden: true, value: func(r imageRow) string { return r.image.GetArchitecture() }},
+	l.ID = id
+	l.Columns = []show.Column[imageRow]{
+		{Name: "Repository", Header: "REPOSITORY", Value: func(r imageRow) string { return r.repository }},
+		{Name: "Tag", Header: "TAG", Value: func(r imageRow) string { return r.tag }},
+		{Name: "ID", Header: "IMAGE ID", Value: id},
+		{Name: "CreatedSince", Header: "CREATED",
+			Value: func(r imageRow) string { return a.ago(r.image.GetCreated()) }},
+		{Name: "Size", Header: "SIZE", Value: func(r imageRow) string { return view.Size(r.image.GetSize()) }},
+		{Name: "CreatedAt", Header: "CREATED AT", Hidden: true,
+			Value: func(r imageRow) string { return view.Time(r.image.GetCreated()).String() }},
+		{Name: "Architecture", Header: "ARCHITECTURE", Hidden: true,
+			Value: func(r imageRow) string { return r.image.GetArchitecture() }},
 	}
 	var filters []string
 	cmd := &cobra.Command{
 		Use: use + " [flags] [NAME[:TAG]]", Short: "List images", Args: cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.complete(imageNames, 1),
-		Example:           "  net " + map[string]string{"ls": "image ls", "images": "images"}[use] + " --format '{{.Repository}}:{{.Tag}} {{.Size}}'",
+		Example: "  net " + map[string]string{"ls": "image ls", "images": "images"}[use] +
+			" --format '{{.Repository}}:{{.Tag}} {{.Size}}'",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			for _, arg := range args {
 				filters = append(filters, "reference="+arg)
@@ -213,11 +225,12 @@ func (a *App) imageList(use string) *cobra.Command {
 			if err != nil {
 				return client.Explain(err)
 			}
-			return l.show(a.Out, imageRows(resp.GetImages(), l.quiet))
+			return l.Show(a.Out, imageRows(resp.GetImages(), l.Quiet))
 		}),
 	}
-	l.flags(cmd)
-	cmd.Flags().StringArrayVar(&filters, "filter", nil, "reference=PATTERN, label=KEY[=VALUE], dangling=true|false")
+	l.Flags(cmd)
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil,
+		"reference=PATTERN, label=KEY[=VALUE], dangling=true|false")
 	return cmd
 }
 
@@ -247,21 +260,21 @@ func imageRows(images []*apiv1.Image, once bool) []imageRow {
 	return out
 }
 
-func (a *App) imageInspect() *cobra.Command {
-	var i inspector
+func (a images) imageInspect() *cobra.Command {
+	var i show.Inspector
 	cmd := &cobra.Command{
 		Use: "inspect [flags] IMAGE...", Short: "Show images in full", Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.complete(imageNames, anyNumber),
 		Example:           "  net image inspect -f '{{json .Config.Cmd}}' busybox",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
-			return i.show(a, args, func(name string) (any, error) { return lookUp(ctx, c, "image", name) })
+			return a.show(&i, args, func(name string) (any, error) { return lookUp(ctx, c, "image", name) })
 		}),
 	}
-	i.flags(cmd)
+	i.Flags(cmd)
 	return cmd
 }
 
-func (a *App) imageRemove(use string) *cobra.Command {
+func (a images) imageRemove(use string) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use: use + " [flags] IMAGE...", Short: "Remove images", Args: cobra.MinimumNArgs(1),
@@ -285,7 +298,7 @@ func (a *App) imageRemove(use string) *cobra.Command {
 	return cmd
 }
 
-func (a *App) imageTag() *cobra.Command {
+func (a images) imageTag() *cobra.Command {
 	return &cobra.Command{
 		Use: "tag IMAGE NAME[:TAG]", Short: "Give an image a further name", Args: cobra.ExactArgs(2),
 		ValidArgsFunction: a.complete(imageNames, 1),

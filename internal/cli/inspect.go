@@ -7,6 +7,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/vethloom/vethloom/api/client"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/cli/session"
+	"github.com/vethloom/vethloom/internal/cli/show"
+	"github.com/vethloom/vethloom/internal/cli/view"
 	"google.golang.org/grpc/codes"
 )
 
@@ -17,24 +20,24 @@ var inspectable = []struct {
 }{
 	{"container", func(ctx context.Context, c *client.Client, name string) (any, error) {
 		ct, err := c.Containers.Inspect(ctx, &apiv1.InspectContainerRequest{Container: name})
-		return viewContainer(ct), err
+		return view.Container(ct), err
 	}},
 	{"image", func(ctx context.Context, c *client.Client, name string) (any, error) {
 		i, err := c.Images.Inspect(ctx, &apiv1.InspectImageRequest{Image: name})
-		return viewImage(i), err
+		return view.Image(i), err
 	}},
 	{"network", func(ctx context.Context, c *client.Client, name string) (any, error) {
 		n, err := c.Networks.Inspect(ctx, &apiv1.InspectNetworkRequest{Network: name})
-		return viewNetwork(n), err
+		return view.Network(n), err
 	}},
 	{"volume", func(ctx context.Context, c *client.Client, name string) (any, error) {
 		v, err := c.Volumes.Inspect(ctx, &apiv1.InspectVolumeRequest{Name: name})
-		return viewVolume(v), err
+		return view.Volume(v), err
 	}},
 }
 
 func (a *App) inspect() *cobra.Command {
-	var i inspector
+	var i show.Inspector
 	var kind string
 	cmd := &cobra.Command{
 		Use: "inspect [flags] NAME...", Short: "Show containers, or other things, in full", GroupID: groupRun,
@@ -50,12 +53,12 @@ func (a *App) inspect() *cobra.Command {
 			if !known {
 				return fmt.Errorf("--type %q: use container, image, network or volume", kind)
 			}
-			return i.show(a, args, func(name string) (any, error) { return lookUp(ctx, c, kind, name) })
+			return a.show(&i, args, func(name string) (any, error) { return lookUp(ctx, c, kind, name) })
 		}),
 	}
-	i.flags(cmd)
+	i.Flags(cmd)
 	cmd.Flags().StringVar(&kind, "type", "", "container, image, network or volume (default whatever has the name)")
-	must(cmd.RegisterFlagCompletionFunc("type", fixed("container", "image", "network", "volume")))
+	show.Must(cmd.RegisterFlagCompletionFunc("type", show.Fixed("container", "image", "network", "volume")))
 	return cmd
 }
 
@@ -68,9 +71,26 @@ func lookUp(ctx context.Context, c *client.Client, kind, name string) (any, erro
 		if err == nil {
 			return v, nil
 		}
-		if code := client.CodeOf(err); kind != "" || code != codes.NotFound && code != codes.Unimplemented && code != codes.InvalidArgument {
+		if code := client.CodeOf(err); kind != "" || code != codes.NotFound && code != codes.Unimplemented &&
+			code != codes.InvalidArgument {
 			return nil, about(k.kind, name, err)
 		}
 	}
-	return nil, fmt.Errorf("no container, image, network or volume is called %q: see 'net ps -a', 'net images', 'net network ls', 'net volume ls'", name)
+	return nil, fmt.Errorf("no container, image, network or volume is called %q: see 'net ps -a', 'net images', "+
+		"'net network ls', 'net volume ls'", name)
+}
+
+// show writes what was found, and then says what was not.
+func (a *App) show(i *show.Inspector, args []string, get func(string) (any, error)) error {
+	errs, err := i.Show(a.Out, args, get)
+	if err != nil {
+		return err
+	}
+	for _, err := range errs {
+		show.Printf(a.Err, "net: %v\n", err)
+	}
+	if len(errs) > 0 {
+		return &session.ExitError{Code: exitFailure}
+	}
+	return nil
 }

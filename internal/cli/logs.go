@@ -15,35 +15,16 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-func (a *App) containerLogs() *cobra.Command {
+func (a containers) containerLogs() *cobra.Command {
 	var follow, timestamps bool
 	var tail, since, until string
 	cmd := &cobra.Command{
 		Use: "logs [flags] CONTAINER", Short: "Show a container's output", GroupID: groupRun, Args: cobra.ExactArgs(1),
 		ValidArgsFunction: a.complete(containerNames, 1),
 		Example:           "  net logs -f --tail 20 web\n  net logs --since 10m -t web",
-		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
-			r := &apiv1.LogsRequest{Container: args[0], Follow: follow, Tail: -1}
-			if tail != "all" {
-				n, err := strconv.ParseInt(tail, 10, 32)
-				if err != nil {
-					return fmt.Errorf("--tail %q: use a number of lines, or all", tail)
-				}
-				r.Tail = max(n, -1)
-			}
-			for _, t := range []struct {
-				flag, value string
-				to          **timestamppb.Timestamp
-			}{{"since", since, &r.Since}, {"until", until, &r.Until}} {
-				if t.value == "" {
-					continue
-				}
-				moment, err := flagspec.Time(t.value, a.Now())
-				if err != nil {
-					return fmt.Errorf("--%s: %w", t.flag, err)
-				}
-				*t.to = timestamppb.New(moment)
-			}
+		RunE: withRequest(a.App, func(args []string) (*apiv1.LogsRequest, error) {
+			return a.logsRequest(args[0], tail, since, until, follow)
+		}, func(ctx context.Context, c *client.Client, r *apiv1.LogsRequest, _ []string) error {
 			return a.logs(ctx, c, r, timestamps)
 		}),
 	}
@@ -56,7 +37,32 @@ func (a *App) containerLogs() *cobra.Command {
 	return cmd
 }
 
-func (a *App) logs(ctx context.Context, c *client.Client, r *apiv1.LogsRequest, timestamps bool) error {
+func (a containers) logsRequest(name, tail, since, until string, follow bool) (*apiv1.LogsRequest, error) {
+	r := &apiv1.LogsRequest{Container: name, Follow: follow, Tail: -1}
+	if tail != "all" {
+		n, err := strconv.ParseInt(tail, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("--tail %q: use a number of lines, or all", tail)
+		}
+		r.Tail = max(n, -1)
+	}
+	for _, t := range []struct {
+		flag, value string
+		to          **timestamppb.Timestamp
+	}{{"since", since, &r.Since}, {"until", until, &r.Until}} {
+		if t.value == "" {
+			continue
+		}
+		moment, err := flagspec.Time(t.value, a.Now())
+		if err != nil {
+			return nil, fmt.Errorf("--%s: %w", t.flag, err)
+		}
+		*t.to = timestamppb.New(moment)
+	}
+	return r, nil
+}
+
+func (a containers) logs(ctx context.Context, c *client.Client, r *apiv1.LogsRequest, timestamps bool) error {
 	stream, err := c.Containers.Logs(ctx, r)
 	if err != nil {
 		return about("logs of", r.GetContainer(), err)

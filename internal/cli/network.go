@@ -11,9 +11,12 @@ import (
 	"github.com/vethloom/vethloom/api/client"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/internal/cli/flagspec"
+	"github.com/vethloom/vethloom/internal/cli/session"
+	"github.com/vethloom/vethloom/internal/cli/show"
+	"github.com/vethloom/vethloom/internal/cli/view"
 )
 
-func (a *App) networkCommand() *cobra.Command {
+func (a networks) networkCommand() *cobra.Command {
 	return group("network", "Manage networks", groupThings,
 		a.networkCreate(), a.networkList(), a.networkInspect(), a.networkRemove(),
 		a.networkConnect(), a.networkDisconnect(), a.networkPrune())
@@ -30,7 +33,7 @@ type networkCreateFlags struct {
 	options, labels []string
 }
 
-func (a *App) networkCreate() *cobra.Command {
+func (a networks) networkCreate() *cobra.Command {
 	var o networkCreateFlags
 	cmd := &cobra.Command{
 		Use: "create [flags] NAME", Short: "Create a network", Args: cobra.ExactArgs(1),
@@ -40,36 +43,36 @@ func (a *App) networkCreate() *cobra.Command {
   net network create --subnet /26 --ipv6 --internal backend
   net network create -d overlay app                              # one subnet on every host of the cluster
   net network create -d vxlan --subnet 10.20.0.0/16 lab          # a subnet of its own on each host`,
-		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
-			r, err := o.request(args[0])
-			if err != nil {
-				return err
-			}
+		RunE: withRequest(a.App, func(args []string) (*apiv1.CreateNetworkRequest, error) {
+			return o.request(args[0])
+		}, func(ctx context.Context, c *client.Client, r *apiv1.CreateNetworkRequest, args []string) error {
 			n, err := c.Networks.Create(ctx, r)
 			if err != nil {
 				return about("network", args[0], err)
 			}
-			fmt.Fprintln(a.Out, n.GetId())
+			show.Println(a.Out, n.GetId())
 			return nil
 		}),
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.driver, "driver", "d", "", "bridge (default); across hosts: overlay, vxlan, udp or host-gw")
-	f.StringArrayVar(&o.subnets, "subnet", nil, "subnet, or only a length ('/24') to have a free one picked; one a family")
+	f.StringArrayVar(&o.subnets, "subnet", nil,
+		"subnet, or only a length ('/24') to have a free one picked; one a family")
 	f.StringArrayVar(&o.gateways, "gateway", nil, "gateway of the subnet that holds it")
-	f.StringArrayVar(&o.ranges, "ip-range", nil, "part of a subnet to hand out addresses from")
-	f.StringArrayVar(&o.aux, "aux-address", nil, "NAME=ADDRESS never handed out")
+	f.StringArrayVar(&o.ranges, "ip-range", nil, "part of a subnet to give addresses from")
+	f.StringArrayVar(&o.aux, "aux-address", nil, "NAME=ADDRESS never given")
 	f.BoolVar(&o.ipv4, "ipv4", true, "give endpoints IPv4 addresses")
 	f.BoolVar(&o.ipv6, "ipv6", false, "give endpoints IPv6 addresses")
 	f.BoolVar(&o.internal, "internal", false, "no way out of the network")
 	f.StringArrayVarP(&o.options, "opt", "o", nil, "driver option KEY=VALUE")
 	f.StringArrayVar(&o.labels, "label", nil, "label KEY=VALUE")
-	must(cmd.RegisterFlagCompletionFunc("driver", fixed("bridge", "overlay", "vxlan", "udp", "host-gw")))
+	show.Must(cmd.RegisterFlagCompletionFunc("driver", show.Fixed("bridge", "overlay", "vxlan", "udp", "host-gw")))
 	return cmd
 }
 
 func (o *networkCreateFlags) request(name string) (*apiv1.CreateNetworkRequest, error) {
-	r := &apiv1.CreateNetworkRequest{Name: name, Driver: o.driver, Internal: o.internal, Ipv6: o.ipv6, DisableIpv4: !o.ipv4}
+	r := &apiv1.CreateNetworkRequest{Name: name, Driver: o.driver, Internal: o.internal, Ipv6: o.ipv6,
+		DisableIpv4: !o.ipv4}
 	var err error
 	if r.Options, err = flagspec.KeyValues("opt", o.options); err != nil {
 		return nil, err
@@ -81,28 +84,32 @@ func (o *networkCreateFlags) request(name string) (*apiv1.CreateNetworkRequest, 
 	return r, err
 }
 
-func (a *App) networkList() *cobra.Command {
-	l := &lister[*apiv1.Network]{id: (*apiv1.Network).GetId}
+func (a networks) networkList() *cobra.Command {
+	l := &show.Lister[*apiv1.Network]{ID: (*apiv1.Network).GetId}
 	yes := func(f func(*apiv1.Network) bool) func(*apiv1.Network) string {
 		return func(n *apiv1.Network) string { return strconv.FormatBool(f(n)) }
 	}
-	l.columns = []column[*apiv1.Network]{
-		{name: "ID", header: "NETWORK ID", value: func(n *apiv1.Network) string {
-			if l.noTrunc {
+	l.Columns = []show.Column[*apiv1.Network]{
+		{Name: "ID", Header: "NETWORK ID", Value: func(n *apiv1.Network) string {
+			if l.NoTrunc {
 				return n.GetId()
 			}
-			return shortID(n.GetId())
+			return show.ShortID(n.GetId())
 		}},
-		{name: "Name", header: "NAME", value: (*apiv1.Network).GetName},
-		{name: "Driver", header: "DRIVER", value: (*apiv1.Network).GetDriver},
-		{name: "Scope", header: "SCOPE", value: (*apiv1.Network).GetScope},
-		{name: "Subnets", header: "SUBNETS", value: func(n *apiv1.Network) string { return strings.Join(subnets(n), ", ") }},
-		{name: "IPv4", header: "IPV4", hidden: true, value: yes((*apiv1.Network).GetIpv4)},
-		{name: "IPv6", header: "IPV6", hidden: true, value: yes((*apiv1.Network).GetIpv6)},
-		{name: "Internal", header: "INTERNAL", hidden: true, value: yes((*apiv1.Network).GetInternal)},
-		{name: "Labels", header: "LABELS", hidden: true, value: func(n *apiv1.Network) string { return labelList(n.GetLabels()) }},
-		{name: "Endpoints", header: "ENDPOINTS", hidden: true, value: func(n *apiv1.Network) string { return strconv.Itoa(len(n.GetEndpoints())) }},
-		{name: "CreatedAt", header: "CREATED AT", hidden: true, value: func(n *apiv1.Network) string { return stamp(n.GetCreated()).String() }},
+		{Name: "Name", Header: "NAME", Value: (*apiv1.Network).GetName},
+		{Name: "Driver", Header: "DRIVER", Value: (*apiv1.Network).GetDriver},
+		{Name: "Scope", Header: "SCOPE", Value: (*apiv1.Network).GetScope},
+		{Name: "Subnets", Header: "SUBNETS",
+			Value: func(n *apiv1.Network) string { return strings.Join(subnets(n), ", ") }},
+		{Name: "IPv4", Header: "IPV4", Hidden: true, Value: yes((*apiv1.Network).GetIpv4)},
+		{Name: "IPv6", Header: "IPV6", Hidden: true, Value: yes((*apiv1.Network).GetIpv6)},
+		{Name: "Internal", Header: "INTERNAL", Hidden: true, Value: yes((*apiv1.Network).GetInternal)},
+		{Name: "Labels", Header: "LABELS", Hidden: true,
+			Value: func(n *apiv1.Network) string { return view.LabelList(n.GetLabels()) }},
+		{Name: "Endpoints", Header: "ENDPOINTS", Hidden: true,
+			Value: func(n *apiv1.Network) string { return strconv.Itoa(len(n.GetEndpoints())) }},
+		{Name: "CreatedAt", Header: "CREATED AT", Hidden: true,
+			Value: func(n *apiv1.Network) string { return view.Time(n.GetCreated()).String() }},
 	}
 	var filters []string
 	cmd := &cobra.Command{
@@ -115,14 +122,15 @@ func (a *App) networkList() *cobra.Command {
 			}
 			all := resp.GetNetworks()
 			slices.SortFunc(all, func(x, y *apiv1.Network) int { return strings.Compare(x.GetName(), y.GetName()) })
-			if l.quiet && !l.noTrunc {
-				l.id = func(n *apiv1.Network) string { return shortID(n.GetId()) }
+			if l.Quiet && !l.NoTrunc {
+				l.ID = func(n *apiv1.Network) string { return show.ShortID(n.GetId()) }
 			}
-			return l.show(a.Out, all)
+			return l.Show(a.Out, all)
 		}),
 	}
-	l.flags(cmd)
-	cmd.Flags().StringArrayVar(&filters, "filter", nil, "driver=, name=, id=, label=KEY[=VALUE], scope=, type=custom|builtin")
+	l.Flags(cmd)
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil,
+		"driver=, name=, id=, label=KEY[=VALUE], scope=, type=custom|builtin")
 	return cmd
 }
 
@@ -138,27 +146,27 @@ func subnets(n *apiv1.Network) []string {
 	return out
 }
 
-func (a *App) networkInspect() *cobra.Command {
-	var i inspector
+func (a networks) networkInspect() *cobra.Command {
+	var i show.Inspector
 	cmd := &cobra.Command{
 		Use: "inspect [flags] NETWORK...", Short: "Show networks in full", Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.complete(networkNames, anyNumber),
 		Example:           "  net network inspect -f '{{range .IPAM.Config}}{{.Subnet}}{{end}}' web",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
-			return i.show(a, args, func(name string) (any, error) {
+			return a.show(&i, args, func(name string) (any, error) {
 				n, err := c.Networks.Inspect(ctx, &apiv1.InspectNetworkRequest{Network: name})
 				if err != nil {
 					return nil, about("network", name, err)
 				}
-				return viewNetwork(n), nil
+				return view.Network(n), nil
 			})
 		}),
 	}
-	i.flags(cmd)
+	i.Flags(cmd)
 	return cmd
 }
 
-func (a *App) networkRemove() *cobra.Command {
+func (a networks) networkRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm NETWORK...", Aliases: []string{"remove"}, Short: "Remove networks", Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.complete(networkNames, anyNumber),
@@ -172,10 +180,11 @@ func (a *App) networkRemove() *cobra.Command {
 	}
 }
 
-func (a *App) networkConnect() *cobra.Command {
+func (a networks) networkConnect() *cobra.Command {
 	var o endpointFlags
 	cmd := &cobra.Command{
-		Use: "connect [flags] NETWORK CONTAINER", Short: "Join a container to a further network", Args: cobra.ExactArgs(2),
+		Use: "connect [flags] NETWORK CONTAINER", Short: "Join a container to a further network",
+		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeInOrder(networkNames, containerNames),
 		Example:           "  net network connect --ip 10.5.0.9 --alias cache db web1",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
@@ -207,7 +216,7 @@ func (o *endpointFlags) flags(cmd *cobra.Command, alias string) {
 	f.IntVar(&o.priority, "gw-priority", 0, "-1000 to 1000; the highest network provides the default route")
 }
 
-// given tells whether any wish was expressed.
+// given reports whether any wish was expressed.
 func (o *endpointFlags) given() bool {
 	return o.ip != "" || o.ip6 != "" || o.mac != "" || len(o.aliases) > 0 || o.priority != 0
 }
@@ -234,14 +243,15 @@ func (o *endpointFlags) apply(r *apiv1.ConnectRequest) error {
 	return nil
 }
 
-func (a *App) networkDisconnect() *cobra.Command {
+func (a networks) networkDisconnect() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use: "disconnect [flags] NETWORK CONTAINER", Short: "Take a container off a network", Args: cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeInOrder(networkNames, containerNames),
 		Example:           "  net network disconnect db web1",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
-			_, err := c.Networks.Disconnect(ctx, &apiv1.DisconnectRequest{Network: args[0], Container: args[1], Force: force})
+			_, err := c.Networks.Disconnect(ctx, &apiv1.DisconnectRequest{Network: args[0], Container: args[1],
+				Force: force})
 			return about("disconnect", args[1]+" from network "+args[0], err)
 		}),
 	}
@@ -249,7 +259,7 @@ func (a *App) networkDisconnect() *cobra.Command {
 	return cmd
 }
 
-func (a *App) networkPrune() *cobra.Command {
+func (a networks) networkPrune() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use: "prune [flags]", Short: "Remove all networks nobody is on", Args: cobra.NoArgs,
@@ -261,7 +271,7 @@ func (a *App) networkPrune() *cobra.Command {
 			return a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
 				resp, err := c.Networks.Prune(ctx, &apiv1.PruneNetworksRequest{})
 				for _, n := range resp.GetNames() {
-					fmt.Fprintln(a.Out, n)
+					show.Println(a.Out, n)
 				}
 				return client.Explain(err)
 			})(cmd, nil)
@@ -276,12 +286,13 @@ func (a *App) confirm(force bool, what string) error {
 	if force {
 		return nil
 	}
-	if _, ok := terminal(a.In); !ok {
+	if _, ok := session.Terminal(a.In); !ok {
 		return fmt.Errorf("nobody to ask for confirmation (standard input is no terminal): give --force")
 	}
-	fmt.Fprintf(a.Err, "%s Continue? [y/N] ", what)
+	show.Printf(a.Err, "%s Continue? [y/N] ", what)
 	var answer string
-	if _, err := fmt.Fscanln(a.In, &answer); err != nil || !strings.EqualFold(answer, "y") && !strings.EqualFold(answer, "yes") {
+	if _, err := fmt.Fscanln(a.In, &answer); err != nil || !strings.EqualFold(answer, "y") &&
+		!strings.EqualFold(answer, "yes") {
 		return fmt.Errorf("not confirmed: nothing was removed")
 	}
 	return nil

@@ -13,14 +13,17 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/vethloom/vethloom/api/client"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/cli/session"
+	"github.com/vethloom/vethloom/internal/cli/show"
+	"github.com/vethloom/vethloom/internal/cli/view"
 )
 
-func (a *App) nodeCommands() []*cobra.Command {
+func (a nodes) nodeCommands() []*cobra.Command {
 	return []*cobra.Command{a.status(), a.doctor(), a.diff(), a.events(), a.version(), a.completion()}
 }
 
-func (a *App) status() *cobra.Command {
-	var i inspector
+func (a nodes) status() *cobra.Command {
+	var i show.Inspector
 	cmd := &cobra.Command{
 		Use: "status [flags]", Short: "Show how netd is doing", GroupID: groupNode, Args: cobra.NoArgs,
 		Example: "  net status\n  net status -f '{{.Converged}}'",
@@ -29,54 +32,57 @@ func (a *App) status() *cobra.Command {
 			if err != nil {
 				return client.Explain(err)
 			}
-			if i.format != "" {
-				return i.write(a.Out, []any{viewStatus(s)})
+			if i.Format != "" {
+				return i.Write(a.Out, []any{viewStatus(s)})
 			}
 			return a.showStatus(s)
 		}),
 	}
-	i.flags(cmd)
+	i.Flags(cmd)
 	return cmd
 }
 
 type statusView struct {
 	Version                                             string
-	Started                                             time.Time
+	Started                                             view.Moment
 	Root, Run, Firewall                                 string
 	MTU                                                 int32
 	Networks, Endpoints, Sandboxes, Containers, Running int32
 	Converged                                           bool
 	Passes, Drifts                                      uint64
-	Errors                                              []scopeErrorView
+	Errors                                              []ownerErrorView
 	Notices                                             []string
-	Cluster                                             *clusterStatusView `json:",omitempty"`
+	Cluster                                             *view.ClusterStatus `json:",omitempty"`
 }
 
-type scopeErrorView struct {
-	Scope, Error string
-	Since, Retry time.Time
+type ownerErrorView struct {
+	Owner, Error string
+	Since, Retry view.Moment
 }
 
 func viewStatus(s *apiv1.StatusResponse) statusView {
 	v := statusView{
-		Version: s.GetVersion(), Started: stamp(s.GetStarted()), Root: s.GetRoot(), Run: s.GetRun(), Firewall: s.GetFirewall(),
-		MTU: s.GetMtu(), Networks: s.GetNetworks(), Endpoints: s.GetEndpoints(), Sandboxes: s.GetSandboxes(),
+		Version: s.GetVersion(), Started: view.Time(s.GetStarted()), Root: s.GetRoot(), Run: s.GetRun(),
+		Firewall: s.GetFirewall(),
+		MTU:      s.GetMtu(), Networks: s.GetNetworks(), Endpoints: s.GetEndpoints(), Sandboxes: s.GetSandboxes(),
 		Containers: s.GetContainers(), Running: s.GetRunning(), Converged: s.GetConverged(),
-		Passes: s.GetPasses(), Drifts: s.GetDrifts(), Errors: []scopeErrorView{}, Notices: append([]string{}, s.GetNotices()...),
-		Cluster: viewClusterStatus(s.GetCluster()),
+		Passes: s.GetPasses(), Drifts: s.GetDrifts(), Errors: []ownerErrorView{},
+		Notices: append([]string{}, s.GetNotices()...),
+		Cluster: view.ClusterStatusOf(s.GetCluster()),
 	}
 	for _, e := range s.GetErrors() {
-		v.Errors = append(v.Errors, scopeErrorView{e.GetScope(), e.GetError(), stamp(e.GetSince()), stamp(e.GetRetry())})
+		v.Errors = append(v.Errors, ownerErrorView{e.GetOwner(), e.GetError(), view.Time(e.GetSince()),
+			view.Time(e.GetRetry())})
 	}
 	return v
 }
 
-func (a *App) showStatus(s *apiv1.StatusResponse) error {
+func (a nodes) showStatus(s *apiv1.StatusResponse) error {
 	tw := tabwriter.NewWriter(a.Out, 0, 1, 2, ' ', 0)
-	line := func(key, format string, args ...any) { fmt.Fprintf(tw, key+":\t"+format+"\n", args...) }
+	line := func(key, format string, args ...any) { _, _ = show.Printf(tw, key+":\t"+format+"\n", args...) }
 	kernel := a.paint("32", "as recorded")
 	if !s.GetConverged() {
-		kernel = a.paint("31", "differs from the records") + " (see 'net diff')"
+		kernel = a.paint("31", "differs from the records") + show.Painted(" (see 'net diff')")
 	}
 	line("netd", "%s, up %s", s.GetVersion(), strings.TrimSuffix(a.ago(s.GetStarted()), " ago"))
 	line("Kernel", "%s", kernel)
@@ -94,66 +100,68 @@ func (a *App) showStatus(s *apiv1.StatusResponse) error {
 		return err
 	}
 	for _, p := range s.GetCluster().GetProblems() {
-		fmt.Fprintf(a.Out, "\n%s %s\n", a.paint("33", "Cluster:"), p)
+		show.Printf(a.Out, "\n%s %s\n", a.paint("33", "Cluster:"), p)
 	}
 	for _, n := range s.GetNotices() {
-		fmt.Fprintf(a.Out, "\n%s %s\n", a.paint("33", "Notice:"), n)
+		show.Printf(a.Out, "\n%s %s\n", a.paint("33", "Notice:"), n)
 	}
 	for _, e := range s.GetErrors() {
-		fmt.Fprintf(a.Out, "\n%s %s: %s\n", a.paint("31", "Error:"), e.GetScope(), e.GetError())
-		fmt.Fprintf(a.Out, "  since %s", a.ago(e.GetSince()))
+		show.Printf(a.Out, "\n%s %s: %s\n", a.paint("31", "Error:"), e.GetOwner(), e.GetError())
+		show.Printf(a.Out, "  since %s", a.ago(e.GetSince()))
 		if t := e.GetRetry(); t != nil {
-			fmt.Fprintf(a.Out, ", next try in %s", max(t.AsTime().Sub(a.Now()), 0).Round(time.Second))
+			show.Printf(a.Out, ", next try in %s", max(t.AsTime().Sub(a.Now()), 0).Round(time.Second))
 		}
 		fmt.Fprintln(a.Out)
 	}
 	return nil
 }
 
-func (a *App) doctor() *cobra.Command {
-	l := &lister[*apiv1.Finding]{id: (*apiv1.Finding).GetCheck, columns: []column[*apiv1.Finding]{
-		{name: "Severity", header: "RESULT", value: (*apiv1.Finding).GetSeverity},
-		{name: "Check", header: "CHECK", value: (*apiv1.Finding).GetCheck},
-		{name: "Found", header: "FOUND", value: (*apiv1.Finding).GetFound},
-		{name: "Remedy", header: "REMEDY", hidden: true, value: (*apiv1.Finding).GetRemedy},
+func (a nodes) doctor() *cobra.Command {
+	l := &show.Lister[*apiv1.Finding]{ID: (*apiv1.Finding).GetCheck, Columns: []show.Column[*apiv1.Finding]{
+		{Name: "Severity", Header: "RESULT", Value: (*apiv1.Finding).GetSeverity},
+		{Name: "Check", Header: "CHECK", Value: (*apiv1.Finding).GetCheck},
+		{Name: "Found", Header: "FOUND", Value: (*apiv1.Finding).GetFound},
+		{Name: "Remedy", Header: "REMEDY", Hidden: true, Value: (*apiv1.Finding).GetRemedy},
 	}}
 	cmd := &cobra.Command{
-		Use: "doctor [flags]", Short: "Examine this host and its cluster: kernel, forwarding, firewall, conflicts, peers", GroupID: groupNode, Args: cobra.NoArgs,
-		Long: `Examine this host: kernel, modules, forwarding, firewall, conflicts; in a cluster also the store, this node's lease and address,
-and the ways to other nodes, with the likely cause where one is not well. Each finding has a remedy. The exit code is 1 when there is an error.`,
+		Use: "doctor [flags]", Short: "Examine this host and its cluster: kernel, forwarding, firewall, conflicts, " +
+			"peers", GroupID: groupNode, Args: cobra.NoArgs,
+		Long: `Examine this host: kernel, modules, forwarding, firewall, conflicts; in a cluster also the store, this
+node's lease and address, and the paths to other nodes, with the likely cause where one is not well. Each finding has
+a remedy. The exit code is 1 when there is an error.`,
 		Example: "  net doctor",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
 			resp, err := c.System.Doctor(ctx, &apiv1.DoctorRequest{})
 			if err != nil {
 				return client.Explain(err)
 			}
-			if l.format != "" || l.quiet {
-				err = l.show(a.Out, resp.GetFindings())
+			if l.Format != "" || l.Quiet {
+				err = l.Show(a.Out, resp.GetFindings())
 			} else {
 				err = a.showFindings(resp.GetFindings())
 			}
 			for _, f := range resp.GetFindings() {
 				if err == nil && f.GetSeverity() == "error" {
-					return &exitError{code: exitFailure}
+					return &session.ExitError{Code: exitFailure}
 				}
 			}
 			return err
 		}),
 	}
-	l.flags(cmd)
+	l.Flags(cmd)
 	return cmd
 }
 
 // showFindings writes a table, each remedy below its finding. Colours come after the
 // alignment, because a tabwriter would count their bytes.
-func (a *App) showFindings(all []*apiv1.Finding) error {
+func (a nodes) showFindings(all []*apiv1.Finding) error {
 	var b strings.Builder
 	tw := tabwriter.NewWriter(&b, 0, 1, 2, ' ', 0)
 	fmt.Fprintln(tw, "RESULT\tCHECK\tFOUND")
 	for _, f := range all {
-		fmt.Fprintf(tw, "%s\t%s\t%s\n", f.GetSeverity(), f.GetCheck(), f.GetFound())
+		show.Printf(tw, "%s\t%s\t%s\n", f.GetSeverity(), f.GetCheck(), f.GetFound())
 		if f.GetRemedy() != "" {
-			fmt.Fprintf(tw, "\t\t-> %s\n", f.GetRemedy())
+			show.Printf(tw, "\t\t-> %s\n", f.GetRemedy())
 		}
 	}
 	if err := tw.Flush(); err != nil {
@@ -163,7 +171,7 @@ func (a *App) showFindings(all []*apiv1.Finding) error {
 	for line := range strings.Lines(b.String()) {
 		word, _, _ := strings.Cut(line, " ")
 		if sgr := colours[word]; sgr != "" {
-			line = a.paint(sgr, word) + strings.TrimPrefix(line, word)
+			line = string(a.paint(sgr, word)) + strings.TrimPrefix(line, word)
 		}
 		if _, err := io.WriteString(a.Out, line); err != nil {
 			return err
@@ -172,17 +180,18 @@ func (a *App) showFindings(all []*apiv1.Finding) error {
 	return nil
 }
 
-func (a *App) diff() *cobra.Command {
-	l := &lister[*apiv1.Op]{id: (*apiv1.Op).GetObject, columns: []column[*apiv1.Op]{
-		{name: "Verb", header: "VERB", value: (*apiv1.Op).GetVerb},
-		{name: "Kind", header: "KIND", value: (*apiv1.Op).GetKind},
-		{name: "Scope", header: "SCOPE", value: (*apiv1.Op).GetScope},
-		{name: "NetNS", header: "NETNS", value: (*apiv1.Op).GetNetns},
-		{name: "Object", header: "OBJECT", value: (*apiv1.Op).GetObject},
-		{name: "Old", header: "OLD", hidden: true, value: (*apiv1.Op).GetOld},
+func (a nodes) diff() *cobra.Command {
+	l := &show.Lister[*apiv1.Op]{ID: (*apiv1.Op).GetObject, Columns: []show.Column[*apiv1.Op]{
+		{Name: "Verb", Header: "VERB", Value: (*apiv1.Op).GetVerb},
+		{Name: "Kind", Header: "KIND", Value: (*apiv1.Op).GetKind},
+		{Name: "Owner", Header: "OWNER", Value: (*apiv1.Op).GetOwner},
+		{Name: "NetNS", Header: "NETNS", Value: (*apiv1.Op).GetNetns},
+		{Name: "Object", Header: "OBJECT", Value: (*apiv1.Op).GetObject},
+		{Name: "Old", Header: "OLD", Hidden: true, Value: (*apiv1.Op).GetOld},
 	}}
 	cmd := &cobra.Command{
-		Use: "diff [flags]", Short: "Show what differs between the records and the kernel", GroupID: groupNode, Args: cobra.NoArgs,
+		Use: "diff [flags]", Short: "Show what differs between the records and the kernel", GroupID: groupNode,
+		Args:        cobra.NoArgs,
 		Annotations: map[string]string{"runs": "a comparison"},
 		Long: `Show what netd would change to make the kernel agree with the records:
 + is missing, - is too much, ~ is different. The exit code is 0 when nothing
@@ -193,23 +202,24 @@ differs, 1 when something does, 125 when that is not known.`,
 			if err != nil {
 				return client.Explain(err)
 			}
-			if l.format != "" || l.quiet {
-				err = l.show(a.Out, resp.GetOps())
+			if l.Format != "" || l.Quiet {
+				err = l.Show(a.Out, resp.GetOps())
 			} else {
 				err = a.showDiff(resp.GetOps())
 			}
 			if err == nil && len(resp.GetOps()) > 0 {
-				return &exitError{code: exitFailure}
+				return &session.ExitError{Code: exitFailure}
 			}
 			return err
 		}),
 	}
-	l.flags(cmd)
+	l.Flags(cmd)
 	return cmd
 }
 
-func (a *App) showDiff(ops []*apiv1.Op) error {
-	marks := map[string][2]string{"create": {"+", "32"}, "delete": {"-", "31"}, "modify": {"~", "33"}, "purge": {"-", "31"}}
+func (a nodes) showDiff(ops []*apiv1.Op) error {
+	marks := map[string][2]string{"create": {"+", "32"}, "delete": {"-", "31"}, "modify": {"~", "33"},
+		"purge": {"-", "31"}}
 	for _, op := range ops {
 		mark, ok := marks[op.GetVerb()]
 		if !ok {
@@ -219,27 +229,27 @@ func (a *App) showDiff(ops []*apiv1.Op) error {
 		if op.GetNetns() != "" && !strings.Contains(op.GetObject(), op.GetNetns()) {
 			line += "  in " + op.GetNetns()
 		}
-		if op.GetScope() != "" {
-			line += "  (" + op.GetScope() + ")"
+		if op.GetOwner() != "" {
+			line += "  (" + op.GetOwner() + ")"
 		}
-		if _, err := fmt.Fprintln(a.Out, a.paint(mark[1], line)); err != nil {
+		if _, err := fmt.Fprintln(a.Out, string(a.paint(mark[1], line))); err != nil {
 			return err
 		}
 		if op.GetOld() != "" {
-			fmt.Fprintln(a.Out, a.paint("2", "    now: "+op.GetOld()))
+			fmt.Fprintln(a.Out, string(a.paint("2", "    now: "+op.GetOld())))
 		}
 	}
 	return nil
 }
 
-func (a *App) events() *cobra.Command {
+func (a nodes) events() *cobra.Command {
 	var filters []string
 	var format string
 	cmd := &cobra.Command{
 		Use: "events [flags]", Short: "Show what happens, as it happens", GroupID: groupNode, Args: cobra.NoArgs,
 		Example: "  net events --filter type=container --format '{{.Action}} {{.ID}}'",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
-			show, err := a.eventWriter(format)
+			write, err := a.eventWriter(format)
 			if err != nil {
 				return err
 			}
@@ -255,52 +265,55 @@ func (a *App) events() *cobra.Command {
 				if err != nil {
 					return client.Explain(err)
 				}
-				if err := show(ev); err != nil {
+				if err := write(ev); err != nil {
 					return err
 				}
 			}
 		}),
 	}
-	cmd.Flags().StringArrayVar(&filters, "filter", nil, "type=, event=, id=, container=, network=")
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "type=, event=, id=, container=, network=")
 	cmd.Flags().StringVar(&format, "format", "", "json, or a Go template for each event")
-	must(cmd.RegisterFlagCompletionFunc("format", fixed("json")))
-	must(cmd.RegisterFlagCompletionFunc("filter", fixed("type=container", "type=network", "type=endpoint", "type=image", "type=volume", "type=kernel")))
+	show.Must(cmd.RegisterFlagCompletionFunc("format", show.Fixed("json")))
+	show.Must(cmd.RegisterFlagCompletionFunc("filter", show.Fixed("type=container", "type=network", "type=endpoint",
+		"type=image", "type=volume", "type=kernel")))
 	return cmd
 }
 
 type eventView struct {
-	Time       time.Time
+	Time       view.Moment
 	Type       string
 	Action     string
 	ID         string
 	Attributes map[string]string
 }
 
-func (a *App) eventWriter(format string) (func(*apiv1.Event) error, error) {
+func (a nodes) eventWriter(format string) (func(*apiv1.Event) error, error) {
 	if format == "" {
 		return func(ev *apiv1.Event) error {
-			attributes := labelList(ev.GetAttributes())
+			attributes := view.LabelList(ev.GetAttributes())
 			if attributes != "" {
 				attributes = " (" + attributes + ")"
 			}
-			_, err := fmt.Fprintf(a.Out, "%s %s %s %s%s\n", ev.GetTime().AsTime().Format(time.RFC3339Nano), ev.GetType(), ev.GetAction(), ev.GetId(), attributes)
+			_, err := show.Printf(a.Out, "%s %s %s %s%s\n", ev.GetTime().AsTime().Format(time.RFC3339Nano),
+				ev.GetType(), ev.GetAction(), ev.GetId(), attributes)
 			return err
 		}, nil
 	}
 	if format == "json" {
 		format = "{{json .}}"
 	}
-	t, err := parseTemplate(format)
+	t, err := show.Template(format)
 	if err != nil {
 		return nil, err
 	}
 	return func(ev *apiv1.Event) error {
-		v := eventView{stamp(ev.GetTime()), ev.GetType(), ev.GetAction(), ev.GetId(), orEmpty(ev.GetAttributes())}
-		if err := t.Execute(a.Out, v); err != nil {
+		v := eventView{view.Time(ev.GetTime()), ev.GetType(), ev.GetAction(), ev.GetId(),
+			view.OrEmpty(ev.GetAttributes())}
+		var b strings.Builder
+		if err := t.Execute(&b, v); err != nil {
 			return fmt.Errorf("--format: %w", err)
 		}
-		_, err := fmt.Fprintln(a.Out)
-		return err
+		return show.Println(a.Out, b.String())
 	}, nil
 }
 
@@ -314,8 +327,8 @@ type versionInfo struct {
 	Kernel              string `json:",omitempty"`
 }
 
-func (a *App) version() *cobra.Command {
-	var i inspector
+func (a nodes) version() *cobra.Command {
+	var i show.Inspector
 	var clientOnly bool
 	cmd := &cobra.Command{
 		Use: "version [flags]", Short: "Show the versions of net and netd", GroupID: groupNode, Args: cobra.NoArgs,
@@ -326,26 +339,27 @@ func (a *App) version() *cobra.Command {
 			if !clientOnly {
 				v.Server, dialErr = a.serverVersion(cmd.Context())
 			}
-			if i.format == "json" {
-				i.format = "{{json .}}"
+			if i.Format == "json" {
+				i.Format = "{{json .}}"
 			}
-			if i.format != "" {
-				return errors.Join(i.write(a.Out, []any{v}), dialErr)
+			if i.Format != "" {
+				return errors.Join(i.Write(a.Out, []any{v}), dialErr)
 			}
 			tw := tabwriter.NewWriter(a.Out, 0, 1, 2, ' ', 0)
 			fmt.Fprintf(tw, "net:\t%s\tcommit %s\t%s\n", v.Client.Version, v.Client.Commit, v.Client.Go)
 			if v.Server != nil {
-				fmt.Fprintf(tw, "netd:\t%s\tcommit %s\t%s\tLinux %s\n", v.Server.Version, v.Server.Commit, v.Server.Go, v.Server.Kernel)
+				fmt.Fprintf(tw, "netd:\t%s\tcommit %s\t%s\tLinux %s\n", v.Server.Version, v.Server.Commit, v.Server.Go,
+					v.Server.Kernel)
 			}
 			return errors.Join(tw.Flush(), dialErr)
 		},
 	}
-	i.flags(cmd)
+	i.Flags(cmd)
 	cmd.Flags().BoolVar(&clientOnly, "client", false, "do not ask netd")
 	return cmd
 }
 
-func (a *App) serverVersion(ctx context.Context) (*versionInfo, error) {
+func (a nodes) serverVersion(ctx context.Context) (*versionInfo, error) {
 	c, err := a.dial(ctx)
 	if err != nil {
 		return nil, err
@@ -357,10 +371,11 @@ func (a *App) serverVersion(ctx context.Context) (*versionInfo, error) {
 	return &versionInfo{v.GetVersion(), v.GetCommit(), v.GetGo(), v.GetKernel()}, nil
 }
 
-func (a *App) completion() *cobra.Command {
+func (a nodes) completion() *cobra.Command {
 	return &cobra.Command{
 		Use: "completion bash|zsh|fish", Short: "Print the completion script of a shell", GroupID: groupNode,
-		Args: cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs), ValidArgs: []cobra.Completion{"bash", "zsh", "fish"},
+		Args: cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs), ValidArgs: []cobra.Completion{"bash", "zsh",
+			"fish"},
 		Example: "  source <(net completion bash)",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch args[0] {

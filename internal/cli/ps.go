@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,18 +12,20 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/vethloom/vethloom/api/client"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/cli/show"
+	"github.com/vethloom/vethloom/internal/cli/view"
 )
 
-func (a *App) containerList() *cobra.Command {
-	l := &lister[*apiv1.Container]{}
+func (a containers) containerList() *cobra.Command {
+	l := &show.Lister[*apiv1.Container]{}
 	id := func(c *apiv1.Container) string {
-		if l.noTrunc {
+		if l.NoTrunc {
 			return c.GetId()
 		}
-		return shortID(c.GetId())
+		return show.ShortID(c.GetId())
 	}
-	l.id = id
-	l.columns = a.containerColumns(l, id)
+	l.ID = id
+	l.Columns = a.containerColumns(l, id)
 	var all, latest bool
 	var last int
 	var filters []string
@@ -46,61 +47,67 @@ func (a *App) containerList() *cobra.Command {
 			if last > 0 {
 				found = found[:min(last, len(found))]
 			}
-			return l.show(a.Out, found)
+			return l.Show(a.Out, found)
 		}),
 	}
-	l.flags(cmd)
+	l.Flags(cmd)
 	f := cmd.Flags()
 	f.BoolVarP(&all, "all", "a", false, "also those that do not run")
 	f.BoolVarP(&latest, "latest", "l", false, "only the one created last")
 	f.IntVarP(&last, "last", "n", 0, "only the last so many")
-	f.StringArrayVar(&filters, "filter", nil, "name=, id=, status=, network=, ancestor=IMAGE, label=KEY[=VALUE], exited=CODE")
+	f.StringArrayVarP(&filters, "filter", "f", nil,
+		"name=, id=, status=, network=, ancestor=IMAGE, label=KEY[=VALUE], exited=CODE")
 	return cmd
 }
 
-func (a *App) containerColumns(l *lister[*apiv1.Container], id func(*apiv1.Container) string) []column[*apiv1.Container] {
-	return []column[*apiv1.Container]{
-		{name: "ID", header: "CONTAINER ID", value: id},
-		{name: "Image", header: "IMAGE", value: func(c *apiv1.Container) string { return c.GetSpec().GetImage() }},
-		{name: "Command", header: "COMMAND", value: func(c *apiv1.Container) string {
+func (a containers) containerColumns(l *show.Lister[*apiv1.Container],
+	id func(*apiv1.Container) string) []show.Column[*apiv1.Container] {
+	return []show.Column[*apiv1.Container]{
+		{Name: "ID", Header: "CONTAINER ID", Value: id},
+		{Name: "Image", Header: "IMAGE", Value: func(c *apiv1.Container) string { return c.GetSpec().GetImage() }},
+		{Name: "Command", Header: "COMMAND", Value: func(c *apiv1.Container) string {
 			s := strings.Join(c.GetArgs(), " ")
-			if r := []rune(s); !l.noTrunc && len(r) > 20 {
+			if r := []rune(s); !l.NoTrunc && len(r) > 20 {
 				s = string(r[:19]) + "…"
 			}
 			return strconv.Quote(s)
 		}},
-		{name: "RunningFor", header: "CREATED", value: func(c *apiv1.Container) string { return a.ago(c.GetCreated()) }},
-		{name: "Status", header: "STATUS", value: a.statusText},
-		{name: "Ports", header: "PORTS", value: portsText},
-		{name: "Names", header: "NAMES", value: func(c *apiv1.Container) string { return c.GetSpec().GetName() }},
-		{name: "State", header: "STATE", hidden: true, value: (*apiv1.Container).GetStatus},
-		{name: "CreatedAt", header: "CREATED AT", hidden: true, value: func(c *apiv1.Container) string { return stamp(c.GetCreated()).String() }},
-		{name: "Networks", header: "NETWORKS", hidden: true, value: func(c *apiv1.Container) string {
+		{Name: "RunningFor", Header: "CREATED",
+			Value: func(c *apiv1.Container) string { return a.ago(c.GetCreated()) }},
+		{Name: "Status", Header: "STATUS", Value: a.statusText},
+		{Name: "Ports", Header: "PORTS", Value: portsText},
+		{Name: "Names", Header: "NAMES", Value: func(c *apiv1.Container) string { return c.GetSpec().GetName() }},
+		{Name: "State", Header: "STATE", Hidden: true, Value: (*apiv1.Container).GetStatus},
+		{Name: "CreatedAt", Header: "CREATED AT", Hidden: true,
+			Value: func(c *apiv1.Container) string { return view.Time(c.GetCreated()).String() }},
+		{Name: "Networks", Header: "NETWORKS", Hidden: true, Value: func(c *apiv1.Container) string {
 			return strings.Join(pick(c.GetSandbox().GetEndpoints(), (*apiv1.Endpoint).GetNetwork), ",")
 		}},
-		{name: "Addresses", header: "ADDRESSES", hidden: true, value: func(c *apiv1.Container) string {
+		{Name: "Addresses", Header: "ADDRESSES", Hidden: true, Value: func(c *apiv1.Container) string {
 			var out []string
 			for _, e := range c.GetSandbox().GetEndpoints() {
 				out = append(out, e.GetAddresses()...)
 			}
 			return strings.Join(out, ",")
 		}},
-		{name: "Labels", header: "LABELS", hidden: true, value: func(c *apiv1.Container) string { return labelList(c.GetSpec().GetLabels()) }},
-		{name: "Mounts", header: "MOUNTS", hidden: true, value: func(c *apiv1.Container) string {
+		{Name: "Labels", Header: "LABELS", Hidden: true,
+			Value: func(c *apiv1.Container) string { return view.LabelList(c.GetSpec().GetLabels()) }},
+		{Name: "Mounts", Header: "MOUNTS", Hidden: true, Value: func(c *apiv1.Container) string {
 			return strings.Join(pick(c.GetSpec().GetMounts(), (*apiv1.Mount).GetSource), ",")
 		}},
-		{name: "Pid", header: "PID", hidden: true, value: func(c *apiv1.Container) string { return strconv.Itoa(int(c.GetPid())) }},
+		{Name: "Pid", Header: "PID", Hidden: true,
+			Value: func(c *apiv1.Container) string { return strconv.Itoa(int(c.GetPid())) }},
 	}
 }
 
 // statusText is a container's state for people.
-func (a *App) statusText(c *apiv1.Container) string {
+func (a containers) statusText(c *apiv1.Container) string {
 	up := func() string {
 		var d time.Duration
 		if t := c.GetStarted(); t != nil {
 			d = a.Now().Sub(t.AsTime())
 		}
-		return "Up " + humanDuration(d)
+		return "Up " + view.Duration(d)
 	}
 	switch c.GetStatus() {
 	case "created":
@@ -119,28 +126,12 @@ func (a *App) statusText(c *apiv1.Container) string {
 func portsText(c *apiv1.Container) string {
 	var out []string
 	for _, e := range c.GetSandbox().GetEndpoints() {
-		for _, p := range e.GetPorts() {
-			ips := []string{p.GetHostIp()}
-			if p.GetHostIp() == "" {
-				ips = []string{"0.0.0.0", "::"}
-			}
-			for _, ip := range ips {
-				out = append(out, net.JoinHostPort(ip, span(p.GetHostPort(), p.GetCount()))+"->"+span(p.GetContainerPort(), p.GetCount())+"/"+p.GetProto())
-			}
+		for _, p := range view.EndpointPorts(e) {
+			out = append(out, p.Published()...)
 		}
 	}
 	return strings.Join(out, ", ")
 }
-
-func span(first, count uint32) string {
-	if count <= 1 {
-		return strconv.Itoa(int(first))
-	}
-	return fmt.Sprintf("%d-%d", first, first+count-1)
-}
-
-// String is the address a port is published at.
-func (b bindingView) String() string { return net.JoinHostPort(b.HostIP, b.HostPort) }
 
 // portKey completes PORT to PORT/tcp.
 func portKey(s string) string {

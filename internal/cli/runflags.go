@@ -13,6 +13,7 @@ import (
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/internal/cli/flagspec"
+	"github.com/vethloom/vethloom/internal/cli/show"
 )
 
 // runFlags are the flags of run and create that describe the container.
@@ -30,6 +31,7 @@ type runFlags struct {
 	cpus       string
 	extraHosts []string
 	stopAfter  int
+	sysctls    []string
 }
 
 func (o *runFlags) flags(cmd *cobra.Command) {
@@ -49,18 +51,24 @@ func (o *runFlags) flags(cmd *cobra.Command) {
 	f.StringVarP(&s.Hostname, "hostname", "h", "", "host name in the container")
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "label KEY=VALUE")
 
-	f.StringArrayVar(&o.networks, "network", nil, "network, host, none, container:NAME, or name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=… (default bridge)")
+	f.StringArrayVar(&o.networks, "network", nil, "network, host, none, container:NAME, or "+
+		"name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=… (default bridge)")
+	f.StringArrayVar(&o.networks, "net", nil, "the same as --network")
+	show.Must(f.MarkHidden("net"))
 	f.StringArrayVarP(&o.publish, "publish", "p", nil, "[IP:][HOST:]CONTAINER[/tcp|udp|sctp], ranges too")
 	o.endpoint.flags(cmd, "network-alias")
 	f.StringArrayVar(&s.Dns, "dns", nil, "address of a name server")
 	f.StringArrayVar(&o.extraHosts, "add-host", nil, "NAME:ADDRESS for /etc/hosts")
 
-	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "SOURCE:TARGET[:ro]; the source is a host path or a volume's name")
+	f.StringArrayVarP(&o.volumes, "volume", "v", nil,
+		"SOURCE:TARGET[:ro]; the source is a host path or a volume's name")
 	f.BoolVar(&s.ReadOnly, "read-only", false, "make the root filesystem read-only")
 
 	f.StringVarP(&o.memory, "memory", "m", "", "memory limit, such as 64m")
 	f.StringVar(&o.cpus, "cpus", "", "number of CPUs, such as 0.5")
 	f.Int64Var(&s.PidsLimit, "pids-limit", 0, "limit of processes; 0 or -1: none")
+
+	f.StringArrayVar(&o.sysctls, "sysctl", nil, "kernel parameter KEY=VALUE of its own, such as net.ipv4.ip_forward=1")
 
 	f.StringArrayVar(&s.CapAdd, "cap-add", nil, "capability to add")
 	f.StringArrayVar(&s.CapDrop, "cap-drop", nil, "capability to drop, or ALL")
@@ -68,7 +76,7 @@ func (o *runFlags) flags(cmd *cobra.Command) {
 	f.StringVar(&s.Userns, "userns", "", "user namespace: host, or auto for a private one")
 	f.StringVar(&s.StopSignal, "stop-signal", "", "signal that asks it to stop (default the image's, else TERM)")
 	f.IntVar(&o.stopAfter, "stop-timeout", 0, "seconds from the stop signal to KILL (default 10)")
-	must(cmd.RegisterFlagCompletionFunc("userns", fixed("host", "auto")))
+	show.Must(cmd.RegisterFlagCompletionFunc("userns", show.Fixed("host", "auto")))
 }
 
 // request completes the spec from the flags that need parsing. args is IMAGE [COMMAND…].
@@ -110,6 +118,9 @@ func (o *runFlags) resources(s *apiv1.ContainerSpec) (err error) {
 
 func (o *runFlags) strings(a *App, s *apiv1.ContainerSpec) (err error) {
 	if s.Labels, err = flagspec.KeyValues("label", o.labels); err != nil {
+		return err
+	}
+	if s.Sysctls, err = flagspec.KeyValues("sysctl", o.sysctls); err != nil {
 		return err
 	}
 	if s.Env, err = a.environment(o.env, o.envFiles); err != nil {
@@ -193,7 +204,8 @@ func (o *runFlags) network(s *apiv1.ContainerSpec) (err error) {
 			s.Networks = []*apiv1.ConnectRequest{{Network: "bridge"}}
 		case 1:
 		default:
-			return errors.New("--ip, --ip6, --mac-address, --network-alias and --gw-priority do not say which of several networks they are for: use --network name=NET,ip=ADDRESS,…")
+			return errors.New("--ip, --ip6, --mac-address, --network-alias and --gw-priority do not say which of " +
+				"several networks they are for: use --network name=NET,ip=ADDRESS,…")
 		}
 		if err := o.endpoint.apply(s.Networks[0]); err != nil {
 			return err

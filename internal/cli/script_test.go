@@ -2,9 +2,9 @@ package cli_test
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,10 +18,12 @@ import (
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/api/server/fake"
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/cli"
+	"github.com/vethloom/vethloom/internal/doctor"
+	"github.com/vethloom/vethloom/internal/golden"
+	"github.com/vethloom/vethloom/plan"
 )
-
-var update = flag.Bool("update", false, "rewrite the goldens in testdata")
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
@@ -43,7 +45,8 @@ type netd struct {
 
 func (n *netd) start(ctx context.Context) error {
 	srv, err := server.New(server.Config{
-		Networks: n.domain, Nodes: n.domain, Leases: n.domain, Sandboxes: n.domain, Containers: n.domain, Images: n.domain, Volumes: n.domain, System: n.domain,
+		Networks: n.domain, Nodes: n.domain, Leases: n.domain, Sandboxes: n.domain, Containers: n.domain,
+		Images: n.domain, Volumes: n.domain, System: n.domain,
 		Grace: 2 * time.Second,
 	})
 	if err != nil {
@@ -69,7 +72,7 @@ func TestScripts(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	t.Run("scripts", func(t *testing.T) {
 		testscript.Run(t, testscript.Params{
-			Dir: "testdata/script", UpdateScripts: *update, RequireExplicitExec: true, RequireUniqueNames: true,
+			Dir: "testdata/script", UpdateScripts: golden.Update(), RequireExplicitExec: true, RequireUniqueNames: true,
 			Setup: func(e *testscript.Env) error {
 				dir, err := os.MkdirTemp("", "net") // short: the socket's path has 107 bytes
 				if err != nil {
@@ -134,24 +137,32 @@ func netdCommand(ts *testscript.TestScript, _ bool, args []string) {
 
 // differs makes net diff find something.
 func differs(ts *testscript.TestScript, _ bool, _ []string) {
+	eth0 := func(mtu int) plan.Link {
+		return plan.Link{Owner: "endpoint/91bc", NS: "box", Name: "eth0", Kind: plan.Veth, MTU: mtu, Up: true,
+			Peer: plan.VethPeer{Name: "vle-91bc"}}
+	}
 	ts.Value(netdKey{}).(*netd).domain.SetDiff(
-		server.DiffOp{Verb: "create", Kind: "link", Scope: "network/3f2a", Object: "link vlb-3f2a bridge mtu 1500 up"},
-		server.DiffOp{Verb: "modify", Kind: "link", Scope: "endpoint/91bc", NetNS: "box", Object: "link eth0 mtu 1400", Old: "link eth0 mtu 1500"},
-		server.DiffOp{Verb: "delete", Kind: "route", Object: "route 10.0.0.0/8 via 10.0.0.1"},
+		plan.Op{Verb: plan.Create, Object: plan.Link{Owner: "network/3f2a", Name: "vlb-3f2a", Kind: plan.Bridge,
+			MTU: 1500, Up: true}},
+		plan.Op{Verb: plan.Modify, Object: eth0(1400), Old: eth0(1500)},
+		plan.Op{Verb: plan.Delete, Object: plan.Route{Dst: netip.MustParsePrefix("10.0.0.0/8"),
+			Via: netip.MustParseAddr("10.0.0.1")}},
 	)
 }
 
 // finds SEVERITY makes net doctor find something besides.
 func finds(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Value(netdKey{}).(*netd).domain.SetFindings(
-		server.Finding{Check: "kernel", Severity: server.OK, Found: "Linux 6.18"},
-		server.Finding{Check: "forwarding", Severity: server.Severity(args[0]), Found: "net.ipv4.ip_forward is 0", Remedy: "sysctl -w net.ipv4.ip_forward=1"},
+		doctor.Finding{Check: "kernel", Severity: doctor.OK, Found: "Linux 6.18"},
+		doctor.Finding{Check: "forwarding", Severity: doctor.Severity(args[0]), Found: "net.ipv4.ip_forward is 0",
+			Remedy: "sysctl -w net.ipv4.ip_forward=1"},
 	)
 }
 
 // fails METHOD KIND TEXT makes a method of the domain fail.
 func fails(ts *testscript.TestScript, _ bool, args []string) {
-	kinds := map[string]error{"exhausted": cnm.ErrExhausted, "inuse": cnm.ErrInUse, "unavailable": cnm.ErrUnavailable, "none": nil}
+	kinds := map[string]error{"exhausted": cnm.ErrExhausted, "inuse": cnm.ErrInUse, "unavailable": cnm.ErrUnavailable,
+		"none": nil}
 	kind, ok := kinds[args[1]]
 	if !ok {
 		ts.Fatalf("unknown kind %q", args[1])
@@ -202,12 +213,8 @@ func until(ts *testscript.TestScript, _ bool, args []string) {
 	if args[0] == "watched" {
 		there = func() bool { return n.domain.Watchers.Load() > 0 }
 	}
-	deadline := time.Now().Add(10 * time.Second)
-	for !there() {
-		if time.Now().After(deadline) {
-			ts.Fatalf("nobody came: %v", args)
-		}
-		time.Sleep(time.Millisecond) // polled, under a deadline
+	if !await.Holds(there) {
+		ts.Fatalf("nobody came: %v", args)
 	}
 }
 

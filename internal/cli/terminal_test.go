@@ -11,13 +11,13 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/containerd/console"
 	"go.uber.org/goleak"
 	"golang.org/x/term"
 
 	"github.com/vethloom/vethloom/api/server/fake"
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/cli"
 )
 
@@ -89,15 +89,10 @@ func (x *tty) typed(t *testing.T, keys string) {
 	}
 }
 
-func await(t *testing.T, code <-chan int, want int) {
+func exits(t *testing.T, code <-chan int, want int) {
 	t.Helper()
-	select {
-	case got := <-code:
-		if got != want {
-			t.Fatalf("exit code %d, want %d", got, want)
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("net does not end")
+	if got := await.From(t, "net ends", code); got != want {
+		t.Fatalf("exit code %d, want %d", got, want)
 	}
 }
 
@@ -118,7 +113,7 @@ func TestTerminalSizesReachTheContainer(t *testing.T) {
 	if err := x.netd.domain.Kill(t.Context(), "s", "INT"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, code, 130)
+	exits(t, code, 130)
 }
 
 func TestTerminalIsRawMeanwhileAndRestoredAfter(t *testing.T) {
@@ -128,7 +123,7 @@ func TestTerminalIsRawMeanwhileAndRestoredAfter(t *testing.T) {
 		t.Fatal(err)
 	}
 	code := x.run("run", "--rm", "-i", "-t", "--name", "c", "busybox", "cat")
-	eventually(t, func() bool { return x.netd.domain.Clients("c") > 0 })
+	await.True(t, "the client is attached", func() bool { return x.netd.domain.Clients("c") > 0 })
 	// ctrl-c is a key like others, and nothing is echoed but what cat writes.
 	x.typed(t, "\x03\n")
 	x.expect(t, "\x03")
@@ -136,7 +131,7 @@ func TestTerminalIsRawMeanwhileAndRestoredAfter(t *testing.T) {
 	x.typed(t, "\x10a\n")
 	x.expect(t, "\x10a")
 	x.typed(t, "\x10\x11")
-	await(t, code, 0)
+	exits(t, code, 0)
 	after, err := term.GetState(int(x.slave.Fd()))
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +149,7 @@ func TestTerminalIsRawMeanwhileAndRestoredAfter(t *testing.T) {
 
 func TestColoursOnATerminalOnly(t *testing.T) {
 	x := newTTY(t)
-	await(t, x.run("status"), 0)
+	exits(t, x.run("status"), 0)
 	line, err := x.lines.ReadString('\n')
 	for err == nil && !strings.HasPrefix(line, "Kernel:") {
 		line, err = x.lines.ReadString('\n')
@@ -170,8 +165,8 @@ func TestColoursOnATerminalOnly(t *testing.T) {
 		return env(key)
 	}
 	x.app.Err = x.slave // a separator: what comes after it is the second status
-	await(t, x.run("nosuchcommand"), 1)
-	await(t, x.run("status"), 0)
+	exits(t, x.run("nosuchcommand"), 1)
+	exits(t, x.run("status"), 0)
 	for second := false; ; {
 		line, err := x.lines.ReadString('\n')
 		if err != nil {
@@ -187,17 +182,6 @@ func TestColoursOnATerminalOnly(t *testing.T) {
 	}
 }
 
-func eventually(t *testing.T, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatal("it does not come to pass")
-		}
-		time.Sleep(time.Millisecond) // polled, under a deadline
-	}
-}
-
 func TestSignalsGoToAContainerWithoutTerminal(t *testing.T) {
 	x := newTTY(t)
 	in, typed, err := os.Pipe() // stays open: reading it must not keep net from ending
@@ -209,15 +193,15 @@ func TestSignalsGoToAContainerWithoutTerminal(t *testing.T) {
 	var out syncBuffer
 	x.app.In, x.app.Out = in, &out
 	code := x.run("run", "-i", "--name", "t", "busybox", "trap")
-	eventually(t, func() bool { return out.String() == "ready\n" })
+	await.True(t, "the output is there", func() bool { return out.String() == "ready\n" })
 	if err := syscall.Kill(os.Getpid(), syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() bool { return out.String() == "ready\ngot USR1\n" })
+	await.True(t, "the output is there", func() bool { return out.String() == "ready\ngot USR1\n" })
 	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	await(t, code, 128+15)
+	exits(t, code, 128+15)
 	if got := out.String(); got != "ready\ngot USR1\ngot TERM\n" {
 		t.Fatalf("got %q", got)
 	}

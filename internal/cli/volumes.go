@@ -2,21 +2,22 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/vethloom/vethloom/api/client"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/internal/cli/flagspec"
+	"github.com/vethloom/vethloom/internal/cli/show"
+	"github.com/vethloom/vethloom/internal/cli/view"
 )
 
-func (a *App) volumeCommand() *cobra.Command {
+func (a volumes) volumeCommand() *cobra.Command {
 	return group("volume", "Manage volumes", groupThings,
 		a.volumeCreate(), a.volumeList(), a.volumeInspect(), a.volumeRemove(), a.volumePrune())
 }
 
-func (a *App) volumeCreate() *cobra.Command {
+func (a volumes) volumeCreate() *cobra.Command {
 	var labels []string
 	cmd := &cobra.Command{
 		Use: "create [flags] [NAME]", Short: "Create a volume", Args: cobra.MaximumNArgs(1),
@@ -32,7 +33,7 @@ func (a *App) volumeCreate() *cobra.Command {
 			if err != nil {
 				return about("volume", r.GetName(), err)
 			}
-			fmt.Fprintln(a.Out, v.GetName())
+			show.Println(a.Out, v.GetName())
 			return nil
 		}),
 	}
@@ -40,13 +41,15 @@ func (a *App) volumeCreate() *cobra.Command {
 	return cmd
 }
 
-func (a *App) volumeList() *cobra.Command {
-	l := &lister[*apiv1.Volume]{id: (*apiv1.Volume).GetName, columns: []column[*apiv1.Volume]{
-		{name: "Driver", header: "DRIVER", value: func(*apiv1.Volume) string { return "local" }},
-		{name: "Name", header: "VOLUME NAME", value: (*apiv1.Volume).GetName},
-		{name: "Mountpoint", header: "MOUNTPOINT", hidden: true, value: (*apiv1.Volume).GetMountpoint},
-		{name: "Containers", header: "CONTAINERS", hidden: true, value: func(v *apiv1.Volume) string { return strings.Join(v.GetContainers(), ",") }},
-		{name: "Labels", header: "LABELS", hidden: true, value: func(v *apiv1.Volume) string { return labelList(v.GetLabels()) }},
+func (a volumes) volumeList() *cobra.Command {
+	l := &show.Lister[*apiv1.Volume]{ID: (*apiv1.Volume).GetName, Columns: []show.Column[*apiv1.Volume]{
+		{Name: "Driver", Header: "DRIVER", Value: func(*apiv1.Volume) string { return "local" }},
+		{Name: "Name", Header: "VOLUME NAME", Value: (*apiv1.Volume).GetName},
+		{Name: "Mountpoint", Header: "MOUNTPOINT", Hidden: true, Value: (*apiv1.Volume).GetMountpoint},
+		{Name: "Containers", Header: "CONTAINERS", Hidden: true,
+			Value: func(v *apiv1.Volume) string { return strings.Join(v.GetContainers(), ",") }},
+		{Name: "Labels", Header: "LABELS", Hidden: true,
+			Value: func(v *apiv1.Volume) string { return view.LabelList(v.GetLabels()) }},
 	}}
 	cmd := &cobra.Command{
 		Use: "ls [flags]", Aliases: []string{"list"}, Short: "List volumes", Args: cobra.NoArgs,
@@ -56,30 +59,31 @@ func (a *App) volumeList() *cobra.Command {
 			if err != nil {
 				return client.Explain(err)
 			}
-			return l.show(a.Out, resp.GetVolumes())
+			return l.Show(a.Out, resp.GetVolumes())
 		}),
 	}
-	l.flags(cmd)
+	l.Flags(cmd)
 	return cmd
 }
 
-func (a *App) volumeInspect() *cobra.Command {
-	var i inspector
+func (a volumes) volumeInspect() *cobra.Command {
+	var i show.Inspector
 	cmd := &cobra.Command{
 		Use: "inspect [flags] VOLUME...", Short: "Show volumes in full", Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.complete(volumeNames, anyNumber),
 		Example:           "  net volume inspect -f '{{.Mountpoint}}' data",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
-			return i.show(a, args, func(name string) (any, error) { return lookUp(ctx, c, "volume", name) })
+			return a.show(&i, args, func(name string) (any, error) { return lookUp(ctx, c, "volume", name) })
 		}),
 	}
-	i.flags(cmd)
+	i.Flags(cmd)
 	return cmd
 }
 
-func (a *App) volumeRemove() *cobra.Command {
+func (a volumes) volumeRemove() *cobra.Command {
 	return &cobra.Command{
-		Use: "rm VOLUME...", Aliases: []string{"remove"}, Short: "Remove volumes and their data", Args: cobra.MinimumNArgs(1),
+		Use: "rm VOLUME...", Aliases: []string{"remove"}, Short: "Remove volumes and their data",
+		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.complete(volumeNames, anyNumber),
 		Example:           "  net volume rm data",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
@@ -91,24 +95,31 @@ func (a *App) volumeRemove() *cobra.Command {
 	}
 }
 
-func (a *App) volumePrune() *cobra.Command {
-	var force bool
+func (a volumes) volumePrune() *cobra.Command {
+	var force, all bool
 	cmd := &cobra.Command{
-		Use: "prune [flags]", Short: "Remove all volumes no container uses", Args: cobra.NoArgs,
+		Use: "prune [flags]", Short: "Remove volumes no container uses", Args: cobra.NoArgs,
+		Long: `Remove the volumes that were made for one container, without a name, and that no container uses. With
+--all those with a name go too.`,
 		Example: "  net volume prune -f",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := a.confirm(force, "This removes all volumes that no container uses, with their data."); err != nil {
+			what := "This removes the volumes without a name of their own that no container uses, with their data."
+			if all {
+				what = "This removes all volumes that no container uses, with their data."
+			}
+			if err := a.confirm(force, what); err != nil {
 				return err
 			}
 			return a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
-				resp, err := c.Volumes.Prune(ctx, &apiv1.PruneVolumesRequest{})
+				resp, err := c.Volumes.Prune(ctx, &apiv1.PruneVolumesRequest{All: all})
 				for _, n := range resp.GetNames() {
-					fmt.Fprintln(a.Out, n)
+					show.Println(a.Out, n)
 				}
 				return client.Explain(err)
 			})(cmd, nil)
 		},
 	}
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those with a name")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
 	return cmd
 }

@@ -12,11 +12,12 @@ import (
 
 func newMember(t *testing.T) *Member {
 	t.Helper()
-	m, err := New(t.Context(), Config{Root: t.TempDir(), Local: mem.New(), Prefix: "/p", Log: slog.New(slog.DiscardHandler), Host: func() cnm.Host { return cnm.Host{} }})
+	m, err := New(t.Context(), Config{Root: t.TempDir(), Local: mem.New(), Prefix: "/p",
+		Log: slog.New(slog.DiscardHandler), Host: func() cnm.Host { return cnm.Host{} }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.update(etcd.Update{Revision: 10, Cluster: 1, Whole: true}); err != nil {
+	if err := m.follower.update(etcd.Update{Revision: 10, Cluster: 1, Whole: true}); err != nil {
 		t.Fatal(err)
 	}
 	m.dirty.take()
@@ -27,10 +28,12 @@ func item(key, value string, revision int64) *etcd.Item {
 	return &etcd.Item{Key: key, Value: []byte(value), Create: revision, Mod: revision, Lease: 7}
 }
 
-// What a node has written counts from then on, as long as the watch has not come that far, and then what the watch says.
+// What a node has written counts from then on, as long as the watch has not come that far, and then what the watch
+// says.
 func TestOwnWritesCountBeforeTheWatchBringsThem(t *testing.T) {
 	own := func(m *Member) *etcd.Item {
-		return item("/p/node/"+m.id, `{"id":"`+m.id+`","name":"n","mtu":1500,"version":"","drivers":["x"],"boot":"b","started":"0001-01-01T00:00:00Z"}`, 20)
+		return item("/p/node/"+m.id, `{"id":"`+m.id+`","name":"n","mtu":1500,"version":"",`+
+			`"drivers":["x"],"boot":"b","started":"0001-01-01T00:00:00Z"}`, 20)
 	}
 	other := item("/p/alive/other", `{"instance":"i","boot":"b","addr":"10.0.0.1"}`, 15)
 	for _, c := range []struct {
@@ -46,10 +49,13 @@ func TestOwnWritesCountBeforeTheWatchBringsThem(t *testing.T) {
 			return etcd.Update{Revision: 20, Cluster: 1, Changes: []etcd.Change{{New: i, Revision: 20}}}
 		}, 20, true},
 		{"the watch brings a later one", func(i *etcd.Item) etcd.Update {
-			return etcd.Update{Revision: 30, Cluster: 1, Changes: []etcd.Change{{New: item(i.Key, string(i.Value), 30), Revision: 30}}}
+			return etcd.Update{Revision: 30, Cluster: 1,
+				Changes: []etcd.Change{{New: item(i.Key, string(i.Value), 30), Revision: 30}}}
 		}, 30, true},
-		{"it went within one update", func(*etcd.Item) etcd.Update { return etcd.Update{Revision: 30, Cluster: 1} }, 0, true},
-		{"a list does not have it", func(*etcd.Item) etcd.Update { return etcd.Update{Revision: 5, Cluster: 2, Whole: true} }, 0, true},
+		{"it went within one update", func(*etcd.Item) etcd.Update { return etcd.Update{Revision: 30, Cluster: 1} }, 0,
+			true},
+		{"a list does not have it",
+			func(*etcd.Item) etcd.Update { return etcd.Update{Revision: 5, Cluster: 2, Whole: true} }, 0, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := newMember(t)
@@ -59,7 +65,7 @@ func TestOwnWritesCountBeforeTheWatchBringsThem(t *testing.T) {
 				t.Fatalf("just written: %+v", got)
 			}
 			m.dirty.take()
-			if err := m.update(c.update(i)); err != nil {
+			if err := m.follower.update(c.update(i)); err != nil {
 				t.Fatal(err)
 			}
 			if got := m.rep.nodes[m.id]; got.mod != c.mod {
@@ -87,12 +93,13 @@ func TestWhatTheWatchHasBroughtIsNotAhead(t *testing.T) {
 func TestLeasesAreFed(t *testing.T) {
 	m := newMember(t)
 	lease := func(third string, revision int64) etcd.Change {
-		return etcd.Change{New: item("/p/flannel/net/subnets/10.0."+third+".0-24", `{"PublicIP":"192.168.0.`+third+`","PublicIPv6":null,"BackendType":"vxlan"}`, revision), Revision: revision}
+		return etcd.Change{New: item("/p/flannel/net/subnets/10.0."+third+".0-24",
+			`{"PublicIP":"192.168.0.`+third+`","PublicIPv6":null,"BackendType":"vxlan"}`, revision), Revision: revision}
 	}
 	step := func(u etcd.Update) {
 		t.Helper()
 		u.Cluster = 1
-		if err := m.update(u); err != nil {
+		if err := m.follower.update(u); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -101,7 +108,7 @@ func TestLeasesAreFed(t *testing.T) {
 		lease("1", 12),
 	}})
 	n := cnm.Network{ID: "0123456789abcdef", Cluster: &cnm.ClusterNetwork{Leases: "/p/flannel/net"}}
-	dir, err := m.lookInto(nil, n)
+	dir, err := m.follower.lookInto(nil, n)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,8 +132,8 @@ func TestLeasesAreFed(t *testing.T) {
 	gone := lease("1", 12)
 	step(etcd.Update{Revision: 14, Changes: []etcd.Change{{Old: gone.New, Revision: 14}}})
 	has("10.0.2.0-24")
-	m.unfollow(n.ID)
-	if dir, err = m.lookInto(nil, n); err != nil {
+	m.follower.unfollow(n.ID)
+	if dir, err = m.follower.lookInto(nil, n); err != nil {
 		t.Fatal(err)
 	}
 	has("10.0.2.0-24")
@@ -135,18 +142,20 @@ func TestLeasesAreFed(t *testing.T) {
 func TestDirectoriesElsewhereAreFollowedByThemselves(t *testing.T) {
 	m := newMember(t)
 	for path, want := range map[string]bool{
-		"/p/flannel/net": true, "/p/flannel/a.b": true, "/p/flannel/a/b": false, "/p/network/net": false, "/coreos.com/network": false, "/p2/flannel/net": false, "/p/flannel": false,
+		"/p/flannel/net": true, "/p/flannel/a.b": true, "/p/flannel/a/b": false, "/p/network/net": false,
+		"/coreos.com/network": false, "/p2/flannel/net": false, "/p/flannel": false,
 	} {
 		d, err := subnet.Open(nil, path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := m.feeds(d.Path()); got != want {
+		if got := m.follower.feeds(d.Path()); got != want {
 			t.Errorf("%s is fed: %v", path, got)
 		}
 	}
-	for key, want := range map[string]string{"/p/flannel/net/config": "/p/flannel/net", "/p/flannel/net/subnets/x": "/p/flannel/net", "/p/flannel/net": "", "/p/flannel//config": ""} {
-		if got := m.leaseDir(key); got != want {
+	for key, want := range map[string]string{"/p/flannel/net/config": "/p/flannel/net",
+		"/p/flannel/net/subnets/x": "/p/flannel/net", "/p/flannel/net": "", "/p/flannel//config": ""} {
+		if got := m.follower.leaseDir(key); got != want {
 			t.Errorf("%s is of %q, want %q", key, got, want)
 		}
 	}

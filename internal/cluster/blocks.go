@@ -6,12 +6,17 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/cluster/record"
 )
 
-// Extend implements [cnm.Membership].
-func (m *Member) Extend(ctx context.Context, n cnm.Network, want []netip.Addr) (cnm.Network, error) {
+// blocks holds the parts of shared subnets that this node gives addresses out of.
+type blocks struct{ *core }
+
+// extend implements [cnm.Membership].
+func (m blocks) extend(ctx context.Context, n cnm.Network, want []netip.Addr) (cnm.Network, error) {
 	if err := m.ready(); err != nil {
 		return n, err
 	}
@@ -20,7 +25,9 @@ func (m *Member) Extend(ctx context.Context, n cnm.Network, want []netip.Addr) (
 		return n, m.ready()
 	}
 	if d, ok := m.drivers[n.Driver]; !ok || d.Capabilities().Leases {
-		return n, &cnm.Error{Kind: cnm.ErrExhausted, Field: "network", Value: n.Name, Reason: "every address of this node's subnet is taken", Remedy: "remove containers, or run this one on another node"}
+		return n, &cnm.Error{Kind: cnm.ErrExhausted, Field: "network", Value: n.Name,
+			Reason: "every address of this node's subnet is taken",
+			Remedy: "remove containers, or run this one on another node"}
 	}
 	n = clone(n)
 	for _, p := range n.Pools {
@@ -43,9 +50,9 @@ func (m *Member) Extend(ctx context.Context, n cnm.Network, want []netip.Addr) (
 	return n, m.ctrl.Adopt(ctx, n)
 }
 
-// roomy tells whether a pool has free addresses on this node: a network of two families needs more of one
+// roomy reports whether a pool has free addresses on this node: a network of two families needs more of one
 // alone, mostly.
-func (m *Member) roomy(network string, p cnm.Pool) bool {
+func (m blocks) roomy(network string, p cnm.Pool) bool {
 	for _, u := range m.cfg.IPAM.Usage(network) {
 		if p.Subnet.Contains(u.Block.Addr()) && u.Free > 0 {
 			return true
@@ -55,7 +62,8 @@ func (m *Member) roomy(network string, p cnm.Pool) bool {
 }
 
 // claim gets blocks of one pool: the one with the wanted address of its family, or a free one.
-func (m *Member) claim(ctx context.Context, n cnm.Network, p cnm.Pool, want []netip.Addr, lease int64) ([]netip.Prefix, error) {
+func (m blocks) claim(ctx context.Context, n cnm.Network, p cnm.Pool, want []netip.Addr, lease int64) ([]netip.Prefix,
+	error) {
 	var addr netip.Addr
 	for _, a := range want {
 		if p.Subnet.Contains(a) {
@@ -66,7 +74,7 @@ func (m *Member) claim(ctx context.Context, n cnm.Network, p cnm.Pool, want []ne
 		return nil, nil // it is about the other family
 	}
 	for range tries {
-		records, err := m.store.Find(ctx, kindBlock, n.ID+".")
+		records, err := m.store.Find(ctx, record.KindBlock, n.ID+".")
 		if err != nil {
 			return nil, unavailable(err)
 		}
@@ -74,25 +82,27 @@ func (m *Member) claim(ctx context.Context, n cnm.Network, p cnm.Pool, want []ne
 		if err != nil || mine {
 			return []netip.Prefix{b}, err
 		}
-		value, err := encode(block{Node: m.id})
+		value, err := record.Encode(record.Block{Node: m.id})
 		if err != nil {
 			return nil, err
 		}
-		err = m.store.WithLease(lease).Commit(ctx, cnm.Write{Key: blockKey(n.ID, b), Value: value})
+		err = m.store.WithLease(lease).Commit(ctx, cnm.Write{Key: record.BlockKey(n.ID, b), Value: value})
 		if !errors.Is(err, cnm.ErrConflict) {
 			return []netip.Prefix{b}, unavailable(err)
 		}
 	}
-	return nil, &cnm.Error{Kind: cnm.ErrUnavailable, Field: "network", Value: n.Name, Reason: "others keep taking its free addresses", Remedy: "try again"}
+	return nil, &cnm.Error{Kind: cnm.ErrUnavailable, Field: "network", Value: n.Name,
+		Reason: "others keep taking its free addresses", Remedy: "try again"}
 }
 
 // choose picks a block that nobody has: the one with addr when that is valid. Mine tells that this node has it.
-func (m *Member) choose(n cnm.Network, p cnm.Pool, addr netip.Addr, records []cnm.Record) (b netip.Prefix, mine bool, err error) {
+func (m blocks) choose(n cnm.Network, p cnm.Pool, addr netip.Addr, records []cnm.Record) (b netip.Prefix, mine bool,
+	err error) {
 	taken := map[netip.Prefix]string{}
 	for _, r := range records {
-		_, q, err := parseBlock(r.Key.ID)
+		_, q, err := record.ParseBlock(r.Key.ID)
 		if err == nil {
-			v, _ := decode[block](r.Value) // one that cannot be read is some node's, too
+			v, _ := record.Decode[record.Block](r.Value) // one that cannot be read is some node's, too
 			taken[q] = v.Node
 		}
 	}
@@ -115,12 +125,13 @@ func (m *Member) choose(n cnm.Network, p cnm.Pool, addr netip.Addr, records []cn
 	free := freeBlocks(p, bits, taken)
 	if len(free) == 0 {
 		return b, false, &cnm.Error{Kind: cnm.ErrExhausted, Field: "network", Value: n.Name,
-			Reason: fmt.Sprintf("every part of %s is some node's (%d parts of /%d)", p.Subnet, len(taken), bits), Remedy: "remove containers, or make a network with a larger subnet"}
+			Reason: fmt.Sprintf("every part of %s is some node's (%d parts of /%d)", p.Subnet, len(taken), bits),
+			Remedy: "remove containers, or make a network with a larger subnet"}
 	}
 	return free[rand.IntN(len(free))], false, nil
 }
 
-func (m *Member) foreign(n cnm.Network, addr netip.Addr, q netip.Prefix, node string) error {
+func (m blocks) foreign(n cnm.Network, addr netip.Addr, q netip.Prefix, node string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if rec, ok := m.rep.nodes[node]; ok {
@@ -133,7 +144,8 @@ func (m *Member) foreign(n cnm.Network, addr netip.Addr, q netip.Prefix, node st
 	}
 	return &cnm.Error{Kind: cnm.ErrExists, Field: "address", Value: addr.String(),
 		Reason: fmt.Sprintf("node %s gives out the addresses %s of network %q", node, q, n.Name),
-		Remedy: "run the container there, choose another address, or make the network with an --ip-range and choose addresses outside of it"}
+		Remedy: "run the container there, choose another address, or make the network with an --ip-range and choose " +
+			"addresses outside of it"}
 }
 
 // blockBits is the length of a subnet's blocks: 64 addresses, or a sixteenth of a smaller subnet.
@@ -203,4 +215,98 @@ func lastOf(p netip.Prefix) netip.Addr {
 	}
 	a, _ := netip.AddrFromSlice(b)
 	return a
+}
+
+// keepBlocks writes again what etcd has lost of this node's blocks, and hangs all of them on its lease. Those that
+// are another node's by now are not this one's any more.
+func (m blocks) keepBlocks(ctx context.Context, n cnm.Network) error {
+	local, err := m.ctrl.Network(ctx, n.ID)
+	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
+		return err
+	}
+	want := m.ownBlocks(local, n.ID)
+	if len(want) == 0 {
+		return nil
+	}
+	lease, err := m.leaseID()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for p, have := range want {
+		if have.lease == lease {
+			continue
+		}
+		err := m.put(ctx, lease, record.BlockKey(n.ID, p), record.Block{Node: m.id}, have.mod)
+		if err == nil {
+			err = m.rereadBlock(ctx, n.ID, p)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// ownBlocks are the blocks that this node has in etcd, and those it had that nobody has now.
+func (m blocks) ownBlocks(local cnm.Network, id string) map[netip.Prefix]held[record.Block] {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	want := map[netip.Prefix]held[record.Block]{}
+	for p, b := range m.rep.blocks[id] {
+		if b.v.Node == m.id {
+			want[p] = b
+		}
+	}
+	for _, pool := range local.Pools {
+		for _, p := range pool.Blocks {
+			if !m.overlapped(id, p) {
+				want[p] = held[record.Block]{}
+			}
+		}
+	}
+	return want
+}
+
+// overlapped reports whether a block that etcd has is in the way of p. The caller holds mu.
+func (m blocks) overlapped(network string, p netip.Prefix) bool {
+	for q := range m.rep.blocks[network] {
+		if q.Overlaps(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// rereadBlock takes over a block that this node has just written, ahead of the watch: a share must never
+// look smaller than it is, or endpoints would be given other addresses.
+func (m blocks) rereadBlock(ctx context.Context, network string, p netip.Prefix) error {
+	r, err := m.store.Get(ctx, record.BlockKey(network, p))
+	if err != nil {
+		return quietly(err)
+	}
+	v, err := record.Decode[record.Block](r.Value)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.rep.blocks[network] == nil {
+		m.rep.blocks[network] = map[netip.Prefix]held[record.Block]{}
+	}
+	if have, ok := m.rep.blocks[network][p]; !ok || have.mod < int64(r.Revision) {
+		m.rep.blocks[network][p] = held[record.Block]{v: v, mod: int64(r.Revision), lease: m.lease.ID()}
+	}
+	return nil
+}
+
+// giveBlocks sets the pools' blocks to this node's. The caller holds mu.
+func (m blocks) giveBlocks(n *cnm.Network) {
+	for i := range n.Pools {
+		n.Pools[i].Blocks = []netip.Prefix{}
+		for p, b := range m.rep.blocks[n.ID] {
+			if b.v.Node == m.id && n.Pools[i].Subnet.Contains(p.Addr()) {
+				n.Pools[i].Blocks = append(n.Pools[i].Blocks, p)
+			}
+		}
+		slices.SortFunc(n.Pools[i].Blocks, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	}
 }

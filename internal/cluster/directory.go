@@ -50,7 +50,7 @@ func (d *directory) count(l subnet.Lease, by int) {
 	}
 }
 
-// overlaps tells whether a lease has a part of p. Leases are of one length, mostly: then it takes one look.
+// overlaps reports whether a lease has a part of p. Leases are of one length, mostly: then it takes one look.
 func (d *directory) overlaps(p netip.Prefix) bool {
 	for bits := range d.lengths {
 		if bits <= p.Bits() && d.had[netip.PrefixFrom(p.Addr(), bits).Masked()] > 0 {
@@ -70,14 +70,15 @@ func (d *directory) overlaps(p netip.Prefix) bool {
 
 // newDirectory is one of which nothing is known yet.
 func newDirectory(d *subnet.Directory) *directory {
-	return &directory{Directory: d, leases: map[string]*subnet.Lease{}, had: map[netip.Prefix]int{}, lengths: map[int]int{}}
+	return &directory{Directory: d, leases: map[string]*subnet.Lease{}, had: map[netip.Prefix]int{},
+		lengths: map[int]int{}}
 }
 
 // dirLeases is where the directories are that this fabric's networks make, below the prefix of all its keys.
 const dirLeases cnm.Kind = "flannel"
 
 // leaseDir is the path of the directory that a key of kind dirLeases belongs to, "" for none.
-func (m *Member) leaseDir(key string) string {
+func (m follower) leaseDir(key string) string {
 	start := len(m.cfg.Prefix) + len("/") + len(dirLeases) + len("/")
 	i := strings.IndexByte(key[start:], '/')
 	if i <= 0 {
@@ -86,16 +87,16 @@ func (m *Member) leaseDir(key string) string {
 	return key[:start+i]
 }
 
-// feeds tells whether the keys of a directory are among those that the member follows anyway. One that is flannel's
+// feeds reports whether the keys of a directory are among those that the member follows anyway. One that is flannel's
 // own is elsewhere.
-func (m *Member) feeds(path string) bool {
+func (m follower) feeds(path string) bool {
 	rest, ok := strings.CutPrefix(path, m.cfg.Prefix+"/"+string(dirLeases)+"/")
 	return ok && !strings.Contains(rest, "/")
 }
 
 // takeLease keeps a key of a directory, whether or not a network goes by it yet, for the step that the update is:
 // what is delivered once serves the records and the leases. The caller holds mu.
-func (m *Member) takeLease(c etcd.Change, step map[string][]etcd.Change) {
+func (m follower) takeLease(c etcd.Change, step map[string][]etcd.Change) {
 	path := m.leaseDir(c.Key())
 	if path == "" {
 		return
@@ -115,7 +116,7 @@ func (m *Member) takeLease(c etcd.Change, step map[string][]etcd.Change) {
 }
 
 // feed hands the directories what became of their keys. The caller holds mu.
-func (m *Member) feed(u etcd.Update, step map[string][]etcd.Change) {
+func (m follower) feed(u etcd.Update, step map[string][]etcd.Change) {
 	for id, dir := range m.dirs {
 		changes := step[dir.Path()]
 		if dir.view == nil || len(changes) == 0 && !u.Whole {
@@ -125,14 +126,14 @@ func (m *Member) feed(u etcd.Update, step map[string][]etcd.Change) {
 	}
 }
 
-func (m *Member) apply(id string, dir *directory, e etcd.Update) {
+func (m follower) apply(id string, dir *directory, e etcd.Update) {
 	if u, ok := dir.view.Apply(e); ok {
 		m.takeLeases(id, dir, u)
 	}
 }
 
 // lookInto returns the followed directory of a network, and starts to follow it.
-func (m *Member) lookInto(g *errgroup.Group, n cnm.Network) (*directory, error) {
+func (m follower) lookInto(g *errgroup.Group, n cnm.Network) (*directory, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if dir := m.dirs[n.ID]; dir != nil {
@@ -166,7 +167,7 @@ func (m *Member) lookInto(g *errgroup.Group, n cnm.Network) (*directory, error) 
 	return dir, nil
 }
 
-func (m *Member) unfollow(id string) {
+func (m follower) unfollow(id string) {
 	m.mu.Lock()
 	dir := m.dirs[id]
 	delete(m.dirs, id)
@@ -182,7 +183,7 @@ func (m *Member) unfollow(id string) {
 }
 
 // updateLeases takes over what became of a directory that is followed by itself.
-func (m *Member) updateLeases(id string, dir *directory, u subnet.Update) {
+func (m follower) updateLeases(id string, dir *directory, u subnet.Update) {
 	m.mu.Lock()
 	if m.dirs[id] == dir {
 		m.takeLeases(id, dir, u)
@@ -192,7 +193,7 @@ func (m *Member) updateLeases(id string, dir *directory, u subnet.Update) {
 }
 
 // takeLeases takes over what became of a directory. The caller holds mu.
-func (m *Member) takeLeases(id string, dir *directory, u subnet.Update) {
+func (m follower) takeLeases(id string, dir *directory, u subnet.Update) {
 	if u.Whole {
 		for key := range dir.leases {
 			m.dirty.peers[cnm.PeerID(id, key)] = true
@@ -221,7 +222,7 @@ func (m *Member) takeLeases(id string, dir *directory, u subnet.Update) {
 }
 
 // leasePeer is the peer that holds a lease. The caller holds mu.
-func (m *Member) leasePeer(id string) (cnm.Peer, bool) {
+func (m follower) leasePeer(id string) (cnm.Peer, bool) {
 	delete(m.rep.bad, cnm.Key{Kind: "lease", ID: id})
 	for network, dir := range m.dirs {
 		if cnm.Short(network) != networkOf(id) {

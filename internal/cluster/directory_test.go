@@ -20,7 +20,8 @@ func TestDirectoryKnowsWhatItsLeasesHave(t *testing.T) {
 				a := netip.AddrFrom16([16]byte{0xfd, 15: b})
 				return netip.PrefixFrom(a, rapid.IntRange(122, 128).Draw(t, label+" bits")).Masked()
 			}
-			return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, b, 0}), rapid.IntRange(18, 26).Draw(t, label+" bits")).Masked()
+			return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, b, 0}),
+				rapid.IntRange(18, 26).Draw(t, label+" bits")).Masked()
 		}
 		for range rapid.IntRange(0, 30).Draw(t, "changes") {
 			key := fmt.Sprint(rapid.IntRange(0, 5).Draw(t, "key"))

@@ -16,7 +16,7 @@ import (
 // the one that becomes free.
 func TestVNIsRunOut(t *testing.T) {
 	d := routed.Driver{Backend: vxlan.Backend{}}
-	m := &Member{drivers: map[string]cnm.Driver{d.Name(): d, "overlay": overlay.Driver{}}}
+	m := newCore(Config{Drivers: []cnm.Driver{d, overlay.Driver{}}})
 	network := func(name string, vni uint32) cnm.Network {
 		return cnm.Network{ID: name, Name: name, Driver: d.Name(), Cluster: &cnm.ClusterNetwork{VNI: vni, Port: 8472}}
 	}
@@ -29,18 +29,19 @@ func TestVNIsRunOut(t *testing.T) {
 		others = append(others, network(fmt.Sprintf("n%d", vni), vni))
 	}
 	n := network("new", 0)
-	err = m.identify(&n, ask, others)
+	err = m.networks.identify(&n, ask, others)
 	if !errors.Is(err, cnm.ErrExhausted) || !strings.Contains(err.Error(), "remove a network") {
 		t.Errorf("with %d networks: %v", len(others), err)
 	}
 	const free = 77
 	others = append(others[:free-1], others[free:]...)
-	if err := m.identify(&n, ask, others); err != nil || n.Cluster.VNI != free {
+	if err := m.networks.identify(&n, ask, others); err != nil || n.Cluster.VNI != free {
 		t.Errorf("with one VNI free: %d, %v; want %d", n.Cluster.VNI, err, free)
 	}
 	taken := ask
 	taken.VNI = 78
-	if err := m.identify(&n, taken, others); !errors.Is(err, cnm.ErrExists) || !strings.Contains(err.Error(), `"n78"`) {
+	if err := m.networks.identify(&n, taken, others); !errors.Is(err, cnm.ErrExists) ||
+		!strings.Contains(err.Error(), `"n78"`) {
 		t.Errorf("a VNI that is taken: %v", err)
 	}
 }

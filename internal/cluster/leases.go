@@ -4,17 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/cluster/record"
 	"github.com/vethloom/vethloom/internal/etcd"
 	"github.com/vethloom/vethloom/subnet"
 )
 
+// leases holds this node's subnet leases.
+type leases struct{ *core }
+
 // ensureLease makes sure of this node's subnet of a network: it acquires one, or asserts the one it has when
 // etcd's record is not what it should be. What it returns holds even with an error, unless it is empty.
-func (m *Member) ensureLease(ctx context.Context, g *errgroup.Group, d Driver, n cnm.Network) (heldLease, error) {
+func (m leases) ensureLease(ctx context.Context, g *errgroup.Group, d Driver, n cnm.Network) (record.HeldLease, error) {
 	m.mu.Lock()
 	h := m.held[n.ID]
 	refused := m.refused
@@ -22,7 +27,7 @@ func (m *Member) ensureLease(ctx context.Context, g *errgroup.Group, d Driver, n
 	if refused != nil {
 		return h, refused
 	}
-	dir, err := m.lookInto(g, n)
+	dir, err := m.follower.lookInto(g, n)
 	if err != nil {
 		return h, err
 	}
@@ -42,35 +47,39 @@ func (m *Member) ensureLease(ctx context.Context, g *errgroup.Group, d Driver, n
 		return h, err
 	}
 	attrs.NodeID = m.id
-	if h.Key != "" && present && cur.Create == h.Create && sameAttrs(cur.Attrs, attrs) && (cur.EtcdLease == etcdLease || h.Reserved) {
+	if h.Key != "" && present && cur.Create == h.Create && sameAttrs(cur.Attrs, attrs) &&
+		(cur.EtcdLease == etcdLease || h.Reserved) {
 		return h, m.writeEnv(d, n, *cur)
 	}
-	l, err := m.grip(ctx, dir, n, h, attrs, etcdLease)
+	l, err := m.hold(ctx, dir, n, h, attrs, etcdLease)
 	if err != nil {
 		return h, err
 	}
 	if dir.view != nil {
-		value, err := encode(l.Attrs)
+		value, err := record.Encode(l.Attrs)
 		if err != nil {
 			return h, err
 		}
-		m.wrote(&etcd.Item{Key: dir.Path() + "/subnets/" + l.Key, Value: value, Create: l.Create, Mod: l.Mod, Lease: l.EtcdLease})
+		m.wrote(&etcd.Item{Key: dir.Path() + "/subnets/" + l.Key, Value: value, Create: l.Create, Mod: l.Mod,
+			Lease: l.EtcdLease})
 	}
-	h = heldLease{Key: l.Key, Subnet: l.Subnet, Subnet6: l.Subnet6, Create: l.Create, Reserved: l.Reservation()}
+	h = record.HeldLease{Key: l.Key, Subnet: l.Subnet, Subnet6: l.Subnet6, Create: l.Create, Reserved: l.Reservation()}
 	if err := m.keepLease(ctx, n.ID, h); err != nil {
 		return h, err
 	}
 	return h, m.writeEnv(d, n, l)
 }
 
-// grip asserts the lease that the node has, or acquires one.
-func (m *Member) grip(ctx context.Context, dir *directory, n cnm.Network, h heldLease, attrs subnet.Attrs, etcdLease int64) (subnet.Lease, error) {
+// hold asserts the lease that the node has, or acquires one.
+func (m leases) hold(ctx context.Context, dir *directory, n cnm.Network, h record.HeldLease, attrs subnet.Attrs,
+	etcdLease int64) (subnet.Lease, error) {
 	if err := m.unrivalled(n); err != nil {
 		return subnet.Lease{}, err
 	}
 	prior := subnet.Subnets{V4: h.Subnet, V6: h.Subnet6}
 	if h.Key != "" {
-		l := subnet.Lease{Subnet: h.Subnet, Subnet6: h.Subnet6, Key: h.Key, Create: h.Create, EtcdLease: etcdLease, Attrs: attrs}
+		l := subnet.Lease{Subnet: h.Subnet, Subnet6: h.Subnet6, Key: h.Key, Create: h.Create, EtcdLease: etcdLease,
+			Attrs: attrs}
 		if h.Reserved {
 			l.EtcdLease = 0
 		}
@@ -87,7 +96,8 @@ func (m *Member) grip(ctx context.Context, dir *directory, n cnm.Network, h held
 	if err != nil {
 		if errors.Is(err, subnet.ErrExhausted) {
 			return l, &cnm.Error{Kind: cnm.ErrExhausted, Field: "network", Value: n.Name, Cause: err,
-				Reason: "every subnet is some node's", Remedy: "make the network with a larger subnet or a greater -o subnet-length"}
+				Reason: "every subnet is some node's",
+				Remedy: "make the network with a larger subnet or a greater -o subnet-length"}
 		}
 		return l, unavailable(err)
 	}
@@ -98,7 +108,7 @@ func (m *Member) grip(ctx context.Context, dir *directory, n cnm.Network, h held
 
 // unrivalled refuses to take the subnet of a flanneld that still runs here: peers would send to a device that is not
 // there yet, and giving the lease back would end the flanneld.
-func (m *Member) unrivalled(n cnm.Network) error {
+func (m leases) unrivalled(n cnm.Network) error {
 	if m.cfg.Rival == nil {
 		return nil
 	}
@@ -106,8 +116,10 @@ func (m *Member) unrivalled(n cnm.Network) error {
 	if rival == "" {
 		return nil
 	}
-	return &cnm.Error{Kind: cnm.ErrInUse, Field: "network", Value: n.Name, Reason: rival + " has this host's subnet of " + n.Cluster.Leases,
-		Remedy: "stop it, and remove the devices and routes it leaves (`ip link del flannel.1`); its subnet is this node's then"}
+	return &cnm.Error{Kind: cnm.ErrInUse, Field: "network", Value: n.Name, Reason: rival +
+		" has this host's subnet of " + n.Cluster.Leases,
+		Remedy: "stop it, and remove the devices and routes it leaves (`ip link del flannel.1`); its subnet is this " +
+			"node's then"}
 }
 
 func sameAttrs(a, b subnet.Attrs) bool {
@@ -117,16 +129,17 @@ func sameAttrs(a, b subnet.Attrs) bool {
 }
 
 // keepLease remembers a lease over a restart.
-func (m *Member) keepLease(ctx context.Context, network string, h heldLease) error {
-	rec, err := m.cfg.Local.Get(ctx, leaseKey(network))
+func (m leases) keepLease(ctx context.Context, network string, h record.HeldLease) error {
+	rec, err := m.cfg.Local.Get(ctx, record.LeaseKey(network))
 	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
 		return fmt.Errorf("keep the lease: %w", err)
 	}
-	b, err := encode(h)
+	b, err := record.Encode(h)
 	if err != nil {
 		return err
 	}
-	if err := m.cfg.Local.Commit(ctx, cnm.Write{Key: leaseKey(network), Value: b, Revision: rec.Revision}); err != nil {
+	if err := m.cfg.Local.Commit(ctx, cnm.Write{Key: record.LeaseKey(network), Value: b,
+		Revision: rec.Revision}); err != nil {
 		return fmt.Errorf("keep the lease: %w", err)
 	}
 	m.mu.Lock()
@@ -137,10 +150,10 @@ func (m *Member) keepLease(ctx context.Context, network string, h heldLease) err
 }
 
 // forgetLease drops the lease of a network that is gone.
-func (m *Member) forgetLease(ctx context.Context, network string) error {
-	rec, err := m.cfg.Local.Get(ctx, leaseKey(network))
+func (m leases) forgetLease(ctx context.Context, network string) error {
+	rec, err := m.cfg.Local.Get(ctx, record.LeaseKey(network))
 	if err == nil {
-		err = m.cfg.Local.Commit(ctx, cnm.Write{Key: leaseKey(network), Revision: rec.Revision})
+		err = m.cfg.Local.Commit(ctx, cnm.Write{Key: record.LeaseKey(network), Revision: rec.Revision})
 	}
 	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
 		return fmt.Errorf("forget the lease of network %s: %w", cnm.Short(network), err)
@@ -151,26 +164,55 @@ func (m *Member) forgetLease(ctx context.Context, network string) error {
 	return nil
 }
 
-// writeEnv writes subnet.env where the network's options ask for it.
-func (m *Member) writeEnv(d Driver, n cnm.Network, l subnet.Lease) error {
-	n.Pools = leasePools(heldLease{Subnet: l.Subnet, Subnet6: l.Subnet6})
-	path, env := d.EnvFile(n, m.cfg.Host())
+// writeEnv writes subnet.env where this node's configuration asks for it.
+func (m leases) writeEnv(d Driver, n cnm.Network, l subnet.Lease) error {
+	path := m.cfg.SubnetEnv[n.Name]
 	if path == "" {
 		return nil
 	}
-	if err := subnet.WriteEnv(path, env); err != nil {
-		return fmt.Errorf("write option subnet-env=%s: %w", path, err)
+	n.Pools = leasePools(record.HeldLease{Subnet: l.Subnet, Subnet6: l.Subnet6})
+	env, err := d.Env(n, m.cfg.Host())
+	if err == nil {
+		err = subnet.WriteEnv(path, env)
+	}
+	if err != nil {
+		return fmt.Errorf("--subnet-env %s=%s: %w", n.Name, path, err)
 	}
 	return nil
 }
 
 // unavailable turns what etcd says into the model's error.
 func unavailable(err error) error {
-	if err == nil || errors.Is(err, subnet.ErrBadConfig) || errors.Is(err, subnet.ErrNoConfig) || errors.Is(err, subnet.ErrLost) {
+	if err == nil || errors.Is(err, subnet.ErrBadConfig) || errors.Is(err, subnet.ErrNoConfig) ||
+		errors.Is(err, subnet.ErrLost) {
 		return err
 	}
 	if _, ok := errors.AsType[*cnm.Error](err); ok || errors.Is(err, cnm.ErrUnavailable) {
 		return err
 	}
-	return &cnm.Error{Kind: cnm.ErrUnavailable, Reason: "etcd does not answer", Remedy: "see what `net status` says of the cluster, and try again", Cause: err}
+	return &cnm.Error{Kind: cnm.ErrUnavailable, Reason: "etcd does not answer",
+		Remedy: "see what `net status` says of the cluster, and try again", Cause: err}
+}
+
+// usable implements [cnm.Membership].
+func (m leases) usable(network string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.refused != nil {
+		return m.refused
+	}
+	if m.held[network].Reserved {
+		return nil
+	}
+	until := m.self.Expires
+	if m.lease != nil && m.lease.ID() != 0 {
+		until = m.lease.Expires()
+	}
+	if time.Now().Before(until) {
+		return nil
+	}
+	return &cnm.Error{Kind: cnm.ErrUnavailable, Field: "network", Value: cnm.Short(network), Cause: m.state.Err,
+		Reason: "this node's share of it is over, as etcd could not be reached to renew it, and may be another's by " +
+			"now",
+		Remedy: "see what `net status` says of the cluster; the containers that are there go on"}
 }

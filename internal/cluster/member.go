@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,10 +18,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/cluster/record"
 	"github.com/vethloom/vethloom/internal/etcd"
-	"github.com/vethloom/vethloom/internal/plan"
 	etcdstore "github.com/vethloom/vethloom/internal/store/etcd"
 	"github.com/vethloom/vethloom/ipam"
+	"github.com/vethloom/vethloom/plan"
 	"github.com/vethloom/vethloom/subnet"
 )
 
@@ -37,12 +39,11 @@ type Driver interface {
 	Join(n cnm.Network, dir string, c subnet.Config) (cnm.Network, cnm.TunnelRequest, error)
 	// JoinDir is the directory that the network's options name; "" for one of its own.
 	JoinDir(cnm.Network) string
-	// EnvFile is the file that the network's options want the lease written to, "" for none, and what is to
-	// stand in it.
-	EnvFile(cnm.Network, cnm.Host) (path string, env subnet.Env)
+	// Env is what subnet.env says of this node's lease.
+	Env(cnm.Network, cnm.Host) (subnet.Env, error)
 }
 
-// Controller is the part of [cnm.Controller] that a member works with.
+// Controller is the part of [controller.Controller] that a member works with.
 type Controller interface {
 	Adopt(context.Context, cnm.Network) error
 	Abandon(ctx context.Context, id string) error
@@ -62,55 +63,95 @@ type Config struct {
 	Drivers []cnm.Driver
 	IPAM    *ipam.IPAM
 	Host    func() cnm.Host
-	Rival   func(leases string) string // the flanneld that runs on this host for a directory of leases, "" for none; may be nil
-	Wake    func(...plan.Scope)
-	Notify  func(action string, attrs map[string]string) // told of what users should know; must not block
-	Log     *slog.Logger
-	Times   Times
+	// what the host itself uses; may be nil
+	Needs func(context.Context) (Needs, error)
+	Space []netip.Prefix // in which networks of the cluster may be; empty: DefaultSpace
+	// files that this node's leases are written to as flannel's subnet.env, by the network's name; may be nil
+	SubnetEnv map[string]string
+	// the flanneld that runs on this host for a directory of leases, "" for none; may be nil
+	Rival  func(leases string) string
+	Wake   func(...plan.Owner)
+	Notify func(action string, attrs map[string]string) // told of what users should know; must not block
+	Log    *slog.Logger
+	Times  Times
 }
 
 // Times are the durations that a member goes by. Zero values take the defaults.
 type Times struct {
 	Lease time.Duration // what a node has is its own that long after it was last heard of; 1 hour
 	Alive time.Duration // a node counts as gone that long after it was last heard of; 15 s
-	Grace time.Duration // ways to a node whose records have vanished stay that long; 30 s
+	Grace time.Duration // paths to a node whose records are gone stay that long; 30 s
 	Retry time.Duration // between tries of what failed; 1 s
 }
 
-// Member is this node's membership of the cluster. It implements [cnm.Membership].
+// Member is this node's membership of the cluster. It implements [cnm.Membership]. What it does is done by its
+// parts, each of which changes one thing:
+//
+//   - publisher writes what this node tells the others: itself, its sign of life, its endpoints.
+//   - follower keeps the replica of what etcd has.
+//   - networks makes, removes, takes up and gives up networks.
+//   - leases holds this node's subnet leases, blocks its address blocks.
+//   - peers copies what other nodes have into the local store, where renders find it.
 type Member struct {
+	*core
+	told string // the errors that were logged last
+}
+
+// core is what the parts share: the configuration, the connection, and the replica.
+type core struct {
 	cfg      Config
 	id       string
 	instance string
 	drivers  map[string]cnm.Driver
 	ctrl     Controller
 
+	publisher publisher
+	follower  follower
+	networks  networks
+	leases    leases
+	blocks    blocks
+	peers     peers
+
 	wake chan struct{}
 	life context.Context // of Run
 
-	mu       sync.Mutex // guards what follows; never held during I/O
-	client   *clientv3.Client
-	store    *etcdstore.Store
-	lease    *etcd.Lease
-	alive    *etcd.Lease
-	self     selfRecord
-	rep      replica
-	ahead    map[string]*etcd.Item // keys that this node has written and the watch has not brought yet
-	dirs     map[string]*directory // lease directories that are followed, by network ID
-	dirty    dirty
-	making   map[string]time.Time // networks that Create is making here, until the controller has them
-	lost     bool                 // etcd has lost data, and what is missing there is ours to write again
-	lostAt   time.Time            // when that was last over
-	state    State
-	refused  error            // why this node may not be a member
-	told     string           // the errors that were logged last
-	troubles map[string]error // what keeps networks from being as the cluster has them, by ID
+	mu     sync.Mutex // guards what follows; never held during I/O
+	client *clientv3.Client
+	store  *etcdstore.Store
+	lease  *etcd.Lease
+	alive  *etcd.Lease
+	self   record.Self
+	rep    replica
+	ahead  map[string]*etcd.Item // keys that this node has written and the watch has not brought yet
+	dirs   map[string]*directory // lease directories that are followed, by network ID
+	dirty  dirty
+	making map[string]making // networks that Create is making here, until the controller has them
+	lost   bool              // etcd has lost data, and what is missing there is ours to write again
+	lostAt time.Time         // when that was last over
+	lossAt time.Time         // when data was last seen to be lost
+	state  State
+	// why what this node tells the others is not in etcd
+	notWritten error
+	refused    error                       // why this node may not be a member
+	troubles   map[string]error            // what keeps networks from being as the cluster has them, by ID
+	held       map[string]record.HeldLease // by network ID
+}
 
-	peers     map[string]peerState // of the local store, by ID; the syncing goroutine's own
-	vanishing map[string]bool      // those of peers that etcd has no more, and that stay for a grace; likewise
-	kept      selfRecord           // as it is in the local store; likewise
-	adopted   map[string]string    // networks as the controller last took them, by ID; likewise
-	held      map[string]heldLease // by network ID; guarded by mu
+func newCore(cfg Config) *core {
+	m := &core{
+		cfg: cfg, drivers: map[string]cnm.Driver{}, wake: make(chan struct{}, 1), rep: newReplica(),
+		ahead: map[string]*etcd.Item{}, dirs: map[string]*directory{}, making: map[string]making{},
+		held: map[string]record.HeldLease{}, troubles: map[string]error{}, dirty: newDirty(),
+		state: State{Since: time.Now()},
+	}
+	for _, d := range cfg.Drivers {
+		m.drivers[d.Name()] = d
+	}
+	m.publisher, m.follower = publisher{core: m, kept: &record.Self{}}, follower{m}
+	m.networks = networks{core: m, adopted: map[string]string{}}
+	m.leases, m.blocks = leases{m}, blocks{m}
+	m.peers = peers{core: m, known: map[string]peerState{}, vanishing: map[string]bool{}}
+	return m
 }
 
 // State is how the member stands with etcd.
@@ -119,7 +160,8 @@ type State struct {
 	Connected bool
 	Since     time.Time // of the last change of Connected
 	Err       error
-	Synced    bool // everything was read once
+	Synced    bool   // everything was read once
+	Twin      string // the address of another host that is a member with this node's identity; "": none
 }
 
 // New reads the node's identity, made on the first start, and what the local store remembers.
@@ -127,19 +169,13 @@ func New(ctx context.Context, cfg Config) (*Member, error) {
 	for _, d := range []struct {
 		v   *time.Duration
 		def time.Duration
-	}{{&cfg.Times.Lease, time.Hour}, {&cfg.Times.Alive, 15 * time.Second}, {&cfg.Times.Grace, 30 * time.Second}, {&cfg.Times.Retry, time.Second}} {
+	}{{&cfg.Times.Lease, time.Hour}, {&cfg.Times.Alive, 15 * time.Second}, {&cfg.Times.Grace, 30 * time.Second},
+		{&cfg.Times.Retry, time.Second}} {
 		if *d.v == 0 {
 			*d.v = d.def
 		}
 	}
-	m := &Member{
-		cfg: cfg, drivers: map[string]cnm.Driver{}, wake: make(chan struct{}, 1), rep: newReplica(),
-		ahead: map[string]*etcd.Item{}, dirs: map[string]*directory{}, making: map[string]time.Time{}, peers: map[string]peerState{}, vanishing: map[string]bool{}, adopted: map[string]string{}, held: map[string]heldLease{},
-		troubles: map[string]error{}, dirty: newDirty(), state: State{Since: time.Now()},
-	}
-	for _, d := range cfg.Drivers {
-		m.drivers[d.Name()] = d
-	}
+	m := &Member{core: newCore(cfg)}
 	var err error
 	if m.id, err = identity(cfg.Root); err != nil {
 		return nil, err
@@ -189,27 +225,27 @@ func (m *Member) recall(ctx context.Context) error {
 		return fmt.Errorf("read the node's membership: %w", err)
 	}
 	for _, r := range records {
-		if r.Key == selfKey() {
-			if m.self, err = decode[selfRecord](r.Value); err != nil {
+		if r.Key == record.SelfKey() {
+			if m.self, err = record.Decode[record.Self](r.Value); err != nil {
 				return fmt.Errorf("decode the node's membership: %w", err)
 			}
 		} else if id, ok := strings.CutPrefix(r.Key.ID, "lease/"); ok {
-			if m.held[id], err = decode[heldLease](r.Value); err != nil {
+			if m.held[id], err = record.Decode[record.HeldLease](r.Value); err != nil {
 				return fmt.Errorf("decode the node's lease of network %s: %w", cnm.Short(id), err)
 			}
 		}
 	}
-	return m.rereadPeers(ctx)
+	return m.peers.rereadPeers(ctx)
 }
 
 // ID is the node's.
-func (m *Member) ID() string { return m.id }
+func (m *core) ID() string { return m.id }
 
-// Use hands over the controller, which is made after its member. It comes before Run.
+// Use sets the controller, which is made after its member. It comes before Run.
 func (m *Member) Use(c Controller) { m.ctrl = c }
 
 // State tells how the member stands with etcd.
-func (m *Member) State() State {
+func (m *core) State() State {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.state
@@ -239,7 +275,7 @@ func (m *Member) Run(ctx context.Context, where string, connect func(context.Con
 	m.life = ctx
 	g.Go(func() error { return m.lease.Run(ctx) })
 	g.Go(func() error { return m.alive.Run(ctx) })
-	g.Go(func() error { return m.follow(ctx) })
+	g.Go(func() error { return m.follower.follow(ctx) })
 	g.Go(func() error { return m.work(ctx, g) })
 	err := g.Wait()
 	if ctx.Err() != nil {
@@ -249,7 +285,8 @@ func (m *Member) Run(ctx context.Context, where string, connect func(context.Con
 }
 
 // connect tries until there is a client; nil when the context ended before.
-func (m *Member) connect(ctx context.Context, connect func(context.Context) (*clientv3.Client, error)) *clientv3.Client {
+func (m *Member) connect(ctx context.Context, connect func(context.Context) (*clientv3.Client,
+	error)) *clientv3.Client {
 	for {
 		client, err := connect(ctx)
 		if err == nil {
@@ -268,7 +305,7 @@ func (m *Member) connect(ctx context.Context, connect func(context.Context) (*cl
 }
 
 // connected notes whether etcd answers.
-func (m *Member) connected(yes bool, err error) {
+func (m *core) connected(yes bool, err error) {
 	m.mu.Lock()
 	changed := m.state.Connected != yes
 	if changed {
@@ -287,7 +324,7 @@ func (m *Member) connected(yes bool, err error) {
 }
 
 // Changed is to be called when this node's endpoints or networks or the host have changed.
-func (m *Member) Changed() {
+func (m *core) Changed() {
 	m.mu.Lock()
 	m.dirty.self = true
 	m.mu.Unlock()
@@ -295,14 +332,14 @@ func (m *Member) Changed() {
 }
 
 // HostChanged is to be called when the addresses or the MTU of the uplink have changed.
-func (m *Member) HostChanged() {
+func (m *core) HostChanged() {
 	m.mu.Lock()
 	m.dirty.everything()
 	m.mu.Unlock()
 	m.signal()
 }
 
-func (m *Member) signal() {
+func (m *core) signal() {
 	select {
 	case m.wake <- struct{}{}:
 	default:
@@ -328,3 +365,20 @@ func (m *Member) work(ctx context.Context, g *errgroup.Group) error {
 		timer.Reset(next)
 	}
 }
+
+// Create implements [cnm.Membership].
+func (m *Member) Create(ctx context.Context, n cnm.Network, pools []cnm.PoolRequest,
+	t cnm.TunnelRequest) (cnm.Network, error) {
+	return m.networks.create(ctx, n, pools, t)
+}
+
+// Delete implements [cnm.Membership].
+func (m *Member) Delete(ctx context.Context, n cnm.Network) error { return m.networks.delete(ctx, n) }
+
+// Extend implements [cnm.Membership].
+func (m *Member) Extend(ctx context.Context, n cnm.Network, want []netip.Addr) (cnm.Network, error) {
+	return m.blocks.extend(ctx, n, want)
+}
+
+// Usable implements [cnm.Membership].
+func (m *Member) Usable(network string) error { return m.leases.usable(network) }

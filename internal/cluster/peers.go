@@ -9,8 +9,17 @@ import (
 	"time"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/cluster/record"
+	"github.com/vethloom/vethloom/plan"
 )
+
+// peers copies what other nodes have of cluster networks into the local store. Its maps belong to the goroutine
+// that works.
+type peers struct {
+	*core
+	known     map[string]peerState // of the local store, by ID
+	vanishing map[string]bool      // those that etcd has no more, and that stay for a grace
+}
 
 // localBatch is how many peers one commit to the local store has at most.
 const localBatch = 500
@@ -19,18 +28,18 @@ const localBatch = 500
 type peerState struct {
 	peer     cnm.Peer
 	revision uint64
-	vanished time.Time // since when etcd does not have it, while it stays for a grace
+	missing  time.Time // since when etcd does not have it, while it stays for a grace
 }
 
 // syncPeers makes the local store's peers those of etcd and wakes their scopes. It returns when the
 // next grace is over.
-func (m *Member) syncPeers(ctx context.Context, d dirty) (time.Duration, error) {
+func (m peers) syncPeers(ctx context.Context, d dirty) (time.Duration, error) {
 	ids := d.peers
 	if d.all {
 		m.allPeers(ids)
 	}
 	if len(d.read) > 0 {
-		for id, p := range m.peers {
+		for id, p := range m.known {
 			if d.read[p.peer.Network] {
 				ids[id] = true
 			}
@@ -43,13 +52,13 @@ func (m *Member) syncPeers(ctx context.Context, d dirty) (time.Duration, error) 
 	}
 	now := time.Now()
 	for id := range ids {
-		have, kept := m.peers[id]
+		have, kept := m.known[id]
 		want, wanted := m.wantPeer(id)
 		switch {
 		case wanted && kept && samePeer(have.peer, want):
 			if m.vanishing[id] {
-				have.vanished = time.Time{}
-				m.peers[id] = have
+				have.missing = time.Time{}
+				m.known[id] = have
 				delete(m.vanishing, id)
 			}
 			continue
@@ -57,9 +66,9 @@ func (m *Member) syncPeers(ctx context.Context, d dirty) (time.Duration, error) 
 			continue
 		case !wanted:
 			if left := m.grace(have, now); left > 0 {
-				if have.vanished.IsZero() {
-					have.vanished = now
-					m.peers[id] = have
+				if have.missing.IsZero() {
+					have.missing = now
+					m.known[id] = have
 					m.vanishing[id] = true
 				}
 				next = min(next, left)
@@ -68,7 +77,7 @@ func (m *Member) syncPeers(ctx context.Context, d dirty) (time.Duration, error) 
 		}
 		c := peerChange{peer: want, write: cnm.Write{Key: cnm.Key{Kind: cnm.KindPeer, ID: id}, Revision: have.revision}}
 		if wanted {
-			b, err := encode(want)
+			b, err := record.Encode(want)
 			if err != nil {
 				return next, err
 			}
@@ -86,8 +95,8 @@ type peerChange struct {
 }
 
 // commitPeers writes the records and has the kernel follow, once for all of them.
-func (m *Member) commitPeers(ctx context.Context, changes []peerChange) error {
-	scopes := make([]plan.Scope, 0, len(changes))
+func (m peers) commitPeers(ctx context.Context, changes []peerChange) error {
+	scopes := make([]plan.Owner, 0, len(changes))
 	defer func() { m.cfg.Wake(scopes...) }()
 	for batch := range slices.Chunk(changes, localBatch) {
 		writes := make([]cnm.Write, 0, len(batch))
@@ -101,49 +110,49 @@ func (m *Member) commitPeers(ctx context.Context, changes []peerChange) error {
 			if err := m.committed(ctx, c); err != nil {
 				return err
 			}
-			scopes = append(scopes, cnm.PeerScope(c.write.Key.ID))
+			scopes = append(scopes, cnm.PeerOwner(c.write.Key.ID))
 		}
 	}
 	return nil
 }
 
 // committed takes note of a change and of the revision that its record has got.
-func (m *Member) committed(ctx context.Context, c peerChange) error {
+func (m peers) committed(ctx context.Context, c peerChange) error {
 	id := c.write.Key.ID
 	delete(m.vanishing, id)
 	if c.write.Value == nil {
-		delete(m.peers, id)
+		delete(m.known, id)
 		return nil
 	}
 	r, err := m.cfg.Local.Get(ctx, c.write.Key)
 	if err != nil {
 		return fmt.Errorf("read the peer %s: %w", id, errors.Join(err, m.rereadPeers(ctx)))
 	}
-	m.peers[id] = peerState{peer: c.peer, revision: r.Revision}
+	m.known[id] = peerState{peer: c.peer, revision: r.Revision}
 	return nil
 }
 
 // rereadPeers takes the peers from the local store.
-func (m *Member) rereadPeers(ctx context.Context) error {
+func (m peers) rereadPeers(ctx context.Context) error {
 	records, err := m.cfg.Local.List(ctx, cnm.KindPeer)
 	if err != nil {
 		return fmt.Errorf("read the peers: %w", err)
 	}
-	clear(m.peers)
+	clear(m.known)
 	clear(m.vanishing)
 	for _, r := range records {
-		p, err := decode[cnm.Peer](r.Value)
+		p, err := record.Decode[cnm.Peer](r.Value)
 		if err != nil {
 			return fmt.Errorf("decode the peer %s: %w", r.Key.ID, err)
 		}
-		m.peers[r.Key.ID] = peerState{peer: p, revision: r.Revision}
+		m.known[r.Key.ID] = peerState{peer: p, revision: r.Revision}
 	}
 	return nil
 }
 
 // allPeers adds the ID of every peer that there is or should be.
-func (m *Member) allPeers(ids map[string]bool) {
-	for id := range m.peers {
+func (m peers) allPeers(ids map[string]bool) {
+	for id := range m.known {
 		ids[id] = true
 	}
 	m.mu.Lock()
@@ -159,17 +168,17 @@ func (m *Member) allPeers(ids map[string]bool) {
 }
 
 // wantPeer is what etcd says a peer is.
-func (m *Member) wantPeer(id string) (cnm.Peer, bool) {
+func (m peers) wantPeer(id string) (cnm.Peer, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if rid, ok := m.rep.peers[id]; ok {
 		return m.endpointPeer(id, m.rep.endpoints[rid].v)
 	}
-	return m.leasePeer(id)
+	return m.follower.leasePeer(id)
 }
 
 // endpointPeer is another node's endpoint. Where every node has a subnet, nobody needs to know the endpoints.
-func (m *Member) endpointPeer(id string, e Endpoint) (cnm.Peer, bool) {
+func (m peers) endpointPeer(id string, e record.Endpoint) (cnm.Peer, bool) {
 	n, ok := m.rep.networks[e.Network]
 	if !ok || e.Node == m.id || m.isOwnAddress(e.Addr4, e.Addr6) {
 		return cnm.Peer{}, false
@@ -185,41 +194,45 @@ func (m *Member) endpointPeer(id string, e Endpoint) (cnm.Peer, bool) {
 	return p, len(p.Prefixes) > 0
 }
 
-// isOwnAddress tells whether another node's record has this node's address. It would lead packets in a circle.
-func (m *Member) isOwnAddress(a4, a6 netip.Addr) bool {
+// isOwnAddress reports whether another node's record has this node's address. It would lead packets in a circle.
+func (m *core) isOwnAddress(a4, a6 netip.Addr) bool {
 	u := m.cfg.Host().Uplink
 	return a4.IsValid() && a4 == u.Addr4 || a6.IsValid() && a6 == u.Addr6
 }
 
 func samePeer(a, b cnm.Peer) bool {
-	return a.Network == b.Network && a.Node == b.Node && a.Endpoint == b.Endpoint && slices.Equal(a.Prefixes, b.Prefixes) &&
+	return a.Network == b.Network && a.Node == b.Node && a.Endpoint == b.Endpoint &&
+		slices.Equal(a.Prefixes, b.Prefixes) &&
 		a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6 && a.MAC == b.MAC && a.MAC6 == b.MAC6 && a.Backend == b.Backend
 }
 
 // grace is how long a peer that etcd does not have any more stays: none when its node has taken it back, its
 // network is gone, or somebody else has one of its prefixes.
-func (m *Member) grace(have peerState, now time.Time) time.Duration {
+func (m peers) grace(have peerState, now time.Time) time.Duration {
 	p := have.peer
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	_, nodeThere := m.rep.nodes[p.Node]
 	_, networkThere := m.rep.networks[p.Network]
 	lost := m.lost || now.Sub(m.lostAt) < m.cfg.Times.Grace
-	if !lost && (nodeThere || !networkThere || p.Node == "") && have.vanished.IsZero() {
+	if !lost && (nodeThere || !networkThere || p.Node == "") && have.missing.IsZero() {
 		return 0
+	}
+	if m.lost && !networkThere {
+		return m.cfg.Times.Grace // nothing can be told before the network is back
 	}
 	if m.taken(p) {
 		return 0
 	}
-	if have.vanished.IsZero() {
+	if have.missing.IsZero() {
 		return m.cfg.Times.Grace
 	}
-	return m.cfg.Times.Grace - now.Sub(have.vanished)
+	return m.cfg.Times.Grace - now.Sub(have.missing)
 }
 
-// unread tells whether what holds a peer has not been read yet, so that its absence says nothing. Once it
+// unread reports whether what holds a peer has not been read yet, so that its absence says nothing. Once it
 // has, all of its leases are dirty.
-func (m *Member) unread(p cnm.Peer) bool {
+func (m peers) unread(p cnm.Peer) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, there := m.rep.networks[p.Network]; !there || p.Endpoint {
@@ -229,8 +242,8 @@ func (m *Member) unread(p cnm.Peer) bool {
 	return dir == nil || !dir.synced
 }
 
-// taken tells whether this node or another peer has a prefix of p.
-func (m *Member) taken(p cnm.Peer) bool {
+// taken reports whether this node or another peer has a prefix of p.
+func (m peers) taken(p cnm.Peer) bool {
 	overlaps := func(q netip.Prefix) bool {
 		return q.IsValid() && slices.ContainsFunc(p.Prefixes, q.Overlaps)
 	}
@@ -243,5 +256,6 @@ func (m *Member) taken(p cnm.Peer) bool {
 	if !p.Endpoint {
 		return false
 	}
-	return slices.ContainsFunc(p.Prefixes, func(q netip.Prefix) bool { return m.rep.addrs[netAddr{p.Network, q.Addr()}] > 0 })
+	return slices.ContainsFunc(p.Prefixes,
+		func(q netip.Prefix) bool { return m.rep.addrs[netAddr{p.Network, q.Addr()}] > 0 })
 }

@@ -5,16 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/cluster/record"
 	etcdstore "github.com/vethloom/vethloom/internal/store/etcd"
 )
+
+// publisher writes what this node tells the others.
+type publisher struct {
+	*core
+	kept *record.Self // as it is in the local store; of the goroutine that works
+}
 
 // batchSize is how many writes one commit to etcd has at most; its own limit is 128.
 const batchSize = 100
 
 // publish makes etcd's records of this node's endpoints those that there are.
-func (m *Member) publish(ctx context.Context) error {
+func (m publisher) publish(ctx context.Context) error {
 	m.mu.Lock()
 	refused := m.refused
 	m.mu.Unlock()
@@ -42,7 +50,7 @@ func (m *Member) publish(ctx context.Context) error {
 }
 
 // ownEndpoints are this node's endpoints on cluster networks, by the ID of their record.
-func (m *Member) ownEndpoints(ctx context.Context) (map[string]Endpoint, error) {
+func (m publisher) ownEndpoints(ctx context.Context) (map[string]record.Endpoint, error) {
 	list, err := m.ctrl.Endpoints(ctx)
 	if err != nil {
 		return nil, err
@@ -50,42 +58,49 @@ func (m *Member) ownEndpoints(ctx context.Context) (map[string]Endpoint, error) 
 	u := m.cfg.Host().Uplink
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := map[string]Endpoint{}
+	out := map[string]record.Endpoint{}
 	for _, e := range list {
 		if _, shared := m.rep.networks[e.Network]; !shared || e.Phase == cnm.Deleting {
 			continue
 		}
-		p := Endpoint{ID: e.ID, Network: e.Network, Node: m.id, Name: e.Name, Aliases: e.Aliases, MAC: e.MAC, Addr4: u.Addr4, Addr6: u.Addr6}
+		p := record.Endpoint{ID: e.ID, Network: e.Network, Node: m.id, Name: e.Name, Aliases: e.Aliases, MAC: e.MAC,
+			Addr4: u.Addr4, Addr6: u.Addr6}
 		for _, a := range e.Addrs {
 			p.Addrs = append(p.Addrs, a.Addr())
 		}
-		out[p.key().ID] = p
+		out[p.Key().ID] = p
 	}
 	return out, nil
 }
 
 // publication is what leads from etcd's records to the wanted ones.
-func (m *Member) publication(want map[string]Endpoint, lease int64) ([]etcdstore.LeasedWrite, error) {
+func (m publisher) publication(want map[string]record.Endpoint, lease int64) ([]etcdstore.LeasedWrite, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var writes []etcdstore.LeasedWrite
 	for id, e := range want {
-		b, err := encode(e)
+		b, err := record.Encode(e)
 		if err != nil {
 			return nil, err
 		}
 		have, ok := m.rep.endpoints[id]
 		if ok {
-			old, err := encode(have.v)
+			old, err := record.Encode(have.v)
 			if err == nil && string(old) == string(b) && have.lease == lease {
 				continue
 			}
 		}
-		writes = append(writes, etcdstore.LeasedWrite{Write: cnm.Write{Key: e.key(), Value: b, Revision: uint64(m.revision(e.key(), have.mod))}, Lease: lease})
+		writes = append(writes, etcdstore.LeasedWrite{Write: cnm.Write{Key: e.Key(), Value: b,
+			Revision: uint64(m.revision(e.Key(), have.mod))}, Lease: lease})
 	}
 	for id := range m.rep.mine {
+		if m.lost {
+			break // a network that etcd has lost comes back, and what is on it is still there
+		}
 		if _, wanted := want[id]; !wanted {
-			writes = append(writes, etcdstore.LeasedWrite{Write: cnm.Write{Key: cnm.Key{Kind: kindEndpoint, ID: id}, Revision: uint64(m.rep.endpoints[id].mod)}})
+			writes = append(writes, etcdstore.LeasedWrite{
+				Write: cnm.Write{Key: cnm.Key{Kind: record.KindEndpoint, ID: id},
+					Revision: uint64(m.rep.endpoints[id].mod)}})
 		}
 	}
 	slices.SortFunc(writes, func(a, b etcdstore.LeasedWrite) int {
@@ -102,7 +117,7 @@ func (m *Member) publication(want map[string]Endpoint, lease int64) ([]etcdstore
 
 // writeNetworksAgain gives an etcd that has lost data the networks that this node knows. Which of them
 // somebody has removed meanwhile it cannot tell. It is errNotYet until all of them are there.
-func (m *Member) writeNetworksAgain(ctx context.Context) error {
+func (m publisher) writeNetworksAgain(ctx context.Context) error {
 	local, err := m.ctrl.Networks(ctx)
 	if err != nil {
 		return err
@@ -118,7 +133,8 @@ func (m *Member) writeNetworksAgain(ctx context.Context) error {
 		if there {
 			continue
 		}
-		err := m.enlist(ctx, n)
+		m.lossSeen()
+		err := m.networks.enlist(ctx, n)
 		if errors.Is(err, cnm.ErrExists) {
 			m.trouble(n.ID, fmt.Errorf("write network %s to etcd again: %w", n.Name, err))
 			continue // another one has its place by now
@@ -130,4 +146,118 @@ func (m *Member) writeNetworksAgain(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// register writes this node's own records.
+func (m publisher) register(ctx context.Context) error {
+	if err := m.mayRegister(); err != nil {
+		return err
+	}
+	lease, err := m.leaseID()
+	if err != nil {
+		return err
+	}
+	alive := m.alive.ID()
+	if alive == 0 {
+		return errNotYet
+	}
+	want := m.ownNode()
+	m.mu.Lock()
+	node, present := m.rep.nodes[m.id]
+	now, there := m.rep.alive[m.id]
+	node.mod = m.revision(cnm.Key{Kind: record.KindNode, ID: m.id}, node.mod)
+	now.mod = m.revision(cnm.Key{Kind: record.KindAlive, ID: m.id}, now.mod)
+	m.mu.Unlock()
+	// Both in one transaction: a node that joins is one thing for etcd to tell everybody.
+	var writes []etcdstore.LeasedWrite
+	if !present || node.lease != lease || !sameNode(node.v, want) {
+		w, err := leased(lease, cnm.Key{Kind: record.KindNode, ID: m.id}, want, node.mod)
+		if err != nil {
+			return err
+		}
+		writes = append(writes, w)
+	}
+	sign := record.Alive{Instance: m.instance, Boot: m.cfg.Boot, Addr: m.address()}
+	if !there || now.lease != alive || now.v != sign {
+		w, err := leased(alive, cnm.Key{Kind: record.KindAlive, ID: m.id}, sign, now.mod)
+		if err != nil {
+			return err
+		}
+		writes = append(writes, w)
+	}
+	if err := m.commit(ctx, writes); err != nil {
+		return fmt.Errorf("register the node: %w", quietly(err))
+	}
+	return nil
+}
+
+func (m publisher) ownNode() record.Node {
+	h := m.cfg.Host()
+	n := record.Node{ID: m.id, Name: m.cfg.Name, Addr4: h.Uplink.Addr4, Addr6: h.Uplink.Addr6, MTU: h.Uplink.MTU,
+		Version: m.cfg.Version, Boot: m.cfg.Boot}
+	for _, d := range m.cfg.Drivers {
+		if d.Scope() == cnm.Cluster {
+			n.Drivers = append(n.Drivers, d.Name())
+		}
+	}
+	return n
+}
+
+func sameNode(a, b record.Node) bool {
+	x, errX := record.Encode(a)
+	y, errY := record.Encode(b)
+	return errX == nil && errY == nil && string(x) == string(y)
+}
+
+// mayRegister refuses to be a node that another host is, which a copied disk makes: two with one identity would
+// take each other's addresses for their own.
+func (m publisher) mayRegister() error {
+	addr := m.address()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	there, ok := m.rep.alive[m.id]
+	// What no etcd lease keeps is no sign of life: nothing renews it.
+	own := !ok || there.lease == 0 || there.v.Instance == m.instance ||
+		there.v.Boot == m.cfg.Boot && there.v.Addr == addr
+	if own {
+		m.refused, m.state.Twin = nil, ""
+		return nil
+	}
+	if time.Since(m.rep.seen[m.id]) < 2*m.cfg.Times.Alive {
+		return errNotYet // it may be this host before a reboot
+	}
+	m.state.Twin = there.v.Addr
+	m.refused = &cnm.Error{
+		Kind: cnm.ErrExists, Field: "node", Value: m.id,
+		Reason: fmt.Sprintf("another host, %s, is a member with this node's identity", there.v.Addr),
+		Remedy: fmt.Sprintf("if one's disk is a copy of the other's, stop netd on the copy, remove %s/node-id and "+
+			"start it again", m.cfg.Root),
+	}
+	return m.refused
+}
+
+// remember keeps what a later life must know.
+func (m publisher) remember(ctx context.Context) error {
+	m.mu.Lock()
+	now := record.Self{Lease: m.lease.ID(), Expires: m.lease.Expires().Round(0), Cluster: m.self.Cluster,
+		Revision: m.self.Revision}
+	m.mu.Unlock()
+	// Once a minute is enough for what only grows.
+	if k := *m.kept; now.Lease == 0 || k.Lease == now.Lease && k.Cluster == now.Cluster &&
+		now.Expires.Sub(k.Expires) < quiet {
+		return nil
+	}
+	rec, err := m.cfg.Local.Get(ctx, record.SelfKey())
+	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
+		return fmt.Errorf("keep the membership: %w", err)
+	}
+	b, err := record.Encode(now)
+	if err != nil {
+		return err
+	}
+	if err := m.cfg.Local.Commit(ctx, cnm.Write{Key: record.SelfKey(), Value: b, Revision: rec.Revision}); err != nil {
+		return fmt.Errorf("keep the membership: %w", err)
+	}
+	*m.kept = now
+	return nil
 }

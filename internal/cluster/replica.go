@@ -7,23 +7,28 @@ import (
 	"time"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/cluster/record"
 	"github.com/vethloom/vethloom/internal/etcd"
 )
+
+// follower keeps the replica of what etcd has.
+type follower struct{ *core }
 
 // replica is what etcd says, decoded.
 type replica struct {
 	networks  map[string]held[cnm.Network]
-	nodes     map[string]held[Node]
-	alive     map[string]held[aliveRecord]
-	endpoints map[string]held[Endpoint]               // by record ID
-	peers     map[string]string                       // peer ID to the record ID of its endpoint
-	addrs     map[netAddr]int                         // how many endpoints have an address
-	mine      map[string]bool                         // record IDs of this node's endpoints
-	blocks    map[string]map[netip.Prefix]held[block] // by network
-	dirs      map[string]map[string]*etcd.Item        // keys of lease directories, by path and key
-	bad       map[cnm.Key]error                       // what could not be decoded
-	over      map[cnm.Key]int64                       // its revision, to be written over by whose record it should be
-	seen      map[string]time.Time                    // when nodes were last alive
+	nodes     map[string]held[record.Node]
+	alive     map[string]held[record.Alive]
+	endpoints map[string]held[record.Endpoint]               // by record ID
+	peers     map[string]string                              // peer ID to the record ID of its endpoint
+	addrs     map[netAddr]int                                // how many endpoints have an address
+	mine      map[string]bool                                // record IDs of this node's endpoints
+	blocks    map[string]map[netip.Prefix]held[record.Block] // by network
+	dirs      map[string]map[string]*etcd.Item               // keys of lease directories, by path and key
+	bad       map[cnm.Key]error                              // what could not be decoded
+	// its revision, to be written over by whose record it should be
+	over map[cnm.Key]int64
+	seen map[string]time.Time // when nodes were last alive
 }
 
 // netAddr is an address of a network.
@@ -42,9 +47,12 @@ type held[T any] struct {
 
 func newReplica() replica {
 	return replica{
-		networks: map[string]held[cnm.Network]{}, nodes: map[string]held[Node]{}, alive: map[string]held[aliveRecord]{},
-		endpoints: map[string]held[Endpoint]{}, peers: map[string]string{}, addrs: map[netAddr]int{}, mine: map[string]bool{},
-		blocks: map[string]map[netip.Prefix]held[block]{}, dirs: map[string]map[string]*etcd.Item{}, bad: map[cnm.Key]error{}, over: map[cnm.Key]int64{}, seen: map[string]time.Time{},
+		networks: map[string]held[cnm.Network]{}, nodes: map[string]held[record.Node]{},
+		alive:     map[string]held[record.Alive]{},
+		endpoints: map[string]held[record.Endpoint]{}, peers: map[string]string{}, addrs: map[netAddr]int{},
+		mine:   map[string]bool{},
+		blocks: map[string]map[netip.Prefix]held[record.Block]{}, dirs: map[string]map[string]*etcd.Item{},
+		bad: map[cnm.Key]error{}, over: map[cnm.Key]int64{}, seen: map[string]time.Time{},
 	}
 }
 
@@ -85,22 +93,22 @@ func (d *dirty) give(t dirty) {
 }
 
 // follow keeps the replica.
-func (m *Member) follow(ctx context.Context) error {
+func (m follower) follow(ctx context.Context) error {
 	return etcd.Follow(ctx, m.client, m.cfg.Prefix+"/", m.update, etcd.OnState(m.connected), etcd.Audience(m.audience))
 }
 
 // audience is how many nodes follow etcd as this one does.
-func (m *Member) audience() int {
+func (m follower) audience() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return len(m.rep.alive)
 }
 
-func (m *Member) update(u etcd.Update) error {
+func (m follower) update(u etcd.Update) error {
 	m.mu.Lock()
-	if u.Whole && m.hasLost(u) {
-		m.lost = true
-		m.dirty.everything()
+	wiped := u.Whole && m.hasLost(u) || m.wiped(u)
+	if wiped || m.empty(u) {
+		m.lose()
 	}
 	if u.Whole && !m.state.Synced {
 		m.state.Synced = true
@@ -119,13 +127,16 @@ func (m *Member) update(u etcd.Update) error {
 	}
 	m.feed(u, leases)
 	m.mu.Unlock()
+	if wiped {
+		m.lossSeen()
+	}
 	m.signal()
 	return nil
 }
 
-// wrote takes over what this node has itself made of a key: the watch may be long in bringing it, and what is not known to
-// be there would be written again.
-func (m *Member) wrote(i *etcd.Item) {
+// wrote takes over what this node has itself made of a key: the watch may be long in bringing it, and what is not
+// known to be there would be written again.
+func (m *core) wrote(i *etcd.Item) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if i.Mod <= m.self.Revision {
@@ -138,17 +149,17 @@ func (m *Member) wrote(i *etcd.Item) {
 	} else {
 		m.ahead[i.Key] = i
 	}
-	m.take(c, leases)
-	m.feed(etcd.Update{Revision: m.self.Revision, Cluster: m.self.Cluster}, leases)
+	m.follower.take(c, leases)
+	m.follower.feed(etcd.Update{Revision: m.self.Revision, Cluster: m.self.Cluster}, leases)
 }
 
-// hasLost tells whether this etcd is not what it was: another one, or an older state of it.
-func (m *Member) hasLost(u etcd.Update) bool {
+// hasLost reports whether this etcd is not what it was: another one, or an older state of it.
+func (m follower) hasLost(u etcd.Update) bool {
 	return m.self.Cluster != 0 && (m.self.Cluster != u.Cluster || u.Revision < m.self.Revision)
 }
 
 // take enters one change; those of lease directories it collects. The caller holds mu.
-func (m *Member) take(c etcd.Change, leases map[string][]etcd.Change) {
+func (m follower) take(c etcd.Change, leases map[string][]etcd.Change) {
 	item := c.New
 	if item == nil {
 		item = c.Old
@@ -167,15 +178,15 @@ func (m *Member) take(c etcd.Change, leases map[string][]etcd.Change) {
 	switch key.Kind {
 	case cnm.KindNetwork:
 		err = m.takeNetwork(key.ID, c)
-	case kindNode:
+	case record.KindNode:
 		err = m.takeNode(key.ID, c)
-	case kindAlive:
-		err = enter(m.rep.alive, key.ID, c, soundAlive)
+	case record.KindAlive:
+		err = enter(m.rep.alive, key.ID, c, record.CheckAlive)
 		m.rep.seen[key.ID] = time.Now()
 		m.dirty.self = m.dirty.self || key.ID == m.id
-	case kindEndpoint:
+	case record.KindEndpoint:
 		err = m.takeEndpoint(key.ID, c)
-	case kindBlock:
+	case record.KindBlock:
 		err = m.takeBlock(key.ID, c)
 	}
 	if err != nil && c.New != nil {
@@ -185,7 +196,7 @@ func (m *Member) take(c etcd.Change, leases map[string][]etcd.Change) {
 }
 
 // revision is what a record of this node is to be written over: mod, or garbage in its place. The caller holds mu.
-func (m *Member) revision(key cnm.Key, mod int64) int64 {
+func (m *core) revision(key cnm.Key, mod int64) int64 {
 	if mod == 0 {
 		return m.rep.over[key]
 	}
@@ -197,7 +208,7 @@ func enter[T any](to map[string]held[T], id string, c etcd.Change, sound func(st
 	if c.New == nil {
 		return nil
 	}
-	v, err := decode[T](c.New.Value)
+	v, err := record.Decode[T](c.New.Value)
 	if err == nil {
 		err = sound(id, v)
 	}
@@ -208,9 +219,9 @@ func enter[T any](to map[string]held[T], id string, c etcd.Change, sound func(st
 }
 
 // takeNetwork keeps what was known of a network whose record is garbage: only a removal is one.
-func (m *Member) takeNetwork(id string, c etcd.Change) error {
+func (m follower) takeNetwork(id string, c etcd.Change) error {
 	old, ok := m.rep.networks[id]
-	err := enter(m.rep.networks, id, c, soundNetwork)
+	err := enter(m.rep.networks, id, c, record.CheckNetwork)
 	if err != nil && ok {
 		m.rep.networks[id] = old
 	}
@@ -218,14 +229,14 @@ func (m *Member) takeNetwork(id string, c etcd.Change) error {
 	return err
 }
 
-func (m *Member) takeNode(id string, c etcd.Change) error {
+func (m follower) takeNode(id string, c etcd.Change) error {
 	// No way to a peer depends on its node's record: what others have says itself where they are.
-	err := enter(m.rep.nodes, id, c, soundNode)
+	err := enter(m.rep.nodes, id, c, record.CheckNode)
 	m.dirty.self = m.dirty.self || id == m.id
 	return err
 }
 
-func (m *Member) takeEndpoint(id string, c etcd.Change) error {
+func (m follower) takeEndpoint(id string, c etcd.Change) error {
 	if old, ok := m.rep.endpoints[id]; ok {
 		pid := endpointPeerID(old.v)
 		delete(m.rep.peers, pid)
@@ -234,7 +245,7 @@ func (m *Member) takeEndpoint(id string, c etcd.Change) error {
 		m.dirty.peers[pid] = true
 		m.dirty.self = m.dirty.self || old.v.Node == m.id
 	}
-	err := enter(m.rep.endpoints, id, c, soundEndpoint)
+	err := enter(m.rep.endpoints, id, c, record.CheckEndpoint)
 	now, ok := m.rep.endpoints[id]
 	if ok {
 		pid := endpointPeerID(now.v)
@@ -250,7 +261,7 @@ func (m *Member) takeEndpoint(id string, c etcd.Change) error {
 }
 
 // countAddrs notes by how many endpoints more, or fewer, each address is had.
-func (r *replica) countAddrs(e Endpoint, by int) {
+func (r *replica) countAddrs(e record.Endpoint, by int) {
 	for _, a := range e.Addrs {
 		at := netAddr{e.Network, a}
 		if r.addrs[at] += by; r.addrs[at] <= 0 {
@@ -259,18 +270,18 @@ func (r *replica) countAddrs(e Endpoint, by int) {
 	}
 }
 
-func (m *Member) takeBlock(id string, c etcd.Change) error {
-	network, p, err := parseBlock(id)
+func (m follower) takeBlock(id string, c etcd.Change) error {
+	network, p, err := record.ParseBlock(id)
 	if err != nil {
 		return err
 	}
 	// Of the blocks of others, this node asks etcd when it needs another one.
 	ours := m.rep.blocks[network][p].v.Node == m.id
 	delete(m.rep.blocks[network], p)
-	var v block
+	var v record.Block
 	if c.New != nil {
-		if v, err = decode[block](c.New.Value); err == nil {
-			err = soundBlock(p, v)
+		if v, err = record.Decode[record.Block](c.New.Value); err == nil {
+			err = record.CheckBlock(p, v)
 		}
 	}
 	if ours || v.Node == m.id {
@@ -280,14 +291,14 @@ func (m *Member) takeBlock(id string, c etcd.Change) error {
 		return err
 	}
 	if m.rep.blocks[network] == nil {
-		m.rep.blocks[network] = map[netip.Prefix]held[block]{}
+		m.rep.blocks[network] = map[netip.Prefix]held[record.Block]{}
 	}
-	m.rep.blocks[network][p] = held[block]{v, c.New.Create, c.New.Mod, c.New.Lease}
+	m.rep.blocks[network][p] = held[record.Block]{v, c.New.Create, c.New.Mod, c.New.Lease}
 	return nil
 }
 
 // endpointPeerID is the ID of the peer record of another node's endpoint.
-func endpointPeerID(e Endpoint) string { return cnm.PeerID(e.Network, cnm.Short(e.ID)) }
+func endpointPeerID(e record.Endpoint) string { return cnm.PeerID(e.Network, cnm.Short(e.ID)) }
 
 // networkOf is the short network ID of a peer.
 func networkOf(peerID string) string {

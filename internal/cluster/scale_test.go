@@ -23,27 +23,42 @@ const patience = 2 * time.Minute
 type arena struct {
 	t     *testing.T
 	dir   string
+	etcd  *embedded.Server
 	nodes []*clustertest.Node
 }
 
 func newArena(t *testing.T) *arena {
 	t.Helper()
 	a := &arena{t: t, dir: t.TempDir()}
-	srv, err := embedded.Start(t.Context(), embedded.Config{Dir: filepath.Join(a.dir, "etcd"), ClientURLs: []string{a.url()}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	a.serve("etcd")
 	t.Cleanup(func() {
 		for _, n := range a.nodes {
 			if err := n.Stop(); err != nil {
 				t.Error(err)
 			}
 		}
-		if err := srv.Close(); err != nil {
-			t.Error(err)
-		}
+		a.leave()
 	})
 	return a
+}
+
+// serve starts an etcd with the data in a directory.
+func (a *arena) serve(dir string) {
+	a.t.Helper()
+	var err error
+	a.etcd, err = embedded.Start(a.t.Context(), embedded.Config{Dir: filepath.Join(a.dir, dir),
+		ClientURLs: []string{a.url()}})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// leave stops etcd.
+func (a *arena) leave() {
+	a.t.Helper()
+	if err := a.etcd.Close(); err != nil {
+		a.t.Error(err)
+	}
 }
 
 func (a *arena) url() string { return "unix://" + filepath.Join(a.dir, "s") }
@@ -132,7 +147,8 @@ func sum(n *clustertest.Node, c *counted) tally {
 }
 
 // costs is what a node does from an event until it has the way to the peer that the event is about.
-func costs(ctx context.Context, t *testing.T, n *clustertest.Node, store *counted, event func() (peer string, err error)) tally {
+func costs(ctx context.Context, t *testing.T, n *clustertest.Node, store *counted,
+	event func() (peer string, err error)) tally {
 	t.Helper()
 	before := sum(n, store)
 	peer, err := event()
@@ -143,7 +159,8 @@ func costs(ctx context.Context, t *testing.T, n *clustertest.Node, store *counte
 		t.Fatal(err)
 	}
 	now := sum(n, store)
-	return tally{now.gets - before.gets, now.lists - before.lists, now.commits - before.commits, now.writes - before.writes, now.scopes - before.scopes, now.looks - before.looks}
+	return tally{now.gets - before.gets, now.lists - before.lists, now.commits - before.commits,
+		now.writes - before.writes, now.scopes - before.scopes, now.looks - before.looks}
 }
 
 // A further node, with its lease and an endpoint, costs as much when many are known as when few are.
@@ -153,7 +170,10 @@ func TestOneFurtherNodeCostsTheSameInALargeCluster(t *testing.T) {
 		add    func(context.Context, clustertest.Crowd, int, int) error
 		peer   func(clustertest.Crowd, int) string
 	}{
-		{"vxlan", func(ctx context.Context, c clustertest.Crowd, from, to int) error { return c.Leases(ctx, from, to) }, clustertest.Crowd.LeasePeer},
+		{"vxlan", func(ctx context.Context, c clustertest.Crowd, from, to int) error {
+			return c.Leases(ctx, from,
+				to)
+		}, clustertest.Crowd.LeasePeer},
 		{"overlay", func(ctx context.Context, c clustertest.Crowd, from, to int) error {
 			return c.Endpoints(ctx, from, to, 1000)
 		}, clustertest.Crowd.EndpointPeer},

@@ -2,18 +2,23 @@ package cluster
 
 import (
 	"cmp"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/cluster/record"
 	"github.com/vethloom/vethloom/subnet"
 )
 
 // NodeView is a node as this one knows it.
 type NodeView struct {
-	Node
+	record.Node
 	Self      bool
 	Alive     bool
 	LastSeen  time.Time                 // zero: not since this netd started
@@ -28,8 +33,9 @@ type LeaseView struct {
 	Network cnm.Network
 	Node    string // the holder's name, "" when it is no vethloom node
 	Own     bool
-	Expires time.Time // when it is over unless it is renewed, as far as this node can tell; zero: a reservation, or a flanneld's
-	Problem string    // why it is not used
+	// when it is over unless it is renewed, as far as this node can tell; zero: a reservation, or a flanneld's
+	Expires time.Time
+	Problem string // why it is not used
 }
 
 // Nodes lists the nodes by name.
@@ -113,7 +119,8 @@ func (m *Member) Leases() []LeaseView {
 		}
 	}
 	slices.SortFunc(out, func(a, b LeaseView) int {
-		return cmp.Or(cmp.Compare(a.Network.Name, b.Network.Name), a.Subnet.Addr().Compare(b.Subnet.Addr()), cmp.Compare(a.Key, b.Key))
+		return cmp.Or(cmp.Compare(a.Network.Name, b.Network.Name), a.Subnet.Addr().Compare(b.Subnet.Addr()),
+			cmp.Compare(a.Key, b.Key))
 	})
 	return out
 }
@@ -137,6 +144,14 @@ func (m *Member) Problems() []string {
 	for _, id := range slices.Sorted(maps.Keys(m.troubles)) {
 		out = append(out, m.troubles[id].Error())
 	}
+	if err := m.notWritten; err != nil {
+		text := "other nodes do not hear of what changes here, as it cannot be written to etcd: " + err.Error()
+		if errors.Is(err, rpctypes.ErrNoSpace) || strings.Contains(err.Error(), rpctypes.ErrNoSpace.Error()) {
+			text += " (NOSPACE): compact and defragment etcd or raise its --quota-backend-bytes, then run `etcdctl " +
+				"alarm disarm`"
+		}
+		out = append(out, text)
+	}
 	for key, err := range m.rep.bad {
 		out = append(out, "ignoring the record "+string(key.Kind)+"/"+key.ID+" in etcd: "+err.Error())
 	}
@@ -153,7 +168,8 @@ func (m *Member) Problems() []string {
 		_, alive := m.rep.alive[id]
 		same := n.v.Addr4.IsValid() && n.v.Addr4 == u.Addr4 || n.v.Addr6.IsValid() && n.v.Addr6 == u.Addr6
 		if id != m.id && alive && same {
-			out = append(out, "node "+n.v.Name+" ("+id+") has this node's address on the underlay: give one of them another (--node-ip)")
+			out = append(out, "node "+n.v.Name+" ("+id+") has this node's address on the underlay: give one of them "+
+				"another (--node-ip)")
 		}
 		if id != m.id && alive && n.v.Name == m.cfg.Name {
 			out = append(out, "node "+id+" has this node's name, "+n.v.Name+": give one of them another (--node-name)")

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,13 +20,16 @@ import (
 	"github.com/vethloom/vethloom/internal/cluster"
 	"github.com/vethloom/vethloom/internal/etcd"
 	"github.com/vethloom/vethloom/internal/etcd/embedded"
-	"github.com/vethloom/vethloom/internal/kern"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/kern/host"
 	"github.com/vethloom/vethloom/ipam"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // embeddedEtcd is the value of --etcd for one inside netd.
 const embeddedEtcd = "embedded"
+
+// lookupTimeout bounds the resolution of etcd's names.
+const lookupTimeout = 2 * time.Second
 
 // checkCluster refuses what cannot be of the flags about the cluster.
 func (c *Config) checkCluster() error {
@@ -32,7 +37,8 @@ func (c *Config) checkCluster() error {
 		if a.value == "" {
 			continue
 		}
-		if ip, err := netip.ParseAddr(a.value); err != nil || ip.Zone() != "" || ip.IsLoopback() || ip.IsMulticast() || ip.IsUnspecified() {
+		if ip, err := netip.ParseAddr(a.value); err != nil || ip.Zone() != "" || ip.IsLoopback() || ip.IsMulticast() ||
+			ip.IsUnspecified() {
 			return fmt.Errorf("%s %q: want a unicast address, such as 192.0.2.7 or 2001:db8::7", a.flag, a.value)
 		}
 	}
@@ -43,7 +49,8 @@ func (c *Config) checkCluster() error {
 		}
 	}
 	if given > 1 {
-		return errors.New("--node-ip, --iface and --iface-can-reach each say which link leads to the other nodes: give one of them")
+		return errors.New("--node-ip, --iface and --iface-can-reach each say which link leads to the other nodes: " +
+			"give one of them")
 	}
 	if c.NodeName == "" {
 		name, err := os.Hostname()
@@ -63,10 +70,12 @@ func (c *Config) checkCluster() error {
 	}
 	if c.Etcd == embeddedEtcd {
 		for _, f := range []struct{ flag, value string }{
-			{"--etcd-cafile", c.EtcdCAFile}, {"--etcd-certfile", c.EtcdCertFile}, {"--etcd-keyfile", c.EtcdKeyFile}, {"--etcd-user", c.EtcdUser}, {"--etcd-password-file", c.EtcdPassword},
+			{"--etcd-cafile", c.EtcdCAFile}, {"--etcd-certfile", c.EtcdCertFile}, {"--etcd-keyfile", c.EtcdKeyFile},
+			{"--etcd-user", c.EtcdUser}, {"--etcd-password-file", c.EtcdPassword},
 		} {
 			if f.value != "" {
-				return fmt.Errorf("%s %q: the embedded etcd serves nobody else: leave it out, or name the cluster's with --etcd https://…", f.flag, f.value)
+				return fmt.Errorf("%s %q: the embedded etcd serves nobody else: leave it out, or name the cluster's "+
+					"with --etcd https://…", f.flag, f.value)
 			}
 		}
 		return nil
@@ -84,7 +93,7 @@ func (c *Config) etcd() etcd.Config {
 
 // uplink finds the link to the other nodes.
 func (d *daemon) uplink(ctx context.Context) (cnm.Uplink, error) {
-	want := kern.UplinkConfig{Link: d.cfg.Iface}
+	want := host.UplinkConfig{Link: d.cfg.Iface}
 	want.Addr, _ = netip.ParseAddr(d.cfg.NodeIP) // Check has seen both
 	want.CanReach, _ = netip.ParseAddr(d.cfg.IfaceCanReach)
 	u, err := d.kernel.Uplink(ctx, want)
@@ -101,18 +110,52 @@ func (d *daemon) openTunnels() *udp.Host {
 	return h
 }
 
-func (d *daemon) openMember(ctx context.Context, records cnm.Store, drivers []cnm.Driver, addresses *ipam.IPAM) (err error) {
+func (d *daemon) openMember(ctx context.Context, records cnm.Store, drivers []cnm.Driver, addresses *ipam.IPAM) error {
 	times := d.cfg.Times
 	times.Lease = d.cfg.LeaseTTL
+	files, err := d.cfg.subnetEnv()
+	if err != nil {
+		return err
+	}
+	space, err := prefixes("--network-space", d.cfg.NetworkSpace)
+	if err != nil {
+		return err
+	}
 	d.member, err = cluster.New(ctx, cluster.Config{
-		Root: d.cfg.Root, Local: records, Prefix: d.cfg.EtcdPrefix, Name: d.cfg.NodeName, Version: d.cfg.Version, Boot: d.boot,
-		Drivers: drivers, IPAM: addresses, Host: func() cnm.Host { return d.source.facts.Load().host }, Rival: d.kernel.Flanneld,
-		Wake: func(s ...plan.Scope) { d.rec.Wake(s...) }, Notify: d.memberChanged, Log: d.log, Times: times,
+		Root: d.cfg.Root, Local: records, Prefix: d.cfg.EtcdPrefix, Name: d.cfg.NodeName, Version: d.cfg.Version,
+		Boot:    d.boot,
+		Drivers: drivers, IPAM: addresses, Host: func() cnm.Host { return d.render.Host() },
+		Rival: d.kernel.Flanneld, SubnetEnv: files, Needs: d.needs, Space: space,
+		Wake: func(s ...plan.Owner) { d.rec.Wake(s...) }, Notify: d.memberChanged, Log: d.log, Times: times,
 	})
 	if err != nil {
 		return fmt.Errorf("read the node's part in the cluster: %w", err)
 	}
 	return nil
+}
+
+// needs are what the host itself uses.
+func (d *daemon) needs(ctx context.Context) (n cluster.Needs, err error) {
+	if n.Links, n.Routes, err = d.kernel.Networks(ctx); err != nil || d.cfg.Etcd == embeddedEtcd {
+		return n, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	for endpoint := range strings.SplitSeq(d.cfg.Etcd, ",") {
+		if !strings.Contains(endpoint, "://") {
+			endpoint = "http://" + endpoint
+		}
+		u, err := url.Parse(endpoint)
+		if err != nil || u.Hostname() == "" {
+			continue // a unix socket
+		}
+		// A name that cannot be resolved now leads nowhere a network could be in the way of.
+		addrs, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", u.Hostname())
+		for _, a := range addrs {
+			n.Store = append(n.Store, a.Unmap())
+		}
+	}
+	return n, nil
 }
 
 // memberChanged tells watchers what has become of this node's part in the cluster.
@@ -170,10 +213,13 @@ func (d *daemon) clusterStatus() *server.ClusterStatus {
 		Store: d.etcdName(), Connected: st.Connected, Since: st.Since, NodeID: d.member.ID(), NodeName: d.cfg.NodeName,
 		Expires: d.member.Expires(), Problems: d.member.Problems(),
 	}
+	if loss := d.member.Loss(); loss != "" {
+		out.Problems = append([]string{loss}, out.Problems...)
+	}
 	if st.Err != nil {
 		out.Error = st.Err.Error()
 	}
-	u := d.source.facts.Load().host.Uplink
+	u := d.render.Host().Uplink
 	for _, a := range []netip.Addr{u.Addr4, u.Addr6} {
 		if a.IsValid() {
 			out.NodeIPs = append(out.NodeIPs, a)

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/soak"
 )
 
 // TestKilledAtEveryStepOfClusterNetworks does what TestKilledAtEveryStep does, with networks of each
@@ -45,7 +46,8 @@ func TestKilledAtEveryStepOfClusterNetworks(t *testing.T) {
 		}
 		changes = append(changes,
 			change{"create network " + d, false, nil, newNet, []func(*node) error{ifMissing(newNet), dropNet}, 8},
-			change{"remove network " + d, false, []func(*node) error{newNet}, dropNet, []func(*node) error{ifMissing(newNet), dropNet}, 8})
+			change{"remove network " + d, false, []func(*node) error{newNet}, dropNet,
+				[]func(*node) error{ifMissing(newNet), dropNet}, 8})
 	}
 	for _, c := range changes {
 		t.Run(c.name, func(t *testing.T) {
@@ -57,7 +59,7 @@ func TestKilledAtEveryStepOfClusterNetworks(t *testing.T) {
 					w.shared(d)
 				}
 			}
-			for step := 1; ; step += stride {
+			for step := 1; ; step += soak.Stride(3) {
 				if w.walk(ctx, step, c.before, c.do, c.after) {
 					if step <= c.least {
 						t.Errorf("only %d steps were walked: the kill points are not where the work is", step-1)

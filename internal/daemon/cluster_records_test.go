@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // A node that exists in etcd only.
@@ -32,7 +33,7 @@ func (w *world) complains(yes bool, words ...string) {
 			w.t.Logf("problems:\n%s", all)
 		}
 	}()
-	eventually(w.t, fmt.Sprintf("status says %q: %v", words, yes), func() bool {
+	await.True(w.t, fmt.Sprintf("status says %q: %v", words, yes), func() bool {
 		all = strings.Join(w.status().Cluster.Problems, "\n")
 		for _, word := range words {
 			if strings.Contains(all, word) != yes {
@@ -44,11 +45,13 @@ func (w *world) complains(yes bool, words ...string) {
 }
 
 func nodeRecord(id, name, addr string) string {
-	return fmt.Sprintf(`{"id":%q,"name":%q,"addr4":%q,"mtu":1500,"version":"x","drivers":["vxlan"],"boot":"b","started":"2026-01-01T00:00:00Z"}`, id, name, addr)
+	return fmt.Sprintf(`{"id":%q,"name":%q,"addr4":%q,"mtu":1500,"version":"x","drivers":["vxlan"],`+
+		`"boot":"b","started":"2026-01-01T00:00:00Z"}`, id, name, addr)
 }
 
 func endpoint(network, mac, addr, at string) string {
-	return fmt.Sprintf(`{"id":%q,"network":%q,"node":%q,"mac":%s,"addrs":[%q],"addr4":%q}`, ghostEP, network, ghostID, mac, addr, at)
+	return fmt.Sprintf(`{"id":%q,"network":%q,"node":%q,"mac":%s,"addrs":[%q],"addr4":%q}`, ghostEP, network, ghostID,
+		mac, addr, at)
 }
 
 const ghostMAC = "[2,0,0,0,0,9]"
@@ -68,10 +71,19 @@ func TestGarbageInEtcd(t *testing.T) {
 	var keys, words []string
 	for _, c := range []struct{ key, value, word string }{
 		{"/vethloom/network/" + id, "garbage", "network/" + id},
-		{"/vethloom/network/" + strings.Repeat("34", 32), `{"id":"` + strings.Repeat("34", 32) + `","name":"x","driver":"overlay","scope":"cluster"}`, "no field cluster"},
-		{"/vethloom/network/" + strings.Repeat("56", 32), `{"id":"` + strings.Repeat("56", 32) + `","name":"x","driver":"overlay","scope":"cluster","cluster":{"subnets":["10.99.0.0/16"]},"pools":[{"subnet":"10.99.0.0/16"}]}`, "x"},
-		{"/vethloom/network/" + strings.Repeat("78", 32), `{"id":"` + strings.Repeat("78", 32) + `","name":"y","driver":"carrier-pigeon","scope":"cluster","cluster":{}}`, "carrier-pigeon"},
-		{"/vethloom/network/" + strings.Repeat("9a", 32), `{"id":"` + strings.Repeat("9a", 32) + `","name":"a/b","driver":"vxlan","scope":"cluster","cluster":{"leases":"/nowhere"}}`, "a/b"},
+		{"/vethloom/network/" + strings.Repeat("34", 32), `{"id":"` + strings.Repeat("34", 32) +
+			`","name":"x","driver":"overlay","scope":"cluster"}`, "no field cluster"},
+		{"/vethloom/network/" + strings.Repeat("56", 32), `{"id":"` + strings.Repeat("56", 32) + `","name":"x",` +
+			`"driver":"overlay","scope":"cluster","cluster":{"subnets":["10.99.0.0/16"]},` +
+			`"pools":[{"subnet":"10.99.0.0/16"}]}`, "x"},
+		{"/vethloom/network/" + strings.Repeat("78", 32), `{"id":"` + strings.Repeat("78", 32) +
+			`","name":"y","driver":"carrier-pigeon","scope":"cluster","cluster":{}}`, "carrier-pigeon"},
+		{"/vethloom/network/" + strings.Repeat("9a", 32), `{"id":"` + strings.Repeat("9a", 32) +
+			`","name":"a/b","driver":"vxlan","scope":"cluster","cluster":{"leases":"/nowhere"}}`, "a/b"},
+		// A file that every node would write as root.
+		{"/vethloom/network/" + strings.Repeat("bc", 32), `{"id":"` + strings.Repeat("bc", 32) + `","name":"z",` +
+			`"driver":"vxlan","scope":"cluster","cluster":{"leases":"/vethloom/flannel/z"},` +
+			`"options":{"subnet-env":"/etc/passwd"}}`, `unknown option "subnet-env"`},
 		{"/vethloom/node/" + ghostID, "[]", "node/" + ghostID},
 		{"/vethloom/node/bbbb", nodeRecord("cccc", "x", "192.0.2.9"), `its id is "cccc"`},
 		{"/vethloom/alive/" + ghostID, "{", "alive/" + ghostID},
@@ -82,10 +94,14 @@ func TestGarbageInEtcd(t *testing.T) {
 		{block + "10.91.77.99-26", `{"node":"` + ghostID + `"}`, "did you mean 10.91.77.64/26"},
 		{block + "nonsense", `{"node":"` + ghostID + `"}`, "nonsense"},
 		{leases + "10.92.77.0-24", "garbage", "10.92.77.0-24"},
-		{leases + "10.93.77.0-24", `{"PublicIP":"192.0.2.9","BackendType":"vxlan","BackendData":{"VtepMAC":"02:00:00:00:00:09"}}`, "10.93.77.0-24"},
-		{leases + "10.92.78.0-24", `{"PublicIP":"192.0.2.9","BackendType":"vxlan","BackendData":{"VtepMAC":"pigeon"}}`, "10.92.78.0-24"},
+		{leases + "10.93.77.0-24",
+			`{"PublicIP":"192.0.2.9","BackendType":"vxlan","BackendData":{"VtepMAC":"02:00:00:00:00:09"}}`,
+			"10.93.77.0-24"},
+		{leases + "10.92.78.0-24", `{"PublicIP":"192.0.2.9","BackendType":"vxlan","BackendData":{"VtepMAC":"pigeon"}}`,
+			"10.92.78.0-24"},
 		{leases + "whatever", `{}`, "whatever"},
-		{"/vethloom/flannel/vxlan/config", `{"Network":"10.92.0.0/16","Backend":{"Type":"vxlan","VNI":-1}}`, "/vethloom/flannel/vxlan"},
+		{"/vethloom/flannel/vxlan/config", `{"Network":"10.92.0.0/16","Backend":{"Type":"vxlan","VNI":-1}}`,
+			"/vethloom/flannel/vxlan"},
 	} {
 		keys, words = append(keys, c.key), append(words, c.word)
 		if c.word == "/vethloom/flannel/vxlan" {
@@ -102,9 +118,10 @@ func TestGarbageInEtcd(t *testing.T) {
 	}
 	w.complains(true, words...)
 	// This node's own records it writes again.
-	for _, key := range append(w.list("/vethloom/endpoint/"+over.Id+"."+endpointID(t, s, "overlay")), "/vethloom/node/"+self, "/vethloom/alive/"+self) {
+	for _, key := range append(w.list("/vethloom/endpoint/"+over.Id+"."+endpointID(t, s, "overlay")),
+		"/vethloom/node/"+self, "/vethloom/alive/"+self) {
 		w.put(key, "garbage")
-		eventually(t, key+" is written again", func() bool {
+		await.True(t, key+" is written again", func() bool {
 			got, err := w.etcd.Get(t.Context(), key)
 			return err == nil && len(got.Kvs) == 1 && strings.HasPrefix(string(got.Kvs[0].Value), "{")
 		})
@@ -160,13 +177,13 @@ func (n *node) ping(s *apiv1.Sandbox, network string) {
 	for _, e := range s.Endpoints {
 		if e.Network == network {
 			for _, g := range e.Gateways {
-				n.Run("nsenter", "--net="+s.NetnsPath, "ping", "-c1", "-W2", "-q", g)
+				n.Run("nsenter", "--net="+s.NetnsPath, "ping", "-c1", "-W30", "-q", g)
 			}
 		}
 	}
 }
 
-// TestPeersFromRecords has another node in etcd only: the ways to it appear, follow what its records say, and go;
+// TestPeersFromRecords has another node in etcd only: the paths to it appear, follow what its records say, and go;
 // one that has this node's address gets none.
 func TestPeersFromRecords(t *testing.T) {
 	w := newWorld(t)
@@ -177,9 +194,12 @@ func TestPeersFromRecords(t *testing.T) {
 	w.shared("udp", pool("10.94.0.0/16"))
 	ep := "/vethloom/endpoint/" + over.Id + "." + ghostEP
 	leases := map[string]string{
-		"/vethloom/flannel/vxlan/subnets/10.92.77.0-24":   `{"PublicIP":%q,"BackendType":"vxlan","BackendData":{"VtepMAC":"02:00:00:00:00:09"},"NodeID":"` + ghostID + `"}`,
-		"/vethloom/flannel/host-gw/subnets/10.93.77.0-24": `{"PublicIP":%q,"BackendType":"host-gw","NodeID":"` + ghostID + `"}`,
-		"/vethloom/flannel/udp/subnets/10.94.77.0-24":     `{"PublicIP":%q,"BackendType":"udp","NodeID":"` + ghostID + `"}`,
+		"/vethloom/flannel/vxlan/subnets/10.92.77.0-24": `{"PublicIP":%q,"BackendType":"vxlan",` +
+			`"BackendData":{"VtepMAC":"02:00:00:00:00:09"},"NodeID":"` + ghostID + `"}`,
+		"/vethloom/flannel/host-gw/subnets/10.93.77.0-24": `{"PublicIP":%q,"BackendType":"host-gw","NodeID":"` +
+			ghostID + `"}`,
+		"/vethloom/flannel/udp/subnets/10.94.77.0-24": `{"PublicIP":%q,"BackendType":"udp","NodeID":"` + ghostID +
+			`"}`,
 	}
 	w.put("/vethloom/node/"+ghostID, nodeRecord(ghostID, "ghost", "192.0.2.9"))
 	w.put("/vethloom/alive/"+ghostID, `{"instance":"i","boot":"b","addr":"192.0.2.9"}`)
@@ -189,17 +209,17 @@ func TestPeersFromRecords(t *testing.T) {
 			w.put(k, fmt.Sprintf(v, addr))
 		}
 	}
-	ways := func() string {
+	paths := func() string {
 		return w.Sh(`bridge fdb show | grep 'dev vlx.* dst' | sed 's/.*dst //; s/ .*//' | sort -u
 			ip route show proto 117 | grep '77.0/24 via 192' | sed 's/.*via //; s/ .*//' || true`)
 	}
 	for _, addr := range []string{"192.0.2.9", "192.0.2.10"} {
 		at(addr)
-		eventually(t, "the ways lead to "+addr, func() bool { return ways() == addr+"\n"+addr+"\n" })
+		await.True(t, "the paths lead to "+addr, func() bool { return paths() == addr+"\n"+addr+"\n" })
 		w.converged()
 	}
 	at("192.0.2.1")
-	eventually(t, "nothing leads here", func() bool { return ways() == "" })
+	await.True(t, "nothing leads here", func() bool { return paths() == "" })
 	w.converged()
 	var said []string
 	defer func() {
@@ -207,7 +227,7 @@ func TestPeersFromRecords(t *testing.T) {
 			t.Logf("leases: %q", said[max(0, len(said)-8):])
 		}
 	}()
-	eventually(t, "the leases are said not to be used", func() bool {
+	await.True(t, "the leases are said not to be used", func() bool {
 		l, err := w.client.Leases.List(t.Context(), &apiv1.ListLeasesRequest{})
 		if err != nil {
 			t.Fatal(err)
@@ -231,12 +251,12 @@ func TestPeersFromRecords(t *testing.T) {
 	w.complains(true, "has this node's name", "--node-name")
 	w.put("/vethloom/node/"+ghostID, nodeRecord(ghostID, "ghost", "192.0.2.9"))
 	at("192.0.2.9")
-	eventually(t, "the ways lead there again", func() bool { return ways() == "192.0.2.9\n192.0.2.9\n" })
+	await.True(t, "the paths lead there again", func() bool { return paths() == "192.0.2.9\n192.0.2.9\n" })
 	w.complains(false, "ghost")
 	w.restart()
 	w.converged()
-	if got := ways(); got != "192.0.2.9\n192.0.2.9\n" {
-		t.Errorf("after a restart the ways lead to %q", got)
+	if got := paths(); got != "192.0.2.9\n192.0.2.9\n" {
+		t.Errorf("after a restart the paths lead to %q", got)
 	}
 	w.joined()
 	_, err := w.client.Networks.Remove(t.Context(), &apiv1.RemoveNetworkRequest{Network: "overlay"})

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // repairs collects what netd says it has repaired, by event.
@@ -42,7 +43,7 @@ func (n *node) repairs(ctx context.Context) func() string {
 	}
 }
 
-// TestStrangersChangesOfTunnelsAreRepaired undoes what other tools do to the ways to another node, and
+// TestStrangersChangesOfTunnelsAreRepaired undoes what other tools do to the paths to another node, and
 // the network's other objects with it.
 func TestStrangersChangesOfTunnelsAreRepaired(t *testing.T) {
 	w, far, here, there := pair(t)
@@ -65,17 +66,21 @@ func TestStrangersChangesOfTunnelsAreRepaired(t *testing.T) {
 		{"tun device down", each("tun", "ip link set $l down"), "link"},
 		{"vxlan device off its bridge", each("vxlan", "ip link set $l nomaster 2>/dev/null || true"), "link"},
 		{"flushed neighbours", "ip neigh flush nud permanent; ip -6 neigh flush nud permanent", "neigh"},
-		{"flushed forwarding entries", "bridge fdb show | awk '/dev vlx.* dst/ {print $1, $3, $5}' | while read m d i; do bridge fdb del $m dev $d dst $i; done", "fdb"},
+		{"flushed forwarding entries", "bridge fdb show | awk '/dev vlx.* dst/ {print $1, $3, $5}' | while read m d " +
+			"i; do bridge fdb del $m dev $d dst $i; done", "fdb"},
 		{"flushed routes", "ip route flush proto 117; ip -6 route flush proto 117", "route"},
 		{"flushed ruleset", "nft flush ruleset", "chain"},
-		{"addresses removed", each("vxlan", "ip addr flush dev $l") + ";" + each("tun", "ip addr flush dev $l") + ";" + each("bridge", "ip addr flush dev $l"), "addr"},
-		{"another MTU", each("vxlan", "ip link set $l mtu 1300") + ";" + each("tun", "ip link set $l mtu 1300"), "link"},
+		{"addresses removed", each("vxlan", "ip addr flush dev $l") + ";" + each("tun", "ip addr flush dev $l") + ";" +
+			each("bridge", "ip addr flush dev $l"), "addr"},
+		{"another MTU", each("vxlan", "ip link set $l mtu 1300") + ";" + each("tun", "ip link set $l mtu 1300"),
+			"link"},
 		{"deleted bridges", each("bridge", "ip link del $l"), "bridge"},
-		{"all of it", "nft flush ruleset;" + each("vxlan", "ip link del $l") + ";" + each("tun", "ip link del $l") + ";" + each("bridge", "ip link del $l"), "vxlan"},
+		{"all of it", "nft flush ruleset;" + each("vxlan", "ip link del $l") + ";" + each("tun", "ip link del $l") +
+			";" + each("bridge", "ip link del $l"), "vxlan"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w.Sh(c.script)
-			eventually(t, "the kernel is as recorded again", func() bool {
+			await.True(t, "the kernel is as recorded again", func() bool {
 				d, err := w.client.System.Diff(t.Context(), &apiv1.DiffRequest{})
 				if err != nil {
 					t.Fatal(err)
@@ -83,7 +88,8 @@ func TestStrangersChangesOfTunnelsAreRepaired(t *testing.T) {
 				return len(d.Ops) == 0
 			})
 			if now := w.tables(); now != before {
-				t.Errorf("the tables are not as before: %s", cmp.Diff(strings.Split(before, "\n"), strings.Split(now, "\n")))
+				t.Errorf("the tables are not as before: %s",
+					cmp.Diff(strings.Split(before, "\n"), strings.Split(now, "\n")))
 			}
 			for _, d := range clusterDrivers {
 				for _, is4 := range []bool{true, false} {
@@ -93,19 +99,13 @@ func TestStrangersChangesOfTunnelsAreRepaired(t *testing.T) {
 				}
 			}
 			var all string
-			eventually(t, "an event tells of it", func() bool {
+			await.True(t, "an event tells of it", func() bool {
 				all += said()
 				return strings.Contains(all, c.word)
 			})
 		})
 	}
-	w.detach(here)
-	far.detach(there)
-	for _, d := range clusterDrivers {
-		w.discard(d)
-	}
-	w.converged()
-	w.barren()
+	w.dismantle(far, here, there)
 }
 
 // tables are the kernel's of cluster networks, without what differs with each making of a link.

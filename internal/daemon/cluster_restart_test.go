@@ -10,6 +10,7 @@ import (
 	"time"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // echo serves in a sandbox: what comes in goes back.
@@ -28,7 +29,8 @@ func (n *node) echo(s *apiv1.Sandbox) {
 			if err != nil {
 				return
 			}
-			go func() { defer c.Close(); io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}) }() // splice would keep its pipes
+			// splice would keep its pipes
+			go func() { defer c.Close(); io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}) }()
 		}
 	}()
 	n.t.Cleanup(func() { l.Close(); <-done })
@@ -38,7 +40,7 @@ func (n *node) echo(s *apiv1.Sandbox) {
 func (n *node) reach(from *apiv1.Sandbox, to netip.Addr) net.Conn {
 	n.t.Helper()
 	var conn net.Conn
-	eventually(n.t, fmt.Sprintf("%s is reached", to), func() bool {
+	await.True(n.t, fmt.Sprintf("%s is reached", to), func() bool {
 		err := n.Do(from.NetnsPath, func() (err error) {
 			conn, err = net.DialTimeout("tcp", netip.AddrPortFrom(to, 80).String(), time.Second)
 			return err
@@ -51,7 +53,7 @@ func (n *node) reach(from *apiv1.Sandbox, to netip.Addr) net.Conn {
 // talk sends a line and wants it back.
 func talk(t *testing.T, when string, c net.Conn) {
 	t.Helper()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(await.Patience))
 	line := fmt.Sprintf("%s to %s\n", when, c.RemoteAddr())
 	if _, err := c.Write([]byte(line)); err != nil {
 		t.Errorf("%s: %v", when, err)
@@ -98,14 +100,8 @@ func TestConnectionsAcrossHostsOutliveNetd(t *testing.T) {
 	for _, c := range all {
 		c.Close()
 	}
-	w.detach(here)
-	far.detach(there)
-	for _, d := range clusterDrivers {
-		w.discard(d)
-	}
-	w.converged()
-	w.barren()
-	eventually(t, "the other node has let go of the networks", func() bool {
+	w.dismantle(far, here, there)
+	await.True(t, "the other node has let go of the networks", func() bool {
 		l, err := far.client.Networks.List(t.Context(), &apiv1.ListNetworksRequest{})
 		return err == nil && len(l.Networks) == 3
 	})

@@ -8,13 +8,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/etcd"
 	"github.com/vethloom/vethloom/internal/etcd/embedded"
 )
@@ -38,7 +38,8 @@ func newWorld(t *testing.T) *world {
 	w := &world{node: newNode(t)}
 	dir := t.TempDir()
 	w.url = "unix://" + filepath.Join(dir, "etcd.sock")
-	srv, err := embedded.Start(t.Context(), embedded.Config{Dir: filepath.Join(dir, "data"), ClientURLs: []string{w.url}})
+	srv, err := embedded.Start(t.Context(), embedded.Config{Dir: filepath.Join(dir, "data"),
+		ClientURLs: []string{w.url}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +69,7 @@ func (w *world) join() {
 func (w *world) joined() {
 	w.t.Helper()
 	ctx := w.t.Context()
-	eventually(w.t, "the node is a member and has the cluster's networks", func() bool {
+	await.True(w.t, "the node is a member and has the cluster's networks", func() bool {
 		nodes, err := w.client.Nodes.List(ctx, &apiv1.ListNodesRequest{})
 		if err != nil {
 			w.t.Fatal(err)
@@ -121,6 +122,18 @@ func pair(t *testing.T) (w *world, far *node, here, there *apiv1.Sandbox) {
 	return w, far, here, there
 }
 
+// dismantle removes what pair has made, after which nothing may be left.
+func (w *world) dismantle(far *node, here, there *apiv1.Sandbox) {
+	w.t.Helper()
+	w.detach(here)
+	far.detach(there)
+	for _, d := range clusterDrivers {
+		w.discard(d)
+	}
+	w.converged()
+	w.barren()
+}
+
 // list is etcd's keys below a prefix, sorted.
 func (w *world) list(prefix string) (out []string) {
 	w.t.Helper()
@@ -138,7 +151,8 @@ func (w *world) list(prefix string) (out []string) {
 // keys lists what is in etcd besides nodes and their daemons.
 func (w *world) keys() string {
 	w.t.Helper()
-	return strings.Join(slices.DeleteFunc(w.list("/vethloom/"), regexp.MustCompile(`^/vethloom/(node|alive|guard)/`).MatchString), "\n")
+	return strings.Join(slices.DeleteFunc(w.list("/vethloom/"),
+		regexp.MustCompile(`^/vethloom/(node|alive|guard)/`).MatchString), "\n")
 }
 
 func (w *world) put(key, value string) {
@@ -160,21 +174,16 @@ func (w *world) drop(keys ...string) {
 // shared makes a network of the driver and the driver's name.
 func (w *world) shared(driver string, edit ...func(*apiv1.CreateNetworkRequest)) *apiv1.Network {
 	w.t.Helper()
-	return w.network(driver, append([]func(*apiv1.CreateNetworkRequest){func(r *apiv1.CreateNetworkRequest) { r.Driver = driver }}, edit...)...)
+	return w.network(driver,
+		append([]func(*apiv1.CreateNetworkRequest){func(r *apiv1.CreateNetworkRequest) { r.Driver = driver }},
+			edit...)...)
 }
 
 // barren fails the test when something of cluster networks stays in the kernel or in etcd.
 func (w *world) barren() {
 	w.t.Helper()
 	w.idle()
-	var left string
-	deadline := time.Now().Add(10 * time.Second)
-	for left = w.remains(); left != "" && time.Now().Before(deadline); left = w.remains() {
-		time.Sleep(10 * time.Millisecond) // between two looks
-	}
-	if left != "" {
-		w.t.Errorf("left behind:\n%s", left)
-	}
+	await.Value(w.t, "nothing is left of cluster networks", "", w.remains)
 }
 
 // remains is what there is of cluster networks in the kernel and in etcd.
@@ -200,7 +209,7 @@ func (n *node) attach(networks ...string) *apiv1.Sandbox {
 		r.Networks = append(r.Networks, &apiv1.ConnectRequest{Network: name})
 	}
 	var s *apiv1.Sandbox
-	eventually(n.t, fmt.Sprintf("a sandbox on %v is made", networks), func() (done bool) {
+	await.True(n.t, fmt.Sprintf("a sandbox on %v is made", networks), func() (done bool) {
 		var err error
 		s, err = n.client.Sandboxes.Create(n.t.Context(), r)
 		if err != nil && code(err) != codes.NotFound && code(err) != codes.Unavailable {
@@ -221,7 +230,7 @@ func (n *node) detach(s *apiv1.Sandbox) {
 // discard removes a network once other nodes' endpoints have left it.
 func (n *node) discard(name string) {
 	n.t.Helper()
-	eventually(n.t, "network "+name+" is removed", func() bool {
+	await.True(n.t, "network "+name+" is removed", func() bool {
 		_, err := n.client.Networks.Remove(n.t.Context(), &apiv1.RemoveNetworkRequest{Network: name})
 		if err != nil && code(err) != codes.FailedPrecondition {
 			n.t.Fatalf("remove network %s: %v", name, err)

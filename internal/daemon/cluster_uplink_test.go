@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // TestUplinkChangesAreFollowed gives the uplink another MTU and another address, as an operator or DHCP does: links
-// and records follow, and the ways to another node are there afterwards.
+// and records follow, and the paths to another node are there afterwards.
 func TestUplinkChangesAreFollowed(t *testing.T) {
 	w, far, here, there := pair(t)
 	reach := func() {
@@ -23,9 +25,10 @@ func TestUplinkChangesAreFollowed(t *testing.T) {
 	reach()
 	record := func(words string) {
 		t.Helper()
-		eventually(t, "the node's record says "+words, func() bool {
+		await.True(t, "the node's record says "+words, func() bool {
 			for _, key := range w.list("/vethloom/node/") {
-				if got, err := w.etcd.Get(t.Context(), key); err == nil && len(got.Kvs) == 1 && strings.Contains(string(got.Kvs[0].Value), words) {
+				if got, err := w.etcd.Get(t.Context(), key); err == nil && len(got.Kvs) == 1 &&
+					strings.Contains(string(got.Kvs[0].Value), words) {
 					return true
 				}
 			}
@@ -34,30 +37,26 @@ func TestUplinkChangesAreFollowed(t *testing.T) {
 	}
 	w.Sh("ip link set up0 mtu 1400; nsenter --net=" + w.far + " ip link set up1 mtu 1400")
 	record(`"mtu":1400`)
-	eventually(t, "the tunnels' links are smaller", func() bool {
+	await.True(t, "the tunnels' links are smaller", func() bool {
 		mtus := w.Sh("ip -o link show type vxlan; ip -o link show type tun")
-		return strings.Contains(mtus, "mtu 1350") && strings.Contains(mtus, "mtu 1330") && strings.Contains(mtus, "mtu 1372") && !strings.Contains(mtus, "mtu 14")
+		return strings.Contains(mtus, "mtu 1350") && strings.Contains(mtus, "mtu 1330") &&
+			strings.Contains(mtus, "mtu 1372") && !strings.Contains(mtus, "mtu 14")
 	})
 	reach()
 	w.converged()
-	w.Sh("ip addr add 192.0.2.3/24 dev up0; ip addr del 192.0.2.1/24 dev up0; ip addr add 192.0.2.3/24 dev up0 2>/dev/null || true")
+	w.Sh("ip addr add 192.0.2.3/24 dev up0; ip addr del 192.0.2.1/24 dev up0; ip addr add 192.0.2.3/24 dev up0 " +
+		"2>/dev/null || true")
 	record(`"addr4":"192.0.2.3"`)
-	eventually(t, "the VXLAN devices send from the new address", func() bool {
+	await.True(t, "the VXLAN devices send from the new address", func() bool {
 		return strings.Count(w.Sh("ip -d link show type vxlan"), "local 192.0.2.3 ") == 2
 	})
-	eventually(t, "the other node has the new address", func() bool {
+	await.True(t, "the other node has the new address", func() bool {
 		return !strings.Contains(far.inside("bridge fdb show; ip route"), "192.0.2.1 ")
 	})
 	reach()
 	w.converged()
 	far.converged()
-	w.detach(here)
-	far.detach(there)
-	for _, d := range clusterDrivers {
-		w.discard(d)
-	}
-	w.converged()
-	w.barren()
+	w.dismantle(far, here, there)
 }
 
 // inside runs a script where the node's netd is.

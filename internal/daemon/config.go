@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/cluster"
 )
 
@@ -23,26 +25,30 @@ type Config struct {
 	HTTP            string // metrics and health, host:port; empty for none
 	Shim            string // path of net-shim; empty: beside this program, or in PATH
 	BridgeNetfilter string // auto, keep or off: see [Config.Check]
+	BridgeSubnet    string // of the builtin network bridge, one a family with a comma between; empty: a free one
 	NodeName        string // in the cluster; empty: the host's
 	NodeIP          string // this node's address on the underlay; empty: that of Iface, or of the default route's link
 	Iface           string // the link to the other nodes
 	IfaceCanReach   string // an address: the link that leads there is the one to the other nodes
 	Etcd            string // "embedded", or URLs with commas between them
 	EtcdPrefix      string // of all keys
+	NetworkSpace    string // in which networks of the cluster may be, with commas; empty: cluster.DefaultSpace
+	SubnetEnv       string // NETWORK=FILE, with commas between several: subnet.env of this node's leases
 	EtcdCAFile      string
 	EtcdCertFile    string
 	EtcdKeyFile     string
 	EtcdUser        string
-	EtcdPassword    string        // path of the file with the password
-	LeaseTTL        time.Duration // what this node holds in the cluster is its own that long after etcd last heard of it
-	Times           cluster.Times `json:"-"` // for tests; Lease is LeaseTTL
-	CgroupParent    string        // cgroup under which containers get theirs; empty: derived from Run
-	LogLevel        string        // debug, info, warn or error
-	LogFormat       string        // text or json
-	Version         string
-	Commit          string
-	BootID          string // empty: the kernel's
-	Faults          Faults `json:"-"` // for tests
+	EtcdPassword    string // path of the file with the password
+	// what this node holds in the cluster is its own that long after etcd last heard of it
+	LeaseTTL     time.Duration
+	Times        cluster.Times `json:"-"` // for tests; Lease is LeaseTTL
+	CgroupParent string        // cgroup under which containers get theirs; empty: derived from Run
+	LogLevel     string        // debug, info, warn or error
+	LogFormat    string        // text or json
+	Version      string
+	Commit       string
+	BootID       string // empty: the kernel's
+	Faults       Faults `json:"-"` // for tests
 }
 
 // Defaults are the values of a netd that is told nothing.
@@ -97,11 +103,22 @@ func (c *Config) Check() error {
 	if err := c.checkHTTP(); err != nil {
 		return err
 	}
+	if _, err := c.bridgeSubnets(); err != nil {
+		return err
+	}
+	if _, err := c.subnetEnv(); err != nil {
+		return err
+	}
+	if _, err := prefixes("--network-space", c.NetworkSpace); err != nil {
+		return err
+	}
 	if err := c.checkCluster(); err != nil {
 		return err
 	}
-	if c.CgroupParent != "" && (!filepath.IsAbs(c.CgroupParent) || !filepath.IsLocal(c.CgroupParent[1:]) || filepath.Clean(c.CgroupParent) == "/") {
-		return fmt.Errorf("--cgroup-parent %q: give the path of a cgroup from the top of the hierarchy, without '..', such as /containers", c.CgroupParent)
+	if c.CgroupParent != "" && (!filepath.IsAbs(c.CgroupParent) || !filepath.IsLocal(c.CgroupParent[1:]) ||
+		filepath.Clean(c.CgroupParent) == "/") {
+		return fmt.Errorf("--cgroup-parent %q: give the path of a cgroup from the top of the hierarchy, without "+
+			"'..', such as /containers", c.CgroupParent)
 	}
 	if c.Shim == "" {
 		c.Shim, err = findShim()
@@ -116,6 +133,51 @@ func (c *Config) Check() error {
 	return nil
 }
 
+// bridgeSubnets are those of the builtin network bridge.
+func (c *Config) bridgeSubnets() ([]netip.Prefix, error) {
+	subnets, err := prefixes("--bridge-subnet", c.BridgeSubnet)
+	if len(subnets) > 2 || len(subnets) == 2 && subnets[0].Addr().Is4() == subnets[1].Addr().Is4() {
+		return nil, fmt.Errorf("--bridge-subnet %q: give one subnet a family", c.BridgeSubnet)
+	}
+	return subnets, err
+}
+
+// prefixes are the subnets of a flag, with commas between them.
+func prefixes(flag, value string) ([]netip.Prefix, error) {
+	if value == "" {
+		return nil, nil
+	}
+	var out []netip.Prefix
+	for text := range strings.SplitSeq(value, ",") {
+		p, err := netip.ParsePrefix(text)
+		if err != nil || p != p.Masked() {
+			return nil, fmt.Errorf("%s %q: want subnets with a comma between them, such as 10.213.0.0/24,fd00:213::/64",
+				flag, text)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// subnetEnv are the files that leases are written to, by the network's name.
+func (c *Config) subnetEnv() (map[string]string, error) {
+	out := map[string]string{}
+	for text := range strings.SplitSeq(c.SubnetEnv, ",") {
+		name, file, ok := strings.Cut(text, "=")
+		switch {
+		case c.SubnetEnv == "":
+			return nil, nil
+		case !ok || cnm.CheckName("network", name) != nil || !filepath.IsAbs(file) || filepath.Clean(file) != file:
+			return nil, fmt.Errorf("--subnet-env %q: want NETWORK=FILE with the whole path of the file, such as "+
+				"pods=/run/flannel/subnet.env", text)
+		case out[name] != "":
+			return nil, fmt.Errorf("--subnet-env %q: network %s has a file already: give one", c.SubnetEnv, name)
+		}
+		out[name] = file
+	}
+	return out, nil
+}
+
 func (c *Config) checkHTTP() error {
 	if c.HTTP == "" {
 		return nil
@@ -125,7 +187,8 @@ func (c *Config) checkHTTP() error {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil {
-		return fmt.Errorf("--http %q: want an address and a port, such as 127.0.0.1:7470 or [::1]:7470, or \"\" for none", c.HTTP)
+		return fmt.Errorf("--http %q: want an address and a port, such as 127.0.0.1:7470 or [::1]:7470, or \"\" for "+
+			"none", c.HTTP)
 	}
 	return nil
 }

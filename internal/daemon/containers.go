@@ -19,7 +19,8 @@ import (
 func (d *daemon) openEngine(ctx context.Context) error {
 	var err error
 	records := d.stored()
-	if d.images, err = image.Open(ctx, image.Config{Root: filepath.Join(d.cfg.Root, "images"), Store: records, Log: d.log}); err != nil {
+	if d.images, err = image.Open(ctx, image.Config{Root: filepath.Join(d.cfg.Root, "images"), Store: records,
+		Log: d.log}); err != nil {
 		return fmt.Errorf("open the images: %w", err)
 	}
 	snapshots, err := snapshot.Open(filepath.Join(d.cfg.Root, "snapshots"))
@@ -46,19 +47,19 @@ func (d *daemon) containerChanged(e engine.Event) {
 	d.events.emit(server.Event{Time: e.Time, Type: "container", Action: e.Action, ID: e.ID, Attributes: e.Attributes})
 }
 
-// sandboxOf finds a container's sandbox and name, or a bare sandbox.
-func (n *networks) sandboxOf(ctx context.Context, ref string) (sandbox, name string, err error) {
+// sandboxOf finds the sandbox of a container, "" for one that does not run, or one that is no container's.
+func (n *networks) sandboxOf(ctx context.Context, ref string) (sandbox string, bare bool, err error) {
 	if n.containers != nil {
-		sandbox, name, err = n.containers.SandboxOf(ref)
+		sandbox, _, err = n.containers.SandboxOf(ref)
 		if err == nil || !errors.Is(err, cnm.ErrNotFound) {
-			return sandbox, name, err
+			return sandbox, false, err
 		}
 	}
-	b, bare := n.ctrl.Sandbox(ctx, ref)
-	if bare != nil || b.Container != "" {
-		return "", "", err
+	b, notBare := n.ctrl.Sandbox(ctx, ref)
+	if notBare != nil || b.Container != "" {
+		return "", false, err
 	}
-	return b.ID, "", nil
+	return b.ID, true, nil
 }
 
 // changed lets a sandbox's containers know their addresses.
@@ -67,6 +68,9 @@ func (n *networks) changed(ctx context.Context, sandbox string) error {
 		return nil
 	}
 	ends, err := n.ctrl.EndpointsOf(ctx, sandbox)
+	if errors.Is(err, cnm.ErrNotFound) {
+		return nil // it is made at the next start
+	}
 	if err != nil {
 		return err
 	}
@@ -111,8 +115,8 @@ func (c containers) Inspect(ctx context.Context, ref string) (server.ContainerVi
 	if err != nil {
 		return server.ContainerView{}, err
 	}
-	v := server.ContainerView{Container: d.Container, LogPath: d.LogPath, RootPath: d.RootPath, Args: d.Args}
-	v.Sandbox, err = c.sandbox(ctx, d.Sandbox)
+	v := server.ContainerView{Details: d}
+	v.Sandbox, err = c.sandbox(ctx, d.Container.Sandbox)
 	return v, err
 }
 

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/await"
+	"github.com/vethloom/vethloom/internal/soak"
 )
 
 const sandboxID = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -20,9 +22,9 @@ func sandboxRequest() *apiv1.CreateSandboxRequest {
 	}
 }
 
-// TestKilledAtEveryStep kills netd before each single commit and kernel
-// operation of a change, starts it again, and wants a node that agrees with itself and can
-// still do the change and its opposite.
+// TestKilledAtEveryStep kills netd before each single commit and kernel operation of a change (before a sample of
+// them outside `make soak`), starts it again, and wants a node that agrees with itself and can still do the change
+// and its opposite.
 func TestKilledAtEveryStep(t *testing.T) {
 	ctx := t.Context()
 	remove := func(n *node) error {
@@ -38,7 +40,8 @@ func TestKilledAtEveryStep(t *testing.T) {
 		return err
 	}
 	connect := func(n *node) error {
-		_, err := n.client.Networks.Connect(ctx, &apiv1.ConnectRequest{Network: "db", Container: sandboxID, Addresses: []string{"10.66.0.77"}})
+		_, err := n.client.Networks.Connect(ctx, &apiv1.ConnectRequest{Network: "db", Container: sandboxID,
+			Addresses: []string{"10.66.0.77"}})
 		return err
 	}
 	newNet := func(n *node) error {
@@ -68,7 +71,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 			n.start()
 			n.network("web")
 			n.network("db", func(r *apiv1.CreateNetworkRequest) { r.Pools = []*apiv1.Pool{{Subnet: "10.66.0.0/24"}} })
-			for step := 1; ; step += stride {
+			for step := 1; ; step += soak.Stride(3) {
 				if n.walk(ctx, step, c.before, c.do, c.after) {
 					if step <= c.least {
 						t.Errorf("only %d steps were walked: the kill points are not where the work is", step-1)
@@ -89,7 +92,8 @@ func TestKilledAtEveryStep(t *testing.T) {
 
 // walk does one round with a kill before the given step; it returns true when the
 // change was over before it came to that.
-func (n *node) walk(ctx context.Context, step int, before []func(*node) error, do func(*node) error, after []func(*node) error) (survived bool) {
+func (n *node) walk(ctx context.Context, step int, before []func(*node) error, do func(*node) error,
+	after []func(*node) error) (survived bool) {
 	n.t.Helper()
 	must := func(f func(*node) error) {
 		n.t.Helper()
@@ -126,7 +130,7 @@ func (n *node) walk(ctx context.Context, step int, before []func(*node) error, d
 // settled waits until deletions that were cut short have ended.
 func (n *node) settled() {
 	n.t.Helper()
-	eventually(n.t, "what was being removed is gone", func() bool {
+	await.True(n.t, "what was being removed is gone", func() bool {
 		st, err := n.client.System.Status(n.t.Context(), &apiv1.StatusRequest{})
 		if err != nil {
 			n.t.Fatal(err)
@@ -145,7 +149,7 @@ func (n *node) whole() {
 	for _, s := range list.Sandboxes {
 		for _, e := range s.Endpoints {
 			for _, g := range e.Gateways {
-				n.Run("nsenter", "--net="+s.NetnsPath, "ping", "-c1", "-W2", "-q", g)
+				n.Run("nsenter", "--net="+s.NetnsPath, "ping", "-c1", "-W30", "-q", g)
 			}
 		}
 	}

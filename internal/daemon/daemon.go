@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -23,6 +22,7 @@ import (
 	"github.com/vethloom/vethloom/backend/udp"
 	"github.com/vethloom/vethloom/backend/vxlan"
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/cnm/controller"
 	"github.com/vethloom/vethloom/drivers/bridge"
 	"github.com/vethloom/vethloom/drivers/host"
 	"github.com/vethloom/vethloom/drivers/null"
@@ -34,10 +34,11 @@ import (
 	"github.com/vethloom/vethloom/internal/cluster"
 	"github.com/vethloom/vethloom/internal/health"
 	"github.com/vethloom/vethloom/internal/kern"
-	"github.com/vethloom/vethloom/internal/plan"
 	"github.com/vethloom/vethloom/internal/reconcile"
+	"github.com/vethloom/vethloom/internal/render"
 	"github.com/vethloom/vethloom/internal/store/bolt"
 	"github.com/vethloom/vethloom/ipam"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // daemon is one running netd.
@@ -54,9 +55,9 @@ type daemon struct {
 
 	store  *bolt.Store
 	kernel *kern.Kernel
-	source *source
+	render *render.Renderer
 	rec    *reconcile.Reconciler
-	ctrl   *cnm.Controller
+	ctrl   *controller.Controller
 	nets   *networks
 	events *events
 	member *cluster.Member
@@ -66,7 +67,8 @@ type daemon struct {
 	volumes *volume.Volumes
 	engine  *engine.Engine
 
-	settle chan []plan.Scope
+	settle  chan []plan.Owner
+	notices []string // what the operator should know of the start
 }
 
 // Run serves until the context ends. Containers and their traffic go on afterwards.
@@ -74,7 +76,7 @@ func Run(ctx context.Context, cfg Config) error {
 	d := &daemon{
 		cfg: cfg, log: cfg.Logger(), started: time.Now(),
 		registry: prometheus.NewRegistry(), events: newEvents(),
-		settle: make(chan []plan.Scope, 64),
+		settle: make(chan []plan.Owner, 64),
 	}
 	d.metrics = newMetrics(d.registry, cfg.Version, cfg.Commit)
 	err := d.open(ctx)
@@ -91,7 +93,7 @@ func (d *daemon) closing(f func() error) { d.closers = append(d.closers, f) }
 
 // open makes every room, without anything that runs yet.
 func (d *daemon) open(ctx context.Context) error {
-	release, err := claimNetNS(ctx, claimTimeout)
+	release, err := claimNetNS(ctx, d.log, claimTimeout)
 	if err != nil {
 		return err
 	}
@@ -99,9 +101,9 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.listenHTTP(ctx); err != nil {
 		return err
 	}
-	for _, dir := range []string{d.cfg.Root, d.cfg.Run} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return fmt.Errorf("make the state directory: %w", err)
+	for _, dir := range []*string{&d.cfg.Root, &d.cfg.Run} {
+		if *dir, err = stateDir(*dir); err != nil {
+			return err
 		}
 	}
 	if d.boot, err = d.cfg.bootID(); err != nil {
@@ -117,10 +119,7 @@ func (d *daemon) open(ctx context.Context) error {
 	d.closing(d.kernel.Close)
 	drivers := drivers()
 	records := d.stored()
-	d.source = &source{store: records, drivers: map[string]cnm.Driver{}, learn: d.learnHost, log: d.log}
-	for _, drv := range drivers {
-		d.source.drivers[drv.Name()] = drv
-	}
+	d.render = render.New(render.Config{Store: records, Drivers: drivers, Learn: d.learnHost, Log: d.log})
 	addresses, err := ipam.New(ctx, ipam.Config{Store: records, Avoid: d.kernel.HostPrefixes, Site: machineID()})
 	if err != nil {
 		return fmt.Errorf("read the addresses in use: %w", err)
@@ -131,8 +130,8 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.learnHost(ctx); err != nil {
 		return err
 	}
-	d.rec = reconcile.New(reconcile.Config{Kernel: d.applied(), Source: d.source, Log: d.log, Observer: d.passed})
-	d.ctrl, err = cnm.New(ctx, cnm.Config{
+	d.rec = reconcile.New(reconcile.Config{Kernel: d.applied(), Source: d.render, Log: d.log, Observer: d.passed})
+	d.ctrl, err = controller.New(ctx, controller.Config{
 		Store: records, IPAM: addresses, Drivers: drivers, Fabric: fabric{d.rec}, Cluster: d.member,
 		DynamicPorts: d.dynamicPorts, Log: d.log, Events: d.recordChanged,
 	})
@@ -144,7 +143,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return fmt.Errorf("open the prober of other nodes: %w", err)
 	}
 	d.closing(d.prober.Close)
-	d.nets = &networks{ctrl: d.ctrl, source: d.source, path: d.kernel.NetNSPath}
+	d.nets = &networks{ctrl: d.ctrl, render: d.render, path: d.kernel.NetNSPath}
 	return nil
 }
 
@@ -181,16 +180,25 @@ func (d *daemon) serve(ctx context.Context) error {
 func drivers() []cnm.Driver {
 	return []cnm.Driver{
 		bridge.Driver{}, host.Driver{}, null.Driver{}, overlay.Driver{},
-		routed.Driver{Backend: hostgw.Backend{}}, routed.Driver{Backend: vxlan.Backend{}}, routed.Driver{Backend: udp.Backend{}},
+		routed.Driver{Backend: hostgw.Backend{}}, routed.Driver{Backend: vxlan.Backend{}},
+		routed.Driver{Backend: udp.Backend{}},
 	}
 }
 
 // serveAPI makes the daemon ready, step by step, and serves until the context ends.
 func (d *daemon) serveAPI(ctx context.Context) error {
-	if err := d.rec.Converge(ctx, fabricScope); err != nil {
+	if err := d.rec.Converge(ctx, render.Fabric); err != nil {
 		return fmt.Errorf("set up the firewall: %w", err)
 	}
-	if err := d.ctrl.EnsureBuiltin(ctx); err != nil {
+	subnets, err := d.cfg.bridgeSubnets()
+	if err != nil {
+		return err
+	}
+	switch err := d.ctrl.EnsureBuiltin(ctx, subnets); {
+	case errors.Is(err, cnm.ErrInUse):
+		d.notices = append(d.notices, fmt.Sprintf("--bridge-subnet %s is not followed yet: %v", d.cfg.BridgeSubnet,
+			err))
+	case err != nil:
 		return err
 	}
 	if err := d.openEngine(ctx); err != nil {
@@ -248,7 +256,8 @@ func (d *daemon) services() server.Config {
 		Leases:     nodes{d},
 		System: &system{
 			cfg: d.cfg, started: d.started, ctrl: d.ctrl, engine: d.engine, rec: d.rec,
-			source: d.source, events: d.events, notices: d.store.Notices(), examine: d.examine, cluster: d.clusterStatus,
+			render: d.render, events: d.events, notices: append(d.store.Notices(), d.notices...), examine: d.examine,
+			cluster: d.clusterStatus,
 		},
 		Log:     d.log,
 		Metrics: d.registry,
@@ -261,13 +270,13 @@ func (d *daemon) health() http.Handler {
 			return errors.New("starting")
 		}
 		for _, f := range d.rec.Failures() {
-			return fmt.Errorf("%s has not converged: %w", f.Scope, f.Err)
+			return fmt.Errorf("%s has not converged: %w", f.Owner, f.Err)
 		}
 		return nil
 	})
 }
 
-// passed notes a pass, and hands the scopes of passes that nobody waited for to
+// passed notes a pass, and hands the owners of passes that nobody waited for to
 // finishDeletions: a deletion that was cut short ends there.
 func (d *daemon) passed(p reconcile.Pass) {
 	d.metrics.passed(p)
@@ -276,14 +285,16 @@ func (d *daemon) passed(p reconcile.Pass) {
 			d.events.emit(server.Event{Type: "kernel", Action: "repair", ID: op.Object.Key(),
 				Attributes: map[string]string{"op": op.String()}})
 		}
-		d.log.Warn("repaired what someone else changed", "operations", len(p.Ops), "first", p.Ops[0].String(), "took", p.Duration)
+		d.log.Warn("repaired what someone else changed", "operations", len(p.Ops), "first", p.Ops[0].String(), "took",
+			p.Duration)
 	}
-	d.log.Debug("pass", "full", p.Full, "scopes", len(p.Scopes), "operations", len(p.Ops), "took", p.Duration, "err", p.Err)
+	d.log.Debug("pass", "full", p.Full, "owners", len(p.Owners), "operations", len(p.Ops), "took", p.Duration, "err",
+		p.Err)
 	if p.Waited && !p.Full {
 		return
 	}
-	done := make([]plan.Scope, 0, len(p.Scopes))
-	for _, s := range p.Scopes {
+	done := make([]plan.Owner, 0, len(p.Owners))
+	for _, s := range p.Owners {
 		if p.Failed[s] == nil {
 			done = append(done, s)
 		}
@@ -299,8 +310,8 @@ func (d *daemon) finishDeletions(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case scopes := <-d.settle:
-			if err := d.ctrl.Settle(ctx, scopes...); err != nil && ctx.Err() == nil {
+		case owners := <-d.settle:
+			if err := d.ctrl.Settle(ctx, owners...); err != nil && ctx.Err() == nil {
 				d.log.Error("could not finish deletions; trying again after the next full pass", "err", err)
 			}
 		}
@@ -311,15 +322,15 @@ func (d *daemon) finishDeletions(ctx context.Context) error {
 // the model's, and what networks share goes with each of them.
 type fabric struct{ *reconcile.Reconciler }
 
-func (f fabric) Converge(ctx context.Context, scopes ...plan.Scope) error {
-	if slices.ContainsFunc(scopes, isNetwork) {
-		scopes = append(slices.Clone(scopes), fabricScope)
+func (f fabric) Converge(ctx context.Context, owners ...plan.Owner) error {
+	if slices.ContainsFunc(owners, isNetwork) {
+		owners = append(slices.Clone(owners), render.Fabric)
 	}
-	return modelError(f.Reconciler.Converge(ctx, scopes...))
+	return modelError(f.Reconciler.Converge(ctx, owners...))
 }
 
-func isNetwork(s plan.Scope) bool {
-	kind, _, ok := cnm.ParseScope(s)
+func isNetwork(s plan.Owner) bool {
+	kind, _, ok := cnm.ParseOwner(s)
 	return ok && kind == cnm.KindNetwork
 }
 
@@ -331,23 +342,26 @@ func modelError(err error) error {
 	}
 	if op, ok := errors.AsType[*plan.OpError](err); ok {
 		l, ok := op.Op.Object.(plan.Link)
-		hold, holds := op.Op.Object.(plan.PortHold)
+		hold, holds := op.Op.Object.(plan.PortReservation)
 		switch {
 		case holds && errors.Is(err, unix.EMFILE):
 			return &cnm.Error{
 				Kind: cnm.ErrExhausted, Field: "publish", Value: fmt.Sprintf("%d-%d", hold.From, hold.To), Cause: err,
-				Reason: "netd cannot hold that many ports, each by an open file", Remedy: "publish fewer, or give netd a higher limit of open files (LimitNOFILE= in its unit)",
+				Reason: "netd cannot hold that many ports, each by an open file",
+				Remedy: "publish fewer, or give netd a higher limit of open files (LimitNOFILE= in its unit)",
 			}
 		case !ok:
 		case op.Op.Verb == plan.Create && l.Kind == plan.Bridge && errors.Is(err, unix.EEXIST):
 			return &cnm.Error{
 				Kind: cnm.ErrExists, Field: "link", Value: l.Name, Cause: err,
-				Reason: "the host has a link of this name that netd did not make", Remedy: "choose another name for the network's link, or remove that one",
+				Reason: "the host has a link of this name that netd did not make",
+				Remedy: "choose another name for the network's link, or remove that one",
 			}
 		case errors.Is(err, unix.EXFULL):
 			// BR_MAX_PORTS of the kernel's net/bridge/br_private.h.
 			return &cnm.Error{Kind: cnm.ErrExhausted, Field: "bridge", Value: l.Master, Cause: err,
-				Reason: "the network is full: a Linux bridge has 1023 ports at most", Remedy: "put further endpoints on another network"}
+				Reason: "the network is full: a Linux bridge has 1023 ports at most",
+				Remedy: "put further endpoints on another network"}
 		}
 	}
 	return err

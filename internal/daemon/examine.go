@@ -5,14 +5,13 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/doctor"
 	"github.com/vethloom/vethloom/internal/health"
 )
 
 // examine looks at the host for what keeps containers from their networks.
-func (d *daemon) examine(ctx context.Context) []server.Finding {
+func (d *daemon) examine(ctx context.Context) []doctor.Finding {
 	networks, err := cnm.ListNetworks(ctx, d.store)
 	var subnets []doctor.Subnet
 	for _, n := range networks {
@@ -20,24 +19,22 @@ func (d *daemon) examine(ctx context.Context) []server.Finding {
 			subnets = append(subnets, doctor.Subnet{Network: n.Name, Prefix: p.Subnet})
 		}
 	}
-	facts := doctor.Host{Kernel: d.kernel, StateDir: d.cfg.Root, Networks: subnets, Cluster: d.examineCluster(ctx, networks)}.Facts(ctx)
+	facts := doctor.Host{Kernel: d.kernel, StateDir: d.cfg.Root, Networks: subnets,
+		Cluster: d.examineCluster(ctx, networks)}.Facts(ctx)
 	if err != nil {
 		facts.Unknown = append(facts.Unknown, fmt.Sprintf("networks: %v", err))
 	}
-	var out []server.Finding
-	for _, f := range doctor.Examine(facts) {
-		out = append(out, server.Finding{Check: f.Check, Severity: server.Severity(f.Severity), Found: f.Found, Remedy: f.Remedy})
-	}
-	return out
+	return doctor.Examine(facts)
 }
 
 // examineCluster gathers what this node knows of the cluster, with fresh probes of nodes that are not well.
 func (d *daemon) examineCluster(ctx context.Context, networks []cnm.Network) *doctor.Cluster {
 	st := d.member.State()
-	u := d.source.facts.Load().host.Uplink
+	u := d.render.Host().Uplink
 	c := &doctor.Cluster{
 		Store: d.etcdName(), Connected: st.Connected, Since: st.Since, Expires: d.member.Expires(), TTL: d.cfg.LeaseTTL,
-		Link: u.Link, LinkMTU: u.MTU, Malformed: d.member.Problems(),
+		Link: u.Link, LinkMTU: u.MTU, Malformed: d.member.Problems(), Twin: st.Twin,
+		Loss: d.member.Loss(),
 	}
 	if st.Err != nil {
 		c.Error = st.Err.Error()
@@ -49,7 +46,7 @@ func (d *daemon) examineCluster(ctx context.Context, networks []cnm.Network) *do
 	}
 	for _, n := range networks {
 		if n.Cluster != nil {
-			c.Networks = append(c.Networks, doctor.ClusterNetwork{Name: n.Name, Driver: n.Driver, Gone: n.Cluster.Gone})
+			c.Networks = append(c.Networks, d.examineNetwork(n))
 		}
 	}
 	d.prober.Set(d.targets())
@@ -61,20 +58,39 @@ func (d *daemon) examineCluster(ctx context.Context, networks []cnm.Network) *do
 			}
 		}
 		v := api.view(n)
-		c.Nodes = append(c.Nodes, doctor.ClusterNode{ID: v.ID, Name: v.Name, Addrs: v.Addresses, Self: v.Self, Alive: v.Alive, LastSeen: v.LastSeen})
+		var addrs []netip.Addr
+		for _, a := range []netip.Addr{v.Addr4, v.Addr6} {
+			if a.IsValid() {
+				addrs = append(addrs, a)
+			}
+		}
+		c.Nodes = append(c.Nodes, doctor.ClusterNode{ID: v.ID, Name: v.Name, Addrs: addrs, Self: v.Self,
+			Alive: v.Alive, LastSeen: v.LastSeen})
 		for _, h := range v.Health {
-			c.Ways = append(c.Ways, doctor.PeerWay{Node: v.Name, Way: h.Way, Alive: v.Alive, Reachable: h.Reachable, Cause: h.Cause, Remedy: h.Remedy})
+			c.Paths = append(c.Paths, doctor.PeerPath{Node: v.Name, Path: h.Path, Alive: v.Alive,
+				Reachable: h.Reachable, Cause: h.Cause, Remedy: h.Remedy})
 		}
 	}
 	return c
 }
 
-// well tells whether probes have found nothing amiss.
-func well(ways []health.Result) bool {
-	for _, w := range ways {
+// examineNetwork is a network of the cluster, with the sizes of its packets where they can be told.
+func (d *daemon) examineNetwork(n cnm.Network) doctor.ClusterNetwork {
+	out := doctor.ClusterNetwork{Name: n.Name, Driver: n.Driver, Gone: n.Cluster.Gone}
+	if drv, ok := d.render.Driver(n.Driver).(cnm.PathDescriber); ok {
+		if mtu, overhead, err := drv.Sizes(n, d.render.Host()); err == nil {
+			out.MTU, out.Overhead = mtu, overhead
+		}
+	}
+	return out
+}
+
+// well reports whether probes have found nothing amiss.
+func well(paths []health.Result) bool {
+	for _, w := range paths {
 		if w.Checked.IsZero() || !w.Small || !w.Large {
 			return false
 		}
 	}
-	return len(ways) > 0
+	return len(paths) > 0
 }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // wantError checks a refusal: its class, and what it must tell the reader.
@@ -71,7 +72,7 @@ func TestTwoHundredAttachesAtOnce(t *testing.T) {
 		t.Errorf("%d sandboxes, %d addresses, %d ports", len(list.Sandboxes), len(addrs), len(ports))
 	}
 	last := list.Sandboxes[count-1]
-	n.Run("nsenter", "--net="+last.NetnsPath, "ping", "-c1", "-W2", "-q", last.Endpoints[0].Gateways[0])
+	n.Run("nsenter", "--net="+last.NetnsPath, "ping", "-c1", "-W30", "-q", last.Endpoints[0].Gateways[0])
 	for _, id := range ids {
 		wg.Go(func() {
 			if _, err := n.client.Sandboxes.Remove(t.Context(), &apiv1.RemoveSandboxRequest{Id: id}); err != nil {
@@ -106,14 +107,14 @@ func TestStrangersChangesAreRepaired(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n.Sh(c.script)
-			eventually(t, "the kernel is as recorded again", func() bool {
+			await.True(t, "the kernel is as recorded again", func() bool {
 				d, err := n.client.System.Diff(t.Context(), &apiv1.DiffRequest{})
 				if err != nil {
 					t.Fatal(err)
 				}
 				return len(d.Ops) == 0
 			})
-			eventually(t, "the server is reached", func() bool {
+			await.True(t, "the server is reached", func() bool {
 				conn, err := n.dialFrom(outside, "192.0.2.1:8080")
 				if err == nil {
 					conn.Close()
@@ -166,7 +167,7 @@ func TestHostPortTaken(t *testing.T) {
 // TestFullDisk lets the disk of the records fill up.
 func TestFullDisk(t *testing.T) {
 	n := newNode(t)
-	if err := unix.Mount("tmpfs", n.root, "tmpfs", 0, "size=16m"); err != nil {
+	if err := unix.Mount("tmpfs", n.root, "tmpfs", 0, "size=16m,mode=755"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -190,7 +191,8 @@ func TestFullDisk(t *testing.T) {
 	var refused error
 	for i := 0; i < 200 && refused == nil; i++ { // free pages inside the file may serve a few
 		_, refused = n.client.Networks.Create(t.Context(), &apiv1.CreateNetworkRequest{
-			Name: fmt.Sprint("n", i), Labels: map[string]string{"big": strings.Repeat("x", 64<<10)}, Pools: []*apiv1.Pool{{Subnet: fmt.Sprintf("10.80.%d.0/24", i)}}})
+			Name: fmt.Sprint("n", i), Labels: map[string]string{"big": strings.Repeat("x", 64<<10)},
+			Pools: []*apiv1.Pool{{Subnet: fmt.Sprintf("10.80.%d.0/24", i)}}})
 	}
 	wantError(t, refused, codes.ResourceExhausted, n.root)
 	n.converged()
@@ -238,7 +240,8 @@ func TestDamagedRecords(t *testing.T) {
 				t.Fatal(err)
 			}
 			n.start()
-			if _, err := n.client.Networks.Inspect(t.Context(), &apiv1.InspectNetworkRequest{Network: "web"}); err != nil {
+			if _, err := n.client.Networks.Inspect(t.Context(),
+				&apiv1.InspectNetworkRequest{Network: "web"}); err != nil {
 				t.Errorf("the network is gone: %v", err)
 			}
 			st, err := n.client.System.Status(t.Context(), &apiv1.StatusRequest{})
@@ -260,12 +263,7 @@ func TestDamagedRecords(t *testing.T) {
 // TestForeignForwardDrop lets another tool drop what it does not know, after the
 // container was started and reached, as dockerd does when it starts.
 func TestForeignForwardDrop(t *testing.T) {
-	n := newNode(t)
-	outside := n.outside()
-	n.start()
-	n.image()
-	n.network("web")
-	n.run(echoServer("server", &apiv1.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80}))
+	n, outside := serving(t)
 	reach := func() bool {
 		conn, err := n.dialFrom(outside, "192.0.2.1:8080")
 		if err == nil {
@@ -273,15 +271,15 @@ func TestForeignForwardDrop(t *testing.T) {
 		}
 		return err == nil
 	}
-	eventually(t, "the server is reached", reach)
+	await.True(t, "the server is reached", reach)
 	n.Sh("iptables-nft -N DOCKER-USER; iptables-nft -I FORWARD -j DOCKER-USER; iptables-nft -P FORWARD DROP")
-	eventually(t, "the server is reached again", reach)
+	await.True(t, "the server is reached again", reach)
 	n.converged()
 	if rules := n.Sh("iptables-nft -S DOCKER-USER"); strings.Count(rules, "vethloom") != 2 {
 		t.Errorf("the accepts are not where that tool looks for them:\n%s", rules)
 	}
 	n.Sh("iptables-nft -P FORWARD ACCEPT")
-	eventually(t, "the accepts are gone", func() bool {
+	await.True(t, "the accepts are gone", func() bool {
 		return !strings.Contains(n.Sh("iptables-nft -S"), "vethloom")
 	})
 	n.converged()
@@ -295,10 +293,12 @@ func TestBridgeIsFull(t *testing.T) {
 	n := newNode(t)
 	n.start()
 	web := n.network("web", func(r *apiv1.CreateNetworkRequest) { r.Ipv6 = false })
-	n.Sh("for i in $(seq 1022); do echo link add full$i group 77 type ifb; echo link set full$i master " + web.Link + "; done | ip -batch -")
+	n.Sh("for i in $(seq 1022); do echo link add full$i group 77 type ifb; echo link set full$i master " + web.Link +
+		"; done | ip -batch -")
 	t.Cleanup(func() { n.Run("ip", "link", "del", "group", "77") })
 	sandbox := func() (*apiv1.Sandbox, error) {
-		return n.client.Sandboxes.Create(t.Context(), &apiv1.CreateSandboxRequest{Networks: []*apiv1.ConnectRequest{{Network: "web"}}})
+		return n.client.Sandboxes.Create(t.Context(),
+			&apiv1.CreateSandboxRequest{Networks: []*apiv1.ConnectRequest{{Network: "web"}}})
 	}
 	last, err := sandbox()
 	if err != nil {

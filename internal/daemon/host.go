@@ -8,7 +8,9 @@ import (
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/drivers/bridge"
+	"github.com/vethloom/vethloom/cnm/controller"
+	"github.com/vethloom/vethloom/internal/firewall"
+	"github.com/vethloom/vethloom/internal/render"
 )
 
 // learnHost looks up what renders depend on besides the records: at the start, before every
@@ -18,14 +20,14 @@ func (d *daemon) learnHost(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find the MTU of the egress route: %w", err)
 	}
-	fc := bridge.FabricConfig{}
+	fc := firewall.Config{}
 	if fc.NoIPv6, fc.AcceptRA, err = d.kernel.IPv6Host(ctx); err != nil {
 		return fmt.Errorf("look at the host's IPv6: %w", err)
 	}
 	if fc.BridgeNetfilterOff, err = d.bridgeNetfilterOff(ctx); err != nil {
 		return err
 	}
-	fabric := bridge.Fabric(fc)
+	fabric := firewall.Base(fc)
 	if fabric.Accepts, err = d.kernel.NeededAccepts(ctx); err != nil {
 		return fmt.Errorf("look at other tools' FORWARD chains: %w", err)
 	}
@@ -33,7 +35,7 @@ func (d *daemon) learnHost(ctx context.Context) error {
 	if h.Uplink, err = d.uplink(ctx); err != nil {
 		return err
 	}
-	d.source.facts.Store(&facts{host: h, fabric: fabric})
+	d.render.Learned(render.Facts{Host: h, Shared: fabric})
 	return nil
 }
 
@@ -66,7 +68,7 @@ func (d *daemon) watchHost(ctx context.Context, changed <-chan struct{}) error {
 			if !ok {
 				return nil
 			}
-			before := d.source.facts.Load().host
+			before := d.render.Host()
 			if err := d.learnHost(ctx); err != nil {
 				if ctx.Err() != nil {
 					return nil
@@ -74,8 +76,9 @@ func (d *daemon) watchHost(ctx context.Context, changed <-chan struct{}) error {
 				d.log.Error("could not look at the host; keeping what was known", "err", err)
 				continue
 			}
-			if now := d.source.facts.Load().host; !now.Equal(before) {
-				d.log.Info("the host's links have changed", "mtu", now.MTU, "uplink", now.Uplink.Link, "uplink-mtu", now.Uplink.MTU,
+			if now := d.render.Host(); !now.Equal(before) {
+				d.log.Info("the host's links have changed", "mtu", now.MTU, "uplink", now.Uplink.Link, "uplink-mtu",
+					now.Uplink.MTU,
 					"address", now.Uplink.Addr4, "address6", now.Uplink.Addr6)
 				d.rec.Resync()
 				d.member.HostChanged()
@@ -85,15 +88,17 @@ func (d *daemon) watchHost(ctx context.Context, changed <-chan struct{}) error {
 }
 
 // recordChanged tells watchers of a change of networks, sandboxes or endpoints.
-func (d *daemon) recordChanged(e cnm.Event) {
+func (d *daemon) recordChanged(e controller.Event) {
 	d.member.Changed()
 	attrs := map[string]string{}
-	for k, v := range map[string]string{"name": e.Name, "network": e.Network, "sandbox": e.Sandbox, "container": e.Container} {
+	for k, v := range map[string]string{"name": e.Name, "network": e.Network, "sandbox": e.Sandbox,
+		"container": e.Container} {
 		if v != "" {
 			attrs[k] = v
 		}
 	}
-	d.events.emit(server.Event{Time: e.Time, Type: string(e.Kind), Action: string(e.Action), ID: e.ID, Attributes: attrs})
+	d.events.emit(server.Event{Time: e.Time, Type: string(e.Kind), Action: string(e.Action), ID: e.ID,
+		Attributes: attrs})
 }
 
 // bootID identifies this boot of the host (random(4)).

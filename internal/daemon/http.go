@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// health answers /healthz (the process serves) and /readyz (every scope has
+// health answers /healthz (the process serves) and /readyz (every owner has
 // converged), and shows the registry at /metrics.
 func healthHandler(reg *prometheus.Registry, ready func() error) http.Handler {
 	mux := http.NewServeMux()

@@ -9,12 +9,16 @@ import (
 	"testing"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // get fetches a page from the node's own loopback.
 func (n *node) get(path string) (int, string) {
 	n.t.Helper()
-	tr := &http.Transport{DialContext: func(_ context.Context, _, addr string) (net.Conn, error) { return n.dialFrom("", addr) }}
+	tr := &http.Transport{DialContext: func(_ context.Context, _, addr string) (net.Conn,
+		error) {
+		return n.dialFrom("", addr)
+	}}
 	defer tr.CloseIdleConnections()
 	r, err := (&http.Client{Transport: tr}).Get("http://" + n.cfg.HTTP + path)
 	if err != nil {
@@ -41,7 +45,8 @@ func TestHealthAndMetrics(t *testing.T) {
 	// A port that is lost while netd is down keeps its endpoint from converging.
 	var l net.Listener
 	if _, err := n.client.Sandboxes.Create(t.Context(), &apiv1.CreateSandboxRequest{Id: sandboxID,
-		Networks: []*apiv1.ConnectRequest{{Network: "web"}}, Ports: []*apiv1.PortMapping{{Proto: "tcp", HostPort: 8080, ContainerPort: 80}}}); err != nil {
+		Networks: []*apiv1.ConnectRequest{{Network: "web"}},
+		Ports:    []*apiv1.PortMapping{{Proto: "tcp", HostPort: 8080, ContainerPort: 80}}}); err != nil {
 		t.Fatal(err)
 	}
 	n.kill()
@@ -54,11 +59,11 @@ func TestHealthAndMetrics(t *testing.T) {
 		t.Errorf("/readyz with a lost port: %d %q", code, body)
 	}
 	l.Close()
-	eventually(t, "the port is held again", func() bool { code, _ := n.get("/readyz"); return code == 200 })
+	await.True(t, "the port is held again", func() bool { code, _ := n.get("/readyz"); return code == 200 })
 	_, page := n.get("/metrics")
 	for _, want := range []string{
 		`vethloom_objects{kind="network"} 4`, `vethloom_objects{kind="endpoint"} 1`,
-		"vethloom_scopes_not_converged 0", `vethloom_passes_total{result="error"}`, "go_goroutines",
+		"vethloom_owners_not_converged 0", `vethloom_passes_total{result="error"}`, "go_goroutines",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("/metrics lacks %s", want)

@@ -10,8 +10,8 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/daemon"
-	"github.com/vethloom/vethloom/internal/plan"
 	"github.com/vethloom/vethloom/internal/reconcile"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // killer ends the process, as kill -9 does, before the at-th step after it was
@@ -80,7 +80,8 @@ type killerKV struct {
 	k *killer
 }
 
-func (v killerKV) Put(ctx context.Context, key, value string, opts ...clientv3.OpOption) (*clientv3.PutResponse, error) {
+func (v killerKV) Put(ctx context.Context, key, value string, opts ...clientv3.OpOption) (*clientv3.PutResponse,
+	error) {
 	v.k.step()
 	return v.KV.Put(ctx, key, value, opts...)
 }

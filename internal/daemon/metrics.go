@@ -72,7 +72,8 @@ func newInventory(status func(context.Context) (server.Status, error)) inventory
 	return inventory{
 		status: status,
 		things: prometheus.NewDesc("vethloom_objects", "Things in the records, by kind.", []string{"kind"}, nil),
-		failed: prometheus.NewDesc("vethloom_scopes_not_converged", "Scopes whose kernel state is not yet as recorded.", nil, nil),
+		failed: prometheus.NewDesc("vethloom_owners_not_converged",
+			"Owners whose kernel state is not yet as recorded.", nil, nil),
 	}
 }
 

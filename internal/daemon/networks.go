@@ -6,34 +6,25 @@ import (
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/cnm/controller"
 	"github.com/vethloom/vethloom/engine"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/render"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // networks serves the API's networks and sandboxes, and the engine, from the one
 // controller.
 type networks struct {
-	ctrl   *cnm.Controller
-	source *source
+	ctrl   *controller.Controller
+	render *render.Renderer
 	path   func(plan.NetNS) string
 	// containers knows containers by reference; nil until the engine is open.
 	containers *engine.Engine
 }
 
 // CreateSandbox implements [engine.Networks].
-func (n *networks) CreateSandbox(ctx context.Context, r engine.SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error) {
-	req := cnm.SandboxRequest{ID: r.ID, Container: r.Container, Ports: r.Ports}
-	for _, w := range r.Networks {
-		req.Attach = append(req.Attach, attachRequest(r.Name, w))
-	}
-	return n.ctrl.CreateSandbox(ctx, req)
-}
-
-func attachRequest(name string, w engine.NetworkRequest) cnm.AttachRequest {
-	return cnm.AttachRequest{
-		Network: w.Network, Name: name, Addrs: w.Addrs, MAC: w.MAC,
-		Aliases: w.Aliases, Priority: w.Priority,
-	}
+func (n *networks) CreateSandbox(ctx context.Context, r cnm.SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error) {
+	return n.ctrl.CreateSandbox(ctx, r)
 }
 
 // DeleteSandbox implements [engine.Networks].
@@ -41,12 +32,37 @@ func (n *networks) DeleteSandbox(ctx context.Context, id string) error {
 	return n.ctrl.DeleteSandbox(ctx, id)
 }
 
+// Network implements [engine.Networks].
+func (n *networks) Network(ctx context.Context, ref string) (cnm.Network, error) {
+	return n.ctrl.Network(ctx, ref)
+}
+
+// Attach implements [engine.Networks].
+func (n *networks) Attach(ctx context.Context, sandbox string, r cnm.AttachRequest) (cnm.Endpoint, error) {
+	return n.ctrl.Attach(ctx, sandbox, r)
+}
+
+// Detach implements [engine.Networks].
+func (n *networks) Detach(ctx context.Context, sandbox, network string) error {
+	return n.ctrl.Detach(ctx, sandbox, network)
+}
+
+// Publish implements [engine.Networks].
+func (n *networks) Publish(ctx context.Context, sandbox string, ports []cnm.PortMapping) error {
+	return n.ctrl.Publish(ctx, sandbox, ports)
+}
+
+// Unpublish implements [engine.Networks].
+func (n *networks) Unpublish(ctx context.Context, sandbox string) error {
+	return n.ctrl.Unpublish(ctx, sandbox)
+}
+
 // NetNSPath implements [engine.Networks].
 func (n *networks) NetNSPath(s cnm.Sandbox) string { return n.path(s.NetNS) }
 
 // CreateNetwork implements [server.Networks].
-func (n *networks) CreateNetwork(ctx context.Context, r server.NetworkRequest) (server.NetworkView, error) {
-	net, err := n.ctrl.CreateNetwork(ctx, cnm.NetworkRequest(r))
+func (n *networks) CreateNetwork(ctx context.Context, r cnm.NetworkRequest) (server.NetworkView, error) {
+	net, err := n.ctrl.CreateNetwork(ctx, r)
 	if err != nil {
 		return server.NetworkView{}, err
 	}
@@ -85,19 +101,23 @@ func (n *networks) RemoveNetwork(ctx context.Context, ref string) (string, error
 	return net.ID, err
 }
 
-// Connect implements [server.Networks].
-func (n *networks) Connect(ctx context.Context, container string, r engine.NetworkRequest) (server.EndpointView, error) {
-	sandbox, name, err := n.sandboxOf(ctx, container)
+// Connect implements [server.Networks]. A container's record has what it is on; a sandbox has no other record.
+func (n *networks) Connect(ctx context.Context, container string, r cnm.AttachRequest) (server.EndpointView,
+	error) {
+	sandbox, bare, err := n.sandboxOf(ctx, container)
 	if err != nil {
 		return server.EndpointView{}, err
 	}
-	a := attachRequest(name, r)
-	a.Sandbox = sandbox
-	e, err := n.ctrl.Attach(ctx, a)
-	if err != nil {
+	var e cnm.Endpoint
+	if bare {
+		e, err = n.ctrl.Attach(ctx, sandbox, r)
+	} else {
+		e, err = n.containers.Connect(ctx, container, r)
+	}
+	if err != nil || e.ID == "" { // it is yet to start
 		return server.EndpointView{}, err
 	}
-	if err := n.changed(ctx, sandbox); err != nil {
+	if err := n.changed(ctx, e.Sandbox); err != nil {
 		return server.EndpointView{}, err
 	}
 	return n.endpointView(ctx, e)
@@ -105,11 +125,16 @@ func (n *networks) Connect(ctx context.Context, container string, r engine.Netwo
 
 // Disconnect implements [server.Networks]. With force, a membership that does not exist is no error.
 func (n *networks) Disconnect(ctx context.Context, network, container string, force bool) error {
-	sandbox, _, err := n.sandboxOf(ctx, container)
+	sandbox, bare, err := n.sandboxOf(ctx, container)
 	if err != nil {
 		return err
 	}
-	if err := n.ctrl.Detach(ctx, sandbox, network); err != nil && !(force && errors.Is(err, cnm.ErrNotFound)) {
+	if !bare {
+		err = n.containers.Disconnect(ctx, container, network, force)
+	} else if err = n.ctrl.Detach(ctx, sandbox, network); force && errors.Is(err, cnm.ErrNotFound) {
+		err = nil
+	}
+	if err != nil || sandbox == "" {
 		return err
 	}
 	return n.changed(ctx, sandbox)
@@ -120,12 +145,8 @@ func (n *networks) Disconnect(ctx context.Context, network, container string, fo
 type sandboxes struct{ *networks }
 
 // CreateSandbox implements [server.Sandboxes].
-func (s sandboxes) CreateSandbox(ctx context.Context, r server.SandboxRequest) (server.SandboxView, error) {
-	req := cnm.SandboxRequest{ID: r.ID, Labels: r.Labels, Ports: r.Ports}
-	for _, w := range r.Networks {
-		req.Attach = append(req.Attach, attachRequest("", w))
-	}
-	b, ends, err := s.ctrl.CreateSandbox(ctx, req)
+func (s sandboxes) CreateSandbox(ctx context.Context, r cnm.SandboxRequest) (server.SandboxView, error) {
+	b, ends, err := s.ctrl.CreateSandbox(ctx, r)
 	if err != nil {
 		return server.SandboxView{}, err
 	}

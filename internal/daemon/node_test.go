@@ -19,6 +19,7 @@ import (
 	"github.com/vethloom/vethloom/api/client"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/engine/shim/shimtest"
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/daemon"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
 )
@@ -154,7 +155,7 @@ func (n *node) tryStart() error {
 
 // dial connects once the socket is there; netd's own end, before that, is the error.
 func (n *node) dial() error {
-	ctx, cancel := context.WithTimeout(n.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(n.t.Context(), await.Patience)
 	defer cancel()
 	for {
 		c, err := client.Dial(ctx, n.cfg.Host, client.Options{})
@@ -169,7 +170,7 @@ func (n *node) dial() error {
 			return fmt.Errorf("netd ended: %w: %s", died, lastLine(n.log.String()))
 		case <-ctx.Done():
 			return errors.Join(err, ctx.Err())
-		case <-time.After(5 * time.Millisecond): // the next try, not a wait for a state
+		case <-time.After(await.Pause): // the next try, not a wait for a state
 		}
 	}
 }
@@ -249,18 +250,6 @@ func (n *node) converged() {
 	}
 }
 
-// eventually waits for a condition that someone else brings about.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !cond() {
-		if time.Now().After(deadline) {
-			t.Fatalf("still not: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond) // between two looks
-	}
-}
-
 func (n *node) network(name string, edit ...func(*apiv1.CreateNetworkRequest)) *apiv1.Network {
 	n.t.Helper()
 	r := &apiv1.CreateNetworkRequest{Name: name, Ipv6: true}
@@ -301,7 +290,8 @@ func (n *node) image() {
 			n.t.Fatal(err)
 		}
 	}
-	send(&apiv1.ImportRequest{Message: &apiv1.ImportRequest_Options{Options: &apiv1.ImportOptions{Reference: "busybox"}}})
+	send(&apiv1.ImportRequest{
+		Message: &apiv1.ImportRequest_Options{Options: &apiv1.ImportOptions{Reference: "busybox"}}})
 	for len(tar) > 0 {
 		part := tar[:min(len(tar), 1<<20)]
 		tar = tar[len(part):]
@@ -343,7 +333,8 @@ func (n *node) inspect(container string) *apiv1.Container {
 
 func (n *node) removeContainer(container string) {
 	n.t.Helper()
-	if _, err := n.client.Containers.Remove(n.t.Context(), &apiv1.RemoveContainerRequest{Container: container, Force: true}); err != nil {
+	if _, err := n.client.Containers.Remove(n.t.Context(), &apiv1.RemoveContainerRequest{Container: container,
+		Force: true}); err != nil {
 		n.t.Fatalf("remove %s: %v", container, err)
 	}
 }
@@ -364,7 +355,8 @@ func (n *node) traces() string {
 	pins, _ := filepath.Glob(filepath.Join(n.RunDir, "netns", "*"))
 	add("netns", strings.Join(pins, "\n"))
 	add("element", n.Sh(`nft list ruleset | grep -o 'comment "endpoint/[^"]*"' | sort -u || true`))
-	add("socket", n.Sh(`ss -Hltnu | awk '{print $1, $5}' | grep -v '^udp .*:\(4789\|8285\|8472\)$' || true`)) // not those of tunnels
+	// not those of tunnels
+	add("socket", n.Sh(`ss -Hltnu | awk '{print $1, $5}' | grep -v '^udp .*:\(4789\|8285\|8472\)$' || true`))
 	add("process", strings.Join(n.shims(), "\n"))
 	dirs, _ := filepath.Glob(filepath.Join(n.RunDir, "containers", "*"))
 	add("directory", strings.Join(dirs, "\n"))
@@ -375,7 +367,11 @@ func (n *node) traces() string {
 func (n *node) shims() (pids []string) {
 	n.t.Helper()
 	var here string
-	if err := n.Do("", func() (err error) { here, err = os.Readlink("/proc/thread-self/ns/net"); return err }); err != nil {
+	if err := n.Do("", func() (err error) {
+		here,
+			err = os.Readlink("/proc/thread-self/ns/net")
+		return err
+	}); err != nil {
 		n.t.Fatal(err)
 	}
 	exes, _ := filepath.Glob("/proc/[0-9]*/exe")
@@ -394,12 +390,5 @@ func (n *node) shims() (pids []string) {
 // the kernel a moment after their namespace has gone.
 func (n *node) idle() {
 	n.t.Helper()
-	var left string
-	deadline := time.Now().Add(10 * time.Second)
-	for left = n.traces(); left != "" && time.Now().Before(deadline); left = n.traces() {
-		time.Sleep(10 * time.Millisecond) // between two looks
-	}
-	if left != "" {
-		n.t.Errorf("left behind:\n%s", left)
-	}
+	await.Value(n.t, "nothing is left behind", "", n.traces)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // outside joins a second host to the node's by a link, without a route to anything else,
@@ -57,16 +58,24 @@ func echoServer(name string, ports ...*apiv1.PortMapping) *apiv1.ContainerSpec {
 	}
 }
 
-// TestConnectionsOutliveNetd keeps connections open over a kill and a start, and
-// over an orderly stop: from another host, from the host itself and between containers.
-func TestConnectionsOutliveNetd(t *testing.T) {
-	n := newNode(t)
-	outside := n.outside()
+// serving is a node with an echo server on port 8080, and the namespace of another host.
+func serving(t *testing.T) (n *node, outside string) {
+	t.Helper()
+	n = newNode(t)
+	outside = n.outside()
 	n.start()
 	n.image()
 	n.network("web")
 	n.run(echoServer("server", &apiv1.PortMapping{Proto: "tcp", HostPort: 8080, ContainerPort: 80}))
-	n.run(&apiv1.ContainerSpec{Name: "other", Command: []string{"sleep", "1000"}, Networks: []*apiv1.ConnectRequest{{Network: "web"}}})
+	return n, outside
+}
+
+// TestConnectionsOutliveNetd keeps connections open over a kill and a start, and
+// over an orderly stop: from another host, from the host itself and between containers.
+func TestConnectionsOutliveNetd(t *testing.T) {
+	n, outside := serving(t)
+	n.run(&apiv1.ContainerSpec{Name: "other", Command: []string{"sleep", "1000"},
+		Networks: []*apiv1.ConnectRequest{{Network: "web"}}})
 
 	var conns []net.Conn
 	for _, c := range []struct{ from, to string }{
@@ -75,7 +84,7 @@ func TestConnectionsOutliveNetd(t *testing.T) {
 		{n.inspect("other").Sandbox.NetnsPath, n.address("server") + ":80"},
 	} {
 		var conn net.Conn
-		eventually(t, "the server listens for "+c.to, func() bool {
+		await.True(t, "the server listens for "+c.to, func() bool {
 			var err error
 			conn, err = n.dialFrom(c.from, c.to)
 			return err == nil
@@ -86,7 +95,7 @@ func TestConnectionsOutliveNetd(t *testing.T) {
 	talk := func(when string) {
 		t.Helper()
 		for _, c := range conns {
-			c.SetDeadline(time.Now().Add(5 * time.Second))
+			c.SetDeadline(time.Now().Add(await.Patience))
 			line := fmt.Sprintf("%s to %s\n", when, c.RemoteAddr())
 			if _, err := c.Write([]byte(line)); err != nil {
 				t.Errorf("%s: %v", when, err)
@@ -145,9 +154,9 @@ func TestExitWhileNetdIsDead(t *testing.T) {
 	if err := os.WriteFile(fifo, []byte("now\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the job has ended", func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH })
+	await.True(t, "the job has ended", func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH })
 	n.start()
-	eventually(t, "the job is known to have ended", func() bool { return n.inspect("job").Status == "exited" })
+	await.True(t, "the job is known to have ended", func() bool { return n.inspect("job").Status == "exited" })
 	if c := n.inspect("job"); c.ExitCode != 42 {
 		t.Errorf("exit code %d, want 42 (%s)", c.ExitCode, c.Error)
 	}
@@ -188,7 +197,8 @@ func TestReboot(t *testing.T) {
 	}
 	// Five addresses remain of the /29: ghosts would exhaust it.
 	for i := range 4 {
-		n.run(&apiv1.ContainerSpec{Name: fmt.Sprint("new", i), Command: []string{"sleep", "1000"}, Networks: []*apiv1.ConnectRequest{{Network: "web"}}})
+		n.run(&apiv1.ContainerSpec{Name: fmt.Sprint("new", i), Command: []string{"sleep", "1000"},
+			Networks: []*apiv1.ConnectRequest{{Network: "web"}}})
 	}
 	if _, err := n.client.Containers.Start(t.Context(), &apiv1.StartContainerRequest{Container: "server"}); err != nil {
 		t.Fatalf("start again: %v", err)
@@ -211,12 +221,14 @@ func (n *node) powerCut(pid int) {
 		n.t.Fatal("there is no supervisor to cut the power of")
 	}
 	n.Run("kill", append([]string{"-9"}, shims...)...)
-	eventually(n.t, "the container's process is gone", func() bool {
+	await.True(n.t, "the container's process is gone", func() bool {
 		err := syscall.Kill(pid, syscall.SIGKILL)
 		return err == syscall.ESRCH
 	})
 	n.Sh(fmt.Sprintf(`
 		for pin in %[1]s/netns/*; do umount "$pin"; rm "$pin"; done
 		nft flush ruleset
-		for l in $(ip -o link | grep -o 'vl[be]-[0-9a-f]*' | sort -u); do ip link del $l 2>/dev/null || true; done`, n.RunDir))
+		for l in $(ip -o link | grep -o 'vl[be]-[0-9a-f]*' | sort -u); do
+			ip link del $l 2>/dev/null || true
+		done`, n.RunDir))
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/vethloom/vethloom/api/server"
+	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/engine/volume"
 	"github.com/vethloom/vethloom/internal/store/bolt"
@@ -31,7 +32,8 @@ type images struct {
 func (i images) ImportImage(ctx context.Context, r io.Reader, o image.ImportOptions) (image.Image, error) {
 	img, err := i.Import(ctx, r, o)
 	if err == nil {
-		i.daemon.events.emit(server.Event{Type: "image", Action: "import", ID: img.ID, Attributes: map[string]string{"name": o.Reference}})
+		i.daemon.events.emit(server.Event{Type: "image", Action: "import", ID: img.ID,
+			Attributes: map[string]string{"name": o.Reference}})
 	}
 	return img, err
 }
@@ -119,6 +121,11 @@ func (v volumes) RemoveVolume(ctx context.Context, name string) error {
 }
 
 // PruneVolumes implements [server.Volumes].
-func (v volumes) PruneVolumes(ctx context.Context) ([]string, error) {
-	return v.Prune(ctx, v.daemon.engine.VolumeUsers)
+func (v volumes) PruneVolumes(ctx context.Context, all bool) ([]string, error) {
+	return v.Prune(ctx, func(name string) []string {
+		if !all && !engine.Anonymous(name) {
+			return []string{"its name"} // somebody gave it one, to find it again
+		}
+		return v.daemon.engine.VolumeUsers(name)
+	})
 }

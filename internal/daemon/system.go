@@ -9,23 +9,25 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/api/server"
-	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/cnm/controller"
 	"github.com/vethloom/vethloom/engine"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/doctor"
 	"github.com/vethloom/vethloom/internal/reconcile"
+	"github.com/vethloom/vethloom/internal/render"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // system answers questions about the daemon itself.
 type system struct {
 	cfg     Config
 	started time.Time
-	ctrl    *cnm.Controller
+	ctrl    *controller.Controller
 	engine  *engine.Engine
 	rec     *reconcile.Reconciler
-	source  *source
+	render  *render.Renderer
 	events  *events
 	notices []string
-	examine func(context.Context) []server.Finding
+	examine func(context.Context) []doctor.Finding
 	cluster func() *server.ClusterStatus
 }
 
@@ -43,7 +45,7 @@ func (s *system) Version() server.Version {
 func (s *system) Status(ctx context.Context) (server.Status, error) {
 	st := server.Status{
 		Version: s.cfg.Version, Started: s.started, Root: s.cfg.Root, Run: s.cfg.Run,
-		Firewall: "nftables", MTU: s.source.facts.Load().host.MTU, Notices: s.notices, Cluster: s.cluster(),
+		Firewall: "nftables", MTU: s.render.Host().MTU, Notices: s.notices, Cluster: s.cluster(),
 	}
 	networks, err := s.ctrl.Networks(ctx)
 	if err != nil {
@@ -61,48 +63,30 @@ func (s *system) Status(ctx context.Context) (server.Status, error) {
 	if err != nil {
 		return st, err
 	}
-	st.Networks, st.Sandboxes, st.Endpoints, st.Containers = len(networks), len(sandboxes), len(endpoints), len(containers)
+	st.Networks, st.Sandboxes, st.Endpoints, st.Containers = len(networks), len(sandboxes), len(endpoints),
+		len(containers)
 	for _, c := range containers {
 		if c.Status == engine.Running {
 			st.Running++
 		}
 	}
 	st.Passes, st.Drifts = s.rec.Counts()
-	for _, f := range s.rec.Failures() {
-		st.Errors = append(st.Errors, server.ScopeError{
-			Scope: string(f.Scope), Error: f.Err.Error(), Since: f.Since, Retry: f.Next,
-		})
-	}
+	st.Errors = s.rec.Failures()
 	st.Converged = len(st.Errors) == 0
 	return st, nil
 }
 
 // Diff implements [server.System].
-func (s *system) Diff(ctx context.Context) ([]server.DiffOp, error) {
+func (s *system) Diff(ctx context.Context) ([]plan.Op, error) {
 	ops, err := s.rec.Diff(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("compare the records with the kernel: %w", err)
 	}
-	out := make([]server.DiffOp, 0, len(ops))
-	for _, op := range ops {
-		out = append(out, diffOp(op))
-	}
-	return out, nil
-}
-
-func diffOp(op plan.Op) server.DiffOp {
-	d := server.DiffOp{
-		Verb: string(op.Verb), Kind: op.Kind(), Scope: string(op.Scope()),
-		NetNS: string(op.NS()), Object: op.Object.String(),
-	}
-	if op.Old != nil {
-		d.Old = op.Old.String()
-	}
-	return d
+	return ops, nil
 }
 
 // Doctor implements [server.System].
-func (s *system) Doctor(ctx context.Context) ([]server.Finding, error) {
+func (s *system) Doctor(ctx context.Context) ([]doctor.Finding, error) {
 	return s.examine(ctx), nil
 }
 

@@ -6,14 +6,14 @@ import (
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // view is a network with its endpoints and its link on the host, as the
 // driver renders it.
 func (n *networks) view(ctx context.Context, net cnm.Network) (server.NetworkView, error) {
 	v := server.NetworkView{Network: net}
-	st, err := n.source.network(net)
+	st, err := n.render.Network(net)
 	if err != nil {
 		return v, err
 	}
@@ -58,7 +58,7 @@ func (n *networks) endpointView(ctx context.Context, e cnm.Endpoint) (server.End
 
 func (n *networks) endpointOf(ctx context.Context, net cnm.Network, e cnm.Endpoint) (server.EndpointView, error) {
 	v := server.EndpointView{Endpoint: e, NetworkName: net.Name}
-	st, err := n.source.endpoint(net, e)
+	st, err := n.render.Endpoint(net, e)
 	if err != nil {
 		return v, err
 	}

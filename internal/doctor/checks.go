@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/vethloom/vethloom/internal/linkname"
 )
 
 // Minimum kernel: concatenated interval sets and maps in nftables (5.6), and
@@ -15,7 +17,8 @@ const minMajor, minMinor = 5, 6
 func unknown(f Facts) []Finding {
 	var out []Finding
 	for _, u := range f.Unknown {
-		out = append(out, Finding{"examination", Warning, "could not look: " + u, "run netd as root, in the namespace it serves"})
+		out = append(out, Finding{"examination", Warning, "could not look: " + u,
+			"run netd as root, in the namespace it serves"})
 	}
 	return out
 }
@@ -27,9 +30,11 @@ func kernelVersion(f Facts) []Finding {
 	case f.Release == "":
 		return nil
 	case !ok:
-		return finding(check, Info, f.Release+" is not of the usual form", "nothing to do as long as the features below are ok")
+		return finding(check, Info, f.Release+" is not of the usual form",
+			"nothing to do as long as the features below are ok")
 	case major < minMajor || major == minMajor && minor < minMinor:
-		return finding(check, Error, fmt.Sprintf("%s; %d.%d or later is needed", f.Release, minMajor, minMinor), "install a newer kernel: apt install linux-image-amd64, then reboot")
+		return finding(check, Error, fmt.Sprintf("%s; %d.%d or later is needed", f.Release, minMajor, minMinor),
+			"install a newer kernel: apt install linux-image-amd64, then reboot")
 	}
 	return fine(check, f.Release)
 }
@@ -73,7 +78,8 @@ func features(f Facts) []Finding {
 		if !known {
 			need.severity, need.lost, need.remedy = Warning, feature.Name, "modprobe "+feature.Name
 		}
-		out = append(out, finding(check, need.severity, fmt.Sprintf("not available (%v): without it there is no %s", feature.Err, need.lost), need.remedy)...)
+		out = append(out, finding(check, need.severity, fmt.Sprintf("not available (%v): without it there is no %s",
+			feature.Err, need.lost), need.remedy)...)
 	}
 	return out
 }
@@ -81,12 +87,15 @@ func features(f Facts) []Finding {
 // forwarding off is normal before the first bridge network: netd turns it on.
 func forwarding(f Facts) []Finding {
 	var out []Finding
-	for _, c := range []struct{ check, path string }{{"IPv4 forwarding", "ipv4/ip_forward"}, {"IPv6 forwarding", "ipv6/conf/all/forwarding"}} {
+	for _, c := range []struct{ check, path string }{{"IPv4 forwarding", "ipv4/ip_forward"},
+		{"IPv6 forwarding", "ipv6/conf/all/forwarding"}} {
 		switch v, known := f.Sysctls[c.path]; {
 		case !known:
 		case v == "0":
 			out = append(out, finding(c.check, Warning, "off: containers reach their own network only",
-				"sysctl -w net."+strings.ReplaceAll(c.path, "/", ".")+"=1; if it comes back, look for what sets it: grep -r "+lastPart(c.path)+" /etc/sysctl.d /etc/sysctl.conf /usr/lib/sysctl.d")...)
+				"sysctl -w net."+strings.ReplaceAll(c.path, "/",
+					".")+"=1; if it comes back, look for what sets it: grep -r "+lastPart(
+					c.path)+" /etc/sysctl.d /etc/sysctl.conf /usr/lib/sysctl.d")...)
 		default:
 			out = append(out, fine(c.check, "on")...)
 		}
@@ -106,7 +115,8 @@ func ipv6(f Facts) []Finding {
 		return finding(check, Info, "the kernel has none: networks with IPv6 cannot be made",
 			"for IPv6, remove ipv6.disable=1 from GRUB_CMDLINE_LINUX in /etc/default/grub, then: update-grub && reboot")
 	case v == "1":
-		return finding(check, Info, "switched off on every link", "for IPv6: sysctl -w net.ipv6.conf.all.disable_ipv6=0")
+		return finding(check, Info, "switched off on every link",
+			"for IPv6: sysctl -w net.ipv6.conf.all.disable_ipv6=0")
 	}
 	return fine(check, "on")
 }
@@ -116,15 +126,25 @@ func foreignForward(f Facts) []Finding {
 	if len(f.ForwardDrops) == 0 {
 		return fine(check, "nobody else drops forwarded packets")
 	}
-	remedy := "iptables -I FORWARD -i 'vlb-+' -j ACCEPT; iptables -I FORWARD -o 'vlb-+' -j ACCEPT"
-	if f.DockerUser {
-		remedy = strings.ReplaceAll(remedy, "FORWARD", "DOCKER-USER")
+	var remedies []string
+	for _, c := range f.ForwardDrops {
+		family, chain, _ := strings.Cut(c, " ") // "inet filter forward"
+		tool := map[string]string{"ip filter FORWARD": "iptables", "ip6 filter FORWARD": "ip6tables"}[c]
+		for _, way := range []string{"i", "o"} {
+			r := fmt.Sprintf(`nft insert rule %s %s %sifname "%s*" accept`, family, chain, way, linkname.Bridge)
+			if tool != "" {
+				r = fmt.Sprintf("%s -I FORWARD -%s '%s+' -j ACCEPT", tool, way, linkname.Bridge)
+			}
+			if tool != "" && f.DockerUser {
+				r = strings.ReplaceAll(r, "FORWARD", "DOCKER-USER")
+			}
+			remedies = append(remedies, r)
+		}
 	}
-	if slices.ContainsFunc(f.ForwardDrops, func(c string) bool { return strings.HasPrefix(c, "ip6 ") }) {
-		remedy += "; the same with ip6tables"
-	}
+	remedy := strings.Join(remedies, "; ")
 	return finding(check, Warning,
-		"dropped unless accepted by "+strings.Join(f.ForwardDrops, ", ")+": containers may reach nothing outside, and published ports may be closed", remedy)
+		"dropped unless accepted by "+strings.Join(f.ForwardDrops,
+			", ")+": containers may reach nothing outside, and published ports may be closed", remedy)
 }
 
 func bridgeNetfilter(f Facts) []Finding {
@@ -134,11 +154,14 @@ func bridgeNetfilter(f Facts) []Finding {
 	case f.Sysctls == nil:
 		return nil
 	case on6:
-		return finding(check, Warning, "on for IPv6: frames within a network run through the host's firewall, and ports published on ::1 do not answer",
-			"netd --bridge-netfilter off (or: sysctl -w net.bridge.bridge-nf-call-ip6tables=0), unless another tool needs it")
+		return finding(check, Warning, "on for IPv6: frames within a network run through the host's firewall, and "+
+			"ports published on ::1 do not answer",
+			"netd --bridge-netfilter off (or: sysctl -w net.bridge.bridge-nf-call-ip6tables=0), unless another "+
+				"tool needs it")
 	case on4:
 		return finding(check, Info, "on for IPv4: frames within a network run through the host's firewall, at a cost",
-			"netd --bridge-netfilter off (or: sysctl -w net.bridge.bridge-nf-call-iptables=0), unless another tool needs it")
+			"netd --bridge-netfilter off (or: sysctl -w net.bridge.bridge-nf-call-iptables=0), unless another "+
+				"tool needs it")
 	}
 	return fine(check, "off")
 }
@@ -146,11 +169,13 @@ func bridgeNetfilter(f Facts) []Finding {
 func otherTools(f Facts) []Finding {
 	var out []Finding
 	hints := map[string]string{
-		"firewalld": "if containers cannot get out: firewall-cmd --permanent --zone=trusted --add-source=<subnet> && firewall-cmd --reload, for each network's subnet",
-		"dockerd":   "nothing as long as subnets do not overlap; see foreign forward policy",
-		"k3s":       "choose subnets outside the cluster's: net network create --subnet …",
-		"kubelet":   "choose subnets outside the cluster's: net network create --subnet …",
-		"flanneld":  "choose subnets outside flannel's network: net network create --subnet …; or join it: net network create -o flannel.prefix=…",
+		"firewalld": "if containers cannot get out: firewall-cmd --permanent --zone=trusted --add-source=<subnet> " +
+			"&& firewall-cmd --reload, for each network's subnet",
+		"dockerd": "nothing as long as subnets do not overlap; see foreign forward policy",
+		"k3s":     "choose subnets outside the cluster's: net network create --subnet …",
+		"kubelet": "choose subnets outside the cluster's: net network create --subnet …",
+		"flanneld": "choose subnets outside flannel's network: net network create --subnet …; or join it: net " +
+			"network create -o flannel.prefix=…",
 	}
 	for _, p := range f.Processes {
 		if hint, known := hints[p]; known {
@@ -159,7 +184,8 @@ func otherTools(f Facts) []Finding {
 	}
 	if f.UFW {
 		out = append(out, finding("other tools", Warning, "ufw is enabled: by default it drops what is forwarded",
-			"ufw route allow in on vlb-<id>; ufw route allow out on vlb-<id>, for each bridge (net network inspect shows it), or: ufw default allow routed")...)
+			"ufw route allow in on vlb-<id>; ufw route allow out on vlb-<id>, for each bridge (net network "+
+				"inspect shows it), or: ufw default allow routed")...)
 	}
 	if out == nil {
 		return fine("other tools", "no other network tool found")
@@ -173,8 +199,10 @@ func overlaps(f Facts) []Finding {
 		i := slices.IndexFunc(f.HostPrefixes, func(p netip.Prefix) bool { return p.Bits() > 0 && p.Overlaps(n.Prefix) })
 		if i >= 0 {
 			out = append(out, finding("subnet overlap", Warning,
-				fmt.Sprintf("network %s has %s, and the host has a route to %s: one of them is not reachable", n.Network, n.Prefix, f.HostPrefixes[i]),
-				fmt.Sprintf("make the network anew elsewhere: net network rm %s && net network create --subnet 10.213.0.0/24 %s", n.Network, n.Network))...)
+				fmt.Sprintf("network %s has %s, and the host has a route to %s: one of them is not reachable",
+					n.Network, n.Prefix, f.HostPrefixes[i]),
+				fmt.Sprintf("make the network anew elsewhere: net network rm %s && net network create --subnet "+
+					"10.213.0.0/24 %s", n.Network, n.Network))...)
 		}
 	}
 	if out == nil {
@@ -191,7 +219,8 @@ func reversePath(f Facts) []Finding {
 	if len(f.StrictLinks) == 0 {
 		return fine(check, "not strict")
 	}
-	return finding(check, Info, "strict on "+strings.Join(f.StrictLinks, ", ")+": fine on one host; answers that come back by another link are dropped",
+	return finding(check, Info, "strict on "+strings.Join(f.StrictLinks,
+		", ")+": fine on one host; answers that come back by another link are dropped",
 		"only with more than one uplink: sysctl -w net.ipv4.conf.all.rp_filter=2")
 }
 
@@ -200,7 +229,8 @@ func reservedPorts(f Facts) []Finding {
 	if v == "" {
 		return nil
 	}
-	return finding("reserved ports", Info, "the kernel keeps "+v+" from automatic use: dynamic host ports skip them too",
+	return finding("reserved ports", Info,
+		"the kernel keeps "+v+" from automatic use: dynamic host ports skip them too",
 		"to free them: sysctl -w net.ipv4.ip_local_reserved_ports=")
 }
 
@@ -238,7 +268,8 @@ func neighbours(f Facts) []Finding {
 			continue
 		}
 		key := "net." + family + ".neigh.default.gc_thresh"
-		out = append(out, finding(check, Info, fmt.Sprintf("room for %d: too few for hosts with thousands of containers or peers", n),
+		out = append(out, finding(check, Info,
+			fmt.Sprintf("room for %d: too few for hosts with thousands of containers or peers", n),
 			fmt.Sprintf("sysctl -w %s1=8192 %s2=49152 %s3=65536", key, key, key))...)
 	}
 	return out

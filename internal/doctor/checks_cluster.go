@@ -15,7 +15,8 @@ func cluster(f Facts) []Finding {
 	}
 	var all []Finding
 	for _, check := range []func(Facts, Cluster) []Finding{
-		clusterStore, clusterHold, clusterIdentity, clusterAddress, clusterPeers, clusterRecords, clusterMTU, clusterFeatures, clusterGone,
+		clusterStore, clusterLoss, clusterHold, clusterIdentity, clusterAddress, clusterPeers, clusterRecords,
+		clusterMTU, clusterFeatures, clusterGone,
 	} {
 		all = append(all, check(f, *f.Cluster)...)
 	}
@@ -37,11 +38,22 @@ func clusterStore(f Facts, c Cluster) []Finding {
 	if c.Error != "" {
 		found += " (" + c.Error + ")"
 	}
-	remedy := "see that etcd runs and that this host reaches it: etcdctl --endpoints " + c.Store + " endpoint health, with netd's certificates"
+	remedy := "see that etcd runs and that this host reaches it: etcdctl --endpoints " + c.Store +
+		" endpoint health, with netd's certificates"
 	if c.Store == "embedded" {
 		remedy = "journalctl -u netd; see that there is room on the disk, then: systemctl restart netd"
 	}
-	return finding(check, Warning, found+": traffic and local networks go on; networks across hosts cannot be made or changed", remedy)
+	return finding(check, Warning,
+		found+": traffic and local networks go on; networks across hosts cannot be made or changed", remedy)
+}
+
+func clusterLoss(_ Facts, c Cluster) []Finding {
+	if c.Loss == "" {
+		return nil
+	}
+	return finding("cluster records lost", Warning, c.Loss,
+		"find out who removed them from etcd, and let only nodes write below netd's --etcd-prefix; net network ls on "+
+			"each node shows what there is")
 }
 
 // clusterHold looks at how long this node still has what it holds. A third of the time is when renewals have
@@ -58,9 +70,11 @@ func clusterHold(f Facts, c Cluster) []Finding {
 	}
 	switch {
 	case left <= 0:
-		return finding(check, Error, fmt.Sprintf("over since %s: other nodes may take this node's subnets, and no new container gets an address of them", (-left).String()), remedy)
+		return finding(check, Error, fmt.Sprintf("over since %s: other nodes may take this node's subnets, and no "+
+			"new container gets an address of them", (-left).String()), remedy)
 	case c.TTL > 0 && left < c.TTL/3:
-		return finding(check, Warning, fmt.Sprintf("not renewed, and over in %s: then other nodes may take this node's subnets", left), remedy)
+		return finding(check, Warning,
+			fmt.Sprintf("not renewed, and over in %s: then other nodes may take this node's subnets", left), remedy)
 	}
 	return fine(check, "renewed; good for "+left.String())
 }
@@ -69,7 +83,8 @@ func clusterIdentity(_ Facts, c Cluster) []Finding {
 	const check = "node identity"
 	var out []Finding
 	if c.Twin != "" {
-		out = append(out, finding(check, Error, "two nodes have the same ID: "+c.Twin+" writes this node's records as well, as a copied disk does",
+		out = append(out, finding(check, Error,
+			"two nodes have the same ID: "+c.Twin+" writes this node's records as well, as a copied disk does",
 			"on the copy: systemctl stop netd; rm the file node-id in netd's state directory; systemctl start netd")...)
 	}
 	owners := map[netip.Addr][]string{}
@@ -87,8 +102,11 @@ func clusterIdentity(_ Facts, c Cluster) []Finding {
 		if slices.ContainsFunc(c.Nodes, func(n ClusterNode) bool { return n.Self && slices.Contains(n.Addrs, a) }) {
 			severity = Error
 		}
-		out = append(out, finding(check, severity, fmt.Sprintf("nodes %s announce the same address %s: traffic for all of them goes to one", strings.Join(owners[a], ", "), a),
-			"on the wrong one: netd --node-ip, or --iface, with an address of its own, and restart netd; a node that is no more goes by itself")...)
+		out = append(out, finding(check, severity,
+			fmt.Sprintf("nodes %s announce the same address %s: traffic for all of them goes to one",
+				strings.Join(owners[a], ", "), a),
+			"on the wrong one: netd --node-ip, or --iface, with an address of its own, and restart netd; a node "+
+				"that is no more goes by itself")...)
 	}
 	if out == nil && len(c.Nodes) > 0 {
 		return fine(check, fmt.Sprintf("%d nodes, each with an ID and addresses of its own", len(c.Nodes)))
@@ -112,12 +130,14 @@ func clusterAddress(_ Facts, c Cluster) []Finding {
 	}
 	self := c.Nodes[i]
 	if len(self.Addrs) == 0 {
-		return finding(check, Error, "this node announces none: no other node reaches it", "netd --iface with the link to the other nodes, or --node-ip, and restart netd")
+		return finding(check, Error, "this node announces none: no other node reaches it",
+			"netd --iface with the link to the other nodes, or --node-ip, and restart netd")
 	}
 	var texts []string
 	for _, a := range self.Addrs {
 		if len(c.LinkAddrs) > 0 && !slices.Contains(c.LinkAddrs, a) {
-			return finding(check, Error, fmt.Sprintf("this node announces %s, which link %s does not have: no other node reaches it", a, c.Link),
+			return finding(check, Error,
+				fmt.Sprintf("this node announces %s, which link %s does not have: no other node reaches it", a, c.Link),
 				"ip addr show "+c.Link+"; netd --iface or --node-ip with what is right, and restart netd")
 		}
 		texts = append(texts, a.String())
@@ -125,14 +145,14 @@ func clusterAddress(_ Facts, c Cluster) []Finding {
 	return fine(check, strings.Join(texts, ", ")+" on "+c.Link)
 }
 
-// shownPeers is how many ways that are not well are told one by one.
+// shownPeers is how many paths that are not well are told one by one.
 const shownPeers = 10
 
 func clusterPeers(_ Facts, c Cluster) []Finding {
 	var out []Finding
 	more, well := 0, 0
 	said := map[string]bool{} // a dead underlay is the cause of all its tunnels
-	for _, w := range c.Ways {
+	for _, w := range c.Paths {
 		switch {
 		case w.Cause == "":
 			well++
@@ -149,13 +169,14 @@ func clusterPeers(_ Facts, c Cluster) []Finding {
 		if w.Alive && !w.Reachable {
 			severity = Error
 		}
-		out = append(out, finding("peer "+w.Node, severity, w.Way+": "+w.Cause, w.Remedy)...)
+		out = append(out, finding("peer "+w.Node, severity, w.Path+": "+w.Cause, w.Remedy)...)
 	}
 	if more > 0 {
-		out = append(out, finding("peers", Warning, fmt.Sprintf("%d more ways are not well", more), "net node ls; net node inspect NODE shows each way and its cause")...)
+		out = append(out, finding("peers", Warning, fmt.Sprintf("%d more paths are not well", more),
+			"net node ls; net node inspect NODE shows each way and its cause")...)
 	}
 	if out == nil && well > 0 {
-		return fine("peers", fmt.Sprintf("%d ways to other nodes, all well", well))
+		return fine("peers", fmt.Sprintf("%d paths to other nodes, all well", well))
 	}
 	return out
 }
@@ -169,7 +190,8 @@ func clusterRecords(_ Facts, c Cluster) []Finding {
 	if len(c.Malformed) > len(shown) {
 		found += "; …"
 	}
-	return finding("cluster records", Warning, found, "net lease ls shows them; repair or remove them with etcdctl, and find out which program wrote them")
+	return finding("cluster records", Warning, found,
+		"net lease ls shows them; repair or remove them with etcdctl, and find out which program wrote them")
 }
 
 func clusterMTU(_ Facts, c Cluster) []Finding {
@@ -177,8 +199,10 @@ func clusterMTU(_ Facts, c Cluster) []Finding {
 	for _, n := range c.Networks {
 		if need := n.MTU + n.Overhead; c.LinkMTU > 0 && n.MTU > 0 && need > c.LinkMTU {
 			out = append(out, finding("network MTU", Warning,
-				fmt.Sprintf("network %s sends packets of %d bytes, which are %d in its tunnel, and %s carries %d: large packets are cut or vanish", n.Name, n.MTU, need, c.Link, c.LinkMTU),
-				fmt.Sprintf("make it again with -o mtu=%d, or none; or: ip link set %s mtu %d, on every node", c.LinkMTU-n.Overhead, c.Link, need))...)
+				fmt.Sprintf("network %s sends packets of %d bytes, which are %d in its tunnel, and %s carries %d: "+
+					"large packets are cut or lost", n.Name, n.MTU, need, c.Link, c.LinkMTU),
+				fmt.Sprintf("make it again with -o mtu=%d, or none; or: ip link set %s mtu %d, on every node",
+					c.LinkMTU-n.Overhead, c.Link, need))...)
 		}
 	}
 	return out
@@ -195,7 +219,9 @@ func clusterFeatures(f Facts, c Cluster) []Finding {
 			continue
 		}
 		feature := f.Features[i]
-		out = append(out, finding("network "+n.Name, Error, fmt.Sprintf("needs %s, which this kernel does not have (%v): its containers here reach no other node", feature.Name, feature.Err),
+		out = append(out, finding("network "+n.Name, Error,
+			fmt.Sprintf("needs %s, which this kernel does not have (%v): its containers here reach no other node",
+				feature.Name, feature.Err),
 			needs[feature.Name].remedy)...)
 	}
 	return out
@@ -205,8 +231,10 @@ func clusterGone(_ Facts, c Cluster) []Finding {
 	var out []Finding
 	for _, n := range c.Networks {
 		if n.Gone {
-			out = append(out, finding("network "+n.Name, Warning, "was removed from the cluster while containers here are on it: they reach no other node",
-				fmt.Sprintf("net network inspect %s shows them; take them off, and: net network rm %s", n.Name, n.Name))...)
+			out = append(out, finding("network "+n.Name, Warning,
+				"was removed from the cluster while containers here are on it: they reach no other node",
+				fmt.Sprintf("net network inspect %s shows them; take them off, and: net network rm %s", n.Name,
+					n.Name))...)
 		}
 	}
 	return out

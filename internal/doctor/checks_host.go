@@ -24,9 +24,11 @@ func cgroups(f Facts) []Finding {
 	}
 	remedy := "boot with cgroup_enable=memory in GRUB_CMDLINE_LINUX (/etc/default/grub), then: update-grub && reboot"
 	if f.Cgroup == "v2" {
-		remedy = "echo '+" + strings.Join(missing, " +") + "' > /sys/fs/cgroup/cgroup.subtree_control; in a systemd unit: Delegate=yes"
+		remedy = "echo '+" + strings.Join(missing, " +") +
+			"' > /sys/fs/cgroup/cgroup.subtree_control; in a systemd unit: Delegate=yes"
 	}
-	return finding(check, Warning, fmt.Sprintf("%s without %s: those limits cannot be set", f.Cgroup, strings.Join(missing, ", ")), remedy)
+	return finding(check, Warning, fmt.Sprintf("%s without %s: those limits cannot be set", f.Cgroup,
+		strings.Join(missing, ", ")), remedy)
 }
 
 // isolation checks what containers are kept apart with.
@@ -39,10 +41,12 @@ func isolation(f Facts) []Finding {
 		}
 		out = append(out, finding(check, s, found, remedy)...)
 	}
-	add("overlayfs", f.Overlay, Error, "the kernel knows no overlay file system: images cannot be mounted", "modprobe overlay")
+	add("overlayfs", f.Overlay, Error, "the kernel knows no overlay file system: images cannot be mounted",
+		"modprobe overlay")
 	add("seccomp", f.Seccomp, Warning, "the kernel filters no system calls: containers run without the default profile",
 		"install a kernel with CONFIG_SECCOMP_FILTER=y: apt install linux-image-amd64")
-	add("user namespaces", f.UserNS > 0, Info, "none may be made: --userns does not work", "sysctl -w user.max_user_namespaces=15000")
+	add("user namespaces", f.UserNS > 0, Info, "none may be made: --userns does not work",
+		"sysctl -w user.max_user_namespaces=15000")
 	return out
 }
 
@@ -70,7 +74,8 @@ func limits(f Facts) []Finding {
 	switch {
 	case f.OpenFiles == 0:
 	case f.OpenFiles < minOpenFiles:
-		out = append(out, finding("open files", Warning, fmt.Sprintf("netd may have %d: every published port takes two", f.OpenFiles),
+		out = append(out, finding("open files", Warning,
+			fmt.Sprintf("netd may have %d: every published port takes two", f.OpenFiles),
 			fmt.Sprintf("ulimit -n %d before netd; in a systemd unit: LimitNOFILE=1048576", 4*minOpenFiles))...)
 	default:
 		out = append(out, fine("open files", fmt.Sprintf("up to %d", f.OpenFiles))...)
@@ -78,7 +83,8 @@ func limits(f Facts) []Finding {
 	switch {
 	case f.InotifyInstances == 0:
 	case f.InotifyInstances < minInotify:
-		out = append(out, finding("inotify", Info, fmt.Sprintf("%d instances a user: programs in containers may run out", f.InotifyInstances),
+		out = append(out, finding("inotify", Info,
+			fmt.Sprintf("%d instances a user: programs in containers may run out", f.InotifyInstances),
 			"sysctl -w fs.inotify.max_user_instances=1024")...)
 	default:
 		out = append(out, fine("inotify", fmt.Sprintf("%d instances a user", f.InotifyInstances))...)
@@ -98,12 +104,14 @@ func disk(f Facts) []Finding {
 		return nil
 	}
 	found := fmt.Sprintf("%d MiB of %d MiB free in %s", f.DiskFree>>20, f.DiskTotal>>20, f.StateDir)
-	remedy := "see what takes the room: du -xh -d2 " + f.StateDir + " | sort -h; then remove containers and images you do not need: net rm, net rmi"
+	remedy := "see what takes the room: du -xh -d2 " + f.StateDir +
+		" | sort -h; then remove containers and images you do not need: net rm, net rmi"
 	switch {
 	case f.DiskFree < fullDisk:
 		return finding(check, Error, found+": state cannot be written", remedy)
 	case f.InodesTotal > 0 && f.Inodes*100 < f.InodesTotal:
-		return finding(check, Warning, fmt.Sprintf("%d of %d inodes free in %s", f.Inodes, f.InodesTotal, f.StateDir), "df -i "+f.StateDir)
+		return finding(check, Warning, fmt.Sprintf("%d of %d inodes free in %s", f.Inodes, f.InodesTotal, f.StateDir),
+			"df -i "+f.StateDir)
 	case f.DiskFree < lowDisk:
 		return finding(check, Warning, found, remedy)
 	}
@@ -116,10 +124,12 @@ func clock(f Facts) []Finding {
 	case f.Now.IsZero():
 		return nil
 	case f.Now.Before(time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)):
-		return finding(check, Error, "it is "+f.Now.UTC().Format(time.RFC3339)+" here: certificates and leases will be taken for expired or not yet valid",
+		return finding(check, Error, "it is "+f.Now.UTC().Format(
+			time.RFC3339)+" here: certificates and leases will be taken for expired or not yet valid",
 			"timedatectl set-ntp true")
 	case f.ClockUnsynced:
-		return finding(check, Info, "not synchronised: what several hosts log is hard to compare", "timedatectl set-ntp true")
+		return finding(check, Info, "not synchronised: what several hosts log is hard to compare",
+			"timedatectl set-ntp true")
 	}
 	return fine(check, "synchronised")
 }

@@ -14,13 +14,14 @@ type Cluster struct {
 	Since     time.Time     // of the present state
 	Expires   time.Time     // when what this node holds is over unless it is renewed; zero: it holds nothing
 	TTL       time.Duration // of that, when it has just been renewed
+	Loss      string        // that the store has lost records, in words; "": it has not
 	Twin      string        // who else writes under this node's ID: a copy of its disk; "": nobody
 
 	Link      string       // this node's link to the others
 	LinkMTU   int          // bytes
 	LinkAddrs []netip.Addr // that the link has
 	Nodes     []ClusterNode
-	Ways      []PeerWay
+	Paths     []PeerPath
 	Networks  []ClusterNetwork
 	Malformed []string // records that cannot be used, each with why: "web: lease 10.5.3.0-24: …"
 }
@@ -34,10 +35,10 @@ type ClusterNode struct {
 	LastSeen time.Time
 }
 
-// PeerWay is a way to another node, as its probes found it.
-type PeerWay struct {
+// PeerPath is a path to another node, as its probes found it.
+type PeerPath struct {
 	Node      string // name
-	Way       string // "underlay", "vxlan web"
+	Path      string // "underlay", "vxlan web"
 	Alive     bool   // the node
 	Reachable bool
 	Cause     string // why it is not well; "": it is, or has not been probed

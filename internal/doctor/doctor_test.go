@@ -56,31 +56,53 @@ func TestFindings(t *testing.T) {
 		found    string // part of it
 		remedy   string // part of it
 	}{
-		{"old kernel", func(f *Facts) { f.Release = "4.19.0-27-amd64" }, "kernel version", Error, "5.6 or later", "apt install"},
+		{"old kernel", func(f *Facts) { f.Release = "4.19.0-27-amd64" }, "kernel version", Error, "5.6 or later",
+			"apt install"},
 		{"kernel 5.5", func(f *Facts) { f.Release = "5.5.19" }, "kernel version", Error, "5.6", "reboot"},
 		{"odd kernel", func(f *Facts) { f.Release = "custom" }, "kernel version", Info, "custom", "features"},
-		{"no bridge", func(f *Facts) { f.Features[0].Err = errors.New("operation not supported") }, "feature bridge", Error, "bridge networks", "modprobe bridge"},
-		{"no tun", func(f *Facts) { f.Features = []Feature{{"tun", errors.New("no such file")}} }, "feature tun", Warning, "udp backend", "modprobe tun"},
-		{"no sctp", func(f *Facts) { f.Features = []Feature{{"sctp", errors.New("protocol not supported")}} }, "feature sctp", Info, "SCTP", "modprobe sctp"},
-		{"not forwarding", set("ipv4/ip_forward", "0"), "IPv4 forwarding", Warning, "off", "sysctl -w net.ipv4.ip_forward=1"},
-		{"not forwarding IPv6", set("ipv6/conf/all/forwarding", "0"), "IPv6 forwarding", Warning, "off", "net.ipv6.conf.all.forwarding=1"},
-		{"no IPv6", func(f *Facts) { delete(f.Sysctls, "ipv6/conf/all/disable_ipv6") }, "IPv6", Info, "none", "ipv6.disable=1"},
+		{"no bridge", func(f *Facts) { f.Features[0].Err = errors.New("operation not supported") }, "feature bridge",
+			Error, "bridge networks", "modprobe bridge"},
+		{"no tun", func(f *Facts) { f.Features = []Feature{{"tun", errors.New("no such file")}} }, "feature tun",
+			Warning, "udp backend", "modprobe tun"},
+		{"no sctp", func(f *Facts) { f.Features = []Feature{{"sctp", errors.New("protocol not supported")}} },
+			"feature sctp", Info, "SCTP", "modprobe sctp"},
+		{"not forwarding", set("ipv4/ip_forward", "0"), "IPv4 forwarding", Warning, "off",
+			"sysctl -w net.ipv4.ip_forward=1"},
+		{"not forwarding IPv6", set("ipv6/conf/all/forwarding", "0"), "IPv6 forwarding", Warning, "off",
+			"net.ipv6.conf.all.forwarding=1"},
+		{"no IPv6", func(f *Facts) { delete(f.Sysctls, "ipv6/conf/all/disable_ipv6") }, "IPv6", Info, "none",
+			"ipv6.disable=1"},
 		{"IPv6 off", set("ipv6/conf/all/disable_ipv6", "1"), "IPv6", Info, "switched off", "disable_ipv6=0"},
-		{"foreign drop", func(f *Facts) { f.ForwardDrops = []string{"ip filter FORWARD"} }, "foreign forward policy", Warning, "ip filter FORWARD", "iptables -I FORWARD -i 'vlb-+' -j ACCEPT"},
-		{"docker's drop", func(f *Facts) { f.ForwardDrops, f.DockerUser = []string{"ip6 filter FORWARD"}, true }, "foreign forward policy", Warning, "ip6", "iptables -I DOCKER-USER"},
-		{"br_netfilter 6", set("bridge/bridge-nf-call-ip6tables", "1"), "bridge netfilter", Warning, "::1", "--bridge-netfilter off"},
-		{"br_netfilter 4", set("bridge/bridge-nf-call-iptables", "1"), "bridge netfilter", Info, "IPv4", "bridge-nf-call-iptables=0"},
-		{"firewalld", func(f *Facts) { f.Processes = []string{"firewalld"} }, "other tools", Info, "firewalld", "firewall-cmd --permanent"},
+		{"foreign drop", func(f *Facts) { f.ForwardDrops = []string{"ip filter FORWARD"} }, "foreign forward policy",
+			Warning, "ip filter FORWARD", "iptables -I FORWARD -i 'vlb-+' -j ACCEPT"},
+		{"docker's drop", func(f *Facts) { f.ForwardDrops, f.DockerUser = []string{"ip6 filter FORWARD"}, true },
+			"foreign forward policy", Warning, "ip6", "ip6tables -I DOCKER-USER -i 'vlb-+'"},
+		{"nft's drop", func(f *Facts) { f.ForwardDrops = []string{"inet filter forward"} }, "foreign forward policy",
+			Warning, "inet filter forward", `nft insert rule inet filter forward iifname "vlb-*" accept`},
+		{"br_netfilter 6", set("bridge/bridge-nf-call-ip6tables", "1"), "bridge netfilter", Warning, "::1",
+			"--bridge-netfilter off"},
+		{"br_netfilter 4", set("bridge/bridge-nf-call-iptables", "1"), "bridge netfilter", Info, "IPv4",
+			"bridge-nf-call-iptables=0"},
+		{"firewalld", func(f *Facts) { f.Processes = []string{"firewalld"} }, "other tools", Info, "firewalld",
+			"firewall-cmd --permanent"},
 		{"ufw", func(f *Facts) { f.UFW = true }, "other tools", Warning, "ufw", "ufw route allow"},
-		{"overlap", func(f *Facts) { f.HostPrefixes = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} }, "subnet overlap", Warning, "10.7.0.0/24", "net network rm front"},
-		{"strict", func(f *Facts) { f.StrictLinks = []string{"eth0"} }, "reverse path filter", Info, "eth0", "rp_filter=2"},
-		{"reserved", set("ipv4/ip_local_reserved_ports", "8080"), "reserved ports", Info, "8080", "ip_local_reserved_ports="},
-		{"conntrack full", func(f *Facts) { f.ConntrackCount = 250000 }, "conntrack table", Error, "250000 of 262144", "nf_conntrack_max=1048576"},
-		{"conntrack filling", func(f *Facts) { f.ConntrackCount = 200000 }, "conntrack table", Warning, "200000", "nf_conntrack_max"},
-		{"few neighbours", set("ipv6/neigh/default/gc_thresh3", "1024"), "neighbour table ipv6", Info, "1024", "net.ipv6.neigh.default.gc_thresh3=65536"},
+		{"overlap", func(f *Facts) { f.HostPrefixes = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} },
+			"subnet overlap", Warning, "10.7.0.0/24", "net network rm front"},
+		{"strict", func(f *Facts) { f.StrictLinks = []string{"eth0"} }, "reverse path filter", Info, "eth0",
+			"rp_filter=2"},
+		{"reserved", set("ipv4/ip_local_reserved_ports", "8080"), "reserved ports", Info, "8080",
+			"ip_local_reserved_ports="},
+		{"conntrack full", func(f *Facts) { f.ConntrackCount = 250000 }, "conntrack table", Error, "250000 of 262144",
+			"nf_conntrack_max=1048576"},
+		{"conntrack filling", func(f *Facts) { f.ConntrackCount = 200000 }, "conntrack table", Warning, "200000",
+			"nf_conntrack_max"},
+		{"few neighbours", set("ipv6/neigh/default/gc_thresh3", "1024"), "neighbour table ipv6", Info, "1024",
+			"net.ipv6.neigh.default.gc_thresh3=65536"},
 		{"no cgroups", func(f *Facts) { f.Cgroup = "" }, "cgroups", Error, "none", "mount -t cgroup2"},
-		{"not delegated", func(f *Facts) { f.Controllers = []string{"pids"} }, "cgroups", Warning, "cpu, memory", "echo '+cpu +memory'"},
-		{"v1 without memory", func(f *Facts) { f.Cgroup, f.Controllers = "v1", []string{"cpu", "pids"} }, "cgroups", Warning, "memory", "cgroup_enable=memory"},
+		{"not delegated", func(f *Facts) { f.Controllers = []string{"pids"} }, "cgroups", Warning, "cpu, memory",
+			"echo '+cpu +memory'"},
+		{"v1 without memory", func(f *Facts) { f.Cgroup, f.Controllers = "v1", []string{"cpu", "pids"} }, "cgroups",
+			Warning, "memory", "cgroup_enable=memory"},
 		{"no overlay", func(f *Facts) { f.Overlay = false }, "overlayfs", Error, "overlay", "modprobe overlay"},
 		{"no seccomp", func(f *Facts) { f.Seccomp = false }, "seccomp", Warning, "profile", "SECCOMP_FILTER"},
 		{"no userns", func(f *Facts) { f.UserNS = 0 }, "user namespaces", Info, "none", "max_user_namespaces"},
@@ -92,7 +114,8 @@ func TestFindings(t *testing.T) {
 		{"no inodes", func(f *Facts) { f.Inodes = 5 }, "disk space", Warning, "5 of 1000 inodes", "df -i"},
 		{"1970", func(f *Facts) { f.Now = time.Unix(0, 0) }, "clock", Error, "1970", "set-ntp"},
 		{"unsynchronised", func(f *Facts) { f.ClockUnsynced = true }, "clock", Info, "not synchronised", "set-ntp"},
-		{"unknown", func(f *Facts) { f.Unknown = []string{"firewall: operation not permitted"} }, "examination", Warning, "not permitted", "as root"},
+		{"unknown", func(f *Facts) { f.Unknown = []string{"firewall: operation not permitted"} }, "examination",
+			Warning, "not permitted", "as root"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			facts := healthy()
@@ -103,7 +126,8 @@ func TestFindings(t *testing.T) {
 				t.Fatal("nothing found")
 			}
 			got := all[i]
-			if got.Check != c.check || got.Severity != c.severity || !strings.Contains(got.Found, c.found) || !strings.Contains(got.Remedy, c.remedy) {
+			if got.Check != c.check || got.Severity != c.severity || !strings.Contains(got.Found, c.found) ||
+				!strings.Contains(got.Remedy, c.remedy) {
 				t.Errorf("got %+v", got)
 			}
 			for _, f := range all {
@@ -126,7 +150,8 @@ func TestWorstComesFirst(t *testing.T) {
 
 // What a host does not show is no reason to complain.
 func TestSilentAboutWhatIsNotKnown(t *testing.T) {
-	for _, f := range Examine(Facts{Cgroup: "v1", Controllers: []string{"cpu", "memory", "pids"}, Seccomp: true, Overlay: true, UserNS: 1}) {
+	for _, f := range Examine(Facts{Cgroup: "v1", Controllers: []string{"cpu", "memory", "pids"}, Seccomp: true,
+		Overlay: true, UserNS: 1}) {
 		if f.Severity != OK {
 			t.Errorf("%+v", f)
 		}
@@ -136,7 +161,8 @@ func TestSilentAboutWhatIsNotKnown(t *testing.T) {
 func TestStrictLinks(t *testing.T) {
 	got := strictLinks(map[string]string{
 		"ipv4/conf/all/rp_filter": "0", "ipv4/conf/default/rp_filter": "1", "ipv4/conf/lo/rp_filter": "1",
-		"ipv4/conf/eth1/rp_filter": "1", "ipv4/conf/eth0/rp_filter": "1", "ipv4/conf/eth2/rp_filter": "2", "ipv4/ip_forward": "1",
+		"ipv4/conf/eth1/rp_filter": "1", "ipv4/conf/eth0/rp_filter": "1", "ipv4/conf/eth2/rp_filter": "2",
+		"ipv4/ip_forward": "1",
 	})
 	if d := cmp.Diff([]string{"eth0", "eth1"}, got); d != "" {
 		t.Error(d)
@@ -145,12 +171,13 @@ func TestStrictLinks(t *testing.T) {
 
 func TestCgroupVersions(t *testing.T) {
 	for want, files := range map[string]map[string]string{
-		"v2 cpu memory":     {"cgroup.controllers": "cpu io memory", "cgroup.subtree_control": "cpu memory"},
-		"v1 cpu cpuacct":    {"cpu,cpuacct/cgroup.procs": "", "cpu/cgroup.procs": "", "systemd/cgroup.procs": ""},
-		"hybrid memory":     {"memory/cgroup.procs": "", "unified/cgroup.controllers": ""},
-		"":                  {"other/file": ""},
-		"v2 pids":           {"cgroup.controllers": "", "cgroup.subtree_control": "pids"},
-		"hybrid cpu memory": {"cpu/cgroup.procs": "", "memory/cgroup.procs": "", "unified/cgroup.controllers": "", "unified/cgroup.procs": ""},
+		"v2 cpu memory":  {"cgroup.controllers": "cpu io memory", "cgroup.subtree_control": "cpu memory"},
+		"v1 cpu cpuacct": {"cpu,cpuacct/cgroup.procs": "", "cpu/cgroup.procs": "", "systemd/cgroup.procs": ""},
+		"hybrid memory":  {"memory/cgroup.procs": "", "unified/cgroup.controllers": ""},
+		"":               {"other/file": ""},
+		"v2 pids":        {"cgroup.controllers": "", "cgroup.subtree_control": "pids"},
+		"hybrid cpu memory": {"cpu/cgroup.procs": "", "memory/cgroup.procs": "", "unified/cgroup.controllers": "",
+			"unified/cgroup.procs": ""},
 	} {
 		root := t.TempDir()
 		for name, content := range files {
@@ -189,7 +216,8 @@ func TestRunOnThisHost(t *testing.T) {
 		ip link add up0 type bridge
 		ip addr add 10.7.0.9/16 dev up0
 		ip link set up0 up
-		nft 'add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; add chain ip filter DOCKER-USER'`)
+		nft 'add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; };
+			add chain ip filter DOCKER-USER'`)
 	t.Cleanup(func() { env.Run("ip", "link", "del", "up0") })
 	h := Host{Kernel: k, StateDir: t.TempDir(), Networks: []Subnet{{"front", netip.MustParsePrefix("10.7.0.0/24")}}}
 	all := Run(context.Background(), h)
@@ -202,14 +230,16 @@ func TestRunOnThisHost(t *testing.T) {
 		}
 	}
 	for check, want := range map[string]Severity{
-		"kernel version": OK, "feature bridge": OK, "feature veth": OK, "feature nft nat maps": OK, "feature nft bridge": OK, "feature conntrack": OK,
+		"kernel version": OK, "feature bridge": OK, "feature veth": OK, "feature nft nat maps": OK,
+		"feature nft bridge": OK, "feature conntrack": OK,
 		"IPv4 forwarding": Warning, "foreign forward policy": Warning, "subnet overlap": Warning,
 	} {
 		if f, ok := got[check]; !ok || f.Severity != want {
 			t.Errorf("%s: got %+v, want %s", check, f, want)
 		}
 	}
-	if f := got["foreign forward policy"]; !strings.Contains(f.Remedy, "DOCKER-USER") || !strings.Contains(f.Found, "ip filter FORWARD") {
+	if f := got["foreign forward policy"]; !strings.Contains(f.Remedy, "DOCKER-USER") ||
+		!strings.Contains(f.Found, "ip filter FORWARD") {
 		t.Errorf("got %+v", f)
 	}
 	if _, ok := got["examination"]; ok {

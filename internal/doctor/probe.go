@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/internal/kern"
+	"github.com/vethloom/vethloom/internal/kern/host"
 )
 
 // Host is a [Probe] of the host this process runs on.
@@ -66,7 +67,7 @@ func (h Host) exists(p string) bool {
 	return err == nil
 }
 
-// module tells whether a module is installed, so that the kernel loads it when it is needed.
+// module reports whether a module is installed, so that the kernel loads it when it is needed.
 func (h Host) module(release, pattern string) bool {
 	found, err := filepath.Glob(h.path("/lib/modules/" + release + "/kernel/" + pattern))
 	return err == nil && len(found) > 0
@@ -82,7 +83,7 @@ func (h Host) release(f *Facts) error {
 }
 
 func (h Host) features(ctx context.Context, f *Facts) error {
-	all, err := kern.Features(ctx)
+	all, err := host.Features(ctx)
 	for _, feature := range all {
 		f.Features = append(f.Features, Feature(feature))
 	}
@@ -92,7 +93,8 @@ func (h Host) features(ctx context.Context, f *Facts) error {
 func (h Host) sysctls(ctx context.Context, f *Facts) error {
 	all, err := h.Kernel.ReadSysctls(ctx, "ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/all/disable_ipv6",
 		"bridge/bridge-nf-call-ip*tables", "ipv4/conf/*/rp_filter", "ipv4/ip_local_reserved_ports",
-		"netfilter/nf_conntrack_count", "netfilter/nf_conntrack_max", "ipv4/neigh/default/gc_thresh3", "ipv6/neigh/default/gc_thresh3")
+		"netfilter/nf_conntrack_count", "netfilter/nf_conntrack_max", "ipv4/neigh/default/gc_thresh3",
+		"ipv6/neigh/default/gc_thresh3")
 	if err != nil {
 		return err
 	}
@@ -156,7 +158,8 @@ func (h Host) processes(f *Facts) error {
 func (h Host) cgroups(f *Facts) error {
 	const top = "/sys/fs/cgroup"
 	f.UserNS, _ = strconv.Atoi(h.text("/proc/sys/user/max_user_namespaces"))
-	f.Overlay = slices.Contains(strings.Fields(h.text("/proc/filesystems")), "overlay") || h.module(f.Release, "fs/overlayfs/overlay.ko*")
+	f.Overlay = slices.Contains(strings.Fields(h.text("/proc/filesystems")), "overlay") ||
+		h.module(f.Release, "fs/overlayfs/overlay.ko*")
 	f.Seccomp = strings.Contains(h.text("/proc/sys/kernel/seccomp/actions_avail"), "errno")
 	if h.exists(top + "/cgroup.controllers") {
 		f.Cgroup, f.Controllers = "v2", strings.Fields(h.text(top+"/cgroup.subtree_control"))

@@ -35,9 +35,9 @@ func (b *burst) begin(now time.Time) {
 	}
 }
 
-// is tells whether to rest, after an update of so many transactions. As long as what a rest has gathered shows that it
-// was worth it, there is another. It is twice as long as it took from the watch's beginning to here: the busier etcd and
-// the node are, the more is done in one step.
+// is reports whether to rest, after an update of so many transactions. As long as what a rest has gathered shows
+// that it was worth it, there is another. It is twice as long as it took from the watch's beginning to here: the
+// busier etcd and the node are, the more is done in one step.
 func (b *burst) is(now time.Time, revisions int) bool {
 	if now.Sub(b.start) > busyPeriod {
 		b.start, b.revisions = now, 0

@@ -21,10 +21,14 @@ func TestBurst(t *testing.T) {
 		{"a node alone is told at once", 0, []update{{ms, 1, false}, {ms, 5000, false}}},
 		{"so are few nodes", 5, []update{{ms, 1000, false}, {ms, 2000, false}}},
 		{"many nodes rest", 1000, []update{{ms, 10, false}, {ms, 10, true}}},
-		{"a large crowd still is told of a few at once", 1_000_000, []update{{ms, 19, false}, {time.Second, 19, false}}},
-		{"what is long ago does not count", 1000, []update{{900 * ms, 15, false}, {200 * ms, 15, false}, {ms, 5, true}}},
-		{"a rest that gathered enough is followed by another", 1000, []update{{ms, 20, true}, {500 * ms, 6, true}, {500 * ms, 4, false}, {500 * ms, 6, false}}},
-		{"a full piece is followed by the next", 1000, []update{{ms, 20, true}, {500 * ms, 1000, false}, {ms, 1000, false}, {ms, 100, true}}},
+		{"a large crowd still is told of a few at once", 1_000_000,
+			[]update{{ms, 19, false}, {time.Second, 19, false}}},
+		{"what is long ago does not count", 1000, []update{{900 * ms, 15, false}, {200 * ms, 15, false},
+			{ms, 5, true}}},
+		{"a rest that gathered enough is followed by another", 1000, []update{{ms, 20, true}, {500 * ms, 6, true},
+			{500 * ms, 4, false}, {500 * ms, 6, false}}},
+		{"a full piece is followed by the next", 1000, []update{{ms, 20, true}, {500 * ms, 1000, false},
+			{ms, 1000, false}, {ms, 100, true}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var b burst
@@ -53,7 +57,9 @@ func TestBurst(t *testing.T) {
 func TestRestGrowsWithTheWork(t *testing.T) {
 	b := burst{audience: func() int { return 1000 }}
 	now := time.Unix(0, 0)
-	for _, c := range []struct{ work, want time.Duration }{{time.Millisecond, minRest}, {50 * time.Millisecond, minRest}, {400 * time.Millisecond, 800 * time.Millisecond}, {5 * time.Second, maxRest}} {
+	for _, c := range []struct{ work, want time.Duration }{{time.Millisecond, minRest},
+		{50 * time.Millisecond, minRest}, {400 * time.Millisecond, 800 * time.Millisecond},
+		{5 * time.Second, maxRest}} {
 		b.begin(now)
 		now = now.Add(c.work)
 		if !b.is(now, fullPiece-1) || b.rest != c.want {

@@ -13,6 +13,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/vethloom/vethloom/internal/etcd"
+	"github.com/vethloom/vethloom/internal/etcd/etcdtest"
 )
 
 // three is a cluster of three processes.
@@ -73,9 +74,9 @@ func (c *three) leader(t *testing.T, client *clientv3.Client) int {
 // TestClusterLosesLeader kills the leader twice while others write: nothing is missed, and a lease goes on.
 func TestClusterLosesLeader(t *testing.T) {
 	cluster := newThree(t)
-	client := dial(t, etcd.Config{Endpoints: cluster.endpoints})
+	client := etcdtest.Dial(t, etcd.Config{Endpoints: cluster.endpoints})
 	put(t, client, "/d/first", "1")
-	m := follow(t, dial(t, etcd.Config{Endpoints: cluster.endpoints}), "/d/")
+	m := follow(t, etcdtest.Dial(t, etcd.Config{Endpoints: cluster.endpoints}), "/d/")
 	m.matches(t, client, "/d/")
 	lease := etcd.NewLease(client, 30*time.Second, 0, nil)
 	run(t, lease)
@@ -107,7 +108,7 @@ func TestClusterLosesLeader(t *testing.T) {
 // TestClusterWithoutQuorum leaves one member of three: it must not be taken for etcd.
 func TestClusterWithoutQuorum(t *testing.T) {
 	cluster := newThree(t)
-	client := dial(t, etcd.Config{Endpoints: cluster.endpoints[:1]})
+	client := etcdtest.Dial(t, etcd.Config{Endpoints: cluster.endpoints[:1]})
 	put(t, client, "/d/a", "1")
 	m := follow(t, client, "/d/")
 	m.matches(t, client, "/d/")

@@ -23,7 +23,7 @@ import (
 // DefaultEndpoint is where an etcd on the same host listens.
 const DefaultEndpoint = "http://127.0.0.1:2379"
 
-// How a connection is watched and made again. A peer that vanished without a word is
+// How a connection is watched and made again. A peer that is gone without a message is
 // noticed after keepaliveTime and keepaliveTimeout; etcd refuses clients
 // that ask more often than every 5 s (its --grpc-keepalive-min-time).
 const (
@@ -68,7 +68,8 @@ func (c Config) Check() error {
 		}
 	}
 	if secure != 0 && secure != len(c.Endpoints) {
-		return refuse("--etcd", strings.Join(c.Endpoints, ","), "some endpoints use TLS and some do not", "use https:// for all of them")
+		return refuse("--etcd", strings.Join(c.Endpoints, ","), "some endpoints use TLS and some do not",
+			"use https:// for all of them")
 	}
 	if err := c.checkPairs(); err != nil {
 		return err
@@ -90,7 +91,8 @@ func (c Config) checkPlain(endpoint string, u *url.URL) error {
 			"use https://, or leave out --etcd-cafile, --etcd-certfile and --etcd-keyfile")
 	}
 	if c.Username != "" && !loopback(u.Hostname()) {
-		return refuse("--etcd", endpoint, "the password of --etcd-user would cross the network readable", "use https://")
+		return refuse("--etcd", endpoint, "the password of --etcd-user would cross the network readable",
+			"use https://")
 	}
 	return nil
 }
@@ -98,15 +100,19 @@ func (c Config) checkPlain(endpoint string, u *url.URL) error {
 func (c Config) checkPairs() error {
 	switch {
 	case c.CertFile != "" && c.KeyFile == "":
-		return refuse("--etcd-certfile", c.CertFile, "a certificate is of no use without its key", "give --etcd-keyfile as well")
+		return refuse("--etcd-certfile", c.CertFile, "a certificate is of no use without its key",
+			"give --etcd-keyfile as well")
 	case c.KeyFile != "" && c.CertFile == "":
-		return refuse("--etcd-keyfile", c.KeyFile, "a key is of no use without its certificate", "give --etcd-certfile as well")
+		return refuse("--etcd-keyfile", c.KeyFile, "a key is of no use without its certificate",
+			"give --etcd-certfile as well")
 	case c.Username != "" && c.PasswordFile == "":
 		return refuse("--etcd-user", c.Username, "the user has no password", "give --etcd-password-file as well")
 	case c.PasswordFile != "" && c.Username == "":
-		return refuse("--etcd-password-file", c.PasswordFile, "a password is of no use without a user", "give --etcd-user as well")
+		return refuse("--etcd-password-file", c.PasswordFile, "a password is of no use without a user",
+			"give --etcd-user as well")
 	case c.DialTimeout < 0:
-		return refuse("--etcd-dial-timeout", c.DialTimeout.String(), "a timeout cannot be negative", "give a duration such as 3s")
+		return refuse("--etcd-dial-timeout", c.DialTimeout.String(), "a timeout cannot be negative",
+			"give a duration such as 3s")
 	}
 	return nil
 }
@@ -149,7 +155,8 @@ func loopback(host string) bool {
 
 // tls is nil when no endpoint uses TLS.
 func (c Config) tls() (*tls.Config, error) {
-	if len(c.Endpoints) == 0 || !strings.HasPrefix(c.Endpoints[0], "https:") && !strings.HasPrefix(c.Endpoints[0], "unixs:") {
+	if len(c.Endpoints) == 0 || !strings.HasPrefix(c.Endpoints[0], "https:") &&
+		!strings.HasPrefix(c.Endpoints[0], "unixs:") {
 		return nil, nil
 	}
 	t := &tls.Config{MinVersion: tls.VersionTLS12}
@@ -160,7 +167,8 @@ func (c Config) tls() (*tls.Config, error) {
 		}
 		t.RootCAs = x509.NewCertPool()
 		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, refuse("--etcd-cafile", c.CAFile, "the file holds no PEM certificate", "give the certificate of etcd's CA in PEM")
+			return nil, refuse("--etcd-cafile", c.CAFile, "the file holds no PEM certificate",
+				"give the certificate of etcd's CA in PEM")
 		}
 	}
 	if c.CertFile == "" || c.KeyFile == "" {
@@ -211,9 +219,10 @@ func Dial(c Config) (*clientv3.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	password, err := c.password()
-	if err != nil {
-		return nil, err
+	unary, stream := []grpc.UnaryClientInterceptor{failEarly}, []grpc.StreamClientInterceptor(nil)
+	if c.Username != "" {
+		l := &login{c: c}
+		unary, stream = append(unary, l.unary), append(stream, l.stream)
 	}
 	cfg := clientv3.Config{
 		Endpoints:            c.Endpoints,
@@ -221,32 +230,26 @@ func Dial(c Config) (*clientv3.Client, error) {
 		DialTimeout:          c.dialTimeout(),
 		DialKeepAliveTime:    keepaliveTime,
 		DialKeepAliveTimeout: keepaliveTimeout,
-		// Not without a stream: etcd takes such pings for abuse and hangs up. Whoever follows has one.
+		// Not without a stream: etcd takes such pings for abuse and hangs up. A follower has one.
 		PermitWithoutStream: false,
 		Logger:              zap.NewNop(),
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxBackoff},
+			Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2,
+				MaxDelay: maxBackoff},
 			MinConnectTimeout: c.dialTimeout(),
-		}), grpc.WithChainUnaryInterceptor(failEarly)},
-	}
-	if c.Username != "" {
-		// With a name and a password the constructor logs in, and so waits for etcd. With a token it does
-		// not; the server refuses this one, and that makes the client log in.
-		cfg.Token = "to be fetched"
+		}), grpc.WithChainUnaryInterceptor(unary...), grpc.WithChainStreamInterceptor(stream...)},
 	}
 	client, err := clientv3.New(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("make a client of etcd at %s: %w", strings.Join(c.Endpoints, ", "), err)
-	}
-	if c.Username != "" {
-		client.Token, client.Username, client.Password = "", c.Username, password
 	}
 	return client, nil
 }
 
 // failEarly has a call fail with the reason when connecting failed, as is usual in gRPC. Etcd's client would
 // rather wait for the end of the context, and know no reason. It is called for each attempt of a call.
-func failEarly(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+func failEarly(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker,
+	opts ...grpc.CallOption) error {
 	return invoke(ctx, method, req, reply, cc, append(opts[:len(opts):len(opts)], grpc.WaitForReady(false))...)
 }
 

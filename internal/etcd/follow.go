@@ -40,8 +40,8 @@ func (c Change) Key() string {
 	return c.Old.Key
 }
 
-// Update is a step of a directory's life. Each key is in Changes at most once, and not at all when it came and went within
-// the step: then there may be no changes.
+// Update is a step of a directory's life. Each key is in Changes at most once, and not at all when it came and
+// went within the step: then there may be no changes.
 type Update struct {
 	Revision int64  // of etcd, that the set is now at
 	Cluster  uint64 // ID of etcd's cluster
@@ -205,14 +205,15 @@ func (w *follower) awaitConnection(ctx context.Context) error {
 	// This call is not tried again, unlike those of the client, so its error is what hinders.
 	wctx, cancel = context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := etcdserverpb.NewKVClient(conn).Range(wctx, &etcdserverpb.RangeRequest{Key: []byte(w.anyKey()), CountOnly: true})
+	_, err := etcdserverpb.NewKVClient(conn).Range(wctx, &etcdserverpb.RangeRequest{Key: []byte(w.anyKey()),
+		CountOnly: true})
 	if err == nil {
 		return nil
 	}
 	return fmt.Errorf("reach etcd at %s: %s", strings.Join(w.client.Endpoints(), ", "), status.Convert(err).Message())
 }
 
-// anyKey is a key whose reading tells how etcd is; whoever may read the directory may read it.
+// anyKey is a key whose reading tells how etcd is; a user that may read the directory may read it.
 func (w *follower) anyKey() string {
 	if w.prefix == "" {
 		return "\x00"
@@ -282,7 +283,7 @@ func (w *follower) list(ctx context.Context) error {
 		}
 		from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
 	}
-	u.Changes = append(u.Changes, w.vanished(next, u.Revision)...)
+	u.Changes = append(u.Changes, w.gone(next, u.Revision)...)
 	w.replica, w.revision, w.cluster = next, u.Revision, u.Cluster
 	return w.deliver(u)
 }
@@ -290,7 +291,8 @@ func (w *follower) list(ctx context.Context) error {
 // compare puts a listed item into the next replica. What did not change stays the same object.
 func (w *follower) compare(changes []Change, next map[string]*Item, i *Item) []Change {
 	old := w.replica[i.Key]
-	if old != nil && old.Mod == i.Mod && old.Create == i.Create && old.Lease == i.Lease && bytes.Equal(old.Value, i.Value) {
+	if old != nil && old.Mod == i.Mod && old.Create == i.Create && old.Lease == i.Lease &&
+		bytes.Equal(old.Value, i.Value) {
 		next[i.Key] = old
 		return changes
 	}
@@ -298,7 +300,7 @@ func (w *follower) compare(changes []Change, next map[string]*Item, i *Item) []C
 	return append(changes, Change{Old: old, New: i, Revision: i.Mod})
 }
 
-func (w *follower) vanished(next map[string]*Item, revision int64) []Change {
+func (w *follower) gone(next map[string]*Item, revision int64) []Change {
 	var out []Change
 	for key, old := range w.replica {
 		if next[key] == nil {

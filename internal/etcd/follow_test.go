@@ -12,10 +12,11 @@ import (
 
 	"github.com/vethloom/vethloom/internal/etcd"
 	"github.com/vethloom/vethloom/internal/etcd/embedded"
+	"github.com/vethloom/vethloom/internal/etcd/etcdtest"
 )
 
 func TestFollow(t *testing.T) {
-	c := start(t, embedded.Config{Dir: t.TempDir()}).Client()
+	c := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client()
 	put(t, c, "/before/x", "another directory")
 	m := follow(t, c, "/d/")
 	m.whole(t, 0)
@@ -37,7 +38,7 @@ func TestFollow(t *testing.T) {
 }
 
 func TestFollowEverything(t *testing.T) {
-	c := start(t, embedded.Config{Dir: t.TempDir()}).Client()
+	c := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client()
 	put(t, c, "a", "1")
 	m := follow(t, c, "")
 	m.matches(t, c, "")
@@ -47,7 +48,7 @@ func TestFollowEverything(t *testing.T) {
 
 // TestFollowAtomic checks that what one transaction changes comes in one update.
 func TestFollowAtomic(t *testing.T) {
-	c := start(t, embedded.Config{Dir: t.TempDir()}).Client()
+	c := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client()
 	m := follow(t, c, "/d/")
 	m.whole(t, 0)
 	for i := range 20 {
@@ -69,7 +70,7 @@ func TestFollowAtomic(t *testing.T) {
 
 // TestFollowInACrowd checks that a watch that rests misses nothing, and is told more at once.
 func TestFollowInACrowd(t *testing.T) {
-	c := start(t, embedded.Config{Dir: t.TempDir()}).Client()
+	c := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client()
 	m := follow(t, c, "/d/", etcd.Audience(func() int { return 1000 }))
 	m.whole(t, 0)
 	const writes = 600
@@ -96,7 +97,7 @@ func TestFollowInACrowd(t *testing.T) {
 }
 
 func TestFollowManyPages(t *testing.T) {
-	c := start(t, embedded.Config{Dir: t.TempDir()}).Client()
+	c := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client()
 	for i := range 25 {
 		var ops []clientv3.Op
 		for j := range 100 {
@@ -114,7 +115,7 @@ func TestFollowManyPages(t *testing.T) {
 }
 
 func TestFollowKeysOnly(t *testing.T) {
-	c := start(t, embedded.Config{Dir: t.TempDir()}).Client()
+	c := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client()
 	put(t, c, "/d/a", "value")
 	m := follow(t, c, "/d/", etcd.KeysOnly())
 	m.whole(t, 0)
@@ -128,7 +129,7 @@ func TestFollowKeysOnly(t *testing.T) {
 }
 
 func TestFollowEnds(t *testing.T) {
-	c := start(t, embedded.Config{Dir: t.TempDir()}).Client()
+	c := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client()
 	full := errors.New("full")
 	if err := etcd.Follow(t.Context(), c, "/", func(etcd.Update) error { return full }); !errors.Is(err, full) {
 		t.Errorf("the consumer's error became %v", err)
@@ -140,12 +141,13 @@ func TestFollowEnds(t *testing.T) {
 	}
 	nobody := dialSocket(t, socket(t))
 	ctx, cancel = context.WithCancel(t.Context())
-	err = etcd.Follow(ctx, nobody, "/", func(etcd.Update) error { return nil }, etcd.OnState(func(connected bool, err error) {
-		if connected || err == nil {
-			t.Errorf("nobody listens, but: %v, %v", connected, err)
-		}
-		cancel()
-	}))
+	err = etcd.Follow(ctx, nobody, "/", func(etcd.Update) error { return nil },
+		etcd.OnState(func(connected bool, err error) {
+			if connected || err == nil {
+				t.Errorf("nobody listens, but: %v, %v", connected, err)
+			}
+			cancel()
+		}))
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("the end of the context became %v", err)
 	}
@@ -154,7 +156,7 @@ func TestFollowEnds(t *testing.T) {
 // TestFollowThroughCompaction changes the set while the connection is cut, and then drops the history.
 func TestFollowThroughCompaction(t *testing.T) {
 	path := socket(t)
-	s := start(t, embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"unix://" + path}})
+	s := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"unix://" + path}})
 	c, p := s.Client(), newProxy(t, path)
 	for _, k := range []string{"stays", "changes", "goes", "comes back"} {
 		put(t, c, "/d/"+k, "1")
@@ -191,13 +193,13 @@ func TestFollowThroughCompaction(t *testing.T) {
 func TestFollowThroughRestart(t *testing.T) {
 	path, dir := socket(t), t.TempDir()
 	cfg := embedded.Config{Dir: dir, ClientURLs: []string{"unix://" + path}}
-	s := start(t, cfg)
+	s := etcdtest.Serve(t, cfg)
 	put(t, s.Client(), "/d/a", "1")
 	m := follow(t, dialSocket(t, path), "/d/")
 	m.matches(t, s.Client(), "/d/")
 	n := m.count()
-	stop(t, s)
-	s = start(t, cfg)
+	etcdtest.Stop(t, s)
+	s = etcdtest.Serve(t, cfg)
 	put(t, s.Client(), "/d/b", "1")
 	m.matches(t, s.Client(), "/d/")
 	m.whole(t, n)
@@ -230,15 +232,15 @@ func TestFollowThroughKill(t *testing.T) {
 func TestFollowThroughWipe(t *testing.T) {
 	path := socket(t)
 	url := []string{"unix://" + path}
-	s := start(t, embedded.Config{Dir: t.TempDir(), ClientURLs: url})
+	s := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir(), ClientURLs: url})
 	for i := range 5 {
 		put(t, s.Client(), fmt.Sprintf("/d/%d", i), "1")
 	}
 	m := follow(t, dialSocket(t, path), "/d/")
 	m.matches(t, s.Client(), "/d/")
 	n := m.count()
-	stop(t, s)
-	s = start(t, embedded.Config{Dir: t.TempDir(), ClientURLs: url})
+	etcdtest.Stop(t, s)
+	s = etcdtest.Serve(t, embedded.Config{Dir: t.TempDir(), ClientURLs: url})
 	put(t, s.Client(), "/d/0", "1")
 	m.matches(t, s.Client(), "/d/")
 	put(t, s.Client(), "/d/9", "1")
@@ -256,14 +258,14 @@ func TestFollowThroughRestore(t *testing.T) {
 		t.Run(fmt.Sprintf("ahead=%v", ahead), func(t *testing.T) {
 			path, dir := socket(t), filepath.Join(t.TempDir(), "data")
 			cfg := embedded.Config{Dir: dir, ClientURLs: []string{"unix://" + path}}
-			s := start(t, cfg)
+			s := etcdtest.Serve(t, cfg)
 			put(t, s.Client(), "/d/old", "1")
-			stop(t, s)
+			etcdtest.Stop(t, s)
 			backup := filepath.Join(t.TempDir(), "backup")
 			if err := os.CopyFS(backup, os.DirFS(dir)); err != nil {
 				t.Fatal(err)
 			}
-			s = start(t, cfg)
+			s = etcdtest.Serve(t, cfg)
 			put(t, s.Client(), "/d/new", "1")
 			put(t, s.Client(), "/d/newer", "1")
 			p := newProxy(t, path)
@@ -271,9 +273,9 @@ func TestFollowThroughRestore(t *testing.T) {
 			m.matches(t, s.Client(), "/d/")
 			p.cut()
 			m.disconnected(t)
-			stop(t, s)
+			etcdtest.Stop(t, s)
 			cfg.Dir = backup
-			s = start(t, cfg)
+			s = etcdtest.Serve(t, cfg)
 			if ahead { // the restored etcd has come further before it is seen
 				for i := range 10 {
 					put(t, s.Client(), "/d/other", fmt.Sprint(i))
@@ -287,11 +289,11 @@ func TestFollowThroughRestore(t *testing.T) {
 	}
 }
 
-// TestFollowThroughSilence has the peer vanish without closing the connection.
+// TestFollowThroughSilence has the peer go without closing the connection.
 func TestFollowThroughSilence(t *testing.T) {
 	t.Parallel()
 	path := socket(t)
-	s := start(t, embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"unix://" + path}})
+	s := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"unix://" + path}})
 	p := newProxy(t, path)
 	m := follow(t, dialSocket(t, p.path), "/d/")
 	m.matches(t, s.Client(), "/d/")

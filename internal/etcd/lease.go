@@ -31,14 +31,15 @@ type Lease struct {
 
 // NewLease returns a lease that [Lease.Run] brings to life. The TTL is counted in whole
 // seconds, at least one. Prior is the ID of a lease that an earlier life of this node had, or 0: when it
-// still lives, it is gone on with, at the TTL it was granted with, and nothing that hangs on it vanishes. Log
+// still lives, it is gone on with, at the TTL it was granted with, and nothing attached to it is removed. Log
 // may be nil.
 func NewLease(c *clientv3.Client, ttl time.Duration, prior int64, log *slog.Logger) *Lease {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	ttl = max(ttl.Truncate(time.Second), time.Second)
-	return &Lease{client: c, ttl: ttl, log: log, prior: prior, changed: make(chan struct{}, 1), now: make(chan struct{}, 1)}
+	return &Lease{client: c, ttl: ttl, log: log, prior: prior, changed: make(chan struct{}, 1),
+		now: make(chan struct{}, 1)}
 }
 
 // ID is that of the lease, or 0 when none was granted yet.
@@ -157,7 +158,7 @@ func (l *Lease) hold(id int64, sent time.Time, ttl int64) {
 	}
 }
 
-// Revoke ends the lease: what hangs on it vanishes at once. Run must have returned.
+// Revoke ends the lease: keys attached to it are removed at once. Run must have returned.
 func (l *Lease) Revoke(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

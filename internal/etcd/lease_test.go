@@ -10,6 +10,7 @@ import (
 
 	"github.com/vethloom/vethloom/internal/etcd"
 	"github.com/vethloom/vethloom/internal/etcd/embedded"
+	"github.com/vethloom/vethloom/internal/etcd/etcdtest"
 )
 
 // run keeps the lease alive until the function returned is called, at the latest until the test is over.
@@ -51,7 +52,7 @@ func attach(t *testing.T, c *clientv3.Client, key string, l *etcd.Lease) {
 
 func TestLeaseIsKeptAndEnds(t *testing.T) {
 	t.Parallel()
-	c := start(t, embedded.Config{Dir: t.TempDir()}).Client()
+	c := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client()
 	m := follow(t, c, "/d/")
 	const ttl = 2 * time.Second
 	l := etcd.NewLease(c, ttl, 0, nil)
@@ -86,7 +87,7 @@ func TestLeaseIsKeptAndEnds(t *testing.T) {
 }
 
 func TestLeaseGoesOnWithThePriorOne(t *testing.T) {
-	c := start(t, embedded.Config{Dir: t.TempDir()}).Client()
+	c := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client()
 	first := etcd.NewLease(c, time.Minute, 0, nil)
 	stop := run(t, first)
 	changed(t, first)
@@ -114,7 +115,7 @@ func TestLeaseGoesOnWithThePriorOne(t *testing.T) {
 }
 
 func TestLeaseIsGrantedAnew(t *testing.T) {
-	c := start(t, embedded.Config{Dir: t.TempDir()}).Client()
+	c := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client()
 	l := etcd.NewLease(c, time.Second, 0, nil)
 	run(t, l)
 	changed(t, l)
@@ -130,7 +131,7 @@ func TestLeaseIsGrantedAnew(t *testing.T) {
 
 // TestLeaseIsRenewedWhenAsked has a lease that it would take minutes to miss.
 func TestLeaseIsRenewedWhenAsked(t *testing.T) {
-	c := start(t, embedded.Config{Dir: t.TempDir()}).Client()
+	c := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client()
 	l := etcd.NewLease(c, time.Hour, 0, nil)
 	run(t, l)
 	changed(t, l)
@@ -149,7 +150,7 @@ func TestLeaseIsRenewedWhenAsked(t *testing.T) {
 func TestLeaseClock(t *testing.T) {
 	t.Parallel()
 	path := socket(t)
-	s := start(t, embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"unix://" + path}})
+	s := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"unix://" + path}})
 	p := newProxy(t, path)
 	m := follow(t, s.Client(), "/d/")
 	l := etcd.NewLease(dialSocket(t, p.path), 2*time.Second, 0, nil)

@@ -18,12 +18,14 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/etcd"
 	"github.com/vethloom/vethloom/internal/etcd/embedded"
+	"github.com/vethloom/vethloom/internal/etcd/etcdtest"
 )
 
 // patience is how long what must happen may take.
-const patience = 30 * time.Second
+const patience = await.Patience
 
 // childEnv has a copy of the test binary be an etcd instead of testing.
 const childEnv = "ETCD_TEST_MEMBER"
@@ -119,41 +121,10 @@ func (p *process) kill() {
 	}
 }
 
-func start(t *testing.T, c embedded.Config) *embedded.Server {
-	t.Helper()
-	s, err := embedded.Start(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { stop(t, s) })
-	return s
-}
-
-func stop(t *testing.T, s *embedded.Server) {
-	t.Helper()
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
-}
-
-func dial(t *testing.T, c etcd.Config) *clientv3.Client {
-	t.Helper()
-	client, err := etcd.Dial(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := client.Close(); err != nil && !errors.Is(err, context.Canceled) {
-			t.Error(err)
-		}
-	})
-	return client
-}
-
 // dialSocket connects to a unix socket.
 func dialSocket(t *testing.T, path string) *clientv3.Client {
 	t.Helper()
-	return dial(t, etcd.Config{Endpoints: []string{"unix://" + path}})
+	return etcdtest.Dial(t, etcd.Config{Endpoints: []string{"unix://" + path}})
 }
 
 // shortDir is a directory whose name leaves room for a socket's.

@@ -118,7 +118,8 @@ func (m *mirror) wait(t testing.TB, what string, f func() bool) {
 		case <-ctx.Done():
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			t.Fatalf("waited in vain for %s; have %d keys, states %v, reasons %v", what, len(m.set), m.states, m.reasons)
+			t.Fatalf("waited in vain for %s; have %d keys, states %v, reasons %v", what, len(m.set), m.states,
+				m.reasons)
 		}
 	}
 }
@@ -133,7 +134,8 @@ func (m *mirror) matches(t testing.TB, c *clientv3.Client, prefix string) {
 	want := map[string]etcd.Item{}
 	for _, kv := range r.Kvs {
 		want[string(kv.Key)] = etcd.Item{
-			Key: string(kv.Key), Value: append([]byte{}, kv.Value...), Create: kv.CreateRevision, Mod: kv.ModRevision, Lease: kv.Lease,
+			Key: string(kv.Key), Value: append([]byte{}, kv.Value...), Create: kv.CreateRevision, Mod: kv.ModRevision,
+			Lease: kv.Lease,
 		}
 	}
 	m.wait(t, fmt.Sprintf("%d keys of revision %d", len(want), r.Header.Revision), func() bool {

@@ -20,14 +20,16 @@ type pki struct{ ca, cert, key, serverCert, serverKey string }
 func newPKI(t *testing.T, dir string) pki {
 	t.Helper()
 	a := authority{t: t, dir: dir}
-	a.cert, a.key = a.make("ca", &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
+	a.cert, a.key = a.make("ca", &x509.Certificate{IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign})
 	a.make("client", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	a.make("server", &x509.Certificate{
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	})
 	in := func(name string) string { return filepath.Join(dir, name) }
-	return pki{ca: in("ca.crt"), cert: in("client.crt"), key: in("client.key"), serverCert: in("server.crt"), serverKey: in("server.key")}
+	return pki{ca: in("ca.crt"), cert: in("client.crt"), key: in("client.key"), serverCert: in("server.crt"),
+		serverKey: in("server.key")}
 }
 
 type authority struct {

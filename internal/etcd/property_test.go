@@ -10,13 +10,14 @@ import (
 
 	"github.com/vethloom/vethloom/internal/etcd"
 	"github.com/vethloom/vethloom/internal/etcd/embedded"
+	"github.com/vethloom/vethloom/internal/etcd/etcdtest"
 )
 
 // TestFollowProperty lets anything happen in any order: what the changes add up to is what
 // etcd lists in the end. The mirror checks each step by itself.
 func TestFollowProperty(t *testing.T) {
 	path := socket(t)
-	s := start(t, embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"unix://" + path}})
+	s := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"unix://" + path}})
 	c, p := s.Client(), newProxy(t, path)
 	round := 0
 	rapid.Check(t, func(r *rapid.T) {
@@ -55,7 +56,8 @@ func step(t *testing.T, r *rapid.T, c *clientv3.Client, p *proxy, prefix string,
 	case op < 15:
 		_, err = c.Delete(ctx, key(), clientv3.WithPrefix())
 	case op < 16:
-		_, err = c.Txn(ctx).Then(clientv3.OpPut(prefix+"x", fmt.Sprint(i)), clientv3.OpPut(prefix+"y", fmt.Sprint(i)), clientv3.OpDelete(prefix+"a")).Commit()
+		_, err = c.Txn(ctx).Then(clientv3.OpPut(prefix+"x", fmt.Sprint(i)), clientv3.OpPut(prefix+"y", fmt.Sprint(i)),
+			clientv3.OpDelete(prefix+"a")).Commit()
 	case op < 17:
 		var g *clientv3.GetResponse
 		if g, err = c.Get(ctx, prefix); err == nil {

@@ -110,7 +110,7 @@ func (p *proxy) heal() {
 	p.down = false
 }
 
-// stall lets nothing through, as a host that vanished does.
+// stall lets nothing through, as a host that is gone does.
 func (p *proxy) stall() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

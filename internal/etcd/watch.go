@@ -122,8 +122,9 @@ func (w *follower) take(p *pending, r clientv3.WatchResponse, ok bool) error {
 	return nil
 }
 
-// probe notices an etcd that was exchanged though the connection looks the same. One that does not answer in time is not
-// listed again for that: it may have too much to do already. Should it be out of reach, the connection ends.
+// probe notices an etcd that was exchanged though the connection looks the same. One that does not answer in time
+// is not listed again for that: it may have too much to do already. Should it be out of reach, the connection
+// ends.
 func (w *follower) probe(ctx context.Context) error {
 	r, err := w.get(ctx, w.anyKey(), clientv3.WithCountOnly())
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {

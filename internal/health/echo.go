@@ -94,7 +94,7 @@ type tries struct {
 	knocked netip.AddrPort
 }
 
-// maxTries bounds how many probes a round has at most, so that nobody waits to hand over an answer.
+// maxTries bounds how many probes a round has at most, so that nobody waits to deliver an answer.
 const maxTries = 64
 
 func (e *echo) begin() *tries { return &tries{echo: e, answers: make(chan answer, maxTries)} }
@@ -126,9 +126,9 @@ func (t *tries) ping(to Target, size int) {
 	t.failed(err)
 }
 
-// knock sends an empty datagram to the tunnel's port: no tunnel takes it for a packet, and
+// sendEmpty sends an empty datagram to the tunnel's port: no tunnel takes it for a packet, and
 // a host where nothing listens there says so.
-func (t *tries) knock(to netip.AddrPort) {
+func (t *tries) sendEmpty(to netip.AddrPort) {
 	e := t.echo
 	s, ok := e.socket(to.Addr().Is4(), false)
 	if !ok {
@@ -171,7 +171,7 @@ func (t *tries) tell(a answer) {
 	}
 }
 
-// read hands out answers until the echo is closed.
+// read delivers answers until the echo is closed.
 func (e *echo) read() {
 	defer close(e.done)
 	polled := []unix.PollFd{{Fd: int32(e.wake), Events: unix.POLLIN}}

@@ -108,7 +108,7 @@ func (p *Prober) Results() []Result {
 	return out
 }
 
-// Of are the results of one node's ways.
+// Of are the results of one node's paths.
 func (p *Prober) Of(node string) []Result {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -229,7 +229,7 @@ func (p *Prober) round(ctx context.Context, s *state) {
 func (p *Prober) Probe(ctx context.Context, t Target) (Result, error) {
 	t.Addr, t.Source = t.Addr.Unmap(), t.Source.Unmap()
 	if !t.Addr.IsValid() {
-		return Result{}, fmt.Errorf("probe %s by %s: it has no address", t.Name, t.Way)
+		return Result{}, fmt.Errorf("probe %s by %s: it has no address", t.Name, t.Path)
 	}
 	r := round{echo: p.echo, target: t, timeout: p.o.Timeout}
 	p.mu.Lock()
@@ -238,7 +238,7 @@ func (p *Prober) Probe(ctx context.Context, t Target) (Result, error) {
 	}
 	p.mu.Unlock()
 	if !r.run(ctx) {
-		return r.out, fmt.Errorf("probe %s at %s by %s: %w", t.Name, t.Addr, t.Way, ctx.Err())
+		return r.out, fmt.Errorf("probe %s at %s by %s: %w", t.Name, t.Addr, t.Path, ctx.Err())
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -248,7 +248,7 @@ func (p *Prober) Probe(ctx context.Context, t Target) (Result, error) {
 	return r.out, nil
 }
 
-// Refresh examines all ways to one node at once, and returns what it found in the order they were set in.
+// Refresh examines all paths to one node at once, and returns what it found in the order they were set in.
 // The error is the context's.
 func (p *Prober) Refresh(ctx context.Context, node string) ([]Result, error) {
 	before := p.Of(node)

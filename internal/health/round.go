@@ -27,7 +27,7 @@ func (r *round) run(ctx context.Context) bool {
 		r.large(ctx)
 	}
 	if !r.out.Small && r.target.Outer.IsValid() && ctx.Err() == nil {
-		r.knock(ctx)
+		r.askPort(ctx)
 	}
 	r.out.Checked, r.out.Loss = time.Now(), r.seen.loss()
 	return ctx.Err() == nil
@@ -67,7 +67,7 @@ func (r *round) small(ctx context.Context) {
 	}
 }
 
-// final tells whether trying again is of no use.
+// final reports whether trying again is of no use.
 func (a answer) final() bool {
 	x := a.refused
 	return x.Neighbour || x.NoRoute || x.Denied || x.Prohibited || x.Host || x.Port
@@ -86,7 +86,7 @@ func (t *tries) wait(ctx context.Context, d time.Duration) (answer, bool) {
 	return answer{}, false
 }
 
-// large sends packets as large as the way should carry, and looks for what it does
+// large sends packets as large as the path should carry, and looks for what it does
 // carry when they are lost.
 func (r *round) large(ctx context.Context) {
 	mtu := r.target.MTU
@@ -101,7 +101,7 @@ func (r *round) large(ctx context.Context) {
 	r.out.PathMTU = r.search(ctx, r.target.smallSize(), mtu)
 }
 
-// passes tells whether one of several packets of a size is answered.
+// passes reports whether one of several packets of a size is answered.
 func (r *round) passes(ctx context.Context, size, tries int) bool {
 	t := r.echo.begin()
 	defer t.end()
@@ -149,13 +149,13 @@ func (r *round) search(ctx context.Context, passes, fails int) int {
 	return passes
 }
 
-// knock asks whether anything listens on the tunnel's port. It asks again, because hosts send such
+// askPort asks whether anything listens on the tunnel's port. It asks again, because hosts send such
 // errors once a second (icmp_ratelimit), and the tunnel's own packets may have had it.
-func (r *round) knock(ctx context.Context) {
+func (r *round) askPort(ctx context.Context) {
 	t := r.echo.begin()
 	defer t.end()
 	for range 3 {
-		t.knock(netip.AddrPortFrom(r.target.Outer.Addr().Unmap(), r.target.Outer.Port()))
+		t.sendEmpty(netip.AddrPortFrom(r.target.Outer.Addr().Unmap(), r.target.Outer.Port()))
 		a, _ := t.wait(ctx, r.timeout)
 		r.out.Refused.merge(a.refused)
 		if a.final() || ctx.Err() != nil {

@@ -60,7 +60,8 @@ const solRaw, icmpFilter = 255, 1
 // setUp asks for errors (ip(7), IP_RECVERR), and for packets that nobody may fragment and
 // that the kernel sends whatever it believes the path's MTU to be (IP_PMTUDISC_PROBE).
 func (s socket) setUp() error {
-	level, recverr, discover, probe := unix.IPPROTO_IPV6, unix.IPV6_RECVERR, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
+	level, recverr, discover, probe := unix.IPPROTO_IPV6, unix.IPV6_RECVERR, unix.IPV6_MTU_DISCOVER,
+		unix.IPV6_PMTUDISC_PROBE
 	if s.v4 {
 		level, recverr, discover, probe = unix.IPPROTO_IP, unix.IP_RECVERR, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE
 	}
@@ -73,14 +74,16 @@ func (s socket) setUp() error {
 		return err
 	case s.v4:
 		wanted := uint32(1) << echoReply4
-		return os.NewSyscallError("setsockopt ICMP_FILTER", unix.SetsockoptInt(s.fd, solRaw, icmpFilter, int(int32(^wanted))))
+		return os.NewSyscallError("setsockopt ICMP_FILTER", unix.SetsockoptInt(s.fd, solRaw, icmpFilter,
+			int(int32(^wanted))))
 	}
 	var f unix.ICMPv6Filter
 	for i := range f.Data {
 		f.Data[i] = 0xffffffff
 	}
 	f.Data[echoReply6/32] &^= 1 << (echoReply6 % 32)
-	return os.NewSyscallError("setsockopt ICMP6_FILTER", unix.SetsockoptICMPv6Filter(s.fd, unix.IPPROTO_ICMPV6, unix.ICMPV6_FILTER, &f))
+	return os.NewSyscallError("setsockopt ICMP6_FILTER", unix.SetsockoptICMPv6Filter(s.fd, unix.IPPROTO_ICMPV6,
+		unix.ICMPV6_FILTER, &f))
 }
 
 // send sends b. An error is asked for again: the kernel reports that of an earlier packet, to somebody

@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// Underlay is the Way of the targets that are nodes' own addresses.
+// Underlay is the Path of the targets that are nodes' own addresses.
 const Underlay = "underlay"
 
-// Target is the far end of a way to a node.
+// Target is the far end of a path to a node.
 type Target struct {
 	Node   string         // its ID
 	Name   string         // its name, for people
-	Way    string         // [Underlay], or driver and network: "vxlan web"
+	Path   string         // [Underlay], or driver and network: "vxlan web"
 	Addr   netip.Addr     // what is to answer
 	Source netip.Addr     // the zero value: the kernel's choice
 	MTU    int            // bytes, IP header included; 0: large packets are not tried
@@ -21,11 +21,11 @@ type Target struct {
 
 // key is what a target keeps while its other fields change.
 type key struct {
-	node, way string
-	addr      netip.Addr
+	node, path string
+	addr       netip.Addr
 }
 
-func (t Target) key() key { return key{t.Node, t.Way, t.Addr} }
+func (t Target) key() key { return key{t.Node, t.Path, t.Addr} }
 
 // Result is what the latest probes of a target found.
 type Result struct {

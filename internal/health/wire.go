@@ -111,7 +111,8 @@ func parseRefusal(b []byte) (refusal, bool) {
 	if len(b) < size {
 		return refusal{}, false
 	}
-	r := refusal{errno: unix.Errno(binary.NativeEndian.Uint32(b)), origin: b[4], kind: b[5], code: b[6], info: binary.NativeEndian.Uint32(b[8:])}
+	r := refusal{errno: unix.Errno(binary.NativeEndian.Uint32(b)), origin: b[4], kind: b[5], code: b[6],
+		info: binary.NativeEndian.Uint32(b[8:])}
 	who := b[size:]
 	if len(who) >= 8 {
 		switch binary.NativeEndian.Uint16(who) {
@@ -135,7 +136,8 @@ func (r refusal) refusals(source netip.Addr) Refusals {
 		}
 		return sendRefusals(r.errno)
 	case unix.SO_EE_ORIGIN_ICMP:
-		return r.unreachable(source, r.kind == unreachable4 && r.code == 4, r.kind == unreachable4, []byte{9, 10, 13}, 3)
+		return r.unreachable(source, r.kind == unreachable4 && r.code == 4, r.kind == unreachable4, []byte{9, 10, 13},
+			3)
 	case unix.SO_EE_ORIGIN_ICMP6:
 		return r.unreachable(source, r.kind == tooBig6, r.kind == unreachable6, []byte{1, 5, 6}, 4)
 	}

@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
+	"github.com/vethloom/vethloom/plan"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,7 +24,8 @@ func (k *Kernel) Apply(ctx context.Context, ops []plan.Op) error {
 	}
 	k.shadow.begin(ops)
 	defer k.shadow.end()
-	s := &session{k: k, ops: ops, conns: map[plan.NetNS]*conn{}, files: map[plan.NetNS]*os.File{}, index: map[end]uint32{}}
+	s := &session{k: k, ops: ops, conns: map[plan.NetNS]*rtnetlink.Conn{}, files: map[plan.NetNS]*os.File{},
+		index: map[end]uint32{}}
 	defer s.close()
 	for s.next = 0; s.next < len(ops); {
 		if err := ctx.Err(); err != nil {
@@ -47,11 +49,11 @@ type session struct {
 	k     *Kernel
 	ops   []plan.Op
 	next  int // the operation to carry out
-	conns map[plan.NetNS]*conn
+	conns map[plan.NetNS]*rtnetlink.Conn
 	files map[plan.NetNS]*os.File
 	index map[end]uint32 // link indexes found in this run
 
-	queue   []request // not yet sent
+	queue   []rtnetlink.Request // not yet sent
 	queueNS plan.NetNS
 }
 
@@ -76,65 +78,27 @@ func (s *session) fail(op int, err error) error {
 // step carries out, or queues, the next operation, or as many as belong together.
 func (s *session) step(ctx context.Context) error {
 	op := s.ops[s.next]
-	switch op.Object.(type) {
-	case plan.Link, plan.Addr, plan.Route, plan.Neigh, plan.FDBEntry:
-		if _, ok := op.Object.(plan.Link); ok && op.Verb == plan.Delete {
-			return s.deleteLinks()
-		}
-		if err := s.enqueue(op); err != nil {
-			return s.fail(s.next, err)
-		}
-		s.next++
-		return nil
+	h, ok := s.k.handlers[op.Kind()]
+	switch {
+	case !ok:
+		return s.fail(s.next, fmt.Errorf("no way to apply a %s", op.Kind()))
+	case h.queue != nil:
+		return h.queue(s, op)
 	}
 	if err := s.flush(); err != nil {
 		return err
 	}
-	first, n := s.next, s.run()
-	part := s.ops[first : first+n]
+	first, n := s.next, s.run(h)
 	s.next += n
-	switch o := op.Object.(type) {
-	case plan.Namespace:
-		return s.fail(first, s.namespace(op))
-	case plan.ForeignAccept:
-		return s.fail(first, s.k.applyAccept(ctx, op, o))
-	case plan.PortHold:
-		return s.fail(first, s.k.port(op))
-	case plan.Tunnel:
-		return s.fail(first, s.k.tunnel(ctx, op, o))
-	case plan.Remote:
-		return s.fail(first, s.k.remote(op, o))
-	case plan.Sysctl:
-		return s.sysctls(first, part)
-	case plan.Set, plan.Chain, plan.Element:
-		return s.fail(first, s.k.rules.apply(ctx, part))
-	case plan.Flow:
-		return s.fail(first, s.k.purge(part))
-	}
-	return s.fail(first, fmt.Errorf("no way to apply a %s", op.Kind()))
+	return s.fail(first, h.apply(ctx, s, s.ops[first:first+n]))
 }
 
 // run is how many operations from the next one on belong together.
-func (s *session) run() int {
-	group := func(o plan.Op) int {
-		switch o.Object.(type) {
-		case plan.Set, plan.Chain, plan.Element:
-			return 1
-		case plan.Flow:
-			return 2
-		case plan.Sysctl:
-			return 3
-		}
-		return 0
-	}
-	first := s.ops[s.next]
-	g, n := group(first), 1
-	if g == 0 {
-		return 1
-	}
-	for s.next+n < len(s.ops) {
+func (s *session) run(h handler) int {
+	first, n := s.ops[s.next], 1
+	for h.group != "" && s.next+n < len(s.ops) {
 		o := s.ops[s.next+n]
-		if group(o) != g || g == 3 && o.NS() != first.NS() {
+		if s.k.handlers[o.Kind()].group != h.group || h.oneNetNS && o.NS() != first.NS() {
 			break
 		}
 		n++
@@ -143,18 +107,18 @@ func (s *session) run() int {
 }
 
 // conn is the run's socket in a namespace.
-func (s *session) conn(ns plan.NetNS) (*conn, error) {
-	if c := s.conns[ns]; c != nil && !c.broken {
+func (s *session) conn(ns plan.NetNS) (*rtnetlink.Conn, error) {
+	if c := s.conns[ns]; c != nil && !c.Broken {
 		return c, nil
 	}
-	var c *conn
+	var c *rtnetlink.Conn
 	var err error
 	if ns == "" {
-		c, err = s.k.borrow()
+		c, err = s.k.socket()
 	} else {
 		var fd int
 		if fd, err = s.fd(ns); err == nil {
-			c, err = dial(fd)
+			c, err = rtnetlink.Dial(fd)
 		}
 	}
 	if err != nil {
@@ -183,7 +147,7 @@ func (s *session) fd(ns plan.NetNS) (int, error) {
 // leave lets go of a namespace, which must not be kept alive.
 func (s *session) leave(ns plan.NetNS) {
 	if c := s.conns[ns]; c != nil {
-		c.close()
+		c.Close()
 		delete(s.conns, ns)
 	}
 	if f := s.files[ns]; f != nil {
@@ -201,14 +165,14 @@ func (s *session) namespace(op plan.Op) error {
 	ns := op.Object.(plan.Namespace).Name
 	switch op.Verb {
 	case plan.Create:
-		c, err := s.k.createNetNS(ns)
+		c, err := s.k.pins.Create(ns)
 		if err == nil {
 			s.conns[ns] = c
 		}
 		return err
 	case plan.Delete:
 		s.leave(ns)
-		return s.k.deleteNetNS(ns)
+		return s.k.pins.Delete(ns)
 	}
 	return badVerb(op)
 }
@@ -216,7 +180,7 @@ func (s *session) namespace(op plan.Op) error {
 func badVerb(op plan.Op) error { return fmt.Errorf("%s is no verb for a %s", op.Verb, op.Kind()) }
 
 // send queues requests for a namespace, and sends what is queued for another.
-func (s *session) send(ns plan.NetNS, requests ...request) error {
+func (s *session) send(ns plan.NetNS, requests ...rtnetlink.Request) error {
 	if s.queueNS != ns {
 		if err := s.flush(); err != nil {
 			return err
@@ -224,7 +188,7 @@ func (s *session) send(ns plan.NetNS, requests ...request) error {
 		s.queueNS = ns
 	}
 	for _, r := range requests {
-		r.op = s.next
+		r.Op = s.next
 		s.queue = append(s.queue, r)
 	}
 	return nil
@@ -239,20 +203,20 @@ func (s *session) flush() error {
 	s.queue = nil
 	c, err := s.conn(s.queueNS)
 	if err != nil {
-		return s.fail(queue[0].op, err)
+		return s.fail(queue[0].Op, err)
 	}
-	i, err := c.batch(queue)
+	i, err := c.Batch(queue)
 	if err != nil {
-		return s.fail(queue[i].op, s.explain(s.ops[queue[i].op], err))
+		return s.fail(queue[i].Op, s.explain(s.ops[queue[i].Op], err))
 	}
 	return nil
 }
 
 // learn is a request that fills in a link's index.
-func (s *session) learn(e end) request {
-	return getLink(e.name, func(b []byte) error {
-		l, err := parseLink(b)
-		s.index[e] = l.index
+func (s *session) learn(e end) rtnetlink.Request {
+	return rtnetlink.GetLink(e.name, func(b []byte) error {
+		l, err := rtnetlink.ParseLink(b)
+		s.index[e] = l.Index
 		return err
 	})
 }
@@ -274,8 +238,8 @@ func (s *session) lookup(ns plan.NetNS, name string) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	if _, err := c.batch([]request{s.learn(e)}); err != nil {
-		if errnoIs(err, unix.ENODEV) {
+	if _, err := c.Batch([]rtnetlink.Request{s.learn(e)}); err != nil {
+		if rtnetlink.ErrnoIs(err, unix.ENODEV) {
 			err = errors.Join(err, os.ErrNotExist)
 		}
 		return 0, fmt.Errorf("find link %s: %w", name, err)

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/kern/attr"
+	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
+	"github.com/vethloom/vethloom/plan"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,35 +39,41 @@ func (s *session) enqueue(op plan.Op) error {
 	if err != nil {
 		return err
 	}
-	return s.send(ns, r)
+	if err := s.send(ns, r); err != nil {
+		return err
+	}
+	if a, ok := op.Object.(plan.Addr); ok && op.Verb == plan.Create && ns == "" && !a.Prefix.IsSingleIP() {
+		return s.send(ns, rtnetlink.NewDirect(a.Prefix, index))
+	}
+	return nil
 }
 
 // onLink is the request for an address, neighbour or forwarding entry.
-func onLink(op plan.Op, index uint32) (request, error) {
+func onLink(op plan.Op, index uint32) (rtnetlink.Request, error) {
 	switch o := op.Object.(type) {
 	case plan.Addr:
 		switch op.Verb {
 		case plan.Create:
-			return newAddr(o.Prefix, index), nil
+			return rtnetlink.NewAddr(o.Prefix, index), nil
 		case plan.Delete:
-			return delAddr(o.Prefix, index), nil
+			return rtnetlink.DelAddr(o.Prefix, index), nil
 		}
 	case plan.Neigh:
 		switch op.Verb {
 		case plan.Create, plan.Modify:
-			return newNeigh(o, index), nil
+			return rtnetlink.NewNeigh(o, index), nil
 		case plan.Delete:
-			return delNeigh(o, index), nil
+			return rtnetlink.DelNeigh(o, index), nil
 		}
 	case plan.FDBEntry:
 		switch op.Verb {
 		case plan.Create, plan.Modify:
-			return newFDB(o, index), nil
+			return rtnetlink.NewFDB(o, index), nil
 		case plan.Delete:
-			return delFDB(o, index), nil
+			return rtnetlink.DelFDB(o, index), nil
 		}
 	}
-	return request{}, badVerb(op)
+	return rtnetlink.Request{}, badVerb(op)
 }
 
 func (s *session) route(op plan.Op, r plan.Route) error {
@@ -80,13 +88,13 @@ func (s *session) route(op plan.Op, r plan.Route) error {
 			return err
 		}
 	}
-	var req request
+	var req rtnetlink.Request
 	var err error
 	switch op.Verb {
 	case plan.Create, plan.Modify:
-		req, err = newRoute(r, index, op.Verb == plan.Modify)
+		req, err = rtnetlink.NewRoute(r, index, op.Verb == plan.Modify)
 	case plan.Delete:
-		req, err = delRoute(r, index)
+		req, err = rtnetlink.DelRoute(r, index)
 	default:
 		err = badVerb(op)
 	}
@@ -98,7 +106,7 @@ func (s *session) route(op plan.Op, r plan.Route) error {
 
 // createLink makes a link in one message, and marks it and brings it up in the
 // next. That one is only sent when the first succeeded: it would
-// otherwise mark a stranger's link of that name as ours.
+// otherwise mark somebody else's link of that name as ours.
 func (s *session) createLink(l plan.Link) error {
 	if err := checkLink(l); err != nil {
 		return err
@@ -130,7 +138,7 @@ func (s *session) createLink(l plan.Link) error {
 			return err
 		}
 	}
-	if err := s.send(l.NS, newLink(l, master, peerNS)); err != nil {
+	if err := s.send(l.NS, rtnetlink.NewLink(l, master, peerNS)); err != nil {
 		return err
 	}
 	if err := s.flush(); err != nil {
@@ -147,23 +155,24 @@ func (s *session) createLink(l plan.Link) error {
 
 // firstEnd marks a link that was just made and brings it up. One that has a carrier
 // from the start takes two steps, as the kernel would make link-local addresses if it came up first.
-func (s *session) firstEnd(l plan.Link) []request {
-	mark := func(a *builder) {
-		s.k.markLink(a, l.Scope, "", l.MTU)
+func (s *session) firstEnd(l plan.Link) []rtnetlink.Request {
+	mark := func(a *attr.Builder) {
+		rtnetlink.MarkLink(a, l.Owner, "", s.ipv6(l))
 		switch l.Kind {
 		case plan.Bridge:
-			a.u32(unix.IFLA_MTU, uint32(bridgeMTU(l)))
+			a.U32(unix.IFLA_MTU, uint32(rtnetlink.BridgeMTU(l)))
 		case plan.TUN:
-			identity(a, plan.MAC{}, l.MTU)
+			rtnetlink.Identity(a, plan.MAC{}, l.MTU)
 		}
 		if l.Master != "" {
-			portFlags(a, l.Port)
+			rtnetlink.PortFlags(a, l.Port)
 		}
 	}
 	if !hasCarrier(l.Kind) {
-		return []request{changeLink(l.Name, upFlag(l.Up), unix.IFF_UP, mark)}
+		return []rtnetlink.Request{rtnetlink.ChangeLink(l.Name, rtnetlink.UpFlag(l.Up), unix.IFF_UP, mark)}
 	}
-	return []request{changeLink(l.Name, 0, 0, mark), changeLink(l.Name, upFlag(l.Up), unix.IFF_UP, nil)}
+	return []rtnetlink.Request{rtnetlink.ChangeLink(l.Name, 0, 0, mark),
+		rtnetlink.ChangeLink(l.Name, rtnetlink.UpFlag(l.Up), unix.IFF_UP, nil)}
 }
 
 func hasCarrier(k plan.LinkKind) bool { return k == plan.VXLAN || k == plan.TUN }
@@ -178,42 +187,42 @@ func (s *session) evict(name string) error {
 	if err != nil {
 		return err
 	}
-	var drop []request
+	var drop []rtnetlink.Request
 	ask := s.confirm(name, &drop)
-	if _, err := c.batch([]request{ask}); err != nil {
+	if _, err := c.Batch([]rtnetlink.Request{ask}); err != nil {
 		return err
 	}
-	_, err = c.batch(drop)
+	_, err = c.Batch(drop)
 	return err
 }
 
 // confirm asks for a link and adds its removal to drop when it is ours.
-func (s *session) confirm(name string, drop *[]request) request {
+func (s *session) confirm(name string, drop *[]rtnetlink.Request) rtnetlink.Request {
 	op := s.next
-	ask := getLink(name, func(b []byte) error {
-		found, err := parseLink(b)
+	ask := rtnetlink.GetLink(name, func(b []byte) error {
+		found, err := rtnetlink.ParseLink(b)
 		if err != nil {
 			return err
 		}
-		if _, _, ours := found.owner(); ours {
-			*drop = append(*drop, request{kind: unix.RTM_DELLINK, op: op,
-				data: linkMsg(found.index, 0, 0).b, settled: []unix.Errno{unix.ENODEV}})
+		if _, _, ours := found.Owner(); ours {
+			*drop = append(*drop, rtnetlink.Request{Kind: unix.RTM_DELLINK, Op: op,
+				Data: rtnetlink.LinkMsg(found.Index, 0, 0).B, Settled: []unix.Errno{unix.ENODEV}})
 		}
 		return nil
 	})
-	ask.op, ask.settled = op, []unix.Errno{unix.ENODEV}
+	ask.Op, ask.Settled = op, []unix.Errno{unix.ENODEV}
 	return ask
 }
 
 // farEnd marks the second end of a veth pair and brings it up, in two steps: the kernel
 // would make link-local addresses if it came up first.
-func (s *session) farEnd(l plan.Link, mac plan.MAC) []request {
-	return []request{
-		changeLink(l.Peer.Name, 0, 0, func(a *builder) {
-			s.k.markLink(a, l.Scope, peerMark, l.MTU)
-			identity(a, mac, l.MTU)
+func (s *session) farEnd(l plan.Link, mac plan.MAC) []rtnetlink.Request {
+	return []rtnetlink.Request{
+		rtnetlink.ChangeLink(l.Peer.Name, 0, 0, func(a *attr.Builder) {
+			rtnetlink.MarkLink(a, l.Owner, rtnetlink.PeerMark, s.ipv6(l))
+			rtnetlink.Identity(a, mac, l.MTU)
 		}),
-		changeLink(l.Peer.Name, upFlag(l.Up), unix.IFF_UP, nil),
+		rtnetlink.ChangeLink(l.Peer.Name, rtnetlink.UpFlag(l.Up), unix.IFF_UP, nil),
 		s.learn(end{l.Peer.NS, l.Peer.Name}),
 	}
 }
@@ -227,16 +236,16 @@ func randomMAC() plan.MAC {
 }
 
 func checkLink(l plan.Link) error {
-	if err := checkLinkName(l.Name); err != nil {
+	if err := rtnetlink.CheckLinkName(l.Name); err != nil {
 		return err
 	}
 	switch l.Kind {
 	case plan.Bridge:
 		return nil
 	case plan.Veth:
-		return checkLinkName(l.Peer.Name)
+		return rtnetlink.CheckLinkName(l.Peer.Name)
 	case plan.VXLAN:
-		return checkVXLAN(l.VXLAN)
+		return rtnetlink.CheckVXLAN(l.VXLAN)
 	case plan.TUN:
 		if l.Master != "" || l.MAC != (plan.MAC{}) {
 			return errors.New("a TUN link carries no frames: it has no hardware address and is no port of a bridge")
@@ -250,11 +259,12 @@ func checkLink(l plan.Link) error {
 // have, since an observation does not say which part of it is amiss.
 func (s *session) modifyLink(l, old plan.Link) error {
 	if l.Kind == plan.Loopback {
-		return s.send(l.NS, changeLink(l.Name, upFlag(l.Up), unix.IFF_UP, func(a *builder) {
-			if l.MTU != 0 {
-				a.u32(unix.IFLA_MTU, uint32(l.MTU))
-			}
-		}))
+		return s.send(l.NS, rtnetlink.ChangeLink(l.Name, rtnetlink.UpFlag(l.Up), unix.IFF_UP,
+			func(a *attr.Builder) {
+				if l.MTU != 0 {
+					a.U32(unix.IFLA_MTU, uint32(l.MTU))
+				}
+			}))
 	}
 	var master uint32
 	if l.Master != "" {
@@ -263,16 +273,17 @@ func (s *session) modifyLink(l, old plan.Link) error {
 			return err
 		}
 	}
-	near := []request{changeLink(l.Name, 0, 0, func(a *builder) {
-		s.k.markLink(a, l.Scope, "", l.MTU)
-		identity(a, changed(l.MAC, old.MAC), l.MTU)
+	near := []rtnetlink.Request{rtnetlink.ChangeLink(l.Name, 0, 0, func(a *attr.Builder) {
+		rtnetlink.MarkLink(a, l.Owner, "", s.ipv6(l))
+		rtnetlink.Identity(a, changed(l.MAC, old.MAC), l.MTU)
 		if l.Master != old.Master || l.Master != "" {
-			a.u32(unix.IFLA_MASTER, master)
+			a.U32(unix.IFLA_MASTER, master)
 		}
-	}), changeLink(l.Name, upFlag(l.Up), unix.IFF_UP, nil)}
+	}), rtnetlink.ChangeLink(l.Name, rtnetlink.UpFlag(l.Up), unix.IFF_UP, nil)}
 	if l.Master != "" {
 		// The flags are those of a port, so it has to be one first.
-		near = append(near, changeLink(l.Name, 0, 0, func(a *builder) { portFlags(a, l.Port) }))
+		near = append(near, rtnetlink.ChangeLink(l.Name, 0, 0,
+			func(a *attr.Builder) { rtnetlink.PortFlags(a, l.Port) }))
 	}
 	if err := s.send(l.NS, near...); err != nil {
 		return err
@@ -300,7 +311,7 @@ func (s *session) deleteLinks() error {
 	}
 	first := s.next
 	ns := s.ops[first].NS()
-	var ask, drop []request
+	var ask, drop []rtnetlink.Request
 	for ; s.next < len(s.ops); s.next++ {
 		op := s.ops[s.next]
 		l, ok := op.Object.(plan.Link)
@@ -320,36 +331,42 @@ func (s *session) deleteLinks() error {
 	if err != nil {
 		return s.fail(first, err)
 	}
-	if i, err := c.batch(ask); err != nil {
-		return s.fail(ask[i].op, err)
+	if i, err := c.Batch(ask); err != nil {
+		return s.fail(ask[i].Op, err)
 	}
 	if len(drop) > 1 {
 		drop = grouped(drop, dropGroup+s.k.drops.Add(1)%0xffff)
 	}
-	if i, err := c.batch(drop); err != nil {
-		return s.fail(drop[i].op, err)
+	if i, err := c.Batch(drop); err != nil {
+		return s.fail(drop[i].Op, err)
 	}
 	return nil
 }
 
 // dropGroup is the first of the groups that links are put in to be removed together.
-const dropGroup = ownedGroup + 1
+const dropGroup = rtnetlink.OwnedGroup + 1
 
 // grouped turns removals into one of a group that the links are put in.
-func grouped(drop []request, group uint32) []request {
-	out := make([]request, 0, len(drop)+1)
+func grouped(drop []rtnetlink.Request, group uint32) []rtnetlink.Request {
+	out := make([]rtnetlink.Request, 0, len(drop)+1)
 	for _, d := range drop {
-		a := builder{b: d.data}
-		a.u32(unix.IFLA_GROUP, group)
-		out = append(out, request{kind: unix.RTM_NEWLINK, op: d.op, data: a.b, settled: d.settled})
+		a := attr.Builder{B: d.Data}
+		a.U32(unix.IFLA_GROUP, group)
+		out = append(out, rtnetlink.Request{Kind: unix.RTM_NEWLINK, Op: d.Op, Data: a.B, Settled: d.Settled})
 	}
-	a := linkMsg(0, 0, 0)
-	a.u32(unix.IFLA_GROUP, group)
-	return append(out, request{kind: unix.RTM_DELLINK, op: drop[0].op, data: a.b, settled: []unix.Errno{unix.ENODEV}})
+	a := rtnetlink.LinkMsg(0, 0, 0)
+	a.U32(unix.IFLA_GROUP, group)
+	return append(out, rtnetlink.Request{Kind: unix.RTM_DELLINK, Op: drop[0].Op, Data: a.B,
+		Settled: []unix.Errno{unix.ENODEV}})
 }
 
 // forget drops the indexes of a link that goes.
 func (s *session) forget(l plan.Link) {
 	delete(s.index, end{l.NS, l.Name})
 	delete(s.index, end{l.Peer.NS, l.Peer.Name})
+}
+
+// ipv6 reports whether the kernel gives a link IPv6 at all.
+func (s *session) ipv6(l plan.Link) bool {
+	return s.k.ipv6 && (l.MTU == 0 || l.MTU >= rtnetlink.MinIPv6MTU)
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // open opens the kernel in the test's namespace and, at the end, removes all
@@ -82,7 +82,8 @@ func addr(s string) netip.Addr     { return netip.MustParseAddr(s) }
 // network is a bridge with a gateway of both families.
 func network() plan.State {
 	return plan.State{
-		Links: []plan.Link{{Name: "vlb-1", Scope: "network/1", Kind: plan.Bridge, MTU: 1500, Up: true, MAC: plan.MAC{2, 0, 0, 0, 0, 1}}},
+		Links: []plan.Link{{Name: "vlb-1", Owner: "network/1", Kind: plan.Bridge, MTU: 1500, Up: true,
+			MAC: plan.MAC{2, 0, 0, 0, 0, 1}}},
 		Addrs: []plan.Addr{
 			{Link: "vlb-1", Prefix: prefix("10.1.0.1/16")},
 			{Link: "vlb-1", Prefix: prefix("fd00:1::1/64")},
@@ -102,7 +103,7 @@ func endpoint() plan.State {
 	return plan.State{
 		Namespaces: []plan.Namespace{{Name: "sb"}},
 		Links: []plan.Link{{
-			Name: "vle-1", Scope: "endpoint/1", Kind: plan.Veth, MTU: 1500, Up: true, Master: "vlb-1",
+			Name: "vle-1", Owner: "endpoint/1", Kind: plan.Veth, MTU: 1500, Up: true, Master: "vlb-1",
 			Port: plan.BridgePort{Hairpin: true, Isolated: true},
 			Peer: plan.VethPeer{NS: "sb", Name: "eth0", MAC: plan.MAC{2, 0x42, 10, 1, 0, 2}},
 		}},
@@ -128,7 +129,8 @@ func TestAttach(t *testing.T) {
 	env.RunIn("sb", "ping", "-c1", "-W2", "10.1.0.1")
 	env.RunIn("sb", "ping", "-c1", "-W2", "fd00:1::1")
 	near := env.Run("ip", "-d", "link", "show", "vle-1")
-	for _, part := range []string{"master vlb-1", "alias vethloom:endpoint/1\n", "isolated on", "hairpin on", "addrgenmode none", "group 1986817901"} {
+	for _, part := range []string{"master vlb-1", "alias vethloom:endpoint/1\n", "isolated on", "hairpin on",
+		"addrgenmode none", "group 1986817901"} {
 		if !strings.Contains(near, part) {
 			t.Errorf("near end lacks %q:\n%s", part, near)
 		}

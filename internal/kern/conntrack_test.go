@@ -7,7 +7,7 @@ import (
 
 	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // flowsTo lists the destinations of the tracked flows.
@@ -33,27 +33,36 @@ func TestPurge(t *testing.T) {
 		return "conntrack -I -p udp --timeout 600 --sport 999 " + extra + ";"
 	}
 	const (
-		local   = "-s 192.0.2.9 -d 192.0.2.1 --dport 53 -r 192.0.2.1 -q 192.0.2.9 --reply-port-src 53 --reply-port-dst 999"
-		there   = "-s 192.0.2.9 -d 198.51.100.1 --dport 53 -r 198.51.100.1 -q 192.0.2.9 --reply-port-src 53 --reply-port-dst 999"
-		led     = "-s 192.0.2.8 -d 192.0.2.1 --dport 53 -r 10.1.0.2 -q 192.0.2.8 --reply-port-src 5353 --reply-port-dst 999"
-		other   = "-s 192.0.2.9 -d 192.0.2.1 --dport 54 -r 192.0.2.1 -q 192.0.2.9 --reply-port-src 54 --reply-port-dst 999"
-		six     = "-s 2001:db8::9 -d 2001:db8::1 --dport 53 -r 2001:db8::1 -q 2001:db8::9 --reply-port-src 53 --reply-port-dst 999"
+		local = "-s 192.0.2.9 -d 192.0.2.1 --dport 53 -r 192.0.2.1 -q 192.0.2.9 --reply-port-src 53 " +
+			"--reply-port-dst 999"
+		there = "-s 192.0.2.9 -d 198.51.100.1 --dport 53 -r 198.51.100.1 -q 192.0.2.9 --reply-port-src 53 " +
+			"--reply-port-dst 999"
+		led = "-s 192.0.2.8 -d 192.0.2.1 --dport 53 -r 10.1.0.2 -q 192.0.2.8 --reply-port-src 5353 " +
+			"--reply-port-dst 999"
+		other = "-s 192.0.2.9 -d 192.0.2.1 --dport 54 -r 192.0.2.1 -q 192.0.2.9 --reply-port-src 54 " +
+			"--reply-port-dst 999"
+		six = "-s 2001:db8::9 -d 2001:db8::1 --dport 53 -r 2001:db8::1 -q 2001:db8::9 --reply-port-src 53 " +
+			"--reply-port-dst 999"
 		address = "192.0.2.1:53 "
 	)
 	for _, c := range []struct {
 		name       string
-		flow       plan.Flow
+		flow       plan.ConntrackFlush
 		left, gone []string
 	}{
-		{"whatever goes to the port", plan.Flow{Proto: plan.UDP, Dst: "0.0.0.0/0:53"},
+		{"whatever goes to the port", plan.ConntrackFlush{Proto: plan.UDP, Dst: "0.0.0.0/0:53"},
 			[]string{"198.51.100.1:53", "192.0.2.1:54", "2001:db8::1:53"}, []string{"192.0.2.1:53"}},
-		{"but not what is led there already", plan.Flow{Proto: plan.UDP, Dst: "0.0.0.0/0:50-53", Keep: "10.1.0.2:5353"},
+		{"but not what is led there already", plan.ConntrackFlush{Proto: plan.UDP, Dst: "0.0.0.0/0:50-53",
+			Keep: "10.1.0.2:5353"},
 			[]string{"192.0.2.1:53", "192.0.2.1:54"}, nil},
-		{"a range of one address", plan.Flow{Proto: plan.UDP, Dst: "192.0.2.1:50-60"},
+		{"a range of one address", plan.ConntrackFlush{Proto: plan.UDP, Dst: "192.0.2.1:50-60"},
 			[]string{"198.51.100.1:53"}, []string{"192.0.2.1:53", "192.0.2.1:54"}},
-		{"another protocol", plan.Flow{Proto: plan.TCP, Dst: "0.0.0.0/0:53"}, []string{"192.0.2.1:53", "192.0.2.1:54"}, nil},
-		{"IPv6", plan.Flow{Proto: plan.UDP, Dst: "[2001:db8::1]:53"}, []string{"192.0.2.1:53"}, []string{"2001:db8::1:53"}},
-		{"an endpoint", plan.Flow{Addr: "10.1.0.2"}, []string{"192.0.2.1:53", "192.0.2.1:54", "198.51.100.1:53"}, nil},
+		{"another protocol", plan.ConntrackFlush{Proto: plan.TCP, Dst: "0.0.0.0/0:53"},
+			[]string{"192.0.2.1:53", "192.0.2.1:54"}, nil},
+		{"IPv6", plan.ConntrackFlush{Proto: plan.UDP, Dst: "[2001:db8::1]:53"}, []string{"192.0.2.1:53"},
+			[]string{"2001:db8::1:53"}},
+		{"an endpoint", plan.ConntrackFlush{Addr: "10.1.0.2"}, []string{"192.0.2.1:53", "192.0.2.1:54",
+			"198.51.100.1:53"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			env := kerntest.New(t)
@@ -61,7 +70,8 @@ func TestPurge(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			env.Sh("ip addr add 192.0.2.1/24 dev lo; nft add table ip track; nft add chain ip track c '{ type filter hook output priority 0; }'; nft add rule ip track c ct state new accept")
+			env.Sh("ip addr add 192.0.2.1/24 dev lo; nft add table ip track; nft add chain ip track c '{ type " +
+				"filter hook output priority 0; }'; nft add rule ip track c ct state new accept")
 			env.Sh(entry(local) + entry(there) + entry(led) + entry(other) + entry(six))
 			before := strings.Count(flowsTo(env), address)
 			if err := k.Apply(context.Background(), []plan.Op{{Verb: plan.Purge, Object: c.flow}}); err != nil {
@@ -81,7 +91,8 @@ func TestPurge(t *testing.T) {
 					t.Errorf("%s is left: %s", f, after)
 				}
 			}
-			if want := before - 1; (c.flow.Keep != "" || c.flow.Addr != "") && strings.Count(after+" ", address) != want {
+			if want := before - 1; (c.flow.Keep != "" || c.flow.Addr != "") &&
+				strings.Count(after+" ", address) != want {
 				t.Errorf("%d flows to the port, want %d: %s", strings.Count(after+" ", address), want, after)
 			}
 		})

@@ -6,7 +6,8 @@ import (
 	"net/netip"
 
 	"github.com/mdlayher/netlink"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
+	"github.com/vethloom/vethloom/plan"
 	"golang.org/x/sys/unix"
 )
 
@@ -66,7 +67,7 @@ func (e *entries) removeLink(name string) {
 	delete(e.fdb, name)
 }
 
-// equal tells whether two sets are the same, whatever empty parts they have.
+// equal reports whether two sets are the same, whatever empty parts they have.
 func (e *entries) equal(o *entries) bool { return same(e.neighs, o.neighs) && same(e.fdb, o.fdb) }
 
 func same[K, V comparable](a, b map[string]map[K]V) bool {
@@ -85,7 +86,7 @@ func same[K, V comparable](a, b map[string]map[K]V) bool {
 
 // entryEvent is the last word about a neighbour or forwarding entry.
 type entryEvent struct {
-	neighbour
+	rtnetlink.Neighbour
 	bridge bool // a forwarding entry
 	gone   bool
 }
@@ -100,12 +101,12 @@ type entryKey struct {
 
 func (e entryEvent) key() entryKey {
 	if e.bridge {
-		return entryKey{index: e.index, bridge: true, hop: hopOf(e.mac, e.ip)}
+		return entryKey{index: e.Index, bridge: true, hop: hopOf(e.MAC, e.IP)}
 	}
-	return entryKey{index: e.index, ip: e.ip}
+	return entryKey{index: e.Index, ip: e.IP}
 }
 
-// parseEntry tells whether a notification may be about an entry of ours. Most are not:
+// parseEntry reports whether a notification may be about an entry of ours. Most are not:
 // they are about what the host's links have learned.
 func parseEntry(m netlink.Message) (entryEvent, bool) {
 	kind := uint16(m.Header.Type)
@@ -116,11 +117,11 @@ func parseEntry(m netlink.Message) (entryEvent, bool) {
 	if bridge && m.Data[10]&unix.NTF_SELF == 0 {
 		return entryEvent{}, false
 	}
-	n, err := parseNeigh(m.Data)
-	if err != nil || !n.ip.IsValid() || !bridge && n.proto != plan.Protocol {
+	n, err := rtnetlink.ParseNeigh(m.Data)
+	if err != nil || !n.IP.IsValid() || !bridge && n.Proto != plan.Protocol {
 		return entryEvent{}, false
 	}
-	return entryEvent{neighbour: n, bridge: bridge, gone: kind == unix.RTM_DELNEIGH}, true
+	return entryEvent{Neighbour: n, bridge: bridge, gone: kind == unix.RTM_DELNEIGH}, true
 }
 
 // entryDrifted compares the last word about an entry with the shadow.
@@ -128,18 +129,18 @@ func (s *shadow) entryDrifted(e entryEvent, link string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e.bridge {
-		dst, known := s.entries.fdb[link][hopOf(e.mac, e.ip)]
+		dst, known := s.entries.fdb[link][hopOf(e.MAC, e.IP)]
 		if !known {
 			l, ours := s.links[link]
-			return !e.gone && e.permanent && ours && l.Kind == plan.VXLAN
+			return !e.gone && e.Permanent && ours && l.Kind == plan.VXLAN
 		}
-		return e.gone || !e.permanent || dst != e.ip
+		return e.gone || !e.Permanent || dst != e.IP
 	}
-	mac, known := s.entries.neighs[link][e.ip]
+	mac, known := s.entries.neighs[link][e.IP]
 	if !known {
-		return !e.gone && e.permanent && link != "" // a link that we do not know of yet tells itself
+		return !e.gone && e.Permanent && link != "" // a link that we do not know of yet tells itself
 	}
-	return e.gone || !e.permanent || mac != e.mac
+	return e.gone || !e.Permanent || mac != e.MAC
 }
 
 // maxEntryEvents bounds the entries noted one by one. After more of them, or when some were lost,
@@ -171,7 +172,7 @@ func (w *watcher) entriesDrifted(events map[entryKey]entryEvent, recount bool) b
 		return w.compareEntries()
 	}
 	for _, e := range events {
-		if w.k.shadow.entryDrifted(e, w.links[e.index].name) {
+		if w.k.shadow.entryDrifted(e, w.links[e.Index].Name) {
 			return true
 		}
 	}
@@ -204,9 +205,9 @@ func (w *watcher) readEntries() (*entries, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the entries: %w", err)
 	}
-	owned := map[*link]bool{}
+	owned := map[*rtnetlink.Link]bool{}
 	for _, l := range v.links {
-		_, _, owned[l] = l.owner()
+		_, _, owned[l] = l.Owner()
 	}
 	var s plan.State
 	v.addrs, v.routes = nil, nil

@@ -8,6 +8,9 @@ import (
 	"strconv"
 
 	"github.com/mdlayher/netlink"
+	"github.com/vethloom/vethloom/internal/kern/attr"
+	"github.com/vethloom/vethloom/internal/kern/host"
+	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,9 +48,9 @@ func follow(c *netlink.Conn, each func(netlink.Message), lost func()) {
 			for _, m := range msgs {
 				each(m)
 			}
-		case errnoIs(err, unix.ENOBUFS):
+		case rtnetlink.ErrnoIs(err, unix.ENOBUFS):
 			lost()
-		case errnoIs(err, unix.EINTR):
+		case rtnetlink.ErrnoIs(err, unix.EINTR):
 		default:
 			return // closed
 		}
@@ -57,9 +60,9 @@ func follow(c *netlink.Conn, each func(netlink.Message), lost func()) {
 // event is one notification about a link, an address or a route.
 type event struct {
 	gone  bool
-	link  *link
-	addr  *address
-	route *route
+	link  *rtnetlink.Link
+	addr  *rtnetlink.Address
+	route *rtnetlink.Route
 }
 
 func parseEvent(m netlink.Message) (event, bool) {
@@ -68,14 +71,14 @@ func parseEvent(m netlink.Message) (event, bool) {
 		if len(m.Data) > 0 && m.Data[0] != unix.AF_UNSPEC {
 			return event{}, false // a bridge's or IPv6's view of the link
 		}
-		l, err := parseLink(m.Data)
+		l, err := rtnetlink.ParseLink(m.Data)
 		return event{gone: m.Header.Type == unix.RTM_DELLINK, link: &l}, err == nil
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		a, err := parseAddr(m.Data)
+		a, err := rtnetlink.ParseAddr(m.Data)
 		return event{gone: m.Header.Type == unix.RTM_DELADDR, addr: &a}, err == nil
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		r, err := parseRoute(m.Data)
-		return event{gone: m.Header.Type == unix.RTM_DELROUTE, route: &r}, err == nil && !r.cloned
+		r, err := rtnetlink.ParseRoute(m.Data)
+		return event{gone: m.Header.Type == unix.RTM_DELROUTE, route: &r}, err == nil && !r.Cloned
 	}
 	return event{}, false
 }
@@ -84,11 +87,11 @@ func parseEvent(m netlink.Message) (event, bool) {
 func (e event) key() string {
 	switch {
 	case e.link != nil:
-		return "link " + e.link.name
+		return "link " + e.link.Name
 	case e.addr != nil:
-		return fmt.Sprintf("addr %d %s", e.addr.index, e.addr.prefix)
+		return fmt.Sprintf("addr %d %s", e.addr.Index, e.addr.Prefix)
 	}
-	return "route " + e.route.Key() + fmt.Sprintf(" %d", e.route.proto)
+	return "route " + e.route.Key() + fmt.Sprintf(" %d", e.route.Proto)
 }
 
 // Attributes of linux/netfilter/nf_tables.h.
@@ -98,6 +101,8 @@ const (
 	nfMsgNewGen     = 15 // NFT_MSG_NEWGEN
 	nfMsgNewChain   = 3  // NFT_MSG_NEWCHAIN, also when a policy changes
 	nfMsgDelChain   = 5  // NFT_MSG_DELCHAIN
+	nfMsgDelRule    = 8  // NFT_MSG_DELRULE
+	nftaRuleChain   = 2  // NFTA_RULE_CHAIN
 	nftaTable       = 1  // the table's name in messages about tables, chains, rules, sets and elements
 	nftaGenPID      = 2  // NFTA_GEN_PROC_PID
 	nftaChainHook   = 4  // NFTA_CHAIN_HOOK, of base chains only
@@ -106,32 +111,36 @@ const (
 
 // genFilter tells which nftables transactions were somebody else's and about a
 // table of ours, or about a base chain of another, which may drop what we forward
-// from now on. A transaction is told object by object, and then by its
-// generation, which names the thread that asked for it.
+// from now on, or took a rule from a chain of another that has our accepts. A
+// transaction is told object by object, and then by its generation, which names the
+// thread that asked for it.
 type genFilter struct {
 	table   string
 	touched bool
 }
 
-// foreign takes one notification in and tells whether it ends such a transaction.
+// foreign takes one notification in and reports whether it ends such a transaction.
 func (g *genFilter) foreign(m netlink.Message) bool {
 	if uint16(m.Header.Type)>>8 != nfSubsystem || len(m.Data) < nfgenSize {
 		return false
 	}
 	kind := uint16(m.Header.Type) & 0xff
 	gen, chain := kind == nfMsgNewGen, kind == nfMsgNewChain || kind == nfMsgDelChain
+	rule := kind == nfMsgDelRule
 	var table string
 	var thread uint32
-	base := false
+	base := false // or one that has rules of ours
 	// What cannot be parsed is not about a table of ours.
-	_ = eachAttr(m.Data[nfgenSize:], func(kind uint16, v []byte) error {
+	_ = attr.Each(m.Data[nfgenSize:], func(kind uint16, v []byte) error {
 		switch {
 		case gen && kind == nftaGenPID && len(v) == 4:
 			thread = binary.BigEndian.Uint32(v)
 		case !gen && kind == nftaTable:
-			table = text(v)
+			table = attr.Text(v)
 		case chain && kind&^unix.NLA_F_NESTED == nftaChainHook:
 			base = true
+		case rule && kind == nftaRuleChain:
+			base = host.HasAccepts(attr.Text(v))
 		}
 		return nil
 	})
@@ -144,7 +153,7 @@ func (g *genFilter) foreign(m netlink.Message) bool {
 	return touched && !ownThread(thread)
 }
 
-// ownThread tells whether a thread is one of this process. In a PID namespace of its own a
+// ownThread reports whether a thread is one of this process. In a PID namespace of its own a
 // process cannot tell; then its own changes count as others', which costs a look.
 func ownThread(tid uint32) bool {
 	_, err := os.Stat("/proc/self/task/" + strconv.FormatUint(uint64(tid), 10))

@@ -10,15 +10,19 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/vethloom/vethloom/internal/plan"
-	"golang.org/x/sys/unix"
+	"github.com/vethloom/vethloom/internal/kern/conntrack"
+	"github.com/vethloom/vethloom/internal/kern/host"
+	"github.com/vethloom/vethloom/internal/kern/netns"
+	"github.com/vethloom/vethloom/internal/kern/nftables"
+	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Config says what a [Kernel] is bound to.
 type Config struct {
 	RunDir string       // namespaces are pinned under <RunDir>/netns
 	Log    *slog.Logger // nil discards
-	// Tunnels carries the packets of TUN links. It outlives the Kernel: whoever made it
+	// Tunnels carries the packets of TUN links. It outlives the Kernel: what made it
 	// ends it. Nil: a plan with a tunnel is unsupported.
 	Tunnels TunnelHost
 }
@@ -26,16 +30,18 @@ type Config struct {
 // Kernel is the network state of one network namespace and of those pinned
 // under its run directory. Its methods may be called concurrently.
 type Kernel struct {
-	log     *slog.Logger
-	pins    string   // directory of pinned namespaces
-	self    *os.File // the fabric's own namespace
-	rules   *rules
-	tunnels TunnelHost
-	buffer  int  // bytes of notifications that may wait
-	ipv6    bool // whether the kernel has IPv6 at all
+	*host.Host
+	handlers map[string]handler // by kind of object
+	log      *slog.Logger
+	pins     netns.Pins
+	self     *os.File // the fabric's own namespace
+	rules    *nftables.Rules
+	tunnels  TunnelHost
+	buffer   int  // bytes of notifications that may wait
+	ipv6     bool // whether the kernel has IPv6 at all
 
 	mu    sync.Mutex
-	idle  []*conn // spare sockets in the fabric's namespace
+	idle  []*rtnetlink.Conn // spare sockets in the fabric's namespace
 	shut  bool
 	tasks sync.WaitGroup // watchers
 	stop  context.CancelFunc
@@ -44,7 +50,7 @@ type Kernel struct {
 	drops  atomic.Uint32 // groups of links removed so far
 	ports  ports
 	shadow shadow
-	purges purges
+	flows  *conntrack.Flows
 }
 
 // Open binds to the network namespace of the calling thread. The run
@@ -57,31 +63,34 @@ func Open(cfg Config) (*Kernel, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	k := &Kernel{log: log, buffer: noticeBuffer, tunnels: cfg.Tunnels, pins: filepath.Join(cfg.RunDir, "netns")}
+	k := &Kernel{log: log, buffer: noticeBuffer, tunnels: cfg.Tunnels}
 	k.ports.held = map[string]*hold{}
+	k.handlers = k.handlerTable()
 	k.life, k.stop = context.WithCancel(context.Background())
-	if err := k.open(); err != nil {
+	if err := k.open(filepath.Join(cfg.RunDir, "netns")); err != nil {
 		return nil, errors.Join(err, k.Close())
 	}
 	return k, nil
 }
 
-func (k *Kernel) open() error {
+func (k *Kernel) open(dir string) error {
 	self, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return fmt.Errorf("open the network namespace: %w", err)
 	}
 	k.self = self
+	k.flows = conntrack.Open(k.fd(), k.log)
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
 		k.ipv6 = true
 	}
-	if err := preparePins(k.pins); err != nil {
+	if k.pins, err = netns.OpenPins(dir); err != nil {
 		return err
 	}
-	if k.rules, err = openRules(k.fd()); err != nil {
+	if k.rules, err = nftables.Open(k.fd()); err != nil {
 		return fmt.Errorf("open nf_tables: %w", err)
 	}
-	c, err := dial(k.fd())
+	k.Host = host.Open(k.fd(), k.ipv6, k.rules)
+	c, err := rtnetlink.Dial(k.fd())
 	if err != nil {
 		return err
 	}
@@ -98,7 +107,7 @@ func (k *Kernel) NetNSPath(ns plan.NetNS) string {
 	if ns == "" {
 		return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), k.fd())
 	}
-	return filepath.Join(k.pins, string(ns))
+	return k.pins.Path(ns)
 }
 
 // Close ends the watchers, waits for them, and lets go of sockets and held
@@ -116,26 +125,29 @@ func (k *Kernel) Close() error {
 
 	k.stop()
 	k.tasks.Wait()
+	if k.flows != nil {
+		k.flows.Close()
+	}
 	var errs []error
 	for _, c := range idle {
-		errs = append(errs, c.close())
+		errs = append(errs, c.Close())
 	}
 	k.ports.close()
 	if k.rules != nil {
-		errs = append(errs, k.rules.close())
+		errs = append(errs, k.rules.Close())
 	}
 	if k.self != nil {
 		errs = append(errs, k.self.Close())
 	}
-	releasePins(k.pins)
+	k.pins.Close()
 	return errors.Join(errs...)
 }
 
 // errClosed tells that the kernel was used after its end.
 var errClosed = fmt.Errorf("kernel closed: %w", os.ErrClosed)
 
-// borrow takes a socket in the fabric's namespace; give it back with giveBack.
-func (k *Kernel) borrow() (*conn, error) {
+// socket takes a socket in the fabric's namespace; give it back with giveBack.
+func (k *Kernel) socket() (*rtnetlink.Conn, error) {
 	k.mu.Lock()
 	if k.shut {
 		k.mu.Unlock()
@@ -148,34 +160,20 @@ func (k *Kernel) borrow() (*conn, error) {
 		return c, nil
 	}
 	k.mu.Unlock()
-	return dial(k.fd())
+	return rtnetlink.Dial(k.fd())
 }
 
 // maxIdle bounds the spare sockets kept after a burst of concurrent calls.
 const maxIdle = 4
 
-func (k *Kernel) giveBack(c *conn) {
+func (k *Kernel) giveBack(c *rtnetlink.Conn) {
 	k.mu.Lock()
-	if !c.broken && !k.shut && len(k.idle) < maxIdle {
+	if !c.Broken && !k.shut && len(k.idle) < maxIdle {
 		k.idle = append(k.idle, c)
 		c = nil
 	}
 	k.mu.Unlock()
 	if c != nil {
-		c.close()
+		c.Close()
 	}
-}
-
-// errnoIs tells whether err is one of the given error numbers.
-func errnoIs(err error, any ...unix.Errno) bool {
-	var e unix.Errno
-	if !errors.As(err, &e) {
-		return false
-	}
-	for _, a := range any {
-		if e == a {
-			return true
-		}
-	}
-	return false
 }

@@ -10,11 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
-// TestLostNotifications watches with room for next to none, while many come: whoever watches
+// TestLostNotifications watches with room for next to none, while many come: the watcher
 // is told to look, and after that no change is missed.
 func TestLostNotifications(t *testing.T) {
 	env := kerntest.New(t)
@@ -26,14 +27,15 @@ func TestLostNotifications(t *testing.T) {
 	k.buffer = 1 // the kernel rounds it up to its least
 	ctx := context.Background()
 	want := plan.State{
-		Links: []plan.Link{{Name: "vlf-1", Scope: "network/1", Kind: plan.VXLAN, MTU: 1450, Up: true,
+		Links: []plan.Link{{Name: "vlf-1", Owner: "network/1", Kind: plan.VXLAN, MTU: 1450, Up: true,
 			VXLAN: plan.VXLANDevice{VNI: 1, Port: 8472, Local: netip.MustParseAddr("192.0.2.1")}}},
 		Addrs: []plan.Addr{{Link: "vlf-1", Prefix: netip.MustParsePrefix("10.2.1.0/32")}},
 	}
 	for i := range 1000 {
 		mac := plan.MAC{2, 1, 0, 0, byte(i >> 8), byte(i)}
 		want.FDB = append(want.FDB, plan.FDBEntry{Link: "vlf-1", MAC: mac, Dst: netip.MustParseAddr("192.0.2.2")})
-		want.Neighs = append(want.Neighs, plan.Neigh{Link: "vlf-1", IP: netip.AddrFrom4([4]byte{10, 3, byte(i >> 8), byte(i)}), MAC: mac})
+		want.Neighs = append(want.Neighs,
+			plan.Neigh{Link: "vlf-1", IP: netip.AddrFrom4([4]byte{10, 3, byte(i >> 8), byte(i)}), MAC: mac})
 	}
 	drift, err := k.Drift(ctx)
 	if err != nil {
@@ -96,11 +98,12 @@ func TestLostNotifications(t *testing.T) {
 	drain(drift)
 
 	// What comes after the floods is heard of one by one: also on links made meanwhile.
-	want.Links = append(want.Links, plan.Link{Name: "vlt-2", Scope: "network/2", Kind: plan.TUN, MTU: 1400, Up: true})
+	want.Links = append(want.Links, plan.Link{Name: "vlt-2", Owner: "network/2", Kind: plan.TUN, MTU: 1400, Up: true})
 	want.Addrs = append(want.Addrs, plan.Addr{Link: "vlt-2", Prefix: netip.MustParsePrefix("10.4.1.0/32")})
 	repair()
 	drain(drift)
-	for _, change := range []string{"ip addr del 10.4.1.0/32 dev vlt-2", "ip neigh del 10.3.0.8 dev vlf-1", "ip link del vlf-1", "ip link del vlt-2"} {
+	for _, change := range []string{"ip addr del 10.4.1.0/32 dev vlt-2", "ip neigh del 10.3.0.8 dev vlf-1",
+		"ip link del vlf-1", "ip link del vlt-2"} {
 		env.Sh(change)
 		wakes(t, drift, change)
 		if repair() == 0 {
@@ -114,11 +117,7 @@ func TestLostNotifications(t *testing.T) {
 
 func wakes(t *testing.T, c <-chan struct{}, what string) {
 	t.Helper()
-	select {
-	case <-c:
-	case <-time.After(5 * time.Second):
-		t.Fatalf("not woken by %s", what)
-	}
+	await.From(t, "a wake by "+what, c)
 }
 
 // drain waits until c is quiet, as it must become.

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"sync"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/kern/netns"
+	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
+	"github.com/vethloom/vethloom/plan"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -27,7 +31,7 @@ const observers = 4
 // address on our links ours.
 func (k *Kernel) Observe(ctx context.Context, sysctls []plan.Sysctl) (plan.State, error) {
 	epoch := k.shadow.look()
-	names, err := k.listNetNS()
+	names, err := k.pins.List()
 	if err != nil {
 		return plan.State{}, err
 	}
@@ -53,7 +57,7 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []plan.Sysctl) (plan.State
 	}
 	var rules plan.Ruleset
 	group.Go(func() (err error) {
-		if rules, err = k.rules.observe(gctx); err != nil {
+		if rules, err = k.rules.Observe(gctx); err != nil {
 			return fmt.Errorf("observe the rules: %w", err)
 		}
 		return nil
@@ -63,14 +67,17 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []plan.Sysctl) (plan.State
 	}
 	state := k.assemble(views)
 	state.Rules = rules
-	if state.Accepts, err = k.foreignAccepts(ctx); err != nil {
-		return plan.State{}, err
+	for _, h := range k.handlers {
+		if h.observe == nil {
+			continue
+		}
+		if err := h.observe(ctx, &state); err != nil {
+			return plan.State{}, err
+		}
 	}
 	if state.Sysctls, err = k.readSysctls(sysctls); err != nil {
 		return plan.State{}, err
 	}
-	state.Ports = k.ports.list()
-	k.listTunnels(&state)
 	k.shadow.set(epoch, state)
 	return state, nil
 }
@@ -78,11 +85,12 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []plan.Sysctl) (plan.State
 // view is what one namespace holds.
 type view struct {
 	ns     plan.NetNS
-	links  map[uint32]*link
-	addrs  []address
-	routes []route
-	neighs []neighbour
-	fdb    []neighbour
+	links  map[uint32]*rtnetlink.Link
+	addrs  []rtnetlink.Address
+	routes []rtnetlink.Route
+	direct map[directRoute]bool // to subnets on links; nil where it is not looked for
+	neighs []rtnetlink.Neighbour
+	fdb    []rtnetlink.Neighbour
 }
 
 func (k *Kernel) observeNS(ns plan.NetNS) (*view, error) {
@@ -91,52 +99,92 @@ func (k *Kernel) observeNS(ns plan.NetNS) (*view, error) {
 		return nil, err
 	}
 	defer k.giveBackNS(ns, c)
-	v := &view{ns: ns, links: map[uint32]*link{}}
-	if err := c.dumpLinks(func(l link) { l.ns = ns; v.links[l.index] = &l }); err != nil {
+	v := &view{ns: ns, links: map[uint32]*rtnetlink.Link{}}
+	if err := c.DumpLinks(func(l rtnetlink.Link) { l.NS = ns; v.links[l.Index] = &l }); err != nil {
 		return nil, fmt.Errorf("list the links: %w", err)
 	}
-	err = c.dump(unix.RTM_GETADDR, make([]byte, unix.SizeofIfAddrmsg), func(b []byte) error {
-		a, err := parseAddr(b)
+	err = c.Dump(unix.RTM_GETADDR, make([]byte, unix.SizeofIfAddrmsg), func(b []byte) error {
+		a, err := rtnetlink.ParseAddr(b)
 		v.addrs = append(v.addrs, a)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list the addresses: %w", err)
 	}
-	err = c.dumpRoutes(plan.Protocol, func(r route) error { v.routes = append(v.routes, r); return nil })
+	err = c.DumpRoutes(plan.Protocol, func(r rtnetlink.Route) error { v.routes = append(v.routes, r); return nil })
 	if err != nil {
 		return nil, fmt.Errorf("list the routes: %w", err)
 	}
-	err = c.dumpNeighs(func(n neighbour) error { v.neighs = append(v.neighs, n); return nil })
+	if ns == "" {
+		// The kernel's own first: they are few. Only where one is missing are all looked through, for one of others.
+		err := v.readDirect(c, unix.RTPROT_KERNEL)
+		if err == nil && v.cutOff() {
+			err = v.readDirect(c, unix.RTPROT_UNSPEC)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	err = c.DumpNeighs(func(n rtnetlink.Neighbour) error { v.neighs = append(v.neighs, n); return nil })
 	if err != nil {
 		return nil, fmt.Errorf("list the neighbours: %w", err)
 	}
 	if !v.forwards() {
 		return v, nil
 	}
-	err = c.dumpFDB(func(n neighbour) error { v.fdb = append(v.fdb, n); return nil })
+	err = c.DumpFDB(func(n rtnetlink.Neighbour) error { v.fdb = append(v.fdb, n); return nil })
 	if err != nil {
 		return nil, fmt.Errorf("list the forwarding entries: %w", err)
 	}
 	return v, nil
 }
 
-func (c *conn) dumpLinks(each func(link)) error {
-	h := linkMsg(0, 0, 0)
-	h.u32(unix.IFLA_EXT_MASK, filterSkipStats)
-	return c.dump(unix.RTM_GETLINK, h.b, func(b []byte) error {
-		l, err := parseLink(b)
-		if err == nil {
-			each(l)
+// directRoute is the route to a subnet on a link.
+type directRoute struct {
+	index uint32
+	dst   netip.Prefix
+}
+
+// readDirect reads the routes to subnets on links that a protocol has made: the kernel makes one for each address.
+// Without any the subnet is cut off, and the address is still there.
+func (v *view) readDirect(c *rtnetlink.Conn, proto byte) error {
+	if v.direct == nil {
+		v.direct = map[directRoute]bool{}
+	}
+	err := c.DumpRoutes(proto, func(r rtnetlink.Route) error {
+		if r.Kind == unix.RTN_UNICAST && !r.Via.IsValid() {
+			v.direct[directRoute{r.Index, r.Dst.Masked()}] = true
 		}
-		return err
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list the routes of addresses: %w", err)
+	}
+	return nil
+}
+
+// cutOff reports whether an address on a link of ours has no route.
+func (v *view) cutOff() bool {
+	return slices.ContainsFunc(v.addrs, func(a rtnetlink.Address) bool {
+		l := v.links[a.Index]
+		if l == nil {
+			return false
+		}
+		_, _, ours := l.Owner()
+		return ours && !v.hasRoute(a)
 	})
 }
 
-// forwards tells whether a link of ours can have forwarding entries by destination.
+// hasRoute reports whether the subnet of an address can be reached: one that cannot is made again, with its route.
+func (v *view) hasRoute(a rtnetlink.Address) bool {
+	l := v.links[a.Index]
+	return v.direct == nil || a.Prefix.IsSingleIP() || !l.Up || v.direct[directRoute{a.Index, a.Prefix.Masked()}]
+}
+
+// forwards reports whether a link of ours can have forwarding entries by destination.
 func (v *view) forwards() bool {
 	for _, l := range v.links {
-		if _, _, ok := l.owner(); ok && l.kind == plan.VXLAN {
+		if _, _, ok := l.Owner(); ok && l.Kind == plan.VXLAN {
 			return true
 		}
 	}
@@ -145,29 +193,29 @@ func (v *view) forwards() bool {
 
 // borrowNS takes a socket in a namespace. One in a pinned namespace keeps the
 // namespace alive, so it is never kept for later.
-func (k *Kernel) borrowNS(ns plan.NetNS) (*conn, error) {
+func (k *Kernel) borrowNS(ns plan.NetNS) (*rtnetlink.Conn, error) {
 	if ns == "" {
-		return k.borrow()
+		return k.socket()
 	}
 	file, err := k.openPin(ns)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	return dial(int(file.Fd()))
+	return rtnetlink.Dial(int(file.Fd()))
 }
 
-func (k *Kernel) giveBackNS(ns plan.NetNS, c *conn) {
+func (k *Kernel) giveBackNS(ns plan.NetNS, c *rtnetlink.Conn) {
 	if ns == "" {
 		k.giveBack(c)
 	} else {
-		c.close()
+		c.Close()
 	}
 }
 
 // openPin opens a pinned namespace.
 func (k *Kernel) openPin(ns plan.NetNS) (*os.File, error) {
-	if err := checkNetNS(ns); err != nil {
+	if err := netns.Check(ns); err != nil {
 		return nil, err
 	}
 	path := k.NetNSPath(ns)
@@ -186,7 +234,8 @@ func (k *Kernel) openPin(ns plan.NetNS) (*os.File, error) {
 // assemble turns the namespaces' views into one state.
 func (k *Kernel) assemble(views []*view) plan.State {
 	var s plan.State
-	p := pairing{k: k, taken: map[*link]bool{}, files: sync.OnceValue(func() map[plan.NetNS]int32 { return k.netnsIDs(views) })}
+	p := pairing{k: k, taken: map[*rtnetlink.Link]bool{},
+		files: sync.OnceValue(func() map[plan.NetNS]int32 { return k.netnsIDs(views) })}
 	for _, v := range views {
 		if v != nil {
 			p.views = append(p.views, v)
@@ -207,39 +256,39 @@ func (k *Kernel) assemble(views []*view) plan.State {
 // collect adds what sits on links. owned tells which links are ours, marked or
 // as the other end of one that is. Routes through links that are about to go count: until
 // then they are in the way of others.
-func (v *view) collect(s *plan.State, owned, going map[*link]bool) {
+func (v *view) collect(s *plan.State, owned, going map[*rtnetlink.Link]bool) {
 	marks := v.ns == ""
 	for _, a := range v.addrs {
-		marks = marks || a.proto != 0
+		marks = marks || a.Proto != 0
 	}
 	for _, a := range v.addrs {
-		l := v.links[a.index]
+		l := v.links[a.Index]
 		if l == nil || going[l] {
 			continue
 		}
-		ours := a.proto == plan.Protocol
-		if !ours && owned[l] && !a.prefix.Addr().IsLinkLocalUnicast() {
+		ours := a.Proto == plan.Protocol
+		if !ours && owned[l] && !a.Prefix.Addr().IsLinkLocalUnicast() {
 			ours = v.ns == "" || !marks
 		}
-		if ours {
-			s.Addrs = append(s.Addrs, plan.Addr{NS: v.ns, Link: l.name, Prefix: a.prefix})
+		if ours && v.hasRoute(a) {
+			s.Addrs = append(s.Addrs, plan.Addr{NS: v.ns, Link: l.Name, Prefix: a.Prefix})
 		}
 	}
 	for _, r := range v.routes {
 		r.NS = v.ns
-		if l := v.links[r.index]; l != nil && r.Type != plan.Blackhole { // IPv6 says lo
-			r.Link = l.name
+		if l := v.links[r.Index]; l != nil && r.Type != plan.Blackhole { // IPv6 says lo
+			r.Link = l.Name
 		}
 		s.Routes = append(s.Routes, r.Route)
 	}
 	for _, n := range v.neighs {
-		if l := v.links[n.index]; l != nil && !going[l] {
-			s.Neighs = append(s.Neighs, plan.Neigh{NS: v.ns, Link: l.name, IP: n.ip, MAC: n.mac})
+		if l := v.links[n.Index]; l != nil && !going[l] {
+			s.Neighs = append(s.Neighs, plan.Neigh{NS: v.ns, Link: l.Name, IP: n.IP, MAC: n.MAC})
 		}
 	}
 	for _, n := range v.fdb {
-		if l := v.links[n.index]; l != nil && owned[l] && l.kind == plan.VXLAN {
-			s.FDB = append(s.FDB, plan.FDBEntry{NS: v.ns, Link: l.name, MAC: n.mac, Dst: n.ip})
+		if l := v.links[n.Index]; l != nil && owned[l] && l.Kind == plan.VXLAN {
+			s.FDB = append(s.FDB, plan.FDBEntry{NS: v.ns, Link: l.Name, MAC: n.MAC, Dst: n.IP})
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 
 	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // TestStrangersAreLeftAlone makes objects like ours without our mark.
@@ -32,9 +32,9 @@ func TestStrangersAreLeftAlone(t *testing.T) {
 	env.RunIn("sb", "ip", "route", "add", "203.0.113.0/24", "via", "10.1.0.1")
 	settled(t, k, plan.Union(network(), endpoint()))
 
-	// Creating what a stranger has is an error, not a take-over.
+	// Creating what somebody else has is an error, not a take-over.
 	for name, want := range map[string]plan.State{
-		"link":  {Links: []plan.Link{{Name: "vlb-9", Scope: "network/9", Kind: plan.Bridge, Up: true}}},
+		"link":  {Links: []plan.Link{{Name: "vlb-9", Owner: "network/9", Kind: plan.Bridge, Up: true}}},
 		"route": {Routes: []plan.Route{{Dst: prefix("198.51.100.0/24"), Via: addr("192.0.2.4"), Link: "vlb-9"}}},
 	} {
 		err := k.Apply(context.Background(), plan.Diff(want, plan.State{}))
@@ -47,7 +47,8 @@ func TestStrangersAreLeftAlone(t *testing.T) {
 		}
 	}
 	out := env.Sh("ip addr show vlb-9; ip route; ip neigh") + env.RunIn("sb", "sh", "-c", "ip addr; ip route")
-	for _, part := range []string{"192.0.2.1/24", "198.51.100.0/24 via 192.0.2.2", "02:00:00:00:00:09 PERMANENT", "10.1.0.77/16", "203.0.113.0/24 via 10.1.0.1"} {
+	for _, part := range []string{"192.0.2.1/24", "198.51.100.0/24 via 192.0.2.2", "02:00:00:00:00:09 PERMANENT",
+		"10.1.0.77/16", "203.0.113.0/24 via 10.1.0.1"} {
 		if !strings.Contains(out, part) {
 			t.Errorf("%s has gone:\n%s", part, out)
 		}
@@ -81,7 +82,10 @@ func TestRestart(t *testing.T) {
 	// A crash before both are marked leaves the group alone.
 	env.Sh("ip link set vle-1 alias ''; ip link set vle-1 down; ip link set vlb-1 alias ''")
 	env.RunIn("sb", "ip", "link", "set", "eth0", "alias", "")
-	if ops := converge(t, k, want); slices.ContainsFunc(ops, func(op plan.Op) bool { return op.Kind() == "link" && op.Verb != plan.Modify }) {
+	if ops := converge(t, k, want); slices.ContainsFunc(ops, func(op plan.Op) bool {
+		return op.Kind() == "link" &&
+			op.Verb != plan.Modify
+	}) {
 		t.Errorf("links without an alias are not taken up:\n%s", lines(ops))
 	}
 	settled(t, k, want)
@@ -102,7 +106,8 @@ func TestNamesThatLeaveTheDirectory(t *testing.T) {
 	k := open(t, env)
 	for _, name := range []plan.NetNS{"", ".", "..", "../x", "a/b", "a\x00b"} {
 		for _, v := range []plan.Verb{plan.Create, plan.Delete} {
-			if err := k.Apply(context.Background(), []plan.Op{{Verb: v, Object: plan.Namespace{Name: name}}}); err == nil {
+			if err := k.Apply(context.Background(),
+				[]plan.Op{{Verb: v, Object: plan.Namespace{Name: name}}}); err == nil {
 				t.Errorf("%s of namespace %q succeeds", v, name)
 			}
 		}
@@ -114,7 +119,7 @@ func TestNamesThatLeaveTheDirectory(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"", "a/b", "sixteen-bytes-xx", "a b"} {
-		op := plan.Op{Verb: plan.Create, Object: plan.Link{Name: name, Kind: plan.Bridge, Scope: "x"}}
+		op := plan.Op{Verb: plan.Create, Object: plan.Link{Name: name, Kind: plan.Bridge, Owner: "x"}}
 		if err := k.Apply(context.Background(), []plan.Op{op}); err == nil {
 			t.Errorf("link %q can be made", name)
 		}
@@ -128,7 +133,7 @@ func attach(n int) plan.State {
 	return plan.State{
 		Namespaces: []plan.Namespace{{Name: ns}},
 		Links: []plan.Link{{
-			Name: fmt.Sprintf("vle-%d", n), Scope: plan.Scope(fmt.Sprintf("endpoint/%d", n)), Kind: plan.Veth,
+			Name: fmt.Sprintf("vle-%d", n), Owner: plan.Owner(fmt.Sprintf("endpoint/%d", n)), Kind: plan.Veth,
 			MTU: 1500, Up: true, Master: "vlb-1", Port: plan.BridgePort{Hairpin: true},
 			Peer: plan.VethPeer{NS: ns, Name: "eth0"},
 		}},

@@ -5,7 +5,9 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/kern/attr"
+	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
+	"github.com/vethloom/vethloom/plan"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,31 +21,31 @@ const (
 type pairing struct {
 	k     *Kernel
 	views []*view
-	taken map[*link]bool
-	owned map[*link]bool
-	going map[*link]bool              // about to follow a namespace we let go of: not shown, nor what is on it
+	taken map[*rtnetlink.Link]bool
+	owned map[*rtnetlink.Link]bool
+	going map[*rtnetlink.Link]bool    // about to follow a namespace we let go of: not shown, nor what is on it
 	files func() map[plan.NetNS]int32 // namespace IDs as the fabric's namespace has them
 }
 
 // links are all links of ours, and every namespace's loopback.
 func (p *pairing) links() []plan.Link {
-	p.owned, p.going = map[*link]bool{}, map[*link]bool{}
+	p.owned, p.going = map[*rtnetlink.Link]bool{}, map[*rtnetlink.Link]bool{}
 	var out []plan.Link
-	var unmarked, seconds []*link
+	var unmarked, seconds []*rtnetlink.Link
 	for _, v := range p.views {
 		for _, index := range slices.Sorted(maps.Keys(v.links)) {
 			l := v.links[index]
-			_, peer, ok := l.owner()
+			_, peer, ok := l.Owner()
 			switch {
-			case l.kind == plan.Loopback && l.name == "lo":
-				out = append(out, plan.Link{NS: v.ns, Name: l.name, Kind: l.kind, MTU: l.mtu, Up: l.up})
+			case l.Kind == plan.Loopback && l.Name == "lo":
+				out = append(out, plan.Link{NS: v.ns, Name: l.Name, Kind: l.Kind, MTU: l.MTU, Up: l.Up})
 			case ok && peer:
 				p.owned[l] = true
 				seconds = append(seconds, l)
-			case ok && l.alias == "":
+			case ok && l.Alias == "":
 				p.owned[l] = true
 				unmarked = append(unmarked, l)
-			case ok && v.ns == "" && p.k.shadow.isGoing(l.name):
+			case ok && v.ns == "" && p.k.shadow.isGoing(l.Name):
 				p.going[l] = true
 			case ok:
 				p.owned[l] = true
@@ -53,7 +55,7 @@ func (p *pairing) links() []plan.Link {
 	}
 	for _, l := range unmarked {
 		if !p.taken[l] {
-			out = append(out, p.first(p.view(l.ns).links, l))
+			out = append(out, p.first(p.view(l.NS).links, l))
 		}
 	}
 	for _, l := range seconds {
@@ -73,16 +75,16 @@ func (p *pairing) view(ns plan.NetNS) *view {
 // pair that is not what one of ours is once it is made, because a crash came
 // between or somebody changed one end, shows as down or without an MTU, so that it differs from
 // what is wanted.
-func (p *pairing) first(neighbours map[uint32]*link, l *link) plan.Link {
-	scope, _, _ := l.owner()
+func (p *pairing) first(neighbours map[uint32]*rtnetlink.Link, l *rtnetlink.Link) plan.Link {
+	scope, _, _ := l.Owner()
 	out := plan.Link{
-		NS: l.ns, Name: l.name, Scope: scope, Kind: l.kind, MAC: l.mac, MTU: l.mtu, Up: l.up, Port: l.port,
-		VXLAN: l.device(),
+		NS: l.NS, Name: l.Name, Owner: scope, Kind: l.Kind, MAC: l.MAC, MTU: l.MTU, Up: l.Up, Port: l.Port,
+		VXLAN: l.Device(),
 	}
-	if m := neighbours[l.masterIndex]; m != nil {
-		out.Master = m.name
+	if m := neighbours[l.MasterIndex]; m != nil {
+		out.Master = m.Name
 	}
-	if l.kind != plan.Veth {
+	if l.Kind != plan.Veth {
 		return out
 	}
 	other := p.other(l)
@@ -90,11 +92,11 @@ func (p *pairing) first(neighbours map[uint32]*link, l *link) plan.Link {
 		return out // its namespace is not pinned, or is going
 	}
 	p.taken[other], p.owned[other] = true, true
-	out.Peer = plan.VethPeer{NS: other.ns, Name: other.name, MAC: other.mac}
-	if s, peer, ok := other.owner(); !ok || !peer || s != scope || other.up != l.up {
+	out.Peer = plan.VethPeer{NS: other.NS, Name: other.Name, MAC: other.MAC}
+	if s, peer, ok := other.Owner(); !ok || !peer || s != scope || other.Up != l.Up {
 		out.Up = false
 	}
-	if other.mtu != l.mtu {
+	if other.MTU != l.MTU {
 		out.MTU = 0
 	}
 	return out
@@ -102,56 +104,56 @@ func (p *pairing) first(neighbours map[uint32]*link, l *link) plan.Link {
 
 // orphan is a second end whose first end is not ours or has lost its mark: a
 // link by itself, so that it is removed and made anew.
-func (p *pairing) orphan(l *link) plan.Link {
-	scope, _, _ := l.owner()
-	return plan.Link{NS: l.ns, Name: l.name, Scope: scope, Kind: l.kind, MAC: l.mac, MTU: l.mtu, Up: l.up}
+func (p *pairing) orphan(l *rtnetlink.Link) plan.Link {
+	scope, _, _ := l.Owner()
+	return plan.Link{NS: l.NS, Name: l.Name, Owner: scope, Kind: l.Kind, MAC: l.MAC, MTU: l.MTU, Up: l.Up}
 }
 
 // other finds the far end: the link that names l as its far end just as l
 // names it. Indexes are only unique in a namespace, so there may be
 // several; then the kernel's namespace IDs decide.
-func (p *pairing) other(l *link) *link {
-	var found []*link
+func (p *pairing) other(l *rtnetlink.Link) *rtnetlink.Link {
+	var found []*rtnetlink.Link
 	for _, v := range p.views {
-		o := v.links[l.peerIndex]
-		if o == nil || o == l || o.kind != plan.Veth || o.peerIndex != l.index || p.taken[o] {
+		o := v.links[l.PeerIndex]
+		if o == nil || o == l || o.Kind != plan.Veth || o.PeerIndex != l.Index || p.taken[o] {
 			continue
 		}
-		if here := v.ns == l.ns; here != (l.nsid < 0) || here != (o.nsid < 0) {
+		if here := v.ns == l.NS; here != (l.NSID < 0) || here != (o.NSID < 0) {
 			continue
 		}
 		found = append(found, o)
 	}
 	if len(found) > 1 {
-		found = slices.DeleteFunc(found, func(o *link) bool { return !p.confirmed(l, o) })
+		found = slices.DeleteFunc(found, func(o *rtnetlink.Link) bool { return !p.confirmed(l, o) })
 	}
 	if len(found) == 0 {
 		return nil
 	}
-	return slices.MinFunc(found, func(a, b *link) int { return cmp.Compare(a.ns, b.ns) })
+	return slices.MinFunc(found, func(a, b *rtnetlink.Link) int { return cmp.Compare(a.NS, b.NS) })
 }
 
 // confirmed asks whether the namespaces that two ends name are each other's.
-func (p *pairing) confirmed(a, b *link) bool {
-	if a.ns == "" || b.ns == "" {
+func (p *pairing) confirmed(a, b *rtnetlink.Link) bool {
+	if a.NS == "" || b.NS == "" {
 		ids := p.files()
-		if a.ns == "" {
-			return ids[b.ns] == a.nsid
+		if a.NS == "" {
+			return ids[b.NS] == a.NSID
 		}
-		return ids[a.ns] == b.nsid
+		return ids[a.NS] == b.NSID
 	}
-	c, err := p.k.borrowNS(a.ns)
+	c, err := p.k.borrowNS(a.NS)
 	if err != nil {
 		return false
 	}
-	defer p.k.giveBackNS(a.ns, c)
-	return p.k.netnsID(c, b.ns) == a.nsid
+	defer p.k.giveBackNS(a.NS, c)
+	return p.k.netnsID(c, b.NS) == a.NSID
 }
 
 // netnsIDs asks for the IDs that pinned namespaces have in the fabric's own.
 func (k *Kernel) netnsIDs(views []*view) map[plan.NetNS]int32 {
 	ids := map[plan.NetNS]int32{}
-	c, err := k.borrow()
+	c, err := k.socket()
 	if err != nil {
 		return ids
 	}
@@ -165,7 +167,7 @@ func (k *Kernel) netnsIDs(views []*view) map[plan.NetNS]int32 {
 }
 
 // netnsID is the ID a namespace has in that of the socket, or -2 when it has none.
-func (k *Kernel) netnsID(c *conn, ns plan.NetNS) int32 {
+func (k *Kernel) netnsID(c *rtnetlink.Conn, ns plan.NetNS) int32 {
 	id := int32(-2)
 	file := k.self
 	if ns != "" {
@@ -175,15 +177,15 @@ func (k *Kernel) netnsID(c *conn, ns plan.NetNS) int32 {
 		}
 		defer file.Close()
 	}
-	h := header(4) // struct rtgenmsg, padded
-	h.u32(netnsaFD, uint32(file.Fd()))
-	_, err := c.batch([]request{{kind: unix.RTM_GETNSID, data: h.b, reply: func(b []byte) error {
+	h := attr.After(4) // struct rtgenmsg, padded
+	h.U32(netnsaFD, uint32(file.Fd()))
+	_, err := c.Batch([]rtnetlink.Request{{Kind: unix.RTM_GETNSID, Data: h.B, Reply: func(b []byte) error {
 		if len(b) < 4 {
-			return errShort
+			return rtnetlink.ErrShort
 		}
-		return eachAttr(b[4:], func(kind uint16, v []byte) error {
+		return attr.Each(b[4:], func(kind uint16, v []byte) error {
 			if kind == netnsaNSID {
-				id = int32(u32(v))
+				id = int32(attr.U32(v))
 			}
 			return nil
 		})

@@ -1,6 +1,7 @@
 package kern
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -9,7 +10,8 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/kern/netns"
+	"github.com/vethloom/vethloom/plan"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,7 +23,7 @@ type ports struct {
 
 // hold is one held range with a bound socket for each of its ports.
 type hold struct {
-	plan.PortHold
+	plan.PortReservation
 	sockets []int
 }
 
@@ -32,12 +34,12 @@ func (h *hold) release() {
 	h.sockets = nil
 }
 
-func (p *ports) list() []plan.PortHold {
+func (p *ports) list() []plan.PortReservation {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := make([]plan.PortHold, 0, len(p.held))
+	out := make([]plan.PortReservation, 0, len(p.held))
 	for _, h := range p.held {
-		out = append(out, h.PortHold)
+		out = append(out, h.PortReservation)
 	}
 	return out
 }
@@ -53,7 +55,7 @@ func (p *ports) close() {
 
 // port binds or releases the ports of one hold. All are bound or none.
 func (k *Kernel) port(op plan.Op) error {
-	want := op.Object.(plan.PortHold)
+	want := op.Object.(plan.PortReservation)
 	k.ports.mu.Lock()
 	defer k.ports.mu.Unlock()
 	switch op.Verb {
@@ -72,10 +74,10 @@ func (k *Kernel) port(op plan.Op) error {
 	}
 	for _, h := range k.ports.held {
 		if h.Overlaps(want) {
-			return fmt.Errorf("%w: %s is held for %s", plan.ErrPortTaken, h, h.Scope)
+			return fmt.Errorf("%w: %s is held for %s", plan.ErrPortTaken, h, h.Owner)
 		}
 	}
-	h := &hold{PortHold: want}
+	h := &hold{PortReservation: want}
 	err := k.enter(want.NS, func() error {
 		for port := int(want.From); port <= int(want.To); port++ {
 			fd, err := bindPort(want.Addr, want.Proto, uint16(port))
@@ -95,7 +97,7 @@ func (k *Kernel) port(op plan.Op) error {
 }
 
 // portError names the address, the port, and who has it.
-func portError(p plan.PortHold, port uint16, err error) error {
+func portError(p plan.PortReservation, port uint16, err error) error {
 	one := p
 	one.From, one.To = port, port
 	switch {
@@ -185,7 +187,7 @@ func bindExclusively(fd int, sa unix.Sockaddr, domain int, proto plan.L4) error 
 // PortRange is a range of ports, both ends included.
 type PortRange struct{ From, To uint16 }
 
-// lowestDynamic is the first port handed out where nobody asked for one: below are
+// lowestDynamic is the first port given where nobody asked for one: below are
 // the ports that services are known by.
 const lowestDynamic = 20000
 
@@ -194,7 +196,7 @@ const lowestDynamic = 20000
 // reserved (ip_local_reserved_ports), the high ones first.
 func (k *Kernel) DynamicPorts() ([]PortRange, error) {
 	var local, reserved string
-	err := inNetNS(k.fd(), func() (err error) {
+	err := netns.Enter(k.fd(), func() (err error) {
 		if local, err = readSysctl(plan.Sysctl{Path: "ipv4/ip_local_port_range"}); err != nil {
 			return err
 		}
@@ -298,4 +300,17 @@ func hasSocket(dir string, inodes map[string]bool) bool {
 		}
 	}
 	return false
+}
+
+func (k *Kernel) portHandler() handler {
+	return handler{
+		apply: one(func(_ context.Context, s *session, op plan.Op, _ plan.PortReservation) error {
+			return s.k.port(
+				op)
+		}),
+		observe: func(_ context.Context, s *plan.State) error {
+			s.Ports = k.ports.list()
+			return nil
+		},
+	}
 }

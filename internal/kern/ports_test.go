@@ -11,11 +11,11 @@ import (
 	"testing"
 
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
-func held(scope plan.Scope, ip string, proto plan.L4, from, to uint16) plan.State {
-	return plan.State{Ports: []plan.PortHold{{Scope: scope, Addr: addr(ip), Proto: proto, From: from, To: to}}}
+func held(scope plan.Owner, ip string, proto plan.L4, from, to uint16) plan.State {
+	return plan.State{Ports: []plan.PortReservation{{Owner: scope, Addr: addr(ip), Proto: proto, From: from, To: to}}}
 }
 
 func TestHeldPortsAreTaken(t *testing.T) {
@@ -125,7 +125,8 @@ func TestTimeWaitIsNoConflict(t *testing.T) {
 func TestDynamicPorts(t *testing.T) {
 	env := kerntest.New(t)
 	k := open(t, env)
-	env.Sh("echo 30000 40000 > /proc/sys/net/ipv4/ip_local_port_range; echo 50000,60000-60010 > /proc/sys/net/ipv4/ip_local_reserved_ports")
+	env.Sh("echo 30000 40000 > /proc/sys/net/ipv4/ip_local_port_range; echo 50000,60000-60010 > " +
+		"/proc/sys/net/ipv4/ip_local_reserved_ports")
 	got, err := k.DynamicPorts()
 	if err != nil {
 		t.Fatal(err)

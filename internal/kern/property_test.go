@@ -5,27 +5,24 @@ import (
 	"flag"
 	"strconv"
 	"testing"
-	"time"
 
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 	"pgregory.net/rapid"
 )
 
 // settles fails unless the kernel gets to what is wanted by itself: it takes its
 // time with links whose far end was in a namespace that was let go.
 func settles(t *rapid.T, k *kern.Kernel, want plan.State) {
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		rest := plan.Diff(want, observe(t, k, want.Sysctls))
-		switch {
-		case len(rest) == 0:
-			return
-		case time.Now().After(deadline):
-			t.Fatalf("still to do:\n%s", lines(rest))
-		}
-		time.Sleep(2 * time.Millisecond)
+	var rest []plan.Op
+	settled := await.Holds(func() bool {
+		rest = plan.Diff(want, observe(t, k, want.Sysctls))
+		return len(rest) == 0
+	})
+	if !settled {
+		t.Fatalf("still to do:\n%s", lines(rest))
 	}
 }
 

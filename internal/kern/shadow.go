@@ -1,10 +1,12 @@
 package kern
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // shadow is what the fabric's namespace should look like after all that we did to
@@ -71,14 +73,14 @@ func (s *shadow) overdue() (names []string) {
 	return names
 }
 
-// isGoing tells whether a link is about to follow its peer's namespace.
+// isGoing reports whether a link is about to follow its peer's namespace.
 func (s *shadow) isGoing(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.leaving(name)
 }
 
-// claim takes a name over from a link that is about to go, and tells whether there was one.
+// claim takes a name over from a link that is about to go, and reports whether there was one.
 func (s *shadow) claim(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,7 +185,7 @@ func (s *shadow) removeLink(name string) {
 	}
 }
 
-// busy tells whether a run of Apply is under way.
+// busy reports whether a run of Apply is under way.
 func (s *shadow) busy() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -191,20 +193,21 @@ func (s *shadow) busy() bool {
 }
 
 // linkDrifted compares the last word about a link with the shadow.
-func (s *shadow) linkDrifted(l link, master string, gone bool) bool {
+func (s *shadow) linkDrifted(l rtnetlink.Link, master string, gone bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	want, known := s.links[l.name]
-	scope, peer, owned := l.owner()
+	want, known := s.links[l.Name]
+	scope, peer, owned := l.Owner()
 	switch {
 	case !known:
-		return !gone && owned && !peer && !s.leaving(l.name)
+		return !gone && owned && !peer && !s.leaving(l.Name)
 	case gone:
 		return true
-	case want.MTU != 0 && want.MTU != l.mtu, want.MAC != plan.MAC{} && want.MAC != l.mac:
+	case want.MTU != 0 && want.MTU != l.MTU, want.MAC != plan.MAC{} && want.MAC != l.MAC:
 		return true
 	}
-	return want.Kind != l.kind || want.VXLAN != l.device() || want.Scope != scope || want.Up != l.up || want.Master != master
+	return want.Kind != l.Kind || want.VXLAN != l.Device() || want.Owner != scope || want.Up != l.Up ||
+		want.Master != master
 }
 
 func (s *shadow) addrDrifted(a plan.Addr, gone bool) bool {
@@ -215,6 +218,21 @@ func (s *shadow) addrDrifted(a plan.Addr, gone bool) bool {
 	}
 	_, ours := s.links[a.Link]
 	return ours && !gone && !a.Prefix.Addr().IsLinkLocalUnicast()
+}
+
+// cutOff reports whether a route that has gone was that of an address of ours.
+func (s *shadow) cutOff(link string, dst netip.Prefix) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ours := s.links[link]; !ours {
+		return false
+	}
+	for _, a := range s.addrs {
+		if a.NS == "" && a.Link == link && a.Prefix.Masked() == dst.Masked() {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *shadow) routeDrifted(r plan.Route, gone bool) bool {

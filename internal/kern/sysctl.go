@@ -7,7 +7,8 @@ import (
 	"path"
 	"strings"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/kern/netns"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // sysctlFile is where a value is read and written. /proc/sys/net shows the
@@ -19,7 +20,7 @@ func sysctlFile(s plan.Sysctl) (string, error) {
 	return "/proc/sys/net/" + s.Path, nil
 }
 
-// impliedZero tells whether a value that does not exist counts as 0: without the
+// impliedZero reports whether a value that does not exist counts as 0: without the
 // module br_netfilter bridged frames pass no other firewall, which is what 0 means.
 func impliedZero(s plan.Sysctl) bool { return strings.HasPrefix(s.Path, "bridge/bridge-nf-") }
 
@@ -71,14 +72,14 @@ func readSysctl(s plan.Sysctl) (string, error) {
 // enter runs f on a thread in a namespace.
 func (k *Kernel) enter(ns plan.NetNS, f func() error) error {
 	if ns == "" {
-		return inNetNS(k.fd(), f)
+		return netns.Enter(k.fd(), f)
 	}
 	file, err := k.openPin(ns)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	return inNetNS(int(file.Fd()), f)
+	return netns.Enter(int(file.Fd()), f)
 }
 
 // sysctls sets values that are all in one namespace.
@@ -88,7 +89,7 @@ func (s *session) sysctls(first int, ops []plan.Op) error {
 		return s.fail(first, err)
 	}
 	failed := 0
-	err = inNetNS(fd, func() error {
+	err = netns.Enter(fd, func() error {
 		for i, op := range ops {
 			failed = i
 			if op.Verb == plan.Delete {

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,12 +21,12 @@ type TunnelHost interface {
 	// Close ends the tunnel of a link. One that is not open is no error.
 	Close(link string) error
 	// Add adds a remote to an open tunnel, or sends what goes to its prefix elsewhere.
-	Add(plan.Remote) error
+	Add(plan.TunnelPeer) error
 	// Remove removes a remote by its link and prefix. One that is not there is no error.
-	Remove(plan.Remote) error
+	Remove(plan.TunnelPeer) error
 	// List returns what was opened and added. A tunnel that has ended by itself, because
 	// its link is gone, is not among it.
-	List() ([]plan.Tunnel, []plan.Remote)
+	List() ([]plan.Tunnel, []plan.TunnelPeer)
 }
 
 // tunnel carries out an operation on a tunnel.
@@ -41,7 +41,8 @@ func (k *Kernel) tunnel(ctx context.Context, op plan.Op, t plan.Tunnel) error {
 		return badVerb(op)
 	}
 	if !t.Local.IsValid() || t.Port == 0 {
-		return fmt.Errorf("tunnel %s at %s, port %d: want an address of this host and a port from 1 to 65535", t.Link, t.Local, t.Port)
+		return fmt.Errorf("tunnel %s at %s, port %d: want an address of this host and a port from 1 to 65535", t.Link,
+			t.Local, t.Port)
 	}
 	if op.Verb == plan.Create { // an earlier link of that name may have had one
 		if err := k.closeTunnel(t.Link); err != nil {
@@ -52,7 +53,7 @@ func (k *Kernel) tunnel(ctx context.Context, op plan.Op, t plan.Tunnel) error {
 	if !errors.Is(err, unix.EADDRINUSE) {
 		return err
 	}
-	taken := &plan.PortTakenError{Port: plan.PortHold{Addr: t.Local, Proto: plan.UDP, From: t.Port, To: t.Port}}
+	taken := &plan.PortTakenError{Port: plan.PortReservation{Addr: t.Local, Proto: plan.UDP, From: t.Port, To: t.Port}}
 	entered := k.enter("", func() error {
 		taken.By = usedBy(plan.UDP, t.Port)
 		return nil
@@ -61,7 +62,7 @@ func (k *Kernel) tunnel(ctx context.Context, op plan.Op, t plan.Tunnel) error {
 }
 
 // remote carries out an operation on the far end of a tunnel.
-func (k *Kernel) remote(op plan.Op, r plan.Remote) error {
+func (k *Kernel) remote(op plan.Op, r plan.TunnelPeer) error {
 	switch {
 	case k.tunnels == nil && op.Verb == plan.Delete:
 		return nil
@@ -98,7 +99,7 @@ func (k *Kernel) closeTunnel(link string) error {
 }
 
 // listTunnels reads the tunnels of TUN links that are ours. Without its link a tunnel
-// carries nothing, so it is not there: whoever makes the link anew opens it again.
+// carries nothing, so it is not there: the pass that makes the link anew opens it again.
 func (k *Kernel) listTunnels(s *plan.State) {
 	if k.tunnels == nil {
 		return
@@ -119,7 +120,27 @@ func (k *Kernel) listTunnels(s *plan.State) {
 	}
 	for _, r := range remotes {
 		if open[r.Link] {
-			s.Remotes = append(s.Remotes, r)
+			s.TunnelPeers = append(s.TunnelPeers, r)
 		}
 	}
+}
+
+func (k *Kernel) tunnelHandler() handler {
+	return handler{
+		apply: one(func(ctx context.Context, s *session, op plan.Op, t plan.Tunnel) error {
+			return s.k.tunnel(ctx, op,
+				t)
+		}),
+		observe: func(_ context.Context, s *plan.State) error {
+			k.listTunnels(s)
+			return nil
+		},
+	}
+}
+
+// tunnelPeerHandler observes nothing: tunnels are listed with their peers.
+func (k *Kernel) tunnelPeerHandler() handler {
+	return handler{apply: one(func(_ context.Context, s *session, op plan.Op, p plan.TunnelPeer) error {
+		return s.k.remote(op, p)
+	})}
 }

@@ -8,8 +8,9 @@ import (
 	"testing"
 
 	"github.com/vethloom/vethloom/internal/kern"
+	"github.com/vethloom/vethloom/internal/kern/host"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,7 +18,7 @@ import (
 func tunnelled() plan.State {
 	s := spanning()
 	s.Tunnels = []plan.Tunnel{{Link: "vlt-3", Local: addr("192.0.2.1"), Port: 8285}}
-	s.Remotes = []plan.Remote{
+	s.TunnelPeers = []plan.TunnelPeer{
 		{Link: "vlt-3", Prefix: prefix("10.3.2.0/24"), Dst: addr("192.0.2.2")},
 		{Link: "vlt-3", Prefix: prefix("10.3.3.0/24"), Dst: addr("192.0.2.3")},
 	}
@@ -89,7 +90,8 @@ func TestTunnelErrors(t *testing.T) {
 	err := k.Apply(context.Background(), plan.Diff(tunnelled(), plan.State{}))
 	var failed *plan.OpError
 	var taken *plan.PortTakenError
-	if !errors.As(err, &failed) || failed.Op.Kind() != "tunnel" || !errors.As(err, &taken) || !strings.HasPrefix(taken.By, "kern.test (pid ") {
+	if !errors.As(err, &failed) || failed.Op.Kind() != "tunnel" || !errors.As(err, &taken) ||
+		!strings.HasPrefix(taken.By, "kern.test (pid ") {
 		t.Errorf("a port that is taken: %v", err)
 	}
 	udp.Close()
@@ -107,7 +109,7 @@ func TestTunnelErrors(t *testing.T) {
 
 func TestFeaturesAcrossHosts(t *testing.T) {
 	kerntest.New(t)
-	all, err := kern.Features(context.Background())
+	all, err := host.Features(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // spanning is a VXLAN device that is routed to, one of each family that is a port of a
@@ -20,16 +20,19 @@ import (
 func spanning() plan.State {
 	return plan.State{
 		Links: []plan.Link{
-			{Name: "vlb-1", Scope: "network/1", Kind: plan.Bridge, MTU: 1450, Up: true, MAC: plan.MAC{2, 0, 0, 0, 0, 1}},
-			{Name: "vlx-1", Scope: "network/1", Kind: plan.VXLAN, MTU: 1450, Up: true, Master: "vlb-1", Port: plan.BridgePort{Isolated: true},
+			{Name: "vlb-1", Owner: "network/1", Kind: plan.Bridge, MTU: 1450, Up: true,
+				MAC: plan.MAC{2, 0, 0, 0, 0, 1}},
+			{Name: "vlx-1", Owner: "network/1", Kind: plan.VXLAN, MTU: 1450, Up: true, Master: "vlb-1",
+				Port:  plan.BridgePort{Isolated: true},
 				VXLAN: plan.VXLANDevice{VNI: 4097, Port: 4789, Local: addr("192.0.2.1"), Proxy: true}},
-			{Name: "vlx-6", Scope: "network/6", Kind: plan.VXLAN, MTU: 1430, Up: true, Master: "vlb-1",
+			{Name: "vlx-6", Owner: "network/6", Kind: plan.VXLAN, MTU: 1430, Up: true, Master: "vlb-1",
 				VXLAN: plan.VXLANDevice{VNI: 4097, Port: 4790, Local: addr("2001:db8::1")}},
-			{Name: "vlf-2", Scope: "network/2", Kind: plan.VXLAN, MAC: plan.MAC{2, 0, 0, 0, 0, 2}, MTU: 1450, Up: true,
+			{Name: "vlf-2", Owner: "network/2", Kind: plan.VXLAN, MAC: plan.MAC{2, 0, 0, 0, 0, 2}, MTU: 1450, Up: true,
 				VXLAN: plan.VXLANDevice{VNI: 1, Port: 8472, Local: addr("192.0.2.1")}},
-			{Name: "vlt-3", Scope: "network/3", Kind: plan.TUN, MTU: 1472, Up: true},
+			{Name: "vlt-3", Owner: "network/3", Kind: plan.TUN, MTU: 1472, Up: true},
 		},
-		Addrs: []plan.Addr{{Link: "vlf-2", Prefix: prefix("10.2.1.0/32")}, {Link: "vlf-2", Prefix: prefix("fd00:2:1::/128")},
+		Addrs: []plan.Addr{{Link: "vlf-2", Prefix: prefix("10.2.1.0/32")},
+			{Link: "vlf-2", Prefix: prefix("fd00:2:1::/128")},
 			{Link: "vlt-3", Prefix: prefix("10.3.1.0/32")}, {Link: "vlt-3", Prefix: prefix("fd00:3:1::/128")}},
 		FDB: []plan.FDBEntry{
 			{Link: "vlx-1", Dst: addr("192.0.2.2")},
@@ -61,8 +64,10 @@ func TestSpanningLinks(t *testing.T) {
 	converge(t, k, want)
 	settled(t, k, want)
 	for link, parts := range map[string][]string{
-		"vlx-1": {"vxlan id 4097 local 192.0.2.1 srcport 0 0 dstport 4789 nolearning proxy", "noudpcsum", "master vlb-1", "isolated on", "alias vethloom:network/1"},
-		"vlx-6": {"vxlan id 4097 local 2001:db8::1 srcport 0 0 dstport 4790 nolearning", "noudp6zerocsumtx udp6zerocsumrx", "mtu 1430"},
+		"vlx-1": {"vxlan id 4097 local 192.0.2.1 srcport 0 0 dstport 4789 nolearning proxy", "noudpcsum",
+			"master vlb-1", "isolated on", "alias vethloom:network/1"},
+		"vlx-6": {"vxlan id 4097 local 2001:db8::1 srcport 0 0 dstport 4790 nolearning",
+			"noudp6zerocsumtx udp6zerocsumrx", "mtu 1430"},
 		"vlf-2": {"vxlan id 1 local 192.0.2.1", "noudpcsum", "02:00:00:00:00:02"},
 		"vlt-3": {"tun type tun pi off vnet_hdr on persist on", "mtu 1472", "alias vethloom:network/3"},
 	} {
@@ -97,7 +102,8 @@ func TestSpanningLinks(t *testing.T) {
 	env.Sh("ip link set vlf-2 type vxlan learning")
 	converge(t, k, want)
 	settled(t, k, want)
-	env.Sh("ip link del vlx-1; ip link del vlf-2; ip link del vlt-3; bridge fdb del 02:00:00:00:07:02 dev vlx-6; bridge fdb append 00:00:00:00:00:00 dev vlx-6 dst 2001:db8::9")
+	env.Sh("ip link del vlx-1; ip link del vlf-2; ip link del vlt-3; bridge fdb del 02:00:00:00:07:02 dev vlx-6; " +
+		"bridge fdb append 00:00:00:00:00:00 dev vlx-6 dst 2001:db8::9")
 	converge(t, k, want)
 	settled(t, k, want)
 }
@@ -141,7 +147,7 @@ func TestVXLANInTheWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	device := func(name string, vni uint32, port uint16) plan.State {
-		return plan.State{Links: []plan.Link{{Name: name, Scope: "network/1", Kind: plan.VXLAN, Up: true,
+		return plan.State{Links: []plan.Link{{Name: name, Owner: "network/1", Kind: plan.VXLAN, Up: true,
 			VXLAN: plan.VXLANDevice{VNI: vni, Port: port, Local: addr("192.0.2.1")}}}}
 	}
 	for _, c := range []struct {
@@ -149,11 +155,13 @@ func TestVXLANInTheWay(t *testing.T) {
 		is   error
 		says string
 	}{
-		{device("vlf-1", 1, 8472), os.ErrExist, "the host's VXLAN device flannel.1 already has identifier 1 on UDP port 8472; " +
-			"choose another identifier or port, or stop flanneld and `ip link del flannel.1`"},
+		{device("vlf-1", 1, 8472), os.ErrExist,
+			"the host's VXLAN device flannel.1 already has identifier 1 on UDP port 8472; " +
+				"choose another identifier or port, or stop flanneld and `ip link del flannel.1`"},
 		{device("taken", 2, 8472), os.ErrExist, "a link of that name is there already"},
 		{device("vlf-1", 3, 4789), plan.ErrPortTaken, fmt.Sprintf("by kern.test (pid %d)", os.Getpid())},
-		{device("vlf-1", 3, 9999), plan.ErrPortTaken, "by the VXLAN device group0: choose another port, or `ip link del group0`"},
+		{device("vlf-1", 3, 9999), plan.ErrPortTaken,
+			"by the VXLAN device group0: choose another port, or `ip link del group0`"},
 		{device("vlf-1", 1<<24, 9999), nil, "want 0 to 16777215"},
 		{device("vlf-1", 3, 0), nil, "VXLAN port 0"},
 	} {
@@ -168,7 +176,8 @@ func TestVXLANInTheWay(t *testing.T) {
 	// Once nothing is in the way the next pass gets there.
 	converge(t, k, device("vlf-1", 3, 9999))
 	settled(t, k, device("vlf-1", 3, 9999))
-	err := k.Apply(context.Background(), plan.Diff(plan.State{Links: []plan.Link{{Name: "lo", Scope: "x", Kind: plan.TUN}}}, plan.State{}))
+	err := k.Apply(context.Background(),
+		plan.Diff(plan.State{Links: []plan.Link{{Name: "lo", Owner: "x", Kind: plan.TUN}}}, plan.State{}))
 	if !errors.Is(err, os.ErrExist) {
 		t.Errorf("a TUN link in the place of another: %v", err)
 	}
@@ -207,7 +216,8 @@ func TestManyEntries(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("%s: %d operations; observe %v, diff %v, apply %v", what, len(ops), observed, planned, time.Since(start)-observed-planned)
+		t.Logf("%s: %d operations; observe %v, diff %v, apply %v", what, len(ops), observed, planned,
+			time.Since(start)-observed-planned)
 	}
 	timed("create", want)
 	quiet(t, drift, "what we make ourselves")

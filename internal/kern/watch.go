@@ -7,7 +7,8 @@ import (
 	"time"
 
 	"github.com/mdlayher/netlink"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
+	"github.com/vethloom/vethloom/plan"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,7 +24,7 @@ const (
 type watcher struct {
 	k     *Kernel
 	delay time.Duration
-	judge func(*watcher, []event) bool // tells whether to wake
+	judge func(*watcher, []event) bool // reports whether to wake
 	out   chan struct{}
 	poke  chan struct{}
 
@@ -37,7 +38,7 @@ type watcher struct {
 	entries map[entryKey]entryEvent
 	recount bool // entries may have, or too many have
 
-	links map[uint32]link // the last known, by index; the judge's own
+	links map[uint32]rtnetlink.Link // the last known, by index; the judge's own
 }
 
 // Drift tells when somebody else has changed an object of ours in the fabric's
@@ -91,7 +92,7 @@ func (k *Kernel) newWatcher(delay time.Duration, judge func(*watcher, []event) b
 	return &watcher{
 		k: k, delay: delay, judge: judge,
 		out: make(chan struct{}, 1), poke: make(chan struct{}, 1),
-		pending: map[string]event{}, entries: map[entryKey]entryEvent{}, links: map[uint32]link{},
+		pending: map[string]event{}, entries: map[entryKey]entryEvent{}, links: map[uint32]rtnetlink.Link{},
 	}
 }
 
@@ -129,13 +130,13 @@ func (w *watcher) start(ctx context.Context, more ...source) error {
 }
 
 func (w *watcher) readLinks() error {
-	c, err := w.k.borrow()
+	c, err := w.k.socket()
 	if err != nil {
 		return err
 	}
 	defer w.k.giveBack(c)
-	links := map[uint32]link{}
-	if err := c.dumpLinks(func(l link) { links[l.index] = l }); err != nil {
+	links := map[uint32]rtnetlink.Link{}
+	if err := c.DumpLinks(func(l rtnetlink.Link) { links[l.Index] = l }); err != nil {
 		return err
 	}
 	w.links = links
@@ -174,7 +175,7 @@ func (w *watcher) surely() {
 	w.nudge()
 }
 
-// lostLinks notes that links, addresses or routes have changed unseen: whoever is told
+// lostLinks notes that links, addresses or routes have changed unseen: a watcher that is told
 // looks at everything, and so does the watcher at the links.
 func (w *watcher) lostLinks() {
 	w.mu.Lock()
@@ -224,7 +225,7 @@ func (w *watcher) loop(ctx context.Context) {
 	}
 }
 
-// straggling tells whether a link is still there whose peer's namespace we let go
+// straggling reports whether a link is still there whose peer's namespace we let go
 // of a while ago. Then something else keeps that namespace: often a TCP connection of a
 // process that was killed, whose kernel waits for an answer that will not come. Nobody
 // wants the link, so the next full pass removes it by itself.
@@ -234,7 +235,7 @@ func (w *watcher) straggling() bool {
 	}
 	for _, name := range w.k.shadow.overdue() {
 		for _, l := range w.links {
-			if l.name == name {
+			if l.Name == name {
 				return true
 			}
 		}
@@ -259,7 +260,7 @@ func (w *watcher) settle() bool {
 	if relist {
 		if err := w.readLinks(); err != nil {
 			w.k.log.Warn("links could not be read after notifications were lost", "error", err)
-			w.lostLinks() // again, and whoever is told now learns by looking
+			w.lostLinks() // again, and a watcher that is told now learns by looking
 		}
 	}
 	// Entries go with their links, so those come first.
@@ -271,21 +272,23 @@ func (w *watcher) drifted(events []event) bool {
 	drift := false
 	for _, e := range events {
 		if e.link != nil && !e.gone {
-			w.links[e.link.index] = *e.link
+			w.links[e.link.Index] = *e.link
 		}
 	}
 	for _, e := range events {
 		switch {
 		case e.link != nil:
-			master := w.links[e.link.masterIndex].name
+			master := w.links[e.link.MasterIndex].Name
 			drift = w.k.shadow.linkDrifted(*e.link, master, e.gone) || drift
 		case e.addr != nil:
-			a := plan.Addr{Link: w.links[e.addr.index].name, Prefix: e.addr.prefix}
+			a := plan.Addr{Link: w.links[e.addr.Index].Name, Prefix: e.addr.Prefix}
 			drift = w.k.shadow.addrDrifted(a, e.gone) || drift
-		case e.route.proto == plan.Protocol:
+		case e.route.Proto == plan.Protocol:
 			r := e.route.Route
-			r.Link = w.links[e.route.index].name
+			r.Link = w.links[e.route.Index].Name
 			drift = w.k.shadow.routeDrifted(r, e.gone) || drift
+		case e.route.Proto == unix.RTPROT_KERNEL && e.gone:
+			drift = w.k.shadow.cutOff(w.links[e.route.Index].Name, e.route.Dst) || drift
 		}
 	}
 	w.forget(events)
@@ -299,18 +302,19 @@ func (w *watcher) hostChanged(events []event) bool {
 		if e.link == nil {
 			continue
 		}
-		old, known := w.links[e.link.index]
-		if _, _, ours := e.link.owner(); !ours && (e.gone || !known || old.name != e.link.name || old.mtu != e.link.mtu || old.up != e.link.up) {
+		old, known := w.links[e.link.Index]
+		if _, _, ours := e.link.Owner(); !ours && (e.gone || !known || old.Name != e.link.Name ||
+			old.MTU != e.link.MTU || old.Up != e.link.Up) {
 			changed = true
 		}
-		w.links[e.link.index] = *e.link
+		w.links[e.link.Index] = *e.link
 	}
 	for _, e := range events {
 		switch {
 		case e.addr != nil:
-			changed = changed || e.addr.proto != plan.Protocol && !w.ours(e.addr.index)
+			changed = changed || e.addr.Proto != plan.Protocol && !w.ours(e.addr.Index)
 		case e.route != nil:
-			changed = changed || e.route.proto != plan.Protocol && !w.ours(e.route.index)
+			changed = changed || e.route.Proto != plan.Protocol && !w.ours(e.route.Index)
 		}
 	}
 	w.forget(events)
@@ -319,7 +323,7 @@ func (w *watcher) hostChanged(events []event) bool {
 
 func (w *watcher) ours(index uint32) bool {
 	l := w.links[index]
-	_, _, ok := l.owner()
+	_, _, ok := l.Owner()
 	return ok
 }
 
@@ -327,7 +331,7 @@ func (w *watcher) ours(index uint32) bool {
 func (w *watcher) forget(events []event) {
 	for _, e := range events {
 		if e.link != nil && e.gone {
-			delete(w.links, e.link.index)
+			delete(w.links, e.link.Index)
 		}
 	}
 }

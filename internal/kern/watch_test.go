@@ -2,24 +2,23 @@ package kern_test
 
 import (
 	"context"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // woken fails unless c is woken soon.
 func woken(t *testing.T, c <-chan struct{}, what string) {
 	t.Helper()
-	select {
-	case <-c:
-	case <-time.After(5 * time.Second):
-		t.Fatalf("not woken by %s", what)
-	}
+	await.From(t, "a wake by "+what, c)
 }
 
 // quiet fails if c is woken while a watcher has had the time to judge several times.
@@ -68,6 +67,8 @@ func TestDrift(t *testing.T) {
 		"ip link del vlb-1",
 		"ip addr del 10.1.0.1/16 dev vlb-1",
 		"ip addr add 10.1.0.9/16 dev vlb-1",
+		"ip route del 10.1.0.0/16 dev vlb-1",
+		"ip -6 route del fd00:1::/64 dev vlb-1",
 		"ip link set vle-1 nomaster",
 		"ip link set vle-1 mtu 1400",
 		"ip link set vlb-1 down",
@@ -91,6 +92,28 @@ func TestDrift(t *testing.T) {
 	calm(t, drift, "our own removal")
 }
 
+// A route of somebody else's to a bridge's subnet on that bridge is as good as the kernel's: it is left alone, and is
+// no drift that a pass would repair again and again.
+func TestRouteOfOthersToOurSubnet(t *testing.T) {
+	env := kerntest.New(t)
+	k := open(t, env)
+	want := plan.Union(network(), endpoint())
+	converge(t, k, want)
+	for _, replace := range []string{
+		"ip route replace 10.1.0.0/16 dev vlb-1 proto static",
+		"ip -6 route replace fd00:1::/64 dev vlb-1 proto static metric 256",
+	} {
+		env.Sh(replace)
+		converge(t, k, want)
+		settled(t, k, want)
+	}
+	for _, family := range []string{"-4", "-6"} {
+		if routes := env.Sh("ip " + family + " route show dev vlb-1"); !strings.Contains(routes, "proto static") {
+			t.Errorf("the route of others is gone:\n%s", routes)
+		}
+	}
+}
+
 func TestHostChanged(t *testing.T) {
 	env := kerntest.New(t)
 	k := open(t, env)
@@ -108,7 +131,8 @@ func TestHostChanged(t *testing.T) {
 	mtu(1500)
 	converge(t, k, plan.Union(network(), endpoint()))
 	calm(t, changed, "our own creation")
-	env.Sh("ip link add uplink mtu 1400 type veth peer name far; ip link set uplink up; ip addr add 192.0.2.2/24 dev uplink")
+	env.Sh("ip link add uplink mtu 1400 type veth peer name far; ip link set uplink up; ip addr add 192.0.2.2/24 " +
+		"dev uplink")
 	woken(t, changed, "a new link")
 	calm(t, changed, "nothing")
 	env.Sh("ip route add default via 192.0.2.1; ip route add 198.51.100.0/24 via 192.0.2.1 table 77")
@@ -130,6 +154,17 @@ func TestHostChanged(t *testing.T) {
 		if have[p] != want {
 			t.Errorf("%s among the host's prefixes: %t; all: %v", p, have[p], got)
 		}
+	}
+	env.Sh("ip route add 0.0.0.0/1 via 192.0.2.9; ip route add 203.0.113.0/24 dev uplink; " +
+		"ip route add blackhole 198.18.0.0/15")
+	links, routes, err := k.Networks(ctx)
+	want := []string{"127.0.0.0/8", "127.0.0.1/32", "192.0.2.0/24", "192.0.2.1/32", "192.0.2.2/32", "192.0.2.9/32"}
+	if got := texts(links); err != nil || !slices.Equal(slices.DeleteFunc(got, isV6), want) {
+		t.Errorf("the host's own subnets: %v, %v, want %v", got, err, want)
+	}
+	want = []string{"192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"}
+	if got := texts(routes); !slices.Equal(slices.DeleteFunc(got, isV6), want) {
+		t.Errorf("the host's routes: %v, want %v", got, want)
 	}
 	env.Sh("ip link del uplink")
 	woken(t, changed, "the end of the link")
@@ -185,3 +220,12 @@ func TestNamespaceKeptAlive(t *testing.T) {
 	held.Close()
 	converge(t, k, plan.State{})
 }
+
+func texts(prefixes []netip.Prefix) (out []string) {
+	for _, p := range prefixes {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+func isV6(s string) bool { return strings.Contains(s, ":") }

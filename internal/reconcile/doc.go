@@ -1,7 +1,7 @@
-// Package reconcile keeps the kernel equal to the records, one scope at a time.
+// Package reconcile keeps the kernel equal to the records, one owner at a time.
 //
-// A wake-up carries nothing but the names of scopes. A pass renders what those
-// scopes want, compares it with what they were last given, and applies the
+// A wake-up carries nothing but the names of owners. A pass renders what those
+// owners want, compares it with what they were last given, and applies the
 // difference. What they were last given is unknown at the start, after an error and when
 // somebody else changed the kernel; then the pass looks at everything the
 // fabric owns instead. There is no other path: start, attach, repair and

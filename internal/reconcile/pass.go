@@ -6,25 +6,25 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
-// canTrust tells whether the memory of what was applied holds for scopes.
-func (r *Reconciler) canTrust(scopes []plan.Scope) bool {
+// canTrust reports whether the memory of what was applied holds for owners.
+func (r *Reconciler) canTrust(owners []plan.Owner) bool {
 	if !r.known {
 		return false
 	}
-	return !slices.ContainsFunc(scopes, func(s plan.Scope) bool { return r.dirty[s] })
+	return !slices.ContainsFunc(owners, func(s plan.Owner) bool { return r.dirty[s] })
 }
 
-// scopePass converges scopes from what they were last given, without a look at the kernel.
+// ownerPass converges owners from what they were last given, without a look at the kernel.
 // When that fails, what the kernel has is no longer known, so the full pass
-// decides, and finds out which scope is at fault.
-func (r *Reconciler) scopePass(ctx context.Context, scopes []plan.Scope) ([]plan.Op, map[plan.Scope]error) {
-	wants := make(map[plan.Scope]plan.State, len(scopes))
-	errs := map[plan.Scope]error{}
+// decides, and finds out which owner is at fault.
+func (r *Reconciler) ownerPass(ctx context.Context, owners []plan.Owner) ([]plan.Op, map[plan.Owner]error) {
+	wants := make(map[plan.Owner]plan.State, len(owners))
+	errs := map[plan.Owner]error{}
 	var want, have []plan.State
-	for _, s := range scopes {
+	for _, s := range owners {
 		w, err := r.cfg.Source.Render(ctx, s)
 		if err != nil {
 			errs[s] = fmt.Errorf("render %s: %w", s, err)
@@ -36,15 +36,15 @@ func (r *Reconciler) scopePass(ctx context.Context, scopes []plan.Scope) ([]plan
 	}
 	ops := plan.Diff(plan.Union(want...), plan.Union(have...))
 	if remakes(ops) {
-		_, ops, errs = r.fullPass(ctx, scopes)
+		_, ops, errs = r.fullPass(ctx, owners)
 		return ops, errs
 	}
 	if len(ops) > 0 {
 		if err := r.cfg.Kernel.Apply(ctx, ops); err != nil {
-			for _, s := range scopes {
+			for _, s := range owners {
 				r.dirty[s] = true
 			}
-			_, ops, errs = r.fullPass(ctx, scopes)
+			_, ops, errs = r.fullPass(ctx, owners)
 			return ops, errs
 		}
 	}
@@ -54,8 +54,8 @@ func (r *Reconciler) scopePass(ctx context.Context, scopes []plan.Scope) ([]plan
 	return ops, errs
 }
 
-// remakes tells whether a link goes to come again, as one whose kind or identifiers change does. What other
-// scopes have on it goes with it, so they have to be looked at too.
+// remakes reports whether a link goes to come again, as one whose kind or identifiers change does. What other
+// owners have on it goes with it, so they have to be looked at too.
 func remakes(ops []plan.Op) bool {
 	gone := map[string]bool{}
 	for _, op := range ops {
@@ -74,7 +74,7 @@ func remakes(ops []plan.Op) bool {
 	return false
 }
 
-func (r *Reconciler) remember(s plan.Scope, w plan.State) {
+func (r *Reconciler) remember(s plan.Owner, w plan.State) {
 	delete(r.dirty, s)
 	if w.Empty() {
 		delete(r.applied, s)
@@ -83,12 +83,12 @@ func (r *Reconciler) remember(s plan.Scope, w plan.State) {
 	}
 }
 
-// fullPass converges every scope against what the kernel has. A scope whose
-// operation fails is set aside, with its error, and the others go on. The scopes
+// fullPass converges every owner against what the kernel has. A owner whose
+// operation fails is set aside, with its error, and the others go on. The owners
 // returned are all that the pass was about, asked among them.
-func (r *Reconciler) fullPass(ctx context.Context, asked []plan.Scope) ([]plan.Scope, []plan.Op, map[plan.Scope]error) {
-	all := func(err error) map[plan.Scope]error {
-		errs := map[plan.Scope]error{}
+func (r *Reconciler) fullPass(ctx context.Context, asked []plan.Owner) ([]plan.Owner, []plan.Op, map[plan.Owner]error) {
+	all := func(err error) map[plan.Owner]error {
+		errs := map[plan.Owner]error{}
 		for _, s := range asked {
 			errs[s] = err
 		}
@@ -99,9 +99,9 @@ func (r *Reconciler) fullPass(ctx context.Context, asked []plan.Scope) ([]plan.S
 	if err != nil {
 		return asked, nil, all(err)
 	}
-	scopes := append(slices.Clone(asked), view.scopes...)
-	slices.Sort(scopes)
-	scopes = slices.Compact(scopes)
+	owners := append(slices.Clone(asked), view.owners...)
+	slices.Sort(owners)
+	owners = slices.Compact(owners)
 	var done []plan.Op
 	for {
 		ops := view.ops()
@@ -115,15 +115,15 @@ func (r *Reconciler) fullPass(ctx context.Context, asked []plan.Scope) ([]plan.S
 		}
 		culprit, ok := view.blame(err)
 		if !ok || ctx.Err() != nil {
-			return scopes, done, all(err)
+			return owners, done, all(err)
 		}
 		view.errs[culprit] = err
 		if view.have, err = r.cfg.Kernel.Observe(ctx, view.want.Sysctls); err != nil {
-			return scopes, done, all(fmt.Errorf("observe the kernel: %w", err))
+			return owners, done, all(fmt.Errorf("observe the kernel: %w", err))
 		}
 	}
 	r.known = true
-	maps.DeleteFunc(r.applied, func(s plan.Scope, _ plan.State) bool { return view.errs[s] == nil })
+	maps.DeleteFunc(r.applied, func(s plan.Owner, _ plan.State) bool { return view.errs[s] == nil })
 	clear(r.dirty)
 	for s, w := range view.wants {
 		r.remember(s, w)
@@ -131,19 +131,19 @@ func (r *Reconciler) fullPass(ctx context.Context, asked []plan.Scope) ([]plan.S
 	for s := range view.errs {
 		r.dirty[s] = true
 	}
-	return scopes, done, view.errs
+	return owners, done, view.errs
 }
 
-// look renders every scope and observes the kernel.
+// look renders every owner and observes the kernel.
 func (r *Reconciler) look(ctx context.Context) (*view, error) {
 	wants, err := r.cfg.Source.All(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("render the records: %w", err)
 	}
-	v := &view{wants: map[plan.Scope]plan.State{}, errs: map[plan.Scope]error{}, kept: r.applied}
+	v := &view{wants: map[plan.Owner]plan.State{}, errs: map[plan.Owner]error{}, kept: r.applied}
 	states := make([]plan.State, 0, len(wants))
 	for s, w := range wants {
-		v.scopes = append(v.scopes, s)
+		v.owners = append(v.owners, s)
 		if w.Err != nil {
 			v.errs[s] = fmt.Errorf("render %s: %w", s, w.Err)
 			continue

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Kernel is what passes read and change. Apply stops at the first operation that fails.
@@ -19,15 +19,15 @@ type Kernel interface {
 
 // Source knows the records. Its methods are called by one goroutine at a time.
 type Source interface {
-	// All renders every scope that has a record. An error in one scope's
-	// [Want] leaves what that scope has as it is.
-	All(ctx context.Context) (map[plan.Scope]Want, error)
-	// Render is what one scope wants: nothing when it has no record or is on its
+	// All renders every owner that has a record. An error in one owner's
+	// [Want] leaves what that owner has as it is.
+	All(ctx context.Context) (map[plan.Owner]Want, error)
+	// Render is what one owner wants: nothing when it has no record or is on its
 	// way out.
-	Render(ctx context.Context, s plan.Scope) (plan.State, error)
+	Render(ctx context.Context, s plan.Owner) (plan.State, error)
 }
 
-// Want is what a scope wants, or why that cannot be told.
+// Want is what an owner wants, or why that cannot be told.
 type Want struct {
 	State plan.State
 	Err   error
@@ -38,9 +38,9 @@ type Pass struct {
 	Full     bool // everything was observed
 	Drift    bool // the kernel differed although no record had changed
 	Waited   bool // somebody waited for it
-	Scopes   []plan.Scope
+	Owners   []plan.Owner
 	Ops      []plan.Op
-	Failed   map[plan.Scope]error // the scopes that have not converged
+	Failed   map[plan.Owner]error // the owners that have not converged
 	Err      error                // the first of Failed
 	Duration time.Duration
 }
@@ -54,15 +54,15 @@ type Config struct {
 	Resync time.Duration
 	// Settle is how long drift is left to calm down before it is repaired; 50 ms.
 	Settle time.Duration
-	// Retry and RetryMax bound the exponential back-off of a failing scope; 500 ms and 30 s.
+	// Retry and RetryMax bound the exponential back-off of a failing owner; 500 ms and 30 s.
 	Retry, RetryMax time.Duration
 	// Observer is told of every pass, on the reconciler's goroutine.
 	Observer func(Pass)
 }
 
-// Failure is what keeps a scope from converging.
+// Failure is what keeps an owner from converging.
 type Failure struct {
-	Scope plan.Scope
+	Owner plan.Owner
 	Err   error
 	Since time.Time
 	Next  time.Time // of the next try
@@ -78,19 +78,19 @@ type Reconciler struct {
 	wake chan struct{}
 
 	mu      sync.Mutex // guards what follows
-	queued  map[plan.Scope][]chan<- error
+	queued  map[plan.Owner][]chan<- error
 	full    bool
 	drifted bool
 	stopped bool
-	failing map[plan.Scope]*Failure
+	failing map[plan.Owner]*Failure
 	passes  uint64
 	drifts  uint64
 
 	// pass guards the kernel and the memory of it: one pass, or one Diff, at a time.
 	pass    sync.Mutex
-	applied map[plan.Scope]plan.State
-	known   bool // applied can be trusted for every scope that is not in dirty
-	dirty   map[plan.Scope]bool
+	applied map[plan.Owner]plan.State
+	known   bool // applied can be trusted for every owner that is not in dirty
+	dirty   map[plan.Owner]bool
 }
 
 // New makes a Reconciler whose first pass observes everything.
@@ -110,30 +110,30 @@ func New(cfg Config) *Reconciler {
 	return &Reconciler{
 		cfg:     cfg,
 		wake:    make(chan struct{}, 1),
-		queued:  map[plan.Scope][]chan<- error{},
+		queued:  map[plan.Owner][]chan<- error{},
 		full:    true,
-		failing: map[plan.Scope]*Failure{},
-		applied: map[plan.Scope]plan.State{},
-		dirty:   map[plan.Scope]bool{},
+		failing: map[plan.Owner]*Failure{},
+		applied: map[plan.Owner]plan.State{},
+		dirty:   map[plan.Owner]bool{},
 	}
 }
 
-// Converge asks for a pass over scopes and waits for it. The error is the first that
-// one of these scopes met; other scopes of the same pass do not matter.
-func (r *Reconciler) Converge(ctx context.Context, scopes ...plan.Scope) error {
-	done := make(chan error, len(scopes))
+// Converge asks for a pass over owners and waits for it. The error is the first that
+// one of these owners met; other owners of the same pass do not matter.
+func (r *Reconciler) Converge(ctx context.Context, owners ...plan.Owner) error {
+	done := make(chan error, len(owners))
 	r.mu.Lock()
 	if r.stopped {
 		r.mu.Unlock()
 		return ErrStopped
 	}
-	for _, s := range scopes {
+	for _, s := range owners {
 		r.queued[s] = append(r.queued[s], done)
 	}
 	r.mu.Unlock()
 	r.signal()
 	var first error
-	for range scopes {
+	for range owners {
 		select {
 		case err := <-done:
 			if first == nil {
@@ -146,10 +146,10 @@ func (r *Reconciler) Converge(ctx context.Context, scopes ...plan.Scope) error {
 	return first
 }
 
-// Wake asks for a pass over scopes without waiting for it.
-func (r *Reconciler) Wake(scopes ...plan.Scope) {
+// Wake asks for a pass over owners without waiting for it.
+func (r *Reconciler) Wake(owners ...plan.Owner) {
 	r.mu.Lock()
-	for _, s := range scopes {
+	for _, s := range owners {
 		if _, ok := r.queued[s]; !ok {
 			r.queued[s] = nil
 		}
@@ -249,38 +249,38 @@ func (r *Reconciler) step(ctx context.Context) {
 	for ctx.Err() == nil {
 		r.mu.Lock()
 		batch, full, drifted := r.queued, r.full, r.drifted
-		r.queued, r.full, r.drifted = map[plan.Scope][]chan<- error{}, false, false
+		r.queued, r.full, r.drifted = map[plan.Owner][]chan<- error{}, false, false
 		r.mu.Unlock()
 		if len(batch) == 0 && !full {
 			return
 		}
-		scopes := make([]plan.Scope, 0, len(batch))
+		owners := make([]plan.Owner, 0, len(batch))
 		for s := range batch {
-			scopes = append(scopes, s)
+			owners = append(owners, s)
 		}
-		slices.Sort(scopes)
+		slices.Sort(owners)
 		started := time.Now()
-		p := Pass{Scopes: scopes}
+		p := Pass{Owners: owners}
 		r.pass.Lock()
-		if full || !r.canTrust(scopes) {
+		if full || !r.canTrust(owners) {
 			p.Full = true
-			p.Scopes, p.Ops, p.Failed = r.fullPass(ctx, scopes)
+			p.Owners, p.Ops, p.Failed = r.fullPass(ctx, owners)
 		} else {
-			p.Ops, p.Failed = r.scopePass(ctx, scopes)
+			p.Ops, p.Failed = r.ownerPass(ctx, owners)
 		}
 		r.pass.Unlock()
 		p.Drift = drifted && len(p.Ops) > 0
 		p.Duration = time.Since(started)
 		p.Waited, p.Err = r.settle(batch, p)
 		if p.Err != nil && ctx.Err() == nil {
-			r.cfg.Log.WarnContext(ctx, "a scope has not converged", "err", p.Err, "scopes", len(p.Failed))
+			r.cfg.Log.WarnContext(ctx, "an owner has not converged", "err", p.Err, "owners", len(p.Failed))
 		}
 		r.cfg.Observer(p)
 	}
 }
 
-// settle answers the callers of a batch and keeps the account of failing scopes.
-func (r *Reconciler) settle(batch map[plan.Scope][]chan<- error, p Pass) (waited bool, first error) {
+// settle answers the callers of a batch and keeps the account of failing owners.
+func (r *Reconciler) settle(batch map[plan.Owner][]chan<- error, p Pass) (waited bool, first error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.passes++
@@ -288,7 +288,7 @@ func (r *Reconciler) settle(batch map[plan.Scope][]chan<- error, p Pass) (waited
 		r.drifts++
 	}
 	now := time.Now()
-	for _, s := range p.Scopes {
+	for _, s := range p.Owners {
 		err := p.Failed[s]
 		if err == nil {
 			delete(r.failing, s)
@@ -298,7 +298,7 @@ func (r *Reconciler) settle(batch map[plan.Scope][]chan<- error, p Pass) (waited
 			}
 			f := r.failing[s]
 			if f == nil {
-				f = &Failure{Scope: s, Since: now}
+				f = &Failure{Owner: s, Since: now}
 				r.failing[s] = f
 			}
 			f.Err = err
@@ -323,7 +323,7 @@ func (r *Reconciler) backoff(tries int) time.Duration {
 	return d
 }
 
-// Failures lists what keeps scopes from converging, in order of scope.
+// Failures lists what keeps owners from converging, in order of owner.
 func (r *Reconciler) Failures() []Failure {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -331,7 +331,7 @@ func (r *Reconciler) Failures() []Failure {
 	for _, f := range r.failing {
 		out = append(out, *f)
 	}
-	slices.SortFunc(out, func(a, b Failure) int { return compare(a.Scope, b.Scope) })
+	slices.SortFunc(out, func(a, b Failure) int { return compare(a.Owner, b.Owner) })
 	return out
 }
 
@@ -343,7 +343,7 @@ func (r *Reconciler) Counts() (passes, drifts uint64) {
 	return r.passes, r.drifts
 }
 
-func compare(a, b plan.Scope) int {
+func compare(a, b plan.Owner) int {
 	switch {
 	case a < b:
 		return -1

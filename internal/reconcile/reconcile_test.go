@@ -14,8 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
-	"github.com/vethloom/vethloom/internal/plan"
 	"github.com/vethloom/vethloom/internal/reconcile"
+	"github.com/vethloom/vethloom/plan"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -84,36 +84,36 @@ func (l *ledger) has(o plan.Object) bool {
 // records are wants that a test changes.
 type records struct {
 	mu     sync.Mutex
-	wants  map[plan.Scope]reconcile.Want
+	wants  map[plan.Owner]reconcile.Want
 	unread error
 }
 
-func (r *records) set(s plan.Scope, st plan.State, err error) {
+func (r *records) set(s plan.Owner, st plan.State, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.wants == nil {
-		r.wants = map[plan.Scope]reconcile.Want{}
+		r.wants = map[plan.Owner]reconcile.Want{}
 	}
 	r.wants[s] = reconcile.Want{State: st, Err: err}
 }
 
-func (r *records) remove(s plan.Scope) {
+func (r *records) remove(s plan.Owner) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.wants, s)
 }
 
-func (r *records) All(context.Context) (map[plan.Scope]reconcile.Want, error) {
+func (r *records) All(context.Context) (map[plan.Owner]reconcile.Want, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := map[plan.Scope]reconcile.Want{}
+	out := map[plan.Owner]reconcile.Want{}
 	for s, w := range r.wants {
 		out[s] = w
 	}
 	return out, r.unread
 }
 
-func (r *records) Render(_ context.Context, s plan.Scope) (plan.State, error) {
+func (r *records) Render(_ context.Context, s plan.Owner) (plan.State, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w := r.wants[s]
@@ -123,11 +123,11 @@ func (r *records) Render(_ context.Context, s plan.Scope) (plan.State, error) {
 	return w.State, w.Err
 }
 
-func link(s plan.Scope, name string) plan.Link {
-	return plan.Link{Name: name, Scope: s, Kind: plan.Bridge, MTU: 1500, Up: true}
+func link(s plan.Owner, name string) plan.Link {
+	return plan.Link{Name: name, Owner: s, Kind: plan.Bridge, MTU: 1500, Up: true}
 }
 
-func state(s plan.Scope, name string) plan.State {
+func state(s plan.Owner, name string) plan.State {
 	return plan.State{
 		Links: []plan.Link{link(s, name)},
 		Addrs: []plan.Addr{{Link: name, Prefix: netip.MustParsePrefix("10.0.0.1/24")}},
@@ -184,7 +184,7 @@ func TestConvergeCostsNoObservation(t *testing.T) {
 	<-b.passes
 	before := k.observed
 	for i := range 20 {
-		s := plan.Scope(fmt.Sprintf("network/%d", i))
+		s := plan.Owner(fmt.Sprintf("network/%d", i))
 		recs.set(s, state(s, fmt.Sprintf("vlb-%d", i)), nil)
 		if err := b.Converge(t.Context(), s); err != nil {
 			t.Fatal(err)
@@ -198,14 +198,14 @@ func TestConvergeCostsNoObservation(t *testing.T) {
 		t.Fatal(err)
 	}
 	if k.has(link("", "vlb-7")) {
-		t.Error("a scope without a record kept its link")
+		t.Error("an owner without a record kept its link")
 	}
 	if k.observed != before {
-		t.Errorf("observed %d times on the way of single scopes", k.observed-before)
+		t.Errorf("observed %d times on the way of single owners", k.observed-before)
 	}
 }
 
-func TestOneFailingScopeLeavesOthersAlone(t *testing.T) {
+func TestOneFailingOwnerLeavesOthersAlone(t *testing.T) {
 	k, recs := newLedger(), &records{}
 	b := start(t, k, recs)
 	<-b.passes
@@ -218,17 +218,17 @@ func TestOneFailingScopeLeavesOthersAlone(t *testing.T) {
 		if i == 13 {
 			name = "vlb-bad"
 		}
-		s := plan.Scope(fmt.Sprintf("network/%d", i))
+		s := plan.Owner(fmt.Sprintf("network/%d", i))
 		recs.set(s, state(s, name), nil)
 		wg.Go(func() { results[i] = b.Converge(t.Context(), s) })
 	}
 	wg.Wait()
 	for i, err := range results {
 		if (i == 13) != errors.Is(err, curse) {
-			t.Errorf("scope %d: %v", i, err)
+			t.Errorf("owner %d: %v", i, err)
 		}
 	}
-	if f := b.Failures(); len(f) != 1 || f[0].Scope != "network/13" {
+	if f := b.Failures(); len(f) != 1 || f[0].Owner != "network/13" {
 		t.Errorf("failures: %v", f)
 	}
 	// The caller gives up, as an attach that fails does.
@@ -244,7 +244,7 @@ func TestOneFailingScopeLeavesOthersAlone(t *testing.T) {
 	}
 }
 
-func TestUnrenderableScopeIsLeftAsItIs(t *testing.T) {
+func TestUnrenderableOwnerIsLeftAsItIs(t *testing.T) {
 	k, recs := newLedger(), &records{}
 	st := state("network/a", "vlb-a")
 	k.have[id(st.Links[0])], k.have[id(st.Addrs[0])] = st.Links[0], st.Addrs[0]
@@ -252,7 +252,7 @@ func TestUnrenderableScopeIsLeftAsItIs(t *testing.T) {
 	recs.set("network/b", state("network/b", "vlb-b"), nil)
 	b := start(t, k, recs)
 	if p := <-b.passes; p.Err == nil {
-		t.Error("the pass says nothing of the scope that cannot be rendered")
+		t.Error("the pass says nothing of the owner that cannot be rendered")
 	}
 	for _, o := range []plan.Object{st.Links[0], st.Addrs[0], link("", "vlb-b")} {
 		if !k.has(o) {
@@ -277,12 +277,19 @@ func TestUnreadableRecordsChangeNothing(t *testing.T) {
 	}
 }
 
+// withOneNetwork has a network's link made, which nothing disturbs so far.
+func withOneNetwork(t *testing.T) (*ledger, *bench) {
+	t.Helper()
+	k, recs := newLedger(), &records{}
+	recs.set("network/a", state("network/a", "vlb-a"), nil)
+	b := start(t, k, recs)
+	<-b.passes
+	return k, b
+}
+
 func TestDriftIsRepairedAndCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k, recs := newLedger(), &records{}
-		recs.set("network/a", state("network/a", "vlb-a"), nil)
-		b := start(t, k, recs)
-		<-b.passes
+		k, b := withOneNetwork(t)
 		k.mu.Lock()
 		delete(k.have, id(link("", "vlb-a")))
 		k.mu.Unlock()
@@ -297,7 +304,7 @@ func TestDriftIsRepairedAndCounted(t *testing.T) {
 	})
 }
 
-func TestFailingScopeIsRetriedWithBackoff(t *testing.T) {
+func TestFailingOwnerIsRetriedWithBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, recs := newLedger(), &records{}
 		k.cursed[id(link("", "vlb-a"))] = errors.New("not yet")
@@ -309,7 +316,8 @@ func TestFailingScopeIsRetriedWithBackoff(t *testing.T) {
 			<-b.passes
 			at = append(at, time.Since(begin).Round(100*time.Millisecond))
 		}
-		want := []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond, 3500 * time.Millisecond, 7500 * time.Millisecond}
+		want := []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond, 3500 * time.Millisecond,
+			7500 * time.Millisecond}
 		if d := cmp.Diff(want, at); d != "" {
 			t.Errorf("tries at (-want +got):\n%s", d)
 		}
@@ -327,10 +335,7 @@ func TestFailingScopeIsRetriedWithBackoff(t *testing.T) {
 
 func TestResyncHappensByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k, recs := newLedger(), &records{}
-		recs.set("network/a", state("network/a", "vlb-a"), nil)
-		b := start(t, k, recs)
-		<-b.passes
+		k, b := withOneNetwork(t)
 		k.mu.Lock()
 		clear(k.have)
 		k.mu.Unlock()

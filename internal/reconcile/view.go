@@ -3,22 +3,22 @@ package reconcile
 import (
 	"errors"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
-// view is one look at everything: what all scopes want and what there is.
+// view is one look at everything: what all owners want and what there is.
 type view struct {
-	scopes []plan.Scope
-	wants  map[plan.Scope]plan.State
+	owners []plan.Owner
+	wants  map[plan.Owner]plan.State
 	want   plan.State // the union of wants
 	have   plan.State
-	errs   map[plan.Scope]error // scopes set aside
-	kept   map[plan.Scope]plan.State
+	errs   map[plan.Owner]error // owners set aside
+	kept   map[plan.Owner]plan.State
 
-	owner map[string]plan.Scope // by kind and key of wanted objects; made when first needed
+	owner map[string]plan.Owner // by kind and key of wanted objects; made when first needed
 }
 
-// ops is the difference, without what belongs to the scopes set aside: neither are they
+// ops is the difference, without what belongs to the owners set aside: neither are they
 // completed nor is what they have taken away.
 func (v *view) ops() []plan.Op {
 	ops := plan.Diff(v.want, v.have)
@@ -27,7 +27,7 @@ func (v *view) ops() []plan.Op {
 	}
 	out := ops[:0]
 	for _, op := range ops {
-		if s, ok := v.scopeOf(op); ok && v.errs[s] != nil {
+		if s, ok := v.ownerOf(op); ok && v.errs[s] != nil {
 			continue
 		}
 		out = append(out, op)
@@ -35,22 +35,22 @@ func (v *view) ops() []plan.Op {
 	return out
 }
 
-// blame finds the scope whose operation failed.
-func (v *view) blame(err error) (plan.Scope, bool) {
+// blame finds the owner whose operation failed.
+func (v *view) blame(err error) (plan.Owner, bool) {
 	var failed *plan.OpError
 	if !errors.As(err, &failed) {
 		return "", false
 	}
-	s, ok := v.scopeOf(failed.Op)
+	s, ok := v.ownerOf(failed.Op)
 	if !ok || v.errs[s] != nil {
 		return "", false
 	}
 	return s, true
 }
 
-func (v *view) scopeOf(op plan.Op) (plan.Scope, bool) {
+func (v *view) ownerOf(op plan.Op) (plan.Owner, bool) {
 	if v.owner == nil {
-		v.owner = map[string]plan.Scope{}
+		v.owner = map[string]plan.Owner{}
 		for s, w := range v.kept {
 			v.claim(s, w)
 		}
@@ -61,27 +61,27 @@ func (v *view) scopeOf(op plan.Op) (plan.Scope, bool) {
 	if s, ok := v.owner[op.Kind()+" "+op.Object.Key()]; ok {
 		return s, true
 	}
-	if s := op.Scope(); s != "" {
+	if s := op.Owner(); s != "" {
 		return s, true
 	}
-	return v.linkScope(op)
+	return v.linkOwner(op)
 }
 
-func (v *view) claim(s plan.Scope, w plan.State) {
+func (v *view) claim(s plan.Owner, w plan.State) {
 	for o := range w.Objects() {
 		v.owner[plan.KindOf(o)+" "+o.Key()] = s
 	}
 }
 
-// linkScope is the owner of the link that an address, route or neighbour is on.
-func (v *view) linkScope(op plan.Op) (plan.Scope, bool) {
+// linkOwner is the owner of the link that an address, route or neighbour is on.
+func (v *view) linkOwner(op plan.Op) (plan.Owner, bool) {
 	ns, name := plan.LinkOf(op.Object)
 	if name == "" {
 		return "", false
 	}
 	for _, l := range v.have.Links {
 		if l.NS == ns && l.Name == name || l.Peer.NS == ns && l.Peer.Name == name {
-			return l.Scope, l.Scope != ""
+			return l.Owner, l.Owner != ""
 		}
 	}
 	return "", false

@@ -26,7 +26,8 @@ func Check(writes []cnm.Write) error {
 		case len(k.ID) > MaxID:
 			return invalid(k, fmt.Sprintf("the ID has %d bytes, at most %d fit", len(k.ID), MaxID))
 		case k.Kind.Durable() != writes[0].Key.Kind.Durable():
-			return invalid(k, fmt.Sprintf("durable and runtime records cannot change together, and %s %q is in the same commit",
+			return invalid(k, fmt.Sprintf(
+				"durable and runtime records cannot change together, and %s %q is in the same commit",
 				writes[0].Key.Kind, writes[0].Key.ID))
 		}
 		if seen[k] {
@@ -47,7 +48,8 @@ func invalid(k cnm.Key, reason string) error {
 
 // Conflict is the error of a write whose record is at revision have.
 func Conflict(w cnm.Write, have uint64) error {
-	return fmt.Errorf("commit %s %q: revision %d expected, %d found: %w", w.Key.Kind, w.Key.ID, w.Revision, have, cnm.ErrConflict)
+	return fmt.Errorf("commit %s %q: revision %d expected, %d found: %w", w.Key.Kind, w.Key.ID, w.Revision, have,
+		cnm.ErrConflict)
 }
 
 // Watchers are the channels of a store's Watch. The zero value is ready.

@@ -25,7 +25,8 @@ func TestCheckFindsARecordThatIsWrittenTwice(t *testing.T) {
 			}
 		}
 		other := cnm.Write{Key: cnm.Key{Kind: cnm.KindMember, ID: "0"}}
-		if err := store.Check(append(writes[:n:n], other)); err != nil && other.Key.Kind.Durable() == writes[0].Key.Kind.Durable() {
+		if err := store.Check(append(writes[:n:n], other)); err != nil &&
+			other.Key.Kind.Durable() == writes[0].Key.Kind.Durable() {
 			t.Errorf("an ID of two kinds is refused: %v", err)
 		}
 	}

@@ -7,27 +7,28 @@ import (
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/cluster"
 )
 
 // clusterDrivers are the drivers whose networks the fake makes known to every node.
 var clusterDrivers = []string{"overlay", "vxlan", "udp", "host-gw"}
 
 // SetNodes sets what ListNodes returns; InspectNode finds them.
-func (d *Domain) SetNodes(n ...server.NodeView) {
+func (d *core) SetNodes(n ...server.NodeView) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.nodes = n
 }
 
 // SetLeases sets what ListLeases returns.
-func (d *Domain) SetLeases(l ...server.LeaseView) {
+func (d *core) SetLeases(l ...cluster.LeaseView) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.leases = l
 }
 
 // ListNodes implements [server.Nodes].
-func (d *Domain) ListNodes(context.Context) ([]server.NodeView, error) {
+func (d *systemPart) ListNodes(context.Context) ([]server.NodeView, error) {
 	if err := d.enter("ListNodes"); err != nil {
 		return nil, err
 	}
@@ -36,7 +37,7 @@ func (d *Domain) ListNodes(context.Context) ([]server.NodeView, error) {
 }
 
 // InspectNode implements [server.Nodes].
-func (d *Domain) InspectNode(_ context.Context, ref string) (server.NodeView, error) {
+func (d *systemPart) InspectNode(_ context.Context, ref string) (server.NodeView, error) {
 	if err := d.enter("InspectNode"); err != nil {
 		return server.NodeView{}, err
 	}
@@ -50,7 +51,7 @@ func (d *Domain) InspectNode(_ context.Context, ref string) (server.NodeView, er
 }
 
 // ListLeases implements [server.Leases].
-func (d *Domain) ListLeases(context.Context) ([]server.LeaseView, error) {
+func (d *systemPart) ListLeases(context.Context) ([]cluster.LeaseView, error) {
 	if err := d.enter("ListLeases"); err != nil {
 		return nil, err
 	}

@@ -20,20 +20,21 @@ import (
 type container struct {
 	view server.ContainerView
 	proc *process // of the last start
-	log  []server.LogLine
+	log  []engine.LogLine
 }
 
-func (d *Domain) container(ref string) (*container, error) {
+func (d *core) container(ref string) (*container, error) {
 	for _, c := range d.containers {
 		if c.view.Spec.Name == ref || ref != "" && strings.HasPrefix(c.view.ID, ref) {
 			return c, nil
 		}
 	}
-	return nil, &cnm.Error{Kind: cnm.ErrNotFound, Field: "container", Value: ref, Reason: "there is none", Remedy: "see 'net ps -a'"}
+	return nil, &cnm.Error{Kind: cnm.ErrNotFound, Field: "container", Value: ref, Reason: "there is none",
+		Remedy: "see 'net ps -a'"}
 }
 
 // Create implements [server.ContainerLife].
-func (d *Domain) Create(_ context.Context, s engine.Spec) (string, []string, error) {
+func (d *containerPart) Create(_ context.Context, s engine.Spec) (string, []string, error) {
 	if err := d.enter("Create"); err != nil {
 		return "", nil, err
 	}
@@ -47,20 +48,22 @@ func (d *Domain) Create(_ context.Context, s engine.Spec) (string, []string, err
 		s.Name = "quiet_fox"
 	}
 	if _, err := d.container(s.Name); err == nil {
-		return "", nil, &cnm.Error{Kind: cnm.ErrExists, Field: "name", Value: s.Name, Reason: "is taken", Remedy: "choose another --name, or remove that container"}
+		return "", nil, &cnm.Error{Kind: cnm.ErrExists, Field: "name", Value: s.Name, Reason: "is taken",
+			Remedy: "choose another --name, or remove that container"}
 	}
-	c := &container{view: server.ContainerView{
-		Container: engine.Container{ID: id, Spec: s, ImageID: d.images[i].ID, Created: Epoch, Status: engine.Created, Phase: cnm.Active},
-		Args:      append(slices.Clone(s.Entrypoint), s.Command...),
-		LogPath:   "/var/lib/vethloom/containers/" + id[:12] + "/log",
-	}}
+	c := &container{view: server.ContainerView{Details: engine.Details{
+		Container: engine.Container{ID: id, Spec: s, ImageID: d.images[i].ID, Created: Epoch, Status: engine.Created,
+			Phase: cnm.Active},
+		Args:    append(slices.Clone(s.Entrypoint), s.Command...),
+		LogPath: "/var/lib/vethloom/containers/" + id[:12] + "/log",
+	}}}
 	if len(c.view.Args) == 0 {
 		c.view.Args = []string{"sh"}
 	}
 	c.view.Sandbox.ID, c.view.Sandbox.Path = d.id(), "/run/vethloom/netns/"+id[:12]
 	requests := s.Networks
 	if len(requests) == 0 {
-		requests = []engine.NetworkRequest{{Network: "bridge"}}
+		requests = []cnm.AttachRequest{{Network: "bridge"}}
 	}
 	for n, r := range requests {
 		var ports []cnm.PortMapping
@@ -85,7 +88,7 @@ func (d *Domain) Create(_ context.Context, s engine.Spec) (string, []string, err
 }
 
 // Start implements [server.ContainerLife].
-func (d *Domain) Start(_ context.Context, ref string) error {
+func (d *containerPart) Start(_ context.Context, ref string) error {
 	if err := d.enter("Start"); err != nil {
 		return err
 	}
@@ -97,7 +100,7 @@ func (d *Domain) Start(_ context.Context, ref string) error {
 	return err
 }
 
-func (d *Domain) start(ref string) (*container, error) {
+func (d *containerPart) start(ref string) (*container, error) {
 	c, err := d.container(ref)
 	if err != nil || c.view.Status == engine.Running {
 		return c, err
@@ -115,7 +118,8 @@ func (d *Domain) start(ref string) (*container, error) {
 		defer d.mu.Unlock()
 		for line := range strings.SplitAfterSeq(string(b), "\n") {
 			if line != "" {
-				c.log = append(c.log, server.LogLine{Time: Epoch.Add(time.Duration(len(c.log)) * time.Second), Stderr: stderr, Line: []byte(line)})
+				c.log = append(c.log, engine.LogLine{Time: Epoch.Add(time.Duration(len(c.log)) * time.Second),
+					Stderr: stderr, Line: []byte(line)})
 			}
 		}
 	}
@@ -134,12 +138,12 @@ func (d *Domain) start(ref string) (*container, error) {
 	return c, nil
 }
 
-func (d *Domain) drop(c *container) {
+func (d *core) drop(c *container) {
 	d.containers = slices.DeleteFunc(d.containers, func(x *container) bool { return x == c })
 }
 
 // Stop implements [server.ContainerLife].
-func (d *Domain) Stop(ctx context.Context, ref string, timeout *time.Duration) error {
+func (d *containerPart) Stop(ctx context.Context, ref string, timeout *time.Duration) error {
 	if err := d.enter("Stop"); err != nil {
 		return err
 	}
@@ -160,7 +164,7 @@ func (d *Domain) Stop(ctx context.Context, ref string, timeout *time.Duration) e
 }
 
 // Kill implements [server.ContainerLife].
-func (d *Domain) Kill(_ context.Context, ref, signal string) error {
+func (d *containerPart) Kill(_ context.Context, ref, signal string) error {
 	if err := d.enter("Kill"); err != nil {
 		return err
 	}
@@ -170,14 +174,15 @@ func (d *Domain) Kill(_ context.Context, ref, signal string) error {
 		return err
 	}
 	if c.view.Status != engine.Running {
-		return fmt.Errorf("container %s: %w", ref, &cnm.Error{Kind: cnm.ErrForbidden, Reason: errNotRunning.Error(), Remedy: "start it first"})
+		return fmt.Errorf("container %s: %w", ref, &cnm.Error{Kind: cnm.ErrForbidden, Reason: errNotRunning.Error(),
+			Remedy: "start it first"})
 	}
 	c.proc.signal(strings.TrimPrefix(signal, "SIG"))
 	return nil
 }
 
 // Remove implements [server.ContainerLife].
-func (d *Domain) Remove(_ context.Context, ref string, force, _ bool) (string, error) {
+func (d *containerPart) Remove(_ context.Context, ref string, force, _ bool) (string, error) {
 	if err := d.enter("Remove"); err != nil {
 		return "", err
 	}
@@ -188,7 +193,8 @@ func (d *Domain) Remove(_ context.Context, ref string, force, _ bool) (string, e
 	}
 	if c.view.Status == engine.Running {
 		if !force {
-			return "", &cnm.Error{Kind: cnm.ErrInUse, Field: "container", Value: ref, Reason: "is running", Remedy: "stop it first, or use --force"}
+			return "", &cnm.Error{Kind: cnm.ErrInUse, Field: "container", Value: ref, Reason: "is running",
+				Remedy: "stop it first, or use --force"}
 		}
 		c.proc.signal("KILL")
 	}
@@ -197,31 +203,33 @@ func (d *Domain) Remove(_ context.Context, ref string, force, _ bool) (string, e
 }
 
 // Wait implements [server.ContainerLife].
-func (d *Domain) Wait(ctx context.Context, ref string) (server.ExitStatus, error) {
+func (d *containerPart) Wait(ctx context.Context, ref string) (engine.ExitStatus, error) {
 	if err := d.enter("Wait"); err != nil {
-		return server.ExitStatus{}, err
+		return engine.ExitStatus{}, err
 	}
 	c, err := d.container(ref)
 	d.mu.Unlock()
 	if err != nil || c.proc == nil {
-		return server.ExitStatus{}, err
+		return engine.ExitStatus{}, err
 	}
 	return c.proc.wait(ctx)
 }
 
 // Attach implements [server.ContainerStreams].
-func (d *Domain) Attach(ctx context.Context, ref string, start bool, stdio server.Stdio) (server.ExitStatus, error) {
+func (d *containerPart) Attach(ctx context.Context, ref string, start bool, stdio engine.Stdio) (engine.ExitStatus,
+	error) {
 	if err := d.enter("Attach"); err != nil {
-		return server.ExitStatus{}, err
+		return engine.ExitStatus{}, err
 	}
 	c, err := d.container(ref)
 	if err != nil {
 		d.mu.Unlock()
-		return server.ExitStatus{}, err
+		return engine.ExitStatus{}, err
 	}
 	if c.view.Status != engine.Running && !start {
 		d.mu.Unlock()
-		return server.ExitStatus{}, &cnm.Error{Kind: cnm.ErrForbidden, Field: "container", Value: ref, Reason: errNotRunning.Error()}
+		return engine.ExitStatus{}, &cnm.Error{Kind: cnm.ErrForbidden, Field: "container", Value: ref,
+			Reason: errNotRunning.Error()}
 	}
 	if c.view.Status == engine.Running {
 		d.mu.Unlock()
@@ -232,12 +240,12 @@ func (d *Domain) Attach(ctx context.Context, ref string, start bool, stdio serve
 	return d.attachStart(ctx, ref, stdio)
 }
 
-func (d *Domain) attachStart(ctx context.Context, ref string, stdio server.Stdio) (server.ExitStatus, error) {
+func (d *containerPart) attachStart(ctx context.Context, ref string, stdio engine.Stdio) (engine.ExitStatus, error) {
 	d.mu.Lock()
 	c, err := d.start(ref)
 	if err != nil {
 		d.mu.Unlock()
-		return server.ExitStatus{}, err
+		return engine.ExitStatus{}, err
 	}
 	p := c.proc
 	d.mu.Unlock()
@@ -245,32 +253,33 @@ func (d *Domain) attachStart(ctx context.Context, ref string, stdio server.Stdio
 }
 
 // Exec implements [server.ContainerStreams].
-func (d *Domain) Exec(ctx context.Context, r server.ExecRequest, stdio server.Stdio) (server.ExitStatus, error) {
+func (d *containerPart) Exec(ctx context.Context, r engine.ExecRequest, stdio engine.Stdio) (engine.ExitStatus, error) {
 	if err := d.enter("Exec"); err != nil {
-		return server.ExitStatus{}, err
+		return engine.ExitStatus{}, err
 	}
 	c, err := d.container(r.Container)
 	d.mu.Unlock()
 	if err != nil {
-		return server.ExitStatus{}, err
+		return engine.ExitStatus{}, err
 	}
 	if c.view.Status != engine.Running {
-		return server.ExitStatus{}, &cnm.Error{Kind: cnm.ErrForbidden, Field: "container", Value: r.Container, Reason: errNotRunning.Error()}
+		return engine.ExitStatus{}, &cnm.Error{Kind: cnm.ErrForbidden, Field: "container", Value: r.Container,
+			Reason: errNotRunning.Error()}
 	}
 	if r.Command[0] == "nosuch" {
-		return server.ExitStatus{}, &CommandError{r.Command[0], 127}
+		return engine.ExitStatus{}, &CommandError{r.Command[0], 127}
 	}
 	p := newProcess(r.Command, r.Env)
 	d.running.Go(func() { p.exit(p.run(d.life)) })
 	if r.Detach {
 		p.release()
-		return server.ExitStatus{}, nil
+		return engine.ExitStatus{}, nil
 	}
 	return p.attach(ctx, c.view.ID, stdio)
 }
 
 // Logs implements [server.ContainerStreams]; following, it ends with the process.
-func (d *Domain) Logs(ctx context.Context, r server.LogsRequest, each func(server.LogLine) error) error {
+func (d *containerPart) Logs(ctx context.Context, r engine.LogsRequest, each func(engine.LogLine) error) error {
 	if err := d.enter("Logs"); err != nil {
 		return err
 	}
@@ -302,7 +311,7 @@ func (d *Domain) Logs(ctx context.Context, r server.LogsRequest, each func(serve
 }
 
 // List implements [server.ContainerViews].
-func (d *Domain) List(_ context.Context, all bool) ([]server.ContainerView, error) {
+func (d *containerPart) List(_ context.Context, all bool) ([]server.ContainerView, error) {
 	if err := d.enter("List"); err != nil {
 		return nil, err
 	}
@@ -317,7 +326,7 @@ func (d *Domain) List(_ context.Context, all bool) ([]server.ContainerView, erro
 }
 
 // Inspect implements [server.ContainerViews].
-func (d *Domain) Inspect(_ context.Context, ref string) (server.ContainerView, error) {
+func (d *containerPart) Inspect(_ context.Context, ref string) (server.ContainerView, error) {
 	if err := d.enter("Inspect"); err != nil {
 		return server.ContainerView{}, err
 	}
@@ -336,20 +345,20 @@ type process struct {
 	stdin   *io.PipeReader
 	feed    *io.PipeWriter
 	signals chan string
-	sizes   chan server.WindowSize
+	sizes   chan engine.WindowSize
 	done    chan struct{}
 	begin   chan struct{} // closed when somebody is there to see the output
 	once    sync.Once
 	output  func(stderr bool, b []byte)
 
 	mu      sync.Mutex // guards what follows
-	clients []server.Stdio
+	clients []engine.Stdio
 	code    int
 }
 
 func newProcess(args, env []string) *process {
 	p := &process{
-		args: args, env: env, signals: make(chan string, 16), sizes: make(chan server.WindowSize, 16),
+		args: args, env: env, signals: make(chan string, 16), sizes: make(chan engine.WindowSize, 16),
 		done: make(chan struct{}), begin: make(chan struct{}), output: func(bool, []byte) {},
 	}
 	p.stdin, p.feed = io.Pipe()
@@ -379,21 +388,21 @@ func (p *process) exit(code int) {
 	close(p.done)
 }
 
-func (p *process) wait(ctx context.Context) (server.ExitStatus, error) {
+func (p *process) wait(ctx context.Context) (engine.ExitStatus, error) {
 	p.release()
 	select {
 	case <-p.done:
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return server.ExitStatus{Code: p.code, Finished: Epoch}, nil
+		return engine.ExitStatus{Code: p.code, Finished: Epoch}, nil
 	case <-ctx.Done():
-		return server.ExitStatus{}, ctx.Err()
+		return engine.ExitStatus{}, ctx.Err()
 	}
 }
 
-func (p *process) attach(ctx context.Context, id string, stdio server.Stdio) (server.ExitStatus, error) {
+func (p *process) attach(ctx context.Context, id string, stdio engine.Stdio) (engine.ExitStatus, error) {
 	if err := stdio.Started(id, 4242); err != nil {
-		return server.ExitStatus{}, err
+		return engine.ExitStatus{}, err
 	}
 	p.mu.Lock()
 	p.clients = append(p.clients, stdio)
@@ -432,7 +441,7 @@ func (p *process) attach(ctx context.Context, id string, stdio server.Stdio) (se
 	}()
 	status, err := p.wait(ctx)
 	p.mu.Lock()
-	p.clients = slices.DeleteFunc(p.clients, func(s server.Stdio) bool { return s.Stdout == stdio.Stdout })
+	p.clients = slices.DeleteFunc(p.clients, func(s engine.Stdio) bool { return s.Stdout == stdio.Stdout })
 	p.mu.Unlock()
 	return status, err
 }
@@ -465,7 +474,8 @@ func (p *process) run(ctx context.Context) int {
 	case "warn":
 		p.write(true, "%s\n", strings.Join(p.args[1:], " "))
 	case "env":
-		p.write(false, "%s\n", strings.Join(p.env, "\n"))
+		set := slices.DeleteFunc(slices.Clone(p.env), func(kv string) bool { return !strings.Contains(kv, "=") })
+		p.write(false, "%s\n", strings.Join(set, "\n"))
 	case "exit":
 		code, err := strconv.Atoi(p.args[1])
 		if err != nil {
@@ -487,17 +497,17 @@ func (p *process) run(ctx context.Context) int {
 			}
 		}
 	case "size": // tells each size it is given, until signalled
-		return p.loop(ctx, func(s server.WindowSize) { p.write(false, "%dx%d\n", s.Columns, s.Rows) })
+		return p.loop(ctx, func(s engine.WindowSize) { p.write(false, "%dx%d\n", s.Columns, s.Rows) })
 	case "trap":
 		p.write(false, "ready\n")
-		return p.loop(ctx, func(server.WindowSize) {})
+		return p.loop(ctx, func(engine.WindowSize) {})
 	case "sleep":
-		return p.loop(ctx, func(server.WindowSize) {})
+		return p.loop(ctx, func(engine.WindowSize) {})
 	}
 	return 0
 }
 
-func (p *process) loop(ctx context.Context, sized func(server.WindowSize)) int {
+func (p *process) loop(ctx context.Context, sized func(engine.WindowSize)) int {
 	numbers := map[string]int{"HUP": 1, "INT": 2, "QUIT": 3, "KILL": 9, "USR1": 10, "USR2": 12, "TERM": 15}
 	for {
 		select {

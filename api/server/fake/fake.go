@@ -13,10 +13,11 @@ import (
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/engine/volume"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/cluster"
+	"github.com/vethloom/vethloom/internal/doctor"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Epoch is when everything in a fake domain happens.
@@ -24,19 +25,38 @@ var Epoch = time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
 
 // Domain implements every interface of package server.
 type Domain struct {
+	*core
+	*networkPart
+	*containerPart
+	*imagePart
+	*volumePart
+	*systemPart
+}
+
+// The parts of a [Domain].
+type (
+	networkPart   struct{ *core }
+	containerPart struct{ *networkPart }
+	imagePart     struct{ *core }
+	volumePart    struct{ *core }
+	systemPart    struct{ *core }
+)
+
+// core is what the parts share.
+type core struct {
 	mu         sync.Mutex // guards what follows
 	seq        byte
 	networks   []*cnm.Network
 	nodes      []server.NodeView
-	leases     []server.LeaseView
+	leases     []cluster.LeaseView
 	sandboxes  []server.SandboxView
 	containers []*container
 	images     []image.Image
 	volumes    []volume.Volume
 	failures   map[string]error
 	status     server.Status
-	ops        []server.DiffOp
-	findings   []server.Finding
+	ops        []plan.Op
+	findings   []doctor.Finding
 
 	events  chan server.Event
 	life    context.Context
@@ -49,62 +69,67 @@ type Domain struct {
 
 // New makes a domain with the builtin networks and an image "busybox:latest".
 func New() *Domain {
-	d := &Domain{failures: map[string]error{}, events: make(chan server.Event)}
+	d := &core{failures: map[string]error{}, events: make(chan server.Event)}
 	d.life, d.end = context.WithCancel(context.Background())
 	for _, n := range []struct{ name, driver string }{{"bridge", "bridge"}, {"host", "host"}, {"none", "null"}} {
-		net := &cnm.Network{ID: d.id(), Name: n.name, Driver: n.driver, Scope: cnm.Local, Builtin: true, Created: Epoch, Phase: cnm.Active}
+		net := &cnm.Network{ID: d.id(), Name: n.name, Driver: n.driver, Scope: cnm.Local, Builtin: true,
+			Created: Epoch, Phase: cnm.Active}
 		if n.name == "bridge" {
 			net.IPv4, net.Pools = true, []cnm.Pool{pool("172.17.0.0/16")}
 		}
 		d.networks = append(d.networks, net)
 	}
 	d.images = []image.Image{{
-		ID: "sha256:" + d.id(), References: []string{"busybox:latest"}, Created: Epoch, Size: 4_260_000, OS: "linux", Architecture: "amd64",
+		ID: "sha256:" + d.id(), References: []string{"busybox:latest"}, Created: Epoch, Size: 4_260_000, OS: "linux",
+		Architecture: "amd64",
 	}}
 	d.images[0].Config.Cmd = []string{"sh"}
 	d.status = server.Status{
-		Version: "1.0", Started: Epoch, Root: "/var/lib/vethloom", Run: "/run/vethloom", Firewall: "nftables", MTU: 1500,
+		Version: "1.0", Started: Epoch, Root: "/var/lib/vethloom", Run: "/run/vethloom", Firewall: "nftables",
+		MTU:      1500,
 		Networks: 3, Converged: true, Passes: 12,
 	}
-	return d
+	n := &networkPart{d}
+	return &Domain{core: d, networkPart: n, containerPart: &containerPart{n}, imagePart: &imagePart{d},
+		volumePart: &volumePart{d}, systemPart: &systemPart{d}}
 }
 
 // Close kills every process and waits for them.
-func (d *Domain) Close() {
+func (d *core) Close() {
 	d.end()
 	d.running.Wait()
 }
 
 // Fail makes the method of that name return err from now on; nil ends it.
-func (d *Domain) Fail(method string, err error) {
+func (d *core) Fail(method string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.failures[method] = err
 }
 
 // SetStatus sets what Status returns.
-func (d *Domain) SetStatus(s server.Status) {
+func (d *core) SetStatus(s server.Status) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.status = s
 }
 
 // SetDiff sets what Diff returns.
-func (d *Domain) SetDiff(ops ...server.DiffOp) {
+func (d *core) SetDiff(ops ...plan.Op) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.ops = ops
 }
 
 // SetFindings sets what Doctor returns.
-func (d *Domain) SetFindings(f ...server.Finding) {
+func (d *core) SetFindings(f ...doctor.Finding) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.findings = f
 }
 
 // Clients is how many clients are attached to a container's process.
-func (d *Domain) Clients(ref string) int {
+func (d *core) Clients(ref string) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c, err := d.container(ref)
@@ -117,10 +142,10 @@ func (d *Domain) Clients(ref string) int {
 }
 
 // Emit makes an event happen. It returns when the watcher has taken it.
-func (d *Domain) Emit(e server.Event) { d.events <- e }
+func (d *core) Emit(e server.Event) { d.events <- e }
 
 // enter locks the domain, or returns the failure a method is to have.
-func (d *Domain) enter(method string) error {
+func (d *core) enter(method string) error {
 	d.mu.Lock()
 	if err := d.failures[method]; err != nil {
 		d.mu.Unlock()
@@ -133,7 +158,7 @@ func (d *Domain) enter(method string) error {
 }
 
 // id makes the next ID: 01 repeated, 02 repeated, …
-func (d *Domain) id() string {
+func (d *core) id() string {
 	d.seq++
 	return strings.Repeat(hex.EncodeToString([]byte{d.seq}), 32)
 }
@@ -144,10 +169,11 @@ func pool(s string) cnm.Pool {
 }
 
 func missing(kind, ref string) error {
-	return &cnm.Error{Kind: cnm.ErrNotFound, Field: kind, Value: ref, Reason: "there is none", Remedy: "see 'net " + kind + " ls'"}
+	return &cnm.Error{Kind: cnm.ErrNotFound, Field: kind, Value: ref, Reason: "there is none", Remedy: "see 'net " +
+		kind + " ls'"}
 }
 
-func (d *Domain) network(ref string) (*cnm.Network, error) {
+func (d *core) network(ref string) (*cnm.Network, error) {
 	for _, n := range d.networks {
 		if n.Name == ref || ref != "" && strings.HasPrefix(n.ID, ref) {
 			return n, nil
@@ -157,16 +183,18 @@ func (d *Domain) network(ref string) (*cnm.Network, error) {
 }
 
 // CreateNetwork implements [server.Networks].
-func (d *Domain) CreateNetwork(_ context.Context, r server.NetworkRequest) (server.NetworkView, error) {
+func (d *networkPart) CreateNetwork(_ context.Context, r cnm.NetworkRequest) (server.NetworkView, error) {
 	if err := d.enter("CreateNetwork"); err != nil {
 		return server.NetworkView{}, err
 	}
 	defer d.mu.Unlock()
 	if _, err := d.network(r.Name); err == nil {
-		return server.NetworkView{}, &cnm.Error{Kind: cnm.ErrExists, Field: "name", Value: r.Name, Reason: "is taken", Remedy: "choose another"}
+		return server.NetworkView{}, &cnm.Error{Kind: cnm.ErrExists, Field: "name", Value: r.Name, Reason: "is taken",
+			Remedy: "choose another"}
 	}
 	n := &cnm.Network{
-		ID: d.id(), Name: r.Name, Driver: r.Driver, Scope: cnm.Local, Internal: r.Internal, IPv4: !r.DisableIPv4, IPv6: r.IPv6,
+		ID: d.id(), Name: r.Name, Driver: r.Driver, Scope: cnm.Local, Internal: r.Internal, IPv4: !r.DisableIPv4,
+		IPv6:    r.IPv6,
 		Options: r.Options, Labels: r.Labels, Created: Epoch, Phase: cnm.Active,
 	}
 	if n.Driver == "" {
@@ -178,7 +206,8 @@ func (d *Domain) CreateNetwork(_ context.Context, r server.NetworkRequest) (serv
 				if p.Subnet.IsValid() && p.Subnet.Overlaps(q.Subnet) {
 					return server.NetworkView{}, &cnm.Error{
 						Kind: cnm.ErrExists, Field: "subnet", Value: p.Subnet.String(),
-						Reason: fmt.Sprintf("overlaps network %s (%s)", other.Name, q.Subnet), Remedy: "choose another --subnet, or none to have a free one picked",
+						Reason: fmt.Sprintf("overlaps network %s (%s)", other.Name, q.Subnet),
+						Remedy: "choose another --subnet, or none to have a free one picked",
 					}
 				}
 			}
@@ -202,7 +231,7 @@ func (d *Domain) CreateNetwork(_ context.Context, r server.NetworkRequest) (serv
 	return d.networkView(n), nil
 }
 
-func (d *Domain) networkView(n *cnm.Network) server.NetworkView {
+func (d *core) networkView(n *cnm.Network) server.NetworkView {
 	v := server.NetworkView{Network: *n}
 	if n.Driver == "bridge" {
 		v.Link = "vlb-" + n.ID[:8]
@@ -218,7 +247,7 @@ func (d *Domain) networkView(n *cnm.Network) server.NetworkView {
 }
 
 // ListNetworks implements [server.Networks].
-func (d *Domain) ListNetworks(context.Context) ([]server.NetworkView, error) {
+func (d *networkPart) ListNetworks(context.Context) ([]server.NetworkView, error) {
 	if err := d.enter("ListNetworks"); err != nil {
 		return nil, err
 	}
@@ -231,7 +260,7 @@ func (d *Domain) ListNetworks(context.Context) ([]server.NetworkView, error) {
 }
 
 // InspectNetwork implements [server.Networks].
-func (d *Domain) InspectNetwork(_ context.Context, ref string) (server.NetworkView, error) {
+func (d *networkPart) InspectNetwork(_ context.Context, ref string) (server.NetworkView, error) {
 	if err := d.enter("InspectNetwork"); err != nil {
 		return server.NetworkView{}, err
 	}
@@ -244,7 +273,7 @@ func (d *Domain) InspectNetwork(_ context.Context, ref string) (server.NetworkVi
 }
 
 // RemoveNetwork implements [server.Networks].
-func (d *Domain) RemoveNetwork(_ context.Context, ref string) (string, error) {
+func (d *networkPart) RemoveNetwork(_ context.Context, ref string) (string, error) {
 	if err := d.enter("RemoveNetwork"); err != nil {
 		return "", err
 	}
@@ -253,7 +282,7 @@ func (d *Domain) RemoveNetwork(_ context.Context, ref string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if n.Builtin {
+	if n.Builtin && n.Driver != cnm.DriverBridge {
 		return "", &cnm.Error{Kind: cnm.ErrForbidden, Field: "network", Value: n.Name, Reason: "is builtin and stays"}
 	}
 	if v := d.networkView(n); len(v.Endpoints) > 0 {
@@ -272,7 +301,7 @@ func (d *Domain) RemoveNetwork(_ context.Context, ref string) (string, error) {
 }
 
 // Connect implements [server.Networks].
-func (d *Domain) Connect(_ context.Context, ref string, r engine.NetworkRequest) (server.EndpointView, error) {
+func (d *networkPart) Connect(_ context.Context, ref string, r cnm.AttachRequest) (server.EndpointView, error) {
 	if err := d.enter("Connect"); err != nil {
 		return server.EndpointView{}, err
 	}
@@ -285,7 +314,7 @@ func (d *Domain) Connect(_ context.Context, ref string, r engine.NetworkRequest)
 }
 
 // join gives a container an endpoint. Its number is that of the last byte of its addresses.
-func (d *Domain) join(c *container, r engine.NetworkRequest, ports []cnm.PortMapping) (server.EndpointView, error) {
+func (d *networkPart) join(c *container, r cnm.AttachRequest, ports []cnm.PortMapping) (server.EndpointView, error) {
 	n, err := d.network(r.Network)
 	if err != nil {
 		return server.EndpointView{}, err
@@ -295,7 +324,7 @@ func (d *Domain) join(c *container, r engine.NetworkRequest, ports []cnm.PortMap
 	e := server.EndpointView{
 		Endpoint: cnm.Endpoint{
 			ID: id, Network: n.ID, Sandbox: c.view.Sandbox.ID, Index: index, Name: c.view.Spec.Name,
-			Aliases: r.Aliases, MAC: r.MAC, Ports: ports, Priority: r.Priority, Phase: cnm.Active,
+			Aliases: r.Aliases, MAC: r.MAC, Ports: ports, GwPriority: r.GwPriority, Phase: cnm.Active,
 		},
 		NetworkName: n.Name, ContainerID: c.view.ID, ContainerName: c.view.Spec.Name,
 		Interface: fmt.Sprintf("eth%d", index), HostLink: "vle-" + id[:8],
@@ -313,7 +342,8 @@ func (d *Domain) join(c *container, r engine.NetworkRequest, ports []cnm.PortMap
 		}
 		if !p.Subnet.Contains(a) {
 			return server.EndpointView{}, &cnm.Error{
-				Kind: cnm.ErrInvalid, Field: "ip", Value: a.String(), Reason: "is not in subnet " + p.Subnet.String(), Remedy: "choose one inside",
+				Kind: cnm.ErrInvalid, Field: "ip", Value: a.String(), Reason: "is not in subnet " + p.Subnet.String(),
+				Remedy: "choose one inside",
 			}
 		}
 		e.Addrs = append(e.Addrs, netip.PrefixFrom(a, p.Subnet.Bits()))
@@ -324,7 +354,7 @@ func (d *Domain) join(c *container, r engine.NetworkRequest, ports []cnm.PortMap
 }
 
 // Disconnect implements [server.Networks].
-func (d *Domain) Disconnect(_ context.Context, network, ref string, force bool) error {
+func (d *networkPart) Disconnect(_ context.Context, network, ref string, force bool) error {
 	if err := d.enter("Disconnect"); err != nil {
 		return err
 	}

@@ -10,12 +10,15 @@ import (
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/engine/volume"
+	"github.com/vethloom/vethloom/internal/doctor"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // CreateSandbox implements [server.Sandboxes].
-func (d *Domain) CreateSandbox(_ context.Context, r server.SandboxRequest) (server.SandboxView, error) {
+func (d *networkPart) CreateSandbox(_ context.Context, r cnm.SandboxRequest) (server.SandboxView, error) {
 	if err := d.enter("CreateSandbox"); err != nil {
 		return server.SandboxView{}, err
 	}
@@ -31,7 +34,7 @@ func (d *Domain) CreateSandbox(_ context.Context, r server.SandboxRequest) (serv
 		c.view.Sandbox.ID = d.id()
 	}
 	c.view.Sandbox.Path = "/run/vethloom/netns/" + c.view.Sandbox.ID
-	for _, n := range r.Networks {
+	for _, n := range r.Attach {
 		if _, err := d.join(c, n, r.Ports); err != nil {
 			return server.SandboxView{}, err
 		}
@@ -41,7 +44,7 @@ func (d *Domain) CreateSandbox(_ context.Context, r server.SandboxRequest) (serv
 }
 
 // RemoveSandbox implements [server.Sandboxes].
-func (d *Domain) RemoveSandbox(_ context.Context, id string) error {
+func (d *networkPart) RemoveSandbox(_ context.Context, id string) error {
 	if err := d.enter("RemoveSandbox"); err != nil {
 		return err
 	}
@@ -51,7 +54,7 @@ func (d *Domain) RemoveSandbox(_ context.Context, id string) error {
 }
 
 // ListSandboxes implements [server.Sandboxes].
-func (d *Domain) ListSandboxes(context.Context) ([]server.SandboxView, error) {
+func (d *networkPart) ListSandboxes(context.Context) ([]server.SandboxView, error) {
 	if err := d.enter("ListSandboxes"); err != nil {
 		return nil, err
 	}
@@ -60,7 +63,7 @@ func (d *Domain) ListSandboxes(context.Context) ([]server.SandboxView, error) {
 }
 
 // ImportImage implements [server.Images]. It takes anything that begins with "tar".
-func (d *Domain) ImportImage(_ context.Context, r io.Reader, o image.ImportOptions) (image.Image, error) {
+func (d *imagePart) ImportImage(_ context.Context, r io.Reader, o image.ImportOptions) (image.Image, error) {
 	data, err := io.ReadAll(r)
 	if err != nil {
 		return image.Image{}, err
@@ -70,7 +73,8 @@ func (d *Domain) ImportImage(_ context.Context, r io.Reader, o image.ImportOptio
 	}
 	defer d.mu.Unlock()
 	if !strings.HasPrefix(string(data), "tar") {
-		return image.Image{}, &cnm.Error{Kind: cnm.ErrInvalid, Reason: "this is not a tar archive", Remedy: "make one with 'tar -C DIR -c .'"}
+		return image.Image{}, &cnm.Error{Kind: cnm.ErrInvalid, Reason: "this is not a tar archive",
+			Remedy: "make one with 'tar -C DIR -c .'"}
 	}
 	i := image.Image{ID: "sha256:" + d.id(), Created: Epoch, Size: int64(len(data)), OS: "linux", Architecture: "amd64"}
 	if o.Reference != "" {
@@ -81,7 +85,7 @@ func (d *Domain) ImportImage(_ context.Context, r io.Reader, o image.ImportOptio
 }
 
 // LoadImages implements [server.Images]. Each line names an image.
-func (d *Domain) LoadImages(_ context.Context, r io.Reader) ([]image.Image, error) {
+func (d *imagePart) LoadImages(_ context.Context, r io.Reader) ([]image.Image, error) {
 	data, err := io.ReadAll(r)
 	if err != nil {
 		return nil, err
@@ -92,7 +96,8 @@ func (d *Domain) LoadImages(_ context.Context, r io.Reader) ([]image.Image, erro
 	defer d.mu.Unlock()
 	var out []image.Image
 	for name := range strings.FieldsSeq(string(data)) {
-		i := image.Image{ID: "sha256:" + d.id(), References: []string{name}, Created: Epoch, OS: "linux", Architecture: "amd64"}
+		i := image.Image{ID: "sha256:" + d.id(), References: []string{name}, Created: Epoch, OS: "linux",
+			Architecture: "amd64"}
 		if name == "-" {
 			i.References = nil
 		}
@@ -103,7 +108,7 @@ func (d *Domain) LoadImages(_ context.Context, r io.Reader) ([]image.Image, erro
 }
 
 // ListImages implements [server.Images].
-func (d *Domain) ListImages(context.Context) ([]image.Image, error) {
+func (d *imagePart) ListImages(context.Context) ([]image.Image, error) {
 	if err := d.enter("ListImages"); err != nil {
 		return nil, err
 	}
@@ -111,7 +116,7 @@ func (d *Domain) ListImages(context.Context) ([]image.Image, error) {
 	return slices.Clone(d.images), nil
 }
 
-func (d *Domain) image(ref string) (int, error) {
+func (d *core) image(ref string) (int, error) {
 	for i, img := range d.images {
 		hash := strings.TrimPrefix(img.ID, "sha256:")
 		if slices.Contains(img.References, ref) || slices.Contains(img.References, ref+":latest") ||
@@ -123,7 +128,7 @@ func (d *Domain) image(ref string) (int, error) {
 }
 
 // InspectImage implements [server.Images].
-func (d *Domain) InspectImage(_ context.Context, ref string) (image.Image, error) {
+func (d *imagePart) InspectImage(_ context.Context, ref string) (image.Image, error) {
 	if err := d.enter("InspectImage"); err != nil {
 		return image.Image{}, err
 	}
@@ -136,7 +141,7 @@ func (d *Domain) InspectImage(_ context.Context, ref string) (image.Image, error
 }
 
 // RemoveImage implements [server.Images].
-func (d *Domain) RemoveImage(_ context.Context, ref string, force bool) (untagged, deleted []string, err error) {
+func (d *imagePart) RemoveImage(_ context.Context, ref string, force bool) (untagged, deleted []string, err error) {
 	if err := d.enter("RemoveImage"); err != nil {
 		return nil, nil, err
 	}
@@ -148,7 +153,8 @@ func (d *Domain) RemoveImage(_ context.Context, ref string, force bool) (untagge
 	img := d.images[i]
 	for _, c := range d.containers {
 		if c.view.ImageID == img.ID && !force {
-			return nil, nil, &cnm.Error{Kind: cnm.ErrInUse, Field: "image", Value: ref, Reason: "container " + c.view.Spec.Name + " needs it"}
+			return nil, nil, &cnm.Error{Kind: cnm.ErrInUse, Field: "image", Value: ref, Reason: "container " +
+				c.view.Spec.Name + " needs it"}
 		}
 	}
 	d.images = slices.Delete(d.images, i, i+1)
@@ -156,7 +162,7 @@ func (d *Domain) RemoveImage(_ context.Context, ref string, force bool) (untagge
 }
 
 // TagImage implements [server.Images].
-func (d *Domain) TagImage(_ context.Context, src, dst string) error {
+func (d *imagePart) TagImage(_ context.Context, src, dst string) error {
 	if err := d.enter("TagImage"); err != nil {
 		return err
 	}
@@ -170,7 +176,7 @@ func (d *Domain) TagImage(_ context.Context, src, dst string) error {
 }
 
 // CreateVolume implements [server.Volumes].
-func (d *Domain) CreateVolume(_ context.Context, name string, labels map[string]string) (server.VolumeView, error) {
+func (d *volumePart) CreateVolume(_ context.Context, name string, labels map[string]string) (server.VolumeView, error) {
 	if err := d.enter("CreateVolume"); err != nil {
 		return server.VolumeView{}, err
 	}
@@ -188,7 +194,7 @@ func (d *Domain) CreateVolume(_ context.Context, name string, labels map[string]
 	return server.VolumeView{Volume: v}, nil
 }
 
-func (d *Domain) volumeView(v volume.Volume) server.VolumeView {
+func (d *core) volumeView(v volume.Volume) server.VolumeView {
 	out := server.VolumeView{Volume: v}
 	for _, c := range d.containers {
 		for _, m := range c.view.Spec.Mounts {
@@ -201,7 +207,7 @@ func (d *Domain) volumeView(v volume.Volume) server.VolumeView {
 }
 
 // ListVolumes implements [server.Volumes].
-func (d *Domain) ListVolumes(context.Context) ([]server.VolumeView, error) {
+func (d *volumePart) ListVolumes(context.Context) ([]server.VolumeView, error) {
 	if err := d.enter("ListVolumes"); err != nil {
 		return nil, err
 	}
@@ -214,7 +220,7 @@ func (d *Domain) ListVolumes(context.Context) ([]server.VolumeView, error) {
 }
 
 // InspectVolume implements [server.Volumes].
-func (d *Domain) InspectVolume(_ context.Context, name string) (server.VolumeView, error) {
+func (d *volumePart) InspectVolume(_ context.Context, name string) (server.VolumeView, error) {
 	if err := d.enter("InspectVolume"); err != nil {
 		return server.VolumeView{}, err
 	}
@@ -228,7 +234,7 @@ func (d *Domain) InspectVolume(_ context.Context, name string) (server.VolumeVie
 }
 
 // RemoveVolume implements [server.Volumes].
-func (d *Domain) RemoveVolume(_ context.Context, name string) error {
+func (d *volumePart) RemoveVolume(_ context.Context, name string) error {
 	if err := d.enter("RemoveVolume"); err != nil {
 		return err
 	}
@@ -238,7 +244,8 @@ func (d *Domain) RemoveVolume(_ context.Context, name string) error {
 			continue
 		}
 		if by := d.volumeView(v).Containers; len(by) > 0 {
-			return &cnm.Error{Kind: cnm.ErrInUse, Field: "volume", Value: name, Reason: "container " + by[0] + " uses it"}
+			return &cnm.Error{Kind: cnm.ErrInUse, Field: "volume", Value: name, Reason: "container " + by[0] +
+				" uses it"}
 		}
 		d.volumes = slices.Delete(d.volumes, i, i+1)
 		return nil
@@ -247,14 +254,14 @@ func (d *Domain) RemoveVolume(_ context.Context, name string) error {
 }
 
 // PruneVolumes implements [server.Volumes].
-func (d *Domain) PruneVolumes(context.Context) ([]string, error) {
+func (d *volumePart) PruneVolumes(_ context.Context, all bool) ([]string, error) {
 	if err := d.enter("PruneVolumes"); err != nil {
 		return nil, err
 	}
 	defer d.mu.Unlock()
 	var names []string
 	d.volumes = slices.DeleteFunc(d.volumes, func(v volume.Volume) bool {
-		unused := len(d.volumeView(v).Containers) == 0
+		unused := len(d.volumeView(v).Containers) == 0 && (all || engine.Anonymous(v.Name))
 		if unused {
 			names = append(names, v.Name)
 		}
@@ -264,12 +271,12 @@ func (d *Domain) PruneVolumes(context.Context) ([]string, error) {
 }
 
 // Version implements [server.System].
-func (d *Domain) Version() server.Version {
+func (d *systemPart) Version() server.Version {
 	return server.Version{Version: "1.0", Commit: "abc", Go: "go1.26", Kernel: "6.18"}
 }
 
 // Status implements [server.System].
-func (d *Domain) Status(context.Context) (server.Status, error) {
+func (d *systemPart) Status(context.Context) (server.Status, error) {
 	if err := d.enter("Status"); err != nil {
 		return server.Status{}, err
 	}
@@ -278,7 +285,7 @@ func (d *Domain) Status(context.Context) (server.Status, error) {
 }
 
 // Diff implements [server.System].
-func (d *Domain) Diff(context.Context) ([]server.DiffOp, error) {
+func (d *systemPart) Diff(context.Context) ([]plan.Op, error) {
 	if err := d.enter("Diff"); err != nil {
 		return nil, err
 	}
@@ -287,7 +294,7 @@ func (d *Domain) Diff(context.Context) ([]server.DiffOp, error) {
 }
 
 // Doctor implements [server.System].
-func (d *Domain) Doctor(context.Context) ([]server.Finding, error) {
+func (d *systemPart) Doctor(context.Context) ([]doctor.Finding, error) {
 	if err := d.enter("Doctor"); err != nil {
 		return nil, err
 	}
@@ -296,7 +303,7 @@ func (d *Domain) Doctor(context.Context) ([]server.Finding, error) {
 }
 
 // Events implements [server.System], for one watcher at a time.
-func (d *Domain) Events(ctx context.Context) <-chan server.Event {
+func (d *systemPart) Events(ctx context.Context) <-chan server.Event {
 	out := make(chan server.Event)
 	d.Watchers.Add(1)
 	go func() { // ends with the context, as the channel does

@@ -73,7 +73,8 @@ var signatures = []struct {
 func notTar(head []byte) error {
 	const remedy = "make a tar of the root filesystem, for example with 'tar -C DIR -c .'"
 	if len(head) == 0 {
-		return &FormatError{Reason: "is not a tar archive: it is empty", Remedy: "check the command that was to write it"}
+		return &FormatError{Reason: "is not a tar archive: it is empty",
+			Remedy: "check the command that was to write it"}
 	}
 	for _, s := range signatures {
 		if len(head) > s.offset && bytes.HasPrefix(head[s.offset:], []byte(s.magic)) {
@@ -82,7 +83,8 @@ func notTar(head []byte) error {
 	}
 	what, _, _ := strings.Cut(http.DetectContentType(head), ";")
 	shown := head[:min(len(head), 16)]
-	return &FormatError{Reason: fmt.Sprintf("is not a tar archive: it starts with %q and looks like %s", shown, what), Remedy: remedy}
+	return &FormatError{Reason: fmt.Sprintf("is not a tar archive: it starts with %q and looks like %s", shown, what),
+		Remedy: remedy}
 }
 
 // DescribeTarError explains why a file cannot be read as a tar.

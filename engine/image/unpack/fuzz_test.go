@@ -34,8 +34,10 @@ func FuzzUnpack(f *testing.F) {
 func FuzzUnpackPaths(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11})
 	f.Add([]byte("symlinks to parents, files through them"))
-	names := []string{"a", "b", "a/b", "b/a", "a/b/c", ".", "a/b/c/d", "b/canary", "a/canary", ".wh.a", "a/.wh..wh..opq", "b/.wh.c"}
-	targets := []string{"..", "/", "a", "b", "../..", "/a/../..", "a/b", "../canary", "/proc/self/cwd", ".", "c", "../in"}
+	names := []string{"a", "b", "a/b", "b/a", "a/b/c", ".", "a/b/c/d", "b/canary", "a/canary", ".wh.a",
+		"a/.wh..wh..opq", "b/.wh.c"}
+	targets := []string{"..", "/", "a", "b", "../..", "/a/../..", "a/b", "../canary", "/proc/self/cwd", ".", "c",
+		"../in"}
 	f.Fuzz(func(t *testing.T, program []byte) {
 		var entries []entry
 		for len(program) >= 3 && len(entries) < 64 {

@@ -28,14 +28,16 @@ var overlayXattrs = []string{"trusted.overlay.", "user.overlay."}
 func metaOf(hdr *tar.Header) (meta, error) {
 	for _, id := range []int{hdr.Uid, hdr.Gid} {
 		if id < 0 || int64(id) >= math.MaxUint32 { // the last means "leave alone" to chown(2)
-			return meta{}, &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf("has an owner that is no user or group ID (%d:%d)", hdr.Uid, hdr.Gid)}
+			return meta{}, &EntryError{Entry: hdr.Name,
+				Reason: fmt.Sprintf("has an owner that is no user or group ID (%d:%d)", hdr.Uid, hdr.Gid)}
 		}
 	}
 	accessed := hdr.AccessTime
 	if accessed.IsZero() {
 		accessed = hdr.ModTime
 	}
-	m := meta{uid: hdr.Uid, gid: hdr.Gid, mode: uint32(hdr.Mode) & 0o7777, times: [2]unix.Timespec{timespec(accessed), timespec(hdr.ModTime)}}
+	m := meta{uid: hdr.Uid, gid: hdr.Gid, mode: uint32(hdr.Mode) & 0o7777, times: [2]unix.Timespec{timespec(accessed),
+		timespec(hdr.ModTime)}}
 	for key, value := range hdr.PAXRecords {
 		name, ok := strings.CutPrefix(key, paxXattr)
 		if !ok {
@@ -43,7 +45,9 @@ func metaOf(hdr *tar.Header) (meta, error) {
 		}
 		for _, prefix := range overlayXattrs {
 			if strings.HasPrefix(name, prefix) {
-				return meta{}, &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf("has the attribute %s, which is overlayfs's own", name), Remedy: "make the archive of a mounted root filesystem, not of overlayfs's own directories"}
+				return meta{}, &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf(
+					"has the attribute %s, which is overlayfs's own", name),
+					Remedy: "make the archive of a mounted root filesystem, not of overlayfs's own directories"}
 			}
 		}
 		if m.xattrs == nil {
@@ -66,7 +70,8 @@ func (u *unpacker) applyTo(fd int, m meta) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	chown := st.Uid != uint32(m.uid) || st.Gid != uint32(m.gid) // directories hand down their group with the set-group-ID bit
+	// directories hand down their group with the set-group-ID bit
+	chown := st.Uid != uint32(m.uid) || st.Gid != uint32(m.gid)
 	if chown {
 		if err := unix.Fchown(fd, m.uid, m.gid); err != nil {
 			return fmt.Errorf("set owner to %d:%d: %w", m.uid, m.gid, err)

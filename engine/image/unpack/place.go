@@ -46,7 +46,8 @@ func (u *unpacker) create(p place, make func() error) error {
 func (u *unpacker) file(ctx context.Context, p place, hdr *tar.Header, m meta) error {
 	fd := -1
 	err := u.create(p, func() (err error) {
-		fd, err = unix.Openat(p.dir, p.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, m.mode&0o777)
+		fd, err = unix.Openat(p.dir, p.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC,
+			m.mode&0o777)
 		return err
 	})
 	if err != nil {
@@ -67,7 +68,8 @@ func (u *unpacker) file(ctx context.Context, p place, hdr *tar.Header, m meta) e
 }
 
 func (u *unpacker) content(ctx context.Context, fd int, hdr *tar.Header) error {
-	sparse := hdr.Typeflag == tar.TypeGNUSparse || hdr.PAXRecords["GNU.sparse.major"] != "" || hdr.PAXRecords["GNU.sparse.map"] != ""
+	sparse := hdr.Typeflag == tar.TypeGNUSparse || hdr.PAXRecords["GNU.sparse.major"] != "" ||
+		hdr.PAXRecords["GNU.sparse.map"] != ""
 	if sparse { // an impossible size fails now, not after reading zeros for hours
 		if err := unix.Ftruncate(fd, hdr.Size); err != nil {
 			return fmt.Errorf("make a sparse file of %d bytes: %w", hdr.Size, err)
@@ -183,7 +185,8 @@ func (u *unpacker) hardlink(p place, hdr *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	missing := &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf("is a hard link to %q, which is not before it in the archive", hdr.Linkname)}
+	missing := &EntryError{Entry: hdr.Name,
+		Reason: fmt.Sprintf("is a hard link to %q, which is not before it in the archive", hdr.Linkname)}
 	dir, err := u.dir.resolve(path.Dir(target))
 	if errors.Is(err, unix.ENOENT) {
 		return missing
@@ -207,12 +210,13 @@ func (u *unpacker) hardlink(p place, hdr *tar.Header) error {
 	case errors.Is(err, unix.ENOENT):
 		return missing
 	case errors.Is(err, unix.EPERM):
-		return &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf("is a hard link to %q, which is a directory", hdr.Linkname)}
+		return &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf("is a hard link to %q, which is a directory",
+			hdr.Linkname)}
 	}
 	return err
 }
 
-// same tells whether two names are links to one file, which is as it should
+// same reports whether two names are links to one file, which is as it should
 // be: removing one for the other could remove both.
 func same(dir int, name string, p place) bool {
 	var a, b unix.Stat_t

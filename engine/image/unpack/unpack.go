@@ -157,13 +157,15 @@ func (u *unpacker) clean(name, linkedBy string) (string, error) {
 	rel := name
 	if strings.HasPrefix(name, "/") {
 		if !u.opts.Layer {
-			return "", &EntryError{Entry: entry, Reason: subject + " an absolute path", Remedy: "make the archive with relative names: tar -C DIR -c ."}
+			return "", &EntryError{Entry: entry, Reason: subject + " an absolute path",
+				Remedy: "make the archive with relative names: tar -C DIR -c ."}
 		}
 		rel = strings.TrimLeft(name, "/")
 	}
 	for part := range strings.SplitSeq(rel, "/") {
 		if part == ".." {
-			return "", &EntryError{Entry: entry, Reason: subject + " a path that climbs with '..'", Remedy: "make the archive from inside the root filesystem: tar -C DIR -c ."}
+			return "", &EntryError{Entry: entry, Reason: subject + " a path that climbs with '..'",
+				Remedy: "make the archive from inside the root filesystem: tar -C DIR -c ."}
 		}
 	}
 	return path.Clean(rel), nil
@@ -202,7 +204,8 @@ func (u *unpacker) place(ctx context.Context, name string, hdr *tar.Header) erro
 	case tar.TypeChar, tar.TypeBlock:
 		return u.device(p, hdr)
 	default:
-		return &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf("is of type %q, which no root filesystem holds", hdr.Typeflag)}
+		return &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf("is of type %q, which no root filesystem holds",
+			hdr.Typeflag)}
 	}
 }
 
@@ -216,21 +219,22 @@ func parentError(entry string, err error) error {
 	return err
 }
 
-// device refuses device nodes: containers get a /dev of their own, and a node
-// in a layer would be a way to the host's devices.
+// device leaves device nodes out: containers get a /dev of their own, and a node
+// in a layer would be a way to the host's devices. What a lower layer has in its
+// place is hidden.
 func (u *unpacker) device(p place, hdr *tar.Header) error {
-	if hdr.Typeflag == tar.TypeChar && hdr.Devmajor == 0 && hdr.Devminor == 0 && u.opts.Layer {
+	whiteout := hdr.Typeflag == tar.TypeChar && hdr.Devmajor == 0 && hdr.Devminor == 0
+	switch {
+	case u.opts.Layer:
 		return u.hide(p)
+	case whiteout:
+		return &EntryError{
+			Entry:  hdr.Name,
+			Reason: "is a device node (character 0:0), by which overlayfs says that a file was removed",
+			Remedy: "archive the mounted root filesystem, not overlayfs's directories",
+		}
 	}
-	kind := "character"
-	if hdr.Typeflag == tar.TypeBlock {
-		kind = "block"
-	}
-	return &EntryError{
-		Entry:  hdr.Name,
-		Reason: fmt.Sprintf("is a device node (%s %d:%d), which no image may hold", kind, hdr.Devmajor, hdr.Devminor),
-		Remedy: "leave it out (containers get a /dev of their own): tar --exclude='./dev/*' -C DIR -c .",
-	}
+	return nil
 }
 
 func (u *unpacker) setDirTimes() error {

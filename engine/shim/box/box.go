@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -59,7 +60,7 @@ func (b *Box) create(io *Stdio) error {
 	}
 	for _, m := range b.bundle.Binds {
 		if m.CopyUp {
-			if err := copyUp(b.bundle.Root, m); err != nil {
+			if err := fillVolume(b.bundle.Root, m, ids); err != nil {
 				return err
 			}
 		}
@@ -104,7 +105,7 @@ func (b *Box) spawn(spec shim.Process, io *Stdio, init bool) (*Process, error) {
 		return nil, &shim.Error{Code: shim.CodeInvalid, Message: err.Error()}
 	}
 	p := &libcontainer.Process{
-		Args: spec.Args, Env: environment(spec, b.bundle.Hostname), Cwd: spec.Cwd,
+		Args: spec.Args, Env: environment(spec, b.bundle.Hostname, u.Home), Cwd: spec.Cwd,
 		UID: u.Uid, GID: u.Gid, Init: init,
 		LogLevel: errorsOnly,
 		// The primary group too: without it a file could deny it by its group bits
@@ -138,12 +139,25 @@ func (b *Box) spawn(spec shim.Process, io *Stdio, init bool) (*Process, error) {
 	return &Process{p: p, pid: pid}, nil
 }
 
-func environment(p shim.Process, hostname string) []string {
+// environment is what a process gets besides what was asked for. HOME is always in it:
+// libcontainer's init would look it up in the container's /etc/passwd, and wait for ever if that is a FIFO.
+func environment(p shim.Process, hostname, home string) []string {
 	env := []string{defaultPath, "HOSTNAME=" + hostname}
 	if p.TTY {
 		env = append(env, "TERM=xterm")
 	}
-	return append(env, p.Env...) // the last of a name counts
+	env = append(env, p.Env...) // the last of a name counts
+	for _, kv := range slices.Backward(env) {
+		if value, ok := strings.CutPrefix(kv, "HOME="); ok && value != "" {
+			return env
+		} else if ok {
+			break
+		}
+	}
+	if home == "" {
+		home = "/"
+	}
+	return append(env, "HOME="+home)
 }
 
 // classify finds out whether the command could not be found or run, or there is no
@@ -157,8 +171,10 @@ func classify(args []string, cwd string, err error) error {
 	case strings.Contains(text, "chdir to cwd"), strings.Contains(text, "mkdir "+cwd+":"):
 		e.Code = shim.CodeInvalid
 		e.Message = fmt.Sprintf("workdir %q: no directory in the container: give one that it has", cwd)
-	case !strings.Contains(text, `exec: `+quoted) && !strings.Contains(text, "exec "+args[0]) && !strings.Contains(text, "stat "+args[0]):
-	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"), strings.Contains(text, "not a directory"):
+	case !strings.Contains(text, `exec: `+quoted) && !strings.Contains(text, "exec "+args[0]) &&
+		!strings.Contains(text, "stat "+args[0]):
+	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"),
+		strings.Contains(text, "not a directory"):
 		e.Code = shim.CodeNotFound
 		e.Message = fmt.Sprintf("command %s: not found in the container", quoted)
 	case strings.Contains(text, "permission denied"), strings.Contains(text, "is a directory"):

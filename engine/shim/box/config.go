@@ -2,6 +2,7 @@ package box
 
 import (
 	"fmt"
+	"maps"
 	"os"
 
 	"github.com/opencontainers/cgroups"
@@ -35,9 +36,8 @@ func config(b shim.Bundle, ids *idMapping) (*configs.Config, error) {
 	}
 	if ids != nil {
 		c.UIDMappings, c.GIDMappings = ids.maps(), ids.maps()
-	} else {
-		c.Sysctl = sysctls(b)
 	}
+	c.Sysctl = sysctls(b)
 	if b.Privileged {
 		return c, addHostDevices(c)
 	}
@@ -122,6 +122,9 @@ func binds(b shim.Bundle, ids *idMapping) []*configs.Mount {
 			Source: m.Source, Destination: m.Target, Device: "bind", Flags: bindFlags,
 			PropagationFlags: []int{unix.MS_PRIVATE | unix.MS_REC},
 		}
+		if m.Inert {
+			cm.Flags |= unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+		}
 		if m.ReadOnly {
 			cm.Flags |= unix.MS_RDONLY
 			// Mounts below the source too; they would stay writable otherwise.
@@ -135,11 +138,12 @@ func binds(b shim.Bundle, ids *idMapping) []*configs.Mount {
 	return out
 }
 
-// sysctls let a container without privileges bind any port and ping; both are
-// safe because the network namespace is its own.
+// sysctls are those asked for, and two that let a container without privileges bind any port
+// and ping: that is safe because the network namespace is its own. One with a user namespace
+// could not set these.
 func sysctls(b shim.Bundle) map[string]string {
-	if b.NetNS == "" {
-		return nil
+	if b.NetNS == "" || b.IDMap != nil {
+		return b.Sysctls
 	}
 	s := map[string]string{
 		"net.ipv4.ip_unprivileged_port_start": "0",
@@ -150,5 +154,6 @@ func sysctls(b shim.Bundle) map[string]string {
 			delete(s, name)
 		}
 	}
+	maps.Copy(s, b.Sysctls)
 	return s
 }

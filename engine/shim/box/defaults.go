@@ -30,8 +30,10 @@ func systemMounts(b shim.Bundle) []*configs.Mount {
 	}
 	mounts := []*configs.Mount{
 		{Source: "proc", Destination: "/proc", Device: "proc", Flags: safeFlags},
-		{Source: "tmpfs", Destination: "/dev", Device: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_STRICTATIME, Data: "mode=755,size=65536k"},
-		{Source: "devpts", Destination: "/dev/pts", Device: "devpts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
+		{Source: "tmpfs", Destination: "/dev", Device: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_STRICTATIME,
+			Data: "mode=755,size=65536k"},
+		{Source: "devpts", Destination: "/dev/pts", Device: "devpts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC,
+			Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
 		{Source: "mqueue", Destination: "/dev/mqueue", Device: "mqueue", Flags: safeFlags},
 		{Source: "shm", Destination: "/dev/shm", Device: "tmpfs", Flags: safeFlags, Data: "mode=1777,size=67108864"},
 	}
@@ -39,11 +41,14 @@ func systemMounts(b shim.Bundle) []*configs.Mount {
 	// user namespace owns that one, so a container with a user namespace of its
 	// own, in a network namespace made by netd, sees the host's instead.
 	if b.IDMap != nil {
-		mounts = append(mounts, &configs.Mount{Source: b.StateDir + "-sys", Destination: "/sys", Device: "bind", Flags: unix.MS_BIND | safeFlags | unix.MS_RDONLY})
+		mounts = append(mounts, &configs.Mount{Source: b.StateDir + "-sys", Destination: "/sys", Device: "bind",
+			Flags: unix.MS_BIND | safeFlags | unix.MS_RDONLY})
 	} else {
-		mounts = append(mounts, &configs.Mount{Source: "sysfs", Destination: "/sys", Device: "sysfs", Flags: safeFlags | ro})
+		mounts = append(mounts, &configs.Mount{Source: "sysfs", Destination: "/sys", Device: "sysfs",
+			Flags: safeFlags | ro})
 	}
-	return append(mounts, &configs.Mount{Source: "cgroup", Destination: "/sys/fs/cgroup", Device: "cgroup", Flags: safeFlags | unix.MS_RELATIME | ro})
+	return append(mounts, &configs.Mount{Source: "cgroup", Destination: "/sys/fs/cgroup", Device: "cgroup",
+		Flags: safeFlags | unix.MS_RELATIME | ro})
 }
 
 func maskedPaths() []string {
@@ -117,7 +122,8 @@ func seccompProfile(caps []string, compat bool) (*configs.Seccomp, error) {
 // and the shared memory that a container has its own of.
 func hostDevices() ([]*devices.Device, error) {
 	var out []*devices.Device
-	own := map[string]bool{"/dev/pts": true, "/dev/shm": true, "/dev/mqueue": true, "/dev/fd": true, "/dev/console": true, "/dev/ptmx": true}
+	own := map[string]bool{"/dev/pts": true, "/dev/shm": true, "/dev/mqueue": true, "/dev/fd": true,
+		"/dev/console": true, "/dev/ptmx": true}
 	err := filepath.WalkDir("/dev", func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil && path != "/dev":

@@ -71,7 +71,7 @@ func (i *idMapping) tree(path string) (*os.File, error) {
 	return f, nil
 }
 
-// can tells whether the file system at path can map IDs.
+// can reports whether the file system at path can map IDs.
 func (i *idMapping) can(path string) bool {
 	f, err := i.tree(path)
 	if err != nil {
@@ -115,14 +115,17 @@ func within(base, path string) string {
 func (i *idMapping) cover(dir string) error {
 	f, err := i.tree(dir)
 	if errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("map the user IDs of an image layer: %w: the file system below the images, or a kernel before 5.19, cannot; run the container without --userns", errors.ErrUnsupported)
+		return fmt.Errorf("map the user IDs of an image layer: %w: the file system below the images, or a kernel "+
+			"before 5.19, cannot; run the container without --userns", errors.ErrUnsupported)
 	}
 	if err != nil {
 		return fmt.Errorf("map the user IDs of an image layer: %w", err)
 	}
 	defer f.Close()
-	if err := unix.MoveMount(int(f.Fd()), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS); err != nil {
-		return fmt.Errorf("map the user IDs of an image layer: %w", &os.PathError{Op: "move_mount", Path: dir, Err: err})
+	if err := unix.MoveMount(int(f.Fd()), "", unix.AT_FDCWD, dir,
+		unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS); err != nil {
+		return fmt.Errorf("map the user IDs of an image layer: %w", &os.PathError{Op: "move_mount", Path: dir,
+			Err: err})
 	}
 	return nil
 }

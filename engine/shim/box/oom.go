@@ -7,7 +7,7 @@ import (
 	"strconv"
 )
 
-// OOM tells whether the kernel killed a process of the container for lack of
+// OOM reports whether the kernel killed a process of the container for lack of
 // memory. Both hierarchies count such kills in a "key value" file.
 func (b *Box) OOM() bool {
 	state, err := b.c.State()

@@ -2,6 +2,7 @@ package logfile
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 	"unicode/utf8"
@@ -42,10 +43,13 @@ func appendEntry(dst []byte, at time.Time, stream string, text []byte, partial b
 	return append(append(dst, b...), '\n'), nil
 }
 
+// ErrTorn says that a line of a log cannot be decoded: it was cut short, by a crash or a full disk.
+var ErrTorn = errors.New("decode a log line")
+
 func parseEntry(line []byte) (Entry, error) {
 	var e Entry
 	if err := json.Unmarshal(line, &e); err != nil {
-		return Entry{}, fmt.Errorf("decode a log line: %w", err)
+		return Entry{}, fmt.Errorf("%w: %w", ErrTorn, err)
 	}
 	return e, nil
 }

@@ -1,8 +1,11 @@
 package logfile
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -162,4 +165,70 @@ func FuzzParseEntry(f *testing.F) {
 			t.Errorf("an entry without its end: %q", again)
 		}
 	})
+}
+
+// A rotation that fails loses nothing: the old file goes on, up to twice its size, and the next output tries anew.
+func TestRotationThatFails(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	w, err := NewWriter(path, 300, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := os.Mkdir(path+".new", 0o700); err != nil { // no file can be made there
+		t.Fatal(err)
+	}
+	out := w.Stream("stdout")
+	var want strings.Builder
+	var lost error
+	for i := 0; lost == nil && i < 100; i++ {
+		text := fmt.Sprintf("line %d\n", i)
+		if lost = out.Write(start, []byte(text)); lost == nil {
+			want.WriteString("out:" + text)
+		}
+	}
+	if info, err := os.Stat(path); lost == nil || err != nil || info.Size() > 600 || info.Size() < 300 {
+		t.Fatalf("the log has %d bytes, %v; the last error was %v", info.Size(), err, lost)
+	}
+	if got := all(t, path, Options{Tail: -1}); got != want.String() {
+		t.Errorf("got %q, want %q", got, want.String())
+	}
+	if err := os.Remove(path + ".new"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, out, start, "again\n")
+	if got := all(t, path, Options{Tail: -1}); got != want.String()+"out:again\n" {
+		t.Errorf("got %q, want the new line too", got)
+	}
+	if _, err := os.Stat(path + ".new"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the new file keeps its name: %v", err)
+	}
+}
+
+// A line that a crash cut short is one line that cannot be read, and what comes behind it can.
+func TestTornLine(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(path, []byte(`{"time":"2026-01-01T0`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w, err := NewWriter(path, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	write(t, w.Stream("stdout"), start, "whole\n")
+	var got []string
+	for e, err := range Read(t.Context(), path, Options{Tail: -1}) {
+		if err != nil {
+			if !errors.Is(err, ErrTorn) {
+				t.Fatal(err)
+			}
+			got = append(got, "torn")
+			continue
+		}
+		got = append(got, string(e.Line()))
+	}
+	if !slices.Equal(got, []string{"torn", "whole\n"}) {
+		t.Errorf("read %q", got)
+	}
 }

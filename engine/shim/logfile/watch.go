@@ -21,9 +21,11 @@ func newWatch(path string) (*watch, error) {
 		return nil, fmt.Errorf("watch the log: %w", os.NewSyscallError("inotify_init1", err))
 	}
 	f := os.NewFile(uintptr(fd), "inotify")
-	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVED_TO); err != nil {
+	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(path),
+		unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVED_TO); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("watch the log: %w", &os.PathError{Op: "inotify_add_watch", Path: filepath.Dir(path), Err: err})
+		return nil, fmt.Errorf("watch the log: %w", &os.PathError{Op: "inotify_add_watch", Path: filepath.Dir(path),
+			Err: err})
 	}
 	w := &watch{wake: make(chan struct{}, 1), f: f, done: make(chan struct{})}
 	go w.run()

@@ -45,17 +45,31 @@ func NewWriter(path string, maxSize int64, files int) (*Writer, error) {
 }
 
 func (w *Writer) open() error {
-	f, err := os.OpenFile(w.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
+	f, err := os.OpenFile(w.path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o640)
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)
 	}
-	info, err := f.Stat()
+	size, err := mend(f)
 	if err != nil {
 		f.Close()
 		return fmt.Errorf("open the log: %w", err)
 	}
-	w.f, w.size = f, info.Size()
+	w.f, w.size = f, size
 	return nil
+}
+
+// mend ends a last line that a crash has cut short, so that the next one is not taken for a part of it.
+func mend(f *os.File) (size int64, err error) {
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return 0, err
+	}
+	last := make([]byte, 1)
+	if _, err := f.ReadAt(last, info.Size()-1); err != nil || last[0] == '\n' {
+		return info.Size(), err
+	}
+	_, err = f.Write([]byte("\n"))
+	return info.Size() + 1, err
 }
 
 // Close closes the log.
@@ -77,36 +91,47 @@ func (w *Writer) append(b []byte) error {
 		return fmt.Errorf("append to the log: %w", fs.ErrClosed)
 	}
 	if w.size > 0 && w.size+int64(len(b)) > w.maxSize {
-		if err := w.rotate(); err != nil {
+		// Without a new file the old one takes up to as much again, and the next output tries anew.
+		if err := w.rotate(); err != nil && w.size+int64(len(b)) > 2*w.maxSize {
 			return err
 		}
 	}
 	n, err := w.f.Write(b)
-	w.size += int64(n)
-	if err != nil {
-		return fmt.Errorf("append to the log: %w", err)
+	if err == nil {
+		w.size += int64(n)
+		return nil
 	}
-	return nil
+	if n > 0 { // the disk is full: no half of a line stays
+		err = errors.Join(err, w.f.Truncate(w.size))
+	}
+	return fmt.Errorf("append to the log: %w", err)
 }
 
-// rotate renames every file to the next older name; the oldest is replaced.
+// rotate begins a new file and renames every other to the next older name; the oldest is replaced. The new one is
+// made first: when that fails, everything is as it was.
 func (w *Writer) rotate() error {
-	if err := w.f.Close(); err != nil {
+	fresh := w.path + ".new"
+	f, err := os.OpenFile(fresh, os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_RDWR, 0o640)
+	if err != nil {
 		return fmt.Errorf("rotate the log: %w", err)
 	}
-	w.f = nil
-	if w.files == 1 {
-		if err := os.Remove(w.path); err != nil {
-			return fmt.Errorf("rotate the log: %w", err)
-		}
-		return w.open()
-	}
-	for i := w.files - 1; i >= 1; i-- {
-		if err := os.Rename(older(w.path, i-1), older(w.path, i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("rotate the log: %w", err)
+	for i := w.files - 1; i >= 1 && err == nil; i-- {
+		if err = os.Rename(older(w.path, i-1), older(w.path, i)); errors.Is(err, fs.ErrNotExist) {
+			err = nil
 		}
 	}
-	return w.open()
+	if err == nil {
+		err = os.Rename(fresh, w.path)
+	}
+	if err != nil {
+		return fmt.Errorf("rotate the log: %w", errors.Join(err, f.Close(), os.Remove(fresh)))
+	}
+	old := w.f
+	w.f, w.size = f, 0
+	if err := old.Close(); err != nil {
+		return fmt.Errorf("close the old log: %w", err)
+	}
+	return nil
 }
 
 // older names the i-th file back in time.

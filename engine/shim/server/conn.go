@@ -66,7 +66,8 @@ func (s *Server) serve(c *shim.Conn) {
 	case shim.OpResume:
 		s.answer(c, s.freeze(shim.Running))
 	default:
-		s.answer(c, &shim.Error{Code: shim.CodeUnsupported, Message: "this shim does not know the request " + string(r.Op)})
+		s.answer(c, &shim.Error{Code: shim.CodeUnsupported, Message: "this shim does not know the request " +
+			string(r.Op)})
 	}
 }
 
@@ -86,7 +87,7 @@ func (s *Server) reply(c *shim.Conn, r shim.Reply) bool {
 	return err == nil
 }
 
-// wait tells the exit, now or when it comes. Whoever asks during the start wants
+// wait tells the exit, now or when it comes. A caller that asks during the start wants
 // to know how that goes: a netd that follows one that died in the middle. It gets
 // no answer when the container is never started.
 func (s *Server) wait(c *shim.Conn) {

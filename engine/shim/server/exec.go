@@ -26,7 +26,8 @@ func (s *Server) execution(id string) (*execution, error) {
 	if x := s.execs[id]; x != nil {
 		return x, nil
 	}
-	return nil, &shim.Error{Code: shim.CodeNoSuchTarget, Message: fmt.Sprintf("no command %s runs in the container", id)}
+	return nil, &shim.Error{Code: shim.CodeNoSuchTarget, Message: fmt.Sprintf("no command %s runs in the container",
+		id)}
 }
 
 // exec runs a command and carries its stdio on the request's connection. The
@@ -88,7 +89,8 @@ func (s *Server) spawn(r shim.Request) (*execution, error) {
 	case status != shim.Running:
 		return nil, errNotRunning
 	case taken || r.Exec == "":
-		return nil, &shim.Error{Code: shim.CodeInvalid, Message: fmt.Sprintf("exec %q: give an ID that is not in use", r.Exec)}
+		return nil, &shim.Error{Code: shim.CodeInvalid, Message: fmt.Sprintf("exec %q: give an ID that is not in use",
+			r.Exec)}
 	}
 	x := &execution{stdio: &box.Stdio{}}
 	var err error

@@ -28,7 +28,8 @@ func (s *Server) attach(c *shim.Conn, r shim.Request) {
 	ended := s.status == shim.Exited || s.closing
 	if !ended {
 		// Replied to under the lock, so that no output overtakes the reply.
-		if err := c.WriteJSON(shim.KindReply, shim.Reply{State: shim.State{Status: s.status, Pid: s.pid, Started: s.started}}); err == nil {
+		if err := c.WriteJSON(shim.KindReply,
+			shim.Reply{State: shim.State{Status: s.status, Pid: s.pid, Started: s.started}}); err == nil {
 			s.attachers = append(s.attachers, a)
 		}
 	}
@@ -107,10 +108,13 @@ func (s *Server) pump(stdio *box.Stdio) {
 		}
 		line := s.logs.Stream(name)
 		s.pumps.Go(func() {
+			failing := false // said once, not for each piece of output
 			copyOut(f, func(p []byte) {
-				if err := line.Write(time.Now(), p); err != nil {
-					s.log.Error("write the container's log", "error", err)
+				err := line.Write(time.Now(), p)
+				if err != nil && !failing {
+					s.log.Error("write the container's log; output is lost until it works again", "error", err)
 				}
+				failing = err != nil
 				s.broadcast(shim.Frame{Kind: stream, Payload: p})
 			})
 			if err := line.Flush(time.Now()); err != nil {
@@ -159,7 +163,8 @@ func takeRest(f *os.File, buf []byte, emit func([]byte)) {
 	}
 	for {
 		n, err := 0, error(io.EOF)
-		if controlErr := raw.Control(func(fd uintptr) { n, err = unix.Read(int(fd), buf) }); controlErr != nil || err != nil || n <= 0 {
+		if controlErr := raw.Control(func(fd uintptr) { n, err = unix.Read(int(fd), buf) }); controlErr != nil ||
+			err != nil || n <= 0 {
 			return
 		}
 		emit(buf[:n])

@@ -19,7 +19,8 @@ var build = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "net-shim")
-	cmd := exec.Command("go", "build", "-tags", "seccomp runc_nocriu", "-ldflags", "-s -w", "-o", path, "github.com/vethloom/vethloom/cmd/net-shim")
+	cmd := exec.Command("go", "build", "-tags", "seccomp runc_nocriu", "-ldflags", "-s -w", "-o", path,
+		"github.com/vethloom/vethloom/cmd/net-shim")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
 	}

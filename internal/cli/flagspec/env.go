@@ -8,7 +8,7 @@ import (
 )
 
 // Env resolves values of -e. KEY=VALUE stands as it is; KEY alone takes its
-// value from lookup, and is left out when there is none.
+// value from lookup. Without one it stays KEY, which removes the image's.
 func Env(values []string, lookup func(string) (string, bool)) ([]string, error) {
 	var out []string
 	for _, v := range values {
@@ -20,6 +20,8 @@ func Env(values []string, lookup func(string) (string, bool)) ([]string, error) 
 			out = append(out, v)
 		} else if val, ok := lookup(key); ok {
 			out = append(out, key+"="+val)
+		} else {
+			out = append(out, key)
 		}
 	}
 	return out, nil

@@ -17,18 +17,19 @@ import (
 func TestPorts(t *testing.T) {
 	type p = apiv1.PortMapping
 	for value, want := range map[string][]*p{
-		"80":                    {{Proto: "tcp", ContainerPort: 80, Count: 1}},
-		"53/udp":                {{Proto: "udp", ContainerPort: 53, Count: 1}},
-		"8080:80":               {{Proto: "tcp", HostPort: 8080, ContainerPort: 80, Count: 1}},
-		"8080:80/SCTP":          {{Proto: "sctp", HostPort: 8080, ContainerPort: 80, Count: 1}},
-		"127.0.0.1:8080:80":     {{Proto: "tcp", HostIp: "127.0.0.1", HostPort: 8080, ContainerPort: 80, Count: 1}},
-		"127.0.0.1::80":         {{Proto: "tcp", HostIp: "127.0.0.1", ContainerPort: 80, Count: 1}},
-		"[::1]:80:80":           {{Proto: "tcp", HostIp: "::1", HostPort: 80, ContainerPort: 80, Count: 1}},
-		"[fd00::0:1]::80/udp":   {{Proto: "udp", HostIp: "fd00::1", ContainerPort: 80, Count: 1}},
-		"[::]:80:80":            {{Proto: "tcp", HostIp: "::", HostPort: 80, ContainerPort: 80, Count: 1}},
-		"8000-8010:80-90":       {{Proto: "tcp", HostPort: 8000, ContainerPort: 80, Count: 11}},
-		"0.0.0.0:65535:65535":   {{Proto: "tcp", HostIp: "0.0.0.0", HostPort: 65535, ContainerPort: 65535, Count: 1}},
-		"80-82":                 {{Proto: "tcp", ContainerPort: 80, Count: 1}, {Proto: "tcp", ContainerPort: 81, Count: 1}, {Proto: "tcp", ContainerPort: 82, Count: 1}},
+		"80":                  {{Proto: "tcp", ContainerPort: 80, Count: 1}},
+		"53/udp":              {{Proto: "udp", ContainerPort: 53, Count: 1}},
+		"8080:80":             {{Proto: "tcp", HostPort: 8080, ContainerPort: 80, Count: 1}},
+		"8080:80/SCTP":        {{Proto: "sctp", HostPort: 8080, ContainerPort: 80, Count: 1}},
+		"127.0.0.1:8080:80":   {{Proto: "tcp", HostIp: "127.0.0.1", HostPort: 8080, ContainerPort: 80, Count: 1}},
+		"127.0.0.1::80":       {{Proto: "tcp", HostIp: "127.0.0.1", ContainerPort: 80, Count: 1}},
+		"[::1]:80:80":         {{Proto: "tcp", HostIp: "::1", HostPort: 80, ContainerPort: 80, Count: 1}},
+		"[fd00::0:1]::80/udp": {{Proto: "udp", HostIp: "fd00::1", ContainerPort: 80, Count: 1}},
+		"[::]:80:80":          {{Proto: "tcp", HostIp: "::", HostPort: 80, ContainerPort: 80, Count: 1}},
+		"8000-8010:80-90":     {{Proto: "tcp", HostPort: 8000, ContainerPort: 80, Count: 11}},
+		"0.0.0.0:65535:65535": {{Proto: "tcp", HostIp: "0.0.0.0", HostPort: 65535, ContainerPort: 65535, Count: 1}},
+		"80-82": {{Proto: "tcp", ContainerPort: 80, Count: 1},
+			{Proto: "tcp", ContainerPort: 81, Count: 1}, {Proto: "tcp", ContainerPort: 82, Count: 1}},
 		"10.0.0.1:5-5:6-6":      {{Proto: "tcp", HostIp: "10.0.0.1", HostPort: 5, ContainerPort: 6, Count: 1}},
 		"1-65535:1-65535":       {{Proto: "tcp", HostPort: 1, ContainerPort: 1, Count: 65535}},
 		"[::ffff:10.0.0.1]:1:1": {{Proto: "tcp", HostIp: "10.0.0.1", HostPort: 1, ContainerPort: 1, Count: 1}},
@@ -53,13 +54,14 @@ func TestPorts(t *testing.T) {
 		":80":                  `the host port before ":80" is empty`,
 		"8080:":                `container port: "" is not`,
 		"8000-8010:80":         `11 host ports for 1 container ports: both ranges must have the same length`,
-		"90-80":                `range "90-80" runs backwards`,
+		"90-80":                `range "90-80" ends before it begins`,
 		"web:80:80":            `host address "web" is not an IP address`,
 		"::1:80:80":            `host address "::1" is IPv6 and needs brackets: [::1]`,
 		"[127.0.0.1]:80:80":    `is IPv4, which takes no brackets`,
 		"[fe80::1%eth0]:80:80": `has a zone`,
 	} {
-		if _, err := flagspec.Ports([]string{value}); err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), `invalid -p "`) {
+		if _, err := flagspec.Ports([]string{value}); err == nil || !strings.Contains(err.Error(), want) ||
+			!strings.HasPrefix(err.Error(), `invalid -p "`) {
 			t.Errorf("%q: %v, want %s", value, err, want)
 		}
 	}
@@ -145,14 +147,16 @@ func FuzzMount(f *testing.F) {
 
 func TestSize(t *testing.T) {
 	for value, want := range map[string]int64{
-		"0": 0, "1": 1, "64m": 64 << 20, "64M": 64 << 20, "64mb": 64 << 20, "64MiB": 64 << 20, "1.5g": 3 << 29, "1k": 1024,
+		"0": 0, "1": 1, "64m": 64 << 20, "64M": 64 << 20, "64mb": 64 << 20, "64MiB": 64 << 20, "1.5g": 3 << 29,
+		"1k":   1024,
 		"100b": 100, "2t": 2 << 40, "0.5k": 512,
 	} {
 		if got, err := flagspec.Size(value); err != nil || got != want {
 			t.Errorf("%q: %d, %v; want %d", value, got, err, want)
 		}
 	}
-	for _, value := range []string{"", "m", "-1", "+1", "1e3", "64q", "1..5m", "1.5", "64ib", " 64m", "0x10", "9999999t", "99999999999999999999", "inf", "nan"} {
+	for _, value := range []string{"", "m", "-1", "+1", "1e3", "64q", "1..5m", "1.5", "64ib", " 64m", "0x10",
+		"9999999t", "99999999999999999999", "inf", "nan"} {
 		if got, err := flagspec.Size(value); err == nil {
 			t.Errorf("%q is taken for %d", value, got)
 		}
@@ -193,7 +197,8 @@ func TestNetwork(t *testing.T) {
 		"host":          {Network: "host"},
 		"container:box": {Network: "container:box"},
 		"name=web,ip=10.0.0.5,ip6=fd00::5,mac-address=02-42-0A-00-00-05,alias=a,alias=b,gw-priority=-7": {
-			Network: "web", Addresses: []string{"10.0.0.5", "fd00::5"}, MacAddress: "02:42:0a:00:00:05", Aliases: []string{"a", "b"}, GatewayPriority: -7,
+			Network: "web", Addresses: []string{"10.0.0.5", "fd00::5"}, MacAddress: "02:42:0a:00:00:05",
+			Aliases: []string{"a", "b"}, GatewayPriority: -7,
 		},
 	} {
 		got, err := flagspec.Network(value)
@@ -226,7 +231,8 @@ func TestNetwork(t *testing.T) {
 }
 
 func FuzzNetwork(f *testing.F) {
-	for _, s := range []string{"web", "container:x", "name=web,ip=10.0.0.5,mac-address=02:42:0a:00:00:05,gw-priority=3"} {
+	for _, s := range []string{"web", "container:x",
+		"name=web,ip=10.0.0.5,mac-address=02:42:0a:00:00:05,gw-priority=3"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -244,9 +250,11 @@ func FuzzNetwork(f *testing.F) {
 }
 
 func TestPools(t *testing.T) {
-	got, err := flagspec.Pools([]string{"10.5.0.0/24", "fd00:5::/64"}, []string{"fd00:5::1", "10.5.0.254"}, []string{"10.5.0.128/25"}, []string{"dns=10.5.0.53", "db=fd00:5::d"})
+	got, err := flagspec.Pools([]string{"10.5.0.0/24", "fd00:5::/64"}, []string{"fd00:5::1", "10.5.0.254"},
+		[]string{"10.5.0.128/25"}, []string{"dns=10.5.0.53", "db=fd00:5::d"})
 	want := []*apiv1.Pool{
-		{Subnet: "10.5.0.0/24", Gateway: "10.5.0.254", IpRange: "10.5.0.128/25", AuxAddresses: map[string]string{"dns": "10.5.0.53"}},
+		{Subnet: "10.5.0.0/24", Gateway: "10.5.0.254", IpRange: "10.5.0.128/25",
+			AuxAddresses: map[string]string{"dns": "10.5.0.53"}},
 		{Subnet: "fd00:5::/64", Gateway: "fd00:5::1", AuxAddresses: map[string]string{"db": "fd00:5::d"}},
 	}
 	if diff := cmp.Diff(want, got, protocmp.Transform()); err != nil || diff != "" {
@@ -265,14 +273,17 @@ func TestPools(t *testing.T) {
 		{subnets: []string{"ten"}, want: "is not a subnet"},
 		{gateways: []string{"10.0.0.1"}, want: "needs the --subnet it is in"},
 		{subnets: []string{"10.5.0.0/24"}, gateways: []string{"10.6.0.1"}, want: "is in no --subnet (10.5.0.0/24)"},
-		{subnets: []string{"10.5.0.0/24"}, gateways: []string{"10.5.0.1", "10.5.0.2"}, want: "has the gateway 10.5.0.1 already"},
+		{subnets: []string{"10.5.0.0/24"}, gateways: []string{"10.5.0.1", "10.5.0.2"},
+			want: "has the gateway 10.5.0.1 already"},
 		{subnets: []string{"10.5.0.0/24"}, gateways: []string{"x"}, want: "is not an IP address"},
 		{subnets: []string{"10.5.0.0/24"}, ranges: []string{"10.5.0.5"}, want: "is not a subnet"},
-		{subnets: []string{"10.5.0.0/24"}, ranges: []string{"10.5.0.0/25", "10.5.0.0/26"}, want: "has the range 10.5.0.0/25 already"},
+		{subnets: []string{"10.5.0.0/24"}, ranges: []string{"10.5.0.0/25", "10.5.0.0/26"},
+			want: "has the range 10.5.0.0/25 already"},
 		{subnets: []string{"10.5.0.0/24"}, aux: []string{"10.5.0.5"}, want: "use NAME=ADDRESS"},
 		{subnets: []string{"/24"}, gateways: []string{"10.5.0.1"}, want: "is in no --subnet"},
 	} {
-		if _, err := flagspec.Pools(c.subnets, c.gateways, c.ranges, c.aux); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := flagspec.Pools(c.subnets, c.gateways, c.ranges, c.aux); err == nil ||
+			!strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %s", c, err, c.want)
 		}
 	}
@@ -308,7 +319,7 @@ func TestEnv(t *testing.T) {
 		return v, ok
 	}
 	got, err := flagspec.Env([]string{"A=b=c", "HOME", "EMPTY", "UNSET", "B="}, lookup)
-	if diff := cmp.Diff([]string{"A=b=c", "HOME=/root", "EMPTY=", "B="}, got); err != nil || diff != "" {
+	if diff := cmp.Diff([]string{"A=b=c", "HOME=/root", "EMPTY=", "UNSET", "B="}, got); err != nil || diff != "" {
 		t.Fatalf("%v\n%s", err, diff)
 	}
 	if _, err := flagspec.Env([]string{"=x"}, lookup); err == nil {
@@ -318,13 +329,15 @@ func TestEnv(t *testing.T) {
 	if diff := cmp.Diff([]string{"A=1 # not a comment", "HOME=/root"}, got); err != nil || diff != "" {
 		t.Fatalf("%v\n%s", err, diff)
 	}
-	if _, err := flagspec.EnvFile(strings.NewReader("OK=1\nno good=2\n"), "vars", lookup); err == nil || !strings.Contains(err.Error(), `read --env-file vars: line 2: "no good"`) {
+	if _, err := flagspec.EnvFile(strings.NewReader("OK=1\nno good=2\n"), "vars", lookup); err == nil ||
+		!strings.Contains(err.Error(), `read --env-file vars: line 2: "no good"`) {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestExtraHost(t *testing.T) {
-	for value, want := range map[string]string{"db:10.0.0.5": "db:10.0.0.5", "db=fd00::5": "db:fd00::5", "db:[fd00::5]": "db:fd00::5", "h:host-gateway": "h:host-gateway"} {
+	for value, want := range map[string]string{"db:10.0.0.5": "db:10.0.0.5", "db=fd00::5": "db:fd00::5",
+		"db:[fd00::5]": "db:fd00::5", "h:host-gateway": "h:host-gateway"} {
 		if got, err := flagspec.ExtraHost(value); err != nil || got != want {
 			t.Errorf("%q: %q %v, want %q", value, got, err, want)
 		}
@@ -341,7 +354,8 @@ func TestKeyValues(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"a": "b=c", "flag": ""}, got); err != nil || diff != "" {
 		t.Fatalf("%v\n%s", err, diff)
 	}
-	if _, err := flagspec.KeyValues("label", []string{"=x"}); err == nil || !strings.Contains(err.Error(), `invalid --label "=x"`) {
+	if _, err := flagspec.KeyValues("label", []string{"=x"}); err == nil ||
+		!strings.Contains(err.Error(), `invalid --label "=x"`) {
 		t.Errorf("got %v", err)
 	}
 	if got, err := flagspec.Size("8388607t"); err != nil || got != 8388607<<40 {

@@ -71,7 +71,8 @@ func source(m *apiv1.Mount, dir string) error {
 	case s == "." || s == ".." || strings.HasPrefix(s, "./") || strings.HasPrefix(s, "../"):
 		m.Source = path.Join(dir, s)
 	case !volumeName.MatchString(s):
-		return fmt.Errorf("%q is neither a path (start it with / or ./) nor a volume's name (letters, digits, '_', '.', '-')", s)
+		return fmt.Errorf("%q is neither a path (start it with / or ./) nor a volume's name (letters, digits, '_', "+
+			"'.', '-')", s)
 	default:
 		m.Volume = true
 	}

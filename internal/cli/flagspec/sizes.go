@@ -81,7 +81,8 @@ func Time(value string, now time.Time) (time.Time, error) {
 	ns, fracErr := strconv.ParseUint((frac + "000000000")[:9], 10, 32)
 	// The year 9999 is the last that protobuf's Timestamp can hold.
 	if err != nil || fracErr != nil || len(frac) > 9 || s < 0 || s > 253402300799 {
-		return time.Time{}, fmt.Errorf("%q is not a time: use RFC 3339 (2026-01-31T12:00:00Z), seconds since 1970, or a duration back from now (10m)", value)
+		return time.Time{}, fmt.Errorf("%q is not a time: use RFC 3339 (2026-01-31T12:00:00Z), seconds since 1970, "+
+			"or a duration back from now (10m)", value)
 	}
 	return time.Unix(s, int64(ns)), nil
 }

@@ -9,8 +9,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/internal/cluster"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/cluster/record"
+	"github.com/vethloom/vethloom/plan"
 	"github.com/vethloom/vethloom/subnet"
 )
 
@@ -40,7 +40,7 @@ func (c Crowd) put(ctx context.Context, ops []clientv3.Op) error {
 	return nil
 }
 
-func record(key string, v any) (clientv3.Op, error) {
+func keyed(key string, v any) (clientv3.Op, error) {
 	b, err := json.Marshal(v)
 	return clientv3.OpPut(Prefix+"/"+key, string(b)), err
 }
@@ -50,11 +50,13 @@ func (c Crowd) Nodes(ctx context.Context, from, to int) error {
 	var ops []clientv3.Op
 	for i := from; i < to; i++ {
 		id := crowdNode(i)
-		node, err := record("node/"+id, cluster.Node{ID: id, Name: fmt.Sprintf("c%d", i), Addr4: Addr(firstNumber + i), MTU: 1500, Version: "test", Drivers: []string{"overlay", "vxlan"}, Boot: "boot"})
+		node, err := keyed("node/"+id, record.Node{ID: id, Name: fmt.Sprintf("c%d", i), Addr4: Addr(firstNumber + i),
+			MTU: 1500, Version: "test", Drivers: []string{"overlay", "vxlan"}, Boot: "boot"})
 		if err != nil {
 			return err
 		}
-		alive, err := record("alive/"+id, map[string]string{"instance": id[:16], "boot": "boot", "addr": Addr(firstNumber + i).String()})
+		alive, err := keyed("alive/"+id, map[string]string{"instance": id[:16], "boot": "boot",
+			"addr": Addr(firstNumber + i).String()})
 		if err != nil {
 			return err
 		}
@@ -100,8 +102,10 @@ func (c Crowd) Endpoints(ctx context.Context, from, to, nodes int) error {
 	for i := from; i < to; i++ {
 		b := c.Network.Cluster.Subnets[0].Addr().As4()
 		a := netip.AddrFrom4([4]byte{b[0], b[1] | 1, b[2] + byte(i>>8), byte(i)})
-		op, err := record("endpoint/"+c.Network.ID+"."+endpointID(i), cluster.Endpoint{ID: endpointID(i), Network: c.Network.ID, Node: crowdNode(i % nodes),
-			Name: fmt.Sprintf("e%d", i), MAC: crowdMAC(i), Addrs: []netip.Addr{a}, Addr4: Addr(firstNumber + i%nodes)})
+		op, err := keyed("endpoint/"+c.Network.ID+"."+endpointID(i),
+			record.Endpoint{ID: endpointID(i), Network: c.Network.ID, Node: crowdNode(i % nodes),
+				Name: fmt.Sprintf("e%d", i), MAC: crowdMAC(i), Addrs: []netip.Addr{a},
+				Addr4: Addr(firstNumber + i%nodes)})
 		if err != nil {
 			return err
 		}

@@ -18,14 +18,17 @@ import (
 
 	"github.com/vethloom/vethloom/backend/vxlan"
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/cnm/controller"
 	"github.com/vethloom/vethloom/drivers/overlay"
 	"github.com/vethloom/vethloom/drivers/routed"
 	"github.com/vethloom/vethloom/internal/cluster"
+	"github.com/vethloom/vethloom/internal/firewall"
 	"github.com/vethloom/vethloom/internal/kern/fake"
-	"github.com/vethloom/vethloom/internal/plan"
 	"github.com/vethloom/vethloom/internal/reconcile"
+	"github.com/vethloom/vethloom/internal/render"
 	"github.com/vethloom/vethloom/internal/store/mem"
 	"github.com/vethloom/vethloom/ipam"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Config says what a node is made of. Endpoint and Dir are required.
@@ -46,7 +49,7 @@ const Prefix = "/vethloom"
 // Node is a running member.
 type Node struct {
 	Member     *cluster.Member
-	Controller *cnm.Controller
+	Controller *controller.Controller
 	Reconciler *reconcile.Reconciler
 	Client     *clientv3.Client
 	Requests   *Requests
@@ -57,11 +60,11 @@ type Node struct {
 	stop   context.CancelFunc
 	done   chan error
 	mu     sync.Mutex
-	peers  map[plan.Scope]bool // that passes have been about
+	peers  map[plan.Owner]bool // that passes have been about
 	passes int
 	scopes int
 	moved  chan struct{} // closed after the next pass, and made anew
-	failed map[plan.Scope]error
+	failed map[plan.Owner]error
 }
 
 // Drivers are those whose networks are of several nodes.
@@ -86,13 +89,16 @@ func Start(ctx context.Context, c Config) (*Node, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	n := &Node{cfg: c, Requests: &Requests{}, peers: map[plan.Scope]bool{}, failed: map[plan.Scope]error{}, moved: make(chan struct{}), done: make(chan error, 1)}
+	n := &Node{cfg: c, Requests: &Requests{}, peers: map[plan.Owner]bool{}, failed: map[plan.Owner]error{},
+		moved: make(chan struct{}), done: make(chan error, 1)}
 	var err error
-	n.Client, err = clientv3.New(clientv3.Config{Endpoints: []string{c.Endpoint}, Logger: zap.NewNop(), DialOptions: []grpc.DialOption{
-		grpc.WithStatsHandler(n.Requests),
-		// As netd's: hundreds that connect at once would else wait for minutes until they try again.
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second}, MinConnectTimeout: 20 * time.Second}),
-	}})
+	n.Client, err = clientv3.New(clientv3.Config{Endpoints: []string{c.Endpoint}, Logger: zap.NewNop(),
+		DialOptions: []grpc.DialOption{
+			grpc.WithStatsHandler(n.Requests),
+			// As netd's: hundreds that connect at once would else wait for minutes until they try again.
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond,
+				Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second}, MinConnectTimeout: 20 * time.Second}),
+		}})
 	if err != nil {
 		return nil, fmt.Errorf("make a client of etcd: %w", err)
 	}
@@ -118,21 +124,22 @@ func (n *Node) open(ctx context.Context) error {
 	drivers := Drivers()
 	n.Member, err = cluster.New(ctx, cluster.Config{
 		Root: c.Dir, Local: c.Store, Prefix: Prefix, Name: fmt.Sprintf("n%d", c.Number), Version: "test", Boot: "boot",
-		Drivers: drivers, IPAM: addresses, Host: func() cnm.Host { n.looks.Add(1); return n.host }, Wake: func(s ...plan.Scope) { n.Reconciler.Wake(s...) },
+		Drivers: drivers, IPAM: addresses, Host: func() cnm.Host { n.looks.Add(1); return n.host },
+		Wake:   func(s ...plan.Owner) { n.Reconciler.Wake(s...) },
 		Notify: func(string, map[string]string) {}, Log: c.Log, Times: c.Times,
 	})
 	if err != nil {
 		return err
 	}
-	n.host = cnm.Host{MTU: 1500, Node: n.Member.ID(), NoIPv6: true, Uplink: cnm.Uplink{Link: "eth0", MTU: 1500, Addr4: Addr(c.Number)}}
-	src := &source{store: c.Store, host: n.host, drivers: map[string]cnm.Driver{}}
-	for _, d := range drivers {
-		src.drivers[d.Name()] = d
-	}
-	n.Reconciler = reconcile.New(reconcile.Config{Kernel: c.Kernel, Source: src, Log: c.Log, Resync: c.Resync, Observer: n.passed})
-	n.Controller, err = cnm.New(ctx, cnm.Config{
+	n.host = cnm.Host{MTU: 1500, Node: n.Member.ID(), NoIPv6: true, Uplink: cnm.Uplink{Link: "eth0", MTU: 1500,
+		Addr4: Addr(c.Number)}}
+	src := render.New(render.Config{Store: c.Store, Drivers: drivers, Log: c.Log})
+	src.Learned(render.Facts{Host: n.host, Shared: firewall.Base(firewall.Config{NoIPv6: true})})
+	n.Reconciler = reconcile.New(reconcile.Config{Kernel: c.Kernel, Source: src, Log: c.Log, Resync: c.Resync,
+		Observer: n.passed})
+	n.Controller, err = controller.New(ctx, controller.Config{
 		Store: c.Store, IPAM: addresses, Drivers: drivers, Fabric: n.Reconciler, Cluster: n.Member, Log: c.Log,
-		Events: func(cnm.Event) { n.Member.Changed() },
+		Events: func(controller.Event) { n.Member.Changed() },
 	})
 	if err != nil {
 		return err
@@ -151,14 +158,14 @@ func (n *Node) Stop() error {
 	return err
 }
 
-// passed notes which ways to peers the kernel has.
+// passed notes which paths to peers the kernel has.
 func (n *Node) passed(p reconcile.Pass) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.passes++
-	n.scopes += len(p.Scopes)
-	for _, s := range p.Scopes {
-		if !strings.HasPrefix(string(s), string(cnm.PeerScope(""))) {
+	n.scopes += len(p.Owners)
+	for _, s := range p.Owners {
+		if !strings.HasPrefix(string(s), string(cnm.PeerOwner(""))) {
 			continue
 		}
 		if n.peers[s], n.failed[s] = true, p.Failed[s]; n.failed[s] == nil {
@@ -195,7 +202,7 @@ func (n *Node) Await(ctx context.Context, peers int) error {
 
 // AwaitPeer waits until a pass has been about that peer.
 func (n *Node) AwaitPeer(ctx context.Context, id string) error {
-	return n.AwaitPass(ctx, func() bool { return n.peers[cnm.PeerScope(id)] })
+	return n.AwaitPass(ctx, func() bool { return n.peers[cnm.PeerOwner(id)] })
 }
 
 // AwaitPasses waits until there were that many passes.
@@ -203,7 +210,7 @@ func (n *Node) AwaitPasses(ctx context.Context, passes int) error {
 	return n.AwaitPass(ctx, func() bool { return n.passes >= passes })
 }
 
-// AwaitPass waits until a condition holds after a pass. The error says why ways to peers have not come.
+// AwaitPass waits until a condition holds after a pass. The error says why paths to peers have not come.
 func (n *Node) AwaitPass(ctx context.Context, done func() bool) error {
 	for {
 		n.mu.Lock()
@@ -219,7 +226,8 @@ func (n *Node) AwaitPass(ctx context.Context, done func() bool) error {
 		select {
 		case <-moved:
 		case <-ctx.Done():
-			return fmt.Errorf("node %d has the ways to %d peers after %d passes, etcd %+v, failed: %w", n.cfg.Number, have, n.Passes(), n.Member.State(), fmt.Errorf("%v: %w", why, ctx.Err()))
+			return fmt.Errorf("node %d has the paths to %d peers after %d passes, etcd %+v, failed: %w", n.cfg.Number,
+				have, n.Passes(), n.Member.State(), fmt.Errorf("%v: %w", why, ctx.Err()))
 		}
 	}
 }

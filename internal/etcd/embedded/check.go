@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkData tells whether there are data, and opens etcd's database as etcd will. Etcd does it in a
+// checkData reports whether there are data, and opens etcd's database as etcd will. Etcd does it in a
 // goroutine of its own, where what is wrong with the file would end the process; and a truncated
 // file would end it by SIGBUS.
 func checkData(dir string) (old bool, err error) {
@@ -45,7 +45,8 @@ func checkRoom(dir string, old bool) error {
 		want = roomForOld
 	}
 	if free := st.Bavail * uint64(st.Bsize); free < want {
-		return fmt.Errorf("start etcd in %s: %w: %d MiB are free, and it wants %d; it starts by itself once there is room", dir, ErrNoRoom, free>>20, want>>20)
+		return fmt.Errorf("start etcd in %s: %w: %d MiB are free, and it wants %d; it starts by itself once there "+
+			"is room", dir, ErrNoRoom, free>>20, want>>20)
 	}
 	return nil
 }

@@ -25,11 +25,12 @@ import (
 
 // Config says where the data are and who may connect.
 type Config struct {
-	Dir        string   // holds the data; made when missing, of mode 0700
-	ClientURLs []string // to listen on: https://host:port, http://host:port or unix:///path; none: only this process is served
-	CAFile     string   // with https: clients must show a certificate of this CA; "": none is asked for
-	CertFile   string   // with https: PEM certificate of this server
-	KeyFile    string   // of CertFile
+	Dir string // holds the data; made when missing, of mode 0700
+	// to listen on: https://host:port, http://host:port or unix:///path; none: only this process is served
+	ClientURLs []string
+	CAFile     string // with https: clients must show a certificate of this CA; "": none is asked for
+	CertFile   string // with https: PEM certificate of this server
+	KeyFile    string // of CertFile
 	Log        *slog.Logger
 
 	ReadyTimeout time.Duration // how long it may take until it serves; 0: 20 s
@@ -215,7 +216,8 @@ func start(cfg *embed.Config, dir string) (e *embed.Etcd, err error) {
 }
 
 func damaged(dir string, cause error) error {
-	return fmt.Errorf("start etcd in %s: %w: %w; restore the directory from a backup, or move it away to begin with an empty cluster",
+	return fmt.Errorf("start etcd in %s: %w: %w; restore the directory from a backup, or move it away to begin "+
+		"with an empty cluster",
 		dir, ErrDamaged, cause)
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/vethloom/vethloom/internal/etcd"
 	"github.com/vethloom/vethloom/internal/etcd/embedded"
+	"github.com/vethloom/vethloom/internal/etcd/etcdtest"
 )
 
 // childEnv has a copy of the test binary serve the directory it names, write to it, and tell of each
@@ -73,23 +74,6 @@ func writeForever(dir string) error {
 	}
 }
 
-func start(t *testing.T, c embedded.Config) *embedded.Server {
-	t.Helper()
-	s, err := embedded.Start(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { stop(t, s) })
-	return s
-}
-
-func stop(t *testing.T, s *embedded.Server) {
-	t.Helper()
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
-}
-
 func put(t *testing.T, s *embedded.Server, key, value string) {
 	t.Helper()
 	if _, err := s.Client().Put(t.Context(), key, value); err != nil {
@@ -102,7 +86,7 @@ func TestStartKeepsTheData(t *testing.T) {
 	var cluster uint64
 	for i := range 3 {
 		begin := time.Now()
-		s := start(t, embedded.Config{Dir: dir})
+		s := etcdtest.Serve(t, embedded.Config{Dir: dir})
 		t.Logf("ready after %v", time.Since(begin))
 		put(t, s, fmt.Sprint("/", i), "x")
 		r, err := s.Client().Get(t.Context(), "/", clientv3.WithPrefix())
@@ -113,9 +97,9 @@ func TestStartKeepsTheData(t *testing.T) {
 			t.Errorf("the cluster's ID was %x and is %x", cluster, r.Header.ClusterId)
 		}
 		cluster = r.Header.ClusterId
-		stop(t, s)
+		etcdtest.Stop(t, s)
 	}
-	other := start(t, embedded.Config{Dir: t.TempDir()})
+	other := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()})
 	r, err := other.Client().Get(t.Context(), "/")
 	if err != nil || r.Header.ClusterId == cluster {
 		t.Errorf("another directory is the same cluster %x (%v)", cluster, err)
@@ -124,7 +108,7 @@ func TestStartKeepsTheData(t *testing.T) {
 
 func TestNobodyElseReachesIt(t *testing.T) {
 	before := listeners(t)
-	s := start(t, embedded.Config{Dir: filepath.Join(t.TempDir(), "new")})
+	s := etcdtest.Serve(t, embedded.Config{Dir: filepath.Join(t.TempDir(), "new")})
 	if es := s.Endpoints(); len(es) != 0 {
 		t.Errorf("endpoints %v", es)
 	}
@@ -175,7 +159,8 @@ func listeners(t *testing.T) map[string]bool {
 
 func TestEndpoints(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	s := start(t, embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"unix://" + path, "http://127.0.0.1:0"}})
+	s := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir(),
+		ClientURLs: []string{"unix://" + path, "http://127.0.0.1:0"}})
 	put(t, s, "/a", "x")
 	es := s.Endpoints()
 	if len(es) != 2 || es[0] != "unix://"+path || strings.HasSuffix(es[1], ":0") {
@@ -197,7 +182,7 @@ func TestEndpoints(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	used := t.TempDir()
-	start(t, embedded.Config{Dir: used})
+	etcdtest.Serve(t, embedded.Config{Dir: used})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -215,12 +200,15 @@ func TestRefusals(t *testing.T) {
 		is   error
 		text string
 	}{
-		"in use":        {t.Context(), embedded.Config{Dir: used}, embedded.ErrInUse, used},
-		"no directory":  {t.Context(), embedded.Config{}, nil, "directory"},
-		"a file":        {t.Context(), embedded.Config{Dir: file}, nil, file},
-		"port in use":   {t.Context(), embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"http://" + l.Addr().String()}}, nil, "address already in use"},
-		"no URL":        {t.Context(), embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"http://a:b"}}, nil, "http://a:b"},
-		"TLS, no files": {t.Context(), embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"https://127.0.0.1:0"}}, nil, "TLS"},
+		"in use":       {t.Context(), embedded.Config{Dir: used}, embedded.ErrInUse, used},
+		"no directory": {t.Context(), embedded.Config{}, nil, "directory"},
+		"a file":       {t.Context(), embedded.Config{Dir: file}, nil, file},
+		"port in use": {t.Context(), embedded.Config{Dir: t.TempDir(),
+			ClientURLs: []string{"http://" + l.Addr().String()}}, nil, "address already in use"},
+		"no URL": {t.Context(), embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"http://a:b"}}, nil,
+			"http://a:b"},
+		"TLS, no files": {t.Context(), embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"https://127.0.0.1:0"}},
+			nil, "TLS"},
 		"ended context": {ended, embedded.Config{Dir: t.TempDir()}, context.Canceled, "cancel"},
 	} {
 		_, err := embedded.Start(c.ctx, c.c)
@@ -248,7 +236,8 @@ func TestNoRoom(t *testing.T) {
 	})
 	dir := filepath.Join(disk, "etcd")
 	_, err := embedded.Start(t.Context(), embedded.Config{Dir: dir})
-	if !errors.Is(err, embedded.ErrNoRoom) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "64 MiB are free, and it wants 144") {
+	if !errors.Is(err, embedded.ErrNoRoom) || !strings.Contains(err.Error(), dir) ||
+		!strings.Contains(err.Error(), "64 MiB are free, and it wants 144") {
 		t.Errorf("with 64 MiB: %v", err)
 	}
 	mount(unix.MS_REMOUNT, "256m")
@@ -268,7 +257,8 @@ func TestNoRoom(t *testing.T) {
 		return (st.Blocks - st.Bfree) * uint64(st.Bsize)
 	}
 	mount(unix.MS_REMOUNT, fmt.Sprint(used()+8<<20))
-	if _, err := embedded.Start(t.Context(), embedded.Config{Dir: dir}); !errors.Is(err, embedded.ErrNoRoom) || !strings.Contains(err.Error(), "wants 16") {
+	if _, err := embedded.Start(t.Context(), embedded.Config{Dir: dir}); !errors.Is(err, embedded.ErrNoRoom) ||
+		!strings.Contains(err.Error(), "wants 16") {
 		t.Errorf("with data and 8 MiB: %v", err)
 	}
 }
@@ -301,12 +291,12 @@ func TestKill(t *testing.T) {
 			t.Error("the writer ended by itself")
 		}
 		lines := strings.Count(string(told)+string(rest), "\n")
-		s := start(t, embedded.Config{Dir: dir})
+		s := etcdtest.Serve(t, embedded.Config{Dir: dir})
 		r, err := s.Client().Get(t.Context(), "/n/", clientv3.WithPrefix(), clientv3.WithCountOnly())
 		if err != nil || r.Count < int64(lines) {
 			t.Errorf("round %d: %d stored, %v of them there (%v)", round, lines, r, err)
 		}
-		stop(t, s)
+		etcdtest.Stop(t, s)
 	}
 }
 
@@ -314,11 +304,11 @@ func TestKill(t *testing.T) {
 // process must live and be told where to look.
 func TestDamage(t *testing.T) {
 	good := filepath.Join(t.TempDir(), "good")
-	s := start(t, embedded.Config{Dir: good})
+	s := etcdtest.Serve(t, embedded.Config{Dir: good})
 	for i := range 1100 { // one snapshot
 		put(t, s, fmt.Sprintf("/n/%06d", i), strings.Repeat("x", 200))
 	}
-	stop(t, s)
+	etcdtest.Stop(t, s)
 	files := []string{}
 	if err := filepath.WalkDir(filepath.Join(good, "member"), func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
@@ -351,7 +341,8 @@ func TestDamage(t *testing.T) {
 			if status == damagedStatus {
 				refused++
 			}
-			if status != 0 && (status != damagedStatus || !strings.Contains(string(out), dir) || !strings.Contains(string(out), "move it away")) {
+			if status != 0 && (status != damagedStatus || !strings.Contains(string(out), dir) ||
+				!strings.Contains(string(out), "move it away")) {
 				t.Errorf("%s %s: status %d: %s", file, name, status, out)
 			}
 		}

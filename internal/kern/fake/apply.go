@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 func (k *Kernel) apply(op plan.Op) error {
@@ -35,7 +35,7 @@ func (k *Kernel) apply(op plan.Op) error {
 		return t.forward(op.Verb, o)
 	case plan.Tunnel:
 		return t.tunnel(op.Verb, o)
-	case plan.Remote:
+	case plan.TunnelPeer:
 		return t.remote(op.Verb, o)
 	case plan.Sysctl:
 		if err := t.place(o.NS, o.Link()); err != nil {
@@ -43,7 +43,7 @@ func (k *Kernel) apply(op plan.Op) error {
 		}
 		t.sysctls[o.Key()] = o
 		return nil
-	case plan.PortHold:
+	case plan.PortReservation:
 		return k.hold(o)
 	case plan.Set:
 		return put(t.nft.sets, op.Verb, o)
@@ -51,9 +51,9 @@ func (k *Kernel) apply(op plan.Op) error {
 		return put(t.nft.chains, op.Verb, o)
 	case plan.Element:
 		return put(t.nft.elements, op.Verb, o)
-	case plan.ForeignAccept:
+	case plan.ForwardAccept:
 		return put(t.accepts, op.Verb, o)
-	case plan.Flow:
+	case plan.ConntrackFlush:
 		k.purged = append(k.purged, o)
 		return nil
 	}
@@ -80,18 +80,18 @@ func onLink[T plan.Object](t *tables, m map[string]T, v plan.Verb, o T) error {
 	return put(m, v, o)
 }
 
-func (k *Kernel) hold(p plan.PortHold) error {
+func (k *Kernel) hold(p plan.PortReservation) error {
 	if !k.state.hasNS(p.NS) {
 		return ErrMissing
 	}
 	for _, h := range k.state.ports {
 		if h.Overlaps(p) {
-			return fmt.Errorf("%w: %s is held for %s", plan.ErrPortTaken, h, h.Scope)
+			return fmt.Errorf("%w: %s is held for %s", plan.ErrPortTaken, h, h.Owner)
 		}
 	}
 	for _, h := range k.taken {
 		if h.Overlaps(p) {
-			return fmt.Errorf("%w: %s by a stranger", plan.ErrPortTaken, h)
+			return fmt.Errorf("%w: %s by somebody else", plan.ErrPortTaken, h)
 		}
 	}
 	k.state.ports[p.Key()] = p
@@ -147,7 +147,8 @@ func (t *tables) link(v plan.Verb, l plan.Link) error {
 	if err := t.device(v, l); err != nil {
 		return err
 	}
-	if v == plan.Create && l.Kind == plan.Veth && (t.hasLink(l.Peer.NS, l.Peer.Name) || l.Peer.NS == l.NS && l.Peer.Name == l.Name) {
+	if v == plan.Create && l.Kind == plan.Veth && (t.hasLink(l.Peer.NS, l.Peer.Name) || l.Peer.NS == l.NS &&
+		l.Peer.Name == l.Name) {
 		return fmt.Errorf("peer: %w", ErrExists)
 	}
 	old := t.links[l.Key()]
@@ -187,7 +188,7 @@ func (t *tables) loopback(v plan.Verb, l plan.Link) error {
 	if l.MTU == 0 {
 		l.MTU = t.loopbacks[l.NS].MTU
 	}
-	l.Scope = ""
+	l.Owner = ""
 	t.loopbacks[l.NS] = l
 	return nil
 }
@@ -255,7 +256,7 @@ func (t *tables) forgetSource(a plan.Addr) {
 	}
 }
 
-// reaches tells whether the next hop is on the link, by an address or a route.
+// reaches reports whether the next hop is on the link, by an address or a route.
 func (t *tables) reaches(r plan.Route) bool {
 	for _, a := range t.addrs {
 		if a.NS == r.NS && a.Link == r.Link && a.Prefix.Masked().Contains(r.Via) {
@@ -312,10 +313,10 @@ func (k *Kernel) remove(o plan.Object) error {
 		missing = !take(t.fdb, o)
 	case plan.Tunnel:
 		missing = !take(t.tunnels, o)
-		drop(t.remotes, func(r plan.Remote) bool { return r.Link == o.Link })
-	case plan.Remote:
+		drop(t.remotes, func(r plan.TunnelPeer) bool { return r.Link == o.Link })
+	case plan.TunnelPeer:
 		missing = !take(t.remotes, o)
-	case plan.PortHold:
+	case plan.PortReservation:
 		missing = !take(t.ports, o)
 	case plan.Set:
 		missing = !take(t.nft.sets, o)
@@ -324,7 +325,7 @@ func (k *Kernel) remove(o plan.Object) error {
 		missing = !take(t.nft.chains, o)
 	case plan.Element:
 		missing = !take(t.nft.elements, o)
-	case plan.ForeignAccept:
+	case plan.ForwardAccept:
 		missing = !take(t.accepts, o)
 	case plan.Sysctl:
 	}
@@ -358,7 +359,7 @@ func (t *tables) removeLink(l plan.Link) {
 	delete(t.links, l.Key())
 	if l.Kind == plan.TUN && l.NS == "" {
 		delete(t.tunnels, l.Name)
-		drop(t.remotes, func(r plan.Remote) bool { return r.Link == l.Name })
+		drop(t.remotes, func(r plan.TunnelPeer) bool { return r.Link == l.Name })
 	}
 	t.removeEnd(l.NS, l.Name)
 	if l.Kind == plan.Veth {

@@ -11,7 +11,8 @@ import (
 	"sync"
 
 	"github.com/vethloom/vethloom/internal/kern"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/internal/kern/host"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // What operations fail with, as the kernel's errors of the same meaning.
@@ -26,7 +27,7 @@ var (
 // The exported fields are set before use.
 type Kernel struct {
 	MTU      int              // what EgressMTU answers
-	Way      kern.Uplink      // what Uplink answers
+	Way      host.Uplink      // what Uplink answers
 	Prefixes []netip.Prefix   // what HostPrefixes answers
 	Dynamic  []kern.PortRange // what DynamicPorts answers
 	// Strict makes the removal of what is not there an error. The real kernel
@@ -35,9 +36,9 @@ type Kernel struct {
 
 	mu      sync.Mutex
 	state   tables
-	taken   []plan.PortHold // by strangers
+	taken   []plan.PortReservation // by others
 	applied []plan.Op
-	purged  []plan.Flow
+	purged  []plan.ConntrackFlush
 	failOn  func(plan.Op) error
 	drift   chan struct{}
 	changed chan struct{}
@@ -53,10 +54,10 @@ type tables struct {
 	neighs     map[string]plan.Neigh
 	fdb        map[string]plan.FDBEntry
 	tunnels    map[string]plan.Tunnel
-	remotes    map[string]plan.Remote
+	remotes    map[string]plan.TunnelPeer
 	sysctls    map[string]plan.Sysctl
-	ports      map[string]plan.PortHold
-	accepts    map[string]plan.ForeignAccept
+	ports      map[string]plan.PortReservation
+	accepts    map[string]plan.ForwardAccept
 	nft        nft
 }
 
@@ -85,10 +86,10 @@ func New() *Kernel {
 			neighs:     map[string]plan.Neigh{},
 			fdb:        map[string]plan.FDBEntry{},
 			tunnels:    map[string]plan.Tunnel{},
-			remotes:    map[string]plan.Remote{},
+			remotes:    map[string]plan.TunnelPeer{},
 			sysctls:    map[string]plan.Sysctl{},
-			ports:      map[string]plan.PortHold{},
-			accepts:    map[string]plan.ForeignAccept{},
+			ports:      map[string]plan.PortReservation{},
+			accepts:    map[string]plan.ForwardAccept{},
 			nft: nft{sets: map[string]plan.Set{}, chains: map[string]plan.Chain{},
 				elements: map[string]plan.Element{}},
 		},
@@ -135,7 +136,7 @@ func (k *Kernel) snapshot() plan.State {
 	}
 	s.Links = append(s.Links, sorted(t.links)...)
 	s.Addrs, s.Routes, s.Neighs, s.FDB = sorted(t.addrs), sorted(t.routes), sorted(t.neighs), sorted(t.fdb)
-	s.Tunnels, s.Remotes = sorted(t.tunnels), sorted(t.remotes)
+	s.Tunnels, s.TunnelPeers = sorted(t.tunnels), sorted(t.remotes)
 	s.Sysctls, s.Ports, s.Accepts = sorted(t.sysctls), sorted(t.ports), sorted(t.accepts)
 	s.Rules = plan.Ruleset{Sets: sorted(t.nft.sets), Chains: sorted(t.nft.chains), Elements: sorted(t.nft.elements)}
 	return s
@@ -231,9 +232,9 @@ func (k *Kernel) FailAt(n int, err error) {
 	})
 }
 
-// TakePort binds a port for a stranger, so that a hold of it fails. It returns
+// TakePort binds a port for somebody else, so that a hold of it fails. It returns
 // how to release it.
-func (k *Kernel) TakePort(p plan.PortHold) (release func()) {
+func (k *Kernel) TakePort(p plan.PortReservation) (release func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.taken = append(k.taken, p)
@@ -264,7 +265,7 @@ func (k *Kernel) Ops() []plan.Op {
 }
 
 // Purged returns every selection of flows forgotten so far.
-func (k *Kernel) Purged() []plan.Flow {
+func (k *Kernel) Purged() []plan.ConntrackFlush {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return slices.Clone(k.purged)
@@ -308,7 +309,7 @@ func wake(c chan struct{}) {
 func (k *Kernel) EgressMTU(context.Context) (int, error) { return k.MTU, nil }
 
 // Uplink answers with the field Way, whatever is asked for.
-func (k *Kernel) Uplink(context.Context, kern.UplinkConfig) (kern.Uplink, error) { return k.Way, nil }
+func (k *Kernel) Uplink(context.Context, host.UplinkConfig) (host.Uplink, error) { return k.Way, nil }
 
 // HostPrefixes answers with the field Prefixes.
 func (k *Kernel) HostPrefixes(context.Context) ([]netip.Prefix, error) { return k.Prefixes, nil }

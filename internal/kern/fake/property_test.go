@@ -8,7 +8,7 @@ import (
 
 	"github.com/vethloom/vethloom/internal/kern/fake"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 	"pgregory.net/rapid"
 )
 
@@ -90,9 +90,12 @@ func TestDiffIsDeterministic(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want, have := kerntest.RandomState(t), kerntest.RandomState(t)
 		first := lines(plan.Diff(want, have))
-		want.Links, have.Links = rapid.Permutation(want.Links).Draw(t, "want"), rapid.Permutation(have.Links).Draw(t, "have")
-		want.Remotes, have.FDB = rapid.Permutation(want.Remotes).Draw(t, "remotes"), rapid.Permutation(have.FDB).Draw(t, "fdb")
-		want.Routes, have.Addrs = rapid.Permutation(want.Routes).Draw(t, "routes"), rapid.Permutation(have.Addrs).Draw(t, "addrs")
+		want.Links, have.Links = rapid.Permutation(want.Links).Draw(t, "want"),
+			rapid.Permutation(have.Links).Draw(t, "have")
+		want.TunnelPeers, have.FDB = rapid.Permutation(want.TunnelPeers).Draw(t, "remotes"),
+			rapid.Permutation(have.FDB).Draw(t, "fdb")
+		want.Routes, have.Addrs = rapid.Permutation(want.Routes).Draw(t, "routes"),
+			rapid.Permutation(have.Addrs).Draw(t, "addrs")
 		if second := lines(plan.Diff(want, have)); first != second {
 			t.Fatalf("first\n%s\nthen\n%s", first, second)
 		}

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // errKind tells that a link is of another kind than what is put on it needs.
@@ -25,7 +25,8 @@ func (t *tables) device(v plan.Verb, l plan.Link) error {
 			return fmt.Errorf("source address or port: %w", ErrMissing)
 		}
 		for _, o := range t.links {
-			if o.Kind == plan.VXLAN && o.NS == l.NS && o.Name != l.Name && o.VXLAN.VNI == l.VXLAN.VNI && o.VXLAN.Port == l.VXLAN.Port &&
+			if o.Kind == plan.VXLAN && o.NS == l.NS && o.Name != l.Name && o.VXLAN.VNI == l.VXLAN.VNI &&
+				o.VXLAN.Port == l.VXLAN.Port &&
 				o.VXLAN.Local.Is4() == l.VXLAN.Local.Is4() {
 				return fmt.Errorf("identifier %d on port %d of %s: %w", l.VXLAN.VNI, l.VXLAN.Port, o.Name, ErrExists)
 			}
@@ -52,7 +53,7 @@ func (t *tables) tunnel(v plan.Verb, u plan.Tunnel) error {
 	return put(t.tunnels, v, u)
 }
 
-func (t *tables) remote(v plan.Verb, r plan.Remote) error {
+func (t *tables) remote(v plan.Verb, r plan.TunnelPeer) error {
 	if _, ok := t.tunnels[r.Link]; !ok {
 		return fmt.Errorf("tunnel of %s: %w", r.Link, ErrMissing)
 	}

@@ -10,10 +10,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // Env is a fresh network namespace with the calling goroutine in it.
@@ -128,7 +129,7 @@ func (e *Env) check() {
 // gone: the kernel removes those in its own time.
 func (e *Env) checkLinks() {
 	var left []string
-	ok := eventually(func() bool {
+	ok := await.Holds(func() bool {
 		links, err := net.Interfaces()
 		if err != nil {
 			left = []string{err.Error()}
@@ -164,7 +165,7 @@ func (e *Env) checkMounts() {
 
 func (e *Env) checkFiles() {
 	var extra []string
-	ok := eventually(func() bool {
+	ok := await.Holds(func() bool {
 		extra = extra[:0]
 		before := slices.Clone(e.fds)
 		for _, f := range openFiles(e.tb) {
@@ -200,19 +201,4 @@ func openFiles(tb testing.TB) []string {
 		out = append(out, target)
 	}
 	return out
-}
-
-// eventually polls for what the kernel finishes without telling anyone: the end of a
-// namespace, and of the descriptors of threads that end.
-func eventually(f func() bool) bool {
-	deadline := time.Now().Add(10 * time.Second)
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		if f() {
-			return true
-		}
-		if time.Now().After(deadline) {
-			return false
-		}
-		time.Sleep(wait)
-	}
 }

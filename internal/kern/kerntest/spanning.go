@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // spanning adds what networks across hosts are made of.
@@ -17,7 +17,8 @@ func (g *generator) spanning() {
 	for i := range 3 {
 		v := plan.VXLANDevice{
 			VNI: pick(g, "vni", uint32(1), 2), Port: pick(g, "vxlan port", uint16(4789), 8472),
-			Local: pick(g, "local", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::1")),
+			Local: pick(g, "local", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"),
+				netip.MustParseAddr("2001:db8::1")),
 			Proxy: g.chance(50, "proxy"),
 		}
 		if d := (device{v.VNI, v.Port}); g.chance(60, "vxlan") && !used[d] {
@@ -36,7 +37,7 @@ func (g *generator) spanning() {
 // it has the name that a veth pair has in other states.
 func (g *generator) vxlan(i int, v plan.VXLANDevice) {
 	l := plan.Link{
-		Name: fmt.Sprintf("vl%d", i+3), Scope: plan.Scope(fmt.Sprintf("network/%d", i+3)), Kind: plan.VXLAN,
+		Name: fmt.Sprintf("vl%d", i+3), Owner: plan.Owner(fmt.Sprintf("network/%d", i+3)), Kind: plan.VXLAN,
 		MTU: pick(g, "mtu", 0, 1400, 1450), Up: g.chance(80, "up"), MAC: g.mac(30 + i), VXLAN: v,
 	}
 	if g.taken[l.Key()] {
@@ -60,18 +61,20 @@ func (g *generator) vxlan(i int, v plan.VXLANDevice) {
 			g.s.FDB = append(g.s.FDB, plan.FDBEntry{Link: l.Name, Dst: dst})
 		}
 		if g.chance(60, "entry") {
-			g.s.FDB = append(g.s.FDB, plan.FDBEntry{Link: l.Name, MAC: plan.MAC{2, 0, 0, 0, 4, byte(n)}, Dst: pick(g, "remote", remotes...)})
+			g.s.FDB = append(g.s.FDB, plan.FDBEntry{Link: l.Name, MAC: plan.MAC{2, 0, 0, 0, 4, byte(n)},
+				Dst: pick(g, "remote", remotes...)})
 		}
 		if l.Up && g.chance(40, "neighbour") {
-			g.s.Neighs = append(g.s.Neighs, plan.Neigh{Link: l.Name, IP: netip.MustParseAddr(fmt.Sprintf("fd00:99::%d", n)),
-				MAC: plan.MAC{2, 0, 0, 0, 4, pick(g, "mac", byte(1), 2)}})
+			g.s.Neighs = append(g.s.Neighs,
+				plan.Neigh{Link: l.Name, IP: netip.MustParseAddr(fmt.Sprintf("fd00:99::%d", n)),
+					MAC: plan.MAC{2, 0, 0, 0, 4, pick(g, "mac", byte(1), 2)}})
 		}
 	}
 }
 
 func (g *generator) tun(i int) {
 	l := plan.Link{
-		Name: fmt.Sprintf("vt%d", i), Scope: plan.Scope(fmt.Sprintf("network/%d", 40+i)), Kind: plan.TUN,
+		Name: fmt.Sprintf("vt%d", i), Owner: plan.Owner(fmt.Sprintf("network/%d", 40+i)), Kind: plan.TUN,
 		MTU: pick(g, "mtu", 0, 1400, 1472), Up: g.chance(80, "up"),
 	}
 	if len(g.ns) > 0 && g.chance(10, "not in the fabric") {
@@ -95,8 +98,9 @@ func (g *generator) tun(i int) {
 	g.s.Tunnels = append(g.s.Tunnels, t)
 	for n := range 3 {
 		if g.chance(50, "remote") {
-			g.s.Remotes = append(g.s.Remotes, plan.Remote{Link: l.Name, Prefix: netip.MustParsePrefix(fmt.Sprintf("10.%d.%d.0/24", 40+i, 10+n)),
-				Dst: netip.MustParseAddr(pick(g, "remote address", "192.0.2.8", "192.0.2.9"))})
+			g.s.TunnelPeers = append(g.s.TunnelPeers,
+				plan.TunnelPeer{Link: l.Name, Prefix: netip.MustParsePrefix(fmt.Sprintf("10.%d.%d.0/24", 40+i, 10+n)),
+					Dst: netip.MustParseAddr(pick(g, "remote address", "192.0.2.8", "192.0.2.9"))})
 		}
 	}
 }

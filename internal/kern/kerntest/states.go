@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 	"pgregory.net/rapid"
 )
 
@@ -54,7 +54,7 @@ func pick[T any](g *generator, label string, from ...T) T {
 
 func (g *generator) bridge(i int) {
 	l := plan.Link{
-		Name: fmt.Sprintf("vl%d", i), Scope: plan.Scope(fmt.Sprintf("network/%d", i)), Kind: plan.Bridge,
+		Name: fmt.Sprintf("vl%d", i), Owner: plan.Owner(fmt.Sprintf("network/%d", i)), Kind: plan.Bridge,
 		MTU: pick(g, "mtu", 0, 1400, 1500), Up: g.chance(90, "up"), MAC: g.mac(i),
 	}
 	g.s.Links = append(g.s.Links, l)
@@ -73,7 +73,7 @@ func (g *generator) mac(i int) plan.MAC {
 // has in other states.
 func (g *generator) veth(i int) {
 	l := plan.Link{
-		Name: fmt.Sprintf("vl%d", i), Scope: plan.Scope(fmt.Sprintf("endpoint/%d", i)), Kind: plan.Veth,
+		Name: fmt.Sprintf("vl%d", i), Owner: plan.Owner(fmt.Sprintf("endpoint/%d", i)), Kind: plan.Veth,
 		MTU: pick(g, "mtu", 1400, 1500), Up: g.chance(80, "up"), MAC: g.mac(10 + i),
 		Peer: plan.VethPeer{Name: pick(g, "peer name", "eth0", "eth1"), MAC: g.mac(20 + i)},
 	}
@@ -118,7 +118,8 @@ func (g *generator) furnish(ns plan.NetNS, link string, subnet int) {
 		for n := 1; n <= 3; n++ {
 			if g.chance(40, "address") {
 				own = append(own, host(n))
-				g.s.Addrs = append(g.s.Addrs, plan.Addr{NS: ns, Link: link, Prefix: netip.PrefixFrom(host(n), bits+pick(g, "longer", 0, 0, 4))})
+				g.s.Addrs = append(g.s.Addrs,
+					plan.Addr{NS: ns, Link: link, Prefix: netip.PrefixFrom(host(n), bits+pick(g, "longer", 0, 0, 4))})
 			}
 		}
 		if len(own) == 0 {
@@ -126,11 +127,13 @@ func (g *generator) furnish(ns plan.NetNS, link string, subnet int) {
 		}
 		g.routes(ns, link, host(9), own, subnet)
 		if !g.tuns[link] && g.chance(40, "neighbour") { // a TUN link has none
-			g.s.Neighs = append(g.s.Neighs, plan.Neigh{NS: ns, Link: link, IP: host(8), MAC: plan.MAC{2, 0, 0, 0, 3, pick(g, "mac", byte(1), 2)}})
+			g.s.Neighs = append(g.s.Neighs, plan.Neigh{NS: ns, Link: link, IP: host(8),
+				MAC: plan.MAC{2, 0, 0, 0, 3, pick(g, "mac", byte(1), 2)}})
 		}
 	}
 	if g.chance(40, "sysctl") {
-		g.s.Sysctls = append(g.s.Sysctls, plan.Sysctl{NS: ns, Path: "ipv4/conf/" + link + "/route_localnet", Value: pick(g, "value", "0", "1")})
+		g.s.Sysctls = append(g.s.Sysctls, plan.Sysctl{NS: ns, Path: "ipv4/conf/" + link + "/route_localnet",
+			Value: pick(g, "value", "0", "1")})
 	}
 }
 
@@ -145,7 +148,8 @@ func (g *generator) routes(ns plan.NetNS, link string, via netip.Addr, own []net
 		if !g.chance(35, "route") {
 			continue
 		}
-		r := plan.Route{NS: ns, Link: link, Dst: netip.MustParsePrefix(dst), Metric: uint32(subnet), Table: pick(g, "table", uint32(0), 77)}
+		r := plan.Route{NS: ns, Link: link, Dst: netip.MustParsePrefix(dst), Metric: uint32(subnet),
+			Table: pick(g, "table", uint32(0), 77)}
 		switch pick(g, "kind", "via", "link", "onlink", "blackhole", "local") {
 		case "via":
 			r.Via = via
@@ -175,9 +179,10 @@ func (g *generator) ports() {
 	for i := range 3 {
 		if g.chance(50, "hold") {
 			to := from + pick(g, "more", uint16(0), 0, 3)
-			g.s.Ports = append(g.s.Ports, plan.PortHold{
-				Scope: plan.Scope(fmt.Sprintf("endpoint/%d", i)), Proto: pick(g, "transport", plan.TCP, plan.UDP),
-				Addr: pick(g, "address", netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.MustParseAddr("127.0.0.1")),
+			g.s.Ports = append(g.s.Ports, plan.PortReservation{
+				Owner: plan.Owner(fmt.Sprintf("endpoint/%d", i)), Proto: pick(g, "transport", plan.TCP, plan.UDP),
+				Addr: pick(g, "address", netip.IPv4Unspecified(), netip.IPv6Unspecified(),
+					netip.MustParseAddr("127.0.0.1")),
 				From: from, To: to,
 			})
 			from = to
@@ -196,23 +201,25 @@ func (g *generator) rules() {
 		{Family: plan.Inet, Name: "ports4", KeyTypes: []plan.DataType{plan.TypeIPv4, plan.TypeInetProto, plan.TypePort},
 			Data: []plan.DataType{plan.TypeIPv4, plan.TypePort}, Interval: true},
 	}
-	chain := plan.Chain{Family: plan.Inet, Name: "forward", Base: plan.Base{Type: "filter", Hook: "forward", Priority: 0, Policy: "accept"}}
+	chain := plan.Chain{Family: plan.Inet, Name: "forward", Base: plan.Base{Type: "filter", Hook: "forward",
+		Priority: 0, Policy: "accept"}}
 	for _, v := range []plan.Verdict{plan.Accept, plan.Drop} {
 		if g.chance(60, "rule") {
 			chain.Rules = append(chain.Rules, plan.Rule{
-				Match: []plan.Match{{Fields: []plan.Field{plan.OIfName}, Set: "bridges"}}, Verdict: v, Counter: g.chance(50, "counter")})
+				Match: []plan.Match{{Fields: []plan.Field{plan.OIfName}, Set: "bridges"}}, Verdict: v,
+				Counter: g.chance(50, "counter")})
 		}
 	}
 	g.s.Rules.Chains = []plan.Chain{chain}
 	for i := range 3 {
-		scope := plan.Scope(fmt.Sprintf("endpoint/%d", i))
+		scope := plan.Owner(fmt.Sprintf("endpoint/%d", i))
 		if g.chance(50, "bridge element") {
 			g.s.Rules.Elements = append(g.s.Rules.Elements, plan.Element{
-				Family: plan.Inet, Set: "bridges", Keys: []string{fmt.Sprintf("vl%d", i)}, Scope: scope})
+				Family: plan.Inet, Set: "bridges", Keys: []string{fmt.Sprintf("vl%d", i)}, Owner: scope})
 		}
 		if g.chance(50, "port element") {
 			g.s.Rules.Elements = append(g.s.Rules.Elements, plan.Element{
-				Family: plan.Inet, Set: "ports4", Scope: scope,
+				Family: plan.Inet, Set: "ports4", Owner: scope,
 				Keys: []string{"0.0.0.0/0", "tcp", fmt.Sprint(8000 + i)},
 				Data: []string{fmt.Sprintf("10.1.0.%d", pick(g, "to", 1, 2)), "80"}})
 		}

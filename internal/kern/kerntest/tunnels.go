@@ -7,7 +7,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/vethloom/vethloom/internal/plan"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Tunnels is a kern.TunnelHost that carries nothing but is strict about the order of calls.
@@ -15,7 +15,7 @@ import (
 type Tunnels struct {
 	mu      sync.Mutex
 	tunnels map[string]plan.Tunnel
-	remotes map[string]plan.Remote
+	remotes map[string]plan.TunnelPeer
 	fail    error
 }
 
@@ -42,7 +42,7 @@ func (h *Tunnels) Open(_ context.Context, t plan.Tunnel) error {
 		return h.fail
 	}
 	if h.tunnels == nil {
-		h.tunnels, h.remotes = map[string]plan.Tunnel{}, map[string]plan.Remote{}
+		h.tunnels, h.remotes = map[string]plan.Tunnel{}, map[string]plan.TunnelPeer{}
 	}
 	h.tunnels[t.Link] = t
 	return nil
@@ -57,7 +57,7 @@ func (h *Tunnels) Close(link string) error {
 }
 
 // Add notes a remote of an open tunnel.
-func (h *Tunnels) Add(r plan.Remote) error {
+func (h *Tunnels) Add(r plan.TunnelPeer) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.fail != nil {
@@ -71,7 +71,7 @@ func (h *Tunnels) Add(r plan.Remote) error {
 }
 
 // Remove forgets a remote, which must be there.
-func (h *Tunnels) Remove(r plan.Remote) error {
+func (h *Tunnels) Remove(r plan.TunnelPeer) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if _, ok := h.remotes[r.Key()]; !ok {
@@ -82,7 +82,7 @@ func (h *Tunnels) Remove(r plan.Remote) error {
 }
 
 // List returns what there is.
-func (h *Tunnels) List() ([]plan.Tunnel, []plan.Remote) {
+func (h *Tunnels) List() ([]plan.Tunnel, []plan.TunnelPeer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Collect(maps.Values(h.tunnels)), slices.Collect(maps.Values(h.remotes))

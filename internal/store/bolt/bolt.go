@@ -38,7 +38,8 @@ type Store struct {
 // replaced, which is no error: see [Store.Notices].
 func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.BootID == "" {
-		return nil, &cnm.Error{Kind: cnm.ErrInvalid, Field: "boot ID", Reason: "empty", Remedy: "read it from /proc/sys/kernel/random/boot_id"}
+		return nil, &cnm.Error{Kind: cnm.ErrInvalid, Field: "boot ID", Reason: "empty",
+			Remedy: "read it from /proc/sys/kernel/random/boot_id"}
 	}
 	if c.LockTimeout == 0 {
 		c.LockTimeout = 5 * time.Second

@@ -76,7 +76,8 @@ func put(t testing.TB, s cnm.Store, k cnm.Key, value string) {
 	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
 		t.Fatal(err)
 	}
-	if err := s.Commit(context.Background(), cnm.Write{Key: k, Value: []byte(value), Revision: r.Revision}); err != nil {
+	if err := s.Commit(context.Background(), cnm.Write{Key: k, Value: []byte(value),
+		Revision: r.Revision}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -137,12 +138,14 @@ func TestSecondDaemonIsToldWhere(t *testing.T) {
 	s := open(t, c)
 	put(t, s, durable, "x")
 	_, err := bolt.Open(t.Context(), c)
-	if err == nil || !strings.Contains(err.Error(), filepath.Dir(c.StateFile)) || !strings.Contains(err.Error(), "another netd") {
+	if err == nil || !strings.Contains(err.Error(), filepath.Dir(c.StateFile)) ||
+		!strings.Contains(err.Error(), "another netd") {
 		t.Errorf("error %v", err)
 	}
 	other := c
 	other.StateFile = filepath.Join(t.TempDir(), "state.db")
-	if _, err := bolt.Open(t.Context(), other); err == nil || !strings.Contains(err.Error(), filepath.Dir(c.RuntimeFile)) {
+	if _, err := bolt.Open(t.Context(), other); err == nil ||
+		!strings.Contains(err.Error(), filepath.Dir(c.RuntimeFile)) {
 		t.Errorf("the same run directory: error %v", err)
 	}
 	closeStore(t, s)
@@ -152,7 +155,8 @@ func TestSecondDaemonIsToldWhere(t *testing.T) {
 func TestClosedStore(t *testing.T) {
 	s := open(t, config(t.TempDir()))
 	closeStore(t, s)
-	if err := s.Commit(t.Context(), cnm.Write{Key: durable, Value: []byte("x")}); err == nil || !strings.Contains(err.Error(), "closed") {
+	if err := s.Commit(t.Context(), cnm.Write{Key: durable, Value: []byte("x")}); err == nil ||
+		!strings.Contains(err.Error(), "closed") {
 		t.Errorf("commit: %v", err)
 	}
 	if _, err := s.Get(t.Context(), durable); err == nil {
@@ -183,7 +187,8 @@ func TestGroupCommit(t *testing.T) {
 	errs := make(chan error, n)
 	for i := range n {
 		wg.Go(func() {
-			errs <- s.Commit(t.Context(), cnm.Write{Key: cnm.Key{Kind: cnm.KindNetwork, ID: fmt.Sprint(i)}, Value: []byte("x")})
+			errs <- s.Commit(t.Context(), cnm.Write{Key: cnm.Key{Kind: cnm.KindNetwork, ID: fmt.Sprint(i)},
+				Value: []byte("x")})
 		})
 	}
 	wg.Wait()

@@ -24,7 +24,7 @@ type op struct {
 // change is a raw value before it was written over; nil: there was none.
 type change struct{ key, before []byte }
 
-// commit queues the writes and waits for their turn. Whoever's turn it is
+// commit queues the writes and waits for their turn. The caller whose turn it is
 // takes the whole queue into one transaction: a lone commit waits for nothing, and what
 // queues up behind a flush shares the next one.
 func (f *file) commit(writes []cnm.Write) error {
@@ -76,7 +76,8 @@ func (f *file) transact(batch []*op) (applied bool, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			f.failed = fmt.Errorf("%s: the file was damaged while it was in use (%v); restart netd, which restores the last good copy", f.path, r)
+			f.failed = fmt.Errorf("%s: the file was damaged while it was in use (%v); restart netd, which "+
+				"restores the last good copy", f.path, r)
 			err = f.failed
 		}
 	}()
@@ -101,7 +102,7 @@ func (f *file) transact(batch []*op) (applied bool, err error) {
 	return true, nil
 }
 
-// visible tells whether a transaction that failed can be seen nevertheless:
+// visible reports whether a transaction that failed can be seen nevertheless:
 // its last page was written but not flushed, and the map shows it.
 func (f *file) visible(id int) bool {
 	tx, err := f.db.Begin(false)
@@ -169,7 +170,8 @@ func (f *file) explain(err error) error {
 		if errors.Is(err, full) || strings.Contains(err.Error(), full.Error()) {
 			return &cnm.Error{
 				Kind: cnm.ErrExhausted, Reason: "write " + f.path, Cause: err,
-				Remedy: fmt.Sprintf("nothing was changed; make room on the file system of %s and try again", filepath.Dir(f.path)),
+				Remedy: fmt.Sprintf("nothing was changed; make room on the file system of %s and try again",
+					filepath.Dir(f.path)),
 			}
 		}
 	}

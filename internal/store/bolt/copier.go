@@ -20,7 +20,8 @@ type copier struct {
 }
 
 func startCopier(f *file, delay time.Duration) *copier {
-	c := &copier{f: f, delay: delay, change: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan error, 1)}
+	c := &copier{f: f, delay: delay, change: make(chan struct{}, 1), quit: make(chan struct{}),
+		done: make(chan error, 1)}
 	go c.run()
 	return c
 }

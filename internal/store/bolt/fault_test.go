@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/store/bolt"
 )
 
@@ -79,7 +80,8 @@ func TestDamagedStateFile(t *testing.T) {
 			c := filled(t)
 			edit(t, c.StateFile, damage)
 			s := open(t, c)
-			if n := s.Notices(); len(n) != 1 || !strings.Contains(n[0], c.StateFile) || !strings.Contains(n[0], "good copy") {
+			if n := s.Notices(); len(n) != 1 || !strings.Contains(n[0], c.StateFile) ||
+				!strings.Contains(n[0], "good copy") {
 				t.Errorf("notices %q", n)
 			}
 			if rs, err := s.List(t.Context(), cnm.KindNetwork); err != nil || len(rs) != 50 {
@@ -229,16 +231,10 @@ func TestGoodCopyFollowsCommits(t *testing.T) {
 	c.CopyDelay = time.Millisecond
 	s := open(t, c)
 	put(t, s, durable, "copied")
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		if b, err := os.ReadFile(c.StateFile + ".good"); err == nil && bytes.Contains(b, []byte("copied")) {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("no good copy was written")
-		}
-		time.Sleep(time.Millisecond)
-	}
+	await.True(t, "a good copy is written", func() bool {
+		b, err := os.ReadFile(c.StateFile + ".good")
+		return err == nil && bytes.Contains(b, []byte("copied"))
+	})
 }
 
 // again runs this test binary as a child that does something else.
@@ -298,7 +294,8 @@ func fillUp(s *bolt.Store, kind cnm.Kind) error {
 			cnm.Write{Key: cnm.Key{Kind: kind, ID: fmt.Sprint("b", n)}, Value: v})
 	}
 	n-- // the last one failed
-	if !errors.Is(failed, cnm.ErrExhausted) || !errors.Is(failed, syscall.ENOSPC) || !strings.Contains(failed.Error(), "make room") {
+	if !errors.Is(failed, cnm.ErrExhausted) || !errors.Is(failed, syscall.ENOSPC) ||
+		!strings.Contains(failed.Error(), "make room") {
 		return fmt.Errorf("the error of a full disk is %v", failed)
 	}
 	for round := range 3 {
@@ -307,7 +304,8 @@ func fillUp(s *bolt.Store, kind cnm.Kind) error {
 			return fmt.Errorf("%d records, %v: want %d and nothing of the commits that failed", len(rs), err, 2*n)
 		}
 		if round == 0 {
-			if err := s.Commit(ctx, cnm.Write{Key: cnm.Key{Kind: kind, ID: "huge"}, Value: bytes.Repeat(v, 40)}); !errors.Is(err, cnm.ErrExhausted) {
+			if err := s.Commit(ctx, cnm.Write{Key: cnm.Key{Kind: kind, ID: "huge"},
+				Value: bytes.Repeat(v, 40)}); !errors.Is(err, cnm.ErrExhausted) {
 				return fmt.Errorf("a commit larger than the disk: %v", err)
 			}
 			continue
@@ -321,7 +319,8 @@ func fillUp(s *bolt.Store, kind cnm.Kind) error {
 			return fmt.Errorf("make room: %w", err)
 		}
 		n = 1
-		if err := s.Commit(ctx, cnm.Write{Key: cnm.Key{Kind: kind, ID: "a"}, Value: []byte("x")}, cnm.Write{Key: cnm.Key{Kind: kind, ID: "b"}, Value: []byte("x")}); err != nil {
+		if err := s.Commit(ctx, cnm.Write{Key: cnm.Key{Kind: kind, ID: "a"}, Value: []byte("x")},
+			cnm.Write{Key: cnm.Key{Kind: kind, ID: "b"}, Value: []byte("x")}); err != nil {
 			return fmt.Errorf("commit after room was made: %w", err)
 		}
 	}
@@ -393,7 +392,8 @@ func write(dir string) error {
 	for i := 0; ; i++ {
 		for kind, from := range map[cnm.Kind]int{cnm.KindNetwork: len(rs), cnm.KindEndpoint: len(es)} {
 			k := cnm.Key{Kind: kind, ID: fmt.Sprintf("%06d", from+i)}
-			if err := s.Commit(context.Background(), cnm.Write{Key: k, Value: bytes.Repeat([]byte("v"), 300+i%700)}); err != nil {
+			if err := s.Commit(context.Background(),
+				cnm.Write{Key: k, Value: bytes.Repeat([]byte("v"), 300+i%700)}); err != nil {
 				return err
 			}
 		}

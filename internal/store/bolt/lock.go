@@ -32,7 +32,8 @@ func lockDir(ctx context.Context, path string, timeout time.Duration) (*os.File,
 		select {
 		case <-again.C:
 		case <-deadline.C:
-			return nil, errors.Join(fmt.Errorf("another netd is using %s: waited %s for %s; stop it, or choose other --root and --run directories",
+			return nil, errors.Join(fmt.Errorf("another netd is using %s: waited %s for %s; stop it, or choose "+
+				"other --root and --run directories",
 				filepath.Dir(path), timeout, lock.Name()), lock.Close())
 		case <-ctx.Done():
 			return nil, errors.Join(fmt.Errorf("wait for %s: %w", lock.Name(), ctx.Err()), lock.Close())

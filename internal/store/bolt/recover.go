@@ -19,7 +19,8 @@ func (f *file) recoverFile() error {
 	case err == nil && have.boot != f.boot:
 		return f.discard()
 	case err == nil && have.format != "" && have.format != format:
-		return fmt.Errorf("its format is %q and this version knows %q: it was written by another version of netd; use that one, or move the file away to start empty", have.format, format)
+		return fmt.Errorf("its format is %q and this version knows %q: it was written by another version of netd; "+
+			"use that one, or move the file away to start empty", have.format, format)
 	case err == nil:
 		return nil
 	case errors.Is(err, os.ErrPermission):

@@ -15,7 +15,8 @@ import (
 func TestUndo(t *testing.T) {
 	dir := t.TempDir()
 	s, err := Open(t.Context(), Config{
-		StateFile: filepath.Join(dir, "state.db"), RuntimeFile: filepath.Join(dir, "runtime.db"), BootID: "b", CopyDelay: time.Hour,
+		StateFile: filepath.Join(dir, "state.db"), RuntimeFile: filepath.Join(dir, "runtime.db"), BootID: "b",
+		CopyDelay: time.Hour,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -56,8 +57,10 @@ func TestUndo(t *testing.T) {
 	}
 	for id, want := range map[string]string{"changed": "old", "removed": "old", "added": ""} {
 		r, err := s.Get(t.Context(), key(id))
-		if string(r.Value) != want || (want == "") != errors.Is(err, cnm.ErrNotFound) || want != "" && r.Revision != before.Revision {
-			t.Errorf("%s holds %q at revision %d, %v; want %q at %d", id, r.Value, r.Revision, err, want, before.Revision)
+		if string(r.Value) != want || (want == "") != errors.Is(err, cnm.ErrNotFound) || want != "" &&
+			r.Revision != before.Revision {
+			t.Errorf("%s holds %q at revision %d, %v; want %q at %d", id, r.Value, r.Revision, err, want,
+				before.Revision)
 		}
 	}
 	if s.state.undo != nil {

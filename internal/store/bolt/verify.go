@@ -94,7 +94,8 @@ func (v *verifier) meta(size int64) (root, free uint64, err error) {
 		if at == 0 {
 			copy(first, b)
 		}
-		if m := b[pageHeader:]; validMeta(m) && (best == nil || binary.NativeEndian.Uint64(m[48:]) > binary.NativeEndian.Uint64(best[48:])) {
+		if m := b[pageHeader:]; validMeta(m) &&
+			(best == nil || binary.NativeEndian.Uint64(m[48:]) > binary.NativeEndian.Uint64(best[48:])) {
 			best = m
 		}
 	}

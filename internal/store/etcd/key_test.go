@@ -23,7 +23,8 @@ func TestKeys(t *testing.T) {
 			t.Errorf("%v is %q, want %q", c.key, got, c.path)
 		}
 	}
-	for _, path := range []string{"", "/vethloom/", "/vethloom/network", "/vethloom/network/", "/vethloom//x", "/vethlooms/network/x", "/vethloom/network/%4", "/vethloom/network/%zz"} {
+	for _, path := range []string{"", "/vethloom/", "/vethloom/network", "/vethloom/network/", "/vethloom//x",
+		"/vethlooms/network/x", "/vethloom/network/%4", "/vethloom/network/%zz"} {
 		if k, err := s.core.key(path); err == nil {
 			t.Errorf("%q is %v", path, k)
 		}

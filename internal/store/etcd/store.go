@@ -86,7 +86,8 @@ func (s *Store) Find(ctx context.Context, kind cnm.Kind, prefix string) ([]cnm.R
 func (s *Store) find(ctx context.Context, kind cnm.Kind, from string) ([]cnm.Record, error) {
 	out, end, revision := []cnm.Record{}, clientv3.GetPrefixRangeEnd(from), int64(0)
 	for {
-		r, err := s.core.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(revision))
+		r, err := s.core.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize),
+			clientv3.WithRev(revision))
 		if err != nil {
 			return nil, err
 		}
@@ -143,7 +144,8 @@ func (s *Store) commit(ctx context.Context, writes []cnm.Write, lease func(int) 
 		return 0, err
 	}
 	if len(writes) > MaxWrites {
-		return 0, fmt.Errorf("commit %s %q and others: %d records in one commit, etcd takes at most %d; make several commits: %w",
+		return 0, fmt.Errorf("commit %s %q and others: %d records in one commit, etcd takes at most %d; make "+
+			"several commits: %w",
 			writes[0].Key.Kind, writes[0].Key.ID, len(writes), MaxWrites, cnm.ErrInvalid)
 	}
 	if err := ctx.Err(); err != nil || len(writes) == 0 {
@@ -151,7 +153,8 @@ func (s *Store) commit(ctx context.Context, writes []cnm.Write, lease func(int) 
 	}
 	for _, w := range writes {
 		if w.Revision > math.MaxInt64 {
-			return 0, fmt.Errorf("commit %s %q: no record has revision %d: %w", w.Key.Kind, w.Key.ID, w.Revision, cnm.ErrConflict)
+			return 0, fmt.Errorf("commit %s %q: no record has revision %d: %w", w.Key.Kind, w.Key.ID, w.Revision,
+				cnm.ErrConflict)
 		}
 	}
 	return s.transact(ctx, writes, lease)

@@ -15,31 +15,16 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/cnm/storetest"
+	"github.com/vethloom/vethloom/internal/await"
 	base "github.com/vethloom/vethloom/internal/etcd"
 	"github.com/vethloom/vethloom/internal/etcd/embedded"
+	"github.com/vethloom/vethloom/internal/etcd/etcdtest"
 	"github.com/vethloom/vethloom/internal/store/etcd"
 )
 
-const patience = 30 * time.Second
+const patience = await.Patience
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func serve(t *testing.T, c embedded.Config) *embedded.Server {
-	t.Helper()
-	s, err := embedded.Start(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { stop(t, s) })
-	return s
-}
-
-func stop(t *testing.T, s *embedded.Server) {
-	t.Helper()
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
-}
 
 func open(t *testing.T, c *clientv3.Client) *etcd.Store {
 	t.Helper()
@@ -54,16 +39,7 @@ func open(t *testing.T, c *clientv3.Client) *etcd.Store {
 
 func dial(t *testing.T, path string) *clientv3.Client {
 	t.Helper()
-	c, err := base.Dial(base.Config{Endpoints: []string{"unix://" + path}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil && !errors.Is(err, context.Canceled) {
-			t.Error(err)
-		}
-	})
-	return c
+	return etcdtest.Dial(t, base.Config{Endpoints: []string{"unix://" + path}})
 }
 
 func key(id string) cnm.Key { return cnm.Key{Kind: cnm.KindNetwork, ID: id} }
@@ -89,7 +65,7 @@ func woken(t *testing.T, what string, ch <-chan struct{}) {
 
 func TestConformance(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) cnm.Store {
-		return open(t, serve(t, embedded.Config{Dir: t.TempDir()}).Client())
+		return open(t, etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client())
 	})
 }
 
@@ -97,7 +73,7 @@ func TestConformance(t *testing.T) {
 func TestConformanceOverASocket(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) cnm.Store {
 		path := filepath.Join(t.TempDir(), "s")
-		serve(t, embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"unix://" + path}})
+		etcdtest.Serve(t, embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"unix://" + path}})
 		return open(t, dial(t, path))
 	})
 }
@@ -106,7 +82,7 @@ func TestReopen(t *testing.T) {
 	storetest.RunReopen(t, func(t *testing.T) func() (cnm.Store, func() error) {
 		dir := t.TempDir()
 		return func() (cnm.Store, func() error) {
-			server := serve(t, embedded.Config{Dir: dir})
+			server := etcdtest.Serve(t, embedded.Config{Dir: dir})
 			s := etcd.New(server.Client(), "/vethloom")
 			return s, func() error { return errors.Join(s.Close(), server.Close()) }
 		}
@@ -114,10 +90,11 @@ func TestReopen(t *testing.T) {
 }
 
 func TestOthersKeysAreNotRecords(t *testing.T) {
-	c := serve(t, embedded.Config{Dir: t.TempDir()}).Client()
+	c := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client()
 	s := open(t, c)
 	create(t, s, key("mine"))
-	for _, k := range []string{"/vethloom/network/", "/vethloom/network/%4", "/vethloom/network", "/vethloomnetwork/x"} {
+	for _, k := range []string{"/vethloom/network/", "/vethloom/network/%4", "/vethloom/network",
+		"/vethloomnetwork/x"} {
 		if _, err := c.Put(t.Context(), k, "x"); err != nil {
 			t.Fatal(err)
 		}
@@ -129,7 +106,7 @@ func TestOthersKeysAreNotRecords(t *testing.T) {
 }
 
 func TestManyRecords(t *testing.T) {
-	s := open(t, serve(t, embedded.Config{Dir: t.TempDir()}).Client())
+	s := open(t, etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client())
 	var want []string
 	for i := range 12 {
 		var ws []cnm.Write
@@ -142,7 +119,8 @@ func TestManyRecords(t *testing.T) {
 			t.Fatal(err)
 		}
 		ws = append(ws, cnm.Write{Key: key("one more"), Value: []byte("x")})
-		if err := s.Commit(t.Context(), ws...); !errors.Is(err, cnm.ErrInvalid) || !strings.Contains(err.Error(), "129 records") {
+		if err := s.Commit(t.Context(), ws...); !errors.Is(err, cnm.ErrInvalid) ||
+			!strings.Contains(err.Error(), "129 records") {
 			t.Errorf("a commit that is too large: %v", err)
 		}
 	}
@@ -160,7 +138,7 @@ func TestManyRecords(t *testing.T) {
 }
 
 func TestTooLarge(t *testing.T) {
-	s := open(t, serve(t, embedded.Config{Dir: t.TempDir()}).Client())
+	s := open(t, etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client())
 	err := s.Commit(t.Context(), cnm.Write{Key: key("a"), Value: make([]byte, 8<<20)})
 	if !errors.Is(err, cnm.ErrInvalid) || errors.Is(err, cnm.ErrUnavailable) {
 		t.Errorf("a value of 8 MiB: %v", err)
@@ -168,7 +146,7 @@ func TestTooLarge(t *testing.T) {
 }
 
 func TestLease(t *testing.T) {
-	c := serve(t, embedded.Config{Dir: t.TempDir()}).Client()
+	c := etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client()
 	s := open(t, c)
 	grant, err := c.Grant(t.Context(), 60)
 	if err != nil {
@@ -204,9 +182,12 @@ func TestUnavailable(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	s := open(t, dial(t, path))
 	for name, call := range map[string]func(context.Context) error{
-		"get":    func(ctx context.Context) error { _, err := s.Get(ctx, key("a")); return err },
-		"list":   func(ctx context.Context) error { _, err := s.List(ctx, cnm.KindNetwork); return err },
-		"commit": func(ctx context.Context) error { return s.Commit(ctx, cnm.Write{Key: key("a"), Value: []byte("x")}) },
+		"get":  func(ctx context.Context) error { _, err := s.Get(ctx, key("a")); return err },
+		"list": func(ctx context.Context) error { _, err := s.List(ctx, cnm.KindNetwork); return err },
+		"commit": func(ctx context.Context) error {
+			return s.Commit(ctx,
+				cnm.Write{Key: key("a"), Value: []byte("x")})
+		},
 	} {
 		begin := time.Now()
 		err := call(t.Context())
@@ -231,7 +212,7 @@ func TestWatchBeforeEtcd(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	s := open(t, dial(t, path))
 	ch := s.Watch(t.Context(), cnm.KindNetwork)
-	serve(t, embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"unix://" + path}})
+	etcdtest.Serve(t, embedded.Config{Dir: t.TempDir(), ClientURLs: []string{"unix://" + path}})
 	woken(t, "etcd came", ch)
 }
 
@@ -239,15 +220,15 @@ func TestWatchOfOthers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	dir := t.TempDir()
 	cfg := embedded.Config{Dir: dir, ClientURLs: []string{"unix://" + path}}
-	server := serve(t, cfg)
+	server := etcdtest.Serve(t, cfg)
 	s := open(t, dial(t, path))
 	ch, other := s.Watch(t.Context(), cnm.KindNetwork), s.Watch(t.Context(), cnm.KindEndpoint)
 	create(t, open(t, server.Client()), key("a"))
 	woken(t, "another node's commit", ch)
 
 	// While this store cannot reach it, etcd changes and drops its history.
-	stop(t, server)
-	server = serve(t, embedded.Config{Dir: dir})
+	etcdtest.Stop(t, server)
+	server = etcdtest.Serve(t, embedded.Config{Dir: dir})
 	hidden := etcd.New(server.Client(), "/vethloom")
 	create(t, hidden, key("b"))
 	r, err := server.Client().Get(t.Context(), "x")
@@ -257,14 +238,14 @@ func TestWatchOfOthers(t *testing.T) {
 	if _, err := server.Client().Compact(t.Context(), r.Header.Revision); err != nil {
 		t.Fatal(err)
 	}
-	stop(t, server)
-	server = serve(t, cfg)
+	etcdtest.Stop(t, server)
+	server = etcdtest.Serve(t, cfg)
 	woken(t, "a change during a gap", ch)
 
 	// Another etcd, whose revisions begin anew.
-	stop(t, server)
+	etcdtest.Stop(t, server)
 	cfg.Dir = t.TempDir()
-	server = serve(t, cfg)
+	server = etcdtest.Serve(t, cfg)
 	woken(t, "everything gone", ch)
 	create(t, open(t, server.Client()), key("c"))
 	woken(t, "a change in the new cluster", ch)
@@ -276,7 +257,7 @@ func TestWatchOfOthers(t *testing.T) {
 }
 
 func TestFollow(t *testing.T) {
-	s := open(t, serve(t, embedded.Config{Dir: t.TempDir()}).Client())
+	s := open(t, etcdtest.Serve(t, embedded.Config{Dir: t.TempDir()}).Client())
 	create(t, s, key("a"))
 	create(t, s, cnm.Key{Kind: cnm.KindImage, ID: "i"})
 	for _, kinds := range [][]cnm.Kind{{cnm.KindNetwork}, {cnm.KindNetwork, cnm.KindVolume}} {
@@ -295,11 +276,13 @@ func TestFollow(t *testing.T) {
 			t.Fatal(err)
 		}
 		create(t, s, cnm.Key{Kind: cnm.KindImage, ID: fmt.Sprint(len(kinds))})
-		if err := s.Commit(t.Context(), cnm.Write{Key: key("a"), Value: []byte("new"), Revision: r.Revision}); err != nil {
+		if err := s.Commit(t.Context(), cnm.Write{Key: key("a"), Value: []byte("new"),
+			Revision: r.Revision}); err != nil {
 			t.Fatal(err)
 		}
 		next := <-updates
-		if next.Whole || len(next.Changes) != 1 || string(next.Changes[0].New.Value) != "new" || next.Changes[0].Old.Revision != r.Revision {
+		if next.Whole || len(next.Changes) != 1 || string(next.Changes[0].New.Value) != "new" ||
+			next.Changes[0].Old.Revision != r.Revision {
 			t.Errorf("next: %+v", next)
 		}
 		cancel()

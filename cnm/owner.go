@@ -1,0 +1,44 @@
+package cnm
+
+import (
+	"strings"
+
+	"github.com/vethloom/vethloom/plan"
+)
+
+// ShortLen is the number of hex digits of an ID that owners and namespace
+// names hold. LinkLen is the number that link names hold: the controller gives out no ID
+// whose first LinkLen digits are those of a live record of the same kind.
+const (
+	ShortLen = 12
+	LinkLen  = 8
+)
+
+// Short is the first [ShortLen] digits of an ID.
+func Short(id string) string { return id[:min(len(id), ShortLen)] }
+
+// minPrefix is how many digits a beginning stands for an ID with. Fewer are rather a name that somebody mistyped.
+const minPrefix = 4
+
+// Begins reports whether ref is a beginning that stands for an ID.
+func Begins(id, ref string) bool { return len(ref) >= minPrefix && strings.HasPrefix(id, ref) }
+
+// NetworkOwner is the owner of what a network's endpoints share.
+func NetworkOwner(id string) plan.Owner { return plan.Owner("network/" + Short(id)) }
+
+// SandboxOwner is the owner of a sandbox's namespace.
+func SandboxOwner(id string) plan.Owner { return plan.Owner("sandbox/" + Short(id)) }
+
+// EndpointOwner is the owner of what one endpoint has.
+func EndpointOwner(id string) plan.Owner { return plan.Owner("endpoint/" + Short(id)) }
+
+// ParseOwner splits an owner into the kind of record it belongs to and the short
+// ID; ok is false for one that belongs to no record.
+func ParseOwner(s plan.Owner) (kind Kind, short string, ok bool) {
+	k, short, found := strings.Cut(string(s), "/")
+	switch kind = Kind(k); kind {
+	case KindNetwork, KindSandbox, KindEndpoint:
+		return kind, short, found && short != ""
+	}
+	return "", "", false
+}

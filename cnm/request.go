@@ -1,0 +1,78 @@
+package cnm
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/vethloom/vethloom/plan"
+)
+
+// NetworkRequest asks for a new network.
+type NetworkRequest struct {
+	Name        string
+	Driver      string        // "": bridge
+	Pools       []PoolRequest // at most one a family; a family in use without one gets a free default subnet
+	Internal    bool
+	IPv6        bool
+	DisableIPv4 bool
+	Options     map[string]string
+	Labels      map[string]string
+}
+
+// AttachRequest asks for an endpoint on a network: of a sandbox that exists, of one that is
+// made with it, or of a container, which keeps the request for its next start.
+type AttachRequest struct {
+	Network string       `json:"network"`           // name, ID or the unambiguous beginning of an ID
+	Name    string       `json:"name,omitempty"`    // what the sandbox is called, for people and for name resolution
+	Addrs   []netip.Addr `json:"addrs,omitempty"`   // at most one a family; a family without one gets a free address
+	MAC     plan.MAC     `json:"mac"`               // the zero value: derived from the first address
+	Aliases []string     `json:"aliases,omitempty"` // further names on this network
+	// gateway priority: the highest provides the default route
+	GwPriority int           `json:"priority,omitempty"`
+	Ports      []PortMapping `json:"ports,omitempty"`
+}
+
+// Check refuses what cannot be right, whatever the state.
+func (r AttachRequest) Check() error {
+	if r.GwPriority < -MaxGwPriority || r.GwPriority > MaxGwPriority {
+		return &Error{
+			Kind: ErrInvalid, Field: "gateway priority", Value: fmt.Sprint(r.GwPriority), Reason: "out of range",
+			Remedy: fmt.Sprintf("choose one from -%d to %d; the highest provides the default route", MaxGwPriority,
+				MaxGwPriority),
+		}
+	}
+	for _, a := range r.Aliases {
+		if err := CheckName("alias", a); err != nil {
+			return err
+		}
+	}
+	for i, a := range r.Addrs {
+		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
+			return &Error{
+				Kind: ErrInvalid, Field: "address", Value: a.String(), Reason: "not an address an endpoint can have",
+				Remedy: "ask for a unicast address of the network's subnet",
+			}
+		}
+		for _, b := range r.Addrs[:i] {
+			if a.Unmap().Is4() == b.Unmap().Is4() {
+				return &Error{
+					Kind: ErrInvalid, Field: "address", Value: a.String(),
+					Reason: fmt.Sprintf("%s of the same family is asked for too", b),
+					Remedy: "ask for at most one address of each family",
+				}
+			}
+		}
+	}
+	return CheckMAC(r.MAC)
+}
+
+// SandboxRequest asks for a network stack with endpoints in it.
+type SandboxRequest struct {
+	ID        string // chosen by the caller, which makes the call idempotent; "": the controller chooses
+	Container string
+	Name      string // of endpoints whose request has none
+	Labels    map[string]string
+	Host      bool            // the fabric's own namespace; the same as attaching to network host alone
+	Attach    []AttachRequest // network host or none stands alone
+	Ports     []PortMapping   // published on the endpoint that provides the default route
+}

@@ -1,0 +1,76 @@
+package engine_test
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine"
+)
+
+// What a container is on is its record's: of one that runs, of one that does not, and over restarts of netd.
+func TestConnectIsKept(t *testing.T) {
+	w := newWorld(t)
+	c := w.create(engine.Spec{Name: "web", Image: "busybox", Command: []string{"sleep", "1000"},
+		Networks: []cnm.AttachRequest{{Network: "front"}},
+		Ports:    []cnm.PortMapping{{Proto: "tcp", HostPort: 80, Port: 80}}})
+	on := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, n := range w.inspect("web").Spec.Networks {
+			got = append(got, n.Network)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("on %v, want %v", got, want)
+		}
+	}
+	connect := func(network string) {
+		t.Helper()
+		r := cnm.AttachRequest{Network: network, Aliases: []string{"x"}}
+		if _, err := w.e.Connect(t.Context(), "web", r); err != nil {
+			t.Errorf("connect to %s: %v", network, err)
+		}
+	}
+	disconnect := func(network string) {
+		t.Helper()
+		if err := w.e.Disconnect(t.Context(), "web", network, false); err != nil {
+			t.Errorf("disconnect from %s: %v", network, err)
+		}
+	}
+	connect("back") // created, not started
+	on("front", "back")
+	disconnect("front")
+	on("back")
+	if calls := w.nets.calls; len(calls) > 0 {
+		t.Errorf("the controller was asked for %v", calls)
+	}
+	if err := w.e.Start(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	connect("front")
+	if _, err := w.e.Connect(t.Context(), "web", cnm.AttachRequest{Network: "front"}); !errors.Is(err, cnm.ErrExists) {
+		t.Errorf("connected twice: %v", err)
+	}
+	disconnect("back")
+	w.restart()
+	on("front")
+	disconnect("front")
+	on("none")
+	want := []string{"attach front", "publish 1", "detach back", "publish 1", "detach front", "publish 1"}
+	if calls := w.nets.calls; !slices.Equal(calls, want) {
+		t.Errorf("the controller was asked for %v, want %v", calls, want)
+	}
+	if err := w.e.Disconnect(t.Context(), "web", "front", false); err != nil && !errors.Is(err, cnm.ErrNotFound) {
+		t.Errorf("disconnected twice: %v", err)
+	}
+	w.nets.fail = errors.New("no such luck")
+	if _, err := w.e.Connect(t.Context(), "web", cnm.AttachRequest{Network: "back"}); !errors.Is(err, w.nets.fail) {
+		t.Errorf("a refused connect: %v", err)
+	}
+	w.nets.fail = nil
+	on("none")
+	if _, err := w.e.Remove(t.Context(), "web", true, false); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,122 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vethloom/vethloom/internal/cli"
+)
+
+// offline runs a command line without any netd: what it says is told by the command line alone.
+func offline(t *testing.T, env map[string]string, args ...string) (out string, code int) {
+	t.Helper()
+	var b bytes.Buffer
+	app := cli.New("1.0", "abc")
+	app.In, app.Out, app.Err, app.Dir = strings.NewReader(""), &b, &b, t.TempDir()
+	app.Env = func(key string) (string, bool) {
+		if v, ok := env[key]; ok {
+			return v, true
+		}
+		return "unix:///nobody/here", key == "VETHLOOM_HOST"
+	}
+	code = app.Run(context.Background(), args)
+	return b.String(), code
+}
+
+// A mistake on the command line is told before anything is asked of netd, with what was given and what to give instead.
+func TestMistakesAreToldAtOnce(t *testing.T) {
+	for line, words := range map[string][]string{
+		"run":                                                            {"run", "--help"},
+		"run --memory lots busybox":                                      {"memory", `"lots"`},
+		"run --cpus many busybox":                                        {"cpus", "many"},
+		"run -p eighty busybox":                                          {"eighty", "8080:80"},
+		"run -p 80:90000 busybox":                                        {"90000"},
+		"run -p 8000-8001:80 busybox":                                    {"8000-8001"},
+		"run -v data busybox":                                            {"data"},
+		"run -v rel/ative:/x busybox":                                    {"rel/ative"},
+		"run -v /a:relative busybox":                                     {"relative"},
+		"run --network name= busybox":                                    {"network"},
+		"run --network web,ip=x busybox":                                 {"x"},
+		"run --ip 10.0.0.300 busybox":                                    {"10.0.0.300"},
+		"run --mac-address zz busybox":                                   {"zz"},
+		"run --add-host web busybox":                                     {},
+		"run --detach-keys ctrl- busybox":                                {"ctrl-LETTER"},
+		"run --env-file missing busybox":                                 {"missing"},
+		"network create --subnet ten net":                                {"ten", "--subnet"},
+		"network create --gateway 10.0.0.1 net":                          {"10.0.0.1", "--subnet"},
+		"network create --subnet 10.0.0.0/24 --ip-range 10.1.0.0/28 net": {"10.1.0.0/28", "10.0.0.0/24"},
+		"network create --subnet 10.0.0.0/24 --aux-address 10.0.0.9 net": {"NAME=ADDRESS"},
+		"network create --subnet 10.0.0.0/24 --gateway 10.0.0.1 --gateway 10.0.0.2 n": {"already"},
+		"network rm":                 {"rm", "--help"},
+		"network connect web":        {"connect", "--help"},
+		"logs --since yesterday web": {"yesterday", "RFC 3339"},
+		"kill":                       {"kill", "--help"},
+		"ps --frmat x":               {"--frmat", "ps --help"},
+		"nonsense":                   {"nonsense"},
+		"volume create a b":          {"volume", "create"},
+	} {
+		out, code := offline(t, nil, strings.Fields(line)...)
+		if code == 0 {
+			t.Errorf("net %s: exit code 0, %q", line, out)
+		}
+		for _, w := range words {
+			if !strings.Contains(out, w) {
+				t.Errorf("net %s: %q does not say %q", line, out, w)
+			}
+		}
+		if len(words) > 0 && strings.Contains(out, "/nobody/here") {
+			t.Errorf("net %s asked netd first: %q", line, out)
+		}
+	}
+}
+
+// What runs a command has exit codes of its own, as Docker's.
+func TestExitCodesWithoutNetd(t *testing.T) {
+	for line, want := range map[string]int{"run busybox": 125, "exec web sh": 125, "ps": 1, "network ls": 1,
+		"create busybox": 1} {
+		out, code := offline(t, nil, strings.Fields(line)...)
+		if code != want && !(want == 1 && code == 125) || !strings.Contains(out, "/nobody/here") {
+			t.Errorf("net %s: exit code %d, %q, want %d and the socket's path", line, code, out, want)
+		}
+	}
+	if out, code := offline(t, nil, "version", "--client"); code != 0 || !strings.Contains(out, "1.0") {
+		t.Errorf("net version --client: %d, %q", code, out)
+	}
+}
+
+// Completion offers the shells' scripts without a netd, and words of flags.
+func TestCompletionWithoutNetd(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if out, code := offline(t, nil, "completion", shell); code != 0 || !strings.Contains(out, "net") ||
+			len(out) < 500 {
+			t.Errorf("%s: exit code %d, %d bytes", shell, code, len(out))
+		}
+	}
+	out, _ := offline(t, nil, "__complete", "ps", "--format", "")
+	if lines := strings.Split(out, "\n"); !slices.Contains(lines, "json") || !slices.Contains(lines, "table") {
+		t.Errorf("for --format it offers %q", out)
+	}
+	if out, _ := offline(t, nil, "__complete", "inspect", ""); strings.Contains(out, "error") {
+		t.Errorf("names without a netd: %q", out)
+	}
+}
+
+// A socket that cannot be one is told with its name.
+func TestHostsThatAreNone(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"tcp://10.0.0.1:1", "unix://", "ftp://x", "unix://" + file} {
+		out, code := offline(t, map[string]string{"VETHLOOM_HOST": host}, "ps")
+		if code == 0 || out == "" || !strings.HasPrefix(out, "net: ") {
+			t.Errorf("%s: %d, %q", host, code, fmt.Sprint(out))
+		}
+	}
+}

@@ -1,0 +1,445 @@
+package view
+
+import (
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/plan"
+)
+
+// This file has the shapes that inspect shows. They have Docker's field names
+// where Docker has the field, so that people's templates keep working.
+
+type networkView struct {
+	Name       string
+	ID         string `json:"Id"`
+	Created    Moment
+	Scope      string
+	Driver     string
+	EnableIPv4 bool
+	EnableIPv6 bool
+	IPAM       ipamView
+	Internal   bool
+	Builtin    bool
+	Link       string       // of the host
+	Cluster    *clusterView `json:",omitempty"` // of networks that reach other hosts
+	Containers map[string]memberView
+	Options    map[string]string
+	Labels     map[string]string
+}
+
+// Id is Docker's spelling in templates.
+func (v networkView) Id() string { return v.ID } //nolint:staticcheck // templates say .Id
+
+type ipamView struct {
+	Driver string
+	Config []poolView
+}
+
+type poolView struct {
+	Subnet             string
+	IPRange            string            `json:",omitempty"`
+	Gateway            string            `json:",omitempty"`
+	AuxiliaryAddresses map[string]string `json:",omitempty"`
+}
+
+type memberView struct {
+	Name        string
+	EndpointID  string
+	MacAddress  string
+	IPv4Address string
+	IPv6Address string
+}
+
+func Network(n *apiv1.Network) networkView {
+	v := networkView{
+		Name: n.GetName(), ID: n.GetId(), Created: Time(n.GetCreated()), Scope: n.GetScope(), Driver: n.GetDriver(),
+		EnableIPv4: n.GetIpv4(), EnableIPv6: n.GetIpv6(), Internal: n.GetInternal(), Builtin: n.GetBuiltin(),
+		Link: n.GetLink(),
+		IPAM: ipamView{Driver: "default", Config: []poolView{}}, Containers: map[string]memberView{},
+		Options: OrEmpty(n.GetOptions()), Labels: OrEmpty(n.GetLabels()), Cluster: viewCluster(n),
+	}
+	for _, p := range n.GetPools() {
+		v.IPAM.Config = append(v.IPAM.Config, poolView{
+			Subnet: p.GetSubnet(), IPRange: p.GetIpRange(), Gateway: p.GetGateway(),
+			AuxiliaryAddresses: p.GetAuxAddresses(),
+		})
+	}
+	for _, e := range n.GetEndpoints() {
+		m := memberView{Name: e.GetContainer(), EndpointID: e.GetId(), MacAddress: e.GetMacAddress()}
+		for _, s := range e.GetAddresses() {
+			if p, err := netip.ParsePrefix(s); err == nil && p.Addr().Is4() {
+				m.IPv4Address = s
+			} else {
+				m.IPv6Address = s
+			}
+		}
+		key := e.GetContainerId()
+		if key == "" {
+			key = e.GetSandboxId() // a bare sandbox
+		}
+		v.Containers[key] = m
+	}
+	return v
+}
+
+type containerView struct {
+	ID              string `json:"Id"`
+	Created         Moment
+	Path            string
+	Args            []string
+	State           stateView
+	Image           string // ID
+	LogPath         string
+	Name            string // with Docker's leading slash
+	HostConfig      hostConfigView
+	Mounts          []mountView
+	Config          configView
+	NetworkSettings networkSettingsView
+	RootPath        string
+}
+
+// Id is Docker's spelling in templates.
+func (v containerView) Id() string { return v.ID } //nolint:staticcheck // templates say .Id
+
+type stateView struct {
+	Status     string
+	Running    bool
+	Paused     bool
+	Restarting bool
+	OOMKilled  bool
+	Dead       bool
+	Pid        int32
+	ExitCode   int32
+	Error      string
+	StartedAt  Moment
+	FinishedAt Moment
+}
+
+type hostConfigView struct {
+	Binds          []string
+	NetworkMode    string
+	PortBindings   map[string][]Binding
+	AutoRemove     bool
+	CapAdd         []string
+	CapDrop        []string
+	DNS            []string `json:"Dns"`
+	ExtraHosts     []string
+	Privileged     bool
+	ReadonlyRootfs bool
+	UsernsMode     string
+	Memory         int64
+	NanoCPUs       int64 `json:"NanoCpus"`
+	PidsLimit      int64
+	Sysctls        map[string]string `json:",omitempty"`
+}
+
+type mountView struct {
+	Type        string
+	Name        string `json:",omitempty"`
+	Source      string
+	Destination string
+	RW          bool
+}
+
+type configView struct {
+	Hostname    string
+	User        string
+	Tty         bool
+	OpenStdin   bool
+	Env         []string
+	Cmd         []string
+	Image       string
+	WorkingDir  string
+	Entrypoint  []string
+	Labels      map[string]string
+	StopSignal  string `json:",omitempty"`
+	StopTimeout *int64 `json:",omitempty"` // seconds
+}
+
+type networkSettingsView struct {
+	SandboxID  string
+	SandboxKey string
+	Ports      map[string][]Binding
+	Networks   map[string]*endpointView
+	// those of the network that provides the default route, as scripts written for one network expect
+	IPAddress, Gateway, GlobalIPv6Address, IPv6Gateway, MacAddress string
+	IPPrefixLen, GlobalIPv6PrefixLen                               int
+}
+
+type Binding struct {
+	HostIP   string `json:"HostIp"`
+	HostPort string
+}
+
+// HostIp is Docker's spelling in templates.
+func (b Binding) HostIp() string { return b.HostIP } //nolint:staticcheck // templates say .HostIp
+
+type endpointView struct {
+	NetworkID           string
+	EndpointID          string
+	Gateway             string
+	IPAddress           string
+	IPPrefixLen         int
+	IPv6Gateway         string
+	GlobalIPv6Address   string
+	GlobalIPv6PrefixLen int
+	MacAddress          string
+	GwPriority          int32
+	Aliases             []string
+	InterfaceName       string
+	HostLink            string
+}
+
+func Container(c *apiv1.Container) containerView {
+	s := c.GetSpec()
+	v := containerView{
+		ID: c.GetId(), Created: Time(c.GetCreated()), Args: []string{}, Image: c.GetImageId(), LogPath: c.GetLogPath(),
+		Name: "/" + s.GetName(), RootPath: c.GetRootPath(),
+		State: stateView{
+			Status: c.GetStatus(), Running: c.GetStatus() == "running" || c.GetStatus() == "paused",
+			Paused:    c.GetStatus() == "paused",
+			OOMKilled: c.GetOomKilled(), Pid: c.GetPid(), ExitCode: c.GetExitCode(), Error: c.GetError(),
+			StartedAt: Time(c.GetStarted()), FinishedAt: Time(c.GetFinished()),
+		},
+		Config: configView{
+			Hostname: s.GetHostname(), User: s.GetUser(), Tty: s.GetTty(), OpenStdin: s.GetOpenStdin(), Env: s.GetEnv(),
+			Cmd: s.GetCommand(), Image: s.GetImage(), WorkingDir: s.GetWorkDir(), Entrypoint: s.GetEntrypoint(),
+			Labels: OrEmpty(s.GetLabels()), StopSignal: s.GetStopSignal(),
+		},
+		HostConfig: hostConfigView{
+			NetworkMode: "bridge", PortBindings: bindings(portMappings(s.GetPorts())), AutoRemove: s.GetRemove(),
+			CapAdd: s.GetCapAdd(), CapDrop: s.GetCapDrop(), DNS: s.GetDns(), ExtraHosts: s.GetExtraHosts(),
+			Privileged: s.GetPrivileged(), ReadonlyRootfs: s.GetReadOnly(), UsernsMode: s.GetUserns(),
+			Memory: s.GetMemory(), NanoCPUs: s.GetNanoCpus(), PidsLimit: s.GetPidsLimit(), Sysctls: s.GetSysctls(),
+		},
+		Mounts:          []mountView{},
+		NetworkSettings: NetworkSettingsOf(c.GetSandbox()),
+	}
+	if args := c.GetArgs(); len(args) > 0 {
+		v.Path, v.Args = args[0], args[1:]
+	}
+	if t := s.GetStopTimeout(); t != nil {
+		seconds := int64(t.AsDuration() / time.Second)
+		v.Config.StopTimeout = &seconds
+	}
+	if n := s.GetNetworks(); len(n) > 0 {
+		v.HostConfig.NetworkMode = n[0].GetNetwork()
+	}
+	for _, m := range s.GetMounts() {
+		v.addMount(m)
+	}
+	return v
+}
+
+func (v *containerView) addMount(m *apiv1.Mount) {
+	mount := mountView{Type: "bind", Source: m.GetSource(), Destination: m.GetTarget(), RW: !m.GetReadOnly()}
+	if m.GetVolume() {
+		mount.Type, mount.Name, mount.Source = "volume", m.GetSource(), m.GetPath()
+	}
+	v.Mounts = append(v.Mounts, mount)
+	bind := m.GetSource() + ":" + m.GetTarget()
+	if m.GetReadOnly() {
+		bind += ":ro"
+	}
+	v.HostConfig.Binds = append(v.HostConfig.Binds, bind)
+}
+
+func NetworkSettingsOf(sb *apiv1.Sandbox) networkSettingsView {
+	v := networkSettingsView{
+		SandboxID: sb.GetId(), SandboxKey: sb.GetNetnsPath(),
+		Ports: map[string][]Binding{}, Networks: map[string]*endpointView{},
+	}
+	var first *apiv1.Endpoint
+	for _, e := range sb.GetEndpoints() {
+		v.Networks[e.GetNetwork()] = viewEndpoint(e)
+		maps.Copy(v.Ports, bindings(EndpointPorts(e)))
+		if first == nil || e.GetGatewayPriority() > first.GetGatewayPriority() {
+			first = e
+		}
+	}
+	if first != nil {
+		e := viewEndpoint(first)
+		v.IPAddress, v.IPPrefixLen, v.Gateway, v.MacAddress = e.IPAddress, e.IPPrefixLen, e.Gateway, e.MacAddress
+		v.GlobalIPv6Address, v.GlobalIPv6PrefixLen = e.GlobalIPv6Address, e.GlobalIPv6PrefixLen
+		v.IPv6Gateway = e.IPv6Gateway
+	}
+	return v
+}
+
+func viewEndpoint(e *apiv1.Endpoint) *endpointView {
+	v := &endpointView{
+		NetworkID: e.GetNetworkId(), EndpointID: e.GetId(), MacAddress: e.GetMacAddress(),
+		GwPriority: e.GetGatewayPriority(),
+		Aliases:    e.GetAliases(), InterfaceName: e.GetInterface(), HostLink: e.GetHostLink(),
+	}
+	for _, s := range e.GetAddresses() {
+		p, err := netip.ParsePrefix(s)
+		switch {
+		case err != nil:
+		case p.Addr().Is4():
+			v.IPAddress, v.IPPrefixLen = p.Addr().String(), p.Bits()
+		default:
+			v.GlobalIPv6Address, v.GlobalIPv6PrefixLen = p.Addr().String(), p.Bits()
+		}
+	}
+	for _, g := range e.GetGateways() {
+		if strings.Contains(g, ":") {
+			v.IPv6Gateway = g
+		} else {
+			v.Gateway = g
+		}
+	}
+	return v
+}
+
+// EndpointPorts are the ports of an endpoint as they answer: one for every address of the host does so in the families
+// that the endpoint has.
+func EndpointPorts(e *apiv1.Endpoint) []cnm.PortMapping {
+	families := map[bool]netip.Addr{}
+	for _, a := range e.GetAddresses() {
+		switch p, err := netip.ParsePrefix(a); {
+		case err != nil:
+		case p.Addr().Is4():
+			families[true] = netip.IPv4Unspecified()
+		default:
+			families[false] = netip.IPv6Unspecified()
+		}
+	}
+	out := portMappings(e.GetPorts())
+	for i := range out {
+		if !out[i].HostIP.IsValid() && len(families) == 1 {
+			out[i].HostIP = families[families[true].IsValid()]
+		}
+	}
+	return out
+}
+
+func portMappings(ports []*apiv1.PortMapping) []cnm.PortMapping {
+	out := make([]cnm.PortMapping, len(ports))
+	for i, p := range ports {
+		out[i] = PortMapping(p)
+	}
+	return out
+}
+
+// bindings lists published ports by "port/proto", ranges port by port. A mapping
+// for every address is two, as Docker shows it.
+func bindings(ports []cnm.PortMapping) map[string][]Binding {
+	out := map[string][]Binding{}
+	for _, m := range ports {
+		for i := range m.Count {
+			key := strconv.Itoa(int(m.Port+i)) + "/" + string(m.Proto)
+			port := ""
+			if m.HostPort != 0 {
+				port = strconv.Itoa(int(m.HostPort + i))
+			}
+			for _, ip := range m.HostIPs() {
+				out[key] = append(out[key], Binding{HostIP: ip.String(), HostPort: port})
+			}
+		}
+	}
+	return out
+}
+
+type imageView struct {
+	ID           string `json:"Id"`
+	RepoTags     []string
+	Created      Moment
+	Size         int64
+	Os           string
+	Architecture string
+	RootFS       rootFSView
+	Config       imageConfigView
+}
+
+// Id is Docker's spelling in templates.
+func (v imageView) Id() string { return v.ID } //nolint:staticcheck // templates say .Id
+
+type rootFSView struct {
+	Type   string
+	Layers []string
+}
+
+type imageConfigView struct {
+	User         string
+	Env          []string
+	Entrypoint   []string
+	Cmd          []string
+	WorkingDir   string
+	ExposedPorts map[string]struct{} `json:",omitempty"`
+	Labels       map[string]string
+}
+
+func Image(i *apiv1.Image) imageView {
+	v := imageView{
+		ID: i.GetId(), RepoTags: append([]string{}, i.GetReferences()...), Created: Time(i.GetCreated()),
+		Size: i.GetSize(),
+		Os:   i.GetOs(), Architecture: i.GetArchitecture(), RootFS: rootFSView{"layers", i.GetLayers()},
+		Config: imageConfigView{
+			User: i.GetUser(), Env: i.GetEnv(), Entrypoint: i.GetEntrypoint(), Cmd: i.GetCommand(),
+			WorkingDir: i.GetWorkDir(), Labels: OrEmpty(i.GetLabels()),
+		},
+	}
+	for _, p := range i.GetExposedPorts() {
+		if v.Config.ExposedPorts == nil {
+			v.Config.ExposedPorts = map[string]struct{}{}
+		}
+		v.Config.ExposedPorts[p] = struct{}{}
+	}
+	return v
+}
+
+type volumeView struct {
+	Name       string
+	Driver     string
+	Scope      string
+	Mountpoint string
+	CreatedAt  Moment
+	Labels     map[string]string
+	Containers []string
+}
+
+func Volume(v *apiv1.Volume) volumeView {
+	return volumeView{
+		Name: v.GetName(), Driver: "local", Scope: "local", Mountpoint: v.GetMountpoint(),
+		CreatedAt: Time(v.GetCreated()), Labels: OrEmpty(v.GetLabels()),
+		Containers: append([]string{}, v.GetContainers()...),
+	}
+}
+
+func OrEmpty(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return m
+}
+
+// LabelList is labels on one line.
+func LabelList(m map[string]string) string {
+	parts := make([]string, 0, len(m))
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		parts = append(parts, k+"="+m[k])
+	}
+	return strings.Join(parts, ",")
+}
+
+// PortMapping is a mapping that the daemon has checked.
+func PortMapping(p *apiv1.PortMapping) cnm.PortMapping {
+	m := cnm.PortMapping{Proto: plan.L4(p.GetProto()), HostPort: uint16(p.GetHostPort()),
+		Port: uint16(p.GetContainerPort()), Count: uint16(max(p.GetCount(), 1))}
+	if a, err := netip.ParseAddr(p.GetHostIp()); err == nil { // empty: every address
+		m.HostIP = a
+	}
+	return m
+}
+
+// String is the address a port is published at.
+func (b Binding) String() string { return net.JoinHostPort(b.HostIP, b.HostPort) }

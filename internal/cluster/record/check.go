@@ -1,0 +1,60 @@
+package record
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/plan"
+)
+
+// CheckNetwork refuses a network that cannot be what the record of that ID holds.
+func CheckNetwork(id string, n cnm.Network) error {
+	switch {
+	case n.ID != id:
+		return fmt.Errorf("its id is %q", n.ID)
+	case n.Cluster == nil:
+		return fmt.Errorf("network %q has no field cluster", n.Name)
+	}
+	return nil
+}
+
+// CheckNode refuses a node that cannot be what the record of that ID holds.
+func CheckNode(id string, n Node) error {
+	if n.ID != id {
+		return fmt.Errorf("its id is %q", n.ID)
+	}
+	return nil
+}
+
+// CheckAlive has nothing to refuse.
+func CheckAlive(string, Alive) error { return nil }
+
+// CheckEndpoint refuses an endpoint that cannot be what the record of that ID holds.
+func CheckEndpoint(id string, e Endpoint) error {
+	switch {
+	case e.Key().ID != id:
+		return fmt.Errorf("its network and id are %q and %q", e.Network, e.ID)
+	case e.Node == "":
+		return fmt.Errorf("it has no node")
+	case e.MAC == plan.MAC{}:
+		return fmt.Errorf("it has no mac")
+	}
+	for _, a := range e.Addrs {
+		if !a.IsValid() {
+			return fmt.Errorf("one of its addrs is empty")
+		}
+	}
+	return nil
+}
+
+// CheckBlock refuses a block that no node can have.
+func CheckBlock(p netip.Prefix, b Block) error {
+	switch {
+	case p != p.Masked():
+		return fmt.Errorf("%s is an address and not a block: did you mean %s?", p, p.Masked())
+	case b.Node == "":
+		return fmt.Errorf("it has no node")
+	}
+	return nil
+}

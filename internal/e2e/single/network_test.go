@@ -1,0 +1,248 @@
+package single
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+func TestNetworkCreateRefuses(t *testing.T) {
+	n := newNode(t)
+	n.ok("network", "create", "--subnet", "10.7.0.0/24", "-o", "bridge-name=br-taken", "web")
+	n.Run("ip", "link", "add", "br-foreign", "type", "bridge")
+	defer n.Run("ip", "link", "del", "br-foreign")
+	n.refuses(
+		refusal{"network create web", 1, `a network of this name exists.*choose another name`},
+		refusal{"network create host", 1, `builtin`},
+		refusal{"network create a/b", 1, `has '/' in it`},
+		refusal{"network create", 1, `1 arg`},
+		refusal{"network create -d weave x", 1, `driver "weave".*"bridge"`},
+		refusal{"network create -o mtv=1 x", 1, `unknown option "mtv" \(did you mean "mtu"\?\)`},
+		refusal{"network create -o mtu=big x", 1, `68 to 65535`},
+		refusal{"network create -o bridge-name=br-taken x", 1, `"br-taken".*network "web"`},
+		refusal{"network create -o bridge-name=br-foreign x", 1, `"br-foreign".*netd did not make`},
+		refusal{"network create -o bridge-name=vlb-12345678 x", 1, `made from IDs`},
+		refusal{"network create --subnet 10.7.0.128/25 x", 1, `overlaps 10.7.0.0/24 of network "web"`},
+		refusal{"network create --subnet 10.8.0.5/24 x", 1, `did you mean 10.8.0.0/24`},
+		refusal{"network create --subnet 10.8.0.0/32 x", 1, `/31`},
+		refusal{"network create --subnet 10.8.0.0/24 --subnet 10.9.0.0/24 x", 1, `one subnet of each family`},
+		refusal{"network create --subnet 10.8.0.0/24 --gateway 10.9.0.1 x", 1, `"10.9.0.1" is in no --subnet`},
+		refusal{"network create --subnet 10.8.0.0/24 --ip-range 10.9.0.0/25 x", 1, `choose an address inside`},
+		refusal{"network create --subnet 10.8.0.0/24 --aux-address 10.8.0.5 x", 1, `NAME=ADDRESS`},
+		refusal{"network create --subnet garbage x", 1, `not a subnet`},
+		refusal{"network create --subnet 127.0.0.0/24 x", 1, `loopback`},
+		refusal{"network create --subnet 0.0.0.0/0 x", 1, `0.0.0.0/8`},
+		refusal{"network create --subnet fe80::/64 x", 1, `link-local`},
+		refusal{"network rm host", 1, `builtin`},
+		refusal{"network rm wbe", 1, `did you mean "web"`},
+	)
+	is(t, "networks", n.ok("network", "ls", "--format", "{{.Name}}"), "bridge\nhost\nnone\nweb")
+}
+
+func TestNetworksOfEveryShape(t *testing.T) {
+	n := withImage(t)
+	for _, c := range []struct{ flags, want string }{
+		{"--subnet 10.8.0.0/31", "10.8.0.1/31"},
+		{"--ipv4=false --subnet fd00:9::/127", "fd00:9::/127|fd00:9::1/127"},
+		{"--subnet 10.9.0.0/24 --ip-range 10.9.0.64/26 --aux-address r=10.9.0.64 --gateway 10.9.0.254", "10.9.0.65/24"},
+		{"--subnet /28", `/28`},
+		{"--subnet 10.10.0.0/24 --subnet fd00:10::/64", `10\.10\.0\.2/24(.|\n)*fd00:10::2/64`},
+		{"--internal --subnet 10.11.0.0/24", "10.11.0.2/24"},
+		{"-o mtu=1400 --subnet 10.12.0.0/24", "mtu 1400(.|\n)*10.12.0.2/24"},
+	} {
+		n.ok(append(append([]string{"network", "create"}, strings.Fields(c.flags)...), "x")...)
+		matches(t, c.flags, n.ok("run", "--rm", "--network", "x", "bb", "ip", "addr", "show", "eth0"), c.want)
+		is(t, "network rm", n.ok("network", "rm", "x"), "x")
+	}
+}
+
+func TestAddressesAreGivenOnce(t *testing.T) {
+	n := withImage(t)
+	n.ok("network", "create", "--subnet", "10.7.0.0/30", "tiny")
+	n.ok("run", "-d", "--name", "a", "--network", "tiny", "--ip", "10.7.0.2", "--mac-address", "02:00:00:00:00:07",
+		"bb", "sleep", "1000")
+	n.refuses(
+		refusal{"run --rm --network tiny --ip 10.7.0.2 bb true", 125, `"10.7.0.2": taken by a on network "tiny"`},
+		refusal{"run --rm --network tiny --ip 10.7.0.1 bb true", 125, `taken by the gateway`},
+		refusal{"run --rm --network tiny --ip 10.7.0.3 bb true", 125, `taken by the broadcast address`},
+		refusal{"run --rm --network tiny bb true", 125, `tiny.*(no|every|full|free)`},
+		refusal{"run --rm --name a bb true", 125, `name "a": container .* has it`},
+		refusal{"network rm tiny", 1, `in use by a`},
+	)
+	n.ok("rm", "-f", "a")
+	is(t, "the address again", n.ok("run", "--rm", "--network", "tiny", "bb", "hostname", "-i"), "10.7.0.2")
+	n.ok("run", "-d", "--name", "m", "--mac-address", "02:00:00:00:00:08", "bb", "sleep", "1000")
+	n.refuses(refusal{"run --rm --mac-address 02:00:00:00:00:08 bb true", 125,
+		`MAC address "02:00:00:00:00:08": taken by m`})
+}
+
+func TestConnectAndDisconnectARunningContainer(t *testing.T) {
+	n := withImage(t)
+	n.ok("network", "create", "--subnet", "10.7.0.0/24", "front")
+	n.ok("network", "create", "--subnet", "10.8.0.0/24", "back")
+	n.ok("network", "create", "--subnet", "10.9.0.0/24", "--internal", "inside")
+	n.ok("run", "-d", "--name", "c", "--network", "front", "bb", "sleep", "1000")
+	gateway := func(want string) {
+		t.Helper()
+		is(t, "default route", n.ok("exec", "c", "sh", "-c", "ip route get 192.0.2.1 | head -1 | cut -d' ' -f3"), want)
+	}
+	gateway("10.7.0.1")
+	n.ok("network", "connect", "inside", "c")
+	n.ok("network", "connect", "back", "c")
+	gateway("10.7.0.1")
+	n.ok("network", "disconnect", "back", "c")
+	n.ok("network", "connect", "--gw-priority", "5", "--ip", "10.8.0.9", "back", "c")
+	gateway("10.8.0.1")
+	n.refuses(
+		refusal{"network connect back c", 1, `on it already`},
+		refusal{"network connect host c", 1, `when the container is made`},
+		refusal{"network disconnect nope c", 1, `network "nope": not found`},
+		refusal{"network connect back nope", 1, `no such container`},
+	)
+	is(t, "hosts", n.ok("exec", "c", "sh", "-c", "grep -c ^10 /etc/hosts"), "3")
+	n.ok("network", "disconnect", "back", "c")
+	gateway("10.7.0.1")
+	n.refuses(refusal{"network disconnect back c", 1, `not connected`})
+	is(t, "networks of c", n.ok("inspect", "-f",
+		"{{range $n, $e := .NetworkSettings.Networks}}{{$n}}={{$e.IPAddress}} {{end}}", "c"),
+		"front=10.7.0.2 inside=10.9.0.2 ")
+}
+
+func TestWhoReachesWhom(t *testing.T) {
+	n := withImage(t)
+	n.ok("network", "create", "--ipv6", "--subnet", "10.7.0.0/24", "--subnet", "fd00:7::/64", "front")
+	n.ok("network", "create", "--subnet", "10.8.0.0/24", "back")
+	n.ok("network", "create", "--subnet", "10.9.0.0/24", "-o", "icc=false", "quiet")
+	for name, network := range map[string]string{"f1": "front", "f2": "front", "b": "back", "q1": "quiet",
+		"q2": "quiet"} {
+		n.ok("run", "-d", "--name", name, "--network", network, "bb", "sleep", "1000")
+	}
+	f1 := n.ok("inspect", "-f", "{{.Config.Hostname}}", "f1")
+	address := func(name, field string) string {
+		return n.ok("inspect", "-f", "{{range .NetworkSettings.Networks}}{{."+field+"}}{{end}}", name)
+	}
+	for _, c := range []struct {
+		from, to, field string
+		code            int
+	}{
+		{"f1", "f2", "IPAddress", 0}, {"f1", "f2", "GlobalIPv6Address", 0}, {"f1", "b", "IPAddress", 1},
+		{"q1", "q2", "IPAddress", 1}, {"q1", "q1", "IPAddress", 0},
+	} {
+		r := n.net("exec", c.from, "ping", "-c1", "-W1", address(c.to, c.field))
+		is(t, fmt.Sprintf("%s pings %s by %s: %s", c.from, c.to, c.field, r.out), fmt.Sprint(r.code),
+			fmt.Sprint(c.code))
+	}
+	is(t, "in the stack of f1", n.ok("run", "--rm", "--network", "container:f1", "bb", "sh", "-c",
+		"exec 2>&1; hostname -i || cat /etc/hosts; cat /etc/hostname; hostname"),
+		strings.Join([]string{address("f1", "IPAddress"), f1, f1}, "\n"))
+	matches(t, "on none", n.ok("run", "--rm", "--network", "none", "bb", "ip", "-o", "link"), `^1: lo:.*$`)
+	is(t, "on host", n.ok("run", "--rm", "--network", "host", "bb", "readlink", "/proc/self/ns/net"),
+		strings.TrimSpace(n.Run("readlink", "/proc/self/ns/net")))
+}
+
+func TestPublishedPorts(t *testing.T) {
+	n := withImage(t)
+	n.ok("network", "create", "--ipv6", "web")
+	n.ok("run", "-d", "--name", "s", "--network", "web", "-p", "8080:80", "-p", "80", "-p", "127.0.0.1:9000:80", "-p",
+		"[::1]:9001:80",
+		"-p", "7000-7002:90-92/udp", "bb", "httpd", "-f", "-h", "/data")
+	picked := n.ok("port", "s", "80/tcp")
+	matches(t, "ports", picked, `0\.0\.0\.0:8080(.|\n)*\[::\]:8080`)
+	matches(t, "ps", n.ok("ps", "--format", "{{.Ports}}"),
+		`127\.0\.0\.1:9000->80/tcp.*\[::1\]:9001->80/tcp.*7000-7002->90-92/udp`)
+	get := func(url string) string {
+		var got string
+		n.eventually(url, func() bool {
+			err := n.Do("", func() error {
+				out, err := exec.Command("curl", "-sS", "-m5", url).Output()
+				got = string(out)
+				return err
+			})
+			return err == nil
+		})
+		return strings.TrimSpace(got)
+	}
+	for _, at := range []string{"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:9000", "[::1]:9001"} {
+		is(t, at, get("http://"+at+"/seed"), "from the image")
+	}
+	n.Sh("ip link add d0 type bridge && ip addr add 192.0.2.1/24 dev d0 && ip link set d0 up")
+	defer n.Run("ip", "link", "del", "d0")
+	is(t, "by the host's address", get("http://192.0.2.1:8080/seed"), "from the image")
+	is(t, "from a container", n.ok("run", "--rm", "bb", "wget", "-qO-", "http://192.0.2.1:8080/seed"), "from the image")
+	is(t, "from itself", n.ok("exec", "s", "wget", "-qO-", "http://192.0.2.1:8080/seed"), "from the image")
+	n.refuses(
+		refusal{"run --rm -p 8080:80 bb true", 125, `8080/tcp: taken by s on network web`},
+		refusal{"run --rm -p 7001:1/udp bb true", 125, `7001/udp: taken by s`},
+		refusal{"run --rm -p 8081:80 -p 8081:81 bb true", 125, `publish each host port once`},
+		refusal{"port s 81", 1, `not published`},
+	)
+	pid := n.netd.Process.Pid
+	n.Run("prlimit", "--pid", fmt.Sprint(pid), "--nofile=500:")
+	n.refuses(refusal{"run --rm -p 50000-54000:50000-54000 bb true", 125,
+		`"50000-54000": netd cannot hold that many ports.*LimitNOFILE=`})
+	n.Run("prlimit", "--pid", fmt.Sprint(pid), "--nofile=10000:")
+	is(t, "ports after the refusal", n.Sh("ss -Hltn | grep -c ':5[0-4][0-9][0-9][0-9]' || true"), "0\n")
+	// A foreign program's port: refused at once, by name.
+	var l net.Listener
+	if err := n.Do("", func() (err error) { l, err = net.Listen("tcp", "127.0.0.1:8090"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	n.refuses(refusal{"run --rm -p 8090:80 bb true", 125, `8090.*(taken|in use) by single\.test \(pid \d+\)`})
+}
+
+func TestInspectHasDockersFields(t *testing.T) {
+	n := withImage(t)
+	n.ok("network", "create", "--subnet", "10.7.0.0/24", "front")
+	id := n.ok("run", "-d", "--name", "c", "--network", "front", "-p", "8080:80", "-e", "A=1", "-v", "vol:/v", "-l",
+		"k=v", "bb", "sleep", "1000")
+	defer n.ok("volume", "rm", "vol")
+	defer n.ok("rm", "-f", "c")
+	for template, want := range map[string]string{
+		"{{.Id}} {{.Name}} {{.Path}} {{index .Args 0}}":                                 id + " /c sleep 1000",
+		"{{.State.Status}} {{.State.Running}} {{.State.ExitCode}} {{.State.OOMKilled}}": "running true 0 false",
+		"{{.Config.Image}} {{.Config.Env}} {{.Config.Labels.k}} {{.Config.Cmd}}":        "bb [A=1] v [sleep 1000]",
+		"{{.Config.Hostname}}": id[:12],
+		"{{.NetworkSettings.Networks.front.IPAddress}} " +
+			"{{.NetworkSettings.Networks.front.Gateway}}": "10.7.0.2 10.7.0.1",
+		`{{(index (index .NetworkSettings.Ports "80/tcp") 0).HostPort}}`:       "8080",
+		"{{range .Mounts}}{{.Type}} {{.Name}} {{.Destination}} {{.RW}}{{end}}": "volume vol /v true",
+		"{{.HostConfig.NetworkMode}} {{.HostConfig.AutoRemove}}":               "front false",
+	} {
+		is(t, template, n.ok("inspect", "-f", template, "c"), want)
+	}
+	n.refuses(refusal{"inspect -f {{.Nope}} c", 1, `Nope`}, refusal{"inspect nope", 1, `nothing|"nope"`})
+	for _, args := range [][]string{{"ps", "-a"}, {"network", "ls"}, {"images"}, {"volume", "ls"}, {"status"},
+		{"version"}, {"doctor"}} {
+		r := n.net(append(args, "--format", "json")...)
+		for line := range strings.Lines(r.out) {
+			if !json.Valid([]byte(line)) {
+				t.Errorf("net %s --format json: %s", strings.Join(args, " "), line)
+			}
+		}
+		if r.out == "" {
+			t.Errorf("net %s --format json: nothing", strings.Join(args, " "))
+		}
+	}
+}
+
+func TestMetricsAndHealth(t *testing.T) {
+	n := newNode(t, "--http", "127.0.0.1:7999")
+	get := func(path string) string {
+		return n.Run("curl", "-sS", "-m5", "-w", " %{http_code}", "http://127.0.0.1:7999"+path)
+	}
+	n.eventually("ready", func() bool { return strings.HasSuffix(get("/readyz"), " 200") })
+	matches(t, "healthz", get("/healthz"), "^ok\n 200$")
+	n.ok("network", "create", "x")
+	m := get("/metrics")
+	for _, want := range []string{`vethloom_objects{kind="network"} 4`, `vethloom_build_info{`,
+		`vethloom_passes_total{result="ok"}`,
+		`vethloom_api_calls_total{code="OK",method="vethloom.v1.Networks/Create"} 1`} {
+		if !strings.Contains(m, want) {
+			t.Errorf("metrics lack %s", want)
+		}
+	}
+}

@@ -1,0 +1,2 @@
+// Package etcdtest gives tests an etcd inside their own process, and clients of it.
+package etcdtest

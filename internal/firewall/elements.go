@@ -1,0 +1,120 @@
+package firewall
+
+import (
+	"net/netip"
+	"strconv"
+
+	"github.com/vethloom/vethloom/plan"
+)
+
+// Elements gathers the elements of one owner.
+type Elements struct {
+	Owner plan.Owner
+	List  []plan.Element
+}
+
+func (e *Elements) add(f plan.Family, set string, key []string, data ...string) {
+	e.List = append(e.List, plan.Element{Family: f, Set: set, Keys: key, Data: data, Owner: e.Owner})
+}
+
+func (e *Elements) inet(set string, key ...string) { e.add(plan.Inet, set, key) }
+
+// Network is a link that containers of a network send by, or that leads to some on other nodes: what comes by
+// it does not reach the ports of tunnels.
+func (e *Elements) Network(link string) { e.inet(setNetworks, link) }
+
+// Bridge is the bridge of a network. What goes out by it is dropped unless something lets it pass.
+func (e *Elements) Bridge(link string) {
+	e.inet(setBridges, link)
+	e.Network(link)
+}
+
+// Internal cuts a link off from everything but its own network.
+func (e *Elements) Internal(link string) { e.inet(setInternal, link) }
+
+// Restricted has what comes by a link to the host itself looked at: on internal networks and tunnels.
+func (e *Elements) Restricted(link string) { e.inet(setRestricted, link) }
+
+// Routed lets everything from outside the host's networks pass to a bridge.
+func (e *Elements) Routed(link string) { e.inet(setRouted, link) }
+
+// Tunnel is a link that leads to other nodes of one network. What comes by it must be from a subnet that is
+// [Elements.Local] to it.
+func (e *Elements) Tunnel(link string) {
+	e.inet(setTunnels, link)
+	e.Network(link)
+	e.Restricted(link)
+}
+
+// Local is a subnet that is behind a link.
+func (e *Elements) Local(subnet netip.Prefix, link string) {
+	e.inet(familyOf(subnet.Addr()).local, subnet.String(), link)
+}
+
+// Masquerade gives what leaves a subnet for the outside the host's address.
+func (e *Elements) Masquerade(subnet netip.Prefix) {
+	e.inet(familyOf(subnet.Addr()).masq, subnet.String())
+}
+
+// Cluster is a pair of subnets of one network whose traffic between nodes keeps its addresses.
+func (e *Elements) Cluster(from, to netip.Prefix) {
+	e.inet(familyOf(from.Addr()).cluster, from.String(), to.String())
+}
+
+// Forward lets what comes by one link leave by the other.
+func (e *Elements) Forward(in, out string) {
+	e.add(plan.Inet, setForward, []string{in, out}, string(plan.Accept))
+}
+
+// ForwardCluster is Forward for pairs of subnets of [Elements.Cluster] only.
+func (e *Elements) ForwardCluster(in, out string) {
+	e.add(plan.Inet, setForward, []string{in, out}, string(plan.Jump)+" "+chainCluster)
+}
+
+// Source lets a bridge port send from these addresses alone.
+func (e *Elements) Source(port string, mac plan.MAC, addrs []netip.Prefix) {
+	e.add(plan.BridgeTable, setGuarded, []string{port})
+	e.add(plan.BridgeTable, setSourceMAC, []string{port, mac.String()})
+	for _, a := range addrs {
+		e.add(plan.BridgeTable, familyOf(a.Addr()).source, []string{port, mac.String(), a.Addr().String()})
+	}
+}
+
+// Publish leads Count ports of the host's addresses on, from HostPort on, to an address. A range that keeps its
+// numbers is one element; one that changes them has one for each port, as the data of a map cannot be counted up.
+func (e *Elements) Publish(on netip.Prefix, proto plan.L4, hostPort, count uint16, to netip.Addr, port uint16) {
+	f := familyOf(to)
+	if port == hostPort {
+		ports := number(hostPort)
+		if count > 1 {
+			ports += "-" + number(hostPort+count-1)
+		}
+		e.add(plan.Inet, f.ranges, []string{on.String(), string(proto), ports}, to.String())
+		return
+	}
+	for i := range count {
+		e.add(plan.Inet, f.ports, []string{on.String(), string(proto), number(hostPort + i)},
+			to.String(), number(port+i))
+	}
+}
+
+// TunnelPort is a UDP port that a tunnel of this node receives on: what sends to it speaks for a node, to
+// all networks that use it, so containers may not.
+func (e *Elements) TunnelPort(port uint16) { e.inet(setTunnelPorts, number(port)) }
+
+func number(n uint16) string { return strconv.Itoa(int(n)) }
+
+// Everywhere is every address of a's family.
+func Everywhere(a netip.Addr) netip.Prefix {
+	if a.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+func familyOf(a netip.Addr) family {
+	if a.Is4() {
+		return v4()
+	}
+	return v6()
+}

@@ -1,0 +1,98 @@
+package firewall
+
+import (
+	"github.com/vethloom/vethloom/plan"
+)
+
+// The sets and maps. Networks and endpoints add and remove their elements.
+const (
+	setBridges     = "bridges"
+	setForward     = "forward"
+	setInternal    = "internal"
+	setRouted      = "routed"
+	setTunnels     = "tunnels"
+	setNetworks    = "networks"
+	setRestricted  = "restricted"
+	setTunnelPorts = "tunnel_ports"
+
+	setGuarded   = "guarded"
+	setSourceMAC = "sourcemac"
+)
+
+// family holds what differs between the two IP families, so that everything
+// else is written once.
+type family struct {
+	proto        string // meta nfproto
+	ether        string // meta protocol
+	ip           string // DNAT address family
+	addr         plan.DataType
+	saddr, daddr plan.Field
+	local        string // address . ifname: its own bridge
+	cluster      string // address . address: between the nodes' parts of a network
+	masq         string
+	ports        string
+	ranges       string
+	source       string
+	loopback     string
+	any          string
+	multicast    []string // never masqueraded
+}
+
+func v4() family {
+	return family{
+		proto: "ipv4", ether: "ip", ip: "ip", addr: plan.TypeIPv4, saddr: plan.IPSaddr, daddr: plan.IPDaddr,
+		local: "local4", cluster: "cluster4", masq: "masq4", ports: "ports4", ranges: "range4", source: "source4",
+		loopback: "127.0.0.0/8", any: "0.0.0.0/0", multicast: []string{"224.0.0.0/4", "255.255.255.255"},
+	}
+}
+
+func v6() family {
+	return family{
+		proto: "ipv6", ether: "ip6", ip: "ip6", addr: plan.TypeIPv6, saddr: plan.IP6Saddr, daddr: plan.IP6Daddr,
+		local: "local6", cluster: "cluster6", masq: "masq6", ports: "ports6", ranges: "range6", source: "source6",
+		loopback: "::1", any: "::/0", multicast: []string{"ff00::/8"},
+	}
+}
+
+func families() []family { return []family{v4(), v6()} }
+
+func baseSets() []plan.Set {
+	inet := func(name string, key ...plan.DataType) plan.Set {
+		return plan.Set{Family: plan.Inet, Name: name, KeyTypes: key}
+	}
+	br := func(name string, key ...plan.DataType) plan.Set {
+		return plan.Set{Family: plan.BridgeTable, Name: name, KeyTypes: key}
+	}
+	interval := func(s plan.Set, data ...plan.DataType) plan.Set {
+		s.Interval, s.Data = true, data
+		return s
+	}
+	verdicts := func(s plan.Set) plan.Set {
+		s.Data = []plan.DataType{plan.TypeVerdict}
+		return s
+	}
+	sets := []plan.Set{
+		inet(setBridges, plan.TypeIfName),
+		verdicts(inet(setForward, plan.TypeIfName, plan.TypeIfName)),
+		inet(setInternal, plan.TypeIfName),
+		inet(setRouted, plan.TypeIfName),
+		inet(setTunnels, plan.TypeIfName),
+		inet(setNetworks, plan.TypeIfName),
+		inet(setRestricted, plan.TypeIfName),
+		inet(setTunnelPorts, plan.TypePort),
+		br(setGuarded, plan.TypeIfName),
+		br(setSourceMAC, plan.TypeIfName, plan.TypeEther),
+	}
+	for _, f := range families() {
+		port := []plan.DataType{f.addr, plan.TypeInetProto, plan.TypePort}
+		sets = append(sets,
+			interval(inet(f.local, f.addr, plan.TypeIfName)),
+			interval(inet(f.cluster, f.addr, f.addr)),
+			interval(inet(f.masq, f.addr)),
+			interval(inet(f.ports, port...), f.addr, plan.TypePort),
+			interval(inet(f.ranges, port...), f.addr),
+			br(f.source, plan.TypeIfName, plan.TypeEther, f.addr),
+		)
+	}
+	return sets
+}

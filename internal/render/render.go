@@ -1,0 +1,320 @@
+package render
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/firewall"
+	"github.com/vethloom/vethloom/internal/linkname"
+	"github.com/vethloom/vethloom/internal/reconcile"
+	"github.com/vethloom/vethloom/plan"
+)
+
+// Fabric owns what all networks share.
+const Fabric plan.Owner = "fabric"
+
+// Facts are what renders depend on besides the records.
+type Facts struct {
+	Host   cnm.Host
+	Shared plan.State // what all networks share, without the elements that depend on records
+}
+
+// Config is what a [Renderer] works with.
+type Config struct {
+	Store   cnm.Store
+	Drivers []cnm.Driver
+	// Learn renews the facts before everything is rendered; nil: they are what Learned was called with.
+	Learn func(context.Context) error
+	Log   *slog.Logger // nil: silent
+}
+
+// Renderer turns the records of a store into plan state. It is the [reconcile.Source] of every
+// node, and holds nothing of the records but the network decoded last.
+type Renderer struct {
+	store   cnm.Store
+	drivers map[string]cnm.Driver
+	learn   func(context.Context) error
+	log     *slog.Logger
+	facts   atomic.Pointer[Facts]
+	decoded atomic.Pointer[cnm.Network] // the last network of a peer
+}
+
+// New makes a renderer. Learned must be called before it renders.
+func New(c Config) *Renderer {
+	r := &Renderer{store: c.Store, drivers: map[string]cnm.Driver{}, learn: c.Learn, log: c.Log}
+	for _, d := range c.Drivers {
+		r.drivers[d.Name()] = d
+	}
+	if r.learn == nil {
+		r.learn = func(context.Context) error { return nil }
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	return r
+}
+
+// Learned replaces the facts. Renders that are under way go on with those they began with.
+func (r *Renderer) Learned(f Facts) { r.facts.Store(&f) }
+
+// Driver is the driver of that name, or nil.
+func (r *Renderer) Driver(name string) cnm.Driver { return r.drivers[name] }
+
+// Host is what was last learnt of the host.
+func (r *Renderer) Host() cnm.Host { return r.facts.Load().Host }
+
+// All renders every record, with what the host is like now.
+func (r *Renderer) All(ctx context.Context) (map[plan.Owner]reconcile.Want, error) {
+	if err := r.learn(ctx); err != nil && ctx.Err() == nil {
+		r.log.WarnContext(ctx, "could not look at the host; going by what was known", "err", err)
+	}
+	networks, err := cnm.ListNetworks(ctx, r.store)
+	if err != nil {
+		return nil, err
+	}
+	sandboxes, err := cnm.ListSandboxes(ctx, r.store)
+	if err != nil {
+		return nil, err
+	}
+	endpoints, err := cnm.ListEndpoints(ctx, r.store)
+	if err != nil {
+		return nil, err
+	}
+	peers, err := cnm.ListPeers(ctx, r.store)
+	if err != nil {
+		return nil, err
+	}
+	out := map[plan.Owner]reconcile.Want{}
+	shared := common{ports: map[uint16]bool{}, links: map[string]bool{}}
+	add := func(owner plan.Owner, st plan.State, err error) {
+		out[owner] = reconcile.Want{State: st, Err: err}
+	}
+	byID := make(map[string]cnm.Network, len(networks))
+	for _, n := range networks {
+		byID[n.ID] = n
+		st, err := r.Network(n)
+		shared.add(st)
+		add(cnm.NetworkOwner(n.ID), st, err)
+	}
+	add(Fabric, r.fabric(shared), nil)
+	for _, b := range sandboxes {
+		add(cnm.SandboxOwner(b.ID), sandboxState(b), nil)
+	}
+	for _, e := range endpoints {
+		n, ok := byID[e.Network]
+		if !ok && e.Phase != cnm.Deleting {
+			add(cnm.EndpointOwner(e.ID), plan.State{}, fmt.Errorf("endpoint %s: no network %s", cnm.Short(e.ID),
+				cnm.Short(e.Network)))
+			continue
+		}
+		st, err := r.Endpoint(n, e)
+		add(cnm.EndpointOwner(e.ID), st, err)
+	}
+	for _, p := range peers {
+		if n, ok := byID[p.Network]; ok {
+			st, err := r.peer(n, p)
+			add(cnm.PeerOwner(p.ID), st, err)
+		}
+	}
+	return out, nil
+}
+
+// Render renders one record: nothing when it is gone or on its way out.
+func (r *Renderer) Render(ctx context.Context, owner plan.Owner) (plan.State, error) {
+	if owner == Fabric {
+		return r.renderFabric(ctx)
+	}
+	if id, ok := strings.CutPrefix(string(owner), string(cnm.PeerOwner(""))); ok {
+		return r.peerByID(ctx, id)
+	}
+	kind, short, ok := cnm.ParseOwner(owner)
+	if !ok {
+		return plan.State{}, fmt.Errorf("owner %q is no kind of record", owner)
+	}
+	records, err := r.store.Find(ctx, kind, short)
+	if err != nil || len(records) == 0 {
+		return plan.State{}, err
+	}
+	switch kind {
+	case cnm.KindNetwork:
+		n, err := cnm.NetworkOf(records[0])
+		if err != nil {
+			return plan.State{}, err
+		}
+		return r.Network(n)
+	case cnm.KindSandbox:
+		b, err := cnm.SandboxOf(records[0])
+		return sandboxState(b), err
+	default:
+		e, err := cnm.EndpointOf(records[0])
+		if err != nil {
+			return plan.State{}, err
+		}
+		return r.endpointByID(ctx, e)
+	}
+}
+
+// renderFabric renders what networks share, and that is the ports of their tunnels too.
+func (r *Renderer) renderFabric(ctx context.Context) (plan.State, error) {
+	networks, err := cnm.ListNetworks(ctx, r.store)
+	if err != nil {
+		return plan.State{}, err
+	}
+	shared := common{ports: map[uint16]bool{}, links: map[string]bool{}}
+	for _, n := range networks {
+		if st, err := r.Network(n); err == nil { // its own render says why not
+			shared.add(st)
+		}
+	}
+	return r.fabric(shared), nil
+}
+
+func (r *Renderer) fabric(c common) plan.State {
+	st := r.facts.Load().Shared
+	e := firewall.Elements{Owner: Fabric}
+	for _, p := range slices.Sorted(maps.Keys(c.ports)) {
+		e.TunnelPort(p)
+	}
+	st.Rules.Elements = e.List
+	accepts := st.Accepts
+	for _, a := range accepts {
+		for _, l := range slices.Sorted(maps.Keys(c.links)) {
+			st.Accepts = append(slices.Clip(st.Accepts), plan.ForwardAccept{Family: a.Family, Links: l})
+		}
+	}
+	return st
+}
+
+// common is what of the networks' state the host has to let pass.
+type common struct {
+	ports map[uint16]bool // UDP ports that tunnels receive on
+	links map[string]bool // bridges with names of their own
+}
+
+// add adds what a network has.
+func (c common) add(network plan.State) {
+	for _, l := range network.Links {
+		switch {
+		case l.Kind == plan.VXLAN:
+			c.ports[l.VXLAN.Port] = true
+		case l.Kind == plan.Bridge && !strings.HasPrefix(l.Name, linkname.Bridge):
+			c.links[l.Name] = true
+		}
+	}
+	for _, t := range network.Tunnels {
+		c.ports[t.Port] = true
+	}
+}
+
+func (r *Renderer) endpointByID(ctx context.Context, e cnm.Endpoint) (plan.State, error) {
+	if e.Phase == cnm.Deleting {
+		return plan.State{}, nil // its network may be gone
+	}
+	rec, err := r.store.Get(ctx, cnm.Key{Kind: cnm.KindNetwork, ID: e.Network})
+	if errors.Is(err, cnm.ErrNotFound) {
+		return plan.State{}, fmt.Errorf("endpoint %s: no network %s", cnm.Short(e.ID), cnm.Short(e.Network))
+	}
+	if err != nil {
+		return plan.State{}, err
+	}
+	n, err := cnm.NetworkOf(rec)
+	if err != nil {
+		return plan.State{}, err
+	}
+	return r.Endpoint(n, e)
+}
+
+// peerByID renders the path to a peer: none without its record or its network's.
+func (r *Renderer) peerByID(ctx context.Context, id string) (plan.State, error) {
+	rec, err := r.store.Get(ctx, cnm.Key{Kind: cnm.KindPeer, ID: id})
+	if errors.Is(err, cnm.ErrNotFound) {
+		return plan.State{}, nil
+	}
+	if err != nil {
+		return plan.State{}, err
+	}
+	p, err := cnm.PeerOf(rec)
+	if err != nil {
+		return plan.State{}, err
+	}
+	n, err := r.networkOfPeers(ctx, p.Network)
+	if errors.Is(err, cnm.ErrNotFound) {
+		return plan.State{}, nil
+	}
+	if err != nil {
+		return plan.State{}, err
+	}
+	return r.peer(n, p)
+}
+
+// networkOfPeers reads a network. As thousands of peers may be of one, it is decoded once for each of its revisions.
+func (r *Renderer) networkOfPeers(ctx context.Context, id string) (cnm.Network, error) {
+	rec, err := r.store.Get(ctx, cnm.Key{Kind: cnm.KindNetwork, ID: id})
+	if err != nil {
+		return cnm.Network{}, err
+	}
+	if last := r.decoded.Load(); last != nil && last.ID == id && last.Revision == rec.Revision {
+		return *last, nil
+	}
+	n, err := cnm.NetworkOf(rec)
+	if err == nil {
+		r.decoded.Store(&n)
+	}
+	return n, err
+}
+
+func (r *Renderer) peer(n cnm.Network, p cnm.Peer) (plan.State, error) {
+	d, err := r.driver(n)
+	if err != nil || n.Phase == cnm.Deleting || n.Cluster == nil || n.Cluster.Gone {
+		return plan.State{}, err
+	}
+	pd, ok := d.(cnm.PeerDriver)
+	if !ok {
+		return plan.State{}, nil
+	}
+	return pd.RenderPeer(n, p, r.Host())
+}
+
+// Network renders what a network's endpoints share.
+func (r *Renderer) Network(n cnm.Network) (plan.State, error) {
+	d, err := r.driver(n)
+	if err != nil || n.Phase == cnm.Deleting {
+		return plan.State{}, err
+	}
+	return d.RenderNetwork(n, r.Host())
+}
+
+// Endpoint renders an endpoint of a network.
+func (r *Renderer) Endpoint(n cnm.Network, e cnm.Endpoint) (plan.State, error) {
+	if e.Phase == cnm.Deleting || !e.Attached() {
+		return plan.State{}, nil
+	}
+	d, err := r.driver(n)
+	if err != nil {
+		return plan.State{}, err
+	}
+	return d.RenderEndpoint(n, e, r.Host())
+}
+
+func (r *Renderer) driver(n cnm.Network) (cnm.Driver, error) {
+	d, ok := r.drivers[n.Driver]
+	if !ok {
+		return nil, fmt.Errorf("network %s: this netd has no driver %q", n.Name, n.Driver)
+	}
+	return d, nil
+}
+
+// sandboxState is the namespace of a sandbox that has one of its own.
+func sandboxState(b cnm.Sandbox) plan.State {
+	if b.Host || b.Phase == cnm.Deleting {
+		return plan.State{}
+	}
+	return plan.State{Namespaces: []plan.Namespace{{Name: b.NetNS}}}
+}

@@ -1,0 +1,39 @@
+package plan
+
+import "errors"
+
+// OpError tells which operation failed. Those before it in the list have been
+// applied, those after it have not.
+type OpError struct {
+	Op  Op
+	Err error
+}
+
+// Error names the object by its key: a chain's full text would bury the reason.
+func (e *OpError) Error() string {
+	return string(e.Op.Verb) + " " + e.Op.Kind() + " " + e.Op.Object.Key() + ": " + e.Err.Error()
+}
+
+func (e *OpError) Unwrap() error { return e.Err }
+
+// What callers of a kernel branch on.
+var (
+	ErrPortTaken   = errors.New("the host port is taken")
+	ErrUnsupported = errors.New("this kernel does not support it")
+)
+
+// PortTakenError tells who has a host port. It unwraps to [ErrPortTaken].
+type PortTakenError struct {
+	Port PortReservation // the one port that is taken
+	By   string          // "nginx (pid 812)"; "" when that could not be found out
+}
+
+func (e *PortTakenError) Error() string {
+	if e.By == "" {
+		return e.Port.String() + ": " + ErrPortTaken.Error()
+	}
+	return e.Port.String() + ": " + ErrPortTaken.Error() + " by " + e.By
+}
+
+// Unwrap returns [ErrPortTaken].
+func (e *PortTakenError) Unwrap() error { return ErrPortTaken }

@@ -1,0 +1,142 @@
+package plan
+
+import (
+	"net/netip"
+	"strconv"
+)
+
+// LinkKind is the rtnetlink kind of a link (IFLA_INFO_KIND).
+type LinkKind string
+
+// The link kinds a plan can hold. Loopback links exist in every namespace and
+// are only ever modified.
+const (
+	Bridge   LinkKind = "bridge"
+	Veth     LinkKind = "veth"
+	VXLAN    LinkKind = "vxlan"
+	TUN      LinkKind = "tun"
+	Loopback LinkKind = "loopback"
+)
+
+// MAC is an EUI-48 hardware address; the zero value leaves the choice to the
+// kernel and never differs from what is observed.
+type MAC [6]byte
+
+// String renders the colon-separated form, or "" for the zero value.
+func (m MAC) String() string {
+	if m == (MAC{}) {
+		return ""
+	}
+	const digits = "0123456789abcdef"
+	out := make([]byte, 0, 3*len(m))
+	for _, b := range m {
+		out = append(out, digits[b>>4], digits[b&0xf], ':')
+	}
+	return string(out[:len(out)-1])
+}
+
+// Link is a network device. A veth pair is one Link: the end named by NS and
+// Name, with the other end in Peer.
+type Link struct {
+	NS     NetNS
+	Name   string // at most 15 bytes (IFNAMSIZ-1)
+	Owner  Owner  // the owner mark, kept as the link's alias
+	Kind   LinkKind
+	MAC    MAC
+	MTU    int // bytes; 0 leaves the kernel's choice
+	Up     bool
+	Master string      // the bridge this link is a port of, in the same namespace
+	Port   BridgePort  // meaningful with Master
+	Peer   VethPeer    // meaningful for Veth
+	VXLAN  VXLANDevice // meaningful for VXLAN
+}
+
+// VXLANDevice is what a VXLAN link (RFC 7348) is made with. The kernel changes none of
+// it later: another value is another link, whose entries start anew. Learning is
+// always off. UDP checksums are off on IPv4, as RFC 7348 section 5 asks, and on on IPv6.
+type VXLANDevice struct {
+	VNI   uint32
+	Port  uint16     // UDP
+	Local netip.Addr // the outer source address; its family is that of every FDBEntry's Dst
+	// Proxy answers ARP and neighbour solicitations from the link's own neighbour entries,
+	// and lets none of them through (IFLA_VXLAN_PROXY).
+	Proxy bool
+}
+
+// BridgePort holds the flags of a link as a port of its bridge (IFLA_BRPORT_*).
+type BridgePort struct {
+	Isolated bool // no frames to or from other isolated ports
+	Hairpin  bool // frames may leave by the port they came in
+}
+
+// VethPeer is the other end of a veth pair. It has the MTU, the scope mark and the
+// administrative state of the pair's first end.
+type VethPeer struct {
+	NS   NetNS
+	Name string
+	MAC  MAC
+}
+
+// Key is the name of the link, or of the first end of a veth pair, in its namespace.
+func (l Link) Key() string { return in(l.NS, l.Name) }
+
+func (l Link) String() string {
+	parts := []string{"link", l.Name, string(l.Kind)}
+	if l.Kind == VXLAN {
+		parts = append(parts, l.VXLAN.String())
+	}
+	if m := l.MAC.String(); m != "" {
+		parts = append(parts, "address", m)
+	}
+	if l.MTU != 0 {
+		parts = append(parts, "mtu", strconv.Itoa(l.MTU))
+	}
+	if l.Master != "" {
+		parts = append(parts, "master", l.Master)
+		if l.Port.Isolated {
+			parts = append(parts, "isolated")
+		}
+		if l.Port.Hairpin {
+			parts = append(parts, "hairpin")
+		}
+	}
+	if l.Up {
+		parts = append(parts, "up")
+	} else {
+		parts = append(parts, "down")
+	}
+	if l.Kind == Veth {
+		parts = append(parts, "peer", l.Peer.String())
+	}
+	if l.Owner != "" {
+		parts = append(parts, "alias", AliasPrefix+string(l.Owner))
+	}
+	return words(l.NS, parts...)
+}
+
+// String is the peer as a part of its link's line.
+func (p VethPeer) String() string {
+	text := in(p.NS, p.Name)
+	if m := p.MAC.String(); m != "" {
+		text += " address " + m
+	}
+	return text
+}
+
+// peerKey is the key a veth's other end would have as a link.
+func (l Link) peerKey() string { return in(l.Peer.NS, l.Peer.Name) }
+
+func (l Link) about() about { return about{kind: "link", ns: l.NS, link: l.Name, owner: l.Owner} }
+
+// String is the device as a part of its link's line.
+func (v VXLANDevice) String() string {
+	text := "id " + strconv.FormatUint(uint64(v.VNI), 10)
+	if v.Local.IsValid() {
+		text += " local " + v.Local.String()
+	}
+	text += " dstport " + strconv.Itoa(int(v.Port))
+	if v.Proxy {
+		text += " proxy"
+	}
+	return text
+}
