@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/shim"
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 // A supervisor that is stopped, as one on a disk that hangs is, holds up nobody: who looks sees what was known last,
@@ -30,6 +33,8 @@ func TestSupervisorThatDoesNotAnswer(t *testing.T) {
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
+		// One of its threads takes the signal and stops the others, once it is its turn.
+		await.True(t, "every thread of the supervisor is stopped", func() bool { return stopped(pid) })
 		return pid
 	}
 	freeze("stopped")
@@ -88,9 +93,9 @@ func TestSupervisorThatDoesNotAnswer(t *testing.T) {
 func TestLookingWaitsForNobody(t *testing.T) {
 	w := newWorld(t)
 	w.start(engine.Spec{Name: "slow", Image: "busybox", Command: []string{"sh", "-c", "trap '' TERM; sleep 1000"}})
-	stopped := make(chan error)
+	ended := make(chan error)
 	forever := -time.Second
-	go func() { stopped <- w.e.Stop(t.Context(), "slow", &forever) }()
+	go func() { ended <- w.e.Stop(t.Context(), "slow", &forever) }()
 	for range 3 {
 		if d, err := w.e.Inspect(t.Context(), "slow"); err != nil || d.Status != engine.Running {
 			t.Errorf("while it is stopped: %s, %v", d.Status, err)
@@ -99,9 +104,18 @@ func TestLookingWaitsForNobody(t *testing.T) {
 	if err := w.e.Kill(t.Context(), "slow", ""); err != nil {
 		t.Error(err)
 	}
-	if err := <-stopped; err != nil {
+	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+}
+
+// stopped reports whether every thread of a process is stopped, by the third field of proc_pid_stat(5).
+func stopped(pid int) bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	return err == nil && len(threads) > 0 && !slices.ContainsFunc(threads, func(path string) bool {
+		text, err := os.ReadFile(path)
+		return err != nil || bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])[0][0] != 'T'
+	})
 }
 
 // supervisor is the parent of a container's first process.

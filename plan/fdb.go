@@ -2,25 +2,31 @@ package plan
 
 import "net/netip"
 
-// FDBEntry is a permanent forwarding entry of a VXLAN device.
+// FDBEntry is a forwarding entry that does not age: of a VXLAN device, or of a bridge for one of its ports.
 type FDBEntry struct {
 	NS   NetNS
-	Link string
-	MAC  MAC
-	Dst  netip.Addr // the remote tunnel endpoint
+	Link string     // the device, or the port
+	MAC  MAC        // what is behind it
+	Dst  netip.Addr // of a VXLAN device: the remote tunnel endpoint; the zero value: the entry is the bridge's
 }
 
-// Key is the link and the hardware address. The zero address stands for
-// whatever has no entry; it goes to many destinations, so each is an entry of its own.
+// Key is the link, the hardware address, and whether the entry is the bridge's. The zero address stands for
+// whatever has no entry of the device; it goes to many destinations, so each is an entry of its own.
 func (f FDBEntry) Key() string {
 	key := in(f.NS, f.Link) + " " + macText(f.MAC)
-	if f.MAC == (MAC{}) {
+	switch {
+	case !f.Dst.IsValid():
+		key += " master"
+	case f.MAC == MAC{}:
 		key += " " + f.Dst.String()
 	}
 	return key
 }
 
 func (f FDBEntry) String() string {
+	if !f.Dst.IsValid() {
+		return words(f.NS, "fdb", macText(f.MAC), "dev", f.Link, "master static")
+	}
 	return words(f.NS, "fdb", macText(f.MAC), "dev", f.Link, "dst", f.Dst.String())
 }
 

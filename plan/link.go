@@ -67,6 +67,9 @@ type VXLANDevice struct {
 type BridgePort struct {
 	Isolated bool // no frames to or from other isolated ports
 	Hairpin  bool // frames may leave by the port they came in
+	// NoLearning keeps the bridge from learning what is behind the port: what is there has an [FDBEntry].
+	NoLearning bool
+	NoFlood    bool // unicast frames to addresses that the bridge does not know do not leave by the port
 }
 
 // VethPeer is the other end of a veth pair. It has the MTU, the scope mark and the
@@ -98,6 +101,12 @@ func (l Link) String() string {
 		}
 		if l.Port.Hairpin {
 			parts = append(parts, "hairpin")
+		}
+		if l.Port.NoLearning {
+			parts = append(parts, "learning off")
+		}
+		if l.Port.NoFlood {
+			parts = append(parts, "flood off")
 		}
 	}
 	if l.Up {

@@ -78,17 +78,7 @@ func outside() plan.State {
 	}
 }
 
-func (w *world) add(s plan.State) {
-	w.want.Namespaces = append(w.want.Namespaces, s.Namespaces...)
-	w.want.Links = append(w.want.Links, s.Links...)
-	w.want.Addrs = append(w.want.Addrs, s.Addrs...)
-	w.want.Routes = append(w.want.Routes, s.Routes...)
-	w.want.Sysctls = append(w.want.Sysctls, s.Sysctls...)
-	w.want.Ports = append(w.want.Ports, s.Ports...)
-	w.want.Rules.Chains = append(w.want.Rules.Chains, s.Rules.Chains...)
-	w.want.Rules.Sets = append(w.want.Rules.Sets, s.Rules.Sets...)
-	w.want.Rules.Elements = append(w.want.Rules.Elements, s.Rules.Elements...)
-}
+func (w *world) add(s plan.State) { w.want = w.want.Merge(s) }
 
 // network adds a network with 10.<n>.0.0/24 and fd0<n>::/64.
 func (w *world) network(name string, change func(*cnm.Network)) {

@@ -115,9 +115,16 @@ func (r *endpointRender) link(mtu int) {
 		Master: r.o.Link(r.n),
 		// Hairpin always: with bridge-nf-call-iptables=1 a published port of
 		// the endpoint itself turns round inside the bridge.
-		Port: plan.BridgePort{Isolated: !r.o.ICC, Hairpin: true},
+		//
+		// With source validation the endpoint's own address is all there is behind the port. A bridge learns from
+		// frames to link-local groups (IEEE 802.1D, 7.12.6) before any filter sees them, so it must not learn.
+		Port: plan.BridgePort{Isolated: !r.o.ICC, Hairpin: true, NoLearning: r.o.SourceValidation,
+			NoFlood: r.o.SourceValidation},
 		Peer: plan.VethPeer{NS: r.e.NetNS, Name: r.inside, MAC: r.e.MAC},
 	}}
+	if r.o.SourceValidation {
+		r.state.FDB = []plan.FDBEntry{{Link: r.host, MAC: r.e.MAC}}
+	}
 }
 
 func (r *endpointRender) addresses() {

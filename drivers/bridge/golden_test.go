@@ -55,6 +55,7 @@ func stateText(s plan.State) string {
 	lines(&b, s.Links)
 	lines(&b, s.Addrs)
 	lines(&b, s.Routes)
+	lines(&b, s.FDB)
 	lines(&b, s.Sysctls)
 	lines(&b, s.Ports)
 	return b.String() + nftText(s.Rules)

@@ -3,13 +3,17 @@ package bridge_test
 import (
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/await"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // A container "b" with addresses .3 tries to be others. On the network "lax",
@@ -33,6 +37,7 @@ func TestSourceValidation(t *testing.T) {
 			w.stealsAddress(c.victim, c.attacker, c.net4, c.net6, c.passes)
 			w.poisonsARP(c.attacker, c.net4, c.passes)
 			w.poisonsND(c.attacker, c.net6, c.passes)
+			w.teachesBridge(c.victim, c.attacker, c.passes)
 			w.changesMAC(c.victim, c.attacker, c.net4, c.passes)
 		}
 	})
@@ -135,6 +140,55 @@ func (w *world) poisonsND(attacker, net6 string, passes bool) {
 		w.tb.Fatalf("send a neighbour advertisement: %v", err)
 	}
 	w.turned("neighbour advertisement", victim, before, passes)
+}
+
+// teachesBridge sends, from the victim's hardware address, to a group that bridges do not forward: the frame passes no
+// filter, and a bridge that learns from it sends the victim's frames to the attacker.
+func (w *world) teachesBridge(victim, attacker string, passes bool) {
+	w.tb.Helper()
+	of := func(box string) (l plan.Link) {
+		for _, l = range w.want.Links {
+			if string(l.Peer.NS) == box {
+				break
+			}
+		}
+		return l
+	}
+	mac := of(victim).Peer.MAC
+	frame := append([]byte{0x01, 0x80, 0xc2, 0, 0, 0x0e}, mac[:]...) // IEEE 802.1AB
+	frame = append(frame, 0x88, 0xcc)
+	frame = append(frame, make([]byte, 46)...)
+	err := w.env.Do(w.path(attacker), func() error { return send("eth0", frame) })
+	if err != nil {
+		w.tb.Fatalf("send to a group: %v", err)
+	}
+	behind := func() string {
+		for line := range strings.Lines(w.must("", "bridge", "fdb", "show")) {
+			if strings.HasPrefix(line, mac.String()) {
+				return strings.Fields(line)[2]
+			}
+		}
+		return ""
+	}
+	want := of(victim).Name
+	if passes {
+		want = of(attacker).Name
+	}
+	await.Value(w.tb, "the port that "+victim+"'s address is behind", want, behind)
+}
+
+// send sends a frame by a link of the caller's namespace.
+func send(link string, frame []byte) error {
+	l, err := net.InterfaceByName(link)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	return os.NewSyscallError("sendto", unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: l.Index}))
 }
 
 // changesMAC sends from another hardware address.

@@ -186,8 +186,10 @@ func device(n cnm.Network, o Options, br plan.Link, h cnm.Host) plan.Link {
 	return plan.Link{
 		Name: LinkName(n.ID), Owner: br.Owner, Kind: plan.VXLAN, MAC: mac(n.ID, h.Node, "vxlan"), MTU: br.MTU, Up: true,
 		Master: br.Name,
-		// Isolated endpoints reach none on other nodes either.
-		Port:  plan.BridgePort{Isolated: !o.Bridge.ICC},
+		// Isolated endpoints reach none on other nodes either. The bridge learns nothing of what is on other nodes: an
+		// endpoint that moves would be looked for where it was. What it does not know goes to the device, whose
+		// entries say where it is.
+		Port:  plan.BridgePort{Isolated: !o.Bridge.ICC, NoLearning: true},
 		VXLAN: v,
 	}
 }

@@ -17,18 +17,20 @@ type entries struct {
 	fdb    map[string]map[hop]netip.Addr      // by link; the value is the destination
 }
 
-// hop tells forwarding entries of a device apart: by the hardware address, and those of the
-// zero address by the destination.
+// hop tells forwarding entries of a link apart: by the hardware address and by whose they are, and a device's own of
+// the zero address by the destination.
 type hop struct {
-	mac plan.MAC
-	dst netip.Addr
+	mac    plan.MAC
+	dst    netip.Addr
+	master bool // the bridge's
 }
 
 func hopOf(mac plan.MAC, dst netip.Addr) hop {
+	h := hop{mac: mac, dst: dst, master: !dst.IsValid()}
 	if mac != (plan.MAC{}) {
-		dst = netip.Addr{}
+		h.dst = netip.Addr{}
 	}
-	return hop{mac, dst}
+	return h
 }
 
 func (e *entries) reset() {
@@ -114,11 +116,13 @@ func parseEntry(m netlink.Message) (entryEvent, bool) {
 		return entryEvent{}, false
 	}
 	bridge := m.Data[0] == unix.AF_BRIDGE
-	if bridge && m.Data[10]&unix.NTF_SELF == 0 {
+	n, err := rtnetlink.ParseNeigh(m.Data)
+	if err != nil || !bridge && (!n.IP.IsValid() || n.Proto != plan.Protocol) {
 		return entryEvent{}, false
 	}
-	n, err := rtnetlink.ParseNeigh(m.Data)
-	if err != nil || !n.IP.IsValid() || !bridge && n.Proto != plan.Protocol {
+	if bridge && m.Data[10]&unix.NTF_SELF == 0 {
+		n.IP = netip.Addr{} // it is the bridge's, whatever it says
+	} else if bridge && !n.IP.IsValid() {
 		return entryEvent{}, false
 	}
 	return entryEvent{Neighbour: n, bridge: bridge, gone: kind == unix.RTM_DELNEIGH}, true
@@ -130,11 +134,12 @@ func (s *shadow) entryDrifted(e entryEvent, link string) bool {
 	defer s.mu.Unlock()
 	if e.bridge {
 		dst, known := s.entries.fdb[link][hopOf(e.MAC, e.IP)]
+		stays := e.Static || e.Permanent && e.IP.IsValid()
 		if !known {
 			l, ours := s.links[link]
-			return !e.gone && e.Permanent && ours && l.Kind == plan.VXLAN
+			return !e.gone && stays && ours && (e.Static || l.Kind == plan.VXLAN)
 		}
-		return e.gone || !e.Permanent || dst != e.IP
+		return e.gone || !stays || dst != e.IP
 	}
 	mac, known := s.entries.neighs[link][e.IP]
 	if !known {

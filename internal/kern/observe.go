@@ -181,10 +181,10 @@ func (v *view) hasRoute(a rtnetlink.Address) bool {
 	return v.direct == nil || a.Prefix.IsSingleIP() || !l.Up || v.direct[directRoute{a.Index, a.Prefix.Masked()}]
 }
 
-// forwards reports whether a link of ours can have forwarding entries by destination.
+// forwards reports whether a link of ours can have forwarding entries.
 func (v *view) forwards() bool {
 	for _, l := range v.links {
-		if _, _, ok := l.Owner(); ok && l.Kind == plan.VXLAN {
+		if _, _, ok := l.Owner(); ok && (l.Kind == plan.VXLAN || l.MasterIndex != 0) {
 			return true
 		}
 	}
@@ -287,7 +287,7 @@ func (v *view) collect(s *plan.State, owned, going map[*rtnetlink.Link]bool) {
 		}
 	}
 	for _, n := range v.fdb {
-		if l := v.links[n.Index]; l != nil && owned[l] && l.Kind == plan.VXLAN {
+		if l := v.links[n.Index]; l != nil && owned[l] && !going[l] && (n.Static || l.Kind == plan.VXLAN) {
 			s.FDB = append(s.FDB, plan.FDBEntry{NS: v.ns, Link: l.Name, MAC: n.MAC, Dst: n.IP})
 		}
 	}

@@ -35,9 +35,10 @@ func (t *tables) device(v plan.Verb, l plan.Link) error {
 	return nil
 }
 
-// forward adds a forwarding entry of a VXLAN device.
+// forward adds a forwarding entry of a VXLAN device, or of the bridge of a port.
 func (t *tables) forward(v plan.Verb, f plan.FDBEntry) error {
-	if l, ok := t.find(f.NS, f.Link); ok && l.Kind != plan.VXLAN {
+	if l, ok := t.find(f.NS, f.Link); ok && (f.Dst.IsValid() && l.Kind != plan.VXLAN ||
+		!f.Dst.IsValid() && l.Master == "") {
 		return fmt.Errorf("forwarding entry of %s: %w", f.Link, errKind)
 	}
 	return onLink(t, t.fdb, v, f)

@@ -46,9 +46,10 @@ func (g *generator) vxlan(i int, v plan.VXLANDevice) {
 	g.taken[l.Key()] = true
 	if len(g.bridges) > 0 && g.chance(50, "port") {
 		l.Master = pick(g, "master", g.bridges...)
-		l.Port = plan.BridgePort{Isolated: g.chance(50, "isolated"), Hairpin: g.chance(50, "hairpin")}
+		l.Port = g.port()
 	}
 	g.s.Links = append(g.s.Links, l)
+	g.behind(l, 30+i)
 	if l.Up && l.Master == "" {
 		g.furnish(l.NS, l.Name, 30+i)
 	}

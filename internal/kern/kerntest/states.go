@@ -90,9 +90,10 @@ func (g *generator) veth(i int) {
 	}
 	if l.NS == "" && len(g.bridges) > 0 && g.chance(70, "port") {
 		l.Master = pick(g, "master", g.bridges...)
-		l.Port = plan.BridgePort{Isolated: g.chance(50, "isolated"), Hairpin: g.chance(50, "hairpin")}
+		l.Port = g.port()
 	}
 	g.s.Links = append(g.s.Links, l)
+	g.behind(l, 10+i)
 	if l.Up {
 		g.furnish(l.Peer.NS, l.Peer.Name, 10+i)
 		if l.Master == "" {
@@ -223,5 +224,18 @@ func (g *generator) rules() {
 				Keys: []string{"0.0.0.0/0", "tcp", fmt.Sprint(8000 + i)},
 				Data: []string{fmt.Sprintf("10.1.0.%d", pick(g, "to", 1, 2)), "80"}})
 		}
+	}
+}
+
+// port makes the flags of a bridge port.
+func (g *generator) port() plan.BridgePort {
+	return plan.BridgePort{Isolated: g.chance(50, "isolated"), Hairpin: g.chance(50, "hairpin"),
+		NoLearning: g.chance(50, "learning off"), NoFlood: g.chance(50, "flood off")}
+}
+
+// behind may have the bridge of a port know an address behind it.
+func (g *generator) behind(l plan.Link, n int) {
+	if l.Master != "" && g.chance(50, "address behind the port") {
+		g.s.FDB = append(g.s.FDB, plan.FDBEntry{Link: l.Name, MAC: plan.MAC{2, 0, 0, 0, 5, byte(n)}})
 	}
 }

@@ -30,6 +30,8 @@ const (
 	inetConf            = 1  // IFLA_INET_CONF
 	promoteSecondaries  = 20 // IPV4_DEVCONF_PROMOTE_SECONDARIES
 	brportMode          = 4  // IFLA_BRPORT_MODE, the hairpin flag
+	brportLearning      = 8  // IFLA_BRPORT_LEARNING
+	brportFlood         = 9  // IFLA_BRPORT_UNICAST_FLOOD
 	brportIsolated      = 33 // IFLA_BRPORT_ISOLATED
 	filterSkipStats     = 1 << 3
 	MinIPv6MTU          = 1280
@@ -146,6 +148,8 @@ func PortFlags(a *attr.Builder, p plan.BridgePort) {
 		a.Str(unix.IFLA_INFO_SLAVE_KIND, "bridge")
 		a.Nest(unix.IFLA_INFO_SLAVE_DATA, func(a *attr.Builder) {
 			a.U8(brportMode, bit(p.Hairpin))
+			a.U8(brportLearning, bit(!p.NoLearning))
+			a.U8(brportFlood, bit(!p.NoFlood))
 			a.U8(brportIsolated, bit(p.Isolated))
 		})
 	})
@@ -262,6 +266,10 @@ func (l *Link) parseInfo(b []byte) error {
 				switch kind {
 				case brportMode:
 					l.Port.Hairpin = attr.U8(v) != 0
+				case brportLearning:
+					l.Port.NoLearning = attr.U8(v) == 0
+				case brportFlood:
+					l.Port.NoFlood = attr.U8(v) == 0
 				case brportIsolated:
 					l.Port.Isolated = attr.U8(v) != 0
 				}

@@ -36,7 +36,7 @@ func DelNeigh(n plan.Neigh, index uint32) Request {
 	return Request{Kind: unix.RTM_DELNEIGH, Data: a.B, Settled: []unix.Errno{unix.ENOENT, unix.ENODEV}}
 }
 
-// NewFDB adds a forwarding entry to the device itself. Only the zero address has
+// NewFDB adds a forwarding entry to the device itself, or to its bridge. Only the zero address of a device has
 // several destinations, so only there is an entry added to others.
 func NewFDB(f plan.FDBEntry, index uint32) Request {
 	a := fdbMsg(f, index)
@@ -52,6 +52,13 @@ func DelFDB(f plan.FDBEntry, index uint32) Request {
 }
 
 func fdbMsg(f plan.FDBEntry, index uint32) *attr.Builder {
+	if !f.Dst.IsValid() {
+		// A permanent entry of a bridge is an address of the bridge itself; one that does not age says "no ARP".
+		a := neighMsg(unix.AF_BRIDGE, index, unix.NTF_MASTER)
+		binary.NativeEndian.PutUint16(a.B[8:], unix.NUD_NOARP)
+		a.Bytes(unix.NDA_LLADDR, f.MAC[:])
+		return a
+	}
 	a := neighMsg(unix.AF_BRIDGE, index, unix.NTF_SELF)
 	a.Bytes(unix.NDA_LLADDR, f.MAC[:])
 	a.Bytes(unix.NDA_DST, f.Dst.AsSlice())
@@ -61,9 +68,9 @@ func fdbMsg(f plan.FDBEntry, index uint32) *attr.Builder {
 // Neighbour is an observed neighbour or forwarding entry.
 type Neighbour struct {
 	Index     uint32
-	Permanent bool
-	self      bool
-	IP        netip.Addr
+	Permanent bool       // does not age
+	Static    bool       // a forwarding entry of a bridge, for the link as its port, that does not age
+	IP        netip.Addr // the zero value in entries of a bridge
 	MAC       plan.MAC
 	Proto     uint8
 }
@@ -72,10 +79,12 @@ func ParseNeigh(b []byte) (Neighbour, error) {
 	if len(b) < unix.SizeofNdMsg {
 		return Neighbour{}, ErrShort
 	}
+	state := binary.NativeEndian.Uint16(b[8:])
 	n := Neighbour{
 		Index:     attr.U32(b[4:]),
-		Permanent: binary.NativeEndian.Uint16(b[8:])&unix.NUD_PERMANENT != 0,
-		self:      b[10]&unix.NTF_SELF != 0,
+		Permanent: state&unix.NUD_PERMANENT != 0,
+		Static: b[0] == unix.AF_BRIDGE && b[10]&unix.NTF_SELF == 0 && state&(unix.NUD_PERMANENT|unix.NUD_NOARP) ==
+			unix.NUD_NOARP,
 	}
 	err := attr.Each(b[unix.SizeofNdMsg:], func(kind uint16, v []byte) error {
 		switch kind {
@@ -104,13 +113,14 @@ func (c *Conn) DumpNeighs(each func(Neighbour) error) error {
 	})
 }
 
-// DumpFDB reads the permanent entries of devices that forward by destination.
+// DumpFDB reads the permanent entries of devices that forward by destination, and the static ones of bridges.
 func (c *Conn) DumpFDB(each func(Neighbour) error) error {
 	h := make([]byte, unix.SizeofNdMsg)
 	h[0] = unix.AF_BRIDGE
 	return c.Dump(unix.RTM_GETNEIGH, h, func(b []byte) error {
 		n, err := ParseNeigh(b)
-		if err != nil || !n.Permanent || !n.self || !n.IP.IsValid() {
+		self := err == nil && n.Permanent && b[10]&unix.NTF_SELF != 0 && n.IP.IsValid()
+		if !self && !n.Static {
 			return err
 		}
 		return each(n)
