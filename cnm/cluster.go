@@ -109,5 +109,8 @@ type Membership interface {
 // PeerOwner is the owner of what leads to a peer.
 func PeerOwner(id string) plan.Owner { return plan.Owner("peer/" + id) }
 
+// NodeOwner is the owner of what concerns a node that peers are on, by its address on the underlay.
+func NodeOwner(addr string) plan.Owner { return plan.Owner("node/" + addr) }
+
 // PeerID is the ID of a peer's record.
 func PeerID(network, key string) string { return Short(network) + "/" + key }

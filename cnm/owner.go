@@ -23,6 +23,9 @@ const minPrefix = 4
 // Begins reports whether ref is a beginning that stands for an ID.
 func Begins(id, ref string) bool { return len(ref) >= minPrefix && strings.HasPrefix(id, ref) }
 
+// FabricOwner owns what all networks share.
+const FabricOwner plan.Owner = "fabric"
+
 // NetworkOwner is the owner of what a network's endpoints share.
 func NetworkOwner(id string) plan.Owner { return plan.Owner("network/" + Short(id)) }
 

@@ -18,6 +18,7 @@ const (
 	KindImage     Kind = "image"
 	KindVolume    Kind = "volume"
 	KindPeer      Kind = "peer"   // what other nodes have of cluster networks, as last seen
+	KindNode      Kind = "node"   // the address of a node that peers are on; its ID is all it says
 	KindMember    Kind = "member" // what this node knows of itself as a member of the cluster
 )
 

@@ -60,7 +60,9 @@ const (
 	CTStatus      Field = "ct status"      // dnat, snat
 	CTDirection   Field = "ct direction"   // original, reply
 	FIBDaddrType  Field = "fib daddr type" // local, broadcast, multicast
-	Mark          Field = "meta mark"
+	// FIBSaddrOIf is whether the route to the source leads out by the link that the packet came by: exists, missing.
+	FIBSaddrOIf Field = "fib saddr . iif oif"
+	Mark        Field = "meta mark"
 )
 
 // Match holds when the concatenation of Fields is (or, with Not, is not) one

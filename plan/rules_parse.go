@@ -10,7 +10,7 @@ import (
 var fields = [...]Field{
 	IIfName, OIfName, NFProto, EtherType, L4Proto, IPSaddr, IPDaddr, IP6Saddr, IP6Daddr, EtherSaddr,
 	ARPSaddrIP, ARPSaddrEther, SPort, DPort, ICMPv6Type, ICMPv6Target, CTState, CTStatus, CTDirection, FIBDaddrType,
-	Mark,
+	FIBSaddrOIf, Mark,
 }
 
 // ParseRule reads what [Rule.String] writes, and nothing else: it is how a rule

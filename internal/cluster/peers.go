@@ -19,6 +19,7 @@ type peers struct {
 	*core
 	known     map[string]peerState // of the local store, by ID
 	vanishing map[string]bool      // those that etcd has no more, and that stay for a grace
+	nodes     map[netip.Addr]peerNode
 }
 
 // localBatch is how many peers one commit to the local store has at most.
@@ -103,6 +104,8 @@ func (m peers) commitPeers(ctx context.Context, changes []peerChange) error {
 		for _, c := range batch {
 			writes = append(writes, c.write)
 		}
+		nodes := m.nodeWrites(batch)
+		writes = append(writes, nodes...)
 		if err := m.cfg.Local.Commit(ctx, writes...); err != nil {
 			return fmt.Errorf("keep the peers: %w", errors.Join(err, m.rereadPeers(ctx)))
 		}
@@ -112,6 +115,12 @@ func (m peers) commitPeers(ctx context.Context, changes []peerChange) error {
 			}
 			scopes = append(scopes, cnm.PeerOwner(c.write.Key.ID))
 		}
+		if err := m.committedNodes(ctx, nodes); err != nil {
+			return errors.Join(err, m.rereadPeers(ctx))
+		}
+		for _, w := range nodes {
+			scopes = append(scopes, cnm.NodeOwner(w.Key.ID))
+		}
 	}
 	return nil
 }
@@ -120,6 +129,7 @@ func (m peers) commitPeers(ctx context.Context, changes []peerChange) error {
 func (m peers) committed(ctx context.Context, c peerChange) error {
 	id := c.write.Key.ID
 	delete(m.vanishing, id)
+	m.count(m.known[id].peer, -1)
 	if c.write.Value == nil {
 		delete(m.known, id)
 		return nil
@@ -129,6 +139,7 @@ func (m peers) committed(ctx context.Context, c peerChange) error {
 		return fmt.Errorf("read the peer %s: %w", id, errors.Join(err, m.rereadPeers(ctx)))
 	}
 	m.known[id] = peerState{peer: c.peer, revision: r.Revision}
+	m.count(c.peer, 1)
 	return nil
 }
 
@@ -140,14 +151,16 @@ func (m peers) rereadPeers(ctx context.Context) error {
 	}
 	clear(m.known)
 	clear(m.vanishing)
+	clear(m.nodes)
 	for _, r := range records {
 		p, err := record.Decode[cnm.Peer](r.Value)
 		if err != nil {
 			return fmt.Errorf("decode the peer %s: %w", r.Key.ID, err)
 		}
 		m.known[r.Key.ID] = peerState{peer: p, revision: r.Revision}
+		m.count(p, 1)
 	}
-	return nil
+	return m.rereadNodes(ctx)
 }
 
 // allPeers adds the ID of every peer that there is or should be.

@@ -207,8 +207,9 @@ func TestOneFurtherNodeCostsTheSameInALargeCluster(t *testing.T) {
 					}
 					return kind.peer(crowd, known), kind.add(ctx, crowd, known, known+1)
 				})
-				// The record and its revision; the record and its network for the render.
-				if want := (tally{gets: 3, commits: 1, writes: 1, scopes: 1, looks: 1}); got != want {
+				// The record and its revision; the record and its network for the render. And the node's address: the
+				// record and its revision, and the record for the render.
+				if want := (tally{gets: 5, commits: 1, writes: 2, scopes: 2, looks: 1}); got != want {
 					t.Errorf("with %d nodes known, one more costs %+v, want %+v", known, got, want)
 				}
 			}

@@ -187,7 +187,7 @@ func drivers() []cnm.Driver {
 
 // serveAPI makes the daemon ready, step by step, and serves until the context ends.
 func (d *daemon) serveAPI(ctx context.Context) error {
-	if err := d.rec.Converge(ctx, render.Fabric); err != nil {
+	if err := d.rec.Converge(ctx, cnm.FabricOwner); err != nil {
 		return fmt.Errorf("set up the firewall: %w", err)
 	}
 	subnets, err := d.cfg.bridgeSubnets()
@@ -324,7 +324,7 @@ type fabric struct{ *reconcile.Reconciler }
 
 func (f fabric) Converge(ctx context.Context, owners ...plan.Owner) error {
 	if slices.ContainsFunc(owners, isNetwork) {
-		owners = append(slices.Clone(owners), render.Fabric)
+		owners = append(slices.Clone(owners), cnm.FabricOwner)
 	}
 	return modelError(f.Reconciler.Converge(ctx, owners...))
 }

@@ -15,6 +15,9 @@ const (
 // chainCluster judges what passes between a network's bridge and the links to its other nodes.
 const chainCluster = "cluster"
 
+// chainTunnel judges what is sent to the ports of tunnels.
+const chainTunnel = "tunnel"
+
 func is(f plan.Field, values ...string) plan.Match {
 	return plan.Match{Fields: []plan.Field{f}, Values: values}
 }
@@ -45,6 +48,7 @@ func inetChains() []plan.Chain {
 		chain("input", "filter", "input", prioFilter, inputRules()),
 		chain("forward", "filter", "forward", prioFilter, forwardRules()),
 		{Family: plan.Inet, Name: chainCluster, Rules: clusterRules()},
+		{Family: plan.Inet, Name: chainTunnel, Rules: tunnelRules()},
 		{Family: plan.Inet, Name: "publish", Rules: publishRules()},
 		chain("prerouting", "nat", "prerouting", prioDNAT, localToPublish()),
 		chain("output", "nat", "output", prioDNAT, localToPublish()),
@@ -67,13 +71,11 @@ func rawRules() []plan.Rule {
 }
 
 // inputRules let an internal network reach its own gateway address, and no
-// other address of the host. What comes by a tunnel must be from inside its network. Containers, wherever they
-// are, do not reach the tunnels' own ports. All else, the tunnels' outer packets among it, is none of this chain's
-// business and leaves with one look-up.
+// other address of the host. What comes by a tunnel must be from inside its network. All else leaves with one look-up.
 func inputRules() []plan.Rule {
 	rules := []plan.Rule{
+		jump(chainTunnel, is(plan.L4Proto, "udp"), in(setTunnelPorts, plan.DPort)),
 		rule(plan.Accept, not(in(setNetworks, plan.IIfName))),
-		dropped(is(plan.L4Proto, "udp"), in(setTunnelPorts, plan.DPort)),
 		rule(plan.Accept, not(in(setRestricted, plan.IIfName))),
 	}
 	for _, f := range families() {
@@ -93,6 +95,18 @@ func inputRules() []plan.Rule {
 			is(f.daddr, "ff02::/16", "fe80::/10")),
 		dropped(internal))
 	return rules
+}
+
+// tunnelRules let nodes that a tunnel leads to send to the tunnels' ports, by the link that the way to them leads out
+// by, and nobody else: a VXLAN device asks neither who sent a packet nor by which link it came. Containers, wherever they
+// are, speak for no node.
+func tunnelRules() []plan.Rule {
+	rules := []plan.Rule{dropped(in(setNetworks, plan.IIfName))}
+	for _, f := range families() {
+		rules = append(rules, rule(plan.Accept, is(plan.NFProto, f.proto), in(f.nodes, f.saddr),
+			is(plan.FIBSaddrOIf, "exists")))
+	}
+	return append(rules, dropped())
 }
 
 func forwardRules() []plan.Rule {

@@ -102,6 +102,9 @@ func (e *Elements) Publish(on netip.Prefix, proto plan.L4, hostPort, count uint1
 // all networks that use it, so containers may not.
 func (e *Elements) TunnelPort(port uint16) { e.inet(setTunnelPorts, number(port)) }
 
+// TunnelPeer is the address of a node that may send to the ports of [Elements.TunnelPort].
+func (e *Elements) TunnelPeer(node netip.Addr) { e.inet(familyOf(node).nodes, node.String()) }
+
 func number(n uint16) string { return strconv.Itoa(int(n)) }
 
 // Everywhere is every address of a's family.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -16,9 +17,6 @@ import (
 	"github.com/vethloom/vethloom/internal/reconcile"
 	"github.com/vethloom/vethloom/plan"
 )
-
-// Fabric owns what all networks share.
-const Fabric plan.Owner = "fabric"
 
 // Facts are what renders depend on besides the records.
 type Facts struct {
@@ -92,7 +90,7 @@ func (r *Renderer) All(ctx context.Context) (map[plan.Owner]reconcile.Want, erro
 		return nil, err
 	}
 	out := map[plan.Owner]reconcile.Want{}
-	shared := common{ports: map[uint16]bool{}, links: map[string]bool{}}
+	shared := newCommon()
 	add := func(owner plan.Owner, st plan.State, err error) {
 		out[owner] = reconcile.Want{State: st, Err: err}
 	}
@@ -103,7 +101,7 @@ func (r *Renderer) All(ctx context.Context) (map[plan.Owner]reconcile.Want, erro
 		shared.add(st)
 		add(cnm.NetworkOwner(n.ID), st, err)
 	}
-	add(Fabric, r.fabric(shared), nil)
+	add(cnm.FabricOwner, r.fabric(shared), nil)
 	for _, b := range sandboxes {
 		add(cnm.SandboxOwner(b.ID), sandboxState(b), nil)
 	}
@@ -123,16 +121,27 @@ func (r *Renderer) All(ctx context.Context) (map[plan.Owner]reconcile.Want, erro
 			add(cnm.PeerOwner(p.ID), st, err)
 		}
 	}
+	nodes, err := r.store.List(ctx, cnm.KindNode)
+	if err != nil {
+		return nil, fmt.Errorf("list the nodes that peers are on: %w", err)
+	}
+	for _, n := range nodes {
+		st, err := node(n.Key.ID)
+		add(cnm.NodeOwner(n.Key.ID), st, err)
+	}
 	return out, nil
 }
 
 // Render renders one record: nothing when it is gone or on its way out.
 func (r *Renderer) Render(ctx context.Context, owner plan.Owner) (plan.State, error) {
-	if owner == Fabric {
+	if owner == cnm.FabricOwner {
 		return r.renderFabric(ctx)
 	}
 	if id, ok := strings.CutPrefix(string(owner), string(cnm.PeerOwner(""))); ok {
 		return r.peerByID(ctx, id)
+	}
+	if addr, ok := strings.CutPrefix(string(owner), string(cnm.NodeOwner(""))); ok {
+		return r.nodeByAddr(ctx, addr)
 	}
 	kind, short, ok := cnm.ParseOwner(owner)
 	if !ok {
@@ -167,7 +176,7 @@ func (r *Renderer) renderFabric(ctx context.Context) (plan.State, error) {
 	if err != nil {
 		return plan.State{}, err
 	}
-	shared := common{ports: map[uint16]bool{}, links: map[string]bool{}}
+	shared := newCommon()
 	for _, n := range networks {
 		if st, err := r.Network(n); err == nil { // its own render says why not
 			shared.add(st)
@@ -178,7 +187,7 @@ func (r *Renderer) renderFabric(ctx context.Context) (plan.State, error) {
 
 func (r *Renderer) fabric(c common) plan.State {
 	st := r.facts.Load().Shared
-	e := firewall.Elements{Owner: Fabric}
+	e := firewall.Elements{Owner: cnm.FabricOwner}
 	for _, p := range slices.Sorted(maps.Keys(c.ports)) {
 		e.TunnelPort(p)
 	}
@@ -197,6 +206,8 @@ type common struct {
 	ports map[uint16]bool // UDP ports that tunnels receive on
 	links map[string]bool // bridges with names of their own
 }
+
+func newCommon() common { return common{ports: map[uint16]bool{}, links: map[string]bool{}} }
 
 // add adds what a network has.
 func (c common) add(network plan.State) {
@@ -252,6 +263,27 @@ func (r *Renderer) peerByID(ctx context.Context, id string) (plan.State, error) 
 		return plan.State{}, err
 	}
 	return r.peer(n, p)
+}
+
+// nodeByAddr renders what a node that peers are on may do: nothing without its record.
+func (r *Renderer) nodeByAddr(ctx context.Context, addr string) (plan.State, error) {
+	switch _, err := r.store.Get(ctx, cnm.Key{Kind: cnm.KindNode, ID: addr}); {
+	case errors.Is(err, cnm.ErrNotFound):
+		return plan.State{}, nil
+	case err != nil:
+		return plan.State{}, err
+	}
+	return node(addr)
+}
+
+func node(addr string) (plan.State, error) {
+	a, err := netip.ParseAddr(addr)
+	if err != nil {
+		return plan.State{}, fmt.Errorf("the record of node %q: %w", addr, err)
+	}
+	e := firewall.Elements{Owner: cnm.NodeOwner(addr)}
+	e.TunnelPeer(a)
+	return plan.State{Rules: plan.Ruleset{Elements: e.List}}, nil
 }
 
 // networkOfPeers reads a network. As thousands of peers may be of one, it is decoded once for each of its revisions.

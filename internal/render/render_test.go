@@ -131,19 +131,25 @@ func TestEachKindOfRecord(t *testing.T) {
 	w.put(t, cnm.KindEndpoint, id("5"), cnm.Endpoint{ID: id("5"), Network: n.ID, Phase: cnm.Deleting})
 	w.put(t, cnm.KindEndpoint, id("6"), cnm.Endpoint{ID: id("6"), Network: id("f"), Phase: cnm.Active})
 	w.put(t, cnm.KindEndpoint, id("7"), cnm.Endpoint{ID: id("7"), Network: id("f"), Phase: cnm.Deleting})
+	for _, addr := range []string{"192.0.2.7", "2001:db8::7"} {
+		w.put(t, cnm.KindNode, addr, struct{}{})
+	}
 	for owner, want := range map[plan.Owner]string{
-		cnm.NetworkOwner(id("a")):  "link web vxlan id 0 dstport 4789 mtu 1500 down",
-		cnm.NetworkOwner(id("b")):  "error: no such option",
-		cnm.NetworkOwner(id("c")):  `error: network strange: this netd has no driver "unknown"`,
-		cnm.NetworkOwner(id("d")):  "",
-		cnm.NetworkOwner(id("e")):  "", // no record
-		cnm.SandboxOwner(id("1")):  "netns box",
-		cnm.SandboxOwner(id("2")):  "",
-		cnm.SandboxOwner(id("3")):  "",
-		cnm.EndpointOwner(id("4")): "link web-e  mtu 1500 down",
-		cnm.EndpointOwner(id("5")): "",
-		cnm.EndpointOwner(id("6")): "error: endpoint 666666666666: no network ffffffffffff",
-		cnm.EndpointOwner(id("7")): "",
+		cnm.NetworkOwner(id("a")):    "link web vxlan id 0 dstport 4789 mtu 1500 down",
+		cnm.NetworkOwner(id("b")):    "error: no such option",
+		cnm.NetworkOwner(id("c")):    `error: network strange: this netd has no driver "unknown"`,
+		cnm.NetworkOwner(id("d")):    "",
+		cnm.NetworkOwner(id("e")):    "", // no record
+		cnm.SandboxOwner(id("1")):    "netns box",
+		cnm.SandboxOwner(id("2")):    "",
+		cnm.SandboxOwner(id("3")):    "",
+		cnm.EndpointOwner(id("4")):   "link web-e  mtu 1500 down",
+		cnm.EndpointOwner(id("5")):   "",
+		cnm.EndpointOwner(id("6")):   "error: endpoint 666666666666: no network ffffffffffff",
+		cnm.EndpointOwner(id("7")):   "",
+		cnm.NodeOwner("192.0.2.7"):   `inet element nodes4 { 192.0.2.7 comment "node/192.0.2.7" }`,
+		cnm.NodeOwner("2001:db8::7"): `inet element nodes6 { 2001:db8::7 comment "node/2001:db8::7" }`,
+		cnm.NodeOwner("192.0.2.8"):   "", // no record
 	} {
 		if got := w.text(t, owner); got != want {
 			t.Errorf("%s wants %q, not %q", owner, got, want)
@@ -185,7 +191,7 @@ func TestTunnelPortsAreShared(t *testing.T) {
 	w.network(t, "b", "db", "test", cnm.Active) // on the same port
 	w.network(t, "c", "udp", "test", cnm.Active)
 	w.network(t, "d", "leaving", "test", cnm.Deleting)
-	got := w.text(t, render.Fabric)
+	got := w.text(t, cnm.FabricOwner)
 	if strings.Count(got, "4789") != 1 || strings.Count(got, "8285") != 1 || strings.Count(got, "\n") != 1 {
 		t.Errorf("shared state %q", got)
 	}
@@ -196,11 +202,11 @@ func TestAcceptsOfNamedBridges(t *testing.T) {
 	w := newWorld(t)
 	w.network(t, "a", "named", "test", cnm.Active)
 	w.network(t, "c", "udp", "test", cnm.Active)
-	if got := w.text(t, render.Fabric); strings.Contains(got, "mybr0") {
+	if got := w.text(t, cnm.FabricOwner); strings.Contains(got, "mybr0") {
 		t.Errorf("nobody drops, and there is %q", got)
 	}
 	w.Learned(render.Facts{Shared: plan.State{Accepts: []plan.ForwardAccept{{Family: "ip", Links: "vlb-+"}}}})
-	got := w.text(t, render.Fabric)
+	got := w.text(t, cnm.FabricOwner)
 	if !strings.Contains(got, "ip filter FORWARD accept vlb-+") ||
 		!strings.Contains(got, "ip filter FORWARD accept mybr0") {
 		t.Errorf("shared state %q", got)

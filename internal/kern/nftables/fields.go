@@ -49,6 +49,8 @@ func fieldOf(f plan.Field) (field, error) {
 		return field{size: 1, load: loadCt(expr.CtKeyDIRECTION), value: named8(ctDirections), typeID: 27}, nil
 	case plan.FIBDaddrType:
 		return field{size: 4, load: loadFibType, value: named32(addrTypes), typeID: 39}, nil
+	case plan.FIBSaddrOIf:
+		return field{size: 1, load: loadFibOIf, value: named8(presence), typeID: 35}, nil
 	}
 	return payloadField(f)
 }
@@ -112,6 +114,10 @@ func loadFibType(reg uint32) expr.Any {
 	return &expr.Fib{Register: reg, ResultADDRTYPE: true, FlagDADDR: true}
 }
 
+func loadFibOIf(reg uint32) expr.Any {
+	return &expr.Fib{Register: reg, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true}
+}
+
 func loadPayload(base expr.PayloadBase, offset, size uint32) func(uint32) expr.Any {
 	return func(reg uint32) expr.Any {
 		return &expr.Payload{DestRegister: reg, Base: base, Offset: offset, Len: size}
@@ -136,6 +142,7 @@ var (
 	ctStates     = []name{{"invalid", 1}, {"established", 2}, {"related", 4}, {"new", 8}, {"untracked", 64}}
 	ctStatuses   = []name{{"snat", 16}, {"dnat", 32}, {"confirmed", 8}, {"assured", 4}, {"seen-reply", 2}}
 	ctDirections = []name{{"original", 0}, {"reply", 1}}
+	presence     = []name{{"missing", 0}, {"exists", 1}}
 	addrTypes    = []name{
 		{"unicast", unix.RTN_UNICAST}, {"local", unix.RTN_LOCAL}, {"broadcast", unix.RTN_BROADCAST},
 		{"anycast", unix.RTN_ANYCAST},

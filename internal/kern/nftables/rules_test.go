@@ -78,6 +78,7 @@ func firewall(t testing.TB) plan.Ruleset {
 				"th dport != 2000-3000 meta mark 0x2a counter return",
 				"th sport { 53, 123, 5000-5010 } counter"),
 			testChain(t, plan.Inet, "prerouting", testBase("nat", "prerouting", -100),
+				"fib saddr . iif oif missing counter", "fib saddr . iif oif exists counter",
 				"fib daddr type local jump publish"),
 			testChain(t, plan.Inet, "output", testBase("nat", "output", -100), "fib daddr type local jump publish"),
 			testChain(t, plan.Inet, "postrouting", testBase("nat", "postrouting", 100),

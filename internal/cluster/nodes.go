@@ -1,0 +1,115 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/vethloom/vethloom/cnm"
+)
+
+// peerNode is a node that peers are on. The firewall lets its address send to the ports of tunnels, so it has a
+// record of its own: with one for all nodes, each further node would cost more than the last.
+type peerNode struct {
+	peers    int
+	revision uint64 // of the record; 0: there is none
+}
+
+func nodeKey(a netip.Addr) cnm.Key { return cnm.Key{Kind: cnm.KindNode, ID: a.String()} }
+
+// count adds n to the peers of a peer's node.
+func (m peers) count(p cnm.Peer, n int) { add(m.nodes, p, n) }
+
+func add(nodes map[netip.Addr]peerNode, p cnm.Peer, n int) {
+	for _, a := range []netip.Addr{p.Addr4, p.Addr6} {
+		if a.IsValid() {
+			node := nodes[a]
+			node.peers += n
+			nodes[a] = node
+		}
+	}
+}
+
+// nodeWrites are the records of nodes that come and go with changes of peers.
+func (m peers) nodeWrites(changes []peerChange) []cnm.Write {
+	changed := map[netip.Addr]peerNode{}
+	for _, c := range changes {
+		add(changed, m.known[c.write.Key.ID].peer, -1)
+		if c.write.Value != nil {
+			add(changed, c.peer, 1)
+		}
+	}
+	var writes []cnm.Write
+	for a, c := range changed {
+		node := m.nodes[a]
+		node.peers += c.peers
+		if w, ok := node.write(a); ok {
+			writes = append(writes, w)
+		}
+	}
+	return writes
+}
+
+// write is what makes the record agree with the count.
+func (n peerNode) write(a netip.Addr) (cnm.Write, bool) {
+	w := cnm.Write{Key: nodeKey(a), Revision: n.revision}
+	if n.peers > 0 {
+		w.Value = []byte("{}")
+	}
+	return w, (n.peers > 0) != (n.revision != 0)
+}
+
+// committedNodes takes note of the revisions that records have got.
+func (m peers) committedNodes(ctx context.Context, writes []cnm.Write) error {
+	for _, w := range writes {
+		a, err := netip.ParseAddr(w.Key.ID)
+		if err != nil {
+			return fmt.Errorf("the record of node %q: %w", w.Key.ID, err)
+		}
+		if w.Value == nil {
+			delete(m.nodes, a)
+			continue
+		}
+		r, err := m.cfg.Local.Get(ctx, w.Key)
+		if err != nil {
+			return fmt.Errorf("read the node %s: %w", a, err)
+		}
+		node := m.nodes[a]
+		node.revision = r.Revision
+		m.nodes[a] = node
+	}
+	return nil
+}
+
+// rereadNodes takes the nodes' records from the local store, and makes them agree with the peers.
+func (m peers) rereadNodes(ctx context.Context) error {
+	records, err := m.cfg.Local.List(ctx, cnm.KindNode)
+	if err != nil {
+		return fmt.Errorf("read the nodes that peers are on: %w", err)
+	}
+	var writes []cnm.Write
+	for _, r := range records {
+		a, err := netip.ParseAddr(r.Key.ID)
+		if err != nil {
+			return fmt.Errorf("the record of node %q: %w", r.Key.ID, err)
+		}
+		node := m.nodes[a]
+		node.revision = r.Revision
+		m.nodes[a] = node
+	}
+	for a, node := range m.nodes {
+		if w, ok := node.write(a); ok {
+			writes = append(writes, w)
+		}
+	}
+	if len(writes) == 0 {
+		return nil
+	}
+	if err := m.cfg.Local.Commit(ctx, writes...); err != nil {
+		return fmt.Errorf("keep the nodes that peers are on: %w", err)
+	}
+	for _, w := range writes {
+		m.cfg.Wake(cnm.NodeOwner(w.Key.ID))
+	}
+	return m.committedNodes(ctx, writes)
+}
