@@ -1,6 +1,7 @@
 package kerntest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -95,9 +96,10 @@ func (e *Env) NetNS() int { return int(e.ns.Fd()) }
 // Do calls f on a thread in the namespace at path, or in the test's own
 // when path is empty, and waits for it. It may be called on any goroutine.
 func (e *Env) Do(path string, f func() error) error {
-	done := make(chan error, 1)
+	done := make(chan error, 2)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is in no state to be used again
+		defer func() { done <- errors.New("f ended the test") }() // by FailNow: who waits must be told
+		runtime.LockOSThread()                                    // never unlocked: the thread is in no state to be used again
 		fd := e.NetNS()
 		if path != "" {
 			file, err := os.Open(path)

@@ -50,7 +50,7 @@ func fieldOf(f plan.Field) (field, error) {
 	case plan.FIBDaddrType:
 		return field{size: 4, load: loadFibType, value: named32(addrTypes), typeID: 39}, nil
 	case plan.FIBSaddrOIf:
-		return field{size: 1, load: loadFibOIf, value: named8(presence), typeID: 35}, nil
+		return field{size: 4, load: loadFibOIf, value: named32(presence), typeID: 35}, nil
 	}
 	return payloadField(f)
 }
