@@ -61,7 +61,7 @@ func (p *ports) conflict(m cnm.PortMapping) (port uint16, by string, found bool)
 	return 0, "", false
 }
 
-// heldError is the refusal of a port that another endpoint has.
+// heldError is the refusal of a port that another endpoint has. Who asked sees a [cnm.PortTakenError] instead.
 type heldError struct {
 	m    cnm.PortMapping
 	port uint16

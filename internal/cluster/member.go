@@ -150,7 +150,8 @@ func newCore(cfg Config) *core {
 	m.publisher, m.follower = publisher{core: m, kept: &record.Self{}}, follower{m}
 	m.networks = networks{core: m, adopted: map[string]string{}}
 	m.leases, m.blocks = leases{m}, blocks{m}
-	m.peers = peers{core: m, known: map[string]peerState{}, vanishing: map[string]bool{}, nodes: map[netip.Addr]peerNode{}}
+	m.peers = peers{core: m, known: map[string]peerState{}, vanishing: map[string]bool{},
+		nodes: map[netip.Addr]peerNode{}}
 	return m
 }
 

@@ -98,8 +98,8 @@ func inputRules() []plan.Rule {
 }
 
 // tunnelRules let nodes that a tunnel leads to send to the tunnels' ports, by the link that the way to them leads out
-// by, and nobody else: a VXLAN device asks neither who sent a packet nor by which link it came. Containers, wherever they
-// are, speak for no node.
+// by, and nobody else: a VXLAN device asks neither who sent a packet nor by which link it came. Containers, wherever
+// they are, speak for no node.
 func tunnelRules() []plan.Rule {
 	rules := []plan.Rule{dropped(in(setNetworks, plan.IIfName))}
 	for _, f := range families() {

@@ -42,16 +42,17 @@ type family struct {
 func v4() family {
 	return family{
 		proto: "ipv4", ether: "ip", ip: "ip", addr: plan.TypeIPv4, saddr: plan.IPSaddr, daddr: plan.IPDaddr,
-		local: "local4", cluster: "cluster4", nodes: "nodes4", masq: "masq4", ports: "ports4", ranges: "range4", source: "source4",
-		loopback: "127.0.0.0/8", any: "0.0.0.0/0", multicast: []string{"224.0.0.0/4", "255.255.255.255"},
+		local: "local4", cluster: "cluster4", nodes: "nodes4", masq: "masq4", ports: "ports4", ranges: "range4",
+		source: "source4", loopback: "127.0.0.0/8", any: "0.0.0.0/0",
+		multicast: []string{"224.0.0.0/4", "255.255.255.255"},
 	}
 }
 
 func v6() family {
 	return family{
 		proto: "ipv6", ether: "ip6", ip: "ip6", addr: plan.TypeIPv6, saddr: plan.IP6Saddr, daddr: plan.IP6Daddr,
-		local: "local6", cluster: "cluster6", nodes: "nodes6", masq: "masq6", ports: "ports6", ranges: "range6", source: "source6",
-		loopback: "::1", any: "::/0", multicast: []string{"ff00::/8"},
+		local: "local6", cluster: "cluster6", nodes: "nodes6", masq: "masq6", ports: "ports6", ranges: "range6",
+		source: "source6", loopback: "::1", any: "::/0", multicast: []string{"ff00::/8"},
 	}
 }
 

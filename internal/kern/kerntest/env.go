@@ -98,8 +98,9 @@ func (e *Env) NetNS() int { return int(e.ns.Fd()) }
 func (e *Env) Do(path string, f func() error) error {
 	done := make(chan error, 2)
 	go func() {
-		defer func() { done <- errors.New("f ended the test") }() // by FailNow: who waits must be told
-		runtime.LockOSThread()                                    // never unlocked: the thread is in no state to be used again
+		// FailNow ends the goroutine: who waits must be told.
+		defer func() { done <- errors.New("f ended the test") }()
+		runtime.LockOSThread() // never unlocked: the thread is in no state to be used again
 		fd := e.NetNS()
 		if path != "" {
 			file, err := os.Open(path)
