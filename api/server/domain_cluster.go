@@ -9,13 +9,15 @@ import (
 	"github.com/vethloom/vethloom/internal/health"
 )
 
-// Nodes is what the nodes service needs. Both answer from what this node knows, also
+// Nodes is what the nodes service needs. List and Inspect answer from what this node knows, also
 // while the cluster's store is away; on a node that is in no cluster there are none.
 type Nodes interface {
 	// ListNodes returns every node of the cluster, this one included.
 	ListNodes(context.Context) ([]NodeView, error)
 	// InspectNode finds a node by name, ID or unambiguous ID prefix. It may probe the paths to it.
 	InspectNode(ctx context.Context, ref string) (NodeView, error)
+	// RemoveNode ends the membership of a node that is away, found likewise, and returns its ID.
+	RemoveNode(ctx context.Context, ref string) (string, error)
 }
 
 // NodeView is a node of the cluster, as this node sees it, and how the paths to it are.

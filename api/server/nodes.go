@@ -45,6 +45,14 @@ func (s *nodesService) Inspect(ctx context.Context, r *apiv1.InspectNodeRequest)
 	return encodeNode(n), nil
 }
 
+func (s *nodesService) Remove(ctx context.Context, r *apiv1.RemoveNodeRequest) (*apiv1.RemoveNodeResponse, error) {
+	id, err := s.nodes.RemoveNode(ctx, r.GetNode())
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.RemoveNodeResponse{Id: id}, nil
+}
+
 type leasesService struct {
 	apiv1.UnimplementedLeasesServer
 	leases Leases

@@ -1891,6 +1891,94 @@ func (x *InspectNodeRequest) GetNode() string {
 	return ""
 }
 
+type RemoveNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeRequest) Reset() {
+	*x = RemoveNodeRequest{}
+	mi := &file_vethloom_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeRequest) ProtoMessage() {}
+
+func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
+func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RemoveNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type RemoveNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeResponse) Reset() {
+	*x = RemoveNodeResponse{}
+	mi := &file_vethloom_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeResponse) ProtoMessage() {}
+
+func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
+func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RemoveNodeResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 type Lease struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"` // name
@@ -1909,7 +1997,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_vethloom_proto_msgTypes[28]
+	mi := &file_vethloom_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +2009,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[28]
+	mi := &file_vethloom_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +2022,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{28}
+	return file_vethloom_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Lease) GetNetwork() string {
@@ -2016,7 +2104,7 @@ type ListLeasesRequest struct {
 
 func (x *ListLeasesRequest) Reset() {
 	*x = ListLeasesRequest{}
-	mi := &file_vethloom_proto_msgTypes[29]
+	mi := &file_vethloom_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2116,7 @@ func (x *ListLeasesRequest) String() string {
 func (*ListLeasesRequest) ProtoMessage() {}
 
 func (x *ListLeasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[29]
+	mi := &file_vethloom_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2129,7 @@ func (x *ListLeasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeasesRequest.ProtoReflect.Descriptor instead.
 func (*ListLeasesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{29}
+	return file_vethloom_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListLeasesRequest) GetFilters() []string {
@@ -2060,7 +2148,7 @@ type ListLeasesResponse struct {
 
 func (x *ListLeasesResponse) Reset() {
 	*x = ListLeasesResponse{}
-	mi := &file_vethloom_proto_msgTypes[30]
+	mi := &file_vethloom_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +2160,7 @@ func (x *ListLeasesResponse) String() string {
 func (*ListLeasesResponse) ProtoMessage() {}
 
 func (x *ListLeasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[30]
+	mi := &file_vethloom_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +2173,7 @@ func (x *ListLeasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeasesResponse.ProtoReflect.Descriptor instead.
 func (*ListLeasesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{30}
+	return file_vethloom_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListLeasesResponse) GetLeases() []*Lease {
@@ -2131,7 +2219,7 @@ type ContainerSpec struct {
 
 func (x *ContainerSpec) Reset() {
 	*x = ContainerSpec{}
-	mi := &file_vethloom_proto_msgTypes[31]
+	mi := &file_vethloom_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2143,7 +2231,7 @@ func (x *ContainerSpec) String() string {
 func (*ContainerSpec) ProtoMessage() {}
 
 func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[31]
+	mi := &file_vethloom_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2156,7 +2244,7 @@ func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerSpec.ProtoReflect.Descriptor instead.
 func (*ContainerSpec) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{31}
+	return file_vethloom_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ContainerSpec) GetName() string {
@@ -2368,7 +2456,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_vethloom_proto_msgTypes[32]
+	mi := &file_vethloom_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2380,7 +2468,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[32]
+	mi := &file_vethloom_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2393,7 +2481,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{32}
+	return file_vethloom_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Mount) GetSource() string {
@@ -2440,7 +2528,7 @@ type CreateContainerRequest struct {
 
 func (x *CreateContainerRequest) Reset() {
 	*x = CreateContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[33]
+	mi := &file_vethloom_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2540,7 @@ func (x *CreateContainerRequest) String() string {
 func (*CreateContainerRequest) ProtoMessage() {}
 
 func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[33]
+	mi := &file_vethloom_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2553,7 @@ func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerRequest.ProtoReflect.Descriptor instead.
 func (*CreateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{33}
+	return file_vethloom_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateContainerRequest) GetSpec() *ContainerSpec {
@@ -2485,7 +2573,7 @@ type CreateContainerResponse struct {
 
 func (x *CreateContainerResponse) Reset() {
 	*x = CreateContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[34]
+	mi := &file_vethloom_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2585,7 @@ func (x *CreateContainerResponse) String() string {
 func (*CreateContainerResponse) ProtoMessage() {}
 
 func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[34]
+	mi := &file_vethloom_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2598,7 @@ func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerResponse.ProtoReflect.Descriptor instead.
 func (*CreateContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{34}
+	return file_vethloom_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateContainerResponse) GetId() string {
@@ -2536,7 +2624,7 @@ type StartContainerRequest struct {
 
 func (x *StartContainerRequest) Reset() {
 	*x = StartContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[35]
+	mi := &file_vethloom_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2636,7 @@ func (x *StartContainerRequest) String() string {
 func (*StartContainerRequest) ProtoMessage() {}
 
 func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[35]
+	mi := &file_vethloom_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2649,7 @@ func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerRequest.ProtoReflect.Descriptor instead.
 func (*StartContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{35}
+	return file_vethloom_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StartContainerRequest) GetContainer() string {
@@ -2579,7 +2667,7 @@ type StartContainerResponse struct {
 
 func (x *StartContainerResponse) Reset() {
 	*x = StartContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[36]
+	mi := &file_vethloom_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2591,7 +2679,7 @@ func (x *StartContainerResponse) String() string {
 func (*StartContainerResponse) ProtoMessage() {}
 
 func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[36]
+	mi := &file_vethloom_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2604,7 +2692,7 @@ func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerResponse.ProtoReflect.Descriptor instead.
 func (*StartContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{36}
+	return file_vethloom_proto_rawDescGZIP(), []int{38}
 }
 
 type AttachRequest struct {
@@ -2623,7 +2711,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_vethloom_proto_msgTypes[37]
+	mi := &file_vethloom_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2635,7 +2723,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[37]
+	mi := &file_vethloom_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2648,7 +2736,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{37}
+	return file_vethloom_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AttachRequest) GetMessage() isAttachRequest_Message {
@@ -2749,7 +2837,7 @@ type AttachOptions struct {
 
 func (x *AttachOptions) Reset() {
 	*x = AttachOptions{}
-	mi := &file_vethloom_proto_msgTypes[38]
+	mi := &file_vethloom_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2761,7 +2849,7 @@ func (x *AttachOptions) String() string {
 func (*AttachOptions) ProtoMessage() {}
 
 func (x *AttachOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[38]
+	mi := &file_vethloom_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2774,7 +2862,7 @@ func (x *AttachOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachOptions.ProtoReflect.Descriptor instead.
 func (*AttachOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{38}
+	return file_vethloom_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AttachOptions) GetContainer() string {
@@ -2821,7 +2909,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_vethloom_proto_msgTypes[39]
+	mi := &file_vethloom_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2833,7 +2921,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[39]
+	mi := &file_vethloom_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2846,7 +2934,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{39}
+	return file_vethloom_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ExecRequest) GetMessage() isExecRequest_Message {
@@ -2953,7 +3041,7 @@ type ExecOptions struct {
 
 func (x *ExecOptions) Reset() {
 	*x = ExecOptions{}
-	mi := &file_vethloom_proto_msgTypes[40]
+	mi := &file_vethloom_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2965,7 +3053,7 @@ func (x *ExecOptions) String() string {
 func (*ExecOptions) ProtoMessage() {}
 
 func (x *ExecOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[40]
+	mi := &file_vethloom_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2978,7 +3066,7 @@ func (x *ExecOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOptions.ProtoReflect.Descriptor instead.
 func (*ExecOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{40}
+	return file_vethloom_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ExecOptions) GetContainer() string {
@@ -3061,7 +3149,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_vethloom_proto_msgTypes[41]
+	mi := &file_vethloom_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3073,7 +3161,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[41]
+	mi := &file_vethloom_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3086,7 +3174,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{41}
+	return file_vethloom_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -3118,7 +3206,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_vethloom_proto_msgTypes[42]
+	mi := &file_vethloom_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3130,7 +3218,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[42]
+	mi := &file_vethloom_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3143,7 +3231,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{42}
+	return file_vethloom_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AttachResponse) GetMessage() isAttachResponse_Message {
@@ -3227,7 +3315,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_vethloom_proto_msgTypes[43]
+	mi := &file_vethloom_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3239,7 +3327,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[43]
+	mi := &file_vethloom_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3252,7 +3340,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{43}
+	return file_vethloom_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Started) GetId() string {
@@ -3281,7 +3369,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_vethloom_proto_msgTypes[44]
+	mi := &file_vethloom_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3293,7 +3381,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[44]
+	mi := &file_vethloom_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3306,7 +3394,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{44}
+	return file_vethloom_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ExitStatus) GetCode() int32 {
@@ -3350,7 +3438,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_vethloom_proto_msgTypes[45]
+	mi := &file_vethloom_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3362,7 +3450,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[45]
+	mi := &file_vethloom_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3375,7 +3463,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{45}
+	return file_vethloom_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *LogsRequest) GetContainer() string {
@@ -3424,7 +3512,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_vethloom_proto_msgTypes[46]
+	mi := &file_vethloom_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3436,7 +3524,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[46]
+	mi := &file_vethloom_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3449,7 +3537,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{46}
+	return file_vethloom_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *LogsResponse) GetTime() *timestamppb.Timestamp {
@@ -3483,7 +3571,7 @@ type ListContainersRequest struct {
 
 func (x *ListContainersRequest) Reset() {
 	*x = ListContainersRequest{}
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3495,7 +3583,7 @@ func (x *ListContainersRequest) String() string {
 func (*ListContainersRequest) ProtoMessage() {}
 
 func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3508,7 +3596,7 @@ func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersRequest.ProtoReflect.Descriptor instead.
 func (*ListContainersRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{47}
+	return file_vethloom_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListContainersRequest) GetAll() bool {
@@ -3534,7 +3622,7 @@ type ListContainersResponse struct {
 
 func (x *ListContainersResponse) Reset() {
 	*x = ListContainersResponse{}
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3546,7 +3634,7 @@ func (x *ListContainersResponse) String() string {
 func (*ListContainersResponse) ProtoMessage() {}
 
 func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3559,7 +3647,7 @@ func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersResponse.ProtoReflect.Descriptor instead.
 func (*ListContainersResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{48}
+	return file_vethloom_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListContainersResponse) GetContainers() []*Container {
@@ -3578,7 +3666,7 @@ type InspectContainerRequest struct {
 
 func (x *InspectContainerRequest) Reset() {
 	*x = InspectContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3590,7 +3678,7 @@ func (x *InspectContainerRequest) String() string {
 func (*InspectContainerRequest) ProtoMessage() {}
 
 func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3603,7 +3691,7 @@ func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectContainerRequest.ProtoReflect.Descriptor instead.
 func (*InspectContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{49}
+	return file_vethloom_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *InspectContainerRequest) GetContainer() string {
@@ -3636,7 +3724,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3648,7 +3736,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3661,7 +3749,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{50}
+	return file_vethloom_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Container) GetId() string {
@@ -3779,7 +3867,7 @@ type StopContainerRequest struct {
 
 func (x *StopContainerRequest) Reset() {
 	*x = StopContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3791,7 +3879,7 @@ func (x *StopContainerRequest) String() string {
 func (*StopContainerRequest) ProtoMessage() {}
 
 func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3804,7 +3892,7 @@ func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerRequest.ProtoReflect.Descriptor instead.
 func (*StopContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{51}
+	return file_vethloom_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *StopContainerRequest) GetContainer() string {
@@ -3829,7 +3917,7 @@ type StopContainerResponse struct {
 
 func (x *StopContainerResponse) Reset() {
 	*x = StopContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3841,7 +3929,7 @@ func (x *StopContainerResponse) String() string {
 func (*StopContainerResponse) ProtoMessage() {}
 
 func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3854,7 +3942,7 @@ func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerResponse.ProtoReflect.Descriptor instead.
 func (*StopContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{52}
+	return file_vethloom_proto_rawDescGZIP(), []int{54}
 }
 
 type KillContainerRequest struct {
@@ -3867,7 +3955,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3879,7 +3967,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3892,7 +3980,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{53}
+	return file_vethloom_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *KillContainerRequest) GetContainer() string {
@@ -3917,7 +4005,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3929,7 +4017,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3942,7 +4030,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{54}
+	return file_vethloom_proto_rawDescGZIP(), []int{56}
 }
 
 type RemoveContainerRequest struct {
@@ -3956,7 +4044,7 @@ type RemoveContainerRequest struct {
 
 func (x *RemoveContainerRequest) Reset() {
 	*x = RemoveContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3968,7 +4056,7 @@ func (x *RemoveContainerRequest) String() string {
 func (*RemoveContainerRequest) ProtoMessage() {}
 
 func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3981,7 +4069,7 @@ func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{55}
+	return file_vethloom_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RemoveContainerRequest) GetContainer() string {
@@ -4014,7 +4102,7 @@ type RemoveContainerResponse struct {
 
 func (x *RemoveContainerResponse) Reset() {
 	*x = RemoveContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4026,7 +4114,7 @@ func (x *RemoveContainerResponse) String() string {
 func (*RemoveContainerResponse) ProtoMessage() {}
 
 func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4039,7 +4127,7 @@ func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerResponse.ProtoReflect.Descriptor instead.
 func (*RemoveContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{56}
+	return file_vethloom_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RemoveContainerResponse) GetId() string {
@@ -4058,7 +4146,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4070,7 +4158,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4083,7 +4171,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{57}
+	return file_vethloom_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *WaitContainerRequest) GetContainer() string {
@@ -4106,7 +4194,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4118,7 +4206,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4131,7 +4219,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{58}
+	return file_vethloom_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ImportRequest) GetMessage() isImportRequest_Message {
@@ -4186,7 +4274,7 @@ type ImportOptions struct {
 
 func (x *ImportOptions) Reset() {
 	*x = ImportOptions{}
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4198,7 +4286,7 @@ func (x *ImportOptions) String() string {
 func (*ImportOptions) ProtoMessage() {}
 
 func (x *ImportOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4211,7 +4299,7 @@ func (x *ImportOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOptions.ProtoReflect.Descriptor instead.
 func (*ImportOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{59}
+	return file_vethloom_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ImportOptions) GetReference() string {
@@ -4244,7 +4332,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4256,7 +4344,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4269,7 +4357,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{60}
+	return file_vethloom_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ImportResponse) GetId() string {
@@ -4288,7 +4376,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4300,7 +4388,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4313,7 +4401,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{61}
+	return file_vethloom_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *LoadRequest) GetData() []byte {
@@ -4332,7 +4420,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4344,7 +4432,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4357,7 +4445,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{62}
+	return file_vethloom_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LoadResponse) GetReferences() []string {
@@ -4376,7 +4464,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4388,7 +4476,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4401,7 +4489,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{63}
+	return file_vethloom_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ListImagesRequest) GetFilters() []string {
@@ -4420,7 +4508,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4432,7 +4520,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4445,7 +4533,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{64}
+	return file_vethloom_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -4464,7 +4552,7 @@ type InspectImageRequest struct {
 
 func (x *InspectImageRequest) Reset() {
 	*x = InspectImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4476,7 +4564,7 @@ func (x *InspectImageRequest) String() string {
 func (*InspectImageRequest) ProtoMessage() {}
 
 func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4489,7 +4577,7 @@ func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageRequest.ProtoReflect.Descriptor instead.
 func (*InspectImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{65}
+	return file_vethloom_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *InspectImageRequest) GetImage() string {
@@ -4521,7 +4609,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4533,7 +4621,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4546,7 +4634,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{66}
+	return file_vethloom_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Image) GetId() string {
@@ -4657,7 +4745,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4669,7 +4757,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4682,7 +4770,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{67}
+	return file_vethloom_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RemoveImageRequest) GetImage() string {
@@ -4709,7 +4797,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4721,7 +4809,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4734,7 +4822,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{68}
+	return file_vethloom_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RemoveImageResponse) GetUntagged() []string {
@@ -4761,7 +4849,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4773,7 +4861,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4786,7 +4874,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{69}
+	return file_vethloom_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *TagImageRequest) GetSource() string {
@@ -4811,7 +4899,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4823,7 +4911,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4836,7 +4924,7 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{70}
+	return file_vethloom_proto_rawDescGZIP(), []int{72}
 }
 
 type CreateVolumeRequest struct {
@@ -4849,7 +4937,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4861,7 +4949,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4874,7 +4962,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{71}
+	return file_vethloom_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CreateVolumeRequest) GetName() string {
@@ -4904,7 +4992,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4916,7 +5004,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4929,7 +5017,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{72}
+	return file_vethloom_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Volume) GetName() string {
@@ -4975,7 +5063,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4987,7 +5075,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5000,7 +5088,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{73}
+	return file_vethloom_proto_rawDescGZIP(), []int{75}
 }
 
 type ListVolumesResponse struct {
@@ -5012,7 +5100,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5024,7 +5112,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5037,7 +5125,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{74}
+	return file_vethloom_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -5056,7 +5144,7 @@ type InspectVolumeRequest struct {
 
 func (x *InspectVolumeRequest) Reset() {
 	*x = InspectVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5068,7 +5156,7 @@ func (x *InspectVolumeRequest) String() string {
 func (*InspectVolumeRequest) ProtoMessage() {}
 
 func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5081,7 +5169,7 @@ func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectVolumeRequest.ProtoReflect.Descriptor instead.
 func (*InspectVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{75}
+	return file_vethloom_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *InspectVolumeRequest) GetName() string {
@@ -5100,7 +5188,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5112,7 +5200,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5125,7 +5213,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{76}
+	return file_vethloom_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *RemoveVolumeRequest) GetName() string {
@@ -5143,7 +5231,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5155,7 +5243,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5168,7 +5256,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{77}
+	return file_vethloom_proto_rawDescGZIP(), []int{79}
 }
 
 type PruneVolumesRequest struct {
@@ -5180,7 +5268,7 @@ type PruneVolumesRequest struct {
 
 func (x *PruneVolumesRequest) Reset() {
 	*x = PruneVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5192,7 +5280,7 @@ func (x *PruneVolumesRequest) String() string {
 func (*PruneVolumesRequest) ProtoMessage() {}
 
 func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5205,7 +5293,7 @@ func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesRequest.ProtoReflect.Descriptor instead.
 func (*PruneVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{78}
+	return file_vethloom_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *PruneVolumesRequest) GetAll() bool {
@@ -5224,7 +5312,7 @@ type PruneVolumesResponse struct {
 
 func (x *PruneVolumesResponse) Reset() {
 	*x = PruneVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5236,7 +5324,7 @@ func (x *PruneVolumesResponse) String() string {
 func (*PruneVolumesResponse) ProtoMessage() {}
 
 func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5249,7 +5337,7 @@ func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesResponse.ProtoReflect.Descriptor instead.
 func (*PruneVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{79}
+	return file_vethloom_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *PruneVolumesResponse) GetNames() []string {
@@ -5267,7 +5355,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5279,7 +5367,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5292,7 +5380,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{80}
+	return file_vethloom_proto_rawDescGZIP(), []int{82}
 }
 
 type VersionResponse struct {
@@ -5307,7 +5395,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5319,7 +5407,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5332,7 +5420,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{81}
+	return file_vethloom_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -5371,7 +5459,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5383,7 +5471,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5396,7 +5484,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{82}
+	return file_vethloom_proto_rawDescGZIP(), []int{84}
 }
 
 type StatusResponse struct {
@@ -5424,7 +5512,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5436,7 +5524,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5449,7 +5537,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{83}
+	return file_vethloom_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -5590,7 +5678,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5602,7 +5690,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5615,7 +5703,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{84}
+	return file_vethloom_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ClusterStatus) GetStore() string {
@@ -5707,7 +5795,7 @@ type OwnerError struct {
 
 func (x *OwnerError) Reset() {
 	*x = OwnerError{}
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5719,7 +5807,7 @@ func (x *OwnerError) String() string {
 func (*OwnerError) ProtoMessage() {}
 
 func (x *OwnerError) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5732,7 +5820,7 @@ func (x *OwnerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerError.ProtoReflect.Descriptor instead.
 func (*OwnerError) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{85}
+	return file_vethloom_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *OwnerError) GetOwner() string {
@@ -5771,7 +5859,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5783,7 +5871,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5796,7 +5884,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{86}
+	return file_vethloom_proto_rawDescGZIP(), []int{88}
 }
 
 type DiffResponse struct {
@@ -5808,7 +5896,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5820,7 +5908,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5833,7 +5921,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{87}
+	return file_vethloom_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *DiffResponse) GetOps() []*Op {
@@ -5857,7 +5945,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5869,7 +5957,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5882,7 +5970,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{88}
+	return file_vethloom_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *Op) GetVerb() string {
@@ -5935,7 +6023,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5947,7 +6035,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5960,7 +6048,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{89}
+	return file_vethloom_proto_rawDescGZIP(), []int{91}
 }
 
 type DoctorResponse struct {
@@ -5972,7 +6060,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5984,7 +6072,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5997,7 +6085,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{90}
+	return file_vethloom_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -6019,7 +6107,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6031,7 +6119,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6044,7 +6132,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{91}
+	return file_vethloom_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *Finding) GetCheck() string {
@@ -6084,7 +6172,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6096,7 +6184,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6109,7 +6197,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{92}
+	return file_vethloom_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *EventsRequest) GetFilters() []string {
@@ -6132,7 +6220,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6144,7 +6232,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6157,7 +6245,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{93}
+	return file_vethloom_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -6366,7 +6454,11 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x11ListNodesResponse\x12'\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x11.vethloom.v1.NodeR\x05nodes\"(\n" +
 	"\x12InspectNodeRequest\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\tR\x04node\"\x9d\x02\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"'\n" +
+	"\x11RemoveNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"$\n" +
+	"\x12RemoveNodeResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x9d\x02\n" +
 	"\x05Lease\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x1a\n" +
@@ -6726,10 +6818,11 @@ const file_vethloom_proto_rawDesc = "" +
 	"\tSandboxes\x12A\n" +
 	"\x06Create\x12!.vethloom.v1.CreateSandboxRequest\x1a\x14.vethloom.v1.Sandbox\x12O\n" +
 	"\x06Remove\x12!.vethloom.v1.RemoveSandboxRequest\x1a\".vethloom.v1.RemoveSandboxResponse\x12M\n" +
-	"\x04List\x12!.vethloom.v1.ListSandboxesRequest\x1a\".vethloom.v1.ListSandboxesResponse2\x8d\x01\n" +
+	"\x04List\x12!.vethloom.v1.ListSandboxesRequest\x1a\".vethloom.v1.ListSandboxesResponse2\xd8\x01\n" +
 	"\x05Nodes\x12E\n" +
 	"\x04List\x12\x1d.vethloom.v1.ListNodesRequest\x1a\x1e.vethloom.v1.ListNodesResponse\x12=\n" +
-	"\aInspect\x12\x1f.vethloom.v1.InspectNodeRequest\x1a\x11.vethloom.v1.Node2Q\n" +
+	"\aInspect\x12\x1f.vethloom.v1.InspectNodeRequest\x1a\x11.vethloom.v1.Node\x12I\n" +
+	"\x06Remove\x12\x1e.vethloom.v1.RemoveNodeRequest\x1a\x1f.vethloom.v1.RemoveNodeResponse2Q\n" +
 	"\x06Leases\x12G\n" +
 	"\x04List\x12\x1e.vethloom.v1.ListLeasesRequest\x1a\x1f.vethloom.v1.ListLeasesResponse2\xcd\x06\n" +
 	"\n" +
@@ -6777,7 +6870,7 @@ func file_vethloom_proto_rawDescGZIP() []byte {
 	return file_vethloom_proto_rawDescData
 }
 
-var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 107)
+var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 109)
 var file_vethloom_proto_goTypes = []any{
 	(*Pool)(nil),                    // 0: vethloom.v1.Pool
 	(*CreateNetworkRequest)(nil),    // 1: vethloom.v1.CreateNetworkRequest
@@ -6807,161 +6900,163 @@ var file_vethloom_proto_goTypes = []any{
 	(*ListNodesRequest)(nil),        // 25: vethloom.v1.ListNodesRequest
 	(*ListNodesResponse)(nil),       // 26: vethloom.v1.ListNodesResponse
 	(*InspectNodeRequest)(nil),      // 27: vethloom.v1.InspectNodeRequest
-	(*Lease)(nil),                   // 28: vethloom.v1.Lease
-	(*ListLeasesRequest)(nil),       // 29: vethloom.v1.ListLeasesRequest
-	(*ListLeasesResponse)(nil),      // 30: vethloom.v1.ListLeasesResponse
-	(*ContainerSpec)(nil),           // 31: vethloom.v1.ContainerSpec
-	(*Mount)(nil),                   // 32: vethloom.v1.Mount
-	(*CreateContainerRequest)(nil),  // 33: vethloom.v1.CreateContainerRequest
-	(*CreateContainerResponse)(nil), // 34: vethloom.v1.CreateContainerResponse
-	(*StartContainerRequest)(nil),   // 35: vethloom.v1.StartContainerRequest
-	(*StartContainerResponse)(nil),  // 36: vethloom.v1.StartContainerResponse
-	(*AttachRequest)(nil),           // 37: vethloom.v1.AttachRequest
-	(*AttachOptions)(nil),           // 38: vethloom.v1.AttachOptions
-	(*ExecRequest)(nil),             // 39: vethloom.v1.ExecRequest
-	(*ExecOptions)(nil),             // 40: vethloom.v1.ExecOptions
-	(*WindowSize)(nil),              // 41: vethloom.v1.WindowSize
-	(*AttachResponse)(nil),          // 42: vethloom.v1.AttachResponse
-	(*Started)(nil),                 // 43: vethloom.v1.Started
-	(*ExitStatus)(nil),              // 44: vethloom.v1.ExitStatus
-	(*LogsRequest)(nil),             // 45: vethloom.v1.LogsRequest
-	(*LogsResponse)(nil),            // 46: vethloom.v1.LogsResponse
-	(*ListContainersRequest)(nil),   // 47: vethloom.v1.ListContainersRequest
-	(*ListContainersResponse)(nil),  // 48: vethloom.v1.ListContainersResponse
-	(*InspectContainerRequest)(nil), // 49: vethloom.v1.InspectContainerRequest
-	(*Container)(nil),               // 50: vethloom.v1.Container
-	(*StopContainerRequest)(nil),    // 51: vethloom.v1.StopContainerRequest
-	(*StopContainerResponse)(nil),   // 52: vethloom.v1.StopContainerResponse
-	(*KillContainerRequest)(nil),    // 53: vethloom.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),   // 54: vethloom.v1.KillContainerResponse
-	(*RemoveContainerRequest)(nil),  // 55: vethloom.v1.RemoveContainerRequest
-	(*RemoveContainerResponse)(nil), // 56: vethloom.v1.RemoveContainerResponse
-	(*WaitContainerRequest)(nil),    // 57: vethloom.v1.WaitContainerRequest
-	(*ImportRequest)(nil),           // 58: vethloom.v1.ImportRequest
-	(*ImportOptions)(nil),           // 59: vethloom.v1.ImportOptions
-	(*ImportResponse)(nil),          // 60: vethloom.v1.ImportResponse
-	(*LoadRequest)(nil),             // 61: vethloom.v1.LoadRequest
-	(*LoadResponse)(nil),            // 62: vethloom.v1.LoadResponse
-	(*ListImagesRequest)(nil),       // 63: vethloom.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),      // 64: vethloom.v1.ListImagesResponse
-	(*InspectImageRequest)(nil),     // 65: vethloom.v1.InspectImageRequest
-	(*Image)(nil),                   // 66: vethloom.v1.Image
-	(*RemoveImageRequest)(nil),      // 67: vethloom.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),     // 68: vethloom.v1.RemoveImageResponse
-	(*TagImageRequest)(nil),         // 69: vethloom.v1.TagImageRequest
-	(*TagImageResponse)(nil),        // 70: vethloom.v1.TagImageResponse
-	(*CreateVolumeRequest)(nil),     // 71: vethloom.v1.CreateVolumeRequest
-	(*Volume)(nil),                  // 72: vethloom.v1.Volume
-	(*ListVolumesRequest)(nil),      // 73: vethloom.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),     // 74: vethloom.v1.ListVolumesResponse
-	(*InspectVolumeRequest)(nil),    // 75: vethloom.v1.InspectVolumeRequest
-	(*RemoveVolumeRequest)(nil),     // 76: vethloom.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),    // 77: vethloom.v1.RemoveVolumeResponse
-	(*PruneVolumesRequest)(nil),     // 78: vethloom.v1.PruneVolumesRequest
-	(*PruneVolumesResponse)(nil),    // 79: vethloom.v1.PruneVolumesResponse
-	(*VersionRequest)(nil),          // 80: vethloom.v1.VersionRequest
-	(*VersionResponse)(nil),         // 81: vethloom.v1.VersionResponse
-	(*StatusRequest)(nil),           // 82: vethloom.v1.StatusRequest
-	(*StatusResponse)(nil),          // 83: vethloom.v1.StatusResponse
-	(*ClusterStatus)(nil),           // 84: vethloom.v1.ClusterStatus
-	(*OwnerError)(nil),              // 85: vethloom.v1.OwnerError
-	(*DiffRequest)(nil),             // 86: vethloom.v1.DiffRequest
-	(*DiffResponse)(nil),            // 87: vethloom.v1.DiffResponse
-	(*Op)(nil),                      // 88: vethloom.v1.Op
-	(*DoctorRequest)(nil),           // 89: vethloom.v1.DoctorRequest
-	(*DoctorResponse)(nil),          // 90: vethloom.v1.DoctorResponse
-	(*Finding)(nil),                 // 91: vethloom.v1.Finding
-	(*EventsRequest)(nil),           // 92: vethloom.v1.EventsRequest
-	(*Event)(nil),                   // 93: vethloom.v1.Event
-	nil,                             // 94: vethloom.v1.Pool.AuxAddressesEntry
-	nil,                             // 95: vethloom.v1.CreateNetworkRequest.OptionsEntry
-	nil,                             // 96: vethloom.v1.CreateNetworkRequest.LabelsEntry
-	nil,                             // 97: vethloom.v1.Network.OptionsEntry
-	nil,                             // 98: vethloom.v1.Network.LabelsEntry
-	nil,                             // 99: vethloom.v1.CreateSandboxRequest.LabelsEntry
-	nil,                             // 100: vethloom.v1.Sandbox.LabelsEntry
-	nil,                             // 101: vethloom.v1.ContainerSpec.LabelsEntry
-	nil,                             // 102: vethloom.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 103: vethloom.v1.Image.LabelsEntry
-	nil,                             // 104: vethloom.v1.CreateVolumeRequest.LabelsEntry
-	nil,                             // 105: vethloom.v1.Volume.LabelsEntry
-	nil,                             // 106: vethloom.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil),   // 107: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 108: google.protobuf.Duration
+	(*RemoveNodeRequest)(nil),       // 28: vethloom.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),      // 29: vethloom.v1.RemoveNodeResponse
+	(*Lease)(nil),                   // 30: vethloom.v1.Lease
+	(*ListLeasesRequest)(nil),       // 31: vethloom.v1.ListLeasesRequest
+	(*ListLeasesResponse)(nil),      // 32: vethloom.v1.ListLeasesResponse
+	(*ContainerSpec)(nil),           // 33: vethloom.v1.ContainerSpec
+	(*Mount)(nil),                   // 34: vethloom.v1.Mount
+	(*CreateContainerRequest)(nil),  // 35: vethloom.v1.CreateContainerRequest
+	(*CreateContainerResponse)(nil), // 36: vethloom.v1.CreateContainerResponse
+	(*StartContainerRequest)(nil),   // 37: vethloom.v1.StartContainerRequest
+	(*StartContainerResponse)(nil),  // 38: vethloom.v1.StartContainerResponse
+	(*AttachRequest)(nil),           // 39: vethloom.v1.AttachRequest
+	(*AttachOptions)(nil),           // 40: vethloom.v1.AttachOptions
+	(*ExecRequest)(nil),             // 41: vethloom.v1.ExecRequest
+	(*ExecOptions)(nil),             // 42: vethloom.v1.ExecOptions
+	(*WindowSize)(nil),              // 43: vethloom.v1.WindowSize
+	(*AttachResponse)(nil),          // 44: vethloom.v1.AttachResponse
+	(*Started)(nil),                 // 45: vethloom.v1.Started
+	(*ExitStatus)(nil),              // 46: vethloom.v1.ExitStatus
+	(*LogsRequest)(nil),             // 47: vethloom.v1.LogsRequest
+	(*LogsResponse)(nil),            // 48: vethloom.v1.LogsResponse
+	(*ListContainersRequest)(nil),   // 49: vethloom.v1.ListContainersRequest
+	(*ListContainersResponse)(nil),  // 50: vethloom.v1.ListContainersResponse
+	(*InspectContainerRequest)(nil), // 51: vethloom.v1.InspectContainerRequest
+	(*Container)(nil),               // 52: vethloom.v1.Container
+	(*StopContainerRequest)(nil),    // 53: vethloom.v1.StopContainerRequest
+	(*StopContainerResponse)(nil),   // 54: vethloom.v1.StopContainerResponse
+	(*KillContainerRequest)(nil),    // 55: vethloom.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),   // 56: vethloom.v1.KillContainerResponse
+	(*RemoveContainerRequest)(nil),  // 57: vethloom.v1.RemoveContainerRequest
+	(*RemoveContainerResponse)(nil), // 58: vethloom.v1.RemoveContainerResponse
+	(*WaitContainerRequest)(nil),    // 59: vethloom.v1.WaitContainerRequest
+	(*ImportRequest)(nil),           // 60: vethloom.v1.ImportRequest
+	(*ImportOptions)(nil),           // 61: vethloom.v1.ImportOptions
+	(*ImportResponse)(nil),          // 62: vethloom.v1.ImportResponse
+	(*LoadRequest)(nil),             // 63: vethloom.v1.LoadRequest
+	(*LoadResponse)(nil),            // 64: vethloom.v1.LoadResponse
+	(*ListImagesRequest)(nil),       // 65: vethloom.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),      // 66: vethloom.v1.ListImagesResponse
+	(*InspectImageRequest)(nil),     // 67: vethloom.v1.InspectImageRequest
+	(*Image)(nil),                   // 68: vethloom.v1.Image
+	(*RemoveImageRequest)(nil),      // 69: vethloom.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),     // 70: vethloom.v1.RemoveImageResponse
+	(*TagImageRequest)(nil),         // 71: vethloom.v1.TagImageRequest
+	(*TagImageResponse)(nil),        // 72: vethloom.v1.TagImageResponse
+	(*CreateVolumeRequest)(nil),     // 73: vethloom.v1.CreateVolumeRequest
+	(*Volume)(nil),                  // 74: vethloom.v1.Volume
+	(*ListVolumesRequest)(nil),      // 75: vethloom.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),     // 76: vethloom.v1.ListVolumesResponse
+	(*InspectVolumeRequest)(nil),    // 77: vethloom.v1.InspectVolumeRequest
+	(*RemoveVolumeRequest)(nil),     // 78: vethloom.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),    // 79: vethloom.v1.RemoveVolumeResponse
+	(*PruneVolumesRequest)(nil),     // 80: vethloom.v1.PruneVolumesRequest
+	(*PruneVolumesResponse)(nil),    // 81: vethloom.v1.PruneVolumesResponse
+	(*VersionRequest)(nil),          // 82: vethloom.v1.VersionRequest
+	(*VersionResponse)(nil),         // 83: vethloom.v1.VersionResponse
+	(*StatusRequest)(nil),           // 84: vethloom.v1.StatusRequest
+	(*StatusResponse)(nil),          // 85: vethloom.v1.StatusResponse
+	(*ClusterStatus)(nil),           // 86: vethloom.v1.ClusterStatus
+	(*OwnerError)(nil),              // 87: vethloom.v1.OwnerError
+	(*DiffRequest)(nil),             // 88: vethloom.v1.DiffRequest
+	(*DiffResponse)(nil),            // 89: vethloom.v1.DiffResponse
+	(*Op)(nil),                      // 90: vethloom.v1.Op
+	(*DoctorRequest)(nil),           // 91: vethloom.v1.DoctorRequest
+	(*DoctorResponse)(nil),          // 92: vethloom.v1.DoctorResponse
+	(*Finding)(nil),                 // 93: vethloom.v1.Finding
+	(*EventsRequest)(nil),           // 94: vethloom.v1.EventsRequest
+	(*Event)(nil),                   // 95: vethloom.v1.Event
+	nil,                             // 96: vethloom.v1.Pool.AuxAddressesEntry
+	nil,                             // 97: vethloom.v1.CreateNetworkRequest.OptionsEntry
+	nil,                             // 98: vethloom.v1.CreateNetworkRequest.LabelsEntry
+	nil,                             // 99: vethloom.v1.Network.OptionsEntry
+	nil,                             // 100: vethloom.v1.Network.LabelsEntry
+	nil,                             // 101: vethloom.v1.CreateSandboxRequest.LabelsEntry
+	nil,                             // 102: vethloom.v1.Sandbox.LabelsEntry
+	nil,                             // 103: vethloom.v1.ContainerSpec.LabelsEntry
+	nil,                             // 104: vethloom.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 105: vethloom.v1.Image.LabelsEntry
+	nil,                             // 106: vethloom.v1.CreateVolumeRequest.LabelsEntry
+	nil,                             // 107: vethloom.v1.Volume.LabelsEntry
+	nil,                             // 108: vethloom.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),   // 109: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 110: google.protobuf.Duration
 }
 var file_vethloom_proto_depIdxs = []int32{
-	94,  // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
+	96,  // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
 	0,   // 1: vethloom.v1.CreateNetworkRequest.pools:type_name -> vethloom.v1.Pool
-	95,  // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
-	96,  // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
+	97,  // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
+	98,  // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
 	0,   // 4: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
-	97,  // 5: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
-	98,  // 6: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
-	107, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
+	99,  // 5: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
+	100, // 6: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
+	109, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
 	14,  // 8: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
 	3,   // 9: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
 	2,   // 10: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
 	15,  // 11: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
 	11,  // 12: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
 	15,  // 13: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
-	99,  // 14: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
+	101, // 14: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
 	14,  // 15: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
-	100, // 16: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
+	102, // 16: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
 	17,  // 17: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
-	107, // 18: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	109, // 18: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
 	23,  // 19: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
 	23,  // 20: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
 	24,  // 21: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
-	108, // 22: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
-	107, // 23: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
+	110, // 22: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
+	109, // 23: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
 	22,  // 24: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
-	107, // 25: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
-	28,  // 26: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
+	109, // 25: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
+	30,  // 26: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
 	11,  // 27: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
 	15,  // 28: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
-	32,  // 29: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
-	108, // 30: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
-	101, // 31: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
-	102, // 32: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
-	31,  // 33: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
-	38,  // 34: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
-	41,  // 35: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
-	41,  // 36: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
-	40,  // 37: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
-	41,  // 38: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
-	41,  // 39: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
-	43,  // 40: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
-	44,  // 41: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
-	107, // 42: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
-	107, // 43: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	107, // 44: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	107, // 45: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	50,  // 46: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
-	31,  // 47: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
-	107, // 48: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
-	107, // 49: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
-	107, // 50: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	34,  // 29: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
+	110, // 30: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	103, // 31: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
+	104, // 32: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
+	33,  // 33: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
+	40,  // 34: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
+	43,  // 35: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
+	43,  // 36: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
+	42,  // 37: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
+	43,  // 38: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
+	43,  // 39: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
+	45,  // 40: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
+	46,  // 41: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
+	109, // 42: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
+	109, // 43: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	109, // 44: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	109, // 45: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	52,  // 46: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
+	33,  // 47: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
+	109, // 48: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
+	109, // 49: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
+	109, // 50: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
 	17,  // 51: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
-	108, // 52: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
-	59,  // 53: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
-	66,  // 54: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
-	107, // 55: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
-	103, // 56: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
-	104, // 57: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
-	105, // 58: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
-	107, // 59: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
-	72,  // 60: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
-	107, // 61: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	85,  // 62: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
-	84,  // 63: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
-	107, // 64: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
-	107, // 65: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
-	107, // 66: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
-	107, // 67: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
-	88,  // 68: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
-	91,  // 69: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
-	107, // 70: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	106, // 71: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
+	110, // 52: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	61,  // 53: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
+	68,  // 54: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
+	109, // 55: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
+	105, // 56: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
+	106, // 57: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
+	107, // 58: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
+	109, // 59: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	74,  // 60: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
+	109, // 61: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	87,  // 62: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
+	86,  // 63: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
+	109, // 64: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
+	109, // 65: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
+	109, // 66: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
+	109, // 67: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
+	90,  // 68: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
+	93,  // 69: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
+	109, // 70: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	108, // 71: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
 	1,   // 72: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
 	4,   // 73: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
 	6,   // 74: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
@@ -6974,76 +7069,78 @@ var file_vethloom_proto_depIdxs = []int32{
 	20,  // 81: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
 	25,  // 82: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
 	27,  // 83: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
-	29,  // 84: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
-	33,  // 85: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
-	35,  // 86: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
-	37,  // 87: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
-	39,  // 88: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
-	45,  // 89: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
-	47,  // 90: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
-	49,  // 91: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
-	51,  // 92: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
-	53,  // 93: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
-	55,  // 94: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
-	57,  // 95: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
-	58,  // 96: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
-	61,  // 97: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
-	63,  // 98: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
-	65,  // 99: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
-	67,  // 100: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
-	69,  // 101: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
-	71,  // 102: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
-	73,  // 103: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
-	75,  // 104: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
-	76,  // 105: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
-	78,  // 106: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
-	80,  // 107: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
-	82,  // 108: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
-	86,  // 109: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
-	89,  // 110: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
-	92,  // 111: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
-	2,   // 112: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
-	5,   // 113: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
-	2,   // 114: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
-	8,   // 115: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
-	10,  // 116: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
-	14,  // 117: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
-	13,  // 118: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
-	17,  // 119: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
-	19,  // 120: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
-	21,  // 121: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
-	26,  // 122: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
-	22,  // 123: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
-	30,  // 124: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
-	34,  // 125: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
-	36,  // 126: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
-	42,  // 127: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
-	42,  // 128: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
-	46,  // 129: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
-	48,  // 130: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
-	50,  // 131: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
-	52,  // 132: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
-	54,  // 133: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
-	56,  // 134: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
-	44,  // 135: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
-	60,  // 136: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
-	62,  // 137: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
-	64,  // 138: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
-	66,  // 139: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
-	68,  // 140: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
-	70,  // 141: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
-	72,  // 142: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
-	74,  // 143: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
-	72,  // 144: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
-	77,  // 145: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
-	79,  // 146: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
-	81,  // 147: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
-	83,  // 148: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
-	87,  // 149: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
-	90,  // 150: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
-	93,  // 151: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
-	112, // [112:152] is the sub-list for method output_type
-	72,  // [72:112] is the sub-list for method input_type
+	28,  // 84: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
+	31,  // 85: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
+	35,  // 86: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
+	37,  // 87: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
+	39,  // 88: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
+	41,  // 89: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
+	47,  // 90: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
+	49,  // 91: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
+	51,  // 92: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
+	53,  // 93: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
+	55,  // 94: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
+	57,  // 95: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
+	59,  // 96: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
+	60,  // 97: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
+	63,  // 98: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
+	65,  // 99: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
+	67,  // 100: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
+	69,  // 101: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
+	71,  // 102: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
+	73,  // 103: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
+	75,  // 104: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
+	77,  // 105: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
+	78,  // 106: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
+	80,  // 107: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
+	82,  // 108: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
+	84,  // 109: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
+	88,  // 110: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
+	91,  // 111: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
+	94,  // 112: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
+	2,   // 113: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
+	5,   // 114: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
+	2,   // 115: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
+	8,   // 116: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
+	10,  // 117: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
+	14,  // 118: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
+	13,  // 119: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
+	17,  // 120: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
+	19,  // 121: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
+	21,  // 122: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
+	26,  // 123: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
+	22,  // 124: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
+	29,  // 125: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
+	32,  // 126: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
+	36,  // 127: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
+	38,  // 128: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
+	44,  // 129: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
+	44,  // 130: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
+	48,  // 131: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
+	50,  // 132: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
+	52,  // 133: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
+	54,  // 134: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
+	56,  // 135: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
+	58,  // 136: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
+	46,  // 137: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
+	62,  // 138: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
+	64,  // 139: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
+	66,  // 140: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
+	68,  // 141: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
+	70,  // 142: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
+	72,  // 143: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
+	74,  // 144: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
+	76,  // 145: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
+	74,  // 146: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
+	79,  // 147: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
+	81,  // 148: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
+	83,  // 149: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
+	85,  // 150: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
+	89,  // 151: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
+	92,  // 152: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
+	95,  // 153: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
+	113, // [113:154] is the sub-list for method output_type
+	72,  // [72:113] is the sub-list for method input_type
 	72,  // [72:72] is the sub-list for extension type_name
 	72,  // [72:72] is the sub-list for extension extendee
 	0,   // [0:72] is the sub-list for field type_name
@@ -7054,27 +7151,27 @@ func file_vethloom_proto_init() {
 	if File_vethloom_proto != nil {
 		return
 	}
-	file_vethloom_proto_msgTypes[37].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[39].OneofWrappers = []any{
 		(*AttachRequest_Options)(nil),
 		(*AttachRequest_Stdin)(nil),
 		(*AttachRequest_CloseStdin)(nil),
 		(*AttachRequest_Resize)(nil),
 		(*AttachRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[39].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[41].OneofWrappers = []any{
 		(*ExecRequest_Options)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_CloseStdin)(nil),
 		(*ExecRequest_Resize)(nil),
 		(*ExecRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[42].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[44].OneofWrappers = []any{
 		(*AttachResponse_Started)(nil),
 		(*AttachResponse_Stdout)(nil),
 		(*AttachResponse_Stderr)(nil),
 		(*AttachResponse_Exit)(nil),
 	}
-	file_vethloom_proto_msgTypes[58].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[60].OneofWrappers = []any{
 		(*ImportRequest_Options)(nil),
 		(*ImportRequest_Data)(nil),
 	}
@@ -7084,7 +7181,7 @@ func file_vethloom_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vethloom_proto_rawDesc), len(file_vethloom_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   107,
+			NumMessages:   109,
 			NumExtensions: 0,
 			NumServices:   8,
 		},

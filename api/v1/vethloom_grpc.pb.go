@@ -537,6 +537,7 @@ var Sandboxes_ServiceDesc = grpc.ServiceDesc{
 const (
 	Nodes_List_FullMethodName    = "/vethloom.v1.Nodes/List"
 	Nodes_Inspect_FullMethodName = "/vethloom.v1.Nodes/Inspect"
+	Nodes_Remove_FullMethodName  = "/vethloom.v1.Nodes/Remove"
 )
 
 // NodesClient is the client API for Nodes service.
@@ -545,6 +546,8 @@ const (
 type NodesClient interface {
 	List(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 	Inspect(ctx context.Context, in *InspectNodeRequest, opts ...grpc.CallOption) (*Node, error)
+	// Remove ends the membership of a node that is gone for good: what it held is free for others at once.
+	Remove(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
 }
 
 type nodesClient struct {
@@ -575,12 +578,24 @@ func (c *nodesClient) Inspect(ctx context.Context, in *InspectNodeRequest, opts 
 	return out, nil
 }
 
+func (c *nodesClient) Remove(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveNodeResponse)
+	err := c.cc.Invoke(ctx, Nodes_Remove_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodesServer is the server API for Nodes service.
 // All implementations must embed UnimplementedNodesServer
 // for forward compatibility.
 type NodesServer interface {
 	List(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
 	Inspect(context.Context, *InspectNodeRequest) (*Node, error)
+	// Remove ends the membership of a node that is gone for good: what it held is free for others at once.
+	Remove(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
 	mustEmbedUnimplementedNodesServer()
 }
 
@@ -596,6 +611,9 @@ func (UnimplementedNodesServer) List(context.Context, *ListNodesRequest) (*ListN
 }
 func (UnimplementedNodesServer) Inspect(context.Context, *InspectNodeRequest) (*Node, error) {
 	return nil, status.Error(codes.Unimplemented, "method Inspect not implemented")
+}
+func (UnimplementedNodesServer) Remove(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Remove not implemented")
 }
 func (UnimplementedNodesServer) mustEmbedUnimplementedNodesServer() {}
 func (UnimplementedNodesServer) testEmbeddedByValue()               {}
@@ -654,6 +672,24 @@ func _Nodes_Inspect_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Nodes_Remove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodesServer).Remove(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Nodes_Remove_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodesServer).Remove(ctx, req.(*RemoveNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Nodes_ServiceDesc is the grpc.ServiceDesc for Nodes service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -668,6 +704,10 @@ var Nodes_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Inspect",
 			Handler:    _Nodes_Inspect_Handler,
+		},
+		{
+			MethodName: "Remove",
+			Handler:    _Nodes_Remove_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -17,7 +17,8 @@ import (
 )
 
 func (a nodes) clusterNode() *cobra.Command {
-	return group("node", "Look at the nodes of the cluster", groupCluster, a.nodeList(), a.nodeInspect())
+	return group("node", "Look at the nodes of the cluster, and forget those that are gone", groupCluster,
+		a.nodeList(), a.nodeInspect(), a.nodeRemove())
 }
 
 func (a nodes) clusterLease() *cobra.Command {
@@ -92,6 +93,24 @@ network's tunnel. A path is probed with small packets and with packets as large 
 	}
 	i.Flags(cmd)
 	return cmd
+}
+
+func (a nodes) nodeRemove() *cobra.Command {
+	return &cobra.Command{
+		Use: "rm NODE...", Aliases: []string{"remove"}, Short: "Forget nodes that are gone for good",
+		Args: cobra.MinimumNArgs(1),
+		Long: `Forget nodes that are gone for good, by name or ID: their addresses, subnets and endpoints are free for
+others at once, and not only when --lease-ttl is over. A node must be away. Be sure that it does not come back while
+its containers run: others may have their addresses by then.`,
+		ValidArgsFunction: a.complete(nodeNames, anyNumber),
+		Example:           "  net node rm n3",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			return a.each(args, func(name string) (string, error) {
+				_, err := c.Nodes.Remove(ctx, &apiv1.RemoveNodeRequest{Node: name})
+				return name, about("node", name, err)
+			})
+		}),
+	}
 }
 
 func nodeSubnets(n *apiv1.Node, all bool) string {

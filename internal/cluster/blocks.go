@@ -134,6 +134,8 @@ func (m blocks) choose(n cnm.Network, p cnm.Pool, addr netip.Addr, records []cnm
 func (m blocks) foreign(n cnm.Network, addr netip.Addr, q netip.Prefix, node string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	remedy := "run the container there, choose another address, or make the network with an --ip-range and choose " +
+		"addresses outside of it" + m.forgettable(node)
 	if rec, ok := m.rep.nodes[node]; ok {
 		node = rec.v.Name
 	}
@@ -144,8 +146,7 @@ func (m blocks) foreign(n cnm.Network, addr netip.Addr, q netip.Prefix, node str
 	}
 	return &cnm.Error{Kind: cnm.ErrExists, Field: "address", Value: addr.String(),
 		Reason: fmt.Sprintf("node %s gives out the addresses %s of network %q", node, q, n.Name),
-		Remedy: "run the container there, choose another address, or make the network with an --ip-range and choose " +
-			"addresses outside of it"}
+		Remedy: remedy}
 }
 
 // blockBits is the length of a subnet's blocks: 64 addresses, or a sixteenth of a smaller subnet.

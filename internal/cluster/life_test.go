@@ -440,35 +440,6 @@ func TestNamesAndAddressesOfTwoNodesAreTold(t *testing.T) {
 	one.problem("node x", "has this node's address", "--node-ip")
 }
 
-// A copy of a node's disk on another host is refused as long as the original is there.
-func TestACopiedIdentityIsRefused(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	a := newArena(t)
-	times := cluster.Times{Alive: time.Second, Retry: 20 * time.Millisecond}
-	one := a.host(ctx, times)
-	id, err := os.ReadFile(filepath.Join(one.dir, "node-id"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(a.dir, "n1")
-	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "node-id"), id, 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	two := a.unconnected(ctx, a.url(), times)
-	await.True(t, "the copy is refused", func() bool { return errors.Is(two.Member.State().Err, cnm.ErrExists) })
-	if text := two.Member.State().Err.Error(); !strings.Contains(text, clustertest.Addr(0).String()) ||
-		!strings.Contains(text, "node-id") {
-		t.Errorf("the refusal says %q", text)
-	}
-	if twin := two.Member.State().Twin; twin != clustertest.Addr(0).String() {
-		t.Errorf("the other host is told as %q", twin)
-	}
-	if n := one.self(); n == nil || n.Addr4 != clustertest.Addr(0) {
-		t.Errorf("the original is known as %+v", n)
-	}
-}
-
 // Without etcd nothing that others must know of is made, and the error says so; nothing hangs.
 func TestWithoutEtcd(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

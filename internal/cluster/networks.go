@@ -164,6 +164,21 @@ func nameFree(n cnm.Network, others []cnm.Network) error {
 	return nil
 }
 
+// subnetsFree refuses a network that exists already and meets one of the cluster's.
+func subnetsFree(n cnm.Network, others []cnm.Network) error {
+	for _, o := range others {
+		for _, p := range o.Cluster.Subnets {
+			if slices.ContainsFunc(n.Cluster.Subnets, p.Overlaps) {
+				return &cnm.Error{Kind: cnm.ErrExists, Field: "subnet", Value: p.String(),
+					Reason: fmt.Sprintf("the cluster's network %q has it, and this node's network %q meets it", o.Name,
+						n.Name),
+					Remedy: "remove one of them, and make it again with another subnet"}
+			}
+		}
+	}
+	return nil
+}
+
 // fresh resolves the pools of a network. One with leases has none itself: its nodes do.
 func (m networks) fresh(ctx context.Context, d cnm.Driver, n cnm.Network, pools []cnm.PoolRequest, others []cnm.Network,
 	leases bool) (cnm.Network, error) {
@@ -306,6 +321,25 @@ func (m networks) identify(n *cnm.Network, t cnm.TunnelRequest, others []cnm.Net
 		last, from, to), Reason: "networks have all of them", Remedy: "remove a network, or choose another port"}
 }
 
+// identifyAgain has a network that exists already keep its tunnel's identifiers, unless another one has them and they
+// were not asked for.
+func (m networks) identifyAgain(n *cnm.Network, others []cnm.Network) error {
+	d, ok := m.drivers[n.Driver].(cnm.PeerDriver)
+	if !ok {
+		return nil
+	}
+	asked, err := d.Tunnel(*n)
+	if err != nil {
+		return err
+	}
+	kept := asked
+	kept.VNI, kept.Port = n.Cluster.VNI, n.Cluster.Port
+	if err := m.identify(n, kept, others); !errors.Is(err, cnm.ErrExists) {
+		return err
+	}
+	return m.identify(n, asked, others)
+}
+
 // share gets this node its part of a network that was just made.
 func (m networks) share(ctx context.Context, d cnm.Driver, n cnm.Network) (cnm.Network, error) {
 	if !d.Capabilities().Leases {
@@ -349,7 +383,13 @@ func (m networks) enlist(ctx context.Context, n cnm.Network) error {
 	if err := nameFree(n, others); err != nil {
 		return err
 	}
+	if err := subnetsFree(n, others); err != nil {
+		return err
+	}
 	n = clone(n)
+	if err := m.identifyAgain(&n, others); err != nil {
+		return err
+	}
 	if d, ok := m.drivers[n.Driver].(Driver); ok && d.Capabilities().Leases {
 		n.Pools = nil
 		if d.JoinDir(n) == "" {

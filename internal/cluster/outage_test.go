@@ -18,12 +18,24 @@ import (
 // quick are durations for nodes that are to notice at once, and have time.
 func quick() cluster.Times { return cluster.Times{Retry: 20 * time.Millisecond} }
 
-// again stops a node as a crash would and starts it with what it had on disk.
-func (a *arena) again(ctx context.Context, h *host) {
+// stop stops a node as a crash would.
+func (a *arena) stop(h *host) {
 	a.t.Helper()
 	if err := h.Stop(); err != nil {
 		a.t.Fatal(err)
 	}
+}
+
+// again stops a node as a crash would and starts it with what it had on disk.
+func (a *arena) again(ctx context.Context, h *host) {
+	a.t.Helper()
+	a.stop(h)
+	a.resume(ctx, h)
+}
+
+// resume starts a node that was stopped, with what it had on disk.
+func (a *arena) resume(ctx context.Context, h *host) {
+	a.t.Helper()
 	i := slices.Index(a.nodes, h.Node)
 	n, err := clustertest.Start(ctx, clustertest.Config{Endpoint: a.url(), Dir: h.dir, Number: i, Store: h.store,
 		Times: quick()})

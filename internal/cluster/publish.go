@@ -136,8 +136,10 @@ func (m publisher) writeNetworksAgain(ctx context.Context) error {
 		m.lossSeen()
 		err := m.networks.enlist(ctx, n)
 		if errors.Is(err, cnm.ErrExists) {
-			m.trouble(n.ID, fmt.Errorf("write network %s to etcd again: %w", n.Name, err))
-			continue // another one has its place by now
+			// Another one has its place, so it is given up. Its own trouble would go with it.
+			m.trouble("place of "+n.ID, fmt.Errorf("network %s of this node has no place in the cluster, and goes "+
+				"with its last endpoint: %w", n.Name, err))
+			continue
 		}
 		if err == nil {
 			m.cfg.Log.Warn("etcd has lost a network; wrote it again", "network", n.Name)
@@ -217,11 +219,14 @@ func (m publisher) mayRegister() error {
 	defer m.mu.Unlock()
 	there, ok := m.rep.alive[m.id]
 	// What no etcd lease keeps is no sign of life: nothing renews it.
-	own := !ok || there.lease == 0 || there.v.Instance == m.instance ||
-		there.v.Boot == m.cfg.Boot && there.v.Addr == addr
-	if own {
-		m.refused, m.state.Twin = nil, ""
+	foreign := ok && there.lease != 0 && there.v.Instance != m.instance &&
+		(there.v.Boot != m.cfg.Boot || there.v.Addr != addr)
+	switch {
+	case !foreign && m.refused == nil:
 		return nil
+	case !foreign:
+		// The other one is away, and its containers may run on: only people know which of the two is to stay.
+		return m.refused
 	}
 	if time.Since(m.rep.seen[m.id]) < 2*m.cfg.Times.Alive {
 		return errNotYet // it may be this host before a reboot
@@ -231,7 +236,7 @@ func (m publisher) mayRegister() error {
 		Kind: cnm.ErrExists, Field: "node", Value: m.id,
 		Reason: fmt.Sprintf("another host, %s, is a member with this node's identity", there.v.Addr),
 		Remedy: fmt.Sprintf("if one's disk is a copy of the other's, stop netd on the copy, remove %s/node-id and "+
-			"start it again", m.cfg.Root),
+			"start it again; where the copy is gone, start netd again here", m.cfg.Root),
 	}
 	return m.refused
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,7 +59,7 @@ func (m networks) deleteOnce(ctx context.Context, n cnm.Network) error {
 func (m networks) unused(n cnm.Network, on []cnm.Record) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	where := map[string]int{}
+	where, away := map[string]int{}, ""
 	for _, r := range on {
 		e, err := record.Decode[record.Endpoint](r.Value)
 		if err != nil || e.Node == m.id {
@@ -69,6 +70,7 @@ func (m networks) unused(n cnm.Network, on []cnm.Record) error {
 			name = node.v.Name
 		}
 		where[name]++
+		away = cmp.Or(away, m.forgettable(e.Node))
 	}
 	if len(where) == 0 {
 		return nil
@@ -78,7 +80,8 @@ func (m networks) unused(n cnm.Network, on []cnm.Record) error {
 		parts = append(parts, fmt.Sprintf("%d on node %s", where[name], name))
 	}
 	return &cnm.Error{Kind: cnm.ErrInUse, Field: "network", Value: n.Name,
-		Reason: "in use by endpoints of other nodes: " + strings.Join(parts, ", "), Remedy: "disconnect them first"}
+		Reason: "in use by endpoints of other nodes: " + strings.Join(parts, ", "),
+		Remedy: "disconnect them first" + away}
 }
 
 // sweep removes what hangs on a network that is gone. A directory that somebody else made stays, but for

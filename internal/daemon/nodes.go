@@ -27,36 +27,57 @@ func (n nodes) ListNodes(context.Context) ([]server.NodeView, error) {
 
 // InspectNode implements [server.Nodes]. It probes the paths to the node.
 func (n nodes) InspectNode(ctx context.Context, ref string) (server.NodeView, error) {
-	all := n.member.Nodes()
-	var found []cluster.NodeView
-	var names []string
-	for _, v := range all {
-		names = append(names, v.Name)
-		if v.Name == ref || v.ID == ref {
-			found = []cluster.NodeView{v}
-			break
-		}
-		if cnm.Begins(v.ID, ref) {
-			found = append(found, v)
-		}
-	}
-	if len(found) != 1 {
-		remedy := "this node is in no cluster yet: see `net status`"
-		if len(names) > 0 {
-			remedy = "there is " + strings.Join(names, ", ")
-		}
-		reason := "no such node"
-		if len(found) > 1 {
-			reason, remedy = fmt.Sprintf("%d IDs begin with it", len(found)), "give more digits or the name"
-		}
-		return server.NodeView{}, &cnm.Error{Kind: cnm.ErrNotFound, Field: "node", Value: ref, Reason: reason,
-			Remedy: remedy}
+	found, err := n.find(ref)
+	if err != nil {
+		return server.NodeView{}, err
 	}
 	n.prober.Set(n.targets())
-	if _, err := n.prober.Refresh(ctx, found[0].ID); err != nil {
-		return server.NodeView{}, fmt.Errorf("probe node %s: %w", found[0].Name, err)
+	if _, err := n.prober.Refresh(ctx, found.ID); err != nil {
+		return server.NodeView{}, fmt.Errorf("probe node %s: %w", found.Name, err)
 	}
-	return n.view(found[0]), nil
+	return n.view(found), nil
+}
+
+// RemoveNode implements [server.Nodes].
+func (n nodes) RemoveNode(ctx context.Context, ref string) (string, error) {
+	found, err := n.find(ref)
+	if err != nil {
+		return "", err
+	}
+	return found.ID, n.member.Forget(ctx, found.ID)
+}
+
+// find finds a node by name, ID or unambiguous ID prefix. A host that was set up anew has the name of the one it was.
+func (n nodes) find(ref string) (cluster.NodeView, error) {
+	var named, begin []cluster.NodeView
+	var names []string
+	for _, v := range n.member.Nodes() {
+		names = append(names, v.Name)
+		switch {
+		case v.ID == ref:
+			return v, nil
+		case v.Name == ref:
+			named = append(named, v)
+		case cnm.Begins(v.ID, ref):
+			begin = append(begin, v)
+		}
+	}
+	if len(named) == 0 {
+		named = begin
+	}
+	if len(named) == 1 {
+		return named[0], nil
+	}
+	reason, remedy := "no such node", "there is "+strings.Join(names, ", ")
+	if len(names) == 0 {
+		remedy = "this node is in no cluster yet: see `net status`"
+	}
+	if len(named) > 1 {
+		reason, remedy = fmt.Sprintf("%d nodes have it as their name, or as the beginning of their ID", len(named)),
+			"give the whole ID: 'net node ls --format {{.ID}}' shows it"
+	}
+	return cluster.NodeView{}, &cnm.Error{Kind: cnm.ErrNotFound, Field: "node", Value: ref, Reason: reason,
+		Remedy: remedy}
 }
 
 func (n nodes) view(v cluster.NodeView) server.NodeView {

@@ -50,6 +50,22 @@ func (d *systemPart) InspectNode(_ context.Context, ref string) (server.NodeView
 	return server.NodeView{}, missing("node", ref)
 }
 
+// RemoveNode implements [server.Nodes].
+func (d *systemPart) RemoveNode(ctx context.Context, ref string) (string, error) {
+	n, err := d.InspectNode(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	if n.Alive {
+		return "", &cnm.Error{Kind: cnm.ErrInUse, Field: "node", Value: n.Name, Reason: "it is a member that answers",
+			Remedy: "stop netd there first, and wait until 'net node ls' shows it as away"}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.nodes = slices.DeleteFunc(d.nodes, func(o server.NodeView) bool { return o.ID == n.ID })
+	return n.ID, nil
+}
+
 // ListLeases implements [server.Leases].
 func (d *systemPart) ListLeases(context.Context) ([]cluster.LeaseView, error) {
 	if err := d.enter("ListLeases"); err != nil {
