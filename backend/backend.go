@@ -101,14 +101,17 @@ const nowhereMetric = 1<<31 - 1
 // LinkSysctls keep a tunnel's link from what no tunnel does: router advertisements, and IPv6 where
 // the network has none.
 func (n Network) LinkSysctls(link string, h cnm.Host) []plan.Sysctl {
-	if h.NoIPv6 {
-		return nil
-	}
+	all := []plan.Sysctl{{Path: "ipv4/conf/" + link + "/forwarding", Value: "1"}}
 	conf := "ipv6/conf/" + link + "/"
-	if !n.IPv6 {
-		return []plan.Sysctl{{Path: conf + "disable_ipv6", Value: "1"}}
+	switch {
+	case h.NoIPv6:
+	case !n.IPv6:
+		all = append(all, plan.Sysctl{Path: conf + "disable_ipv6", Value: "1"})
+	default:
+		all = append(all, plan.Sysctl{Path: conf + "disable_ipv6", Value: "0"},
+			plan.Sysctl{Path: conf + "accept_ra", Value: "0"})
 	}
-	return []plan.Sysctl{{Path: conf + "disable_ipv6", Value: "0"}, {Path: conf + "accept_ra", Value: "0"}}
+	return all
 }
 
 // Underlay is the peer's address of a family that both ends have; the zero value when they do not.

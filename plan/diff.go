@@ -74,6 +74,7 @@ type diff struct {
 	lost    map[string]bool // keys of link ends removed in this run, and maybe made anew
 	late    map[string]bool // those of them that go with a namespace
 
+	rejoined    map[string]bool // keys of links that become ports of another bridge, or of none
 	readdressed map[string]bool // keys of link ends that get another hardware address
 	sources     map[string]bool // addresses that go, with their namespaces
 	emptied     map[string]bool // keys of link ends that lose their last IPv4 address
@@ -104,6 +105,12 @@ func samePort(a, b PortReservation) bool { return true } // the key says it all
 // compareOnLinks compares what sits on links. What sat on a link that goes in
 // this run has gone with it, so it counts as absent.
 func (d *diff) compareOnLinks() {
+	d.rejoined = map[string]bool{}
+	for _, c := range d.linkDelta.modify {
+		if old, l := c.old.(Link), c.new.(Link); old.Master != l.Master {
+			d.rejoined[l.Key()] = true
+		}
+	}
 	d.addrs = compare(d.want.Addrs, d.have.Addrs, nil, func(a Addr) bool { return d.isLost(a.NS, a.Link) })
 	d.routes = compare(d.want.Routes, d.have.Routes, sameRoute, func(r Route) bool {
 		return d.isLost(r.NS, r.Link) && !d.lingers(r.NS, r.Link)
@@ -112,7 +119,7 @@ func (d *diff) compareOnLinks() {
 	d.leaving()
 	for _, k := range kinds() {
 		if k.compare != nil {
-			x := k.compare(&d.want, &d.have, func(o Object) bool { return d.isLost(LinkOf(o)) })
+			x := k.compare(&d.want, &d.have, func(o Object) bool { return d.isLost(LinkOf(o)) || d.leftBehind(o) })
 			if k.name == "neigh" {
 				d.renewNeighs(&x)
 			}
@@ -135,6 +142,12 @@ func (d *diff) isLost(ns NetNS, link string) bool {
 	}
 	end := in(ns, link)
 	return link != "" && (d.lost[end] || d.newEnds[end])
+}
+
+// leftBehind reports whether an object is an entry of a bridge that its port leaves in this run: the kernel forgets it.
+func (d *diff) leftBehind(o Object) bool {
+	f, ok := o.(FDBEntry)
+	return ok && !f.Dst.IsValid() && d.rejoined[in(f.NS, f.Link)]
 }
 
 // lingers reports whether a link goes only at the end, with the namespace of its

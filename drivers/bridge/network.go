@@ -92,6 +92,7 @@ func (r *networkRender) sysctls() {
 		r.state.Sysctls = append(r.state.Sysctls, plan.Sysctl{Path: key, Value: value})
 	}
 	v6conf := "ipv6/conf/" + r.link + "/"
+	set("ipv4/conf/"+r.link+"/forwarding", "1") // the host's default for new links may be 0
 	gateway4 := slices.ContainsFunc(r.n.Pools, func(p cnm.Pool) bool { return p.Gateway.Is4() })
 	if gateway4 && !r.n.Internal {
 		// Answers to the host's 127.0.0.1 arrive by the bridge; the chain raw

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -91,14 +92,27 @@ func (c *Config) etcd() etcd.Config {
 	}
 }
 
-// uplink finds the link to the other nodes.
+// home is the link to the other nodes that was chosen first.
+type home struct {
+	mu     sync.Mutex
+	uplink host.Uplink
+}
+
+// uplink finds the link to the other nodes. The one chosen first stays, or comes back: a default route that goes, or a
+// VPN's that comes, makes this node no other one.
 func (d *daemon) uplink(ctx context.Context) (cnm.Uplink, error) {
 	want := host.UplinkConfig{Link: d.cfg.Iface}
 	want.Addr, _ = netip.ParseAddr(d.cfg.NodeIP) // Check has seen both
 	want.CanReach, _ = netip.ParseAddr(d.cfg.IfaceCanReach)
+	d.home.mu.Lock()
+	defer d.home.mu.Unlock()
+	want.Last = d.home.uplink
 	u, err := d.kernel.Uplink(ctx, want)
 	if err != nil {
 		return cnm.Uplink{}, fmt.Errorf("find the link to the other nodes: %w", err)
+	}
+	if d.home.uplink.Link == "" || d.home.uplink.Link == u.Link {
+		d.home.uplink = u
 	}
 	return cnm.Uplink(u), nil
 }

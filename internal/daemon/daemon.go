@@ -67,6 +67,7 @@ type daemon struct {
 	volumes *volume.Volumes
 	engine  *engine.Engine
 
+	home    home
 	settle  chan []plan.Owner
 	notices []string // what the operator should know of the start
 }

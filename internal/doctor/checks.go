@@ -96,6 +96,12 @@ func forwarding(f Facts) []Finding {
 				"sysctl -w net."+strings.ReplaceAll(c.path, "/",
 					".")+"=1; if it comes back, look for what sets it: grep -r "+lastPart(
 					c.path)+" /etc/sysctl.d /etc/sysctl.conf /usr/lib/sysctl.d")...)
+		case c.check == "IPv4 forwarding" && len(f.DeadEnds) > 0:
+			links := strings.Join(f.DeadEnds, ", ")
+			out = append(out, finding(c.check, Warning, "off for what comes in by "+links+
+				": it does not reach containers, and answers to them are lost",
+				"sysctl -w net.ipv4.conf."+f.DeadEnds[0]+".forwarding=1, for each; systemd-networkd sets it by "+
+					"IPv4Forwarding= in the link's .network file")...)
 		default:
 			out = append(out, fine(c.check, "on")...)
 		}

@@ -68,6 +68,8 @@ func TestFindings(t *testing.T) {
 			"feature sctp", Info, "SCTP", "modprobe sctp"},
 		{"not forwarding", set("ipv4/ip_forward", "0"), "IPv4 forwarding", Warning, "off",
 			"sysctl -w net.ipv4.ip_forward=1"},
+		{"one link not forwarding", func(f *Facts) { f.DeadEnds = []string{"eth0"} }, "IPv4 forwarding", Warning,
+			"comes in by eth0", "sysctl -w net.ipv4.conf.eth0.forwarding=1"},
 		{"not forwarding IPv6", set("ipv6/conf/all/forwarding", "0"), "IPv6 forwarding", Warning, "off",
 			"net.ipv6.conf.all.forwarding=1"},
 		{"no IPv6", func(f *Facts) { delete(f.Sysctls, "ipv6/conf/all/disable_ipv6") }, "IPv6", Info, "none",
@@ -158,12 +160,12 @@ func TestSilentAboutWhatIsNotKnown(t *testing.T) {
 	}
 }
 
-func TestStrictLinks(t *testing.T) {
-	got := strictLinks(map[string]string{
+func TestLinksWith(t *testing.T) {
+	got := linksWith(map[string]string{
 		"ipv4/conf/all/rp_filter": "0", "ipv4/conf/default/rp_filter": "1", "ipv4/conf/lo/rp_filter": "1",
 		"ipv4/conf/eth1/rp_filter": "1", "ipv4/conf/eth0/rp_filter": "1", "ipv4/conf/eth2/rp_filter": "2",
 		"ipv4/ip_forward": "1",
-	})
+	}, "rp_filter", func(v string) bool { return v == "1" })
 	if d := cmp.Diff([]string{"eth0", "eth1"}, got); d != "" {
 		t.Error(d)
 	}

@@ -92,7 +92,8 @@ func (h Host) features(ctx context.Context, f *Facts) error {
 
 func (h Host) sysctls(ctx context.Context, f *Facts) error {
 	all, err := h.Kernel.ReadSysctls(ctx, "ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/all/disable_ipv6",
-		"bridge/bridge-nf-call-ip*tables", "ipv4/conf/*/rp_filter", "ipv4/ip_local_reserved_ports",
+		"bridge/bridge-nf-call-ip*tables", "ipv4/conf/*/rp_filter", "ipv4/conf/*/forwarding",
+		"ipv4/ip_local_reserved_ports",
 		"netfilter/nf_conntrack_count", "netfilter/nf_conntrack_max", "ipv4/neigh/default/gc_thresh3",
 		"ipv6/neigh/default/gc_thresh3")
 	if err != nil {
@@ -101,22 +102,21 @@ func (h Host) sysctls(ctx context.Context, f *Facts) error {
 	f.Sysctls = all
 	f.ConntrackCount, _ = strconv.Atoi(all["netfilter/nf_conntrack_count"])
 	f.ConntrackMax, _ = strconv.Atoi(all["netfilter/nf_conntrack_max"])
-	f.StrictLinks = strictLinks(all)
+	strict := all["ipv4/conf/all/rp_filter"] // the greater of the link's and that of "all" counts
+	f.StrictLinks = linksWith(all, "rp_filter", func(v string) bool { return max(v, strict) == "1" })
+	f.DeadEnds = linksWith(all, "forwarding", func(v string) bool { return v == "0" })
 	return nil
 }
 
-// strictLinks are the links that rp_filter is 1 for: the greater of the link's and that of "all" counts.
-func strictLinks(sysctls map[string]string) []string {
-	const dir, file = "ipv4/conf/", "/rp_filter"
-	all := sysctls[dir+"all"+file]
+// linksWith are the links with such a value of a sysctl of IPv4.
+func linksWith(sysctls map[string]string, name string, is func(string) bool) []string {
+	const dir = "ipv4/conf/"
+	file := "/" + name
 	var out []string
 	for path, v := range sysctls {
 		link, isLink := strings.CutPrefix(path, dir)
-		link, isFilter := strings.CutSuffix(link, file)
-		if !isLink || !isFilter || link == "all" || link == "default" || link == "lo" {
-			continue
-		}
-		if max(v, all) == "1" {
+		link, named := strings.CutSuffix(link, file)
+		if isLink && named && link != "all" && link != "default" && link != "lo" && is(v) {
 			out = append(out, link)
 		}
 	}

@@ -88,6 +88,9 @@ func (s *session) route(op plan.Op, r plan.Route) error {
 			return err
 		}
 	}
+	if err := s.clearWay(op, r); err != nil {
+		return err
+	}
 	var req rtnetlink.Request
 	var err error
 	switch op.Verb {
@@ -102,6 +105,30 @@ func (s *session) route(op plan.Op, r plan.Route) error {
 		return err
 	}
 	return s.send(r.NS, req)
+}
+
+// clearWay removes a route whose next hop is to be another one, where it cannot be replaced: the kernel looks an IPv6
+// next hop up by the routes there are, and finds the old one.
+func (s *session) clearWay(op plan.Op, r plan.Route) error {
+	old, ok := op.Old.(plan.Route)
+	if !ok || op.Verb != plan.Modify || r.Dst.Addr().Is4() || old.Link == r.Link && old.Via == r.Via {
+		return nil
+	}
+	var index uint32
+	if old.Link != "" && old.Type != plan.Blackhole {
+		var err error
+		switch index, err = s.lookup(old.NS, old.Link); {
+		case errors.Is(err, os.ErrNotExist):
+			return nil // it went with its link
+		case err != nil:
+			return err
+		}
+	}
+	req, err := rtnetlink.DelRoute(old, index)
+	if err != nil {
+		return err
+	}
+	return s.send(old.NS, req)
 }
 
 // createLink makes a link in one message, and marks it and brings it up in the

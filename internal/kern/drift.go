@@ -159,8 +159,11 @@ func (w *watcher) run(ctx context.Context, sources []source) {
 func (w *watcher) add(e event) {
 	w.mu.Lock()
 	k := e.key()
-	if _, ok := w.pending[k]; !ok {
+	old, ok := w.pending[k]
+	if !ok {
 		w.order = append(w.order, k)
+	} else if e.link != nil {
+		e.flapped = old.flapped || old.link.Up != e.link.Up
 	}
 	w.pending[k] = e
 	w.mu.Unlock()
@@ -272,6 +275,9 @@ func (w *watcher) drifted(events []event) bool {
 	drift := false
 	for _, e := range events {
 		if e.link != nil && !e.gone {
+			if old, known := w.links[e.link.Index]; known && (e.flapped || old.Up != e.link.Up) {
+				drift = w.k.shadow.leadsBy(old.Name) || drift
+			}
 			w.links[e.link.Index] = *e.link
 		}
 	}
@@ -304,7 +310,7 @@ func (w *watcher) hostChanged(events []event) bool {
 		}
 		old, known := w.links[e.link.Index]
 		if _, _, ours := e.link.Owner(); !ours && (e.gone || !known || old.Name != e.link.Name ||
-			old.MTU != e.link.MTU || old.Up != e.link.Up) {
+			old.MTU != e.link.MTU || old.Up != e.link.Up || e.flapped) {
 			changed = true
 		}
 		w.links[e.link.Index] = *e.link

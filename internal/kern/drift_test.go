@@ -92,6 +92,53 @@ func TestDrift(t *testing.T) {
 	calm(t, drift, "our own removal")
 }
 
+// A link of the host that goes down takes routes of ours along, and the kernel tells nobody of those of IPv4.
+func TestRoutesAreBackAfterALinkFlapped(t *testing.T) {
+	env := kerntest.New(t)
+	k := open(t, env)
+	env.Sh("ip link add up0 type veth peer name far0; ip link set far0 up; ip link set up0 up; " +
+		"ip addr add 192.0.2.1/24 dev up0")
+	defer env.Sh("ip link del up0")
+	want := plan.State{Routes: []plan.Route{{Dst: netip.MustParsePrefix("10.9.0.0/24"), Via: addr("192.0.2.2"),
+		Link: "up0"}}}
+	converge(t, k, want)
+	drift, err := k.Drift(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, flap := range []string{
+		"ip link set up0 down; ip link set up0 up", // within one burst
+		"ip link set up0 down; sleep 0.1; ip link set up0 up",
+	} {
+		env.Sh(flap)
+		woken(t, drift, flap)
+		converge(t, k, want)
+		settled(t, k, want)
+		calm(t, drift, "the repair")
+	}
+}
+
+// The kernel looks the next hop of an IPv6 route up by the routes there are: one whose next hop moves to another link
+// cannot be put in the place of the old one.
+func TestRouteMovesToAnotherLink(t *testing.T) {
+	env := kerntest.New(t)
+	k := open(t, env)
+	for _, link := range []string{"up0", "up1"} {
+		env.Sh("ip link add " + link + " type veth peer name far" + link + "; ip link set far" + link +
+			" up; ip link set " + link + " up")
+		defer env.Sh("ip link del " + link)
+	}
+	for _, subnet := range []string{"fd00:20::/64", "10.20.0.0/24"} {
+		p := netip.MustParsePrefix(subnet)
+		for _, link := range []string{"up0", "up1", "up0"} {
+			want := plan.State{Routes: []plan.Route{{Dst: p, Via: p.Addr(), Link: link, OnLink: true}}}
+			converge(t, k, want)
+			settled(t, k, want)
+		}
+	}
+	converge(t, k, plan.State{})
+}
+
 // A route of somebody else's to a bridge's subnet on that bridge is as good as the kernel's: it is left alone, and is
 // no drift that a pass would repair again and again.
 func TestRouteOfOthersToOurSubnet(t *testing.T) {

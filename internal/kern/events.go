@@ -59,10 +59,11 @@ func follow(c *netlink.Conn, each func(netlink.Message), lost func()) {
 
 // event is one notification about a link, an address or a route.
 type event struct {
-	gone  bool
-	link  *rtnetlink.Link
-	addr  *rtnetlink.Address
-	route *rtnetlink.Route
+	gone    bool
+	flapped bool // the link was up and down in one burst: the last event does not tell what it lost on the way
+	link    *rtnetlink.Link
+	addr    *rtnetlink.Address
+	route   *rtnetlink.Route
 }
 
 func parseEvent(m netlink.Message) (event, bool) {

@@ -235,6 +235,19 @@ func (s *shadow) cutOff(link string, dst netip.Prefix) bool {
 	return false
 }
 
+// leadsBy reports whether a route of ours leads by a link. The kernel drops those of IPv4 without a word when the link
+// goes down.
+func (s *shadow) leadsBy(link string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.routes {
+		if r.NS == "" && r.Link == link {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *shadow) routeDrifted(r plan.Route, gone bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

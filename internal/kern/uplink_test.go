@@ -78,6 +78,29 @@ func TestUplink(t *testing.T) {
 			t.Errorf("%+v:\n got %s\nwant %s", c.ask, got, c.want)
 		}
 	}
+	// What was chosen before stays, with its addresses, while it has one of them; an address that came later is no
+	// reason to be another node.
+	was := host.Uplink{Link: "up0", Addr4: addr("192.0.2.10"), Addr6: addr("2001:db8:a::10")}
+	for _, c := range []struct {
+		last host.Uplink
+		want string
+	}{
+		{was, fmt.Sprintf(up0, 10)},
+		{host.Uplink{Link: "up1", Addr4: addr("198.51.100.10")}, up1},
+		{host.Uplink{Link: "up1", Addr4: addr("198.51.100.77")}, fmt.Sprintf(up0, 11)}, // it has none of them now
+		{host.Uplink{Link: "eth9", Addr4: addr("192.0.2.10")}, fmt.Sprintf(up0, 11)},
+		{host.Uplink{Link: "vlb-1", Addr4: addr("10.1.0.1")}, fmt.Sprintf(up0, 11)},
+	} {
+		if u, err := k.Uplink(ctx, host.UplinkConfig{Last: c.last}); err != nil || fmt.Sprint(u) != c.want {
+			t.Errorf("after %+v: %v, %v, want %s", c.last, u, err, c.want)
+		}
+	}
+	env.Sh("ip route del default")
+	if u, err := k.Uplink(ctx, host.UplinkConfig{Last: was}); err != nil || fmt.Sprint(u) != fmt.Sprintf(up0, 10) {
+		t.Errorf("without a default route: %v, %v", u, err)
+	}
+	env.Sh("ip route add default via 192.0.2.1 src 192.0.2.11")
+
 	changed, err := k.HostChanged(ctx)
 	if err != nil {
 		t.Fatal(err)

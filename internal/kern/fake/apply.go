@@ -167,11 +167,19 @@ func (t *tables) link(v plan.Verb, l plan.Link) error {
 			t.down(l.Peer.NS, l.Peer.Name)
 		}
 	}
+	if v == plan.Modify && old.Master != l.Master {
+		t.leave(l.NS, l.Name)
+	}
 	if v == plan.Modify {
 		t.readdress(l.NS, l.Name, old.MAC, l.MAC)
 		t.readdress(l.Peer.NS, l.Peer.Name, old.Peer.MAC, l.Peer.MAC)
 	}
 	return put(t.links, v, l)
+}
+
+// leave removes what a bridge knows of a port that leaves it.
+func (t *tables) leave(ns plan.NetNS, name string) {
+	drop(t.fdb, func(f plan.FDBEntry) bool { return f.NS == ns && f.Link == name && !f.Dst.IsValid() })
 }
 
 // readdress removes what a link loses that changes its hardware address.
@@ -369,6 +377,7 @@ func (t *tables) removeLink(l plan.Link) {
 		if p.NS == l.NS && p.Master == l.Name {
 			p.Master, p.Port = "", plan.BridgePort{}
 			t.links[key] = p
+			t.leave(p.NS, p.Name)
 		}
 	}
 }

@@ -21,6 +21,9 @@ type UplinkConfig struct {
 	Link     string     // its name (--iface)
 	Addr     netip.Addr // an address it has (--node-ip)
 	CanReach netip.Addr // a destination that is reached by it (--iface-can-reach)
+	// Last is what was chosen before: where nothing is asked for it stays while it has an address that it had,
+	// whatever the default route does, and its addresses stay while they are there.
+	Last Uplink
 }
 
 // Uplink is the host's link to the other nodes. The zero value: there is none.
@@ -52,9 +55,10 @@ func (k *Host) Uplink(ctx context.Context, want UplinkConfig) (Uplink, error) {
 			return Uplink{}, fmt.Errorf("find the uplink: %w", err)
 		}
 	}
-	if f.index == 0 && !f.byDefault() {
+	if f.index == 0 && !f.byLast(want.Last) && !f.byDefault() {
 		return Uplink{}, nil
 	}
+	f.keep(want.Last)
 	return f.result(), nil
 }
 
@@ -160,6 +164,37 @@ func (k *Host) routeTo(to netip.Addr) (r rtnetlink.Route, err error) {
 		return err
 	}}})
 	return r, err
+}
+
+// byLast takes the link that was chosen before, if it has one of its addresses still.
+func (f *uplinkFinder) byLast(last Uplink) bool {
+	for index, l := range f.host.links {
+		if l.Name != last.Link || f.host.ours(index) {
+			continue
+		}
+		for _, a := range f.global(index) {
+			if a == last.Addr4 || a == last.Addr6 {
+				f.index = index
+			}
+		}
+	}
+	if best, ok := f.host.defaultRoute(); ok && best.Index == f.index {
+		f.mtu = best.MTU
+	}
+	return f.index != 0
+}
+
+// keep prefers the addresses that were chosen before to others of the link, which may be somebody's who moves them from
+// host to host.
+func (f *uplinkFinder) keep(last Uplink) {
+	if f.host.links[f.index].Name != last.Link {
+		return
+	}
+	for _, a := range f.global(f.index) {
+		if (a == last.Addr4 || a == last.Addr6) && !f.addrs[slot(a)].IsValid() {
+			f.prefer(a)
+		}
+	}
 }
 
 // byDefault takes the best default route by a link that is not ours.
