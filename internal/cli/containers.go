@@ -14,6 +14,7 @@ import (
 	"github.com/vethloom/vethloom/internal/cli/session"
 	"github.com/vethloom/vethloom/internal/cli/show"
 	"github.com/vethloom/vethloom/internal/cli/view"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -163,11 +164,28 @@ func (a containers) containerWait() *cobra.Command {
 		Example: "  code=$(net wait job)",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			return a.each(args, func(name string) (string, error) {
-				exit, err := c.Containers.Wait(ctx, &apiv1.WaitContainerRequest{Container: name})
+				exit, err := a.waitFor(ctx, c, name)
 				return strconv.Itoa(int(exit.GetCode())), about("wait for", name, err)
 			})
 		}),
 	}
+}
+
+// waitFor waits for a container's exit, by its ID: it may remove itself, or change its name, while netd is away.
+func (a containers) waitFor(ctx context.Context, c *client.Client, name string) (exit *apiv1.ExitStatus, err error) {
+	id := name
+	ct, err := c.Containers.Inspect(ctx, &apiv1.InspectContainerRequest{Container: name})
+	switch {
+	case err == nil:
+		id = ct.GetId()
+	case client.CodeOf(err) != codes.NotFound: // one that removed itself is known for a while
+		return nil, err
+	}
+	err = session.Patient(ctx, func(ctx context.Context) (err error) {
+		exit, err = c.Containers.Wait(ctx, &apiv1.WaitContainerRequest{Container: id})
+		return err
+	})
+	return exit, err
 }
 
 func (a containers) containerPort() *cobra.Command {

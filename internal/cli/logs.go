@@ -12,6 +12,7 @@ import (
 	"github.com/vethloom/vethloom/api/client"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/internal/cli/flagspec"
+	"github.com/vethloom/vethloom/internal/cli/session"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -62,29 +63,75 @@ func (a containers) logsRequest(name, tail, since, until string, follow bool) (*
 	return r, nil
 }
 
+// logs shows a log. One that is followed goes on where it was when netd went away and has come back.
 func (a containers) logs(ctx context.Context, c *client.Client, r *apiv1.LogsRequest, timestamps bool) error {
+	name, shown := r.GetContainer(), shownLog{a: a, timestamps: timestamps}
+	if !r.GetFollow() {
+		return about("logs of", name, shown.read(ctx, c, r))
+	}
+	ct, err := c.Containers.Inspect(ctx, &apiv1.InspectContainerRequest{Container: name})
+	if err != nil {
+		return about("logs of", name, err)
+	}
+	r.Container = ct.GetId()
+	return about("logs of", name, session.Patient(ctx, func(ctx context.Context) error { return shown.read(ctx, c, r) }))
+}
+
+// shownLog is what of a log was shown.
+type shownLog struct {
+	a          containers
+	timestamps bool
+	lines      int       // all that were shown
+	last       time.Time // of the last of them
+	same       int       // how many of them have its time
+}
+
+// read shows what was not shown yet.
+func (s *shownLog) read(ctx context.Context, c *client.Client, r *apiv1.LogsRequest) error {
+	skip := 0
+	if s.lines > 0 {
+		r = &apiv1.LogsRequest{Container: r.GetContainer(), Follow: r.GetFollow(), Tail: -1, Until: r.GetUntil(),
+			Since: timestamppb.New(s.last)}
+		skip = s.same
+	}
 	stream, err := c.Containers.Logs(ctx, r)
 	if err != nil {
-		return about("logs of", r.GetContainer(), err)
+		return err
 	}
 	for {
 		line, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
+		switch {
+		case errors.Is(err, io.EOF):
 			return nil
+		case err != nil:
+			return err
 		}
-		if err != nil {
-			return about("logs of", r.GetContainer(), err)
+		at := line.GetTime().AsTime()
+		if skip > 0 && at.Equal(s.last) {
+			skip--
+			continue
 		}
-		w := a.Out
-		if line.GetStderr() {
-			w = a.Err
+		if err := s.show(line); err != nil {
+			return err
 		}
-		text := line.GetLine()
-		if timestamps {
-			text = append([]byte(line.GetTime().AsTime().Format(time.RFC3339Nano)+" "), text...)
+		if !at.Equal(s.last) {
+			s.last, s.same = at, 0
 		}
-		if _, err := w.Write(text); err != nil {
-			return fmt.Errorf("write the log: %w", err)
-		}
+		s.lines, s.same = s.lines+1, s.same+1
 	}
+}
+
+func (s *shownLog) show(line *apiv1.LogsResponse) error {
+	w := s.a.Out
+	if line.GetStderr() {
+		w = s.a.Err
+	}
+	text := line.GetLine()
+	if s.timestamps {
+		text = append([]byte(line.GetTime().AsTime().Format(time.RFC3339Nano)+" "), text...)
+	}
+	if _, err := w.Write(text); err != nil {
+		return fmt.Errorf("write the log: %w", err)
+	}
+	return nil
 }

@@ -210,8 +210,11 @@ func listen(ts *testscript.TestScript, _ bool, args []string) {
 func until(ts *testscript.TestScript, _ bool, args []string) {
 	n := ts.Value(netdKey{}).(*netd)
 	there := func() bool { return n.domain.Clients(args[0]) > 0 }
-	if args[0] == "watched" {
+	switch args[0] {
+	case "watched":
 		there = func() bool { return n.domain.Watchers.Load() > 0 }
+	case "waited": // by two
+		there = func() bool { return n.domain.Waiters.Load() == 2 }
 	}
 	if !await.Holds(there) {
 		ts.Fatalf("nobody came: %v", args)

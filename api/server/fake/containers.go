@@ -212,7 +212,14 @@ func (d *containerPart) Wait(ctx context.Context, ref string) (engine.ExitStatus
 	if err != nil || c.proc == nil {
 		return engine.ExitStatus{}, err
 	}
-	return c.proc.wait(ctx)
+	return d.waitFor(ctx, c.proc)
+}
+
+// waitFor is counted.
+func (d *containerPart) waitFor(ctx context.Context, p *process) (engine.ExitStatus, error) {
+	d.Waiters.Add(1)
+	defer d.Waiters.Add(-1)
+	return p.wait(ctx)
 }
 
 // Attach implements [server.ContainerStreams].
@@ -289,7 +296,7 @@ func (d *containerPart) Logs(ctx context.Context, r engine.LogsRequest, each fun
 		return err
 	}
 	if r.Follow && c.proc != nil {
-		if _, err := c.proc.wait(ctx); err != nil {
+		if _, err := d.waitFor(ctx, c.proc); err != nil {
 			return err
 		}
 	}

@@ -65,6 +65,7 @@ type core struct {
 
 	// Watchers is how many watch the events now.
 	Watchers atomic.Int32
+	Waiters  atomic.Int32 // calls that wait for a container's end, those that follow a log included
 }
 
 // New makes a domain with the builtin networks and an image "busybox:latest".

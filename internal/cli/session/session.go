@@ -98,7 +98,7 @@ func (s *Session) Run(ctx context.Context) (exit *apiv1.ExitStatus, err error) {
 		case err == nil || !s.resumable(err):
 			return exit, client.Explain(err)
 		}
-		s.pause(ctx, try)
+		pause(ctx, try)
 	}
 }
 
@@ -123,7 +123,7 @@ func (s *Session) resumable(err error) bool {
 }
 
 // pause keeps a netd that is going down from being asked all the time.
-func (s *Session) pause(ctx context.Context, try int) {
+func pause(ctx context.Context, try int) {
 	t := time.NewTimer(min(20*time.Millisecond<<min(try, 6), time.Second))
 	defer t.Stop()
 	select {
