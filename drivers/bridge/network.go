@@ -99,12 +99,19 @@ func (r *networkRender) sysctls() {
 		// drops everything else that claims such an address.
 		set("ipv4/conf/"+r.link+"/route_localnet", "1")
 	}
+	if r.n.Builtin {
+		// Nobody has asked for this network. While nothing is on it, it hides no route of the host's to its subnet.
+		set("ipv4/conf/"+r.link+"/ignore_routes_with_linkdown", "1")
+	}
 	if r.h.NoIPv6 {
 		return
 	}
 	if !r.n.IPv6 {
 		set(v6conf+"disable_ipv6", "1")
 		return
+	}
+	if r.n.Builtin {
+		set(v6conf+"ignore_routes_with_linkdown", "1")
 	}
 	set(v6conf+"disable_ipv6", "0")
 	set(v6conf+"accept_ra", "0") // an endpoint is no router of ours

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/plan"
 )
 
@@ -233,4 +234,27 @@ func TestGatewayPriority(t *testing.T) {
 		w.pings("a", "192.0.2.2", true)
 		w.pings("a", "2001:db8::2", true)
 	}
+}
+
+// A builtin network, which nobody asked for, hides no route of the host's to its subnet while nothing is on it.
+func TestUnusedBuiltinNetworkHidesNothing(t *testing.T) {
+	w := newWorld(t, false)
+	w.network("bridge", func(n *cnm.Network) { n.Builtin = true })
+	w.network("asked", nil)
+	w.converge()
+	for _, subnet := range []string{"10.1.0.0/24", "10.2.0.0/24"} {
+		w.must("", "ip", "route", "add", subnet, "via", "192.0.2.2", "metric", "50")
+	}
+	leads := func(to, by string) {
+		t.Helper()
+		await.True(t, to+" is reached "+by, func() bool {
+			return strings.Contains(w.must("", "ip", "route", "get", to), by)
+		})
+	}
+	leads("10.1.0.9", "via 192.0.2.2")
+	leads("10.2.0.9", "dev vlb-00000002")
+	w.box("a", "bridge", 2)
+	w.converge()
+	leads("10.1.0.2", "dev vlb-00000001")
+	w.pings("", "10.1.0.2", true)
 }

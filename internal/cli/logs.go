@@ -74,7 +74,8 @@ func (a containers) logs(ctx context.Context, c *client.Client, r *apiv1.LogsReq
 		return about("logs of", name, err)
 	}
 	r.Container = ct.GetId()
-	return about("logs of", name, session.Patient(ctx, func(ctx context.Context) error { return shown.read(ctx, c, r) }))
+	err = session.Patient(ctx, func(ctx context.Context) error { return shown.read(ctx, c, r) })
+	return about("logs of", name, err)
 }
 
 // shownLog is what of a log was shown.
