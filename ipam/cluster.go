@@ -96,6 +96,31 @@ func (m *IPAM) Update(n cnm.Network) error {
 	return nil
 }
 
+// Withdraw takes a block of a network away in which no endpoint has an address, and reports whether it did: from then on
+// none is given out of it, until the network is updated with the block.
+func (m *IPAM) Withdraw(id string, block netip.Prefix) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.networks[id]
+	if e == nil {
+		return false
+	}
+	for i, p := range e.pools {
+		at := slices.IndexFunc(p.parts, func(t *part) bool { return t.block == block })
+		if at < 0 || !p.shared {
+			continue
+		}
+		if p.parts[at].owned > 0 {
+			return false
+		}
+		less := p.Pool
+		less.Blocks = slices.DeleteFunc(slices.Clone(p.Blocks), func(b netip.Prefix) bool { return b == block })
+		e.pools[i] = e.renew(e.pools, less, true)
+		return true
+	}
+	return false
+}
+
 // take makes the pools those of n. Who has an address goes on having it, in a
 // pool or not, until it is released.
 func (e *network) take(n cnm.Network) {

@@ -7,13 +7,19 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/cluster/record"
 )
 
 // blocks holds the parts of shared subnets that this node gives addresses out of.
-type blocks struct{ *core }
+type blocks struct {
+	*core
+	extending *sync.RWMutex          // held while a block is given back; by who gets one, for reading
+	idle      map[ownBlock]time.Time // since when nothing is in a block; of the goroutine that works
+}
 
 // extend implements [cnm.Membership].
 func (m blocks) extend(ctx context.Context, n cnm.Network, want []netip.Addr) (cnm.Network, error) {
@@ -29,6 +35,8 @@ func (m blocks) extend(ctx context.Context, n cnm.Network, want []netip.Addr) (c
 			Reason: "every address of this node's subnet is taken",
 			Remedy: "remove containers, or run this one on another node"}
 	}
+	m.extending.RLock()
+	defer m.extending.RUnlock()
 	n = clone(n)
 	for _, p := range n.Pools {
 		if len(want) == 0 && m.roomy(n.ID, p) {

@@ -82,6 +82,7 @@ type Times struct {
 	Alive time.Duration // a node counts as gone that long after it was last heard of; 15 s
 	Grace time.Duration // paths to a node whose records are gone stay that long; 30 s
 	Retry time.Duration // between tries of what failed; 1 s
+	Idle  time.Duration // addresses that nobody uses are given back after that long; 5 s
 }
 
 // Member is this node's membership of the cluster. It implements [cnm.Membership]. What it does is done by its
@@ -149,7 +150,8 @@ func newCore(cfg Config) *core {
 	}
 	m.publisher, m.follower = publisher{core: m, kept: &record.Self{}}, follower{m}
 	m.networks = networks{core: m, adopted: map[string]string{}}
-	m.leases, m.blocks = leases{m}, blocks{m}
+	m.leases = leases{m}
+	m.blocks = blocks{core: m, extending: &sync.RWMutex{}, idle: map[ownBlock]time.Time{}}
 	m.peers = peers{core: m, known: map[string]peerState{}, vanishing: map[string]bool{},
 		nodes: map[netip.Addr]peerNode{}}
 	return m
@@ -171,7 +173,7 @@ func New(ctx context.Context, cfg Config) (*Member, error) {
 		v   *time.Duration
 		def time.Duration
 	}{{&cfg.Times.Lease, time.Hour}, {&cfg.Times.Alive, 15 * time.Second}, {&cfg.Times.Grace, 30 * time.Second},
-		{&cfg.Times.Retry, time.Second}} {
+		{&cfg.Times.Retry, time.Second}, {&cfg.Times.Idle, 5 * time.Second}} {
 		if *d.v == 0 {
 			*d.v = d.def
 		}

@@ -62,6 +62,11 @@ func (m *Member) sync(ctx context.Context, g *errgroup.Group) time.Duration {
 	if fail(err) {
 		failed.all = true
 	}
+	if !lost && ctx.Err() == nil {
+		again, err := m.blocks.release(ctx)
+		fail(err)
+		next = min(next, again)
+	}
 	fail(m.publisher.remember(ctx))
 	return m.after(ctx, failed, errs, next)
 }
