@@ -96,8 +96,8 @@ func (m *IPAM) Update(n cnm.Network) error {
 	return nil
 }
 
-// Withdraw takes a block of a network away in which no endpoint has an address, and reports whether it did: from then on
-// none is given out of it, until the network is updated with the block.
+// Withdraw takes a block of a network away in which no endpoint has an address, and reports whether it did: from then
+// on none is given out of it, until the network is updated with the block.
 func (m *IPAM) Withdraw(id string, block netip.Prefix) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

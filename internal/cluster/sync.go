@@ -62,13 +62,10 @@ func (m *Member) sync(ctx context.Context, g *errgroup.Group) time.Duration {
 	if fail(err) {
 		failed.all = true
 	}
-	if !lost && ctx.Err() == nil {
-		again, err := m.blocks.release(ctx)
-		fail(err)
-		next = min(next, again)
-	}
+	again, err := m.blocks.release(ctx)
+	fail(err)
 	fail(m.publisher.remember(ctx))
-	return m.after(ctx, failed, errs, next)
+	return m.after(ctx, failed, errs, min(next, again))
 }
 
 // after notes what failed and says when to try again.

@@ -121,15 +121,20 @@ func (r *Renderer) All(ctx context.Context) (map[plan.Owner]reconcile.Want, erro
 			add(cnm.PeerOwner(p.ID), st, err)
 		}
 	}
-	nodes, err := r.store.List(ctx, cnm.KindNode)
+	return out, r.nodes(ctx, add)
+}
+
+// nodes renders every node that peers are on.
+func (r *Renderer) nodes(ctx context.Context, add func(plan.Owner, plan.State, error)) error {
+	records, err := r.store.List(ctx, cnm.KindNode)
 	if err != nil {
-		return nil, fmt.Errorf("list the nodes that peers are on: %w", err)
+		return fmt.Errorf("list the nodes that peers are on: %w", err)
 	}
-	for _, n := range nodes {
+	for _, n := range records {
 		st, err := node(n.Key.ID)
 		add(cnm.NodeOwner(n.Key.ID), st, err)
 	}
-	return out, nil
+	return nil
 }
 
 // Render renders one record: nothing when it is gone or on its way out.
