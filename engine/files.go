@@ -168,9 +168,13 @@ func hostsText(s Spec, hostname, netns string, eps []cnm.Endpoint) ([]byte, erro
 		}
 		fmt.Fprintf(&b, "%s\t%s\n", addr, name)
 	}
+	names := hostname
+	if short, _, whole := strings.Cut(hostname, "."); whole {
+		names += " " + short // hosts(5): the canonical name first
+	}
 	for _, ep := range eps {
 		for _, a := range ep.Addrs {
-			fmt.Fprintf(&b, "%s\t%s\n", a.Addr(), hostname)
+			fmt.Fprintf(&b, "%s\t%s\n", a.Addr(), names)
 		}
 	}
 	return []byte(b.String()), nil

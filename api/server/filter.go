@@ -29,6 +29,12 @@ func parseFilters(given []string, known ...string) (filters, error) {
 			return nil, invalid("filter", g, "has a value that nothing has",
 				"use "+key+"= with one of "+strings.Join(all, ", "))
 		}
+		if key == "name" {
+			if _, err := regexp.Compile(strings.TrimPrefix(value, "/")); err != nil {
+				return nil, invalid("filter", g, "is no regular expression ("+err.Error()+")",
+					"put a backslash before ( ) [ ] { } * + ? that stand for themselves")
+			}
+		}
 		f[key] = append(f[key], value)
 	}
 	return f, nil
@@ -42,11 +48,11 @@ func (f filters) equal(key, have string) bool {
 	return f.match(key, func(want string) bool { return want == have })
 }
 
-// named matches a name with regular expressions, as Docker does; one that is none matches as the text it is.
+// named matches a name with regular expressions, as Docker does.
 func (f filters) named(key, have string) bool {
 	return f.match(key, func(want string) bool {
 		re, err := regexp.Compile(strings.TrimPrefix(want, "/"))
-		return err == nil && re.MatchString(have) || strings.Contains(have, want)
+		return err == nil && re.MatchString(have) // parseFilters has seen that it is one
 	})
 }
 

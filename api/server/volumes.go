@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"slices"
+	"strconv"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 )
@@ -19,11 +21,19 @@ func (s *volumesService) Create(ctx context.Context, r *apiv1.CreateVolumeReques
 	return encodeVolume(v), nil
 }
 
-func (s *volumesService) List(ctx context.Context, _ *apiv1.ListVolumesRequest) (*apiv1.ListVolumesResponse, error) {
+func (s *volumesService) List(ctx context.Context, r *apiv1.ListVolumesRequest) (*apiv1.ListVolumesResponse, error) {
+	f, err := parseFilters(r.GetFilters(), "name", "label", "dangling=true|false")
+	if err != nil {
+		return nil, err
+	}
 	all, err := s.volumes.ListVolumes(ctx)
 	if err != nil {
 		return nil, err
 	}
+	all = slices.DeleteFunc(all, func(v VolumeView) bool {
+		return !f.named("name", v.Name) || !f.labels(v.Labels) ||
+			!f.equal("dangling", strconv.FormatBool(len(v.Containers) == 0))
+	})
 	return &apiv1.ListVolumesResponse{Volumes: list(all, encodeVolume)}, nil
 }
 

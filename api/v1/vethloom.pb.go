@@ -5057,6 +5057,7 @@ func (x *Volume) GetContainers() []string {
 
 type ListVolumesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filters       []string               `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5089,6 +5090,13 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
 	return file_vethloom_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *ListVolumesRequest) GetFilters() []string {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
 }
 
 type ListVolumesResponse struct {
@@ -6715,8 +6723,9 @@ const file_vethloom_proto_rawDesc = "" +
 	"containers\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x14\n" +
-	"\x12ListVolumesRequest\"D\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\".\n" +
+	"\x12ListVolumesRequest\x12\x18\n" +
+	"\afilters\x18\x01 \x03(\tR\afilters\"D\n" +
 	"\x13ListVolumesResponse\x12-\n" +
 	"\avolumes\x18\x01 \x03(\v2\x13.vethloom.v1.VolumeR\avolumes\"*\n" +
 	"\x14InspectVolumeRequest\x12\x12\n" +

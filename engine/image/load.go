@@ -24,7 +24,8 @@ type candidate struct {
 // Load brings in every image of an archive as 'docker save' writes it, or of
 // an OCI image layout in a tar; either may be compressed. Of an image for several
 // platforms it takes this host's. Images come in one by one: those before a
-// bad one stay, and are returned with the error.
+// bad one stay, and are returned with the error. Each has the names that the archive gives it, and not those that it
+// has besides.
 func (s *Store) Load(ctx context.Context, r io.Reader) ([]Image, error) {
 	images, err := s.load(ctx, r)
 	if err != nil {
@@ -48,12 +49,15 @@ func (s *Store) load(ctx context.Context, r io.Reader) (images []Image, err erro
 		if err != nil {
 			return images, fmt.Errorf("image %s: %w", c.name, err)
 		}
+		img.References = slices.Sorted(slices.Values(c.refs))
 		i := slices.IndexFunc(images, func(have Image) bool { return have.ID == img.ID })
 		if i < 0 {
 			images = append(images, img)
-		} else {
-			images[i] = img
+			continue
 		}
+		all := append(images[i].References, img.References...)
+		slices.Sort(all)
+		images[i].References = slices.Compact(all)
 	}
 	return images, nil
 }

@@ -129,6 +129,15 @@ func TestLoadDockerArchive(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			// What it is called besides is not what the archive says.
+			if err := f.Tag(t.Context(), "one:1", "besides:1"); err != nil {
+				t.Fatal(err)
+			}
+			for _, img := range f.mustLoad(t, data) {
+				if diff := cmp.Diff(want[img.ID], img.References); diff != "" {
+					t.Error(diff)
+				}
+			}
 			if img.Size != int64(len("shell")+len("old")+len("new")) || img.Config.Env[0] != "A="+runtime.GOARCH {
 				t.Errorf("image = %+v", img)
 			}

@@ -229,7 +229,7 @@ func (a nodes) showDiff(ops []*apiv1.Op) error {
 		if op.GetNetns() != "" && !strings.Contains(op.GetObject(), op.GetNetns()) {
 			line += "  in " + op.GetNetns()
 		}
-		if op.GetOwner() != "" {
+		if op.GetOwner() != "" && !strings.Contains(op.GetObject(), op.GetOwner()) {
 			line += "  (" + op.GetOwner() + ")"
 		}
 		if _, err := fmt.Fprintln(a.Out, string(a.paint(mark[1], line))); err != nil {

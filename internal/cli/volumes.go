@@ -51,11 +51,12 @@ func (a volumes) volumeList() *cobra.Command {
 		{Name: "Labels", Header: "LABELS", Hidden: true,
 			Value: func(v *apiv1.Volume) string { return view.LabelList(v.GetLabels()) }},
 	}}
+	var filters []string
 	cmd := &cobra.Command{
 		Use: "ls [flags]", Aliases: []string{"list"}, Short: "List volumes", Args: cobra.NoArgs,
-		Example: "  net volume ls -q",
+		Example: "  net volume ls -q --filter dangling=true",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
-			resp, err := c.Volumes.List(ctx, &apiv1.ListVolumesRequest{})
+			resp, err := c.Volumes.List(ctx, &apiv1.ListVolumesRequest{Filters: filters})
 			if err != nil {
 				return client.Explain(err)
 			}
@@ -63,6 +64,8 @@ func (a volumes) volumeList() *cobra.Command {
 		}),
 	}
 	l.Flags(cmd)
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "name=, label=, dangling=true|false")
+	show.Must(cmd.RegisterFlagCompletionFunc("filter", show.Fixed("dangling=true", "dangling=false")))
 	return cmd
 }
 

@@ -70,6 +70,7 @@ func TestRunSettings(t *testing.T) {
 		{"-e A=1 -e B=x=y", "echo $A $B", "1 x=y"},
 		{"-w /new/dir", "pwd", "/new/dir"},
 		{"-h box", "hostname; cat /etc/hostname", "box\nbox"},
+		{"-h box.example", "awk '/box/ {print $2, $3}' /etc/hosts", "box.example box"},
 		{"-u ann", "id", "uid=1000(ann) gid=1000(ann) groups=1000(ann),2000(lamps)"},
 		{"-u ann:lamps", "id -g", "2000"},
 		{"-u 1234:99", "id -u; id -g", "1234\n99"},
