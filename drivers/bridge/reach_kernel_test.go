@@ -258,3 +258,51 @@ func TestUnusedBuiltinNetworkHidesNothing(t *testing.T) {
 	leads("10.1.0.2", "dev vlb-00000001")
 	w.pings("", "10.1.0.2", true)
 }
+
+// A box that takes another one's addresses, with another hardware address, is reached at once: it says that it is there.
+func TestAddressesOfANewEndpointAreAnnounced(t *testing.T) {
+	w := newWorld(t, false)
+	w.network("front", nil)
+	w.box("a", "front", 2)
+	base := w.want
+	w.box("b", "front", 3)
+	w.converge()
+	for _, to := range []string{"10.1.0.3", "fd01::3"} {
+		w.pings("a", to, true)
+		w.pings("", to, true)
+	}
+	known := func(mac plan.MAC) bool {
+		for _, box := range []string{"a", ""} {
+			for _, to := range []string{"10.1.0.3", "fd01::3"} {
+				if !strings.Contains(w.must(box, "ip", "neigh", "show", to), mac.String()) {
+					return false
+				}
+			}
+		}
+		return true
+	}
+	if !known(plan.MAC{2, 0x42, 0, 0, 1, 3}) {
+		t.Fatal("the first box is known to nobody: the test shows nothing")
+	}
+	w.want = base
+	w.converge()
+	next := plan.MAC{2, 0x42, 0, 0, 1, 77}
+	s := w.endpoint("front", 3, cnm.Endpoint{NetNS: "c"})
+	for i := range s.Links {
+		s.Links[i].Peer.MAC = next
+	}
+	for i := range s.FDB {
+		s.FDB[i].MAC = next
+	}
+	for i, e := range s.Rules.Elements {
+		for k, key := range e.Keys {
+			if key == (plan.MAC{2, 0x42, 0, 0, 1, 3}).String() {
+				s.Rules.Elements[i].Keys[k] = next.String()
+			}
+		}
+	}
+	w.add(plan.State{Namespaces: []plan.Namespace{{Name: "c"}}})
+	w.add(s)
+	w.converge()
+	await.True(t, "the neighbours know it by the new address", func() bool { return known(next) })
+}

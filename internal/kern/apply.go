@@ -35,7 +35,13 @@ func (k *Kernel) Apply(ctx context.Context, ops []plan.Op) error {
 			return err
 		}
 	}
-	return s.flush()
+	if err := s.flush(); err != nil {
+		return err
+	}
+	if err := s.announce(); err != nil {
+		k.log.Warn("neighbours may look for addresses where they were, for up to a minute", "error", err)
+	}
+	return nil
 }
 
 // end names one end of a link.
