@@ -259,7 +259,7 @@ func TestUnusedBuiltinNetworkHidesNothing(t *testing.T) {
 	w.pings("", "10.1.0.2", true)
 }
 
-// A box that takes another one's addresses, with another hardware address, is reached at once: it says that it is there.
+// A box that takes the addresses of another one, with another hardware address, is reached at once: it announces them.
 func TestAddressesOfANewEndpointAreAnnounced(t *testing.T) {
 	w := newWorld(t, false)
 	w.network("front", nil)
