@@ -3,6 +3,8 @@ package engine_test
 import (
 	"errors"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vethloom/vethloom/cnm"
@@ -72,5 +74,34 @@ func TestConnectIsKept(t *testing.T) {
 	on("none")
 	if _, err := w.e.Remove(t.Context(), "web", true, false); err != nil {
 		t.Error(err)
+	}
+}
+
+// Who removes a container while it is being created waits until it is.
+func TestRemovalWhileAContainerIsCreated(t *testing.T) {
+	w := newWorld(t)
+	remove := func() {
+		_, err := w.e.Remove(t.Context(), "box", true, false)
+		if err != nil && !errors.Is(err, cnm.ErrNotFound) {
+			t.Error(err)
+		}
+	}
+	for range 30 {
+		var work sync.WaitGroup
+		var made atomic.Bool
+		for range 2 {
+			work.Go(func() {
+				for !made.Load() {
+					remove()
+				}
+			})
+		}
+		spec := engine.Spec{Name: "box", Image: "busybox", Command: []string{"true"}}
+		if _, _, err := w.e.Create(t.Context(), spec); err != nil {
+			t.Error(err)
+		}
+		made.Store(true)
+		work.Wait()
+		remove()
 	}
 }

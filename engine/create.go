@@ -43,6 +43,7 @@ func (e *creator) Create(ctx context.Context, s Spec) (Container, []string, erro
 	if err != nil {
 		return Container{}, nil, err
 	}
+	defer func() { <-c.op }()
 	err = os.Mkdir(c.dir, 0o700)
 	if err == nil {
 		err = e.put(ctx, c, &rec)
@@ -56,7 +57,8 @@ func (e *creator) Create(ctx context.Context, s Spec) (Container, []string, erro
 	return rec.Container, e.warnings(rec.Spec), nil
 }
 
-// reserve gives the record its ID and name, and enters it.
+// reserve gives the record its ID and name, and enters it. The container is locked: who finds it by its name before its
+// record is written has to wait.
 func (e *creator) reserve(rec *record) (*container, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -99,6 +101,7 @@ func (e *creator) reserve(rec *record) (*container, error) {
 			Remedy: "choose another, or remove that one with 'net rm'"}
 	}
 	c := e.newContainer(*rec)
+	c.op <- struct{}{}
 	e.containers[id], e.names[rec.Spec.Name] = c, id
 	return c, nil
 }
