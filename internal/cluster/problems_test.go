@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -36,5 +37,17 @@ func TestWhatIsNotWrittenIsTold(t *testing.T) {
 	m.unwritten(nil)
 	if told() != "" {
 		t.Errorf("once it is written: %s", told())
+	}
+}
+
+// Whoever writes to etcd can make as many records that make no sense as there are keys.
+func TestProblemsAreBounded(t *testing.T) {
+	m := &Member{core: newCore(Config{Host: func() cnm.Host { return cnm.Host{} }})}
+	for i := range 5000 {
+		m.rep.bad[cnm.Key{Kind: "node", ID: fmt.Sprint(i)}] = errors.New("nonsense")
+	}
+	told := m.Problems()
+	if len(told) != maxProblems+1 || told[maxProblems] != "and 4900 more" {
+		t.Errorf("%d, the last of them %q", len(told), told[len(told)-1])
 	}
 }

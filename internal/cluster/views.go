@@ -3,6 +3,7 @@ package cluster
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -176,5 +177,11 @@ func (m *Member) Problems() []string {
 		}
 	}
 	slices.Sort(out)
+	if more := len(out) - maxProblems; more > 0 {
+		out = append(out[:maxProblems], fmt.Sprintf("and %d more", more))
+	}
 	return out
 }
+
+// maxProblems bounds what is told of at once: whoever writes to etcd can make as many as there are keys.
+const maxProblems = 100

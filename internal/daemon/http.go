@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 )
 
 // health answers /healthz (the process serves) and /readyz (every owner has
@@ -30,9 +31,14 @@ func healthHandler(reg *prometheus.Registry, ready func() error) http.Handler {
 	return mux
 }
 
-// serveHTTP serves h on l until the context ends.
+// maxScrapers is how many connections are served at once: whoever reaches the address can make as many as it likes.
+const maxScrapers = 64
+
+// serveHTTP serves h on l until the context ends. A client that says nothing, or takes nothing, is let go of.
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}
+	l = netutil.LimitListener(l, maxScrapers)
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)

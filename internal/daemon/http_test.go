@@ -76,3 +76,20 @@ func TestHealthAndMetrics(t *testing.T) {
 	n.stop()
 	n.idle()
 }
+
+// Connections that say nothing keep nobody out for long.
+func TestSilentConnectionsKeepNobodyOut(t *testing.T) {
+	n := newNode(t)
+	n.cfg.HTTP = "127.0.0.1:7470"
+	n.start()
+	for range 100 {
+		c, err := n.dialFrom("", n.cfg.HTTP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	if code, body := n.get("/healthz"); code != 200 || body != "ok\n" {
+		t.Errorf("/healthz: %d %q", code, body)
+	}
+}
