@@ -31,9 +31,10 @@ type Prober struct {
 
 	mu     sync.Mutex // guards what follows
 	states map[key]*state
-	order  []*state // of the last Set
-	fresh  []*state // not probed yet
-	next   int      // in order
+	order  []*state            // of the last Set
+	nodes  map[string][]*state // of each node, in the same order
+	fresh  []*state            // not probed yet
+	next   int                 // in order
 }
 
 // state is a target with what is known of it.
@@ -70,7 +71,7 @@ func (p *Prober) Set(targets []Target) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	states := make(map[key]*state, len(targets))
-	p.order, p.fresh = make([]*state, 0, len(targets)), nil
+	p.order, p.fresh, p.nodes = make([]*state, 0, len(targets)), nil, map[string][]*state{}
 	for _, t := range targets {
 		t.Addr, t.Source = t.Addr.Unmap(), t.Source.Unmap()
 		if states[t.key()] != nil || !t.Addr.IsValid() {
@@ -83,6 +84,7 @@ func (p *Prober) Set(targets []Target) {
 		s.target, s.result.Target = t, t
 		states[t.key()] = s
 		p.order = append(p.order, s)
+		p.nodes[t.Node] = append(p.nodes[t.Node], s)
 		if s.result.Checked.IsZero() && !s.busy {
 			p.fresh = append(p.fresh, s)
 		}
@@ -113,10 +115,8 @@ func (p *Prober) Of(node string) []Result {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var out []Result
-	for _, s := range p.order {
-		if s.target.Node == node {
-			out = append(out, s.result)
-		}
+	for _, s := range p.nodes[node] {
+		out = append(out, s.result)
 	}
 	return out
 }
