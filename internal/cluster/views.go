@@ -138,7 +138,6 @@ func (m *Member) Expires() time.Time {
 
 // Problems are what users should know, in words.
 func (m *Member) Problems() []string {
-	u := m.cfg.Host().Uplink
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var out []string
@@ -165,6 +164,20 @@ func (m *Member) Problems() []string {
 			out = append(out, "network "+name+": ignoring the lease "+i.Key+": "+i.Reason)
 		}
 	}
+	out = append(out, m.doubles()...)
+	slices.Sort(out)
+	if more := len(out) - maxProblems; more > 0 {
+		out = append(out[:maxProblems], fmt.Sprintf("and %d more", more))
+	}
+	return out
+}
+
+// maxProblems bounds what is told of at once: whoever writes to etcd can make as many as there are keys.
+const maxProblems = 100
+
+// doubles tells of nodes that have this one's name or address. The caller holds mu.
+func (m *Member) doubles() (out []string) {
+	u := m.cfg.Host().Uplink
 	for id, n := range m.rep.nodes {
 		_, alive := m.rep.alive[id]
 		same := n.v.Addr4.IsValid() && n.v.Addr4 == u.Addr4 || n.v.Addr6.IsValid() && n.v.Addr6 == u.Addr6
@@ -176,12 +189,5 @@ func (m *Member) Problems() []string {
 			out = append(out, "node "+id+" has this node's name, "+n.v.Name+": give one of them another (--node-name)")
 		}
 	}
-	slices.Sort(out)
-	if more := len(out) - maxProblems; more > 0 {
-		out = append(out[:maxProblems], fmt.Sprintf("and %d more", more))
-	}
 	return out
 }
-
-// maxProblems bounds what is told of at once: whoever writes to etcd can make as many as there are keys.
-const maxProblems = 100
