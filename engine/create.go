@@ -96,9 +96,8 @@ func (e *creator) reserve(rec *record) (*container, error) {
 		}
 	}
 	if holder := e.names[rec.Spec.Name]; holder != "" {
-		return nil, &cnm.Error{Kind: cnm.ErrExists, Field: "name", Value: rec.Spec.Name, Reason: "container " +
-			cnm.Short(holder) + " has it",
-			Remedy: "choose another, or remove that one with 'net rm'"}
+		return nil, &cnm.Error{Kind: cnm.ErrExists, Field: "name", Value: rec.Spec.Name,
+			Reason: "container " + cnm.Short(holder) + " has it", Remedy: "choose another, or remove that one with 'net rm'"}
 	}
 	c := e.newContainer(*rec)
 	c.op <- struct{}{}

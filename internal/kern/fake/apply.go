@@ -167,14 +167,19 @@ func (t *tables) link(v plan.Verb, l plan.Link) error {
 			t.down(l.Peer.NS, l.Peer.Name)
 		}
 	}
-	if v == plan.Modify && old.Master != l.Master {
-		t.leave(l.NS, l.Name)
-	}
 	if v == plan.Modify {
+		t.rejoin(old, l)
 		t.readdress(l.NS, l.Name, old.MAC, l.MAC)
 		t.readdress(l.Peer.NS, l.Peer.Name, old.Peer.MAC, l.Peer.MAC)
 	}
 	return put(t.links, v, l)
+}
+
+// rejoin removes what a bridge knows of a port that becomes another one's.
+func (t *tables) rejoin(old, l plan.Link) {
+	if old.Master != l.Master {
+		t.leave(l.NS, l.Name)
+	}
 }
 
 // leave removes what a bridge knows of a port that leaves it.
