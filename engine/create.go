@@ -97,7 +97,7 @@ func (e *creator) reserve(rec *record) (*container, error) {
 	}
 	if holder := e.names[rec.Spec.Name]; holder != "" {
 		return nil, &cnm.Error{Kind: cnm.ErrExists, Field: "name", Value: rec.Spec.Name,
-			Reason: "container " + cnm.Short(holder) + " has it", Remedy: "choose another, or remove that one with 'net rm'"}
+			Reason: "container " + cnm.Short(holder) + " has it", Remedy: "choose another or remove that one: 'net rm'"}
 	}
 	c := e.newContainer(*rec)
 	c.op <- struct{}{}
