@@ -40,6 +40,8 @@ func newPath(t *testing.T) *path {
 	p.in(p.router, noDAD)
 	p.in(p.far, noDAD)
 	p.Sh("ip link add u0 type veth peer name w0 netns " + p.router)
+	// With the router's namespace it would go too, but in the kernel's own time, which may be long on a busy machine.
+	t.Cleanup(func() { p.Sh("ip link del u0 || true") })
 	p.in(p.router, "ip link add e0 type veth peer name v0 netns "+p.far)
 	p.Sh(up("u0", "10.0.1.1/24", "fd00:1::1/64") +
 		"ip route add 10.0.2.0/24 via 10.0.1.254; ip route add fd00:2::/64 via fd00:1::fe")
