@@ -100,7 +100,9 @@ func TestHostileDatagrams(t *testing.T) {
 				if c.want == "" {
 					return now.In.Packets == before.In.Packets+1
 				}
-				return now.Drops[c.want] == before.Drops[c.want]+1
+				// The other node's own multicast may be counted with it, as foreign sources.
+				return now.Drops[c.want] == before.Drops[c.want]+1 ||
+					c.want == ForeignSource && now.Drops[c.want] > before.Drops[c.want]
 			})
 			now := a.host.Stats(testLink)
 			for r, n := range now.Drops {
