@@ -22,12 +22,18 @@ func (m peers) count(p cnm.Peer, n int) { add(m.nodes, p, n) }
 
 func add(nodes map[netip.Addr]peerNode, p cnm.Peer, n int) {
 	for _, a := range []netip.Addr{p.Addr4, p.Addr6} {
-		if a.IsValid() {
+		if isNode(a) {
 			node := nodes[a]
 			node.peers += n
 			nodes[a] = node
 		}
 	}
+}
+
+// isNode reports whether another node can have an address. Another node or etcd has written it: with loopback, every
+// user of this host could send to tunnels.
+func isNode(a netip.Addr) bool {
+	return a.IsValid() && a.Zone() == "" && !a.Is4In6() && !a.IsLoopback() && !a.IsUnspecified() && !a.IsMulticast()
 }
 
 // nodeWrites are the records of nodes that come and go with changes of peers.

@@ -39,10 +39,14 @@ func (m blocks) release(ctx context.Context) (time.Duration, error) {
 				next = min(next, left)
 				continue
 			}
-			if err := m.giveBack(ctx, id, b); err != nil {
+			switch err := m.giveBack(ctx, id, b); {
+			case err == nil:
+				delete(m.idle, key)
+				continue
+			case !errors.Is(err, errNotYet):
 				errs = append(errs, fmt.Errorf("give back the addresses %s: %w", b, err))
-				next = min(next, m.cfg.Times.Retry)
 			}
+			next = min(next, m.cfg.Times.Retry)
 		}
 	}
 	for key := range m.idle {
@@ -93,11 +97,19 @@ func (m blocks) idleBlocks(id string) (out []netip.Prefix) {
 	return out
 }
 
+// releaseTime bounds how long a block is being given back: who needs one waits for it.
+const releaseTime = 5 * time.Second
+
 // giveBack takes a block from this node's part of a network first and out of etcd then. What is cut off between the
 // two leaves the block this node's, as etcd says it is.
 func (m blocks) giveBack(ctx context.Context, id string, b netip.Prefix) error {
-	m.extending.Lock() // who needs a block finds this one its own, or nobody's
+	// Who needs a block finds this one its own, or nobody's. While somebody gets one, none is given back.
+	if !m.extending.TryLock() {
+		return errNotYet
+	}
 	defer m.extending.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, releaseTime)
+	defer cancel()
 	if !m.cfg.IPAM.Withdraw(id, b) {
 		return nil // somebody has an address of it by now
 	}
