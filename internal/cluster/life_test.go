@@ -210,7 +210,10 @@ func TestWhatIsTakenIsTakenEverywhere(t *testing.T) {
 			t.Errorf("%s: %v, want that it exists, with the name web", name, err)
 		}
 	}
-	one.mustAttach(ctx, "web")
+	_, e := one.mustAttach(ctx, "web")
+	await.True(t, "the endpoint is known there", func() bool {
+		return two.peers(ctx)[e.Addrs[0].Addr().String()+"/32"] != ""
+	})
 	_, err := two.Controller.DeleteNetwork(ctx, "web")
 	if !errors.Is(err, cnm.ErrInUse) || !strings.Contains(err.Error(), "n0") {
 		t.Errorf("removed while another node has a container on it: %v", err)
