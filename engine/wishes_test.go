@@ -153,6 +153,18 @@ func TestUserNamespace(t *testing.T) {
 	}
 }
 
+func TestMtab(t *testing.T) {
+	w := newWorld(t)
+	for name, s := range map[string]engine.Spec{
+		"plain": {}, "read-only": {Options: engine.Options{ReadOnly: true}}, "user namespace": {UserNS: "auto"},
+	} {
+		s.Command = sh("readlink /etc/mtab; df -P / | tail -n 1 | grep -o '/$'; stat -c %u:%a /etc")
+		if got := w.mustRun(s, ""); got.out != "/proc/mounts\n/\n0:755\n" || got.Code != 0 {
+			t.Errorf("%s: %q %q, code %d %s", name, got.out, got.err, got.Code, got.Error)
+		}
+	}
+}
+
 func TestGeneratedFiles(t *testing.T) {
 	w := newWorld(t)
 	c := w.start(engine.Spec{Command: []string{"sleep", "1000"}, Hostname: "loom",

@@ -20,7 +20,8 @@ import (
 //	<id>/rw/upper  what the container wrote
 //	<id>/rw/work   overlayfs's own
 //	<id>/l/0…      links to the image's layers, top first, for their short names
-//	<id>/empty     the layer of an image without layers, and the second one of a view
+//	<id>/empty     the layer of an image without layers
+//	.base          the lowest layer of all, with what images leave out
 type Snapshots struct {
 	root string
 }
@@ -54,7 +55,11 @@ func Open(root string) (*Snapshots, error) {
 			return nil, fmt.Errorf("finish removing a snapshot: %w", err)
 		}
 	}
-	return &Snapshots{root: root}, nil
+	s := &Snapshots{root: root}
+	if err := s.base(); err != nil {
+		return nil, fmt.Errorf("open snapshots: %w", err)
+	}
+	return s, nil
 }
 
 func escapeGlob(path string) string {
@@ -87,6 +92,7 @@ func (s *Snapshots) Prepare(ctx context.Context, id string, lower []string) ([]M
 	if len(lower) == 0 {
 		lower = []string{filepath.Join(dir, "empty")}
 	}
+	lower = s.onBase(lower)
 	if err = s.layout(ctx, dir, lower); err == nil {
 		err = makeWritable(dir, lower)
 	}
@@ -100,15 +106,14 @@ func (s *Snapshots) Prepare(ctx context.Context, id string, lower []string) ([]M
 // changed. (A container with a read-only root needs Prepare: its mount points are
 // made before the root is turned read-only.)
 func (s *Snapshots) View(ctx context.Context, id string, lower []string) ([]Mount, error) {
-	// Without an upper directory, overlayfs wants two lower ones.
 	dir, err := s.dir(id)
 	if err != nil {
 		return nil, err
 	}
-	lower = append([]string{filepath.Join(dir, "empty")}, lower...)
-	if len(lower) == 1 {
-		lower = append(lower, filepath.Join(dir, "rw"))
+	if len(lower) == 0 {
+		lower = []string{filepath.Join(dir, "empty")}
 	}
+	lower = s.onBase(lower) // overlayfs wants two lower ones where there is no upper
 	if err := s.layout(ctx, dir, lower); err != nil {
 		return nil, fmt.Errorf("prepare view %s: %w", id, err)
 	}

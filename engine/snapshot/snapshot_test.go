@@ -107,7 +107,7 @@ func TestPrepareMounts(t *testing.T) {
 				}
 				merged := mount(t, mounts)
 				last := n - 1
-				if diff := cmp.Diff([]string{"common", "merged", "opaque", fmt.Sprintf("own-%d", last)},
+				if diff := cmp.Diff([]string{"common", "etc", "merged", "opaque", fmt.Sprintf("own-%d", last)},
 					names(t, merged)); diff != "" {
 					t.Error(diff)
 				}
@@ -221,8 +221,8 @@ func TestUsageAndRemove(t *testing.T) {
 	}
 	must(t, s.Remove(t.Context(), "c"))
 	must(t, s.Remove(t.Context(), "c"))
-	if left := names(t, filepath.Join(root, "snapshots")); len(left) > 0 {
-		t.Errorf("left: %v", left)
+	if diff := cmp.Diff([]string{".base"}, names(t, filepath.Join(root, "snapshots"))); diff != "" {
+		t.Error(diff)
 	}
 	if _, err := s.Usage(t.Context(), "c"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("usage of a removed one: %v", err)
@@ -235,7 +235,7 @@ func TestOpenFinishesRemovals(t *testing.T) {
 	write(t, filepath.Join(root, "kept", "rw", "upper", "file"), "x")
 	_, err := snapshot.Open(root)
 	must(t, err)
-	if diff := cmp.Diff([]string{"kept"}, names(t, root)); diff != "" {
+	if diff := cmp.Diff([]string{".base", "kept"}, names(t, root)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -243,7 +243,7 @@ func TestOpenFinishesRemovals(t *testing.T) {
 func TestRefuses(t *testing.T) {
 	s, err := snapshot.Open(t.TempDir())
 	must(t, err)
-	for _, id := range []string{"", ".", "..", "a/b", ".gone-x", "../x", strings.Repeat("a", 129)} {
+	for _, id := range []string{"", ".", "..", "a/b", ".gone-x", ".base", "../x", strings.Repeat("a", 129)} {
 		if _, err := s.Prepare(t.Context(), id, nil); !errors.Is(err, cnm.ErrInvalid) {
 			t.Errorf("prepare %q: %v, want ErrInvalid", id, err)
 		}
