@@ -23,6 +23,8 @@ type Details struct {
 	RootPath string   // of the root filesystem, in its supervisor's mount namespace; "" while it does not run
 	Args     []string // what runs: entrypoint and command, resolved
 	NetNS    string   // path of its network namespace while it runs; "" on the host's
+	// Healthcheck is the image's, JSON as the image has it. It is not run yet.
+	Healthcheck []byte
 }
 
 // List returns the containers, newest first; those that do not run only with all.
@@ -62,6 +64,7 @@ func (e *viewer) Inspect(ctx context.Context, ref string) (Details, error) {
 	e.mu.Unlock()
 	d.Args = arguments(rec.Spec, img)
 	d.Spec = withImage(d.Spec, img)
+	d.Healthcheck = img.Healthcheck
 	for _, m := range rec.Spec.Mounts {
 		if !m.Volume {
 			continue

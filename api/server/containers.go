@@ -50,6 +50,7 @@ func (s *containersService) List(ctx context.Context, r *apiv1.ListContainersReq
 	out := &apiv1.ListContainersResponse{}
 	for _, c := range all {
 		if f.container(c) {
+			c.Healthcheck = nil // of Inspect alone
 			out.Containers = append(out.Containers, encodeContainer(c))
 		}
 	}

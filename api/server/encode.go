@@ -117,6 +117,7 @@ func encodeContainer(c ContainerView) *apiv1.Container {
 		Created: timestamp(c.Created), Started: timestamp(c.Started), Finished: timestamp(c.Finished),
 		Status: string(c.Status), Pid: int32(c.Pid), ExitCode: int32(c.ExitCode), OomKilled: c.OOM, Error: c.Error,
 		Sandbox: encodeSandbox(c.Sandbox), LogPath: c.LogPath, RootPath: c.RootPath, Args: c.Args,
+		Healthcheck: c.Healthcheck,
 	}
 }
 

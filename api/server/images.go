@@ -88,7 +88,9 @@ func (s *imagesService) Inspect(ctx context.Context, r *apiv1.InspectImageReques
 	if err != nil {
 		return nil, err
 	}
-	return encodeImage(i), nil
+	out := encodeImage(i)
+	out.Config = i.Raw
+	return out, nil
 }
 
 func (s *imagesService) Remove(ctx context.Context, r *apiv1.RemoveImageRequest) (*apiv1.RemoveImageResponse, error) {

@@ -3717,7 +3717,8 @@ type Container struct {
 	Sandbox       *Sandbox               `protobuf:"bytes,12,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
 	LogPath       string                 `protobuf:"bytes,13,opt,name=log_path,json=logPath,proto3" json:"log_path,omitempty"`
 	RootPath      string                 `protobuf:"bytes,14,opt,name=root_path,json=rootPath,proto3" json:"root_path,omitempty"`
-	Args          []string               `protobuf:"bytes,15,rep,name=args,proto3" json:"args,omitempty"` // what runs: entrypoint and command, resolved
+	Args          []string               `protobuf:"bytes,15,rep,name=args,proto3" json:"args,omitempty"`               // what runs: entrypoint and command, resolved
+	Healthcheck   []byte                 `protobuf:"bytes,16,opt,name=healthcheck,proto3" json:"healthcheck,omitempty"` // the image's, JSON as the image has it; not run yet; of Inspect alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3853,6 +3854,13 @@ func (x *Container) GetRootPath() string {
 func (x *Container) GetArgs() []string {
 	if x != nil {
 		return x.Args
+	}
+	return nil
+}
+
+func (x *Container) GetHealthcheck() []byte {
+	if x != nil {
+		return x.Healthcheck
 	}
 	return nil
 }
@@ -4603,6 +4611,7 @@ type Image struct {
 	User          string                 `protobuf:"bytes,12,opt,name=user,proto3" json:"user,omitempty"`
 	Labels        map[string]string      `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	ExposedPorts  []string               `protobuf:"bytes,14,rep,name=exposed_ports,json=exposedPorts,proto3" json:"exposed_ports,omitempty"`
+	Config        []byte                 `protobuf:"bytes,15,opt,name=config,proto3" json:"config,omitempty"` // the whole configuration, JSON as the image has it; of Inspect alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4731,6 +4740,13 @@ func (x *Image) GetLabels() map[string]string {
 func (x *Image) GetExposedPorts() []string {
 	if x != nil {
 		return x.ExposedPorts
+	}
+	return nil
+}
+
+func (x *Image) GetConfig() []byte {
+	if x != nil {
+		return x.Config
 	}
 	return nil
 }
@@ -6615,7 +6631,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"containers\x18\x01 \x03(\v2\x16.vethloom.v1.ContainerR\n" +
 	"containers\"7\n" +
 	"\x17InspectContainerRequest\x12\x1c\n" +
-	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x82\x04\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\xa4\x04\n" +
 	"\tContainer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x04spec\x18\x02 \x01(\v2\x1a.vethloom.v1.ContainerSpecR\x04spec\x12\x19\n" +
@@ -6633,7 +6649,8 @@ const file_vethloom_proto_rawDesc = "" +
 	"\asandbox\x18\f \x01(\v2\x14.vethloom.v1.SandboxR\asandbox\x12\x19\n" +
 	"\blog_path\x18\r \x01(\tR\alogPath\x12\x1b\n" +
 	"\troot_path\x18\x0e \x01(\tR\brootPath\x12\x12\n" +
-	"\x04args\x18\x0f \x03(\tR\x04args\"i\n" +
+	"\x04args\x18\x0f \x03(\tR\x04args\x12 \n" +
+	"\vhealthcheck\x18\x10 \x01(\fR\vhealthcheck\"i\n" +
 	"\x14StopContainerRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x123\n" +
 	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x17\n" +
@@ -6671,7 +6688,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x12ListImagesResponse\x12*\n" +
 	"\x06images\x18\x01 \x03(\v2\x12.vethloom.v1.ImageR\x06images\"+\n" +
 	"\x13InspectImageRequest\x12\x14\n" +
-	"\x05image\x18\x01 \x01(\tR\x05image\"\xe0\x03\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\"\xf8\x03\n" +
 	"\x05Image\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
@@ -6691,7 +6708,8 @@ const file_vethloom_proto_rawDesc = "" +
 	"\bwork_dir\x18\v \x01(\tR\aworkDir\x12\x12\n" +
 	"\x04user\x18\f \x01(\tR\x04user\x126\n" +
 	"\x06labels\x18\r \x03(\v2\x1e.vethloom.v1.Image.LabelsEntryR\x06labels\x12#\n" +
-	"\rexposed_ports\x18\x0e \x03(\tR\fexposedPorts\x1a9\n" +
+	"\rexposed_ports\x18\x0e \x03(\tR\fexposedPorts\x12\x16\n" +
+	"\x06config\x18\x0f \x01(\fR\x06config\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"@\n" +

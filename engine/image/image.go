@@ -21,6 +21,8 @@ type Image struct {
 	Architecture string
 	Layers       []string // diff IDs, bottom first
 	Config       ocispec.ImageConfig
+	Healthcheck  []byte // Docker's extension to Config, JSON; kept and shown, and not run yet
+	Raw          []byte // the whole configuration, byte for byte; not to be changed
 }
 
 // Config says where a [Store] keeps its things.

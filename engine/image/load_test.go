@@ -155,6 +155,34 @@ func TestLoadDockerArchive(t *testing.T) {
 	}
 }
 
+// What an image says and nobody here understands is kept, to be shown and saved.
+func TestConfigurationIsKeptWhole(t *testing.T) {
+	img, err := mutate.Config(build(t, runtime.GOARCH, base), v1.Config{Cmd: []string{"/bin/sh"},
+		Healthcheck: &v1.HealthConfig{Test: []string{"CMD", "true"}, Interval: 30e9}, OnBuild: []string{"RUN x"},
+		Shell: []string{"/bin/ash", "-c"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := img.RawConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw = bytes.Replace(raw, []byte(`{`), []byte(`{"x-unknown":[1.50],`), 1)
+	archive := files{{"c.json", string(raw)}, {"l.tar", string(base.tar(t))},
+		{"manifest.json", `[{"Config":"c.json","RepoTags":["app:1"],"Layers":["l.tar"]}]`}}.tar(t)
+	f := open(t)
+	f.mustLoad(t, archive)
+	for _, s := range []*fixture{f, openAt(t, f.root, f.records)} {
+		got, err := s.Resolve(t.Context(), "app:1")
+		if err != nil || !bytes.Equal(got.Raw, raw) {
+			t.Errorf("%s, %v, want %s", got.Raw, err, raw)
+		}
+		if want := `{"Test":["CMD","true"],"Interval":30000000000}`; string(got.Healthcheck) != want {
+			t.Errorf("health check %s, want %s", got.Healthcheck, want)
+		}
+	}
+}
+
 func TestLoadLayout(t *testing.T) {
 	other := "s390x"
 	here, there := build(t, runtime.GOARCH, base, mid), build(t, other, base)

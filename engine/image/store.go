@@ -113,9 +113,18 @@ func (e *entry) decodeConfig() error {
 	if err := json.Unmarshal(e.record.Config, &c); err != nil {
 		return fmt.Errorf("parse configuration: %w", err)
 	}
+	var docker struct {
+		Config struct{ Healthcheck json.RawMessage }
+	}
+	if err := json.Unmarshal(e.record.Config, &docker); err != nil {
+		return fmt.Errorf("parse configuration: %w", err)
+	}
 	e.image = Image{
 		ID: e.id, References: e.record.References, Size: e.record.Size,
-		OS: c.OS, Architecture: c.Architecture, Config: c.Config,
+		OS: c.OS, Architecture: c.Architecture, Config: c.Config, Raw: e.record.Config,
+	}
+	if h := docker.Config.Healthcheck; string(h) != "null" {
+		e.image.Healthcheck = h
 	}
 	if c.Created != nil {
 		e.image.Created = *c.Created

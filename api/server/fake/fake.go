@@ -85,6 +85,8 @@ func New() *Domain {
 		Architecture: "amd64",
 	}}
 	d.images[0].Config.Cmd = []string{"sh"}
+	d.images[0].Healthcheck = []byte(`{"Test":["CMD","true"],"Interval":30000000000}`)
+	d.images[0].Raw = fmt.Appendf(nil, `{"config":{"Cmd":["sh"],"Healthcheck":%s}}`, d.images[0].Healthcheck)
 	d.status = server.Status{
 		Version: "1.0", Started: Epoch, Root: "/var/lib/vethloom", Run: "/run/vethloom", Firewall: "nftables",
 		MTU:      1500,

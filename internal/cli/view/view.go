@@ -1,6 +1,8 @@
 package view
 
 import (
+	"bytes"
+	"encoding/json"
 	"maps"
 	"net"
 	"net/netip"
@@ -162,6 +164,7 @@ type configView struct {
 	Labels      map[string]string
 	StopSignal  string `json:",omitempty"`
 	StopTimeout *int64 `json:",omitempty"` // seconds
+	Healthcheck any    `json:",omitempty"` // of the image, as it has it
 }
 
 type networkSettingsView struct {
@@ -223,6 +226,7 @@ func Container(c *apiv1.Container) containerView {
 		Mounts:          []mountView{},
 		NetworkSettings: NetworkSettingsOf(c.GetSandbox()),
 	}
+	decode(c.GetHealthcheck(), &v.Config.Healthcheck)
 	if args := c.GetArgs(); len(args) > 0 {
 		v.Path, v.Args = args[0], args[1:]
 	}
@@ -356,8 +360,10 @@ type imageView struct {
 	Size         int64
 	Os           string
 	Architecture string
+	Variant      string `json:",omitempty"`
+	Author       string `json:",omitempty"`
 	RootFS       rootFSView
-	Config       imageConfigView
+	Config       map[string]any // what the image has, with fields that are unknown here
 }
 
 // Id is Docker's spelling in templates.
@@ -368,31 +374,38 @@ type rootFSView struct {
 	Layers []string
 }
 
-type imageConfigView struct {
-	User         string
-	Env          []string
-	Entrypoint   []string
-	Cmd          []string
-	WorkingDir   string
-	ExposedPorts map[string]struct{} `json:",omitempty"`
-	Labels       map[string]string
+// decode reads JSON of an image that is shown as it is. What cannot be read is not shown.
+func decode(text []byte, to any) {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber() // a time in nanoseconds is no float
+	_ = d.Decode(to)
 }
 
 func Image(i *apiv1.Image) imageView {
+	var raw struct {
+		Variant, Author any
+		Config          map[string]any
+	}
+	decode(i.GetConfig(), &raw)
 	v := imageView{
 		ID: i.GetId(), RepoTags: append([]string{}, i.GetReferences()...), Created: Time(i.GetCreated()),
 		Size: i.GetSize(),
 		Os:   i.GetOs(), Architecture: i.GetArchitecture(), RootFS: rootFSView{"layers", i.GetLayers()},
-		Config: imageConfigView{
-			User: i.GetUser(), Env: i.GetEnv(), Entrypoint: i.GetEntrypoint(), Cmd: i.GetCommand(),
-			WorkingDir: i.GetWorkDir(), Labels: OrEmpty(i.GetLabels()),
-		},
+		Config: map[string]any{},
 	}
-	for _, p := range i.GetExposedPorts() {
-		if v.Config.ExposedPorts == nil {
-			v.Config.ExposedPorts = map[string]struct{}{}
+	v.Variant, _ = raw.Variant.(string)
+	v.Author, _ = raw.Author.(string)
+	maps.Copy(v.Config, raw.Config)
+	maps.Copy(v.Config, map[string]any{
+		"User": i.GetUser(), "Env": i.GetEnv(), "Entrypoint": i.GetEntrypoint(), "Cmd": i.GetCommand(),
+		"WorkingDir": i.GetWorkDir(), "Labels": OrEmpty(i.GetLabels()),
+	})
+	if ports := i.GetExposedPorts(); len(ports) > 0 {
+		exposed := map[string]struct{}{}
+		for _, p := range ports {
+			exposed[p] = struct{}{}
 		}
-		v.Config.ExposedPorts[p] = struct{}{}
+		v.Config["ExposedPorts"] = exposed
 	}
 	return v
 }

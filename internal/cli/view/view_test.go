@@ -167,6 +167,12 @@ func TestImageAndVolume(t *testing.T) {
 		"RootFS.Type":   `"layers"`,
 		"RootFS.Layers": `["sha256:2"]`, "Config.Cmd": `["sh"]`, "Config.ExposedPorts": `{"80/tcp":{}}`,
 		"Config.Labels.x": `"y"`, "Config.WorkingDir": `"/w"`})
+	// What a field means that is unknown here is for others to say: it is shown as it is.
+	wants(t, view.Image(&apiv1.Image{Command: []string{"sh"}, Config: []byte(`{"author":"me","variant":7,"config":{` +
+		`"Cmd":["x"],"Healthcheck":{"Test":["NONE"],"Interval":30000000001},"OnBuild":["RUN x"],"New":{"a":[1]}}}`)}),
+		map[string]string{"Config.Cmd": `["sh"]`, "Config.Healthcheck.Interval": "30000000001", "Author": `"me"`,
+			"Config.Healthcheck.Test": `["NONE"]`, "Config.OnBuild": `["RUN x"]`, "Config.New": `{"a":[1]}`})
+	wants(t, view.Image(&apiv1.Image{Config: []byte(`{"config":`)}), map[string]string{"Config.Labels": "{}"})
 	wants(t, view.Image(&apiv1.Image{}), map[string]string{"RepoTags": "[]", "Config.Labels": "{}"})
 	if i.Id() != "sha256:1" {
 		t.Errorf("ID %s", i.Id())
