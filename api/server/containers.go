@@ -50,7 +50,7 @@ func (s *containersService) List(ctx context.Context, r *apiv1.ListContainersReq
 	out := &apiv1.ListContainersResponse{}
 	for _, c := range all {
 		if f.container(c) {
-			c.Healthcheck = nil // of Inspect alone
+			c.Healthcheck, c.Spec.Env = nil, nil // all have to fit one message
 			out.Containers = append(out.Containers, encodeContainer(c))
 		}
 	}

@@ -77,7 +77,9 @@ func (s *imagesService) List(ctx context.Context, r *apiv1.ListImagesRequest) (*
 		}
 		i.References = wanted
 		if f.labels(i.Config.Labels) && f.equal("dangling", dangling) {
-			out.Images = append(out.Images, encodeImage(i))
+			one := encodeImage(i) // all have to fit one message, and an image may have very many of these
+			one.Env, one.ExposedPorts = nil, nil
+			out.Images = append(out.Images, one)
 		}
 	}
 	return out, nil

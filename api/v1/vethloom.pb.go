@@ -4604,14 +4604,14 @@ type Image struct {
 	Os            string                 `protobuf:"bytes,5,opt,name=os,proto3" json:"os,omitempty"`
 	Architecture  string                 `protobuf:"bytes,6,opt,name=architecture,proto3" json:"architecture,omitempty"`
 	Layers        []string               `protobuf:"bytes,7,rep,name=layers,proto3" json:"layers,omitempty"` // diff IDs
-	Env           []string               `protobuf:"bytes,8,rep,name=env,proto3" json:"env,omitempty"`
+	Env           []string               `protobuf:"bytes,8,rep,name=env,proto3" json:"env,omitempty"`       // of Inspect alone
 	Entrypoint    []string               `protobuf:"bytes,9,rep,name=entrypoint,proto3" json:"entrypoint,omitempty"`
 	Command       []string               `protobuf:"bytes,10,rep,name=command,proto3" json:"command,omitempty"`
 	WorkDir       string                 `protobuf:"bytes,11,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`
 	User          string                 `protobuf:"bytes,12,opt,name=user,proto3" json:"user,omitempty"`
 	Labels        map[string]string      `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	ExposedPorts  []string               `protobuf:"bytes,14,rep,name=exposed_ports,json=exposedPorts,proto3" json:"exposed_ports,omitempty"`
-	Config        []byte                 `protobuf:"bytes,15,opt,name=config,proto3" json:"config,omitempty"` // the whole configuration, JSON as the image has it; of Inspect alone
+	ExposedPorts  []string               `protobuf:"bytes,14,rep,name=exposed_ports,json=exposedPorts,proto3" json:"exposed_ports,omitempty"` // of Inspect alone
+	Config        []byte                 `protobuf:"bytes,15,opt,name=config,proto3" json:"config,omitempty"`                                 // the whole configuration, JSON as the image has it; of Inspect alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -14,9 +14,10 @@ import (
 
 // archive is a tar in a temporary file, with a table of the files in it.
 type archive struct {
-	file  *os.File
-	parts map[string]*io.SectionReader
-	links map[string]string // of 'docker save': layers that are the same
+	file    *os.File
+	parts   map[string]*io.SectionReader
+	links   map[string]string // of 'docker save': layers that are the same
+	configs int               // bytes read
 }
 
 // maxParts bounds the table: an image archive has a few files a layer.
@@ -36,7 +37,7 @@ func (l *layers) spool(ctx context.Context, r io.Reader) (a *archive, err error)
 			a = nil
 		}
 	}()
-	s := openStream(ctx, r)
+	s := openStream(ctx, r, l.space())
 	defer s.close()
 	if _, err := io.CopyBuffer(struct{ io.Writer }{f}, s, make([]byte, sourceBuffer)); err != nil {
 		return a, fmt.Errorf("spool archive to %s: %w", l.tmp(), err)
@@ -64,6 +65,9 @@ func (a *archive) index(ctx context.Context) error {
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if n := max(len(hdr.Name), len(hdr.Linkname)); n > maxText {
+			return tooMany("bytes in the name of a file", n, maxText)
 		}
 		name := path.Clean("/" + hdr.Name)
 		switch hdr.Typeflag {
@@ -117,19 +121,28 @@ func (a *archive) has(name string) bool {
 	return err == nil
 }
 
-// maxDocument is the largest manifest or configuration taken, in bytes;
-// registries refuse manifests above 4 MiB.
-const maxDocument = 8 << 20
+// maxDocument is the largest manifest read, in bytes; registries refuse larger ones.
+const maxDocument = 4 << 20
+
+// config returns a configuration. All of an archive are in memory at once, to be checked before the first is used.
+func (a *archive) config(name string) ([]byte, error) {
+	raw, err := a.document(name, maxConfig)
+	if a.configs += len(raw); err == nil && a.configs > maxConfigs {
+		err = tooMany("bytes of configurations in all", a.configs, maxConfigs)
+	}
+	return raw, err
+}
 
 // document returns a small file.
-func (a *archive) document(name string) ([]byte, error) {
+func (a *archive) document(name string, limit int64) ([]byte, error) {
 	p, err := a.part(name)
 	if err != nil {
 		return nil, err
 	}
-	if p.Size() > maxDocument {
+	if p.Size() > limit {
 		return nil, &unpack.FormatError{
-			Reason: fmt.Sprintf("has a file %s of %d bytes, too large for a manifest or configuration", name, p.Size())}
+			Reason: fmt.Sprintf("has a manifest or configuration %s of %d bytes, and the limit is %d", name, p.Size(),
+				limit)}
 	}
 	return io.ReadAll(p)
 }

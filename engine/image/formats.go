@@ -19,7 +19,7 @@ import (
 
 // dockerImages reads the manifest of 'docker save'.
 func dockerImages(a *archive) ([]candidate, error) {
-	raw, err := a.document("manifest.json")
+	raw, err := a.document("manifest.json", maxDocument)
 	if err != nil {
 		return nil, err
 	}
@@ -29,6 +29,14 @@ func dockerImages(a *archive) ([]candidate, error) {
 	}
 	if len(m) == 0 {
 		return nil, &unpack.FormatError{Reason: "holds no image: its manifest.json is empty"}
+	}
+	names := 0
+	for _, d := range m {
+		names += len(d.RepoTags)
+	}
+	err = checkBounds(bound{"images", len(m), maxImages}, bound{"names of images", names, maxReferences})
+	if err != nil {
+		return nil, err
 	}
 	var out []candidate
 	for _, d := range m {
@@ -44,6 +52,9 @@ func dockerImages(a *archive) ([]candidate, error) {
 			c.refs = append(c.refs, short)
 			c.name = short
 		}
+		if len(d.Layers) > maxLayers {
+			return nil, fmt.Errorf("image %s: %w", c.name, tooMany("layers", len(d.Layers), maxLayers))
+		}
 		for _, l := range d.Layers {
 			c.layers = append(c.layers, a.opener(l))
 		}
@@ -54,7 +65,7 @@ func dockerImages(a *archive) ([]candidate, error) {
 
 // dockerConfig returns a configuration, which is named by its digest.
 func (a *archive) dockerConfig(name string) ([]byte, error) {
-	raw, err := a.document(name)
+	raw, err := a.config(name)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +92,7 @@ const nameAnnotation = "io.containerd.image.name"
 
 // layoutImages reads an OCI image layout.
 func layoutImages(a *archive) ([]candidate, error) {
-	raw, err := a.document("index.json")
+	raw, err := a.document("index.json", maxDocument)
 	if err != nil {
 		return nil, err
 	}
@@ -126,8 +137,15 @@ func (a *archive) layoutImage(d v1.Descriptor) (candidate, error) {
 	if err != nil {
 		return c, fmt.Errorf("image %s: %w", c.name, err)
 	}
-	if c.config, err = a.verified(m.Config.Digest); err != nil {
+	file := blobPath(m.Config.Digest)
+	if c.config, err = a.config(file); err == nil {
+		err = compareDigest(file, c.config, m.Config.Digest)
+	}
+	if err != nil {
 		return c, fmt.Errorf("image %s: %w", c.name, err)
+	}
+	if len(m.Layers) > maxLayers {
+		return c, fmt.Errorf("image %s: %w", c.name, tooMany("layers", len(m.Layers), maxLayers))
 	}
 	for _, l := range m.Layers {
 		c.layers = append(c.layers, a.opener(blobPath(l.Digest)))
@@ -179,6 +197,9 @@ func parseIndex(raw []byte) (*v1.IndexManifest, error) {
 	if err != nil {
 		return nil, &unpack.FormatError{Reason: fmt.Sprintf("has an index that cannot be parsed: %v", err)}
 	}
+	if n := len(index.Manifests); n > maxImages {
+		return nil, tooMany("images in an index", n, maxImages)
+	}
 	return index, nil
 }
 
@@ -210,7 +231,7 @@ func blobPath(h v1.Hash) string { return path.Join("blobs", h.Algorithm, h.Hex) 
 
 // verified returns a small blob, after comparing it with its digest.
 func (a *archive) verified(h v1.Hash) ([]byte, error) {
-	raw, err := a.document(blobPath(h))
+	raw, err := a.document(blobPath(h), maxDocument)
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func (s *Store) importTar(ctx context.Context, r io.Reader, o ImportOptions) (Im
 	if err != nil {
 		return Image{}, err
 	}
-	layer, err := s.layers.unpack(ctx, r, unpack.Options{})
+	layer, err := s.layers.unpack(ctx, r, unpack.Options{}, s.layers.space())
 	if err != nil {
 		return Image{}, err
 	}
@@ -87,6 +87,11 @@ func importConfig(o ImportOptions, now time.Time) (*v1.ConfigFile, []string, err
 	if err := ApplyChanges(&c.Config, o.Changes); err != nil {
 		return nil, nil, err
 	}
+	if raw, err := json.Marshal(c); err != nil {
+		return nil, nil, err
+	} else if err := checkAmounts(c, raw); err != nil {
+		return nil, nil, fmt.Errorf("the configuration %w", err)
+	}
 	return c, refs, nil
 }
 
@@ -127,7 +132,9 @@ func (s *Store) add(ctx context.Context, raw []byte, refs []string, size int64) 
 			*pending(all, changed, e.id) = e.record
 		}
 		for _, short := range refs {
-			addReference(all, changed, e.id, short)
+			if err := addReference(all, changed, e.id, short); err != nil {
+				return nil, err
+			}
 		}
 		return changed, nil
 	})

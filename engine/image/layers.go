@@ -126,8 +126,8 @@ func (l *layers) size(diffIDs []string) (sum int64) {
 }
 
 // ensure makes a held layer be there: it opens and unpacks the tar when it is not.
-func (l *layers) ensure(ctx context.Context, p *pin, diffID v1.Hash, open func() (io.ReadCloser, error)) (layerInfo,
-	error) {
+func (l *layers) ensure(ctx context.Context, p *pin, diffID v1.Hash, open func() (io.ReadCloser, error),
+	room *space) (layerInfo, error) {
 	select {
 	case <-p.turn:
 		defer func() { p.turn <- struct{}{} }()
@@ -143,7 +143,7 @@ func (l *layers) ensure(ctx context.Context, p *pin, diffID v1.Hash, open func()
 		return layerInfo{}, err
 	}
 	defer r.Close()
-	got, err := l.unpack(ctx, r, unpack.Options{Layer: true})
+	got, err := l.unpack(ctx, r, unpack.Options{Layer: true}, room)
 	if err != nil {
 		return layerInfo{}, err
 	}
@@ -169,7 +169,7 @@ func (u *unpacked) discard() error { return os.RemoveAll(u.dir) }
 
 // unpack unpacks a tar, compressed or not, into the temporary directory, and
 // leaves nothing there when it fails.
-func (l *layers) unpack(ctx context.Context, r io.Reader, o unpack.Options) (u *unpacked, err error) {
+func (l *layers) unpack(ctx context.Context, r io.Reader, o unpack.Options, room *space) (u *unpacked, err error) {
 	dir, err := os.MkdirTemp(l.tmp(), "layer-")
 	if err != nil {
 		return nil, fmt.Errorf("make directory for layer: %w", diskError(l.root, err))
@@ -185,7 +185,7 @@ func (l *layers) unpack(ctx context.Context, r io.Reader, o unpack.Options) (u *
 	if err := os.Mkdir(target, 0o755); err != nil {
 		return u, err
 	}
-	s := openStream(ctx, r)
+	s := openStream(ctx, r, room)
 	defer s.close()
 	res, err := unpack.Unpack(ctx, target, s, o)
 	if err != nil {
@@ -292,7 +292,7 @@ func diskError(root string, err error) error {
 	case errors.Is(err, unix.ENOSPC):
 		return &cnm.Error{
 			Kind: cnm.ErrExhausted, Cause: err,
-			Reason: fmt.Sprintf("the filesystem that holds %s is full (%s)", root, free(root)),
+			Reason: fmt.Sprintf("the filesystem that holds %s has no room for it (%s)", root, free(root)),
 			Remedy: "free space with 'net rmi IMAGE', 'net rm CONTAINER' or 'net volume prune', or start netd " +
 				"with --root on a larger filesystem; nothing of this image was kept",
 		}
@@ -304,6 +304,35 @@ func diskError(root string, err error) error {
 			Remedy: "start netd with --root on a writable one"}
 	}
 	return err
+}
+
+// space is how much an archive may come to, decompressed. Its content has to fit the filesystem; that bounds too how
+// long one is read that decompresses to more and more of what is not kept.
+type space struct {
+	left, limit int64 // bytes
+}
+
+// spaceSlack is what a tar may have besides content that is kept, headers above all, in bytes.
+const spaceSlack = 1 << 30
+
+func (l *layers) space() *space {
+	limit := int64(1) << 40 // where the filesystem does not tell
+	var st unix.Statfs_t
+	if err := unix.Statfs(l.root, &st); err == nil {
+		free := int64(st.Bavail) * st.Bsize
+		limit = free + free/4 + spaceSlack
+	}
+	return &space{left: limit, limit: limit}
+}
+
+// take is called for what was read.
+func (s *space) take(n int) error {
+	if s.left -= int64(n); s.left >= 0 {
+		return nil
+	}
+	return &cnm.Error{Kind: cnm.ErrExhausted,
+		Reason: fmt.Sprintf("it decompresses to more than %d MiB, for which there is no space", s.limit>>20),
+		Remedy: "free space, or start netd with --root on a larger filesystem"}
 }
 
 // free tells what ran out: bytes or inodes.

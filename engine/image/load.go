@@ -19,11 +19,12 @@ type candidate struct {
 	refs   []string // short form
 	config []byte
 	layers []func() (io.ReadCloser, error) // bottom first, compressed or not
+	parsed *v1.ConfigFile
 }
 
 // Load brings in every image of an archive as 'docker save' writes it, or of
 // an OCI image layout in a tar; either may be compressed. Of an image for several
-// platforms it takes this host's. Images come in one by one: those before a
+// platforms it takes this host's. All configurations are checked first; then images come in one by one: those before a
 // bad one stay, and are returned with the error. Each has the names that the archive gives it, and not those that it
 // has besides.
 func (s *Store) Load(ctx context.Context, r io.Reader) ([]Image, error) {
@@ -44,8 +45,14 @@ func (s *Store) load(ctx context.Context, r io.Reader) (images []Image, err erro
 	if err != nil {
 		return nil, err
 	}
+	for i := range found {
+		if err := found[i].check(); err != nil {
+			return nil, fmt.Errorf("image %s: %w", found[i].name, err)
+		}
+	}
+	space := s.layers.space()
 	for _, c := range found {
-		img, err := s.take(ctx, c)
+		img, err := s.take(ctx, c, space)
 		if err != nil {
 			return images, fmt.Errorf("image %s: %w", c.name, err)
 		}
@@ -77,15 +84,22 @@ func candidates(a *archive) ([]candidate, error) {
 	}
 }
 
-// take unpacks the layers that are missing and adds the image.
-func (s *Store) take(ctx context.Context, c candidate) (img Image, err error) {
+// check reads the configuration. It is done for every image before the first is brought in.
+func (c *candidate) check() error {
 	config, err := v1.ParseConfigFile(bytes.NewReader(c.config))
 	if err != nil {
-		return Image{}, &unpack.FormatError{Reason: fmt.Sprintf("has a configuration that cannot be parsed: %v", err)}
+		return &unpack.FormatError{Reason: fmt.Sprintf("has a configuration that cannot be parsed: %v", err)}
 	}
+	c.parsed = config
 	if err := checkConfig(config, len(c.layers)); err != nil {
-		return Image{}, err
+		return err
 	}
+	return checkAmounts(config, c.config)
+}
+
+// take unpacks the layers that are missing and adds the image.
+func (s *Store) take(ctx context.Context, c candidate, space *space) (img Image, err error) {
+	config := c.parsed
 	var releases []func()
 	defer func() {
 		for _, release := range releases {
@@ -99,7 +113,7 @@ func (s *Store) take(ctx context.Context, c candidate) (img Image, err error) {
 	for i, diffID := range config.RootFS.DiffIDs {
 		pin, release := s.layers.hold(diffID)
 		releases = append(releases, release)
-		info, err := s.layers.ensure(ctx, pin, diffID, c.layers[i])
+		info, err := s.layers.ensure(ctx, pin, diffID, c.layers[i], space)
 		if err != nil {
 			return Image{}, fmt.Errorf("layer %d of %d: %w", i+1, len(c.layers), err)
 		}

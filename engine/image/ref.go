@@ -17,9 +17,16 @@ var defaultPrefixes = []string{name.DefaultRegistry + "/library/", name.DefaultR
 // specification; the library is less strict.
 var validComponent = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
 
+// maxReference is the longest name of an image, in bytes: a registry's, the 255 of a repository, the 128 of a tag.
+const maxReference = 640
+
 // ParseReference checks name[:tag] and returns its short form, with the tag
 // spelled out: busybox means busybox:latest, and so does docker.io/library/busybox.
 func ParseReference(ref string) (string, error) {
+	if len(ref) > maxReference {
+		reason := fmt.Sprintf("has %d bytes, and the limit is %d", len(ref), maxReference)
+		return "", badReference(ref[:60]+"…", reason, "choose a shorter name")
+	}
 	if strings.Contains(ref, "@") {
 		return "", badReference(ref, "is a digest, which cannot be given to an image as a name", "use name:tag")
 	}

@@ -236,8 +236,7 @@ func (s *Store) Tag(ctx context.Context, src, dst string) error {
 			return nil, err
 		}
 		changed := map[string]*record{}
-		addReference(all, changed, e.id, short)
-		return changed, nil
+		return changed, addReference(all, changed, e.id, short)
 	})
 }
 
@@ -307,7 +306,7 @@ func pending(all map[string]*entry, changed map[string]*record, id string) *reco
 }
 
 // addReference moves a reference to an image.
-func addReference(all map[string]*entry, changed map[string]*record, id, short string) {
+func addReference(all map[string]*entry, changed map[string]*record, id, short string) error {
 	for _, e := range all {
 		if e.id != id && slices.Contains(e.record.References, short) {
 			dropReference(pending(all, changed, e.id), short)
@@ -315,8 +314,14 @@ func addReference(all map[string]*entry, changed map[string]*record, id, short s
 	}
 	r := pending(all, changed, id)
 	dropReference(r, short)
+	if len(r.References) >= maxReferences {
+		return &cnm.Error{Kind: cnm.ErrExhausted, Field: "image reference", Value: short,
+			Reason: fmt.Sprintf("the image has %d names, which is the limit", len(r.References)),
+			Remedy: "take names away with 'net rmi NAME'"}
+	}
 	r.References = append(r.References, short)
 	slices.Sort(r.References)
+	return nil
 }
 
 func dropReference(r *record, short string) {

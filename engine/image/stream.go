@@ -131,14 +131,15 @@ type stream struct {
 	buf    []byte // rest is a part of it
 	err    error
 	source io.Reader
+	room   *space
 }
 
 // openStream starts reading. A Read of the source that never returns keeps
 // close waiting: the caller that passes the source ends it with the context.
-func openStream(ctx context.Context, source io.Reader) *stream {
+func openStream(ctx context.Context, source io.Reader, room *space) *stream {
 	ctx, stop := context.WithCancel(ctx)
 	s := &stream{
-		ctx: ctx, stop: stop, source: source, sum: sha256.New(),
+		ctx: ctx, stop: stop, source: source, room: room, sum: sha256.New(),
 		full: make(chan chunk, chunkCount), free: make(chan []byte, chunkCount), done: make(chan struct{}),
 	}
 	for range chunkCount {
@@ -167,6 +168,9 @@ func (s *stream) run() {
 		n, err := fill(in, buf)
 		s.sum.Write(buf[:n])
 		s.size += int64(n)
+		if full := s.room.take(n); full != nil && (err == nil || errors.Is(err, io.EOF)) {
+			n, err = 0, full
+		}
 		select {
 		case s.full <- chunk{data: buf[:n], err: err}:
 		case <-s.ctx.Done():

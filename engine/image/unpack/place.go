@@ -70,6 +70,9 @@ func (u *unpacker) file(ctx context.Context, p place, hdr *tar.Header, m meta) e
 func (u *unpacker) content(ctx context.Context, fd int, hdr *tar.Header) error {
 	sparse := hdr.Typeflag == tar.TypeGNUSparse || hdr.PAXRecords["GNU.sparse.major"] != "" ||
 		hdr.PAXRecords["GNU.sparse.map"] != ""
+	if err := u.fits(fd, hdr, sparse); err != nil {
+		return err
+	}
 	if sparse { // an impossible size fails now, not after reading zeros for hours
 		if err := unix.Ftruncate(fd, hdr.Size); err != nil {
 			return fmt.Errorf("make a sparse file of %d bytes: %w", hdr.Size, err)
@@ -96,6 +99,32 @@ func (u *unpacker) content(ctx context.Context, fd int, hdr *tar.Header) error {
 		}
 	}
 	u.dataEnd = u.in.n
+	return nil
+}
+
+// maxHoles is how large the files of an archive with holes may be in all, in bytes: their zeros have to be gone
+// through.
+const maxHoles = 256 << 30
+
+// checkedSize is from where on a file is compared with the space there is before it is read, in bytes.
+const checkedSize = 1 << 20
+
+// fits refuses a file that can be told not to fit before it is read.
+func (u *unpacker) fits(fd int, hdr *tar.Header, sparse bool) error {
+	if sparse {
+		if u.holes += hdr.Size; u.holes > maxHoles || u.holes < 0 {
+			return &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf("has holes and is %d bytes large: files with "+
+				"holes may have %d GiB in all", hdr.Size, maxHoles>>30), Remedy: "make the archive without it"}
+		}
+		return nil
+	}
+	var st unix.Statfs_t
+	if hdr.Size < checkedSize || unix.Fstatfs(fd, &st) != nil {
+		return nil
+	}
+	if free := int64(st.Bavail) * st.Bsize; hdr.Size > free {
+		return fmt.Errorf("it has %d bytes, and %d are free: %w", hdr.Size, free, unix.ENOSPC)
+	}
 	return nil
 }
 
@@ -158,6 +187,10 @@ func (u *unpacker) directory(p place, m meta) error {
 		if err := makeOpaque(fdPath(fd)); err != nil {
 			return err
 		}
+	}
+	if u.dirBytes += len(p.path) + 1; u.dirBytes > maxDirBytes {
+		return &EntryError{Entry: p.path, Reason: fmt.Sprintf("is one directory too many: their names may have %d MiB",
+			maxDirBytes>>20)}
 	}
 	u.dirs = append(u.dirs, dirTime{path: p.path, times: m.times})
 	return nil

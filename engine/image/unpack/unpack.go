@@ -30,15 +30,20 @@ type Result struct {
 // copyBuffer is what is read and written at once, in bytes.
 const copyBuffer = 256 << 10
 
+// maxDirBytes bounds what is kept of directories until the end: their names, in bytes.
+const maxDirBytes = 256 << 20
+
 type unpacker struct {
-	opts    Options
-	dir     *tree
-	in      *counter
-	tar     *tar.Reader
-	buf     []byte
-	dirs    []dirTime
-	dataEnd int64 // offset behind the last entry's content, padding included
-	result  Result
+	opts     Options
+	dir      *tree
+	in       *counter
+	tar      *tar.Reader
+	buf      []byte
+	dirs     []dirTime
+	holes    int64 // bytes of files with holes so far
+	dirBytes int   // in the names in dirs
+	dataEnd  int64 // offset behind the last entry's content, padding included
+	result   Result
 }
 
 // dirTime is a directory's time, which making its files would change.

@@ -439,6 +439,36 @@ func TestUnpackKeepsHoles(t *testing.T) {
 	}
 }
 
+// A file of zeros without end, in an archive of some KiB, is refused and not gone through.
+func TestUnpackRefusesWhatCannotFit(t *testing.T) {
+	source := filepath.Join(t.TempDir(), "sparse")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.WriteFile(source, []byte("start"), 0o600))
+	must(os.Truncate(source, 15<<40))
+	for _, format := range []string{"gnu", "pax"} {
+		tarball := run(t, "tar", "-C", filepath.Dir(source), "--sparse", "--format="+format, "-c", "sparse")
+		_, in := sandbox(t)
+		_, err := unpack.Unpack(t.Context(), in, bytes.NewReader(tarball), strict)
+		if bad, ok := errors.AsType[*unpack.EntryError](err); !ok || bad.Entry != "sparse" ||
+			!strings.Contains(err.Error(), "files with holes may have 256 GiB in all") {
+			t.Errorf("%s: %v", format, err)
+		}
+	}
+	// Without holes, all of the content is to come: there is no need to wait for the disk to be full.
+	var b bytes.Buffer
+	must(tar.NewWriter(&b).WriteHeader(&tar.Header{Name: "big", Typeflag: tar.TypeReg, Size: 1 << 60, ModTime: then}))
+	_, in := sandbox(t)
+	if _, err := unpack.Unpack(t.Context(), in, &b, strict); !errors.Is(err, unix.ENOSPC) ||
+		!strings.Contains(err.Error(), "it has 1152921504606846976 bytes") {
+		t.Errorf("a file larger than the disk: %v", err)
+	}
+}
+
 func TestUnpackStops(t *testing.T) {
 	t.Run("when the context ends", func(t *testing.T) {
 		_, in := sandbox(t)
