@@ -327,10 +327,29 @@ func (r *record) addImageVolumes(img image.Image) error {
 
 func (e *creator) warnings(s Spec) []string {
 	var out []string
-	if s.OpenStdin || !s.TTY {
-		return out
+	if s.TTY && !s.OpenStdin {
+		out = append(out, "a terminal without input (-t without -i): nothing can be typed into it")
 	}
-	return append(out, "a terminal without input (-t without -i): nothing can be typed into it")
+	if w := e.withoutNames(s); w != "" {
+		out = append(out, w)
+	}
+	return out
+}
+
+// withoutNames warns of a container with networks of its own that can look up no name.
+func (e *creator) withoutNames(s Spec) string {
+	if alone := s.Networks[0].Network; alone == "host" || alone == "none" || joinedContainer(s) != "" {
+		return ""
+	}
+	_, servers, err := e.resolvConf(s.DNS, false)
+	switch {
+	case err != nil:
+		return err.Error()
+	case servers > 0:
+		return ""
+	}
+	return "no name server: " + e.c.Resolv[0] + " of the host names none that a container can reach (one on loopback " +
+		"is the host's alone): names are not looked up; give one with --dns"
 }
 
 // arguments are what runs: entrypoint and command of the request, or else the

@@ -36,6 +36,9 @@ type Config struct {
 	// Run directory's own, at the top or in the subtree delegated to netd.
 	CgroupParent string
 	BootID       string // "": the kernel's
+	// Resolv are the files where the host says which resolvers it uses; the first that names one that a container
+	// can reach counts. nil: the host's own.
+	Resolv []string
 	// Events is told what happens to containers; it must not block. nil: nobody is.
 	Events func(Event)
 	Log    *slog.Logger
@@ -240,6 +243,9 @@ func (e *records) prepare() error {
 			return fmt.Errorf("learn which boot this is: %w", err)
 		}
 		e.c.BootID = string(id[:36])
+	}
+	if e.c.Resolv == nil {
+		e.c.Resolv = []string{hostResolv, hostResolvedD}
 	}
 	if e.cgroup == "" {
 		run, err := filepath.Abs(e.c.Run)

@@ -168,6 +168,7 @@ type world struct {
 	vols   *volume.Volumes
 	e      *engine.Engine
 	boot   string
+	resolv []string
 	cgroup string
 	mu     sync.Mutex
 	events []string
@@ -202,7 +203,7 @@ func (w *world) config() engine.Config {
 	return engine.Config{
 		Store: w.store, Networks: w.nets, Images: w.images, Snapshots: w.snaps, Volumes: w.vols,
 		Root: filepath.Join(w.dir, "root"), Run: filepath.Join(w.dir, "run"), ShimPath: shimtest.Binary(w.t),
-		CgroupParent: w.cgroup, BootID: w.boot,
+		CgroupParent: w.cgroup, BootID: w.boot, Resolv: w.resolv,
 		Events: func(e engine.Event) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

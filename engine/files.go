@@ -46,7 +46,7 @@ func (e *preparer) files(c *container, rec record, sandbox, netns string, eps []
 		}
 	}
 	name := e.hostname(rec, netns)
-	resolv, err := resolvConf(rec.Spec.DNS, netns == hostNetNS)
+	resolv, _, err := e.resolvConf(rec.Spec.DNS, netns == hostNetNS)
 	if err != nil {
 		return nil, err
 	}
@@ -208,22 +208,25 @@ const (
 )
 
 // resolvConf is the host's, without resolvers that cannot be reached from
-// another network namespace, and with the given ones instead of the host's.
-func resolvConf(dns []netip.Addr, host bool) ([]byte, error) {
-	text, err := readOptional(hostResolv)
-	if err != nil || host && len(dns) == 0 {
-		return text, err
-	}
-	out, servers := filterResolv(text, dns)
-	if servers == 0 {
-		if text, err = readOptional(hostResolvedD); err != nil {
-			return nil, err
+// another network namespace, and with the given ones instead of the host's. It tells how many
+// name servers there are.
+func (e *records) resolvConf(dns []netip.Addr, host bool) (out []byte, servers int, err error) {
+	for i, path := range e.c.Resolv {
+		text, err := readOptional(path)
+		if err != nil {
+			return nil, 0, fmt.Errorf("learn the host's name servers: %w", err)
 		}
-		if better, n := filterResolv(text, dns); n > 0 {
-			out = better
+		if host && len(dns) == 0 {
+			return text, 0, nil
+		}
+		if some, n := filterResolv(text, dns); n > 0 || i == 0 {
+			out, servers = some, n
+		}
+		if servers > 0 {
+			break
 		}
 	}
-	return out, nil
+	return out, servers, nil
 }
 
 func readOptional(path string) ([]byte, error) {

@@ -199,6 +199,60 @@ func TestGeneratedFiles(t *testing.T) {
 	}
 }
 
+// A host whose only resolver is on loopback has none for containers, which is said when one is made.
+func TestNameServers(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	main, upstream := filepath.Join(dir, "resolv.conf"), filepath.Join(dir, "upstream")
+	w.resolv = []string{main, upstream}
+	w.restart()
+	write := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const stub = "nameserver 127.0.0.53\nnameserver ::1\nsearch example.org\n"
+	server := []netip.Addr{netip.MustParseAddr("10.0.0.53")}
+	for name, c := range map[string]struct {
+		main, upstream, network string
+		dns                     []netip.Addr
+		warned                  bool
+		want                    string
+	}{
+		"on loopback alone": {stub, "", "front", nil, true, "search example.org\n"},
+		"none at all":       {"", "", "front", nil, true, ""},
+		"upstreams known": {stub, "nameserver fd00::53\nsearch up\n", "front", nil, false,
+			"nameserver fd00::53\nsearch up\n"},
+		"upstreams as useless": {stub, "nameserver 127.0.0.1\n", "front", nil, true, "search example.org\n"},
+		"given":                {stub, "", "front", server, false, "nameserver 10.0.0.53\nsearch example.org\n"},
+		"one of two": {stub + "nameserver 10.0.0.1\n", "", "front", nil, false,
+			"search example.org\nnameserver 10.0.0.1\n"},
+		"no network": {stub, "", "none", nil, false, "search example.org\n"},
+	} {
+		write(main, c.main)
+		write(upstream, c.upstream)
+		made, warnings, err := w.e.Create(t.Context(), engine.Spec{Image: "busybox", Command: []string{"sleep", "1000"},
+			DNS: c.dns, Networks: []cnm.AttachRequest{{Network: c.network}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(strings.Join(warnings, "\n"), "no name server: "+main); got != c.warned ||
+			len(warnings) > 1 {
+			t.Errorf("%s: warnings %q", name, warnings)
+		}
+		if err := w.e.Start(t.Context(), made.ID); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.exec(made.ID, "cat", "/etc/resolv.conf").out; got != c.want {
+			t.Errorf("%s: resolv.conf %q, want %q", name, got, c.want)
+		}
+		if _, err := w.e.Remove(t.Context(), made.ID, true, false); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	w := newWorld(t)
 	port := []cnm.PortMapping{{HostPort: 80, Port: 80, Count: 1}}
