@@ -163,7 +163,7 @@ func (e *connector) ownerOf(ctx context.Context, ref string) (*container, func()
 		}
 		c = owner
 	}
-	unlock, err := c.lock(ctx)
+	unlock, err := e.lock(ctx, c)
 	if err != nil {
 		return nil, nil, err
 	}

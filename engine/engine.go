@@ -261,7 +261,7 @@ func (e *records) prepare() error {
 // sweep removes the network of a container that does not run. After a boot the
 // records of its sandbox are there, but no trace of the container that had it.
 func (e *settler) sweep(ctx context.Context, c *container) error {
-	unlock, err := c.lock(ctx)
+	unlock, err := e.lock(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -347,7 +347,7 @@ func (e *settler) Settle(ctx context.Context, id string) error {
 	if c == nil {
 		return notFound(id)
 	}
-	unlock, err := c.lock(ctx)
+	unlock, err := e.lock(ctx, c)
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func (e *preparer) NetworksChanged(ctx context.Context, sandbox string, eps []cn
 	if c == nil {
 		return nil // of another engine, or its owner is gone and others live on in it
 	}
-	unlock, err := c.lock(ctx)
+	unlock, err := e.lock(ctx, c)
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,10 @@ type container struct {
 	ended   chan struct{} // closed when it does not run (any more) and that has been settled
 	watched bool          // someone waits for its end
 	release func()        // makes that one give up
-	sick    time.Time     // when its supervisor last did not answer
+	sick    time.Time     // when it could last not be settled, because its supervisor does not answer for example
+	trouble error         // why
+	begun   time.Time     // of a start under way
+	abort   context.CancelCauseFunc
 }
 
 func (e *records) newContainer(rec record) *container {
@@ -51,15 +54,51 @@ func (e *records) newContainer(rec record) *container {
 	}
 }
 
+// busyTime bounds the wait for somebody else who moves a container through its life.
+const busyTime = time.Minute
+
 // lock makes the caller the only one to move the container through its life.
-func (c *container) lock(ctx context.Context) (unlock func(), err error) {
+func (e *records) lock(ctx context.Context, c *container) (unlock func(), err error) {
+	return e.lockWithin(ctx, c, busyTime)
+}
+
+func (e *records) lockWithin(ctx context.Context, c *container, bound time.Duration) (unlock func(), err error) {
+	timer := time.NewTimer(bound)
+	defer timer.Stop()
 	select {
 	case c.op <- struct{}{}:
 		return func() { <-c.op }, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	case <-timer.C:
+		return nil, e.busy(c, bound)
 	}
 }
+
+// busy tells what goes on with a container.
+func (e *records) busy(c *container, bound time.Duration) error {
+	e.mu.Lock()
+	begun, name := c.begun, c.rec.Spec.Name
+	e.mu.Unlock()
+	reason := "it is being stopped, removed or looked after"
+	if !begun.IsZero() {
+		reason = "it is being started"
+	}
+	return &cnm.Error{Kind: cnm.ErrInUse, Field: "container", Value: name,
+		Reason: fmt.Sprintf("%s, and after %s that has not come to an end%s", reason, bound, e.supervisor(c)),
+		Remedy: "try again later; 'net rm -f' gives up a start"}
+}
+
+// supervisor names a container's supervisor in errors.
+func (e *records) supervisor(c *container) string {
+	pid, err := shim.FindSupervisor(c.shimLog())
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(" (its supervisor, net-shim, is process %d in state %s)", pid, shim.ProcessState(pid))
+}
+
+func (c *container) shimLog() string { return filepath.Join(c.dir, "shim.log") }
 
 func (c *container) client() shim.Client { return shim.Client{Dir: c.run} }
 
@@ -197,10 +236,10 @@ func (e *settler) glance(ctx context.Context, ref string) (*container, record, e
 	}
 	err = e.settle(ctx, c)
 	<-c.op
-	if err != nil && !errors.Is(err, shim.ErrNoAnswer) {
+	if errors.Is(err, cnm.ErrNotFound) || ctx.Err() != nil {
 		return nil, record{}, err
 	}
-	return c, e.snapshot(c), nil
+	return c, e.snapshot(c), nil // what else is in the way is a part of what is shown
 }
 
 // settled finds a container and makes sure that its record is true.

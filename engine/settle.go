@@ -42,14 +42,26 @@ func (e *settler) settle(ctx context.Context, c *container) error {
 	case rec.Phase == cnm.Deleting:
 		return e.removeStopped(ctx, c)
 	}
-	is, exit, err := e.observe(ctx, c)
-	e.mu.Lock()
-	if c.sick = (time.Time{}); errors.Is(err, shim.ErrNoAnswer) {
-		c.sick = time.Now()
-	}
-	e.mu.Unlock()
+	err := e.agree(ctx, c, rec)
 	if err != nil {
-		return fmt.Errorf("look after container %s: %w", cnm.Short(c.id), err)
+		err = fmt.Errorf("look after container %s: %w", rec.Spec.Name, err)
+	}
+	if errors.Is(err, shim.ErrNoAnswer) {
+		err = fmt.Errorf("%w%s", err, e.supervisor(c))
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c.sick, c.trouble = (time.Time{}), nil; err != nil && ctx.Err() == nil {
+		c.sick, c.trouble = time.Now(), err
+	}
+	return err
+}
+
+// agree makes the record agree with what is found.
+func (e *settler) agree(ctx context.Context, c *container, rec record) error {
+	is, exit, err := e.observe(ctx, c)
+	if err != nil {
+		return err
 	}
 	lived := isLive(rec.Status)
 	switch {
@@ -96,7 +108,7 @@ func (e *settler) observe(ctx context.Context, c *container) (reality, shim.Exit
 		w, state, err := c.client().Wait(ctx)
 		switch {
 		case err == nil && state.Status == shim.Exited:
-			exit, err := w.Exit()
+			exit, err := w.ExitNow()
 			w.Close()
 			if err == nil {
 				return ended, exit, nil

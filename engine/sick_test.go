@@ -2,17 +2,22 @@ package engine_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/shim"
 	"github.com/vethloom/vethloom/internal/await"
@@ -86,6 +91,200 @@ func TestSupervisorThatDoesNotAnswer(t *testing.T) {
 		if _, err := w.e.Remove(t.Context(), name, true, false); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// freeze stops the supervisor of a container, and returns its process.
+func (w *world) freeze(id string) int {
+	w.t.Helper()
+	pid, err := shim.FindSupervisor(filepath.Join(w.dir, "root/containers", id, "shim.log"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		w.t.Fatal(err)
+	}
+	await.True(w.t, "every thread of the supervisor is stopped", func() bool { return stopped(pid) })
+	return pid
+}
+
+// A supervisor that stops during the start keeps nobody from ending the container, which can start again.
+func TestSupervisorThatStopsDuringTheStart(t *testing.T) {
+	w := newWorld(t)
+	c := w.create(engine.Spec{Name: "stuck", Command: []string{"sleep", "1000"},
+		Networks: []cnm.AttachRequest{{Network: "front"}}})
+	frozen := make(chan int, 1)
+	w.nets.hook = func() { frozen <- w.freeze(c.ID) }
+	started := make(chan error, 1)
+	go func() { started <- w.e.Start(t.Context(), "stuck") }()
+	pid := <-frozen
+	w.nets.hook = nil
+	if d, err := w.e.Inspect(t.Context(), "stuck"); err != nil || d.Status != engine.Created {
+		t.Errorf("while it starts: %s, %v", d.Status, err)
+	}
+	if err := w.e.Stop(t.Context(), "stuck", nil); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if err := <-started; err == nil || !strings.Contains(err.Error(), "the start was given up") {
+		t.Errorf("the start: %v", err)
+	}
+	gone(t, pid)
+	if left := cgroupsOf(filepath.Join(w.cgroup, c.ID)); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	if err := w.e.Start(t.Context(), "stuck"); err != nil {
+		t.Errorf("start again: %v", err)
+	}
+}
+
+// netd was killed before it had written that the container runs, or before its supervisor had said so: the record knows
+// of no process. The next one ends it all the same, and loses nothing that still runs.
+func TestSupervisorOfAnUnknownProcess(t *testing.T) {
+	w := newWorld(t)
+	ends := map[string]func() error{
+		"stop": func() error { return w.e.Stop(t.Context(), "stop", nil) },
+		"kill": func() error { return w.e.Kill(t.Context(), "kill", "KILL") },
+		"remove": func() error {
+			_, err := w.e.Remove(t.Context(), "remove", true, false)
+			return err
+		},
+	}
+	pids, first := map[string]int{}, map[string]int{}
+	ids := map[string]string{}
+	for name := range ends {
+		c := w.start(engine.Spec{Name: name, Command: []string{"sleep", "1000"}})
+		first[name], ids[name] = c.Pid, c.ID
+	}
+	w.start(engine.Spec{Name: "healthy", Command: []string{"sleep", "1000"}})
+	if err := w.e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, id := range ids {
+		w.forgetStart(id)
+		pids[name] = w.freeze(id)
+	}
+	w.open()
+	var g sync.WaitGroup
+	for name, end := range ends {
+		d, err := w.e.Inspect(t.Context(), name)
+		if want := fmt.Sprintf("process %d in state T", pids[name]); err != nil || !strings.Contains(d.Error, want) {
+			t.Errorf("%q, %v, want it to tell of %s", d.Error, err, want)
+		}
+		g.Go(func() {
+			for what, err := range map[string]error{"start": w.e.Start(t.Context(), name), "remove": func() error {
+				_, err := w.e.Remove(t.Context(), name, false, false)
+				return err
+			}()} {
+				if !errors.Is(err, shim.ErrNoAnswer) || !strings.Contains(err.Error(), name) ||
+					!strings.Contains(err.Error(), strconv.Itoa(pids[name])) {
+					t.Errorf("%s %s: %v", what, name, err)
+				}
+			}
+			if err := end(); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	if r := w.exec("healthy", "echo", "well"); r.out != "well\n" {
+		t.Errorf("exec in the healthy one: %+v", r)
+	}
+	g.Wait()
+	for name := range ends {
+		gone(t, pids[name])
+		gone(t, first[name])
+	}
+}
+
+// forgetStart makes the record what it was before the container started.
+func (w *world) forgetStart(id string) {
+	w.t.Helper()
+	r, err := w.store.Get(w.t.Context(), cnm.Key{Kind: cnm.KindContainer, ID: id})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(r.Value, &fields); err != nil {
+		w.t.Fatal(err)
+	}
+	fields["status"] = "created"
+	delete(fields, "pid")
+	value, err := json.Marshal(fields)
+	if err == nil {
+		err = w.store.Commit(w.t.Context(), cnm.Write{Key: r.Key, Revision: r.Revision, Value: value})
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// So many wait for an answer that the kernel takes no more: that is no answer either.
+func TestSupervisorThatTooManyWaitFor(t *testing.T) {
+	w := newWorld(t)
+	c := w.start(engine.Spec{Name: "stuck", Command: []string{"sleep", "1000"}})
+	if err := w.e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.freeze(c.ID)
+	dir, err := os.Open(filepath.Join(w.dir, "run/containers", c.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	for {
+		conn, err := net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), shim.SocketName))
+		if errors.Is(err, syscall.EAGAIN) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	w.open()
+	if d, err := w.e.Inspect(t.Context(), "stuck"); err != nil || d.Status != engine.Running ||
+		!strings.Contains(d.Error, "does not answer") {
+		t.Errorf("%s, %q, %v", d.Status, d.Error, err)
+	}
+	if _, err := w.e.Remove(t.Context(), "stuck", true, false); err != nil {
+		t.Error(err)
+	}
+}
+
+// A process that waits for a disk does not end when it is killed. Who ends its container is told, and not kept.
+func TestProcessThatDoesNotEnd(t *testing.T) {
+	w := newWorld(t)
+	command := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	disk, at := filepath.Join(t.TempDir(), "disk"), filepath.Join(t.TempDir(), "at")
+	for _, err := range []error{os.Mkdir(at, 0o755), os.WriteFile(disk, nil, 0o600), os.Truncate(disk, 16<<20)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	command("mkfs.ext4", "-q", disk)
+	command("mount", "-o", "loop", disk, at)
+	defer command("umount", at)
+	c := w.start(engine.Spec{Name: "stuck", Command: sh("while :; do echo x >> /disk/file; done"),
+		Mounts: []engine.Mount{{Source: at, Target: "/disk"}}})
+	command("fsfreeze", "-f", at)
+	thaw := sync.OnceFunc(func() { command("fsfreeze", "-u", at) })
+	defer thaw()
+	await.True(t, "it waits for the disk", func() bool { return shim.ProcessState(c.Pid) == "D" })
+	now := time.Duration(0)
+	if err := w.e.Stop(t.Context(), "stuck", &now); !errors.Is(err, cnm.ErrInUse) ||
+		!strings.Contains(err.Error(), fmt.Sprintf("%d, in state D", c.Pid)) {
+		t.Errorf("stop: %v", err)
+	}
+	if d, err := w.e.Inspect(t.Context(), "stuck"); err != nil || d.Status != engine.Running {
+		t.Errorf("%s, %v", d.Status, err)
+	}
+	thaw()
+	if _, err := w.e.Remove(t.Context(), "stuck", true, false); err != nil {
+		t.Error(err)
 	}
 }
 

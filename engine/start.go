@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -28,7 +27,7 @@ func (e *starter) Start(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := c.lock(ctx)
+	unlock, err := e.lock(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -53,10 +52,29 @@ func (e *starter) start(ctx context.Context, c *container, attach func() error) 
 		return errGone
 	}
 	l := &launch{e: e, c: c, rec: rec, attach: attach, begin: time.Now()}
-	if err := l.run(ctx); err != nil {
+	if err := l.runWithin(ctx); err != nil {
 		return e.failStart(ctx, l, err)
 	}
 	return nil
+}
+
+// startTime bounds a start. It may have to fill volumes, and to wait for others who do.
+const startTime = 30 * time.Minute
+
+// runWithin is run with an end: others may give the start up.
+func (l *launch) runWithin(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTime, shim.ErrNoAnswer)
+	defer cancel()
+	ctx, abort := context.WithCancelCause(ctx)
+	defer abort(nil)
+	mark := func(begun time.Time, abort context.CancelCauseFunc) {
+		l.e.mu.Lock()
+		defer l.e.mu.Unlock()
+		l.c.begun, l.c.abort = begun, abort
+	}
+	mark(l.begin, abort)
+	defer mark(time.Time{}, nil)
+	return l.run(ctx)
 }
 
 // launch is one start under way.
@@ -93,7 +111,7 @@ func (l *launch) run(ctx context.Context) error {
 		return fmt.Errorf("make the container's run directory: %w", err)
 	}
 	l.phase("begin")
-	if l.child, err = l.e.launcher.Launch(l.c.run, filepath.Join(l.c.dir, "shim.log")); err != nil {
+	if l.child, err = l.e.launcher.Launch(l.c.run, l.c.shimLog()); err != nil {
 		return err
 	}
 	l.phase("launch") // it gets ready while we prepare
@@ -101,7 +119,7 @@ func (l *launch) run(ctx context.Context) error {
 		return err
 	}
 	l.phase("prepare")
-	if err := l.child.Create(l.bundle); err != nil {
+	if err := l.child.Create(ctx, l.bundle); err != nil {
 		return err
 	}
 	if l.attach != nil {
@@ -193,9 +211,9 @@ func (e *starter) failStart(ctx context.Context, l *launch, cause error) error {
 	defer cancel()
 	c := l.c
 	if l.child != nil {
-		l.child.Abandon()
-		if err := l.child.Reap(ctx); err != nil {
-			e.log.Warn("a supervisor ended badly", "container", c.id, "error", err)
+		if err := e.abandon(ctx, l); err != nil { // it may hold on to all that is left: see settle
+			e.change(c, func(r *record) { r.Error, r.ExitCode = cause.Error(), 125 })
+			return errors.Join(cause, err, e.save(ctx, c))
 		}
 	}
 	code := 125
@@ -214,6 +232,39 @@ func (e *starter) failStart(ctx context.Context, l *launch, cause error) error {
 		errs = append(errs, e.save(ctx, c), os.RemoveAll(c.run))
 	}
 	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return err == nil })...)
+}
+
+// abandonTime is what a supervisor gets to undo what it made, and to be gone when it was killed.
+const abandonTime = 8 * time.Second
+
+// abandon ends the supervisor of a start that failed.
+func (e *starter) abandon(ctx context.Context, l *launch) error {
+	reap := func() error {
+		ctx, cancel := context.WithTimeout(ctx, abandonTime)
+		defer cancel()
+		return l.child.Reap(ctx)
+	}
+	l.child.Abandon()
+	err := reap()
+	if errors.Is(err, context.DeadlineExceeded) {
+		e.log.Warn("a supervisor does not answer and is killed", "container", l.c.id)
+		if err = l.child.Kill(); err == nil {
+			err = reap()
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			e.tasks.Go(func() { _ = l.child.Reap(e.life) })
+			e.tasks.Go(func() { e.settleLater(l.c.id) })
+			return fmt.Errorf("container %s: the start cannot be undone%s: %w", l.rec.Spec.Name, e.supervisor(l.c),
+				shim.ErrNoAnswer)
+		}
+		if killErr := shim.KillCgroup(e.cgroupOf(l.c.id)); killErr != nil {
+			return fmt.Errorf("container %s: undo the start: %w", l.rec.Spec.Name, killErr)
+		}
+	}
+	if err != nil {
+		e.log.Warn("a supervisor ended badly", "container", l.c.id, "error", err)
+	}
+	return nil
 }
 
 // watch waits for the container's end in the background and settles it.

@@ -1,12 +1,12 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"syscall"
@@ -102,12 +102,15 @@ func (e *stopper) Kill(ctx context.Context, ref, signal string) error {
 	if err != nil {
 		return err
 	}
-	c, rec, err := e.settledOrSick(ctx, ref)
+	c, rec, sick, err := e.settledOrSick(ctx, ref, n == int(syscall.SIGKILL))
 	if err != nil {
 		return err
 	}
+	if sick != nil && n == int(syscall.SIGKILL) {
+		return e.endSick(ctx, c)
+	}
 	if !isLive(rec.Status) {
-		return notRunning(rec.Spec.Name)
+		return cmp.Or(sick, notRunning(rec.Spec.Name))
 	}
 	if err := e.send(ctx, c, n); err != nil {
 		return commandError(rec.Spec.Name, err)
@@ -119,7 +122,10 @@ func (e *stopper) Kill(ctx context.Context, ref, signal string) error {
 // Stop asks the container to end and kills it after the timeout; nil is the
 // container's own. One that does not run is left as it is.
 func (e *stopper) Stop(ctx context.Context, ref string, timeout *time.Duration) error {
-	c, rec, err := e.settledOrSick(ctx, ref)
+	c, rec, sick, err := e.settledOrSick(ctx, ref, true)
+	if err == nil && sick != nil {
+		return e.endSick(ctx, c)
+	}
 	if err != nil || !isLive(rec.Status) {
 		return err
 	}
@@ -133,7 +139,7 @@ func (e *stopper) Stop(ctx context.Context, ref string, timeout *time.Duration) 
 	if rec.Status == Paused {
 		switch err := e.Unpause(ctx, c.id); {
 		case errors.Is(err, shim.ErrNoAnswer):
-			return errors.Join(e.endSick(ctx, c), e.await(ctx, c))
+			return e.endSick(ctx, c)
 		case err != nil:
 			return err
 		}
@@ -146,7 +152,7 @@ func (e *stopper) Stop(ctx context.Context, ref string, timeout *time.Duration) 
 	if wait != 0 {
 		switch err := e.signal(ctx, c, rec, signal); {
 		case errors.Is(err, shim.ErrNoAnswer):
-			return errors.Join(e.endSick(ctx, c), e.await(ctx, c))
+			return e.endSick(ctx, c)
 		case err != nil:
 			return err
 		}
@@ -167,7 +173,25 @@ func (e *stopper) Stop(ctx context.Context, ref string, timeout *time.Duration) 
 	if err := e.signal(ctx, c, rec, int(syscall.SIGKILL)); err != nil {
 		return err
 	}
-	return e.await(ctx, c)
+	return e.awaitKilled(ctx, c)
+}
+
+// killTime bounds the wait for what was killed. A process that waits for a disk ends no sooner than that answers.
+const killTime = 30 * time.Second
+
+func (e *stopper) awaitKilled(ctx context.Context, c *container) error {
+	bound, cancel := context.WithTimeout(ctx, killTime)
+	defer cancel()
+	err := e.await(bound, c)
+	if err == nil || ctx.Err() != nil || bound.Err() == nil {
+		return err
+	}
+	rec := e.snapshot(c)
+	return &cnm.Error{Kind: cnm.ErrInUse, Field: "container", Value: rec.Spec.Name,
+		Reason: fmt.Sprintf("it was killed and has not ended for %s: its first process is %d, in state %s", killTime,
+			rec.Pid, shim.ProcessState(rec.Pid)),
+		Remedy: "a process in state D waits for a disk or a device, one that is frozen (freezer.state) to be thawed: " +
+			"see to that, or try again"}
 }
 
 // send sends a signal to the container's first process. Where the supervisor does not answer, KILL goes to
@@ -184,22 +208,62 @@ func (e *stopper) send(ctx context.Context, c *container, n int) error {
 func (e *stopper) endSick(ctx context.Context, c *container) error {
 	e.log.Warn("a supervisor does not answer and is killed", "container", c.id)
 	rec := e.snapshot(c)
-	if err := shim.End(rec.Pid, e.cgroupOf(c.id)); err != nil {
+	if err := shim.End(rec.Pid, e.cgroupOf(c.id), c.shimLog()); err != nil {
 		return fmt.Errorf("container %s cannot be ended, as its supervisor does not answer: %w; kill its net-shim by "+
-			"hand, which is the one with %s as its error output", rec.Spec.Name, err, filepath.Join(c.dir, "shim.log"))
+			"hand, which is the one with %s as its error output", rec.Spec.Name, err, c.shimLog())
 	}
-	return e.Settle(ctx, c.id)
+	if err := e.Settle(ctx, c.id); err != nil {
+		return err
+	}
+	return e.awaitKilled(ctx, c)
 }
 
-// settledOrSick is settled for those who end a container, which a supervisor that does not answer must not prevent.
-func (e *stopper) settledOrSick(ctx context.Context, ref string) (*container, record, error) {
-	c, rec, err := e.settled(ctx, ref)
-	if errors.Is(err, shim.ErrNoAnswer) {
-		if c, err = e.find(ref); err == nil {
-			rec = e.snapshot(c)
+// settledOrSick is settled for those who end a container, which a supervisor that does not answer must not prevent:
+// sick is its error then. With abort, a start that takes long is given up.
+func (e *stopper) settledOrSick(ctx context.Context, ref string, abort bool) (c *container, rec record, sick,
+	err error) {
+	if c, err = e.find(ref); err != nil {
+		return nil, record{}, nil, err
+	}
+	if abort {
+		if err := e.giveUpStart(ctx, c); err != nil {
+			return nil, record{}, nil, err
 		}
 	}
-	return c, rec, err
+	if _, rec, err = e.settled(ctx, c.id); errors.Is(err, shim.ErrNoAnswer) {
+		return c, e.snapshot(c), err, nil
+	}
+	return c, rec, nil, err
+}
+
+// startPatience is how long a start may take before one who ends the container gives it up.
+const startPatience = 5 * time.Second
+
+// giveUpStart ends a start that takes long, and returns once it is undone.
+func (e *stopper) giveUpStart(ctx context.Context, c *container) error {
+	starting := func() context.CancelCauseFunc {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return c.abort
+	}
+	if starting() == nil {
+		return nil
+	}
+	unlock, err := e.lockWithin(ctx, c, startPatience)
+	if err == nil {
+		unlock()
+		return nil
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	if abort := starting(); abort != nil {
+		abort(errors.New("the start was given up, as the container is to end"))
+	}
+	if unlock, err = e.lock(ctx, c); err == nil {
+		unlock()
+	}
+	return err
 }
 
 // signal is no error when the container has ended meanwhile.
@@ -237,7 +301,7 @@ func (e *stopper) freeze(ctx context.Context, ref string, to Status) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := c.lock(ctx)
+	unlock, err := e.lock(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -268,12 +332,20 @@ func (e *stopper) freeze(ctx context.Context, ref string, to Status) error {
 // Remove removes a container that does not run, or with force one that does;
 // with volumes also those that were made for it alone.
 func (e *stopper) Remove(ctx context.Context, ref string, force, volumes bool) (id string, err error) {
-	c, _, err := e.settledOrSick(ctx, ref)
+	c, _, sick, err := e.settledOrSick(ctx, ref, force)
 	if err != nil {
 		return "", err
 	}
+	if sick != nil && !force {
+		return "", sick
+	}
+	if sick != nil {
+		if err := e.endSick(ctx, c); err != nil {
+			return "", err
+		}
+	}
 	for {
-		unlock, err := c.lock(ctx)
+		unlock, err := e.lock(ctx, c)
 		if err != nil {
 			return "", err
 		}
@@ -297,7 +369,7 @@ func (e *stopper) Remove(ctx context.Context, ref string, force, volumes bool) (
 		if err := e.signal(ctx, c, rec, int(syscall.SIGKILL)); err != nil {
 			return "", err
 		}
-		if err := e.await(ctx, c); err != nil {
+		if err := e.awaitKilled(ctx, c); err != nil {
 			return "", err
 		}
 	}

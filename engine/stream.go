@@ -79,7 +79,7 @@ func (e *streams) openStream(ctx context.Context, c *container, rec record, star
 		return err
 	}
 	if start {
-		unlock, err := c.lock(ctx)
+		unlock, err := e.lock(ctx, c)
 		if err != nil {
 			return nil, err
 		}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/image"
-	"github.com/vethloom/vethloom/engine/shim"
 	"github.com/vethloom/vethloom/engine/shim/logfile"
 )
 
@@ -59,7 +58,7 @@ func (e *viewer) Inspect(ctx context.Context, ref string) (Details, error) {
 	}
 	e.mu.Lock()
 	if !c.sick.IsZero() {
-		d.Error = shim.ErrNoAnswer.Error()
+		d.Error = c.trouble.Error()
 	}
 	e.mu.Unlock()
 	d.Args = arguments(rec.Spec, img)

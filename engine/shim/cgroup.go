@@ -96,10 +96,27 @@ func KillCgroup(path string) error {
 			return nil
 		}
 		if wait > time.Second {
-			return fmt.Errorf("empty the cgroup %s: %w", path, err)
+			return fmt.Errorf("empty the cgroup %s: %w%s", path, err, survivors(dirs))
 		}
 		time.Sleep(wait) // the kernel tells nothing when a v1 cgroup gets empty
 	}
+}
+
+// survivors names a process that was killed and did not end.
+func survivors(dirs []string) string {
+	for _, d := range dirs {
+		text, err := os.ReadFile(filepath.Join(d, "cgroup.procs"))
+		if err != nil {
+			continue
+		}
+		for field := range strings.FieldsSeq(string(text)) {
+			if pid, err := strconv.Atoi(field); err == nil {
+				return fmt.Sprintf(": process %d was killed and is in state %s, and waits for a disk perhaps", pid,
+					ProcessState(pid))
+			}
+		}
+	}
+	return ""
 }
 
 func killIn(dir string) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -28,6 +29,9 @@ const (
 // call makes one request and returns the connection with its reply read.
 func (c Client) call(ctx context.Context, r Request) (*Conn, State, error) {
 	conn, err := dial(ctx, c.Dir)
+	if errors.Is(err, syscall.EAGAIN) { // as many wait for an answer as may (unix(7))
+		return nil, State{}, fmt.Errorf("%s: %w", r.Op, ErrNoAnswer)
+	}
 	if err != nil {
 		return nil, State{}, err
 	}
@@ -109,6 +113,13 @@ type Waiter struct{ conn *Conn }
 
 // Exit returns how the container ended, or an error when its shim is gone.
 func (w *Waiter) Exit() (Exit, error) { return readExit(w.conn) }
+
+// ExitNow is Exit of a container that has ended: the shim has it at hand.
+func (w *Waiter) ExitNow() (Exit, error) {
+	bound := time.AfterFunc(answerTime, func() { w.conn.Close() })
+	defer bound.Stop()
+	return readExit(w.conn)
+}
 
 // Close gives up waiting.
 func (w *Waiter) Close() error { return w.conn.Close() }

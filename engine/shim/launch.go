@@ -101,8 +101,14 @@ func (c *Child) Pid() int { return c.pid }
 
 // Create hands the bundle over. The supervisor prepares the container at once;
 // what goes wrong is told in answer to Start.
-func (c *Child) Create(b Bundle) error {
-	if err := c.control.WriteJSON(KindRequest, Request{Op: OpCreate, Bundle: &b}); err != nil {
+func (c *Child) Create(ctx context.Context, b Bundle) error {
+	stop := context.AfterFunc(ctx, func() { c.control.Close() })
+	defer stop()
+	err := c.control.WriteJSON(KindRequest, Request{Op: OpCreate, Bundle: &b})
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("hand the bundle to the shim: %w", err)
 	}
 	return nil
@@ -118,7 +124,7 @@ func (c *Child) Start(ctx context.Context) (State, error) {
 	}
 	s, err := readReply(c.control)
 	if err != nil && ctx.Err() != nil {
-		return State{}, ctx.Err()
+		return State{}, context.Cause(ctx)
 	}
 	return s, err
 }
@@ -129,6 +135,20 @@ func (c *Child) Exit() (Exit, error) { return readExit(c.control) }
 // Abandon undoes a launch: the supervisor removes what it made and goes.
 func (c *Child) Abandon() { c.control.Close() }
 
+// Kill ends a supervisor that does not go.
+func (c *Child) Kill() error {
+	raw, err := c.pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var killErr error
+	err = raw.Control(func(fd uintptr) { killErr = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("pidfd_send_signal", killErr)
+}
+
 // Release closes the connection to a supervisor.
 func (c *Child) Release() { c.control.Close() }
 
@@ -138,6 +158,9 @@ func (c *Child) Release() { c.control.Close() }
 func (c *Child) Reap(ctx context.Context) error {
 	raw, err := c.pidfd.SyscallConn()
 	if err != nil {
+		return err
+	}
+	if err := c.pidfd.SetReadDeadline(time.Time{}); err != nil { // of a wait that was given up
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { c.pidfd.SetReadDeadline(time.Unix(1, 0)) })

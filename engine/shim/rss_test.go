@@ -25,7 +25,7 @@ func TestSupervisorStaysSmall(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer child.Release()
-	if err := child.Create(b.bundle); err != nil {
+	if err := child.Create(t.Context(), b.bundle); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := child.Start(t.Context()); err != nil {

@@ -74,7 +74,7 @@ func (b *bench) run(t *testing.T, stdin string) (result, error) {
 		}
 	}()
 	defer child.Release()
-	if err := child.Create(b.bundle); err != nil {
+	if err := child.Create(t.Context(), b.bundle); err != nil {
 		t.Fatal(err)
 	}
 	stream, err := shim.Client{Dir: b.dir}.Attach(ctx, b.bundle.Process.Stdin, shim.Size{})
