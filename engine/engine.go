@@ -17,6 +17,7 @@ import (
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/engine/shim"
+	"github.com/vethloom/vethloom/engine/shim/logfile"
 	"github.com/vethloom/vethloom/engine/snapshot"
 	"github.com/vethloom/vethloom/engine/volume"
 )
@@ -121,6 +122,7 @@ type (
 	viewer  struct {
 		*settler
 		*preparer
+		followed *logfile.Watcher
 	}
 )
 
@@ -138,10 +140,10 @@ func New(ctx context.Context, c Config) (*Engine, error) {
 		containers: map[string]*container{}, names: map[string]string{}, sandboxes: map[string]*sandbox{},
 		removed: map[string]removedContainer{},
 	}
-	e := newEngine(r)
-	if e.log == nil {
-		e.log = slog.New(slog.DiscardHandler)
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
 	}
+	e := newEngine(r)
 	if e.c.Events == nil {
 		e.c.Events = func(Event) {}
 	}
@@ -172,7 +174,8 @@ func newEngine(r *records) *Engine {
 	start := &starter{s, f}
 	return &Engine{
 		records: r, preparer: f, settler: s, starter: start, stopper: &stopper{s}, creator: &creator{rm},
-		streams: &streams{start}, viewer: &viewer{s, f}, connector: &connector{s},
+		streams: &streams{start},
+		viewer:  &viewer{s, f, &logfile.Watcher{Log: r.log}}, connector: &connector{s},
 	}
 }
 

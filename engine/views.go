@@ -130,7 +130,7 @@ func (e *viewer) Logs(ctx context.Context, r LogsRequest, each func(LogLine) err
 	}
 	o := logfile.Options{Tail: r.Tail, Since: r.Since, Until: r.Until}
 	if r.Follow && isLive(rec.Status) {
-		o.Follow = e.endOf(c)
+		o.Follow, o.Watcher = e.endOf(c), e.followed
 	}
 	for entry, err := range logfile.Read(ctx, filepath.Join(c.dir, logName), o) {
 		if errors.Is(err, logfile.ErrTorn) {

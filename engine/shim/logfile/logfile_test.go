@@ -84,6 +84,7 @@ func TestNoLogIsEmpty(t *testing.T) {
 
 // Whatever the chunks and the files' size, a follower that keeps up sees every byte in order.
 func TestFollowSeesEverything(t *testing.T) {
+	watcher := &Watcher{}
 	rapid.Check(t, func(rt *rapid.T) {
 		path := filepath.Join(t.TempDir(), fmt.Sprintf("log%d", time.Now().UnixNano()))
 		w, err := NewWriter(path, int64(rapid.IntRange(100, 5000).Draw(rt, "size")), 3)
@@ -94,7 +95,7 @@ func TestFollowSeesEverything(t *testing.T) {
 		done, seen, finished := make(chan struct{}), make(chan string, 100), make(chan string, 1)
 		go func() {
 			var got strings.Builder
-			for e, err := range Read(t.Context(), path, Options{Tail: -1, Follow: done}) {
+			for e, err := range Read(t.Context(), path, Options{Tail: -1, Follow: done, Watcher: watcher}) {
 				if err != nil {
 					rt.Errorf("read: %v", err)
 				}

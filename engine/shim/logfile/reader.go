@@ -20,8 +20,9 @@ type Options struct {
 	Since time.Time // the zero value: from the start
 	Until time.Time // the zero value: to the end
 	// Follow, when not nil, keeps reading as the log grows, until the channel is
-	// closed and everything written before is read.
-	Follow <-chan struct{}
+	// closed and everything written before is read. Watcher tells that it grows.
+	Follow  <-chan struct{}
+	Watcher *Watcher
 }
 
 // Read yields a log's entries in order. A log that does not exist has none. A
@@ -41,7 +42,7 @@ func read(ctx context.Context, path string, o Options, yield func(Entry, error) 
 	var grown *watch
 	if o.Follow != nil {
 		var err error
-		if grown, err = newWatch(path); err != nil { // before the first read: nothing is missed
+		if grown, err = o.Watcher.watch(path); err != nil { // before the first read: nothing is missed
 			return err
 		}
 		defer grown.close()
@@ -59,6 +60,7 @@ func read(ctx context.Context, path string, o Options, yield func(Entry, error) 
 			return ctx.Err()
 		case <-o.Follow:
 		case <-grown.wake:
+		case <-grown.look:
 		}
 	}
 	if errors.Is(err, errStopped) {
