@@ -315,6 +315,7 @@ func (r *record) addImageVolumes(img image.Image) error {
 		if taken[path.Clean(target)] || !path.IsAbs(target) || path.Clean(target) == "/" {
 			continue
 		}
+		taken[path.Clean(target)] = true
 		name, err := randomHex(32)
 		if err != nil {
 			return err

@@ -98,7 +98,7 @@ func TestMounts(t *testing.T) {
 		}
 	})
 	t.Run("anonymous volume goes with --rm", func(t *testing.T) {
-		w.images.config.Volumes = map[string]struct{}{"/data": {}}
+		w.images.config.Volumes = map[string]struct{}{"/data": {}, "/data/": {}, "//data": {}} // one
 		defer func() { w.images.config.Volumes = nil }()
 		got := w.mustRun(engine.Spec{Command: sh("cat /data/seed; grep -c ' /data ' /proc/mounts"), Remove: true}, "")
 		if got.out != "from the image\n1\n" {
