@@ -42,9 +42,9 @@ type IPAM interface {
 	// Forget frees the subnets of a network that was removed or never made.
 	Forget(network string)
 	// Claim gives the owner one address of each pool of n: the wanted ones, at
-	// most one a pool, else free ones. An owner that has addresses already
-	// gets the same ones, without writes.
-	Claim(ctx context.Context, n Network, owner string, want []netip.Addr) (*Claim, error)
+	// most one a pool, else those of before that are free, else free ones. An owner that has
+	// addresses already gets the same ones, without writes.
+	Claim(ctx context.Context, n Network, owner string, want, before []netip.Addr) (*Claim, error)
 	// Release gives back everything the owner has in the network; no address
 	// at all is no error.
 	Release(ctx context.Context, network, owner string) (*Claim, error)

@@ -45,7 +45,7 @@ func (e *connector) Connect(ctx context.Context, ref string, r cnm.AttachRequest
 			joined = append(joined, r)
 		}
 		joined = slices.DeleteFunc(joined, func(a cnm.AttachRequest) bool { return a.Network == cnm.NetworkNone })
-		e.change(c, func(r *record) { r.Spec.Networks = joined })
+		e.change(c, func(r *record) { r.Spec.Networks, r.Addrs = joined, withAddrs(r.Addrs, ep) })
 		err = e.save(ctx, c)
 	}
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,9 @@ type record struct {
 	NetNS  string      `json:"netns,omitempty"`  // path, while it runs
 	IDMap  *shim.IDMap `json:"idMap,omitempty"`  // with UserNS auto: its own for life
 	Anonym []string    `json:"anonym,omitempty"` // volumes made for it alone
+
+	// Addrs are the addresses it had the last time, by network ID: it has them again where they are free.
+	Addrs map[string][]netip.Addr `json:"addrs,omitempty"`
 }
 
 // container is one container in memory, which is what the engine goes by; the

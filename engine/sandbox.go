@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/vethloom/vethloom/cnm"
@@ -93,7 +96,7 @@ func (e *sandboxes) enter(ctx context.Context, c *container, rec record) (netns,
 			ports = nil // disconnected from all: they wait for a network
 		}
 		made, endpoints, err := e.c.Networks.CreateSandbox(ctx, cnm.SandboxRequest{
-			ID: id, Container: c.id, Name: rec.Spec.Name, Attach: rec.Spec.Networks, Ports: ports,
+			ID: id, Container: c.id, Name: rec.Spec.Name, Attach: e.again(ctx, rec), Ports: ports,
 		})
 		if err != nil {
 			return "", "", nil, err
@@ -111,6 +114,36 @@ func (e *sandboxes) enter(ctx context.Context, c *container, rec record) (netns,
 	}
 	s.users[c.id] = true
 	return netns, id, eps, nil
+}
+
+// again are the networks that a container is to join, with the addresses that it had on them the last time: what
+// others know it by, and what their caches hold, stays right.
+func (e *sandboxes) again(ctx context.Context, rec record) []cnm.AttachRequest {
+	joins := slices.Clone(rec.Spec.Networks)
+	for i, j := range joins {
+		if n, err := e.c.Networks.Network(ctx, j.Network); err == nil {
+			joins[i].Before = rec.Addrs[n.ID]
+		}
+	}
+	return joins
+}
+
+// withAddrs are a container's addresses by network with those of further endpoints.
+func withAddrs(have map[string][]netip.Addr, eps ...cnm.Endpoint) map[string][]netip.Addr {
+	out := maps.Clone(have)
+	for _, ep := range eps {
+		if len(ep.Addrs) == 0 {
+			continue
+		}
+		if out == nil {
+			out = map[string][]netip.Addr{}
+		}
+		out[ep.Network] = nil
+		for _, p := range ep.Addrs {
+			out[ep.Network] = append(out[ep.Network], p.Addr())
+		}
+	}
+	return out
 }
 
 // hostNetNS stands for netd's own network namespace, which has no path that

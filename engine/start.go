@@ -90,6 +90,7 @@ type launch struct {
 	child   *shim.Child
 	sandbox string // entered
 	netns   string
+	eps     []cnm.Endpoint
 	compat  bool // it has 32-bit programs
 	bundle  shim.Bundle
 }
@@ -140,12 +141,11 @@ func (l *launch) run(ctx context.Context) error {
 
 // prepare makes the network and the file systems, at the same time, and the bundle.
 func (l *launch) prepare(ctx context.Context, img image.Image) error {
-	var eps []cnm.Endpoint
 	var mounts []snapshot.Mount
 	var binds []shim.Bind
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		l.netns, l.sandbox, eps, err = l.e.enter(gctx, l.c, l.rec)
+		l.netns, l.sandbox, l.eps, err = l.e.enter(gctx, l.c, l.rec)
 		return err
 	})
 	g.Go(func() (err error) {
@@ -159,7 +159,7 @@ func (l *launch) prepare(ctx context.Context, img image.Image) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	files, err := l.e.files(l.c, l.rec, l.sandbox, l.netns, eps)
+	files, err := l.e.files(l.c, l.rec, l.sandbox, l.netns, l.eps)
 	if err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ func (l *launch) succeed(s shim.State) {
 	e.change(c, func(r *record) {
 		r.Status, r.Pid, r.Started, r.Finished = Running, s.Pid, s.Started, time.Time{}
 		r.ExitCode, r.OOM, r.Error, r.BootID = 0, false, "", e.c.BootID
-		r.Sandbox, r.NetNS = l.sandbox, l.netns
+		r.Sandbox, r.NetNS, r.Addrs = l.sandbox, l.netns, withAddrs(nil, l.eps...)
 	})
 	e.watch(c, l.child.Exit, l.child.Release)
 	e.tasks.Go(func() {

@@ -475,7 +475,7 @@ func BenchmarkUpdate(b *testing.B) {
 	n := shared("n", "10.0.0.0/8", "10.1.0.0/16")
 	t.keep(b, n)
 	for i := range 10000 {
-		c, err := t.Claim(b.Context(), n, fmt.Sprint(i), nil)
+		c, err := t.Claim(b.Context(), n, fmt.Sprint(i), nil, nil)
 		if err != nil {
 			b.Fatal(err)
 		}

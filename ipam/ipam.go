@@ -126,7 +126,7 @@ func (m *IPAM) restore(r addressRecord) {
 }
 
 // Claim implements [cnm.IPAM].
-func (m *IPAM) Claim(ctx context.Context, n cnm.Network, owner string, want []netip.Addr) (*cnm.Claim, error) {
+func (m *IPAM) Claim(ctx context.Context, n cnm.Network, owner string, want, before []netip.Addr) (*cnm.Claim, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -152,6 +152,8 @@ func (m *IPAM) Claim(ctx context.Context, n cnm.Network, owner string, want []ne
 		a := wanted[i]
 		if a.IsValid() {
 			p.hold(a, owner)
+		} else if a, ok := p.again(before, owner); ok {
+			wanted[i] = a
 		} else if a, ok := p.pick(owner); ok {
 			wanted[i] = a
 		} else {

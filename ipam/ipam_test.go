@@ -81,7 +81,7 @@ func (b *bed) claim(n cnm.Network, owner string, want ...string) ([]netip.Prefix
 	for _, w := range want {
 		addrs = append(addrs, netip.MustParseAddr(w))
 	}
-	c, err := b.Claim(context.Background(), n, owner, addrs)
+	c, err := b.Claim(context.Background(), n, owner, addrs, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -245,16 +245,46 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// What an owner had before it has again where that is free and would be picked.
+func TestClaimsOfWhatWasBefore(t *testing.T) {
+	b := newBed(t)
+	r := subnet("10.0.0.0/24")
+	r.Range = netip.MustParsePrefix("10.0.0.128/25")
+	n := b.network(t, "n", r, subnet("fd00::/64"))
+	if _, err := b.claim(n, "other", "10.0.0.200"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ before, want string }{
+		{"10.0.0.140 fd00::99", "10.0.0.140/24 fd00::99/64"},
+		{"10.0.0.200", "10.0.0.128/24 fd00::3/64"},                  // taken
+		{"10.0.0.9 fd00:1::1", "10.0.0.129/24 fd00::4/64"},          // outside of the range, of another subnet
+		{"10.0.0.1 10.0.0.255 fd00::1", "10.0.0.130/24 fd00::5/64"}, // never an endpoint's
+	} {
+		var before []netip.Addr
+		for _, a := range strings.Fields(c.before) {
+			before = append(before, netip.MustParseAddr(a))
+		}
+		claim, err := b.Claim(t.Context(), n, c.before, nil, before)
+		if err != nil {
+			t.Fatal(err)
+		}
+		claim.Done(true)
+		if text(claim.Addrs) != c.want {
+			t.Errorf("before %s: %s, want %s", c.before, text(claim.Addrs), c.want)
+		}
+	}
+}
+
 func TestClaimsThatAreNotCommitted(t *testing.T) {
 	b := newBed(t)
 	n := b.network(t, "n", subnet("10.0.0.0/30"))
-	c, err := b.Claim(t.Context(), n, "a", nil)
+	c, err := b.Claim(t.Context(), n, "a", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = b.Claim(t.Context(), n, "b", nil)
+	_, err = b.Claim(t.Context(), n, "b", nil, nil)
 	wantError(t, err, cnm.ErrExhausted)
-	_, err = b.Claim(t.Context(), n, "a", nil)
+	_, err = b.Claim(t.Context(), n, "a", nil, nil)
 	wantError(t, err, cnm.ErrConflict)
 	c.Done(false)
 	if _, err := b.claim(n, "b"); err != nil {
@@ -265,7 +295,7 @@ func TestClaimsThatAreNotCommitted(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Done(false)
-	_, err = b.Claim(t.Context(), n, "c", nil)
+	_, err = b.Claim(t.Context(), n, "c", nil, nil)
 	wantError(t, err, cnm.ErrExhausted)
 	if err := b.release(n, "b"); err != nil {
 		t.Fatal(err)

@@ -117,7 +117,7 @@ func TestAgainstModel(t *testing.T) {
 				if _, ok := owned[o]; ok {
 					return
 				}
-				if c, err := b.Claim(t.Context(), n, o, nil); err == nil {
+				if c, err := b.Claim(t.Context(), n, o, nil, nil); err == nil {
 					c.Done(false)
 				}
 			},
@@ -149,7 +149,7 @@ func BenchmarkClaim(b *testing.B) {
 			n := t.network(b, "n", subnet(c.subnet))
 			var claims []*cnm.Claim
 			for i := range c.fill {
-				claim, err := t.Claim(b.Context(), n, fmt.Sprint("old", i), nil)
+				claim, err := t.Claim(b.Context(), n, fmt.Sprint("old", i), nil, nil)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -160,7 +160,7 @@ func BenchmarkClaim(b *testing.B) {
 			}
 			b.ResetTimer()
 			for b.Loop() {
-				claim, err := t.Claim(b.Context(), n, "new", nil)
+				claim, err := t.Claim(b.Context(), n, "new", nil, nil)
 				if err != nil {
 					b.Fatal(err)
 				}

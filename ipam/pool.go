@@ -176,6 +176,22 @@ func (p *pool) pick(owner string) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
+// again takes the first of the addresses that is free and would be picked.
+func (p *pool) again(addrs []netip.Addr, owner string) (netip.Addr, bool) {
+	for _, a := range addrs {
+		if _, taken := p.holder[a]; taken || !p.gives(a) {
+			continue
+		}
+		if t := p.part(a); t != nil {
+			if _, ok := t.index(a); ok {
+				p.hold(a, owner)
+				return a, true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}
+
 // restore marks an address that a record says is the owner's.
 func (p *pool) restore(a netip.Addr, owner string) {
 	p.hold(a, owner)

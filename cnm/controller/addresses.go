@@ -22,7 +22,7 @@ const extendTries = 10
 func (k *addresses) claim(ctx context.Context, j *joining) (err error) {
 	id, want := owner(j.e.ID), j.request.Addrs
 	if j.network.Cluster == nil {
-		j.claim, err = k.ipam.Claim(ctx, j.network, id, want)
+		j.claim, err = k.ipam.Claim(ctx, j.network, id, want, j.request.Before)
 		return err
 	}
 	cluster, err := k.membership(j.network)
@@ -32,7 +32,7 @@ func (k *addresses) claim(ctx context.Context, j *joining) (err error) {
 	if err := cluster.Usable(j.network.ID); err != nil {
 		return err
 	}
-	if j.claim, err = k.ipam.Claim(ctx, j.network, id, want); !errors.Is(err, cnm.ErrNoBlock) {
+	if j.claim, err = k.ipam.Claim(ctx, j.network, id, want, j.request.Before); !errors.Is(err, cnm.ErrNoBlock) {
 		return err
 	}
 	unlock, err := k.locks.lock(ctx, "extend/"+j.network.ID)
@@ -40,7 +40,7 @@ func (k *addresses) claim(ctx context.Context, j *joining) (err error) {
 		return err
 	}
 	defer unlock()
-	if j.claim, err = k.ipam.Claim(ctx, j.network, id, want); !errors.Is(err, cnm.ErrNoBlock) {
+	if j.claim, err = k.ipam.Claim(ctx, j.network, id, want, j.request.Before); !errors.Is(err, cnm.ErrNoBlock) {
 		return err // another call has got a block meanwhile
 	}
 	for try := 1; ; try++ {
@@ -52,7 +52,7 @@ func (k *addresses) claim(ctx context.Context, j *joining) (err error) {
 			return fmt.Errorf("get this node more addresses of network %s: %w", j.network.Name, err)
 		}
 		j.network = n
-		j.claim, err = k.ipam.Claim(ctx, n, id, want)
+		j.claim, err = k.ipam.Claim(ctx, n, id, want, j.request.Before)
 		if len(want) > 0 || try == extendTries || !errors.Is(err, cnm.ErrNoBlock) {
 			return err
 		}

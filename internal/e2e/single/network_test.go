@@ -79,6 +79,31 @@ func TestAddressesAreGivenOnce(t *testing.T) {
 		`MAC address "02:00:00:00:00:08": taken by m`})
 }
 
+// A container has the addresses that it had the last time, on every network, while nobody else has them.
+func TestAddressesAreKeptOverStops(t *testing.T) {
+	n := withImage(t)
+	n.ok("network", "create", "--ipv6", "--subnet", "10.7.0.0/24", "--subnet", "fd00:7::/64", "front")
+	n.ok("network", "create", "--subnet", "10.8.0.0/24", "back")
+	n.ok("run", "-d", "--name", "a", "--network", "front", "bb", "sleep", "1000")
+	n.ok("network", "connect", "back", "a")
+	of := func(name string) string {
+		return n.ok("inspect", "-f", "{{range $n, $e := .NetworkSettings.Networks}}"+
+			"{{$n}} {{$e.IPAddress}} {{$e.GlobalIPv6Address}} {{$e.MacAddress}} {{end}}", name)
+	}
+	had := of("a")
+	n.ok("stop", "-t", "0", "a")
+	n.ok("run", "-d", "--name", "b", "--network", "front", "bb", "sleep", "1000")
+	n.ok("stop", "-t", "0", "b")
+	n.ok("start", "b")
+	n.ok("start", "a")
+	is(t, "after its stop", of("a"), had)
+	n.ok("stop", "-t", "0", "a")
+	n.ok("run", "-d", "--name", "c", "--network", "front", "--ip", "10.7.0.2", "bb", "sleep", "1000")
+	n.ok("start", "a")
+	is(t, "with its address taken", n.ok("inspect", "-f", "{{.NetworkSettings.Networks.front.IPAddress}} "+
+		"{{.NetworkSettings.Networks.back.IPAddress}}", "a"), "10.7.0.4 10.8.0.2")
+}
+
 func TestConnectAndDisconnectARunningContainer(t *testing.T) {
 	n := withImage(t)
 	n.ok("network", "create", "--subnet", "10.7.0.0/24", "front")
