@@ -2,6 +2,7 @@ package cnm
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vethloom/vethloom/plan"
@@ -95,13 +96,22 @@ type Endpoint struct {
 	Addrs   []netip.Prefix `json:"addrs,omitempty"` // with the subnet's length, IPv4 first
 	Ports   []PortMapping  `json:"ports,omitempty"`
 	// gateway priority, -1000…1000: the highest provides the default route
-	GwPriority int    `json:"priority,omitempty"`
-	Phase      Phase  `json:"phase"`
-	Revision   uint64 `json:"-"`
+	GwPriority int `json:"priority,omitempty"`
+	// its default route has the kernel's own metric: it is that of the sandbox, for programs that change it
+	Plain    bool   `json:"plain,omitempty"`
+	Phase    Phase  `json:"phase"`
+	Revision uint64 `json:"-"`
 }
 
 // Attached reports whether a sandbox has the endpoint.
 func (e Endpoint) Attached() bool { return e.Sandbox != "" }
+
+// LeadsOut reports whether the endpoint has a gateway that leads to other networks.
+func LeadsOut(n Network, e Endpoint) bool {
+	return !n.Internal && slices.ContainsFunc(e.Addrs, func(a netip.Prefix) bool {
+		return slices.ContainsFunc(n.Pools, func(p Pool) bool { return p.Gateway.IsValid() && p.Subnet.Contains(a.Addr()) })
+	})
+}
 
 // PortMapping publishes a range of an endpoint's ports on the host.
 type PortMapping struct {

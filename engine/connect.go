@@ -29,7 +29,7 @@ func (e *connector) Connect(ctx context.Context, ref string, r cnm.AttachRequest
 	if err := e.mayJoin(ctx, rec, n, r); err != nil {
 		return ep, err
 	}
-	r.Network, r.Name = n.Name, rec.Spec.Name
+	r.Network, r.Name, r.Before = n.Name, rec.Spec.Name, rec.Addrs[n.ID]
 	live := isLive(rec.Status)
 	if live {
 		if ep, err = e.c.Networks.Attach(ctx, rec.Sandbox, r); err != nil {

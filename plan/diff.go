@@ -116,6 +116,7 @@ func (d *diff) compareOnLinks() {
 		return d.isLost(r.NS, r.Link) && !d.lingers(r.NS, r.Link)
 	})
 	d.routes.delete = slices.DeleteFunc(d.routes.delete, func(o Object) bool { return d.lingers(LinkOf(o)) })
+	d.routes.create = slices.DeleteFunc(d.routes.create, d.removed())
 	d.leaving()
 	for _, k := range kinds() {
 		if k.compare != nil {
@@ -154,6 +155,24 @@ func (d *diff) leftBehind(o Object) bool {
 // other end. Until then its routes are in the way of others with their key.
 func (d *diff) lingers(ns NetNS, link string) bool {
 	return d.late[in(ns, link)] && !d.goneNS[ns] && !d.newNS[ns]
+}
+
+// removed tells which objects are routes that were made once and that somebody has removed since.
+func (d *diff) removed() func(Object) bool {
+	there := map[string]bool{}
+	return func(o Object) bool {
+		r := o.(Route)
+		if r.Once == 0 {
+			return false
+		}
+		if len(there) == 0 {
+			for _, h := range d.have.Routes {
+				there[h.Key()] = !d.isLost(h.NS, h.Link)
+			}
+		}
+		r.Table = r.Once
+		return there[r.Key()]
+	}
 }
 
 func sameRoute(a, b Route) bool { return a.Normal() == b.Normal() }
@@ -222,13 +241,19 @@ func renew[T Object](d *delta, want, have []T, which func(T) bool) {
 	d.sort()
 }
 
-// byGateway puts routes through a gateway after those that make gateways reachable.
+// byGateway puts routes through a gateway after those that make gateways reachable, and those of other tables last:
+// the main table's may be made once, and theirs tell that they were.
 func byGateway(a, b Object) int {
 	rank := func(o Object) int {
-		if r := o.(Route); r.Via.IsValid() && !r.OnLink {
-			return 1
+		r := o.(Route)
+		n := 0
+		if r.Via.IsValid() && !r.OnLink {
+			n++
 		}
-		return 0
+		if r.Normal().Table != mainTable {
+			n += 2
+		}
+		return n
 	}
 	return cmp.Compare(rank(a), rank(b))
 }

@@ -193,6 +193,36 @@ func TestDiffChanges(t *testing.T) {
 			ops: `delete route 0.0.0.0/0 via 10.1.0.1 dev eth0 netns sb
 				create route 0.0.0.0/0 via 10.1.0.1 dev eth0 metric 5 netns sb`,
 		},
+		"made once: with its twin": {
+			want: func(s *plan.State) { once(s) },
+			ops:  "create route 0.0.0.0/0 via 10.1.0.1 dev eth0 table 99 netns sb",
+		},
+		"made once: anew with its twin": {
+			want: func(s *plan.State) { once(s) },
+			have: func(s *plan.State) { s.Routes = s.Routes[1:] },
+			ops: `create route 0.0.0.0/0 via 10.1.0.1 dev eth0 once netns sb
+				create route 0.0.0.0/0 via 10.1.0.1 dev eth0 table 99 netns sb`,
+		},
+		"made once: removed by somebody": {
+			want: func(s *plan.State) { once(s) },
+			have: func(s *plan.State) { once(s); s.Routes = s.Routes[1:] },
+		},
+		"made once: its link is made anew": {
+			want: func(s *plan.State) { once(s) },
+			have: func(s *plan.State) {
+				once(s)
+				s.Routes = s.Routes[1:]
+				s.Links[0].Peer.Name = "eth7"
+			},
+			ops: `delete link vle-1 veth mtu 1500 master vlb-1 hairpin up peer sb/eth7 address 02:42:0a:01:00:02 \
+				alias vethloom:endpoint/1
+				create ` + near + `
+				create addr 10.1.0.2/16 dev eth0 netns sb
+				create neigh 10.1.0.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent netns sb
+				create route 192.0.2.0/24 dev eth0 netns sb
+				create route 0.0.0.0/0 via 10.1.0.1 dev eth0 once netns sb
+				create route 0.0.0.0/0 via 10.1.0.1 dev eth0 table 99 netns sb`,
+		},
 		"kernel's own words": {
 			have: func(s *plan.State) {
 				s.Routes[0].Table = 254
@@ -238,6 +268,14 @@ func TestDiffChanges(t *testing.T) {
 			differs(t, bridged, c.want, c.have, c.ops)
 		})
 	}
+}
+
+// once has the first route made once, told by one in table 99.
+func once(s *plan.State) {
+	twin := s.Routes[0]
+	twin.Table = 99
+	s.Routes[0].Once = 99
+	s.Routes = append(s.Routes, twin)
 }
 
 // differs compares two states that were changed in another way each.

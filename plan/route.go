@@ -28,6 +28,11 @@ type Route struct {
 	Metric uint32     // 0: 0 for IPv4, 1024 for IPv6, as the kernel has it
 	OnLink bool       // the next hop is on the link whatever the addresses say
 	MTU    int        // bytes; 0: none
+
+	// Once is the number of a table whose route to the same destination, of the same metric, is made after this one.
+	// While that one is there and this one is not, somebody has removed this one, and it stays so. 0: made whenever
+	// it is missing.
+	Once uint32
 }
 
 // Normal is the route with the kernel's defaults filled in: the main table,
@@ -42,7 +47,7 @@ func (r Route) Normal() Route {
 	if r.Type == Blackhole {
 		r.Link = "" // IPv6 shows such routes on lo
 	}
-	r.Dst = r.Dst.Masked()
+	r.Dst, r.Once = r.Dst.Masked(), 0
 	return r
 }
 
@@ -84,6 +89,9 @@ func (r Route) String() string {
 	}
 	if t := r.Normal().Table; t != mainTable {
 		parts = append(parts, "table", strconv.FormatUint(uint64(t), 10))
+	}
+	if r.Once != 0 {
+		parts = append(parts, "once")
 	}
 	return words(r.NS, parts...)
 }

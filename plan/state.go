@@ -29,6 +29,7 @@ type State struct {
 	Links       []Link
 	Addrs       []Addr
 	Routes      []Route
+	Policies    []PolicyRule
 	Neighs      []Neigh
 	FDB         []FDBEntry
 	Rules       Ruleset

@@ -22,6 +22,7 @@ type joining struct {
 	network cnm.Network
 	e       cnm.Endpoint
 	claim   *cnm.Claim
+	demotes *cnm.Endpoint // it provides the default route no more
 }
 
 // endpoints attaches sandboxes to networks, and detaches them.
@@ -106,7 +107,10 @@ func (k *endpoints) join(ctx context.Context, s cnm.Sandbox, fresh bool, request
 		owners = append(owners, cnm.SandboxOwner(s.ID))
 	}
 	for i, j := range js {
-		endpoints[i] = j.e
+		if endpoints[i] = j.e; j.demotes != nil { // first: the kernel takes one default route of a metric
+			err = k.converge(ctx, cnm.EndpointOwner(j.demotes.ID))
+			caught = errors.Join(caught, err)
+		}
 		owners = append(owners, cnm.EndpointOwner(j.e.ID))
 	}
 	if err = caught; err == nil {
@@ -177,7 +181,44 @@ func (k *endpoints) prepare(ctx context.Context, s cnm.Sandbox, requests []cnm.A
 			return js, err
 		}
 	}
+	k.chooseDefault(s.ID, js)
 	return js, nil
+}
+
+// chooseDefault has one of the new endpoints provide the sandbox's default route when none does, or a higher gateway
+// priority demands it. The caller holds mu.
+func (k *endpoints) chooseDefault(sandbox string, js []*joining) {
+	fresh := map[string]*joining{}
+	for _, j := range js {
+		fresh[j.e.ID] = j
+	}
+	var best, now *cnm.Endpoint
+	for _, e := range k.ix.endpointsOf(sandbox) {
+		n := k.ix.networks[e.Network]
+		if n == nil || e.Phase == cnm.Deleting || !cnm.LeadsOut(n.v, e) {
+			continue
+		}
+		if e.Plain {
+			now = &e
+		}
+		if best == nil || before(e, *best) {
+			best = &e
+		}
+	}
+	if best == nil || best.Plain || fresh[best.ID] == nil {
+		return
+	}
+	j := fresh[best.ID]
+	if j.e.Plain = true; now != nil {
+		now.Plain = false
+		j.demotes = now
+	}
+	k.ix.putEndpoint(j.e, true)
+}
+
+// before reports whether a provides a sandbox's default route rather than b, where a comes later in the sandbox.
+func before(a, b cnm.Endpoint) bool {
+	return a.GwPriority > b.GwPriority || a.GwPriority == b.GwPriority && a.Plain && !b.Plain
 }
 
 // owner is what address records know an endpoint by.
@@ -296,25 +337,37 @@ func (k *endpoints) explain(err error, n cnm.Network, want []netip.Addr) error {
 }
 
 func (k *endpoints) commitJoin(ctx context.Context, s cnm.Sandbox, fresh bool, js []*joining) error {
-	var writes []cnm.Write
-	if fresh {
-		w, err := cnm.Put(cnm.KindSandbox, s.ID, s, 0)
-		if err != nil {
-			return err
+	return k.commit(ctx, func() ([]cnm.Write, error) {
+		var writes []cnm.Write
+		if fresh {
+			w, err := cnm.Put(cnm.KindSandbox, s.ID, s, 0)
+			if err != nil {
+				return nil, err
+			}
+			writes = append(writes, w)
 		}
-		writes = append(writes, w)
+		for _, j := range js {
+			w, err := j.writes(ctx, k.store)
+			if err != nil {
+				return nil, err
+			}
+			writes = append(writes, w...)
+		}
+		return writes, nil
+	})
+}
+
+func (j *joining) writes(ctx context.Context, store cnm.Store) ([]cnm.Write, error) {
+	w, err := cnm.Put(cnm.KindEndpoint, j.e.ID, j.e, 0)
+	writes := []cnm.Write{w}
+	if j.claim != nil {
+		writes = append(writes, j.claim.Writes...)
 	}
-	for _, j := range js {
-		w, err := cnm.Put(cnm.KindEndpoint, j.e.ID, j.e, 0)
-		if err != nil {
-			return err
-		}
-		writes = append(writes, w)
-		if j.claim != nil {
-			writes = append(writes, j.claim.Writes...)
-		}
+	if j.demotes == nil || err != nil {
+		return writes, err
 	}
-	return k.store.Commit(ctx, writes...)
+	w, err = cnm.Change(ctx, store, cnm.KindEndpoint, j.demotes.ID, func(e *cnm.Endpoint) { e.Plain = false })
+	return append(writes, w), err
 }
 
 // settleJoin makes what is held visible, or drops it.
@@ -329,6 +382,7 @@ func (k *endpoints) settleJoin(s cnm.Sandbox, fresh bool, js []*joining, committ
 	for _, j := range js {
 		if committed {
 			k.ix.putEndpoint(j.e, false)
+			k.ix.demote(j.demotes)
 		} else {
 			k.ix.dropEndpoint(j.e.ID)
 		}

@@ -140,6 +140,16 @@ func dropUnder(m map[string]map[string]*entry[cnm.Endpoint], key, id string) {
 	}
 }
 
+// demote has an endpoint provide its sandbox's default route no more; nil for none.
+func (x *index) demote(e *cnm.Endpoint) {
+	if e == nil {
+		return
+	}
+	if ent := x.endpoints[e.ID]; ent != nil {
+		ent.v.Plain = false
+	}
+}
+
 // endpointsOf are the endpoints of a sandbox, pending ones too, by index.
 func (x *index) endpointsOf(sandbox string) []cnm.Endpoint {
 	var out []cnm.Endpoint

@@ -165,7 +165,7 @@ func (k *endpoints) publisher(sandbox string) (*cnm.Endpoint, error) {
 		if err != nil {
 			return nil, err
 		}
-		if d.Capabilities().Ports && !n.v.Internal && (best == nil || e.GwPriority > best.GwPriority) {
+		if d.Capabilities().Ports && !n.v.Internal && (best == nil || before(e, *best)) {
 			best = &e
 		}
 	}

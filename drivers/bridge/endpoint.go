@@ -138,11 +138,37 @@ func (r *endpointRender) addresses() {
 		if gw.Is4() {
 			any = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		}
-		r.state.Routes = append(r.state.Routes, plan.Route{
-			NS: r.e.NetNS, Dst: any, Via: gw, Link: r.inside, Metric: Metric(r.e),
-		})
+		r.defaultRoute(a, any, gw)
 	}
 }
+
+// defaultRoute leads out of the sandbox. Whoever administers the container may replace it, as a VPN's client does: it
+// is made once. What tells that it was made is the same route in a table of the endpoint's own, by which answers leave
+// when another endpoint provides the default route: they carry the address that was asked.
+func (r *endpointRender) defaultRoute(a, all netip.Prefix, gw netip.Addr) {
+	way := plan.Route{NS: r.e.NetNS, Dst: all, Via: gw, Link: r.inside, Metric: Metric(r.e)}
+	if r.e.Plain {
+		way.Metric = 0
+	}
+	own := way
+	way.Once, own.Table = Table(r.e), Table(r.e)
+	r.state.Routes = append(r.state.Routes, way, own)
+	if r.e.Plain {
+		return
+	}
+	r.state.Routes = append(r.state.Routes, plan.Route{
+		NS: r.e.NetNS, Dst: a.Masked(), Link: r.inside, Table: own.Table,
+	})
+	r.state.Policies = append(r.state.Policies, plan.PolicyRule{
+		NS: r.e.NetNS, Priority: policyPriority, From: netip.PrefixFrom(a.Addr(), a.Addr().BitLen()), Table: own.Table,
+	})
+}
+
+// policyPriority comes before the main table. A rule that a container adds without a priority comes before ours.
+const policyPriority = 32000
+
+// Table is the number of the endpoint's own routing table.
+func Table(e cnm.Endpoint) uint32 { return uint32(11700 + e.Index) }
 
 // routed reports whether the family already has its default route: a second
 // address of a family brings no second one.

@@ -26,6 +26,8 @@ func (s *session) enqueue(op plan.Op) error {
 		return badVerb(op)
 	case plan.Route:
 		return s.route(op, o)
+	case plan.PolicyRule:
+		return s.policy(op, o)
 	}
 	ns, name := plan.LinkOf(op.Object)
 	index, err := s.lookup(ns, name)
@@ -105,6 +107,16 @@ func (s *session) route(op plan.Op, r plan.Route) error {
 		return err
 	}
 	return s.send(r.NS, req)
+}
+
+func (s *session) policy(op plan.Op, r plan.PolicyRule) error {
+	switch op.Verb {
+	case plan.Create:
+		return s.send(r.NS, rtnetlink.NewPolicy(r))
+	case plan.Delete:
+		return s.send(r.NS, rtnetlink.DelPolicy(r))
+	}
+	return badVerb(op)
 }
 
 // clearWay removes a route whose next hop is to be another one, where it cannot be replaced: the kernel looks an IPv6

@@ -84,13 +84,14 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []plan.Sysctl) (plan.State
 
 // view is what one namespace holds.
 type view struct {
-	ns     plan.NetNS
-	links  map[uint32]*rtnetlink.Link
-	addrs  []rtnetlink.Address
-	routes []rtnetlink.Route
-	direct map[directRoute]bool // to subnets on links; nil where it is not looked for
-	neighs []rtnetlink.Neighbour
-	fdb    []rtnetlink.Neighbour
+	ns       plan.NetNS
+	links    map[uint32]*rtnetlink.Link
+	addrs    []rtnetlink.Address
+	routes   []rtnetlink.Route
+	policies []plan.PolicyRule
+	direct   map[directRoute]bool // to subnets on links; nil where it is not looked for
+	neighs   []rtnetlink.Neighbour
+	fdb      []rtnetlink.Neighbour
 }
 
 func (k *Kernel) observeNS(ns plan.NetNS) (*view, error) {
@@ -114,6 +115,10 @@ func (k *Kernel) observeNS(ns plan.NetNS) (*view, error) {
 	err = c.DumpRoutes(plan.Protocol, func(r rtnetlink.Route) error { v.routes = append(v.routes, r); return nil })
 	if err != nil {
 		return nil, fmt.Errorf("list the routes: %w", err)
+	}
+	err = c.DumpPolicies(func(r plan.PolicyRule) { r.NS = ns; v.policies = append(v.policies, r) })
+	if err != nil {
+		return nil, fmt.Errorf("list the rules for routes: %w", err)
 	}
 	if ns == "" {
 		// The kernel's own first: they are few. Only where one is missing are all looked through, for one of others.
@@ -281,6 +286,7 @@ func (v *view) collect(s *plan.State, owned, going map[*rtnetlink.Link]bool) {
 		}
 		s.Routes = append(s.Routes, r.Route)
 	}
+	s.Policies = append(s.Policies, v.policies...)
 	for _, n := range v.neighs {
 		if l := v.links[n.Index]; l != nil && !going[l] {
 			s.Neighs = append(s.Neighs, plan.Neigh{NS: v.ns, Link: l.Name, IP: n.IP, MAC: n.MAC})

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/vethloom/vethloom/internal/await"
 )
 
 func TestNetworkCreateRefuses(t *testing.T) {
@@ -102,6 +104,66 @@ func TestAddressesAreKeptOverStops(t *testing.T) {
 	n.ok("start", "a")
 	is(t, "with its address taken", n.ok("inspect", "-f", "{{.NetworkSettings.Networks.front.IPAddress}} "+
 		"{{.NetworkSettings.Networks.back.IPAddress}}", "a"), "10.7.0.4 10.8.0.2")
+}
+
+// A default route belongs to whoever administers the container from when it was made: what a VPN's client puts in its
+// place is not undone, and when the VPN ends nothing leaves in the clear. What the kernel dropped comes back.
+func TestADefaultRouteOfTheContainersOwn(t *testing.T) {
+	n := withImage(t)
+	n.ok("network", "create", "--ipv6", "--subnet", "10.7.0.0/24", "--subnet", "fd00:7::/64", "front")
+	n.ok("run", "-d", "--name", "c", "--network", "front", "--cap-add", "NET_ADMIN", "bb", "sleep", "1000")
+	inside := n.inside("c")
+	routes := func() string { return inside("ip route show default; ip -6 route show default") }
+	plain := "default via 10.7.0.1 dev eth0 proto 117 \ndefault via fd00:7::1 dev eth0 proto 117 metric 1024 pref medium\n"
+	is(t, "at first", routes(), plain)
+	inside("ip link add t0 type veth peer name t1; ip link set t1 up; ip link set t0 up; " +
+		"ip route replace default dev t0; ip -6 route replace default dev t0 metric 1024")
+	pass := func() {
+		t.Helper()
+		is(t, "net diff", n.ok("diff"), "")
+		n.restart()
+	}
+	pass()
+	is(t, "with a VPN", routes(), "default dev t0 scope link \ndefault dev t0 metric 1024 pref medium\n")
+	inside("ip link del t0")
+	pass()
+	is(t, "when it has gone", routes(), "")
+	inside("ip link set eth0 down; ip link set eth0 up")
+	n.restart()
+	await.True(t, "the link's routes are back", func() bool { return routes() == plain })
+}
+
+// Answers leave by the network that was asked, whichever provides the default route.
+func TestAnswersLeaveByTheNetworkThatWasAsked(t *testing.T) {
+	n := withImage(t)
+	n.ok("network", "create", "--ipv6", "--subnet", "10.7.0.0/24", "--subnet", "fd00:7::/64", "front")
+	n.ok("network", "create", "--ipv6", "--subnet", "10.8.0.0/24", "--subnet", "fd00:8::/64", "-o", "masquerade=false",
+		"back")
+	n.ok("run", "-d", "--name", "c", "--network", "front", "bb", "sleep", "1000")
+	n.ok("network", "connect", "back", "c")
+	inside := n.inside("c")
+	way := func(from, want string) {
+		t.Helper()
+		for _, to := range []string{"192.0.2.1", "2001:db8::1"} {
+			if strings.Contains(from, ":") == strings.Contains(to, ":") {
+				is(t, "the way from "+from, inside("ip route get "+to+" from "+from+
+					" | grep -o 'dev eth[0-9]'"), "dev "+want+"\n")
+			}
+		}
+	}
+	way("10.7.0.2", "eth0")
+	way("fd00:7::2", "eth0")
+	way("10.8.0.2", "eth1")
+	way("fd00:8::2", "eth1")
+	n.ok("network", "disconnect", "back", "c")
+	n.ok("network", "connect", "--gw-priority", "1", "back", "c") // it provides the default route
+	way("10.7.0.2", "eth0")
+	way("10.8.0.2", "eth1")
+	is(t, "default", inside("ip route get 192.0.2.1 | grep -o 'dev eth[0-9]'"), "dev eth1\n")
+	is(t, "metrics", inside("ip route show default"),
+		"default via 10.8.0.1 dev eth1 proto 117 \ndefault via 10.7.0.1 dev eth0 proto 117 metric 32001 \n")
+	n.ok("network", "disconnect", "front", "c")
+	is(t, "rules left", inside("ip rule | grep -c 32000 || true"), "0\n")
 }
 
 func TestConnectAndDisconnectARunningContainer(t *testing.T) {

@@ -66,12 +66,13 @@ func program(t testing.TB, name string) string {
 // node is a host of its own with a running netd.
 type node struct {
 	*kerntest.Env
-	t    *testing.T
-	root string
-	sock string
-	netd *exec.Cmd
-	gone chan error
-	log  *bytes.Buffer
+	t     *testing.T
+	root  string
+	sock  string
+	netd  *exec.Cmd
+	flags []string
+	gone  chan error
+	log   *bytes.Buffer
 }
 
 // newNode starts a netd; at the test's end nothing of it may be left.
@@ -82,14 +83,22 @@ func newNode(t *testing.T, flags ...string) *node {
 	if err := os.Chmod(filepath.Dir(n.root), 0o711); err != nil { // for root of containers with user namespaces
 		t.Fatal(err)
 	}
-	args := append([]string{"--root", n.root, "--run", n.RunDir, "--http", "", "--bridge-netfilter", "off"}, flags...)
-	n.netd = exec.Command(program(t, "netd"), args...)
+	n.flags = append([]string{"--root", n.root, "--run", n.RunDir, "--http", "", "--bridge-netfilter", "off"}, flags...)
+	n.start()
+	t.Cleanup(n.leave)
+	return n
+}
+
+// start starts netd and waits until it answers.
+func (n *node) start() {
+	t := n.t
+	t.Helper()
+	n.netd = exec.Command(program(t, "netd"), n.flags...)
 	n.netd.Stderr = n.log
 	if err := n.Do("", n.netd.Start); err != nil {
 		t.Fatal(err)
 	}
-	go func() { n.gone <- n.netd.Wait() }()
-	t.Cleanup(n.leave)
+	go func(netd *exec.Cmd) { n.gone <- netd.Wait() }(n.netd)
 	await.True(t, "netd answers", func() bool {
 		select {
 		case err := <-n.gone:
@@ -99,7 +108,16 @@ func newNode(t *testing.T, flags ...string) *node {
 		}
 		return strings.Contains(n.net("version").out, "netd:")
 	})
-	return n
+}
+
+// restart kills netd and starts it again: it looks at everything there is.
+func (n *node) restart() {
+	n.t.Helper()
+	if err := n.netd.Process.Kill(); err != nil {
+		n.t.Fatal(err)
+	}
+	<-n.gone
+	n.start()
 }
 
 // leave removes what the test has made, as a user would, and finds what is left of it.
@@ -130,6 +148,15 @@ func (n *node) leave() {
 	n.Sh(`for l in $(ip -o link | grep -o 'vlb-[0-9a-f]*' | sort -u); do ip link del $l; done`)
 	if t.Failed() {
 		t.Logf("log of netd:\n%s", n.log)
+	}
+}
+
+// inside runs scripts with the host's programs in a container's network.
+func (n *node) inside(container string) func(script string) string {
+	pid := n.ok("inspect", "-f", "{{.State.Pid}}", container)
+	return func(script string) string {
+		n.t.Helper()
+		return n.Run("nsenter", "--net=/proc/"+pid+"/ns/net", "sh", "-c", script)
 	}
 }
 

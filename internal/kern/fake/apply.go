@@ -26,6 +26,11 @@ func (k *Kernel) apply(op plan.Op) error {
 		return t.addr(o)
 	case plan.Route:
 		return t.route(op.Verb, o)
+	case plan.PolicyRule:
+		if !t.hasNS(o.NS) {
+			return ErrMissing
+		}
+		return put(t.policies, op.Verb, o)
 	case plan.Neigh:
 		if l, ok := t.find(o.NS, o.Link); ok && l.Kind == plan.TUN {
 			return fmt.Errorf("neighbour on %s: %w", o.Link, errKind)
@@ -320,6 +325,8 @@ func (k *Kernel) remove(o plan.Object) error {
 		}
 	case plan.Route:
 		missing = !take(t.routes, o)
+	case plan.PolicyRule:
+		missing = !take(t.policies, o)
 	case plan.Neigh:
 		missing = !take(t.neighs, o)
 	case plan.FDBEntry:
@@ -364,6 +371,7 @@ func (t *tables) removeNS(ns plan.NetNS) {
 	delete(t.loopbacks, ns)
 	drop(t.addrs, func(a plan.Addr) bool { return a.NS == ns })
 	drop(t.routes, func(r plan.Route) bool { return r.NS == ns })
+	drop(t.policies, func(r plan.PolicyRule) bool { return r.NS == ns })
 	drop(t.neighs, func(n plan.Neigh) bool { return n.NS == ns })
 	drop(t.sysctls, func(s plan.Sysctl) bool { return s.NS == ns })
 }

@@ -51,6 +51,7 @@ type tables struct {
 	links      map[string]plan.Link
 	addrs      map[string]plan.Addr
 	routes     map[string]plan.Route
+	policies   map[string]plan.PolicyRule
 	neighs     map[string]plan.Neigh
 	fdb        map[string]plan.FDBEntry
 	tunnels    map[string]plan.Tunnel
@@ -83,6 +84,7 @@ func New() *Kernel {
 			links:      map[string]plan.Link{},
 			addrs:      map[string]plan.Addr{},
 			routes:     map[string]plan.Route{},
+			policies:   map[string]plan.PolicyRule{},
 			neighs:     map[string]plan.Neigh{},
 			fdb:        map[string]plan.FDBEntry{},
 			tunnels:    map[string]plan.Tunnel{},
@@ -136,6 +138,7 @@ func (k *Kernel) snapshot() plan.State {
 	}
 	s.Links = append(s.Links, sorted(t.links)...)
 	s.Addrs, s.Routes, s.Neighs, s.FDB = sorted(t.addrs), sorted(t.routes), sorted(t.neighs), sorted(t.fdb)
+	s.Policies = sorted(t.policies)
 	s.Tunnels, s.TunnelPeers = sorted(t.tunnels), sorted(t.remotes)
 	s.Sysctls, s.Ports, s.Accepts = sorted(t.sysctls), sorted(t.ports), sorted(t.accepts)
 	s.Rules = plan.Ruleset{Sets: sorted(t.nft.sets), Chains: sorted(t.nft.chains), Elements: sorted(t.nft.elements)}

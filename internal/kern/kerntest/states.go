@@ -170,6 +170,14 @@ func (g *generator) routes(ns plan.NetNS, link string, via netip.Addr, own []net
 		if r.Type == plan.Unicast && g.chance(30, "source") {
 			r.Src = pick(g, "source", own...)
 		}
+		if r.Table == 0 && r.Type == plan.Unicast && g.chance(30, "once") {
+			r.Once = 78
+			twin := r
+			twin.Table, twin.Once = r.Once, 0
+			g.s.Routes = append(g.s.Routes, twin)
+			g.s.Policies = append(g.s.Policies, plan.PolicyRule{NS: ns, Priority: pick(g, "priority", uint32(32000), 32001),
+				From: netip.PrefixFrom(own[0], own[0].BitLen()), Table: twin.Table})
+		}
 		g.s.Routes = append(g.s.Routes, r)
 	}
 }
