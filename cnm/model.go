@@ -109,7 +109,9 @@ func (e Endpoint) Attached() bool { return e.Sandbox != "" }
 // LeadsOut reports whether the endpoint has a gateway that leads to other networks.
 func LeadsOut(n Network, e Endpoint) bool {
 	return !n.Internal && slices.ContainsFunc(e.Addrs, func(a netip.Prefix) bool {
-		return slices.ContainsFunc(n.Pools, func(p Pool) bool { return p.Gateway.IsValid() && p.Subnet.Contains(a.Addr()) })
+		return slices.ContainsFunc(n.Pools, func(p Pool) bool {
+			return p.Gateway.IsValid() && p.Subnet.Contains(a.Addr())
+		})
 	})
 }
 

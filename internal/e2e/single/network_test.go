@@ -114,7 +114,8 @@ func TestADefaultRouteOfTheContainersOwn(t *testing.T) {
 	n.ok("run", "-d", "--name", "c", "--network", "front", "--cap-add", "NET_ADMIN", "bb", "sleep", "1000")
 	inside := n.inside("c")
 	routes := func() string { return inside("ip route show default; ip -6 route show default") }
-	plain := "default via 10.7.0.1 dev eth0 proto 117 \ndefault via fd00:7::1 dev eth0 proto 117 metric 1024 pref medium\n"
+	plain := "default via 10.7.0.1 dev eth0 proto 117 \n" +
+		"default via fd00:7::1 dev eth0 proto 117 metric 1024 pref medium\n"
 	is(t, "at first", routes(), plain)
 	inside("ip link add t0 type veth peer name t1; ip link set t1 up; ip link set t0 up; " +
 		"ip route replace default dev t0; ip -6 route replace default dev t0 metric 1024")

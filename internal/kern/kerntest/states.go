@@ -175,8 +175,9 @@ func (g *generator) routes(ns plan.NetNS, link string, via netip.Addr, own []net
 			twin := r
 			twin.Table, twin.Once = r.Once, 0
 			g.s.Routes = append(g.s.Routes, twin)
-			g.s.Policies = append(g.s.Policies, plan.PolicyRule{NS: ns, Priority: pick(g, "priority", uint32(32000), 32001),
-				From: netip.PrefixFrom(own[0], own[0].BitLen()), Table: twin.Table})
+			g.s.Policies = append(g.s.Policies, plan.PolicyRule{NS: ns, Table: twin.Table,
+				Priority: pick(g, "priority", uint32(32000), 32001),
+				From:     netip.PrefixFrom(own[0], own[0].BitLen())})
 		}
 		g.s.Routes = append(g.s.Routes, r)
 	}
