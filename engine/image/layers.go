@@ -16,6 +16,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/image/unpack"
+	"github.com/vethloom/vethloom/engine/rootfile"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
@@ -65,7 +66,7 @@ func openLayers(root string, log *slog.Logger) (*layers, error) {
 		return nil, fmt.Errorf("look for what killed imports left: %w", err)
 	}
 	for _, e := range left {
-		if err := os.RemoveAll(filepath.Join(l.tmp(), e.Name())); err != nil {
+		if err := rootfile.RemoveTree(filepath.Join(l.tmp(), e.Name())); err != nil {
 			return nil, fmt.Errorf("remove what a killed import left: %w", err)
 		}
 	}
@@ -165,7 +166,7 @@ type unpacked struct {
 }
 
 // discard removes the layer unless it was published.
-func (u *unpacked) discard() error { return os.RemoveAll(u.dir) }
+func (u *unpacked) discard() error { return rootfile.RemoveTree(u.dir) }
 
 // unpack unpacks a tar, compressed or not, into the temporary directory, and
 // leaves nothing there when it fails.
@@ -229,7 +230,7 @@ func (l *layers) publish(u *unpacked) error {
 func (l *layers) sweep(needed func() (map[string]bool, error)) error {
 	trash, err := l.bury(needed)
 	for _, dir := range trash {
-		err = errors.Join(err, os.RemoveAll(dir))
+		err = errors.Join(err, rootfile.RemoveTree(dir))
 	}
 	if err != nil {
 		return fmt.Errorf("remove layers no image has: %w", err)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/rootfile"
 )
 
 // Snapshots are the writable layers of a node's containers:
@@ -51,7 +52,7 @@ func Open(root string) (*Snapshots, error) {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
 	for _, dir := range left {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := rootfile.RemoveTree(dir); err != nil {
 			return nil, fmt.Errorf("finish removing a snapshot: %w", err)
 		}
 	}
@@ -208,7 +209,7 @@ func (s *Snapshots) Remove(ctx context.Context, id string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	if err := errors.Join(err, os.RemoveAll(gone)); err != nil {
+	if err := errors.Join(err, rootfile.RemoveTree(gone)); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/rootfile"
 )
 
 // Volume is a named directory.
@@ -53,7 +54,7 @@ func Open(root string, store cnm.Store) (*Volumes, error) {
 		if !strings.HasPrefix(e.Name(), gonePrefix) {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(root, e.Name())); err != nil {
+		if err := rootfile.RemoveTree(filepath.Join(root, e.Name())); err != nil {
 			return nil, fmt.Errorf("finish removing a volume: %w", err)
 		}
 	}
@@ -210,7 +211,7 @@ func (v *Volumes) Remove(ctx context.Context, name string, inUse func(name strin
 		back := os.Rename(filepath.Join(gone, name), filepath.Join(v.root, name))
 		return fmt.Errorf("remove volume %s: %w", name, errors.Join(err, back, os.Remove(gone)))
 	}
-	if err := os.RemoveAll(gone); err != nil {
+	if err := rootfile.RemoveTree(gone); err != nil {
 		return fmt.Errorf("remove data of volume %s: %w", name, err)
 	}
 	return nil

@@ -3,11 +3,12 @@ package unpack
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vethloom/vethloom/engine/rootfile"
 )
 
 // tree is the directory unpacked into. The kernel confines every path to it.
@@ -140,20 +141,7 @@ func readlink(dir int, name string) (string, error) {
 
 // remove removes what is at a place, a directory with all that is in it.
 func (t *tree) remove(p place) error {
-	err := unix.Unlinkat(p.dir, p.name, 0)
-	if errors.Is(err, unix.EISDIR) {
-		err = removeDirectory(p)
-	}
-	return err
-}
-
-func removeDirectory(p place) error {
-	dir, err := os.OpenRoot(fdPath(p.dir))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.RemoveAll(p.name)
+	return rootfile.RemoveTreeAt(p.dir, p.name)
 }
 
 // fdPath is a path to what a descriptor is open on; xattr system calls have no *at form before Linux 6.13.

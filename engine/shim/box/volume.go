@@ -12,6 +12,7 @@ import (
 	"github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
 
+	"github.com/vethloom/vethloom/engine/rootfile"
 	"github.com/vethloom/vethloom/engine/shim"
 )
 
@@ -60,7 +61,7 @@ func fill(root string, m shim.Bind, ids *idMapping) error {
 		return moveIn(filled, volume)
 	}
 	filling := filepath.Join(home.Name(), fillingName)
-	if err := os.RemoveAll(filling); err != nil { // of a start that was cut short
+	if err := rootfile.RemoveTree(filling); err != nil { // of a start that was cut short
 		return err
 	}
 	if empty, err := isEmpty(volume); err != nil || !empty {
@@ -76,7 +77,7 @@ func fill(root string, m shim.Bind, ids *idMapping) error {
 		return err
 	}
 	if err := (&treeCopy{own: volumeOwner(ids, m.Source)}).copy(from, filling); err != nil {
-		return errors.Join(err, os.RemoveAll(filling))
+		return errors.Join(err, rootfile.RemoveTree(filling))
 	}
 	if err := os.Rename(filling, filled); err != nil {
 		return err
@@ -142,7 +143,7 @@ func moveIn(filled string, volume *os.File) error {
 	if err := setDirAttributes(volume, st); err != nil {
 		return err
 	}
-	return os.RemoveAll(filled)
+	return rootfile.RemoveTree(filled)
 }
 
 // setDirAttributes works on the descriptor alone.
