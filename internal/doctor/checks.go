@@ -123,6 +123,10 @@ func ipv6(f Facts) []Finding {
 	case v == "1":
 		return finding(check, Info, "switched off on every link",
 			"for IPv6: sysctl -w net.ipv6.conf.all.disable_ipv6=0")
+	case len(f.Deaf) > 0:
+		return finding(check, Info, "on, but what a router advertises is not taken by "+strings.Join(f.Deaf, ", ")+
+			", which came when the host forwarded already",
+			"if IPv6 comes by such a link: sysctl -w net.ipv6.conf."+f.Deaf[0]+".accept_ra=2")
 	}
 	return fine(check, "on")
 }

@@ -74,6 +74,8 @@ func TestFindings(t *testing.T) {
 			"net.ipv6.conf.all.forwarding=1"},
 		{"no IPv6", func(f *Facts) { delete(f.Sysctls, "ipv6/conf/all/disable_ipv6") }, "IPv6", Info, "none",
 			"ipv6.disable=1"},
+		{"a link that came late", func(f *Facts) { f.Deaf = []string{"wlan0"} }, "IPv6", Info, "not taken by wlan0",
+			"sysctl -w net.ipv6.conf.wlan0.accept_ra=2"},
 		{"IPv6 off", set("ipv6/conf/all/disable_ipv6", "1"), "IPv6", Info, "switched off", "disable_ipv6=0"},
 		{"foreign drop", func(f *Facts) { f.ForwardDrops = []string{"ip filter FORWARD"} }, "foreign forward policy",
 			Warning, "ip filter FORWARD", "iptables -I FORWARD -i 'vlb-+' -j ACCEPT"},

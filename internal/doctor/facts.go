@@ -17,6 +17,7 @@ type Facts struct {
 	Sysctls        map[string]string // below net/, of the fabric's namespace: "ipv4/ip_forward"
 	StrictLinks    []string          // links that rp_filter is strict for
 	DeadEnds       []string          // links by which no IPv4 comes in to be forwarded
+	Deaf           []string          // links that take no IPv6 configuration from routers, and have none
 	ForwardDrops   []string          // forward chains of others that drop what nobody accepts: "ip filter FORWARD"
 	DockerUser     bool              // a chain DOCKER-USER takes rules of others
 	Processes      []string          // other network tools that run: dockerd, firewalld, …

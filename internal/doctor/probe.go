@@ -105,7 +105,8 @@ func (h Host) sysctls(ctx context.Context, f *Facts) error {
 	strict := all["ipv4/conf/all/rp_filter"] // the greater of the link's and that of "all" counts
 	f.StrictLinks = linksWith(all, "rp_filter", func(v string) bool { return max(v, strict) == "1" })
 	f.DeadEnds = linksWith(all, "forwarding", func(v string) bool { return v == "0" })
-	return nil
+	f.Deaf, err = h.Kernel.DeafLinks(ctx)
+	return err
 }
 
 // linksWith are the links with such a value of a sysctl of IPv4.

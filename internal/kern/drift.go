@@ -28,7 +28,8 @@ type watcher struct {
 	out   chan struct{}
 	poke  chan struct{}
 
-	stragglers bool // whether to look for them
+	all     bool              // whether to look for stragglers and sysctls too
+	deviant map[string]string // values of sysctls that others have set, by path; the loop's own
 
 	mu      sync.Mutex
 	pending map[string]event
@@ -45,10 +46,10 @@ type watcher struct {
 // namespace: links, addresses, routes, neighbours, forwarding entries, rules. Wakes are
 // coalesced. What Apply does is no drift. Inside sandboxes nothing is watched, as each would need sockets of its own: a
 // container that deletes its link deletes our end too, and the rest is for the
-// next full pass, as are sysctls. The watch ends with ctx or Close.
+// next full pass. Sysctls are looked at each second. The watch ends with ctx or Close.
 func (k *Kernel) Drift(ctx context.Context) (<-chan struct{}, error) {
 	w := k.newWatcher(driftDelay, (*watcher).drifted)
-	w.stragglers = true
+	w.all = true
 	tables, err := listen(k.fd(), unix.NETLINK_NETFILTER, k.buffer, nfnlGroupTables)
 	if err != nil {
 		return nil, fmt.Errorf("watch the rules: %w", err)
@@ -93,6 +94,7 @@ func (k *Kernel) newWatcher(delay time.Duration, judge func(*watcher, []event) b
 		k: k, delay: delay, judge: judge,
 		out: make(chan struct{}, 1), poke: make(chan struct{}, 1),
 		pending: map[string]event{}, entries: map[entryKey]entryEvent{}, links: map[uint32]rtnetlink.Link{},
+		deviant: map[string]string{},
 	}
 }
 
@@ -199,6 +201,8 @@ func (w *watcher) loop(ctx context.Context) {
 	defer timer.Stop()
 	stragglers := time.NewTicker(goingTime / 2)
 	defer stragglers.Stop()
+	sysctls := time.NewTicker(sysctlInterval)
+	defer sysctls.Stop()
 	armed := false
 	for {
 		select {
@@ -213,6 +217,10 @@ func (w *watcher) loop(ctx context.Context) {
 			}
 		case <-stragglers.C:
 			if w.straggling() {
+				w.surely()
+			}
+		case <-sysctls.C:
+			if w.deviates() {
 				w.surely()
 			}
 		case <-timer.C:
@@ -233,7 +241,7 @@ func (w *watcher) loop(ctx context.Context) {
 // process that was killed, whose kernel waits for an answer that will not come. Nobody
 // wants the link, so the next full pass removes it by itself.
 func (w *watcher) straggling() bool {
-	if !w.stragglers {
+	if !w.all {
 		return false
 	}
 	for _, name := range w.k.shadow.overdue() {

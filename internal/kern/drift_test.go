@@ -77,6 +77,8 @@ func TestDrift(t *testing.T) {
 		"ip route add 198.51.100.0/24 dev vlb-1 proto 117",
 		"ip -6 route del local ::1 dev vlb-1 table local metric 4096",
 		"nft add table inet vethloom",
+		"echo 0 > /proc/sys/net/ipv4/ip_forward",
+		"echo 0 > /proc/sys/net/ipv4/conf/vlb-1/route_localnet",
 	} {
 		t.Run(change, func(t *testing.T) {
 			env.Sh(change)

@@ -17,6 +17,7 @@ type shadow struct {
 	links   map[string]plan.Link
 	addrs   map[string]plan.Addr
 	routes  map[string]plan.Route
+	sysctls map[string]plan.Sysctl
 	entries entries              // of neighbours and forwarding
 	going   map[string]time.Time // links removed with a namespace, which takes its time, and when
 	active  int                  // runs of Apply
@@ -37,14 +38,21 @@ func (s *shadow) set(epoch uint64, state plan.State) {
 	if s.active > 0 || s.epoch != epoch {
 		return
 	}
+	asked := s.sysctls // what others made of them is to be noticed still
 	s.reset()
 	for o := range state.Objects() {
 		s.put(o)
+	}
+	for k, v := range asked {
+		if _, ok := s.sysctls[k]; ok {
+			s.sysctls[k] = v
+		}
 	}
 }
 
 func (s *shadow) reset() {
 	s.links, s.addrs, s.routes = map[string]plan.Link{}, map[string]plan.Addr{}, map[string]plan.Route{}
+	s.sysctls = map[string]plan.Sysctl{}
 	s.entries.reset()
 	if s.going == nil {
 		s.going = map[string]time.Time{}
@@ -131,6 +139,8 @@ func (s *shadow) put(o plan.Object) {
 		s.addrs[o.Key()] = o
 	case plan.Route:
 		s.routes[o.Key()] = o
+	case plan.Sysctl:
+		s.sysctls[o.Key()] = o
 	default:
 		s.entries.put(o)
 	}
@@ -156,6 +166,8 @@ func (s *shadow) remove(o plan.Object) {
 		delete(s.addrs, o.Key())
 	case plan.Route:
 		delete(s.routes, o.Key())
+	case plan.Sysctl:
+		delete(s.sysctls, o.Key())
 	default:
 		if plan.NetNSOf(o) == "" {
 			s.entries.remove(o)
@@ -175,6 +187,11 @@ func (s *shadow) removeLink(name string) {
 	for k, r := range s.routes {
 		if r.Link == name {
 			delete(s.routes, k)
+		}
+	}
+	for k, v := range s.sysctls {
+		if v.Link() == name {
+			delete(s.sysctls, k)
 		}
 	}
 	for k, l := range s.links {

@@ -3,6 +3,7 @@ package kern_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -117,4 +118,23 @@ func TestUplink(t *testing.T) {
 		t.Errorf("after the change: %v, %v", u, err)
 	}
 	env.Sh("ip link del up9; ip link del up1; ip link del dead")
+}
+
+// A link that comes when the host forwards takes no configuration from a router, and the kernel says nothing.
+func TestLinksThatHearNoRouter(t *testing.T) {
+	env := kerntest.New(t)
+	k := open(t, env)
+	env.Sh("ip link add early type veth peer name e1; ip link set early up; ip link set e1 up; " +
+		"echo 1 > /proc/sys/net/ipv6/conf/early/accept_ra; echo 2 > /proc/sys/net/ipv6/conf/e1/accept_ra; " +
+		"echo 1 > /proc/sys/net/ipv6/conf/all/forwarding; " +
+		"ip link add late link early type macvlan mode private; ip link set late up; " +
+		"ip link add br0 type bridge; ip link set br0 up; ip link add port type veth peer name p1; " +
+		"ip link set port up master br0; ip link set p1 up; ip addr add fd00:5::1/64 dev p1; true")
+	defer env.Sh("ip link del late; ip link del early; ip link del port; ip link del br0")
+	converge(t, k, network())
+	got, err := k.DeafLinks(t.Context())
+	if err != nil || !slices.Equal(got, []string{"early", "late"}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	converge(t, k, plan.State{})
 }

@@ -7,12 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	nft "github.com/google/nftables"
 
 	"github.com/vethloom/vethloom/internal/kern/netns"
 	"github.com/vethloom/vethloom/internal/kern/nftables"
+	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
 	"github.com/vethloom/vethloom/plan"
 )
 
@@ -64,6 +66,45 @@ func (h *Host) IPv6Host(ctx context.Context) (none bool, accepting []string, err
 		return false, nil, fmt.Errorf("read accept_ra: %w", err)
 	}
 	return false, accepting, nil
+}
+
+// outward are the kinds of links that a router of the host's may be behind; "" is a device.
+var outward = []plan.LinkKind{"", plan.Veth, "vlan", "bond", "team", "macvlan"}
+
+// DeafLinks are the links of others by which the host could get its IPv6 addresses from a router's advertisements, and
+// does not since it forwards: they are up, have no address but their own, and accept_ra is 1. A link that came after
+// forwarding was switched on is one: see IPv6Host.
+func (h *Host) DeafLinks(ctx context.Context) ([]string, error) {
+	if !h.ipv6 {
+		return nil, nil
+	}
+	v, err := h.readHost(ctx, true)
+	if err != nil {
+		return nil, fmt.Errorf("look for links that hear no router: %w", err)
+	}
+	var deaf []string
+	for _, l := range v.links {
+		_, _, ours := l.Owner()
+		if ours || !l.Up || l.MasterIndex != 0 || l.Name == "lo" || !slices.Contains(outward, l.Kind) {
+			continue
+		}
+		if !slices.ContainsFunc(v.addrs, func(a rtnetlink.Address) bool {
+			return a.Index == l.Index && a.Prefix.Addr().Is6() && a.Prefix.Addr().IsGlobalUnicast()
+		}) {
+			deaf = append(deaf, l.Name)
+		}
+	}
+	slices.Sort(deaf)
+	err = netns.Enter(h.fd, func() error {
+		deaf = slices.DeleteFunc(deaf, func(name string) bool {
+			dir := "/proc/sys/net/ipv6/conf/" + name
+			ra, _ := readFlag(dir, "accept_ra")
+			forwards, _ := readFlag(dir, "forwarding")
+			return ra != "1" || forwards != "1"
+		})
+		return nil
+	})
+	return deaf, err
 }
 
 // readFlag reads a sysctl of a link, or "" when the link has just gone.
