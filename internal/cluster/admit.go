@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Needs are what the host itself uses, and networks of the cluster must keep clear of.
@@ -47,6 +48,9 @@ func (m networks) admit(ctx context.Context, n cnm.Network) error {
 	if have, err := m.ctrl.Network(ctx, n.ID); err == nil && have.ID == n.ID && covers(subnetsOf(have), subnets) {
 		return nil
 	}
+	if err := m.portIsFree(ctx, n); err != nil {
+		return err
+	}
 	var needs Needs
 	if m.cfg.Needs != nil {
 		var err error
@@ -59,6 +63,29 @@ func (m networks) admit(ctx context.Context, n cnm.Network) error {
 		if reason, remedy := m.conflict(s, needs, nodes); reason != "" {
 			return &cnm.Error{Kind: cnm.ErrForbidden, Field: "subnet", Value: s.String(), Reason: reason,
 				Remedy: remedy}
+		}
+	}
+	return nil
+}
+
+// portIsFree refuses a network whose tunnel has a port that a container publishes: after netd's next start the tunnel
+// could be first.
+func (m networks) portIsFree(ctx context.Context, n cnm.Network) error {
+	if n.Cluster == nil || n.Cluster.Port == 0 {
+		return nil
+	}
+	endpoints, err := m.ctrl.Endpoints(ctx)
+	if err != nil {
+		return err
+	}
+	port := n.Cluster.Port
+	for _, e := range endpoints {
+		for _, p := range e.Ports {
+			if p.Proto == plan.UDP && port >= p.HostPort && port-p.HostPort < p.Count {
+				return &cnm.Error{Kind: cnm.ErrForbidden, Field: "port", Value: strconv.Itoa(int(port)),
+					Reason: fmt.Sprintf("container %.64s publishes it on node %s", e.Name, m.cfg.Name),
+					Remedy: "make the network with another -o port, or publish the container's on another"}
+			}
 		}
 	}
 	return nil
