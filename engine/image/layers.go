@@ -309,31 +309,60 @@ func diskError(root string, err error) error {
 
 // space is how much an archive may come to, decompressed. Its content has to fit the filesystem; that bounds too how
 // long one is read that decompresses to more and more of what is not kept.
+// A part of the filesystem is left for what netd has to write meanwhile, its records above all.
 type space struct {
+	root        string
 	left, limit int64 // bytes
+	reserve     int64 // bytes that stay free
+	unchecked   int64 // bytes since the last look at what is free
 }
+
+// maxReserve is the most that is left free, in bytes; of a small filesystem it is a twentieth.
+const maxReserve = 256 << 20
+
+// checkEvery is how much is taken between two looks at the filesystem, in bytes.
+const checkEvery = 1 << 20
 
 // spaceSlack is what a tar may have besides content that is kept, headers above all, in bytes.
 const spaceSlack = 1 << 30
 
 func (l *layers) space() *space {
-	limit := int64(1) << 40 // where the filesystem does not tell
+	s := &space{root: l.root, limit: 1 << 40} // where the filesystem does not tell
 	var st unix.Statfs_t
 	if err := unix.Statfs(l.root, &st); err == nil {
 		free := int64(st.Bavail) * st.Bsize
-		limit = free + free/4 + spaceSlack
+		s.limit = free + free/4 + spaceSlack
+		s.reserve = min(maxReserve, int64(st.Blocks)*st.Bsize/20)
 	}
-	return &space{left: limit, limit: limit}
+	s.left = s.limit
+	return s
 }
 
 // take is called for what was read.
 func (s *space) take(n int) error {
 	if s.left -= int64(n); s.left >= 0 {
-		return nil
+		return s.check(n)
 	}
 	return &cnm.Error{Kind: cnm.ErrExhausted,
 		Reason: fmt.Sprintf("it decompresses to more than %d MiB, for which there is no space", s.limit>>20),
 		Remedy: "free space, or start netd with --root on a larger filesystem"}
+}
+
+// check looks whether the reserve is untouched.
+func (s *space) check(n int) error {
+	if s.unchecked += int64(n); s.unchecked < checkEvery {
+		return nil
+	}
+	s.unchecked = 0
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.root, &st); err != nil || int64(st.Bavail)*st.Bsize >= s.reserve {
+		return nil
+	}
+	return &cnm.Error{Kind: cnm.ErrExhausted,
+		Reason: fmt.Sprintf("the filesystem that holds %s has no room for it: the last %d MiB are left for netd's "+
+			"records", s.root, s.reserve>>20),
+		Remedy: "free space with 'net rmi IMAGE', 'net rm CONTAINER' or 'net volume prune', or start netd with " +
+			"--root on a larger filesystem; nothing of this image was kept"}
 }
 
 // free tells what ran out: bytes or inodes.

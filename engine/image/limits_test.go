@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -23,6 +22,21 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
+
+// smallDisk is a filesystem of its own.
+func smallDisk(t *testing.T, options string) string {
+	t.Helper()
+	small := t.TempDir()
+	if err := unix.Mount("tmpfs", small, "tmpfs", 0, options); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(small, 0); err != nil { // fails if a descriptor leaked
+			t.Error(err)
+		}
+	})
+	return small
+}
 
 // numbered makes n texts, of which none is like another.
 func numbered(n int, format string) []string {
@@ -203,20 +217,32 @@ func TestImportRefusesWithoutBound(t *testing.T) {
 	f.empty(t)
 }
 
+// An archive takes no more of the filesystem than leaves netd room for its records.
+func TestLoadLeavesRoomForRecords(t *testing.T) {
+	small := smallDisk(t, "size=64m")
+	data := files{{"a", string(randomBytes(30 << 20))}, {"b", string(randomBytes(33 << 20))}}.tar(t)
+	f := openAt(t, filepath.Join(small, "images"), mem.New())
+	for name, bring := range map[string]func() error{
+		"import": func() error {
+			_, err := f.Import(t.Context(), bytes.NewReader(data), image.ImportOptions{Reference: "a"})
+			return err
+		},
+		"load": func() error {
+			_, err := f.Load(t.Context(), bytes.NewReader(data))
+			return err
+		},
+	} {
+		if err := bring(); !errors.Is(err, cnm.ErrExhausted) ||
+			!strings.Contains(err.Error(), "left for netd's records") {
+			t.Errorf("%s: %v", name, err)
+		}
+		f.empty(t)
+	}
+}
+
 // What decompresses to more and more of what is not kept fills no disk: it ends all the same.
 func TestEndlessDataEnds(t *testing.T) {
-	small := filepath.Join(t.TempDir(), "small")
-	if err := os.Mkdir(small, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("tmpfs", small, "tmpfs", 0, "size=32m"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(small, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	small := smallDisk(t, "size=32m")
 	zeros := run(t, nil, "sh", "-c", "head -c 1200000000 /dev/zero | zstd -1 -c")
 	bomb := append(run(t, rootfs(t), "zstd", "-c"), zeros...)
 	f := openAt(t, filepath.Join(small, "images"), mem.New())
