@@ -83,6 +83,9 @@ func NewLink(l plan.Link, master uint32, peerNS int) Request {
 		if l.Kind == plan.VXLAN {
 			a.Nest(unix.IFLA_INFO_DATA, func(a *attr.Builder) { vxlanData(a, l.VXLAN) })
 		}
+		if l.Kind == plan.Bridge {
+			a.Nest(unix.IFLA_INFO_DATA, func(a *attr.Builder) { a.U32(unix.IFLA_BR_FDB_MAX_LEARNED, maxLearned) })
+		}
 		if l.Kind != plan.Veth {
 			return
 		}
@@ -99,6 +102,10 @@ func NewLink(l plan.Link, master uint32, peerNS int) Request {
 	})
 	return Request{Kind: unix.RTM_NEWLINK, flags: createFlags, Data: a.B}
 }
+
+// maxLearned is how many addresses a bridge learns from its ports, where it learns at all: what is behind them may send
+// from any number. Kernels before 6.7 know no limit and ignore it.
+const maxLearned = 8192
 
 // A bridge takes the MTU of its ports until somebody sets another one than it
 // has. So it is made with one next to what it should have and then given that, lest
