@@ -38,6 +38,9 @@ func (e *CommandError) ExitCode() int { return e.code }
 
 // commandError gives a failure of the shim its class.
 func commandError(name string, err error) error {
+	if err == nil {
+		return nil
+	}
 	out := &CommandError{Container: name, Reason: err.Error(), kind: err, code: 125}
 	told, ok := errors.AsType[*shim.Error](err)
 	if !ok {
@@ -53,6 +56,8 @@ func commandError(name string, err error) error {
 		out.kind = ErrNotRunning
 	case shim.CodeInvalid:
 		out.kind = cnm.ErrInvalid
+	case shim.CodeNoSuchTarget:
+		out.kind = cnm.ErrNotFound
 	}
 	return out
 }

@@ -27,7 +27,15 @@ type Stdio struct {
 	Resize  <-chan WindowSize // later sizes
 	Signals <-chan string     // names or numbers, for the process
 	// Started is called once, when the process runs.
-	Started func(id string, pid int) error
+	Started func(Started) error
+}
+
+// Started is a process that a caller has been connected with.
+type Started struct {
+	ID  string // of the container, or of the exec
+	Pid int
+	// Of an exec that is gone on with: bytes of input that came to it, and of output that are lost.
+	Received, Lost int64
 }
 
 // ErrDetached may be returned by Stdin's reader: input is over for this caller,
@@ -49,7 +57,7 @@ func (e *streams) Attach(ctx context.Context, ref string, start bool, stdio Stdi
 	}
 	defer stream.Close()
 	if stdio.Started != nil {
-		if err := stdio.Started(c.id, e.snapshot(c).Pid); err != nil {
+		if err := stdio.Started(Started{ID: c.id, Pid: e.snapshot(c).Pid}); err != nil {
 			return ExitStatus{}, err
 		}
 	}
@@ -197,6 +205,14 @@ type ExecRequest struct {
 	TTY        bool
 	Privileged bool
 	Detach     bool
+	Resume     *Resume // goes on with a command that runs: all but the container is its own already
+}
+
+// Resume says which command to go on with, after netd went away under it: the ID that Started gave, and how many bytes
+// of its output have arrived.
+type Resume struct {
+	ID             string
+	Stdout, Stderr int64
 }
 
 // Exec runs a further process in a running container and returns when it has
@@ -206,14 +222,58 @@ func (e *streams) Exec(ctx context.Context, r ExecRequest, stdio Stdio) (ExitSta
 	switch {
 	case err != nil:
 		return ExitStatus{}, err
-	case len(r.Command) == 0:
+	case len(r.Command) == 0 && r.Resume == nil:
 		return ExitStatus{}, invalid("command", "", "is empty", "say what to run")
 	case !isLive(rec.Status):
 		return ExitStatus{}, notRunning(rec.Spec.Name)
 	}
+	id, stream, err := e.openExec(ctx, c, rec, r, stdio)
+	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+		return ExitStatus{}, notRunning(rec.Spec.Name) // it has just ended: its supervisor listens no more
+	}
+	if err != nil {
+		return ExitStatus{}, err
+	}
+	if stream == nil { // detached
+		if stdio.Started != nil {
+			return ExitStatus{}, stdio.Started(Started{ID: id})
+		}
+		return ExitStatus{}, nil
+	}
+	defer stream.Close()
+	if stdio.Started != nil {
+		at := stream.State()
+		if err := stdio.Started(Started{ID: id, Pid: at.Pid, Received: at.Received, Lost: at.Lost}); err != nil {
+			return ExitStatus{}, err
+		}
+	}
+	exit, err := carry(ctx, stream, stdio)
+	if err != nil {
+		// Who gave up does not come back for the output. Another cause is netd's own end: the caller will.
+		if cause := context.Cause(ctx); cause == nil || errors.Is(cause, context.Canceled) {
+			if err := stream.Release(context.WithoutCancel(ctx)); err != nil {
+				e.log.Debug("let an exec go", "container", c.id, "error", err)
+			}
+		}
+		if ctx.Err() != nil {
+			return ExitStatus{}, ctx.Err()
+		}
+		return ExitStatus{}, fmt.Errorf("exec in container %s: %w", rec.Spec.Name, err)
+	}
+	return ExitStatus{Code: exit.Code, OOM: exit.OOM, Error: exit.Error, Finished: exit.Finished}, nil
+}
+
+// openExec starts a command, or joins one that runs.
+func (e *streams) openExec(ctx context.Context, c *container, rec record, r ExecRequest, stdio Stdio) (
+	id string, stream *shim.Stream, err error) {
+	if r.Resume != nil {
+		seen := [2]int64{r.Resume.Stdout, r.Resume.Stderr}
+		stream, err = c.client().Rejoin(ctx, r.Resume.ID, stdio.Stdin != nil, seen, shim.Size(stdio.Size))
+		return r.Resume.ID, stream, commandError(rec.Spec.Name, err)
+	}
 	img, err := e.c.Images.Resolve(ctx, rec.ImageID)
 	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
-		return ExitStatus{}, err
+		return "", nil, err
 	}
 	p := process(rec.Spec, img)
 	p.Args, p.Env, p.TTY, p.Privileged = r.Command, mergeEnv(p.Env, r.Env), r.TTY, r.Privileged
@@ -224,36 +284,13 @@ func (e *streams) Exec(ctx context.Context, r ExecRequest, stdio Stdio) (ExitSta
 	if r.User != "" {
 		p.User = r.User
 	}
-	id, err := randomHex(32)
-	if err != nil {
-		return ExitStatus{}, err
+	if id, err = randomHex(32); err != nil {
+		return "", nil, err
 	}
-	stream, err := c.client().Exec(ctx, id, p, r.Detach)
-	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
-		return ExitStatus{}, notRunning(rec.Spec.Name) // it has just ended: its supervisor listens no more
-	}
+	stream, err = c.client().Exec(ctx, id, p, r.Detach)
 	if err != nil {
-		return ExitStatus{}, commandError(rec.Spec.Name, err)
+		return "", nil, commandError(rec.Spec.Name, err)
 	}
 	e.emit(c, "exec", map[string]string{"exec": id})
-	if stream == nil { // detached
-		if stdio.Started != nil {
-			return ExitStatus{}, stdio.Started(id, 0)
-		}
-		return ExitStatus{}, nil
-	}
-	defer stream.Close()
-	if stdio.Started != nil {
-		if err := stdio.Started(id, stream.State().Pid); err != nil {
-			return ExitStatus{}, err
-		}
-	}
-	exit, err := carry(ctx, stream, stdio)
-	if err != nil {
-		if ctx.Err() != nil {
-			return ExitStatus{}, ctx.Err()
-		}
-		return ExitStatus{}, fmt.Errorf("exec in container %s: %w", rec.Spec.Name, err)
-	}
-	return ExitStatus{Code: exit.Code, OOM: exit.OOM, Error: exit.Error, Finished: exit.Finished}, nil
+	return id, stream, nil
 }

@@ -72,4 +72,4 @@ func TestEndlessGeneratedFilesAreLeftAlone(t *testing.T) {
 	}
 }
 
-func stdio() engine.Stdio { return engine.Stdio{Started: func(string, int) error { return nil }} }
+func stdio() engine.Stdio { return engine.Stdio{Started: func(engine.Started) error { return nil }} }

@@ -47,13 +47,16 @@ func (s *containersService) Exec(stream grpc.BidiStreamingServer[apiv1.ExecReque
 	if o == nil {
 		return invalid("exec", "", "the first message must be the options", "")
 	}
-	if len(o.GetCommand()) == 0 {
+	if len(o.GetCommand()) == 0 && o.GetResume() == nil {
 		return invalid("command", "", "is empty", "say what to run")
 	}
 	req := engine.ExecRequest{
 		Container: o.GetContainer(), Command: o.GetCommand(), Env: o.GetEnv(), WorkDir: o.GetWorkDir(),
 		User: o.GetUser(),
 		TTY:  o.GetTty(), Privileged: o.GetPrivileged(), Detach: o.GetDetach(),
+	}
+	if back := o.GetResume(); back != nil {
+		req.Resume = &engine.Resume{ID: back.GetId(), Stdout: back.GetStdout(), Stderr: back.GetStderr()}
 	}
 	return converse(stream.Context(), stream, o.GetStdin(), o.GetSize(), func() (input, error) { return stream.Recv() },
 		func(ctx context.Context, stdio engine.Stdio) (engine.ExitStatus, error) {
@@ -90,9 +93,9 @@ func converse(ctx context.Context, stream outputStream, stdin bool, size *apiv1.
 			return &apiv1.AttachResponse{Message: &apiv1.AttachResponse_Stderr{Stderr: b}}
 		}},
 		Size: windowSize(size), Resize: in.resize, Signals: in.signals,
-		Started: func(id string, pid int) error {
-			return out.send(&apiv1.AttachResponse{
-				Message: &apiv1.AttachResponse_Started{Started: &apiv1.Started{Id: id, Pid: int32(pid)}}})
+		Started: func(s engine.Started) error {
+			return out.send(&apiv1.AttachResponse{Message: &apiv1.AttachResponse_Started{Started: &apiv1.Started{
+				Id: s.ID, Pid: int32(s.Pid), StdinReceived: s.Received, OutputLost: s.Lost}}})
 		},
 	}
 	if stdin {

@@ -3035,6 +3035,7 @@ type ExecOptions struct {
 	Privileged    bool                   `protobuf:"varint,8,opt,name=privileged,proto3" json:"privileged,omitempty"`
 	Size          *WindowSize            `protobuf:"bytes,9,opt,name=size,proto3" json:"size,omitempty"`
 	Detach        bool                   `protobuf:"varint,10,opt,name=detach,proto3" json:"detach,omitempty"`
+	Resume        *ExecResume            `protobuf:"bytes,11,opt,name=resume,proto3" json:"resume,omitempty"` // goes on with a command that runs: besides, only container, stdin and size count
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3139,6 +3140,74 @@ func (x *ExecOptions) GetDetach() bool {
 	return false
 }
 
+func (x *ExecOptions) GetResume() *ExecResume {
+	if x != nil {
+		return x.Resume
+	}
+	return nil
+}
+
+// ExecResume joins a command again after the connection to netd broke off.
+type ExecResume struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`          // as Started told it
+	Stdout        int64                  `protobuf:"varint,2,opt,name=stdout,proto3" json:"stdout,omitempty"` // bytes that have arrived
+	Stderr        int64                  `protobuf:"varint,3,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecResume) Reset() {
+	*x = ExecResume{}
+	mi := &file_vethloom_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecResume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecResume) ProtoMessage() {}
+
+func (x *ExecResume) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecResume.ProtoReflect.Descriptor instead.
+func (*ExecResume) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ExecResume) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ExecResume) GetStdout() int64 {
+	if x != nil {
+		return x.Stdout
+	}
+	return 0
+}
+
+func (x *ExecResume) GetStderr() int64 {
+	if x != nil {
+		return x.Stderr
+	}
+	return 0
+}
+
 type WindowSize struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rows          uint32                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
@@ -3149,7 +3218,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_vethloom_proto_msgTypes[43]
+	mi := &file_vethloom_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3161,7 +3230,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[43]
+	mi := &file_vethloom_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3174,7 +3243,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{43}
+	return file_vethloom_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -3206,7 +3275,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_vethloom_proto_msgTypes[44]
+	mi := &file_vethloom_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3218,7 +3287,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[44]
+	mi := &file_vethloom_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3231,7 +3300,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{44}
+	return file_vethloom_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AttachResponse) GetMessage() isAttachResponse_Message {
@@ -3282,7 +3351,7 @@ type isAttachResponse_Message interface {
 }
 
 type AttachResponse_Started struct {
-	Started *Started `protobuf:"bytes,1,opt,name=started,proto3,oneof"` // the process runs: from here on the stream can be resumed by another Attach
+	Started *Started `protobuf:"bytes,1,opt,name=started,proto3,oneof"` // the process runs: from here on the stream can be resumed by another Attach or Exec
 }
 
 type AttachResponse_Stdout struct {
@@ -3307,15 +3376,17 @@ func (*AttachResponse_Exit) isAttachResponse_Message() {}
 
 type Started struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // of the container, or of the exec
 	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
+	StdinReceived int64                  `protobuf:"varint,3,opt,name=stdin_received,json=stdinReceived,proto3" json:"stdin_received,omitempty"` // by an exec that is resumed, in bytes: the rest is to be sent again
+	OutputLost    int64                  `protobuf:"varint,4,opt,name=output_lost,json=outputLost,proto3" json:"output_lost,omitempty"`          // bytes since what the client has that cannot be had any more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_vethloom_proto_msgTypes[45]
+	mi := &file_vethloom_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3327,7 +3398,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[45]
+	mi := &file_vethloom_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3340,7 +3411,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{45}
+	return file_vethloom_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Started) GetId() string {
@@ -3357,6 +3428,20 @@ func (x *Started) GetPid() int32 {
 	return 0
 }
 
+func (x *Started) GetStdinReceived() int64 {
+	if x != nil {
+		return x.StdinReceived
+	}
+	return 0
+}
+
+func (x *Started) GetOutputLost() int64 {
+	if x != nil {
+		return x.OutputLost
+	}
+	return 0
+}
+
 type ExitStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          int32                  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"` // 128+n after signal n
@@ -3369,7 +3454,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_vethloom_proto_msgTypes[46]
+	mi := &file_vethloom_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3381,7 +3466,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[46]
+	mi := &file_vethloom_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3394,7 +3479,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{46}
+	return file_vethloom_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ExitStatus) GetCode() int32 {
@@ -3438,7 +3523,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3450,7 +3535,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3463,7 +3548,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{47}
+	return file_vethloom_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *LogsRequest) GetContainer() string {
@@ -3512,7 +3597,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3524,7 +3609,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3537,7 +3622,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{48}
+	return file_vethloom_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *LogsResponse) GetTime() *timestamppb.Timestamp {
@@ -3571,7 +3656,7 @@ type ListContainersRequest struct {
 
 func (x *ListContainersRequest) Reset() {
 	*x = ListContainersRequest{}
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3583,7 +3668,7 @@ func (x *ListContainersRequest) String() string {
 func (*ListContainersRequest) ProtoMessage() {}
 
 func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3596,7 +3681,7 @@ func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersRequest.ProtoReflect.Descriptor instead.
 func (*ListContainersRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{49}
+	return file_vethloom_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListContainersRequest) GetAll() bool {
@@ -3622,7 +3707,7 @@ type ListContainersResponse struct {
 
 func (x *ListContainersResponse) Reset() {
 	*x = ListContainersResponse{}
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +3719,7 @@ func (x *ListContainersResponse) String() string {
 func (*ListContainersResponse) ProtoMessage() {}
 
 func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +3732,7 @@ func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersResponse.ProtoReflect.Descriptor instead.
 func (*ListContainersResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{50}
+	return file_vethloom_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListContainersResponse) GetContainers() []*Container {
@@ -3666,7 +3751,7 @@ type InspectContainerRequest struct {
 
 func (x *InspectContainerRequest) Reset() {
 	*x = InspectContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3678,7 +3763,7 @@ func (x *InspectContainerRequest) String() string {
 func (*InspectContainerRequest) ProtoMessage() {}
 
 func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3691,7 +3776,7 @@ func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectContainerRequest.ProtoReflect.Descriptor instead.
 func (*InspectContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{51}
+	return file_vethloom_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *InspectContainerRequest) GetContainer() string {
@@ -3725,7 +3810,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3737,7 +3822,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3750,7 +3835,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{52}
+	return file_vethloom_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Container) GetId() string {
@@ -3875,7 +3960,7 @@ type StopContainerRequest struct {
 
 func (x *StopContainerRequest) Reset() {
 	*x = StopContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3887,7 +3972,7 @@ func (x *StopContainerRequest) String() string {
 func (*StopContainerRequest) ProtoMessage() {}
 
 func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3900,7 +3985,7 @@ func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerRequest.ProtoReflect.Descriptor instead.
 func (*StopContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{53}
+	return file_vethloom_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *StopContainerRequest) GetContainer() string {
@@ -3925,7 +4010,7 @@ type StopContainerResponse struct {
 
 func (x *StopContainerResponse) Reset() {
 	*x = StopContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3937,7 +4022,7 @@ func (x *StopContainerResponse) String() string {
 func (*StopContainerResponse) ProtoMessage() {}
 
 func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3950,7 +4035,7 @@ func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerResponse.ProtoReflect.Descriptor instead.
 func (*StopContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{54}
+	return file_vethloom_proto_rawDescGZIP(), []int{55}
 }
 
 type KillContainerRequest struct {
@@ -3963,7 +4048,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3975,7 +4060,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3988,7 +4073,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{55}
+	return file_vethloom_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *KillContainerRequest) GetContainer() string {
@@ -4013,7 +4098,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4025,7 +4110,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4038,7 +4123,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{56}
+	return file_vethloom_proto_rawDescGZIP(), []int{57}
 }
 
 type RemoveContainerRequest struct {
@@ -4052,7 +4137,7 @@ type RemoveContainerRequest struct {
 
 func (x *RemoveContainerRequest) Reset() {
 	*x = RemoveContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4064,7 +4149,7 @@ func (x *RemoveContainerRequest) String() string {
 func (*RemoveContainerRequest) ProtoMessage() {}
 
 func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4077,7 +4162,7 @@ func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{57}
+	return file_vethloom_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RemoveContainerRequest) GetContainer() string {
@@ -4110,7 +4195,7 @@ type RemoveContainerResponse struct {
 
 func (x *RemoveContainerResponse) Reset() {
 	*x = RemoveContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4122,7 +4207,7 @@ func (x *RemoveContainerResponse) String() string {
 func (*RemoveContainerResponse) ProtoMessage() {}
 
 func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4135,7 +4220,7 @@ func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerResponse.ProtoReflect.Descriptor instead.
 func (*RemoveContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{58}
+	return file_vethloom_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RemoveContainerResponse) GetId() string {
@@ -4154,7 +4239,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4166,7 +4251,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4179,7 +4264,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{59}
+	return file_vethloom_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *WaitContainerRequest) GetContainer() string {
@@ -4202,7 +4287,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4214,7 +4299,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4227,7 +4312,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{60}
+	return file_vethloom_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ImportRequest) GetMessage() isImportRequest_Message {
@@ -4282,7 +4367,7 @@ type ImportOptions struct {
 
 func (x *ImportOptions) Reset() {
 	*x = ImportOptions{}
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4294,7 +4379,7 @@ func (x *ImportOptions) String() string {
 func (*ImportOptions) ProtoMessage() {}
 
 func (x *ImportOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4307,7 +4392,7 @@ func (x *ImportOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOptions.ProtoReflect.Descriptor instead.
 func (*ImportOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{61}
+	return file_vethloom_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ImportOptions) GetReference() string {
@@ -4340,7 +4425,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4352,7 +4437,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4365,7 +4450,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{62}
+	return file_vethloom_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ImportResponse) GetId() string {
@@ -4384,7 +4469,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4396,7 +4481,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4409,7 +4494,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{63}
+	return file_vethloom_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LoadRequest) GetData() []byte {
@@ -4428,7 +4513,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4440,7 +4525,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4453,7 +4538,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{64}
+	return file_vethloom_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *LoadResponse) GetReferences() []string {
@@ -4472,7 +4557,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4484,7 +4569,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4497,7 +4582,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{65}
+	return file_vethloom_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListImagesRequest) GetFilters() []string {
@@ -4516,7 +4601,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4528,7 +4613,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4541,7 +4626,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{66}
+	return file_vethloom_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -4560,7 +4645,7 @@ type InspectImageRequest struct {
 
 func (x *InspectImageRequest) Reset() {
 	*x = InspectImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4572,7 +4657,7 @@ func (x *InspectImageRequest) String() string {
 func (*InspectImageRequest) ProtoMessage() {}
 
 func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4585,7 +4670,7 @@ func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageRequest.ProtoReflect.Descriptor instead.
 func (*InspectImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{67}
+	return file_vethloom_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *InspectImageRequest) GetImage() string {
@@ -4618,7 +4703,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4630,7 +4715,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4643,7 +4728,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{68}
+	return file_vethloom_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Image) GetId() string {
@@ -4761,7 +4846,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4773,7 +4858,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4786,7 +4871,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{69}
+	return file_vethloom_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RemoveImageRequest) GetImage() string {
@@ -4813,7 +4898,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4825,7 +4910,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4838,7 +4923,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{70}
+	return file_vethloom_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RemoveImageResponse) GetUntagged() []string {
@@ -4865,7 +4950,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4877,7 +4962,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4890,7 +4975,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{71}
+	return file_vethloom_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *TagImageRequest) GetSource() string {
@@ -4915,7 +5000,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4927,7 +5012,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4940,7 +5025,7 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{72}
+	return file_vethloom_proto_rawDescGZIP(), []int{73}
 }
 
 type CreateVolumeRequest struct {
@@ -4953,7 +5038,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4965,7 +5050,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4978,7 +5063,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{73}
+	return file_vethloom_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CreateVolumeRequest) GetName() string {
@@ -5008,7 +5093,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5020,7 +5105,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5033,7 +5118,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{74}
+	return file_vethloom_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Volume) GetName() string {
@@ -5080,7 +5165,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5092,7 +5177,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5105,7 +5190,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{75}
+	return file_vethloom_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ListVolumesRequest) GetFilters() []string {
@@ -5124,7 +5209,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5136,7 +5221,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5149,7 +5234,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{76}
+	return file_vethloom_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -5168,7 +5253,7 @@ type InspectVolumeRequest struct {
 
 func (x *InspectVolumeRequest) Reset() {
 	*x = InspectVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5180,7 +5265,7 @@ func (x *InspectVolumeRequest) String() string {
 func (*InspectVolumeRequest) ProtoMessage() {}
 
 func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5193,7 +5278,7 @@ func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectVolumeRequest.ProtoReflect.Descriptor instead.
 func (*InspectVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{77}
+	return file_vethloom_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *InspectVolumeRequest) GetName() string {
@@ -5212,7 +5297,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5224,7 +5309,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5237,7 +5322,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{78}
+	return file_vethloom_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RemoveVolumeRequest) GetName() string {
@@ -5255,7 +5340,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5267,7 +5352,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5280,7 +5365,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{79}
+	return file_vethloom_proto_rawDescGZIP(), []int{80}
 }
 
 type PruneVolumesRequest struct {
@@ -5292,7 +5377,7 @@ type PruneVolumesRequest struct {
 
 func (x *PruneVolumesRequest) Reset() {
 	*x = PruneVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5304,7 +5389,7 @@ func (x *PruneVolumesRequest) String() string {
 func (*PruneVolumesRequest) ProtoMessage() {}
 
 func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5317,7 +5402,7 @@ func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesRequest.ProtoReflect.Descriptor instead.
 func (*PruneVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{80}
+	return file_vethloom_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *PruneVolumesRequest) GetAll() bool {
@@ -5336,7 +5421,7 @@ type PruneVolumesResponse struct {
 
 func (x *PruneVolumesResponse) Reset() {
 	*x = PruneVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5348,7 +5433,7 @@ func (x *PruneVolumesResponse) String() string {
 func (*PruneVolumesResponse) ProtoMessage() {}
 
 func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5361,7 +5446,7 @@ func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesResponse.ProtoReflect.Descriptor instead.
 func (*PruneVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{81}
+	return file_vethloom_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *PruneVolumesResponse) GetNames() []string {
@@ -5379,7 +5464,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5391,7 +5476,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5404,7 +5489,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{82}
+	return file_vethloom_proto_rawDescGZIP(), []int{83}
 }
 
 type VersionResponse struct {
@@ -5419,7 +5504,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5431,7 +5516,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5444,7 +5529,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{83}
+	return file_vethloom_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -5483,7 +5568,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5495,7 +5580,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5508,7 +5593,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{84}
+	return file_vethloom_proto_rawDescGZIP(), []int{85}
 }
 
 type StatusResponse struct {
@@ -5536,7 +5621,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5548,7 +5633,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5561,7 +5646,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{85}
+	return file_vethloom_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -5702,7 +5787,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5714,7 +5799,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5727,7 +5812,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{86}
+	return file_vethloom_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ClusterStatus) GetStore() string {
@@ -5819,7 +5904,7 @@ type OwnerError struct {
 
 func (x *OwnerError) Reset() {
 	*x = OwnerError{}
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5831,7 +5916,7 @@ func (x *OwnerError) String() string {
 func (*OwnerError) ProtoMessage() {}
 
 func (x *OwnerError) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5844,7 +5929,7 @@ func (x *OwnerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerError.ProtoReflect.Descriptor instead.
 func (*OwnerError) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{87}
+	return file_vethloom_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *OwnerError) GetOwner() string {
@@ -5883,7 +5968,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5895,7 +5980,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5908,7 +5993,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{88}
+	return file_vethloom_proto_rawDescGZIP(), []int{89}
 }
 
 type DiffResponse struct {
@@ -5920,7 +6005,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5932,7 +6017,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5945,7 +6030,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{89}
+	return file_vethloom_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *DiffResponse) GetOps() []*Op {
@@ -5969,7 +6054,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5981,7 +6066,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5994,7 +6079,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{90}
+	return file_vethloom_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *Op) GetVerb() string {
@@ -6047,7 +6132,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6059,7 +6144,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6072,7 +6157,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{91}
+	return file_vethloom_proto_rawDescGZIP(), []int{92}
 }
 
 type DoctorResponse struct {
@@ -6084,7 +6169,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6096,7 +6181,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6109,7 +6194,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{92}
+	return file_vethloom_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -6131,7 +6216,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6143,7 +6228,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6156,7 +6241,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{93}
+	return file_vethloom_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *Finding) GetCheck() string {
@@ -6196,7 +6281,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6208,7 +6293,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6221,7 +6306,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{94}
+	return file_vethloom_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *EventsRequest) GetFilters() []string {
@@ -6244,7 +6329,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6256,7 +6341,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6269,7 +6354,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{95}
+	return file_vethloom_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -6578,7 +6663,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"closeStdin\x121\n" +
 	"\x06resize\x18\x04 \x01(\v2\x17.vethloom.v1.WindowSizeH\x00R\x06resize\x12\x18\n" +
 	"\x06signal\x18\x05 \x01(\tH\x00R\x06signalB\t\n" +
-	"\amessage\"\x93\x02\n" +
+	"\amessage\"\xc4\x02\n" +
 	"\vExecOptions\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x18\n" +
 	"\acommand\x18\x02 \x03(\tR\acommand\x12\x10\n" +
@@ -6592,7 +6677,13 @@ const file_vethloom_proto_rawDesc = "" +
 	"privileged\x12+\n" +
 	"\x04size\x18\t \x01(\v2\x17.vethloom.v1.WindowSizeR\x04size\x12\x16\n" +
 	"\x06detach\x18\n" +
-	" \x01(\bR\x06detach\":\n" +
+	" \x01(\bR\x06detach\x12/\n" +
+	"\x06resume\x18\v \x01(\v2\x17.vethloom.v1.ExecResumeR\x06resume\"L\n" +
+	"\n" +
+	"ExecResume\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06stdout\x18\x02 \x01(\x03R\x06stdout\x12\x16\n" +
+	"\x06stderr\x18\x03 \x01(\x03R\x06stderr\":\n" +
 	"\n" +
 	"WindowSize\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
@@ -6602,10 +6693,13 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x06stdout\x18\x02 \x01(\fH\x00R\x06stdout\x12\x18\n" +
 	"\x06stderr\x18\x03 \x01(\fH\x00R\x06stderr\x12-\n" +
 	"\x04exit\x18\x04 \x01(\v2\x17.vethloom.v1.ExitStatusH\x00R\x04exitB\t\n" +
-	"\amessage\"+\n" +
+	"\amessage\"s\n" +
 	"\aStarted\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
-	"\x03pid\x18\x02 \x01(\x05R\x03pid\"\x8d\x01\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12%\n" +
+	"\x0estdin_received\x18\x03 \x01(\x03R\rstdinReceived\x12\x1f\n" +
+	"\voutput_lost\x18\x04 \x01(\x03R\n" +
+	"outputLost\"\x8d\x01\n" +
 	"\n" +
 	"ExitStatus\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x1d\n" +
@@ -6897,7 +6991,7 @@ func file_vethloom_proto_rawDescGZIP() []byte {
 	return file_vethloom_proto_rawDescData
 }
 
-var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 109)
+var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 110)
 var file_vethloom_proto_goTypes = []any{
 	(*Pool)(nil),                    // 0: vethloom.v1.Pool
 	(*CreateNetworkRequest)(nil),    // 1: vethloom.v1.CreateNetworkRequest
@@ -6942,235 +7036,237 @@ var file_vethloom_proto_goTypes = []any{
 	(*AttachOptions)(nil),           // 40: vethloom.v1.AttachOptions
 	(*ExecRequest)(nil),             // 41: vethloom.v1.ExecRequest
 	(*ExecOptions)(nil),             // 42: vethloom.v1.ExecOptions
-	(*WindowSize)(nil),              // 43: vethloom.v1.WindowSize
-	(*AttachResponse)(nil),          // 44: vethloom.v1.AttachResponse
-	(*Started)(nil),                 // 45: vethloom.v1.Started
-	(*ExitStatus)(nil),              // 46: vethloom.v1.ExitStatus
-	(*LogsRequest)(nil),             // 47: vethloom.v1.LogsRequest
-	(*LogsResponse)(nil),            // 48: vethloom.v1.LogsResponse
-	(*ListContainersRequest)(nil),   // 49: vethloom.v1.ListContainersRequest
-	(*ListContainersResponse)(nil),  // 50: vethloom.v1.ListContainersResponse
-	(*InspectContainerRequest)(nil), // 51: vethloom.v1.InspectContainerRequest
-	(*Container)(nil),               // 52: vethloom.v1.Container
-	(*StopContainerRequest)(nil),    // 53: vethloom.v1.StopContainerRequest
-	(*StopContainerResponse)(nil),   // 54: vethloom.v1.StopContainerResponse
-	(*KillContainerRequest)(nil),    // 55: vethloom.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),   // 56: vethloom.v1.KillContainerResponse
-	(*RemoveContainerRequest)(nil),  // 57: vethloom.v1.RemoveContainerRequest
-	(*RemoveContainerResponse)(nil), // 58: vethloom.v1.RemoveContainerResponse
-	(*WaitContainerRequest)(nil),    // 59: vethloom.v1.WaitContainerRequest
-	(*ImportRequest)(nil),           // 60: vethloom.v1.ImportRequest
-	(*ImportOptions)(nil),           // 61: vethloom.v1.ImportOptions
-	(*ImportResponse)(nil),          // 62: vethloom.v1.ImportResponse
-	(*LoadRequest)(nil),             // 63: vethloom.v1.LoadRequest
-	(*LoadResponse)(nil),            // 64: vethloom.v1.LoadResponse
-	(*ListImagesRequest)(nil),       // 65: vethloom.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),      // 66: vethloom.v1.ListImagesResponse
-	(*InspectImageRequest)(nil),     // 67: vethloom.v1.InspectImageRequest
-	(*Image)(nil),                   // 68: vethloom.v1.Image
-	(*RemoveImageRequest)(nil),      // 69: vethloom.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),     // 70: vethloom.v1.RemoveImageResponse
-	(*TagImageRequest)(nil),         // 71: vethloom.v1.TagImageRequest
-	(*TagImageResponse)(nil),        // 72: vethloom.v1.TagImageResponse
-	(*CreateVolumeRequest)(nil),     // 73: vethloom.v1.CreateVolumeRequest
-	(*Volume)(nil),                  // 74: vethloom.v1.Volume
-	(*ListVolumesRequest)(nil),      // 75: vethloom.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),     // 76: vethloom.v1.ListVolumesResponse
-	(*InspectVolumeRequest)(nil),    // 77: vethloom.v1.InspectVolumeRequest
-	(*RemoveVolumeRequest)(nil),     // 78: vethloom.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),    // 79: vethloom.v1.RemoveVolumeResponse
-	(*PruneVolumesRequest)(nil),     // 80: vethloom.v1.PruneVolumesRequest
-	(*PruneVolumesResponse)(nil),    // 81: vethloom.v1.PruneVolumesResponse
-	(*VersionRequest)(nil),          // 82: vethloom.v1.VersionRequest
-	(*VersionResponse)(nil),         // 83: vethloom.v1.VersionResponse
-	(*StatusRequest)(nil),           // 84: vethloom.v1.StatusRequest
-	(*StatusResponse)(nil),          // 85: vethloom.v1.StatusResponse
-	(*ClusterStatus)(nil),           // 86: vethloom.v1.ClusterStatus
-	(*OwnerError)(nil),              // 87: vethloom.v1.OwnerError
-	(*DiffRequest)(nil),             // 88: vethloom.v1.DiffRequest
-	(*DiffResponse)(nil),            // 89: vethloom.v1.DiffResponse
-	(*Op)(nil),                      // 90: vethloom.v1.Op
-	(*DoctorRequest)(nil),           // 91: vethloom.v1.DoctorRequest
-	(*DoctorResponse)(nil),          // 92: vethloom.v1.DoctorResponse
-	(*Finding)(nil),                 // 93: vethloom.v1.Finding
-	(*EventsRequest)(nil),           // 94: vethloom.v1.EventsRequest
-	(*Event)(nil),                   // 95: vethloom.v1.Event
-	nil,                             // 96: vethloom.v1.Pool.AuxAddressesEntry
-	nil,                             // 97: vethloom.v1.CreateNetworkRequest.OptionsEntry
-	nil,                             // 98: vethloom.v1.CreateNetworkRequest.LabelsEntry
-	nil,                             // 99: vethloom.v1.Network.OptionsEntry
-	nil,                             // 100: vethloom.v1.Network.LabelsEntry
-	nil,                             // 101: vethloom.v1.CreateSandboxRequest.LabelsEntry
-	nil,                             // 102: vethloom.v1.Sandbox.LabelsEntry
-	nil,                             // 103: vethloom.v1.ContainerSpec.LabelsEntry
-	nil,                             // 104: vethloom.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 105: vethloom.v1.Image.LabelsEntry
-	nil,                             // 106: vethloom.v1.CreateVolumeRequest.LabelsEntry
-	nil,                             // 107: vethloom.v1.Volume.LabelsEntry
-	nil,                             // 108: vethloom.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil),   // 109: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 110: google.protobuf.Duration
+	(*ExecResume)(nil),              // 43: vethloom.v1.ExecResume
+	(*WindowSize)(nil),              // 44: vethloom.v1.WindowSize
+	(*AttachResponse)(nil),          // 45: vethloom.v1.AttachResponse
+	(*Started)(nil),                 // 46: vethloom.v1.Started
+	(*ExitStatus)(nil),              // 47: vethloom.v1.ExitStatus
+	(*LogsRequest)(nil),             // 48: vethloom.v1.LogsRequest
+	(*LogsResponse)(nil),            // 49: vethloom.v1.LogsResponse
+	(*ListContainersRequest)(nil),   // 50: vethloom.v1.ListContainersRequest
+	(*ListContainersResponse)(nil),  // 51: vethloom.v1.ListContainersResponse
+	(*InspectContainerRequest)(nil), // 52: vethloom.v1.InspectContainerRequest
+	(*Container)(nil),               // 53: vethloom.v1.Container
+	(*StopContainerRequest)(nil),    // 54: vethloom.v1.StopContainerRequest
+	(*StopContainerResponse)(nil),   // 55: vethloom.v1.StopContainerResponse
+	(*KillContainerRequest)(nil),    // 56: vethloom.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),   // 57: vethloom.v1.KillContainerResponse
+	(*RemoveContainerRequest)(nil),  // 58: vethloom.v1.RemoveContainerRequest
+	(*RemoveContainerResponse)(nil), // 59: vethloom.v1.RemoveContainerResponse
+	(*WaitContainerRequest)(nil),    // 60: vethloom.v1.WaitContainerRequest
+	(*ImportRequest)(nil),           // 61: vethloom.v1.ImportRequest
+	(*ImportOptions)(nil),           // 62: vethloom.v1.ImportOptions
+	(*ImportResponse)(nil),          // 63: vethloom.v1.ImportResponse
+	(*LoadRequest)(nil),             // 64: vethloom.v1.LoadRequest
+	(*LoadResponse)(nil),            // 65: vethloom.v1.LoadResponse
+	(*ListImagesRequest)(nil),       // 66: vethloom.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),      // 67: vethloom.v1.ListImagesResponse
+	(*InspectImageRequest)(nil),     // 68: vethloom.v1.InspectImageRequest
+	(*Image)(nil),                   // 69: vethloom.v1.Image
+	(*RemoveImageRequest)(nil),      // 70: vethloom.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),     // 71: vethloom.v1.RemoveImageResponse
+	(*TagImageRequest)(nil),         // 72: vethloom.v1.TagImageRequest
+	(*TagImageResponse)(nil),        // 73: vethloom.v1.TagImageResponse
+	(*CreateVolumeRequest)(nil),     // 74: vethloom.v1.CreateVolumeRequest
+	(*Volume)(nil),                  // 75: vethloom.v1.Volume
+	(*ListVolumesRequest)(nil),      // 76: vethloom.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),     // 77: vethloom.v1.ListVolumesResponse
+	(*InspectVolumeRequest)(nil),    // 78: vethloom.v1.InspectVolumeRequest
+	(*RemoveVolumeRequest)(nil),     // 79: vethloom.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),    // 80: vethloom.v1.RemoveVolumeResponse
+	(*PruneVolumesRequest)(nil),     // 81: vethloom.v1.PruneVolumesRequest
+	(*PruneVolumesResponse)(nil),    // 82: vethloom.v1.PruneVolumesResponse
+	(*VersionRequest)(nil),          // 83: vethloom.v1.VersionRequest
+	(*VersionResponse)(nil),         // 84: vethloom.v1.VersionResponse
+	(*StatusRequest)(nil),           // 85: vethloom.v1.StatusRequest
+	(*StatusResponse)(nil),          // 86: vethloom.v1.StatusResponse
+	(*ClusterStatus)(nil),           // 87: vethloom.v1.ClusterStatus
+	(*OwnerError)(nil),              // 88: vethloom.v1.OwnerError
+	(*DiffRequest)(nil),             // 89: vethloom.v1.DiffRequest
+	(*DiffResponse)(nil),            // 90: vethloom.v1.DiffResponse
+	(*Op)(nil),                      // 91: vethloom.v1.Op
+	(*DoctorRequest)(nil),           // 92: vethloom.v1.DoctorRequest
+	(*DoctorResponse)(nil),          // 93: vethloom.v1.DoctorResponse
+	(*Finding)(nil),                 // 94: vethloom.v1.Finding
+	(*EventsRequest)(nil),           // 95: vethloom.v1.EventsRequest
+	(*Event)(nil),                   // 96: vethloom.v1.Event
+	nil,                             // 97: vethloom.v1.Pool.AuxAddressesEntry
+	nil,                             // 98: vethloom.v1.CreateNetworkRequest.OptionsEntry
+	nil,                             // 99: vethloom.v1.CreateNetworkRequest.LabelsEntry
+	nil,                             // 100: vethloom.v1.Network.OptionsEntry
+	nil,                             // 101: vethloom.v1.Network.LabelsEntry
+	nil,                             // 102: vethloom.v1.CreateSandboxRequest.LabelsEntry
+	nil,                             // 103: vethloom.v1.Sandbox.LabelsEntry
+	nil,                             // 104: vethloom.v1.ContainerSpec.LabelsEntry
+	nil,                             // 105: vethloom.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 106: vethloom.v1.Image.LabelsEntry
+	nil,                             // 107: vethloom.v1.CreateVolumeRequest.LabelsEntry
+	nil,                             // 108: vethloom.v1.Volume.LabelsEntry
+	nil,                             // 109: vethloom.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),   // 110: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 111: google.protobuf.Duration
 }
 var file_vethloom_proto_depIdxs = []int32{
-	96,  // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
+	97,  // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
 	0,   // 1: vethloom.v1.CreateNetworkRequest.pools:type_name -> vethloom.v1.Pool
-	97,  // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
-	98,  // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
+	98,  // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
+	99,  // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
 	0,   // 4: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
-	99,  // 5: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
-	100, // 6: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
-	109, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
+	100, // 5: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
+	101, // 6: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
+	110, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
 	14,  // 8: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
 	3,   // 9: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
 	2,   // 10: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
 	15,  // 11: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
 	11,  // 12: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
 	15,  // 13: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
-	101, // 14: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
+	102, // 14: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
 	14,  // 15: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
-	102, // 16: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
+	103, // 16: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
 	17,  // 17: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
-	109, // 18: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	110, // 18: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
 	23,  // 19: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
 	23,  // 20: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
 	24,  // 21: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
-	110, // 22: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
-	109, // 23: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
+	111, // 22: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
+	110, // 23: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
 	22,  // 24: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
-	109, // 25: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
+	110, // 25: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
 	30,  // 26: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
 	11,  // 27: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
 	15,  // 28: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
 	34,  // 29: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
-	110, // 30: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
-	103, // 31: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
-	104, // 32: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
+	111, // 30: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	104, // 31: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
+	105, // 32: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
 	33,  // 33: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
 	40,  // 34: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
-	43,  // 35: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
-	43,  // 36: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
+	44,  // 35: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
+	44,  // 36: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
 	42,  // 37: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
-	43,  // 38: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
-	43,  // 39: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
-	45,  // 40: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
-	46,  // 41: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
-	109, // 42: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
-	109, // 43: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	109, // 44: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	109, // 45: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	52,  // 46: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
-	33,  // 47: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
-	109, // 48: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
-	109, // 49: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
-	109, // 50: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
-	17,  // 51: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
-	110, // 52: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
-	61,  // 53: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
-	68,  // 54: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
-	109, // 55: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
-	105, // 56: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
-	106, // 57: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
-	107, // 58: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
-	109, // 59: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
-	74,  // 60: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
-	109, // 61: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	87,  // 62: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
-	86,  // 63: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
-	109, // 64: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
-	109, // 65: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
-	109, // 66: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
-	109, // 67: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
-	90,  // 68: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
-	93,  // 69: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
-	109, // 70: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	108, // 71: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
-	1,   // 72: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
-	4,   // 73: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
-	6,   // 74: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
-	7,   // 75: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
-	9,   // 76: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
-	11,  // 77: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
-	12,  // 78: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
-	16,  // 79: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
-	18,  // 80: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
-	20,  // 81: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
-	25,  // 82: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
-	27,  // 83: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
-	28,  // 84: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
-	31,  // 85: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
-	35,  // 86: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
-	37,  // 87: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
-	39,  // 88: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
-	41,  // 89: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
-	47,  // 90: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
-	49,  // 91: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
-	51,  // 92: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
-	53,  // 93: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
-	55,  // 94: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
-	57,  // 95: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
-	59,  // 96: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
-	60,  // 97: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
-	63,  // 98: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
-	65,  // 99: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
-	67,  // 100: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
-	69,  // 101: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
-	71,  // 102: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
-	73,  // 103: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
-	75,  // 104: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
-	77,  // 105: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
-	78,  // 106: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
-	80,  // 107: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
-	82,  // 108: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
-	84,  // 109: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
-	88,  // 110: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
-	91,  // 111: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
-	94,  // 112: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
-	2,   // 113: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
-	5,   // 114: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
-	2,   // 115: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
-	8,   // 116: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
-	10,  // 117: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
-	14,  // 118: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
-	13,  // 119: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
-	17,  // 120: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
-	19,  // 121: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
-	21,  // 122: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
-	26,  // 123: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
-	22,  // 124: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
-	29,  // 125: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
-	32,  // 126: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
-	36,  // 127: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
-	38,  // 128: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
-	44,  // 129: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
-	44,  // 130: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
-	48,  // 131: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
-	50,  // 132: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
-	52,  // 133: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
-	54,  // 134: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
-	56,  // 135: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
-	58,  // 136: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
-	46,  // 137: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
-	62,  // 138: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
-	64,  // 139: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
-	66,  // 140: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
-	68,  // 141: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
-	70,  // 142: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
-	72,  // 143: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
-	74,  // 144: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
-	76,  // 145: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
-	74,  // 146: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
-	79,  // 147: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
-	81,  // 148: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
-	83,  // 149: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
-	85,  // 150: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
-	89,  // 151: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
-	92,  // 152: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
-	95,  // 153: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
-	113, // [113:154] is the sub-list for method output_type
-	72,  // [72:113] is the sub-list for method input_type
-	72,  // [72:72] is the sub-list for extension type_name
-	72,  // [72:72] is the sub-list for extension extendee
-	0,   // [0:72] is the sub-list for field type_name
+	44,  // 38: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
+	44,  // 39: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
+	43,  // 40: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
+	46,  // 41: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
+	47,  // 42: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
+	110, // 43: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
+	110, // 44: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	110, // 45: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	110, // 46: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	53,  // 47: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
+	33,  // 48: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
+	110, // 49: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
+	110, // 50: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
+	110, // 51: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	17,  // 52: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
+	111, // 53: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	62,  // 54: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
+	69,  // 55: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
+	110, // 56: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
+	106, // 57: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
+	107, // 58: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
+	108, // 59: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
+	110, // 60: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	75,  // 61: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
+	110, // 62: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	88,  // 63: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
+	87,  // 64: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
+	110, // 65: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
+	110, // 66: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
+	110, // 67: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
+	110, // 68: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
+	91,  // 69: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
+	94,  // 70: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
+	110, // 71: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	109, // 72: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
+	1,   // 73: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
+	4,   // 74: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
+	6,   // 75: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
+	7,   // 76: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
+	9,   // 77: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
+	11,  // 78: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
+	12,  // 79: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
+	16,  // 80: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
+	18,  // 81: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
+	20,  // 82: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
+	25,  // 83: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
+	27,  // 84: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
+	28,  // 85: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
+	31,  // 86: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
+	35,  // 87: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
+	37,  // 88: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
+	39,  // 89: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
+	41,  // 90: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
+	48,  // 91: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
+	50,  // 92: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
+	52,  // 93: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
+	54,  // 94: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
+	56,  // 95: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
+	58,  // 96: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
+	60,  // 97: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
+	61,  // 98: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
+	64,  // 99: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
+	66,  // 100: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
+	68,  // 101: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
+	70,  // 102: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
+	72,  // 103: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
+	74,  // 104: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
+	76,  // 105: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
+	78,  // 106: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
+	79,  // 107: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
+	81,  // 108: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
+	83,  // 109: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
+	85,  // 110: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
+	89,  // 111: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
+	92,  // 112: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
+	95,  // 113: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
+	2,   // 114: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
+	5,   // 115: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
+	2,   // 116: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
+	8,   // 117: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
+	10,  // 118: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
+	14,  // 119: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
+	13,  // 120: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
+	17,  // 121: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
+	19,  // 122: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
+	21,  // 123: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
+	26,  // 124: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
+	22,  // 125: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
+	29,  // 126: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
+	32,  // 127: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
+	36,  // 128: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
+	38,  // 129: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
+	45,  // 130: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
+	45,  // 131: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
+	49,  // 132: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
+	51,  // 133: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
+	53,  // 134: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
+	55,  // 135: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
+	57,  // 136: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
+	59,  // 137: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
+	47,  // 138: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
+	63,  // 139: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
+	65,  // 140: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
+	67,  // 141: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
+	69,  // 142: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
+	71,  // 143: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
+	73,  // 144: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
+	75,  // 145: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
+	77,  // 146: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
+	75,  // 147: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
+	80,  // 148: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
+	82,  // 149: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
+	84,  // 150: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
+	86,  // 151: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
+	90,  // 152: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
+	93,  // 153: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
+	96,  // 154: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
+	114, // [114:155] is the sub-list for method output_type
+	73,  // [73:114] is the sub-list for method input_type
+	73,  // [73:73] is the sub-list for extension type_name
+	73,  // [73:73] is the sub-list for extension extendee
+	0,   // [0:73] is the sub-list for field type_name
 }
 
 func init() { file_vethloom_proto_init() }
@@ -7192,13 +7288,13 @@ func file_vethloom_proto_init() {
 		(*ExecRequest_Resize)(nil),
 		(*ExecRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[44].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[45].OneofWrappers = []any{
 		(*AttachResponse_Started)(nil),
 		(*AttachResponse_Stdout)(nil),
 		(*AttachResponse_Stderr)(nil),
 		(*AttachResponse_Exit)(nil),
 	}
-	file_vethloom_proto_msgTypes[60].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[61].OneofWrappers = []any{
 		(*ImportRequest_Options)(nil),
 		(*ImportRequest_Data)(nil),
 	}
@@ -7208,7 +7304,7 @@ func file_vethloom_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vethloom_proto_rawDesc), len(file_vethloom_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   109,
+			NumMessages:   110,
 			NumExtensions: 0,
 			NumServices:   8,
 		},

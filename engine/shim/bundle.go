@@ -94,6 +94,9 @@ type State struct {
 	Status  Status    `json:"status"`
 	Pid     int       `json:"pid,omitempty"` // of the container's first process, in netd's namespace
 	Started time.Time `json:"started,omitzero"`
+	// Of an exec that is gone on with: bytes of input that came to it, and bytes of output after Seen that are lost.
+	Received int64 `json:"received,omitempty"`
+	Lost     int64 `json:"lost,omitempty"`
 }
 
 // Op names a request.
@@ -102,16 +105,18 @@ type Op string
 // The requests. Create comes first on the connection netd inherited to the
 // shim; every other connection carries one request.
 const (
-	OpCreate Op = "create" // Bundle; then Start on the same connection
-	OpStart  Op = "start"  // reply: State; later the Exit frame
-	OpState  Op = "state"
-	OpWait   Op = "wait"   // reply, once it runs: State; later the Exit frame
-	OpAttach Op = "attach" // reply, then stdio both ways, then the Exit frame
-	OpExec   Op = "exec"   // Process; reply: State; then as attach
-	OpResize Op = "resize"
-	OpKill   Op = "kill"
-	OpPause  Op = "pause"
-	OpResume Op = "resume"
+	OpCreate  Op = "create" // Bundle; then Start on the same connection
+	OpStart   Op = "start"  // reply: State; later the Exit frame
+	OpState   Op = "state"
+	OpWait    Op = "wait"    // reply, once it runs: State; later the Exit frame
+	OpAttach  Op = "attach"  // reply, then stdio both ways, then the Exit frame
+	OpExec    Op = "exec"    // Process; reply: State; then as attach
+	OpRejoin  Op = "rejoin"  // goes on with an exec that was held; reply and rest as exec
+	OpRelease Op = "release" // an exec's output is not waited for any more
+	OpResize  Op = "resize"
+	OpKill    Op = "kill"
+	OpPause   Op = "pause"
+	OpResume  Op = "resume"
 )
 
 // Request asks something of a shim.
@@ -124,6 +129,10 @@ type Request struct {
 	Signal  int      `json:"signal,omitempty"`
 	Exec    string   `json:"exec,omitempty"` // the exec resize and kill are about; "": the container
 	Detach  bool     `json:"detach,omitempty"`
+	// Hold: an exec's output and exit status wait when its connection breaks off. Seen are the bytes of standard output
+	// and standard error that a rejoining client has.
+	Hold bool     `json:"hold,omitempty"`
+	Seen [2]int64 `json:"seen,omitzero"`
 }
 
 // Reply answers a request.

@@ -36,7 +36,7 @@ func (c Client) call(ctx context.Context, r Request) (*Conn, State, error) {
 		return nil, State{}, err
 	}
 	patience := answerTime
-	if r.Op == OpExec || r.Op == OpAttach {
+	if r.Op == OpExec || r.Op == OpAttach || r.Op == OpRejoin {
 		patience = beginTime
 	}
 	bound, cancel := context.WithTimeout(ctx, patience)
@@ -136,7 +136,8 @@ func (c Client) Attach(ctx context.Context, stdin bool, size Size) (*Stream, err
 // Exec runs a further command in the container; id names it for Kill and
 // Resize. A detached one is left alone once it runs, and the stream is nil.
 func (c Client) Exec(ctx context.Context, id string, p Process, detach bool) (*Stream, error) {
-	conn, s, err := c.call(ctx, Request{Op: OpExec, Exec: id, Process: &p, Stdin: p.Stdin, Detach: detach})
+	conn, s, err := c.call(ctx, Request{Op: OpExec, Exec: id, Process: &p, Stdin: p.Stdin, Detach: detach,
+		Hold: !detach})
 	if err != nil {
 		return nil, err
 	}
@@ -144,6 +145,22 @@ func (c Client) Exec(ctx context.Context, id string, p Process, detach bool) (*S
 		return nil, conn.Close()
 	}
 	return newStream(c, conn, id, s), nil
+}
+
+// Rejoin goes on with a command that was run with Exec, not detached, and whose stream broke off without its caller's
+// will: for a minute its output waits, and its exit status can be had. Seen says how much output has arrived.
+func (c Client) Rejoin(ctx context.Context, id string, stdin bool, seen [2]int64, size Size) (*Stream, error) {
+	conn, s, err := c.call(ctx, Request{Op: OpRejoin, Exec: id, Stdin: stdin, Seen: seen, Size: size})
+	if err != nil {
+		return nil, err
+	}
+	return newStream(c, conn, id, s), nil
+}
+
+// Release says that nobody comes back for a command's output.
+func (c Client) Release(ctx context.Context, id string) error {
+	_, err := c.do(ctx, Request{Op: OpRelease, Exec: id})
+	return err
 }
 
 // Chunk is a piece of output.
@@ -233,7 +250,10 @@ func (s *Stream) Signal(ctx context.Context, signal int) error {
 	return s.client.Kill(ctx, s.exec, signal)
 }
 
-// Close detaches; the process goes on.
+// Release says that nobody comes back for the output of an exec.
+func (s *Stream) Release(ctx context.Context) error { return s.client.Release(ctx, s.exec) }
+
+// Close detaches; the process goes on. The output of an exec waits for who rejoins.
 func (s *Stream) Close() error { return s.conn.Close() }
 
 func readReply(c *Conn) (State, error) {

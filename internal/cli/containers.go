@@ -84,10 +84,9 @@ func (a containers) attachTo(ctx context.Context, c *client.Client, name string,
 		Streams: a.streams(), Client: c, Container: ct.GetId(), TTY: ct.GetSpec().GetTty(),
 		Stdin: stdin && ct.GetSpec().GetOpenStdin(), Proxy: flags.Proxy, Keys: keys,
 	}
-	s.Open = func(ctx context.Context, size *apiv1.WindowSize, resume bool) (session.Conversation, error) {
-		return session.OpenAttach(ctx, c, &apiv1.AttachOptions{Container: ct.GetId(), Stdin: s.Stdin, Start: start &&
-			!resume,
-			Size: size}, resume)
+	s.Open = func(ctx context.Context, size *apiv1.WindowSize, back *session.Back) (session.Conversation, error) {
+		return session.OpenAttach(ctx, c, &apiv1.AttachOptions{Container: ct.GetId(), Stdin: s.Stdin,
+			Start: start && back == nil, Size: size}, back != nil)
 	}
 	exit, err := s.Run(ctx)
 	if err != nil {
@@ -266,9 +265,9 @@ func (a containers) containerExec() *cobra.Command {
 func (a containers) exec(ctx context.Context, c *client.Client, o *apiv1.ExecOptions, keys session.DetachKeys) error {
 	s := &session.Session{Streams: a.streams(), Client: c, TTY: o.GetTty() && !o.GetDetach(), Stdin: o.GetStdin(),
 		Keys: keys}
-	s.Open = func(ctx context.Context, size *apiv1.WindowSize, _ bool) (session.Conversation, error) {
+	s.Open = func(ctx context.Context, size *apiv1.WindowSize, back *session.Back) (session.Conversation, error) {
 		o.Size = size
-		return session.OpenExec(ctx, c, o)
+		return session.OpenExec(ctx, c, o, back)
 	}
 	exit, err := s.Run(ctx)
 	if err != nil {

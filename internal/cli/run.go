@@ -115,10 +115,9 @@ func (a containers) runForeground(ctx context.Context, c *client.Client, id stri
 		Keys:  keys,
 		Fresh: true,
 	}
-	s.Open = func(ctx context.Context, size *apiv1.WindowSize, resume bool) (session.Conversation, error) {
-		return session.OpenAttach(ctx, c, &apiv1.AttachOptions{Container: id, Stdin: s.Stdin, Start: !resume,
-			Size: size},
-			resume)
+	s.Open = func(ctx context.Context, size *apiv1.WindowSize, back *session.Back) (session.Conversation, error) {
+		return session.OpenAttach(ctx, c, &apiv1.AttachOptions{Container: id, Stdin: s.Stdin, Start: back == nil,
+			Size: size}, back != nil)
 	}
 	exit, err := s.Run(ctx)
 	if err != nil && !s.Running() {

@@ -408,7 +408,7 @@ func (p *process) wait(ctx context.Context) (engine.ExitStatus, error) {
 }
 
 func (p *process) attach(ctx context.Context, id string, stdio engine.Stdio) (engine.ExitStatus, error) {
-	if err := stdio.Started(id, 4242); err != nil {
+	if err := stdio.Started(engine.Started{ID: id, Pid: 4242}); err != nil {
 		return engine.ExitStatus{}, err
 	}
 	p.mu.Lock()

@@ -57,6 +57,10 @@ func (s *Server) serve(c *shim.Conn) {
 		s.attach(c, r)
 	case shim.OpExec:
 		s.exec(c, r)
+	case shim.OpRejoin:
+		s.rejoin(c, r)
+	case shim.OpRelease:
+		s.answer(c, s.release(r))
 	case shim.OpKill:
 		s.answer(c, s.kill(r))
 	case shim.OpResize:

@@ -3,22 +3,16 @@ package server
 import (
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/vethloom/vethloom/engine/shim"
-	"github.com/vethloom/vethloom/engine/shim/box"
 )
 
 // execGrace is how long an exec's output may trail its end: a process it left
 // behind in the container can hold the pipes open for ever.
 const execGrace = 500 * time.Millisecond
-
-// execution is a further command in the container.
-type execution struct {
-	process *box.Process
-	stdio   *box.Stdio
-}
 
 func (s *Server) execution(id string) (*execution, error) {
 	s.mu.Lock()
@@ -38,24 +32,63 @@ func (s *Server) exec(c *shim.Conn, r shim.Request) {
 		s.reply(c, failed(err))
 		return
 	}
-	s.reply(c, shim.Reply{State: shim.State{Status: shim.Running, Pid: x.process.Pid(), Started: time.Now()}})
+	s.conng.Go(func() { s.see(x) })
+	if r.Detach {
+		s.reply(c, shim.Reply{State: stateOf(x)})
+		return
+	}
+	s.carry(c, x, r)
+}
+
+// rejoin goes on with a command after the netd that had its stdio went away.
+func (s *Server) rejoin(c *shim.Conn, r shim.Request) {
+	x, err := s.execution(r.Exec)
+	if err == nil && !x.request.Hold {
+		err = &shim.Error{Code: shim.CodeInvalid, Message: "the command's output and exit status are not kept"}
+	}
+	if err != nil {
+		s.reply(c, failed(err))
+		return
+	}
+	if r.Size != (shim.Size{}) {
+		if err := resize(x.stdio, r.Size); err != nil {
+			s.log.Debug("size the terminal", "error", err)
+		}
+	}
+	s.carry(c, x, r)
+}
+
+func (s *Server) carry(c *shim.Conn, x *execution, r shim.Request) {
+	if err := x.join(c, stateOf(x), r.Seen); err != nil {
+		s.log.Debug("a client went away before its reply", "error", err)
+		return
+	}
+	x.feed(c, r.Stdin)
+	x.leave(c)
+}
+
+func (s *Server) release(r shim.Request) error {
+	x, err := s.execution(r.Exec)
+	if err != nil {
+		return err
+	}
+	x.release()
+	return nil
+}
+
+func stateOf(x *execution) shim.State {
+	return shim.State{Status: shim.Running, Pid: x.process.Pid(), Started: x.started}
+}
+
+// see reads a command's output and waits for its end.
+func (s *Server) see(x *execution) {
 	var pumps sync.WaitGroup
 	for kind, f := range map[shim.Kind]*os.File{shim.KindStdout: x.stdio.Stdout, shim.KindStderr: x.stdio.Stderr} {
 		if f == nil {
 			continue
 		}
-		listening := !r.Detach
-		pumps.Go(func() {
-			copyOut(f, func(p []byte) {
-				listening = listening && c.Write(shim.Frame{Kind: kind, Payload: p}) == nil
-			})
-		})
+		pumps.Go(func() { copyOut(f, func(p []byte) { x.emit(kind, p) }) })
 	}
-	feeding := make(chan struct{})
-	go func() {
-		defer close(feeding)
-		s.feedExec(c, x, r)
-	}()
 	exit := x.wait()
 	drained := make(chan struct{})
 	go func() {
@@ -68,12 +101,34 @@ func (s *Server) exec(c *shim.Conn, r shim.Request) {
 		cut(x.stdio)
 		<-drained
 	}
-	s.mu.Lock()
-	delete(s.execs, r.Exec)
-	s.mu.Unlock()
-	s.tell(c, exit)
+	s.keep(x)
+	x.end(exit)
 	x.stdio.Close()
-	<-feeding
+}
+
+// keep lets a command that has ended be asked for a while how it did, if somebody may.
+func (s *Server) keep(x *execution) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !x.request.Hold {
+		delete(s.execs, x.request.Exec)
+		return
+	}
+	s.ended = append(s.ended, x)
+	if len(s.ended) > keptEnds {
+		delete(s.execs, s.ended[0].request.Exec)
+		s.ended = s.ended[1:]
+	}
+	time.AfterFunc(holdTime, func() { s.forgetExec(x) })
+}
+
+func (s *Server) forgetExec(x *execution) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.ended, x); i >= 0 {
+		s.ended = slices.Delete(s.ended, i, i+1)
+		delete(s.execs, x.request.Exec)
+	}
 }
 
 // spawn starts the command and enters it among those that can be signalled.
@@ -92,46 +147,16 @@ func (s *Server) spawn(r shim.Request) (*execution, error) {
 		return nil, &shim.Error{Code: shim.CodeInvalid, Message: fmt.Sprintf("exec %q: give an ID that is not in use",
 			r.Exec)}
 	}
-	x := &execution{stdio: &box.Stdio{}}
+	x := newExecution(r)
 	var err error
 	if x.process, err = b.Exec(*r.Process, x.stdio); err != nil {
 		x.stdio.Close()
 		return nil, err
 	}
+	x.started = time.Now()
 	s.mu.Lock()
 	s.execs[r.Exec] = x
+	x.last = s.closing
 	s.mu.Unlock()
 	return x, nil
-}
-
-func (s *Server) feedExec(c *shim.Conn, x *execution, r shim.Request) {
-	to := x.stdio.Stdin
-	if !r.Stdin {
-		to = nil
-	}
-	for {
-		f, err := c.Read()
-		if err != nil {
-			return
-		}
-		switch {
-		case to == nil:
-		case f.Kind == shim.KindStdin:
-			if _, err := to.Write(f.Payload); err != nil {
-				to = nil
-			}
-		case f.Kind == shim.KindCloseStdin && !r.Process.TTY:
-			to.Close()
-			to = nil
-		}
-	}
-}
-
-func (x *execution) wait() shim.Exit {
-	code, signal, err := x.process.Wait()
-	e := shim.Exit{Code: code, Signal: signal, Finished: time.Now()}
-	if err != nil {
-		e.Error = err.Error()
-	}
-	return e
 }

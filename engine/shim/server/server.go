@@ -39,6 +39,7 @@ type Server struct {
 	attachers []*attacher
 	waiters   []*shim.Conn
 	execs     map[string]*execution
+	ended     []*execution        // those of execs that have ended, oldest first
 	conns     map[*shim.Conn]bool // true once its request is known
 	closing   bool
 
@@ -244,6 +245,9 @@ func (s *Server) shutdown() {
 		if !asked {
 			c.Close()
 		}
+	}
+	for _, x := range s.execs {
+		go x.finish() // its lock may be held until its client reads on
 	}
 	for _, a := range s.attachers {
 		a.conn.Close()

@@ -22,6 +22,9 @@ import (
 // running container to come back.
 const resumeFor = 30 * time.Second
 
+// pieceSize is how much input one message carries at most.
+const pieceSize = 32 << 10
+
 // Streams are the standard ones of this process.
 type Streams struct {
 	In  io.Reader
@@ -40,11 +43,20 @@ type Session struct {
 	Proxy     bool // forward signals
 	Fresh     bool // all of the container's output is this session's, from the first byte on
 	Keys      DetachKeys
-	Open      func(ctx context.Context, size *apiv1.WindowSize, resume bool) (Conversation, error)
+	// Open begins a conversation, or one that goes on where the last one broke off.
+	Open func(ctx context.Context, size *apiv1.WindowSize, back *Back) (Conversation, error)
 
 	started chan struct{} // closed once the process runs
+	id      string        // of the exec, once it runs
 	broken  time.Time     // since when the stream is broken; zero: it is not
 	shown   [2]int64      // bytes written to standard output and standard error
+	input   input         // what went to the process
+}
+
+// Back is where a session is that goes on after netd was away.
+type Back struct {
+	ID             string // of the exec
+	Stdout, Stderr int64  // bytes shown
 }
 
 // Conversation is one stream of either kind.
@@ -65,6 +77,9 @@ var errDetached = errors.New("detached")
 
 var errAway = fmt.Errorf("netd has not come back for %s: the container is not affected; see 'systemctl status "+
 	"netd', and attach again with 'net attach'", resumeFor)
+
+var errExecAway = fmt.Errorf("netd has not come back for %s: the command is not affected, and its exit code is not "+
+	"known; see 'systemctl status netd'", resumeFor)
 
 // Run returns the exit status; nil without an error when the user detached.
 func (s *Session) Run(ctx context.Context) (exit *apiv1.ExitStatus, err error) {
@@ -113,7 +128,7 @@ func (s *Session) Running() bool {
 
 // resumable reports whether to go on after a broken stream.
 func (s *Session) resumable(err error) bool {
-	if !s.Running() || s.Container == "" || client.CodeOf(err) != codes.Unavailable {
+	if !s.Running() || s.exec() && s.id == "" || client.CodeOf(err) != codes.Unavailable {
 		return false
 	}
 	if s.broken.IsZero() {
@@ -140,53 +155,95 @@ func (s *Session) converse(ctx context.Context, out chan outgoing) (*apiv1.ExitS
 		cancel(nil)
 		work.Wait()
 	}()
-	resume := s.Running()
-	if resume {
-		away := time.AfterFunc(time.Until(s.broken.Add(resumeFor)), func() { cancel(errAway) })
-		defer away.Stop()
-		stream, err := s.reopen(ctx)
+	if !s.Running() {
+		stream, err := s.Open(ctx, s.size(), nil)
 		if err != nil {
-			return s.outcome(ctx, err)
+			return nil, err
 		}
-		if !away.Stop() {
-			return nil, errAway
-		}
-		s.broken = time.Time{}
-		work.Go(func() { s.forward(ctx, stream, out) })
-		exit, err := s.follow(ctx, stream)
-		if err != nil {
-			return s.outcome(ctx, err)
-		}
-		return exit, nil
+		work.Go(func() { s.forward(ctx, stream, out, nil) })
+		return s.receive(stream, true)
 	}
-	stream, err := s.Open(ctx, s.size(), false)
+	away := time.AfterFunc(time.Until(s.broken.Add(resumeFor)), func() { cancel(s.away()) })
+	defer away.Stop()
+	stream, again, err := s.reopen(ctx)
 	if err != nil {
-		return nil, err
+		return s.outcome(ctx, err)
 	}
-	work.Go(func() { s.forward(ctx, stream, out) })
-	return s.receive(stream, true)
+	if !away.Stop() {
+		return nil, s.away()
+	}
+	s.broken = time.Time{}
+	work.Go(func() { s.forward(ctx, stream, out, again) })
+	exit, err := s.follow(ctx, stream)
+	if err != nil {
+		return s.outcome(ctx, err)
+	}
+	return exit, nil
 }
 
-// reopen returns once netd is back and has taken the call.
-func (s *Session) reopen(ctx context.Context) (Conversation, error) {
-	stream, err := s.Open(ctx, s.size(), true)
+// reopen returns once netd is back and has taken the call, with what is to be sent to the process again.
+func (s *Session) reopen(ctx context.Context) (Conversation, []outgoing, error) {
+	stream, err := s.Open(ctx, s.size(), &Back{ID: s.id, Stdout: s.shown[0], Stderr: s.shown[1]})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, err := stream.Header(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return stream, nil
+	if !s.exec() {
+		switch sent := s.input.any(); {
+		case !s.logged():
+			s.notice("netd was away: output of that time may be missing here; 'net logs' has it")
+		case sent:
+			s.notice("netd was away: input that was on its way to the container may be lost")
+		}
+		return stream, nil, nil
+	}
+	m, err := stream.Recv()
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case m.GetStarted() == nil:
+		return nil, nil, errors.New("netd does not say where the command is")
+	}
+	if lost := m.GetStarted().GetOutputLost(); lost > 0 {
+		s.notice(fmt.Sprintf("netd was away: %d bytes of output are missing here", lost))
+	}
+	again, err := s.input.after(m.GetStarted().GetStdinReceived())
+	return stream, again, err
+}
+
+// notice tells the user, on a terminal in raw mode too.
+func (s *Session) notice(text string) {
+	end := "\n"
+	if s.TTY {
+		end = "\r\n"
+	}
+	show.Printf(s.Streams.Err, "net: %s%s", text, end)
+}
+
+// exec reports whether what runs is a further command in a container.
+func (s *Session) exec() bool { return s.Container == "" }
+
+func (s *Session) away() error {
+	if s.exec() {
+		return errExecAway
+	}
+	return errAway
 }
 
 // outcome is what became of a container that could not be attached to again:
 // it has exited meanwhile, unless netd is away still.
 func (s *Session) outcome(ctx context.Context, cause error) (*apiv1.ExitStatus, error) {
-	if errors.Is(context.Cause(ctx), errAway) {
-		return nil, errAway
+	if context.Cause(ctx) == s.away() {
+		return nil, s.away()
 	}
 	if ctx.Err() != nil || client.CodeOf(cause) == codes.Unavailable {
 		return nil, cause
+	}
+	if s.exec() {
+		return nil, fmt.Errorf("netd went away while the command ran, and its exit code is not known: %w",
+			client.Explain(cause))
 	}
 	exit, err := s.Client.Containers.Wait(ctx, &apiv1.WaitContainerRequest{Container: s.Container})
 	switch {
@@ -209,7 +266,7 @@ func (s *Session) logged() bool { return s.Fresh && !s.TTY }
 // follow goes on after a break. Where it can, it takes output from the log, in
 // which nothing is missing, and only the exit status from the stream.
 func (s *Session) follow(ctx context.Context, stream Conversation) (*apiv1.ExitStatus, error) {
-	if !s.logged() {
+	if s.exec() || !s.logged() {
 		return s.receive(stream, true)
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -278,6 +335,7 @@ func (s *Session) receive(stream Conversation, show bool) (*apiv1.ExitStatus, er
 		switch {
 		case m.GetStarted() != nil:
 			if !s.Running() {
+				s.id = m.GetStarted().GetId()
 				close(s.started)
 			}
 		case m.GetExit() != nil:
@@ -293,11 +351,17 @@ func (s *Session) receive(stream Conversation, show bool) (*apiv1.ExitStatus, er
 	}
 }
 
-// forward sends what goes to the process as long as this stream lives.
-func (s *Session) forward(ctx context.Context, stream Conversation, out <-chan outgoing) {
+// forward sends what goes to the process as long as this stream lives: first what is sent again.
+func (s *Session) forward(ctx context.Context, stream Conversation, out <-chan outgoing, again []outgoing) {
+	for _, m := range again {
+		if stream.send(m) != nil {
+			return // Recv tells why
+		}
+	}
 	for {
 		select {
 		case m := <-out:
+			s.input.add(m, s.exec())
 			if stream.send(m) != nil {
 				return // Recv tells why
 			}
@@ -320,7 +384,7 @@ func (s *Session) pump(ctx context.Context, out chan<- outgoing, cancel context.
 		in = r
 	}
 	keys := s.Keys.matcher()
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, pieceSize)
 	for {
 		n, err := in.Read(buf)
 		data := append([]byte(nil), buf[:n]...)
@@ -384,8 +448,13 @@ type execConversation struct {
 	grpc.BidiStreamingClient[apiv1.ExecRequest, apiv1.AttachResponse]
 }
 
-func OpenExec(ctx context.Context, c *client.Client, o *apiv1.ExecOptions) (Conversation, error) {
-	stream, err := c.Containers.Exec(ctx)
+// OpenExec runs a command; with back it goes on with one, once netd is back.
+func OpenExec(ctx context.Context, c *client.Client, o *apiv1.ExecOptions, back *Back) (Conversation, error) {
+	if back != nil {
+		o = &apiv1.ExecOptions{Container: o.GetContainer(), Stdin: o.GetStdin(), Size: o.GetSize(),
+			Resume: &apiv1.ExecResume{Id: back.ID, Stdout: back.Stdout, Stderr: back.Stderr}}
+	}
+	stream, err := c.Containers.Exec(ctx, grpc.WaitForReady(back != nil))
 	if err != nil {
 		return nil, err
 	}

@@ -121,7 +121,7 @@ func exited(code int32) *apiv1.AttachResponse {
 func world(c *talk) (s *Session, out, errs *bytes.Buffer) {
 	out, errs = &bytes.Buffer{}, &bytes.Buffer{}
 	s = &Session{Streams: Streams{In: strings.NewReader(""), Out: out, Err: errs},
-		Open: func(context.Context, *apiv1.WindowSize, bool) (Conversation, error) { return c, nil }}
+		Open: func(context.Context, *apiv1.WindowSize, *Back) (Conversation, error) { return c, nil }}
 	return s, out, errs
 }
 
@@ -184,7 +184,7 @@ func TestASessionThatIsCancelled(t *testing.T) {
 	why := errors.New("enough")
 	c := &talk{said: []*apiv1.AttachResponse{started()}, end: status.Error(codes.Canceled, "cancelled")}
 	s, _, _ := world(c)
-	s.Open = func(context.Context, *apiv1.WindowSize, bool) (Conversation, error) {
+	s.Open = func(context.Context, *apiv1.WindowSize, *Back) (Conversation, error) {
 		cancel(why)
 		return c, nil
 	}

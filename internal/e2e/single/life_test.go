@@ -83,6 +83,11 @@ func TestExec(t *testing.T) {
 		{"exec c sh -c exit\t9", "", "", 9},
 		{"exec c nosuch", "", "", 127},
 		{"exec c /etc/plain", "", "", 126},
+		{"exec c /etc", "", "", 126},
+		{"exec c sh -c kill\t-TERM\t$$", "", "", 143},
+		{"exec -d c nosuch", "", "", 127},
+		{"exec -d c /etc/plain", "", "", 126},
+		{"exec -d c false", "", "", 0},
 	} {
 		args := strings.Split(c.args, " ")
 		for i := range args {
