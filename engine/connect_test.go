@@ -55,11 +55,11 @@ func TestConnectIsKept(t *testing.T) {
 		t.Errorf("connected twice: %v", err)
 	}
 	disconnect("back")
-	w.restart()
+	w.restart() // which publishes again, in case that netd was killed
 	on("front")
 	disconnect("front")
 	on("none")
-	want := []string{"attach front", "publish 1", "detach back", "publish 1", "detach front", "publish 1"}
+	want := []string{"attach front", "publish 1", "detach back", "publish 1", "publish 1", "detach front", "publish 1"}
 	if calls := w.nets.calls; !slices.Equal(calls, want) {
 		t.Errorf("the controller was asked for %v, want %v", calls, want)
 	}

@@ -76,7 +76,11 @@ func (n fileNetworks) DeleteSandbox(_ context.Context, id string) error {
 	return nil
 }
 
-func (n fileNetworks) Unpublish(context.Context, string) error { return nil }
+func (n fileNetworks) Publish(context.Context, string, []cnm.PortMapping) error { return nil }
+
+func (n fileNetworks) Network(_ context.Context, ref string) (cnm.Network, error) {
+	return cnm.Network{ID: ref, Name: ref, Driver: cnm.DriverBridge}, nil
+}
 
 func (n fileNetworks) NetNSPath(cnm.Sandbox) string { return "" }
 

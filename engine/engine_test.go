@@ -130,8 +130,6 @@ func (n *networks) Publish(_ context.Context, _ string, ports []cnm.PortMapping)
 	return n.fail
 }
 
-func (n *networks) Unpublish(context.Context, string) error { return nil }
-
 func (n *networks) NetNSPath(s cnm.Sandbox) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -92,10 +92,8 @@ type Networks interface {
 	// Attach and Detach change the networks of a sandbox.
 	Attach(ctx context.Context, sandbox string, r cnm.AttachRequest) (cnm.Endpoint, error)
 	Detach(ctx context.Context, sandbox, network string) error
-	// Publish puts a sandbox's ports at the endpoint that they belong to.
+	// Publish gives a sandbox these ports and no others, at the endpoint that they belong to.
 	Publish(ctx context.Context, sandbox string, ports []cnm.PortMapping) error
-	// Unpublish takes the ports from a sandbox.
-	Unpublish(ctx context.Context, sandbox string) error
 	// NetNSPath is where a process can open the sandbox's network namespace.
 	NetNSPath(cnm.Sandbox) string
 }

@@ -165,6 +165,12 @@ func (e *settler) takeUp(ctx context.Context, c *container, w *shim.Waiter, s sh
 		w.Close()
 		return err
 	}
+	if joinedContainer(after.Spec) == "" {
+		// A netd that was killed may have changed the sandbox and not the record.
+		if err := e.c.Networks.Publish(ctx, after.Sandbox, after.Spec.Ports); err != nil {
+			e.log.Error("publish a container's ports again", "container", c.id, "error", err)
+		}
+	}
 	e.watch(c, w.Exit, func() { w.Close() })
 	if before.Status == after.Status && before.Pid == after.Pid {
 		return nil

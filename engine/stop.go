@@ -397,7 +397,7 @@ func (e *remover) removeStopped(ctx context.Context, c *container) error {
 		return err
 	}
 	// Others may live on in its network; its ports are free.
-	if err := e.c.Networks.Unpublish(ctx, c.id); err != nil {
+	if err := e.c.Networks.Publish(ctx, c.id, nil); err != nil {
 		return fmt.Errorf("free the ports of container %s: %w", cnm.Short(c.id), err)
 	}
 	if err := e.erase(ctx, c, rec); err != nil {

@@ -96,6 +96,11 @@ func life(ctx context.Context, k *controller.Controller) error {
 	if _, err := k.Attach(ctx, s.ID, cnm.AttachRequest{Network: "c"}); err != nil {
 		return err
 	}
+	for _, ports := range [][]cnm.PortMapping{{{Port: 443, Dynamic: true}, {HostPort: 8081, Port: 81}}, {}} {
+		if err := k.Publish(ctx, s.ID, ports); err != nil {
+			return err
+		}
+	}
 	if err := k.Detach(ctx, s.ID, "a"); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -9,12 +10,12 @@ import (
 	"github.com/vethloom/vethloom/plan"
 )
 
-// Publish puts the ports of a sandbox where they belong: at the endpoint with the highest gateway priority whose
-// network can publish them, by which answers leave. Ports keep their numbers. When no endpoint can have them they wait
-// for one that can. It changes nothing when it fails.
+// Publish gives a sandbox these ports and no others, and puts them where they belong: at the endpoint with the highest
+// gateway priority whose network can publish them, by which answers leave. Ports that it has keep their numbers, and
+// their connections. When no endpoint can have them they wait for one that can. It changes nothing when it fails.
 func (k *endpoints) Publish(ctx context.Context, sandbox string, ports []cnm.PortMapping) error {
 	ports, err := cnm.NormalizePorts(ports)
-	if err != nil || len(ports) == 0 {
+	if err != nil {
 		return err
 	}
 	unlock, err := k.locks.lock(ctx, "sandbox/"+sandbox)
@@ -22,37 +23,17 @@ func (k *endpoints) Publish(ctx context.Context, sandbox string, ports []cnm.Por
 		return err
 	}
 	defer unlock()
-	before, after, err := k.movePorts(sandbox, ports)
-	if err != nil || len(after) == 0 {
-		return err
-	}
-	return k.moved(ctx, sandbox, before, after)
-}
-
-// Unpublish takes all ports from a sandbox: they were those of a container that was removed, while others live on in
-// the sandbox.
-func (k *endpoints) Unpublish(ctx context.Context, sandbox string) error {
-	unlock, err := k.locks.lock(ctx, "sandbox/"+sandbox)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	var before, after []cnm.Endpoint
-	k.mu.Lock()
-	for _, e := range k.ix.endpointsOf(sandbox) {
-		if len(e.Ports) == 0 || e.Phase == cnm.Deleting {
-			continue
+	for try := 1; ; try++ {
+		before, after, err := k.movePorts(sandbox, ports)
+		if err != nil || len(after) == 0 {
+			return err
 		}
-		before = append(before, e)
-		e.Ports = nil
-		after = append(after, e)
-		k.ix.putEndpoint(e, false)
+		// A process outside of our records may have what was picked: the next pick is another.
+		err = k.moved(ctx, sandbox, before, after)
+		if try == portTries || !errors.Is(err, cnm.ErrPortTaken) || !canRepick(after, err) {
+			return err
+		}
 	}
-	k.mu.Unlock()
-	if len(after) == 0 {
-		return nil
-	}
-	return k.moved(ctx, sandbox, before, after)
 }
 
 // moved commits the ports of endpoints as they are in the index, and has the kernel agree; or takes it back.
@@ -84,55 +65,68 @@ func (k *endpoints) setPorts(ctx context.Context, endpoints []cnm.Endpoint) erro
 	return k.converge(ctx, owners...)
 }
 
-// movePorts takes the ports from the endpoints that have them and gives them to the best. It returns the endpoints
-// that change, as they were and as they are in the index now.
+// movePorts takes the ports from the endpoints that have them and gives those that are asked for to the best. It returns
+// the endpoints that change, as they were and as they are in the index now.
 func (k *endpoints) movePorts(sandbox string, ports []cnm.PortMapping) (before, after []cnm.Endpoint, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	best, err := k.publisher(sandbox)
-	if err != nil || best == nil {
+	if err != nil {
 		return nil, nil, err
 	}
-	moved := []cnm.PortMapping{}
+	var moved, own []cnm.PortMapping
 	rest := slices.Clone(ports)
-	var others []cnm.Endpoint
 	for _, e := range k.ix.endpointsOf(sandbox) {
-		kept := []cnm.PortMapping{}
-		for _, m := range e.Ports {
-			i := slices.IndexFunc(rest, func(want cnm.PortMapping) bool { return samePort(want, m) })
-			switch {
-			case i < 0:
-				kept = append(kept, m)
-				continue
-			case e.ID == best.ID:
-				kept = append(kept, m)
-			default:
-				moved = append(moved, m)
-			}
-			rest = slices.Delete(rest, i, i+1)
+		var asked, dropped []cnm.PortMapping
+		asked, dropped, rest = sortPorts(e, rest)
+		switch {
+		case best != nil && e.ID == best.ID:
+			own = asked
+			continue
+		case best != nil:
+			moved = append(moved, asked...)
+			asked = nil
 		}
-		if len(kept) < len(e.Ports) {
+		if e.Phase == cnm.Deleting { // what it has goes with it
+			asked = append(asked, dropped...)
+		}
+		if len(asked) < len(e.Ports) {
 			before = append(before, e)
-			e.Ports = kept
-			others = append(others, e)
+			e.Ports = asked
+			after = append(after, e)
 		}
 	}
-	if len(moved)+len(rest) == 0 {
-		return nil, nil, nil
-	}
-	before = append(before, *best)
-	for _, e := range others {
+	for _, e := range after {
 		k.ix.putEndpoint(e, false)
 	}
+	if best == nil || len(moved)+len(rest) == 0 && len(own) == len(best.Ports) {
+		return before, after, nil
+	}
+	before = append(before, *best)
 	next := *best
-	if err := k.assignKept(&next, append(slices.Clone(best.Ports), moved...), rest); err != nil {
+	if err := k.assignKept(&next, append(own, moved...), rest); err != nil {
 		for _, e := range before {
 			k.ix.putEndpoint(e, false)
 		}
 		return nil, nil, err
 	}
 	k.ix.putEndpoint(next, false)
-	return before, append(others, next), nil
+	return before, append(after, next), nil
+}
+
+// sortPorts tells an endpoint's ports that are asked for from the others, and what is asked for besides.
+func sortPorts(e cnm.Endpoint, want []cnm.PortMapping) (asked, dropped, rest []cnm.PortMapping) {
+	rest = want
+	for _, m := range e.Ports {
+		i := slices.IndexFunc(rest, func(want cnm.PortMapping) bool { return samePort(want, m) })
+		if i < 0 {
+			dropped = append(dropped, m)
+			continue
+		}
+		asked = append(asked, m)
+		rest = slices.Delete(rest, i, i+1)
+	}
+	return asked, dropped, rest
 }
 
 // assignKept gives an endpoint ports that have their numbers already, and others that may be yet to get them.

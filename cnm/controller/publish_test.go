@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vethloom/vethloom/cnm"
@@ -81,7 +82,7 @@ func TestPortsFollowTheGateway(t *testing.T) {
 		t.Errorf("a taken port: %v", err)
 	}
 	w.consistent(t)
-	if err := w.Unpublish(t.Context(), other.ID); err != nil {
+	if err := w.Publish(t.Context(), other.ID, nil); err != nil {
 		t.Fatal(err)
 	}
 	// So is one that the host has: the kernel refuses, and the records are as before.
@@ -102,6 +103,78 @@ func TestPortsFollowTheGateway(t *testing.T) {
 	}
 	w.consistent(t)
 	at(map[string]int{"back": 2})
+}
+
+// A sandbox has the ports that were asked for last. Those that stay keep their numbers, and a change that cannot be made
+// changes nothing.
+func TestPortsComeAndGo(t *testing.T) {
+	w := newWorld(t, nil)
+	w.network(t, "web", "10.1.0.0/24")
+	fixed := cnm.PortMapping{Proto: "tcp", HostPort: 8080, Port: 80, Count: 1}
+	open := cnm.PortMapping{Proto: "tcp", Port: 81, Count: 1, Dynamic: true}
+	s, _, err := w.CreateSandbox(t.Context(), cnm.SandboxRequest{Ports: []cnm.PortMapping{open, fixed},
+		Attach: []cnm.AttachRequest{{Network: "web"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := func() []cnm.PortMapping {
+		t.Helper()
+		w.consistent(t)
+		ends, err := w.EndpointsOf(t.Context(), s.ID)
+		if err != nil || len(ends) != 1 {
+			t.Fatal(ends, err)
+		}
+		return ends[0].Ports
+	}
+	publish := func(ports ...cnm.PortMapping) error { return w.Publish(t.Context(), s.ID, ports) }
+	picked := func(ports []cnm.PortMapping) (numbers []uint16) {
+		for _, m := range ports {
+			if m.Dynamic {
+				numbers = append(numbers, m.HostPort)
+			}
+		}
+		return numbers
+	}
+	first := picked(has())
+	if err := publish(open, fixed, open); err != nil {
+		t.Fatal(err)
+	}
+	if now := picked(has()); len(has()) != 3 || len(now) != 2 || !slices.Contains(now, first[0]) || now[0] == now[1] {
+		t.Errorf("picked %v, then %v", first, now)
+	}
+	if _, _, err := w.CreateSandbox(t.Context(), cnm.SandboxRequest{Attach: []cnm.AttachRequest{{Network: "web"}},
+		Ports: []cnm.PortMapping{{Proto: "tcp", HostPort: 8081, Port: 80, Count: 1}}}); err != nil {
+		t.Fatal(err)
+	}
+	before := has()
+	var taken *cnm.PortTakenError
+	more := cnm.PortMapping{Proto: "tcp", HostPort: 8081, Port: 82, Count: 1}
+	if err := publish(more, open); !errors.As(err, &taken) || !strings.Contains(err.Error(), "on network web") {
+		t.Errorf("a taken port: %v", err)
+	}
+	if now := has(); !slices.Equal(now, before) {
+		t.Errorf("after a refusal %v, before %v", now, before)
+	}
+	// A process of the host has what is picked first: another is.
+	next := picked(before)[1] + 1
+	w.fabric.check = func(e cnm.Endpoint) error {
+		for _, m := range e.Ports {
+			if m.HostPort == next {
+				return &cnm.PortTakenError{Proto: "tcp", Port: next}
+			}
+		}
+		return nil
+	}
+	if err := publish(open, fixed, open, open); err != nil || slices.Contains(picked(has()), next) ||
+		len(has()) != 4 {
+		t.Errorf("a port of the host's: %v, %v", err, has())
+	}
+	if err := publish(fixed); err != nil || len(has()) != 1 {
+		t.Errorf("one port: %v, %v", err, has())
+	}
+	if err := publish(); err != nil || len(has()) != 0 {
+		t.Errorf("no port: %v, %v", err, has())
+	}
 }
 
 // The same port on two networks that publish on different addresses is no conflict, and is shown where it is.

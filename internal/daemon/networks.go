@@ -52,11 +52,6 @@ func (n *networks) Publish(ctx context.Context, sandbox string, ports []cnm.Port
 	return n.ctrl.Publish(ctx, sandbox, ports)
 }
 
-// Unpublish implements [engine.Networks].
-func (n *networks) Unpublish(ctx context.Context, sandbox string) error {
-	return n.ctrl.Unpublish(ctx, sandbox)
-}
-
 // NetNSPath implements [engine.Networks].
 func (n *networks) NetNSPath(s cnm.Sandbox) string { return n.path(s.NetNS) }
 
