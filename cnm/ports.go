@@ -110,9 +110,21 @@ func (m PortMapping) Overlaps(o PortMapping) bool {
 	return false
 }
 
+// Names reports whether the mapping, as somebody names what is to go, means o: by a range of container ports that o
+// lies in, or by the host ports as well, on one address or any.
+func (m PortMapping) Names(o PortMapping) bool {
+	if m.Proto != o.Proto || m.HostIP.IsValid() && m.HostIP != o.HostIP {
+		return false
+	}
+	if m.HostPort == 0 {
+		return o.Port >= m.Port && int(o.Port)+int(max(o.Count, 1)) <= int(m.Port)+int(max(m.Count, 1))
+	}
+	return !o.Dynamic && m.HostPort == o.HostPort && m.Port == o.Port && max(m.Count, 1) == max(o.Count, 1)
+}
+
 // String is the mapping as a user asks for it: 127.0.0.1:8080:80/tcp.
 func (m PortMapping) String() string {
-	to := portSpan(m.Port, m.Count) + "/" + string(m.Proto)
+	to := m.Target()
 	switch from := portSpan(m.HostPort, m.Count); {
 	case m.HostIP.IsValid() && m.HostPort == 0:
 		return hostPort(m.HostIP.String(), "") + ":" + to
@@ -127,13 +139,24 @@ func (m PortMapping) String() string {
 
 // Published is the mapping as lists show it, by host address: 0.0.0.0:8080->80/tcp.
 func (m PortMapping) Published() []string {
-	var out []string
-	for _, a := range m.HostIPs() {
-		out = append(out, hostPort(a.String(), portSpan(m.HostPort, m.Count))+"->"+portSpan(m.Port, m.Count)+"/"+
-			string(m.Proto))
+	out := m.Addresses()
+	for i := range out {
+		out[i] += "->" + m.Target()
 	}
 	return out
 }
+
+// Addresses are where the mapping is published on the host: 0.0.0.0:8080-8090, with port 0 for one to be picked.
+func (m PortMapping) Addresses() []string {
+	var out []string
+	for _, a := range m.HostIPs() {
+		out = append(out, hostPort(a.String(), portSpan(m.HostPort, m.Count)))
+	}
+	return out
+}
+
+// Target is what the mapping leads to in the container: 80-90/tcp.
+func (m PortMapping) Target() string { return portSpan(m.Port, m.Count) + "/" + string(m.Proto) }
 
 // portSpan is one port or the first and the last of several.
 func portSpan(first, count uint16) string {

@@ -163,16 +163,22 @@ func (e *connector) ownerOf(ctx context.Context, ref string) (*container, func()
 		}
 		c = owner
 	}
+	unlock, err := e.lockKnown(ctx, c, ref)
+	return c, unlock, err
+}
+
+// lockKnown locks a container that was found by ref, unless it was removed meanwhile.
+func (e *connector) lockKnown(ctx context.Context, c *container, ref string) (func(), error) {
 	unlock, err := e.lock(ctx, c)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	e.mu.Lock()
 	known := e.containers[c.id] == c
 	e.mu.Unlock()
 	if !known {
 		unlock()
-		return nil, nil, notFound(strings.TrimPrefix(ref, "/"))
+		return nil, notFound(strings.TrimPrefix(ref, "/"))
 	}
-	return c, unlock, nil
+	return unlock, nil
 }

@@ -107,6 +107,22 @@ func (s *containersService) Wait(ctx context.Context, r *apiv1.WaitContainerRequ
 	return encodeExit(e), nil
 }
 
+func (s *containersService) ChangePorts(ctx context.Context, r *apiv1.ChangePortsRequest) (*apiv1.ChangePortsResponse,
+	error) {
+	add, err := decodePorts(r.GetAdd())
+	if err != nil {
+		return nil, err
+	}
+	remove, err := decodePorts(r.GetRemove())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.containers.ChangePorts(ctx, r.GetContainer(), add, remove); err != nil {
+		return nil, err
+	}
+	return &apiv1.ChangePortsResponse{}, nil
+}
+
 func (s *containersService) Logs(r *apiv1.LogsRequest, stream grpc.ServerStreamingServer[apiv1.LogsResponse]) error {
 	req := engine.LogsRequest{Container: r.GetContainer(), Follow: r.GetFollow(), Tail: int(r.GetTail())}
 	if t := r.GetSince(); t != nil {

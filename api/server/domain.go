@@ -75,6 +75,8 @@ type ContainerLife interface {
 	// Kill sends a signal, by name or number.
 	Kill(ctx context.Context, ref, signal string) error
 	Remove(ctx context.Context, ref string, force, volumes bool) (id string, err error)
+	// ChangePorts takes published ports from a container, then gives it others; or changes nothing.
+	ChangePorts(ctx context.Context, ref string, add, remove []cnm.PortMapping) error
 	// Wait returns when the container does not run (any more).
 	Wait(ctx context.Context, ref string) (engine.ExitStatus, error)
 }

@@ -185,6 +185,11 @@ func TestEveryMethodReportsTheDomainsError(t *testing.T) {
 				err := s.Containers.Inspect(ctx, &apiv1.InspectContainerRequest{})
 			return err
 		},
+		"ChangePorts": func() error {
+			_,
+				err := s.Containers.ChangePorts(ctx, &apiv1.ChangePortsRequest{})
+			return err
+		},
 		"ListImages":    func() error { _, err := s.Images.List(ctx, &apiv1.ListImagesRequest{}); return err },
 		"InspectImage":  func() error { _, err := s.Images.Inspect(ctx, &apiv1.InspectImageRequest{}); return err },
 		"RemoveImage":   func() error { _, err := s.Images.Remove(ctx, &apiv1.RemoveImageRequest{}); return err },

@@ -4274,6 +4274,103 @@ func (x *WaitContainerRequest) GetContainer() string {
 	return ""
 }
 
+type ChangePortsRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Container string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	// First these go. Without a host port, all that lead to these ports of the container; without a host address, on any.
+	Remove        []*PortMapping `protobuf:"bytes,2,rep,name=remove,proto3" json:"remove,omitempty"`
+	Add           []*PortMapping `protobuf:"bytes,3,rep,name=add,proto3" json:"add,omitempty"` // as the container's spec has them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangePortsRequest) Reset() {
+	*x = ChangePortsRequest{}
+	mi := &file_vethloom_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangePortsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangePortsRequest) ProtoMessage() {}
+
+func (x *ChangePortsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangePortsRequest.ProtoReflect.Descriptor instead.
+func (*ChangePortsRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *ChangePortsRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *ChangePortsRequest) GetRemove() []*PortMapping {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+func (x *ChangePortsRequest) GetAdd() []*PortMapping {
+	if x != nil {
+		return x.Add
+	}
+	return nil
+}
+
+type ChangePortsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangePortsResponse) Reset() {
+	*x = ChangePortsResponse{}
+	mi := &file_vethloom_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangePortsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangePortsResponse) ProtoMessage() {}
+
+func (x *ChangePortsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangePortsResponse.ProtoReflect.Descriptor instead.
+func (*ChangePortsResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{62}
+}
+
 type ImportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -4287,7 +4384,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4299,7 +4396,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4312,7 +4409,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{61}
+	return file_vethloom_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ImportRequest) GetMessage() isImportRequest_Message {
@@ -4367,7 +4464,7 @@ type ImportOptions struct {
 
 func (x *ImportOptions) Reset() {
 	*x = ImportOptions{}
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4379,7 +4476,7 @@ func (x *ImportOptions) String() string {
 func (*ImportOptions) ProtoMessage() {}
 
 func (x *ImportOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4392,7 +4489,7 @@ func (x *ImportOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOptions.ProtoReflect.Descriptor instead.
 func (*ImportOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{62}
+	return file_vethloom_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ImportOptions) GetReference() string {
@@ -4425,7 +4522,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4437,7 +4534,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4450,7 +4547,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{63}
+	return file_vethloom_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ImportResponse) GetId() string {
@@ -4469,7 +4566,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4481,7 +4578,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4494,7 +4591,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{64}
+	return file_vethloom_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *LoadRequest) GetData() []byte {
@@ -4513,7 +4610,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4525,7 +4622,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4538,7 +4635,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{65}
+	return file_vethloom_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *LoadResponse) GetReferences() []string {
@@ -4557,7 +4654,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4569,7 +4666,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4582,7 +4679,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{66}
+	return file_vethloom_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ListImagesRequest) GetFilters() []string {
@@ -4601,7 +4698,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4613,7 +4710,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4626,7 +4723,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{67}
+	return file_vethloom_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -4645,7 +4742,7 @@ type InspectImageRequest struct {
 
 func (x *InspectImageRequest) Reset() {
 	*x = InspectImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4657,7 +4754,7 @@ func (x *InspectImageRequest) String() string {
 func (*InspectImageRequest) ProtoMessage() {}
 
 func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4670,7 +4767,7 @@ func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageRequest.ProtoReflect.Descriptor instead.
 func (*InspectImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{68}
+	return file_vethloom_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *InspectImageRequest) GetImage() string {
@@ -4703,7 +4800,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4715,7 +4812,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4728,7 +4825,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{69}
+	return file_vethloom_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Image) GetId() string {
@@ -4846,7 +4943,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4858,7 +4955,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4871,7 +4968,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{70}
+	return file_vethloom_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *RemoveImageRequest) GetImage() string {
@@ -4898,7 +4995,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4910,7 +5007,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4923,7 +5020,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{71}
+	return file_vethloom_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *RemoveImageResponse) GetUntagged() []string {
@@ -4950,7 +5047,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4962,7 +5059,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4975,7 +5072,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{72}
+	return file_vethloom_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *TagImageRequest) GetSource() string {
@@ -5000,7 +5097,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5012,7 +5109,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5025,7 +5122,7 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{73}
+	return file_vethloom_proto_rawDescGZIP(), []int{75}
 }
 
 type CreateVolumeRequest struct {
@@ -5038,7 +5135,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5050,7 +5147,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5063,7 +5160,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{74}
+	return file_vethloom_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *CreateVolumeRequest) GetName() string {
@@ -5093,7 +5190,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5105,7 +5202,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5118,7 +5215,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{75}
+	return file_vethloom_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Volume) GetName() string {
@@ -5165,7 +5262,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5177,7 +5274,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5190,7 +5287,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{76}
+	return file_vethloom_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ListVolumesRequest) GetFilters() []string {
@@ -5209,7 +5306,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5221,7 +5318,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5234,7 +5331,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{77}
+	return file_vethloom_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -5253,7 +5350,7 @@ type InspectVolumeRequest struct {
 
 func (x *InspectVolumeRequest) Reset() {
 	*x = InspectVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5265,7 +5362,7 @@ func (x *InspectVolumeRequest) String() string {
 func (*InspectVolumeRequest) ProtoMessage() {}
 
 func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5278,7 +5375,7 @@ func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectVolumeRequest.ProtoReflect.Descriptor instead.
 func (*InspectVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{78}
+	return file_vethloom_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *InspectVolumeRequest) GetName() string {
@@ -5297,7 +5394,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5309,7 +5406,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5322,7 +5419,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{79}
+	return file_vethloom_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *RemoveVolumeRequest) GetName() string {
@@ -5340,7 +5437,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5352,7 +5449,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5365,7 +5462,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{80}
+	return file_vethloom_proto_rawDescGZIP(), []int{82}
 }
 
 type PruneVolumesRequest struct {
@@ -5377,7 +5474,7 @@ type PruneVolumesRequest struct {
 
 func (x *PruneVolumesRequest) Reset() {
 	*x = PruneVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5389,7 +5486,7 @@ func (x *PruneVolumesRequest) String() string {
 func (*PruneVolumesRequest) ProtoMessage() {}
 
 func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5402,7 +5499,7 @@ func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesRequest.ProtoReflect.Descriptor instead.
 func (*PruneVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{81}
+	return file_vethloom_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *PruneVolumesRequest) GetAll() bool {
@@ -5421,7 +5518,7 @@ type PruneVolumesResponse struct {
 
 func (x *PruneVolumesResponse) Reset() {
 	*x = PruneVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5433,7 +5530,7 @@ func (x *PruneVolumesResponse) String() string {
 func (*PruneVolumesResponse) ProtoMessage() {}
 
 func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5446,7 +5543,7 @@ func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesResponse.ProtoReflect.Descriptor instead.
 func (*PruneVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{82}
+	return file_vethloom_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *PruneVolumesResponse) GetNames() []string {
@@ -5464,7 +5561,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5476,7 +5573,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5489,7 +5586,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{83}
+	return file_vethloom_proto_rawDescGZIP(), []int{85}
 }
 
 type VersionResponse struct {
@@ -5504,7 +5601,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5516,7 +5613,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5529,7 +5626,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{84}
+	return file_vethloom_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -5568,7 +5665,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5580,7 +5677,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5593,7 +5690,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{85}
+	return file_vethloom_proto_rawDescGZIP(), []int{87}
 }
 
 type StatusResponse struct {
@@ -5621,7 +5718,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5633,7 +5730,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5646,7 +5743,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{86}
+	return file_vethloom_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -5787,7 +5884,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5799,7 +5896,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5812,7 +5909,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{87}
+	return file_vethloom_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ClusterStatus) GetStore() string {
@@ -5904,7 +6001,7 @@ type OwnerError struct {
 
 func (x *OwnerError) Reset() {
 	*x = OwnerError{}
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5916,7 +6013,7 @@ func (x *OwnerError) String() string {
 func (*OwnerError) ProtoMessage() {}
 
 func (x *OwnerError) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5929,7 +6026,7 @@ func (x *OwnerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerError.ProtoReflect.Descriptor instead.
 func (*OwnerError) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{88}
+	return file_vethloom_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *OwnerError) GetOwner() string {
@@ -5968,7 +6065,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5980,7 +6077,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5993,7 +6090,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{89}
+	return file_vethloom_proto_rawDescGZIP(), []int{91}
 }
 
 type DiffResponse struct {
@@ -6005,7 +6102,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6017,7 +6114,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6030,7 +6127,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{90}
+	return file_vethloom_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *DiffResponse) GetOps() []*Op {
@@ -6054,7 +6151,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6066,7 +6163,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6079,7 +6176,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{91}
+	return file_vethloom_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *Op) GetVerb() string {
@@ -6132,7 +6229,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6144,7 +6241,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6157,7 +6254,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{92}
+	return file_vethloom_proto_rawDescGZIP(), []int{94}
 }
 
 type DoctorResponse struct {
@@ -6169,7 +6266,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6181,7 +6278,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6194,7 +6291,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{93}
+	return file_vethloom_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -6216,7 +6313,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6228,7 +6325,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6241,7 +6338,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{94}
+	return file_vethloom_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *Finding) GetCheck() string {
@@ -6281,7 +6378,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6293,7 +6390,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6306,7 +6403,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{95}
+	return file_vethloom_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *EventsRequest) GetFilters() []string {
@@ -6329,7 +6426,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_vethloom_proto_msgTypes[96]
+	mi := &file_vethloom_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6341,7 +6438,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[96]
+	mi := &file_vethloom_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6354,7 +6451,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{96}
+	return file_vethloom_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -6760,7 +6857,12 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x17RemoveContainerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"4\n" +
 	"\x14WaitContainerRequest\x12\x1c\n" +
-	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"h\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x90\x01\n" +
+	"\x12ChangePortsRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x120\n" +
+	"\x06remove\x18\x02 \x03(\v2\x18.vethloom.v1.PortMappingR\x06remove\x12*\n" +
+	"\x03add\x18\x03 \x03(\v2\x18.vethloom.v1.PortMappingR\x03add\"\x15\n" +
+	"\x13ChangePortsResponse\"h\n" +
 	"\rImportRequest\x126\n" +
 	"\aoptions\x18\x01 \x01(\v2\x1a.vethloom.v1.ImportOptionsH\x00R\aoptions\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
@@ -6945,7 +7047,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\aInspect\x12\x1f.vethloom.v1.InspectNodeRequest\x1a\x11.vethloom.v1.Node\x12I\n" +
 	"\x06Remove\x12\x1e.vethloom.v1.RemoveNodeRequest\x1a\x1f.vethloom.v1.RemoveNodeResponse2Q\n" +
 	"\x06Leases\x12G\n" +
-	"\x04List\x12\x1e.vethloom.v1.ListLeasesRequest\x1a\x1f.vethloom.v1.ListLeasesResponse2\xcd\x06\n" +
+	"\x04List\x12\x1e.vethloom.v1.ListLeasesRequest\x1a\x1f.vethloom.v1.ListLeasesResponse2\x9f\a\n" +
 	"\n" +
 	"Containers\x12S\n" +
 	"\x06Create\x12#.vethloom.v1.CreateContainerRequest\x1a$.vethloom.v1.CreateContainerResponse\x12P\n" +
@@ -6958,7 +7060,8 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x04Stop\x12!.vethloom.v1.StopContainerRequest\x1a\".vethloom.v1.StopContainerResponse\x12M\n" +
 	"\x04Kill\x12!.vethloom.v1.KillContainerRequest\x1a\".vethloom.v1.KillContainerResponse\x12S\n" +
 	"\x06Remove\x12#.vethloom.v1.RemoveContainerRequest\x1a$.vethloom.v1.RemoveContainerResponse\x12B\n" +
-	"\x04Wait\x12!.vethloom.v1.WaitContainerRequest\x1a\x17.vethloom.v1.ExitStatus2\xa7\x03\n" +
+	"\x04Wait\x12!.vethloom.v1.WaitContainerRequest\x1a\x17.vethloom.v1.ExitStatus\x12P\n" +
+	"\vChangePorts\x12\x1f.vethloom.v1.ChangePortsRequest\x1a .vethloom.v1.ChangePortsResponse2\xa7\x03\n" +
 	"\x06Images\x12C\n" +
 	"\x06Import\x12\x1a.vethloom.v1.ImportRequest\x1a\x1b.vethloom.v1.ImportResponse(\x01\x12=\n" +
 	"\x04Load\x12\x18.vethloom.v1.LoadRequest\x1a\x19.vethloom.v1.LoadResponse(\x01\x12G\n" +
@@ -6991,7 +7094,7 @@ func file_vethloom_proto_rawDescGZIP() []byte {
 	return file_vethloom_proto_rawDescData
 }
 
-var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 110)
+var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 112)
 var file_vethloom_proto_goTypes = []any{
 	(*Pool)(nil),                    // 0: vethloom.v1.Pool
 	(*CreateNetworkRequest)(nil),    // 1: vethloom.v1.CreateNetworkRequest
@@ -7054,92 +7157,94 @@ var file_vethloom_proto_goTypes = []any{
 	(*RemoveContainerRequest)(nil),  // 58: vethloom.v1.RemoveContainerRequest
 	(*RemoveContainerResponse)(nil), // 59: vethloom.v1.RemoveContainerResponse
 	(*WaitContainerRequest)(nil),    // 60: vethloom.v1.WaitContainerRequest
-	(*ImportRequest)(nil),           // 61: vethloom.v1.ImportRequest
-	(*ImportOptions)(nil),           // 62: vethloom.v1.ImportOptions
-	(*ImportResponse)(nil),          // 63: vethloom.v1.ImportResponse
-	(*LoadRequest)(nil),             // 64: vethloom.v1.LoadRequest
-	(*LoadResponse)(nil),            // 65: vethloom.v1.LoadResponse
-	(*ListImagesRequest)(nil),       // 66: vethloom.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),      // 67: vethloom.v1.ListImagesResponse
-	(*InspectImageRequest)(nil),     // 68: vethloom.v1.InspectImageRequest
-	(*Image)(nil),                   // 69: vethloom.v1.Image
-	(*RemoveImageRequest)(nil),      // 70: vethloom.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),     // 71: vethloom.v1.RemoveImageResponse
-	(*TagImageRequest)(nil),         // 72: vethloom.v1.TagImageRequest
-	(*TagImageResponse)(nil),        // 73: vethloom.v1.TagImageResponse
-	(*CreateVolumeRequest)(nil),     // 74: vethloom.v1.CreateVolumeRequest
-	(*Volume)(nil),                  // 75: vethloom.v1.Volume
-	(*ListVolumesRequest)(nil),      // 76: vethloom.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),     // 77: vethloom.v1.ListVolumesResponse
-	(*InspectVolumeRequest)(nil),    // 78: vethloom.v1.InspectVolumeRequest
-	(*RemoveVolumeRequest)(nil),     // 79: vethloom.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),    // 80: vethloom.v1.RemoveVolumeResponse
-	(*PruneVolumesRequest)(nil),     // 81: vethloom.v1.PruneVolumesRequest
-	(*PruneVolumesResponse)(nil),    // 82: vethloom.v1.PruneVolumesResponse
-	(*VersionRequest)(nil),          // 83: vethloom.v1.VersionRequest
-	(*VersionResponse)(nil),         // 84: vethloom.v1.VersionResponse
-	(*StatusRequest)(nil),           // 85: vethloom.v1.StatusRequest
-	(*StatusResponse)(nil),          // 86: vethloom.v1.StatusResponse
-	(*ClusterStatus)(nil),           // 87: vethloom.v1.ClusterStatus
-	(*OwnerError)(nil),              // 88: vethloom.v1.OwnerError
-	(*DiffRequest)(nil),             // 89: vethloom.v1.DiffRequest
-	(*DiffResponse)(nil),            // 90: vethloom.v1.DiffResponse
-	(*Op)(nil),                      // 91: vethloom.v1.Op
-	(*DoctorRequest)(nil),           // 92: vethloom.v1.DoctorRequest
-	(*DoctorResponse)(nil),          // 93: vethloom.v1.DoctorResponse
-	(*Finding)(nil),                 // 94: vethloom.v1.Finding
-	(*EventsRequest)(nil),           // 95: vethloom.v1.EventsRequest
-	(*Event)(nil),                   // 96: vethloom.v1.Event
-	nil,                             // 97: vethloom.v1.Pool.AuxAddressesEntry
-	nil,                             // 98: vethloom.v1.CreateNetworkRequest.OptionsEntry
-	nil,                             // 99: vethloom.v1.CreateNetworkRequest.LabelsEntry
-	nil,                             // 100: vethloom.v1.Network.OptionsEntry
-	nil,                             // 101: vethloom.v1.Network.LabelsEntry
-	nil,                             // 102: vethloom.v1.CreateSandboxRequest.LabelsEntry
-	nil,                             // 103: vethloom.v1.Sandbox.LabelsEntry
-	nil,                             // 104: vethloom.v1.ContainerSpec.LabelsEntry
-	nil,                             // 105: vethloom.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 106: vethloom.v1.Image.LabelsEntry
-	nil,                             // 107: vethloom.v1.CreateVolumeRequest.LabelsEntry
-	nil,                             // 108: vethloom.v1.Volume.LabelsEntry
-	nil,                             // 109: vethloom.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil),   // 110: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 111: google.protobuf.Duration
+	(*ChangePortsRequest)(nil),      // 61: vethloom.v1.ChangePortsRequest
+	(*ChangePortsResponse)(nil),     // 62: vethloom.v1.ChangePortsResponse
+	(*ImportRequest)(nil),           // 63: vethloom.v1.ImportRequest
+	(*ImportOptions)(nil),           // 64: vethloom.v1.ImportOptions
+	(*ImportResponse)(nil),          // 65: vethloom.v1.ImportResponse
+	(*LoadRequest)(nil),             // 66: vethloom.v1.LoadRequest
+	(*LoadResponse)(nil),            // 67: vethloom.v1.LoadResponse
+	(*ListImagesRequest)(nil),       // 68: vethloom.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),      // 69: vethloom.v1.ListImagesResponse
+	(*InspectImageRequest)(nil),     // 70: vethloom.v1.InspectImageRequest
+	(*Image)(nil),                   // 71: vethloom.v1.Image
+	(*RemoveImageRequest)(nil),      // 72: vethloom.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),     // 73: vethloom.v1.RemoveImageResponse
+	(*TagImageRequest)(nil),         // 74: vethloom.v1.TagImageRequest
+	(*TagImageResponse)(nil),        // 75: vethloom.v1.TagImageResponse
+	(*CreateVolumeRequest)(nil),     // 76: vethloom.v1.CreateVolumeRequest
+	(*Volume)(nil),                  // 77: vethloom.v1.Volume
+	(*ListVolumesRequest)(nil),      // 78: vethloom.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),     // 79: vethloom.v1.ListVolumesResponse
+	(*InspectVolumeRequest)(nil),    // 80: vethloom.v1.InspectVolumeRequest
+	(*RemoveVolumeRequest)(nil),     // 81: vethloom.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),    // 82: vethloom.v1.RemoveVolumeResponse
+	(*PruneVolumesRequest)(nil),     // 83: vethloom.v1.PruneVolumesRequest
+	(*PruneVolumesResponse)(nil),    // 84: vethloom.v1.PruneVolumesResponse
+	(*VersionRequest)(nil),          // 85: vethloom.v1.VersionRequest
+	(*VersionResponse)(nil),         // 86: vethloom.v1.VersionResponse
+	(*StatusRequest)(nil),           // 87: vethloom.v1.StatusRequest
+	(*StatusResponse)(nil),          // 88: vethloom.v1.StatusResponse
+	(*ClusterStatus)(nil),           // 89: vethloom.v1.ClusterStatus
+	(*OwnerError)(nil),              // 90: vethloom.v1.OwnerError
+	(*DiffRequest)(nil),             // 91: vethloom.v1.DiffRequest
+	(*DiffResponse)(nil),            // 92: vethloom.v1.DiffResponse
+	(*Op)(nil),                      // 93: vethloom.v1.Op
+	(*DoctorRequest)(nil),           // 94: vethloom.v1.DoctorRequest
+	(*DoctorResponse)(nil),          // 95: vethloom.v1.DoctorResponse
+	(*Finding)(nil),                 // 96: vethloom.v1.Finding
+	(*EventsRequest)(nil),           // 97: vethloom.v1.EventsRequest
+	(*Event)(nil),                   // 98: vethloom.v1.Event
+	nil,                             // 99: vethloom.v1.Pool.AuxAddressesEntry
+	nil,                             // 100: vethloom.v1.CreateNetworkRequest.OptionsEntry
+	nil,                             // 101: vethloom.v1.CreateNetworkRequest.LabelsEntry
+	nil,                             // 102: vethloom.v1.Network.OptionsEntry
+	nil,                             // 103: vethloom.v1.Network.LabelsEntry
+	nil,                             // 104: vethloom.v1.CreateSandboxRequest.LabelsEntry
+	nil,                             // 105: vethloom.v1.Sandbox.LabelsEntry
+	nil,                             // 106: vethloom.v1.ContainerSpec.LabelsEntry
+	nil,                             // 107: vethloom.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 108: vethloom.v1.Image.LabelsEntry
+	nil,                             // 109: vethloom.v1.CreateVolumeRequest.LabelsEntry
+	nil,                             // 110: vethloom.v1.Volume.LabelsEntry
+	nil,                             // 111: vethloom.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),   // 112: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 113: google.protobuf.Duration
 }
 var file_vethloom_proto_depIdxs = []int32{
-	97,  // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
+	99,  // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
 	0,   // 1: vethloom.v1.CreateNetworkRequest.pools:type_name -> vethloom.v1.Pool
-	98,  // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
-	99,  // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
+	100, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
+	101, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
 	0,   // 4: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
-	100, // 5: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
-	101, // 6: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
-	110, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
+	102, // 5: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
+	103, // 6: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
+	112, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
 	14,  // 8: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
 	3,   // 9: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
 	2,   // 10: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
 	15,  // 11: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
 	11,  // 12: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
 	15,  // 13: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
-	102, // 14: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
+	104, // 14: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
 	14,  // 15: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
-	103, // 16: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
+	105, // 16: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
 	17,  // 17: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
-	110, // 18: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	112, // 18: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
 	23,  // 19: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
 	23,  // 20: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
 	24,  // 21: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
-	111, // 22: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
-	110, // 23: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
+	113, // 22: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
+	112, // 23: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
 	22,  // 24: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
-	110, // 25: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
+	112, // 25: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
 	30,  // 26: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
 	11,  // 27: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
 	15,  // 28: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
 	34,  // 29: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
-	111, // 30: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
-	104, // 31: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
-	105, // 32: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
+	113, // 30: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	106, // 31: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
+	107, // 32: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
 	33,  // 33: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
 	40,  // 34: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
 	44,  // 35: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
@@ -7150,123 +7255,127 @@ var file_vethloom_proto_depIdxs = []int32{
 	43,  // 40: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
 	46,  // 41: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
 	47,  // 42: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
-	110, // 43: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
-	110, // 44: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	110, // 45: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	110, // 46: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	112, // 43: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
+	112, // 44: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	112, // 45: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	112, // 46: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
 	53,  // 47: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
 	33,  // 48: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
-	110, // 49: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
-	110, // 50: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
-	110, // 51: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	112, // 49: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
+	112, // 50: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
+	112, // 51: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
 	17,  // 52: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
-	111, // 53: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
-	62,  // 54: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
-	69,  // 55: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
-	110, // 56: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
-	106, // 57: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
-	107, // 58: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
-	108, // 59: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
-	110, // 60: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
-	75,  // 61: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
-	110, // 62: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	88,  // 63: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
-	87,  // 64: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
-	110, // 65: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
-	110, // 66: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
-	110, // 67: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
-	110, // 68: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
-	91,  // 69: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
-	94,  // 70: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
-	110, // 71: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	109, // 72: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
-	1,   // 73: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
-	4,   // 74: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
-	6,   // 75: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
-	7,   // 76: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
-	9,   // 77: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
-	11,  // 78: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
-	12,  // 79: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
-	16,  // 80: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
-	18,  // 81: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
-	20,  // 82: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
-	25,  // 83: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
-	27,  // 84: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
-	28,  // 85: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
-	31,  // 86: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
-	35,  // 87: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
-	37,  // 88: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
-	39,  // 89: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
-	41,  // 90: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
-	48,  // 91: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
-	50,  // 92: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
-	52,  // 93: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
-	54,  // 94: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
-	56,  // 95: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
-	58,  // 96: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
-	60,  // 97: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
-	61,  // 98: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
-	64,  // 99: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
-	66,  // 100: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
-	68,  // 101: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
-	70,  // 102: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
-	72,  // 103: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
-	74,  // 104: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
-	76,  // 105: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
-	78,  // 106: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
-	79,  // 107: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
-	81,  // 108: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
-	83,  // 109: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
-	85,  // 110: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
-	89,  // 111: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
-	92,  // 112: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
-	95,  // 113: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
-	2,   // 114: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
-	5,   // 115: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
-	2,   // 116: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
-	8,   // 117: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
-	10,  // 118: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
-	14,  // 119: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
-	13,  // 120: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
-	17,  // 121: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
-	19,  // 122: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
-	21,  // 123: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
-	26,  // 124: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
-	22,  // 125: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
-	29,  // 126: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
-	32,  // 127: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
-	36,  // 128: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
-	38,  // 129: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
-	45,  // 130: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
-	45,  // 131: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
-	49,  // 132: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
-	51,  // 133: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
-	53,  // 134: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
-	55,  // 135: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
-	57,  // 136: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
-	59,  // 137: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
-	47,  // 138: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
-	63,  // 139: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
-	65,  // 140: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
-	67,  // 141: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
-	69,  // 142: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
-	71,  // 143: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
-	73,  // 144: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
-	75,  // 145: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
-	77,  // 146: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
-	75,  // 147: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
-	80,  // 148: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
-	82,  // 149: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
-	84,  // 150: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
-	86,  // 151: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
-	90,  // 152: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
-	93,  // 153: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
-	96,  // 154: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
-	114, // [114:155] is the sub-list for method output_type
-	73,  // [73:114] is the sub-list for method input_type
-	73,  // [73:73] is the sub-list for extension type_name
-	73,  // [73:73] is the sub-list for extension extendee
-	0,   // [0:73] is the sub-list for field type_name
+	113, // 53: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	15,  // 54: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
+	15,  // 55: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
+	64,  // 56: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
+	71,  // 57: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
+	112, // 58: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
+	108, // 59: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
+	109, // 60: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
+	110, // 61: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
+	112, // 62: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	77,  // 63: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
+	112, // 64: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	90,  // 65: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
+	89,  // 66: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
+	112, // 67: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
+	112, // 68: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
+	112, // 69: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
+	112, // 70: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
+	93,  // 71: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
+	96,  // 72: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
+	112, // 73: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	111, // 74: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
+	1,   // 75: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
+	4,   // 76: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
+	6,   // 77: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
+	7,   // 78: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
+	9,   // 79: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
+	11,  // 80: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
+	12,  // 81: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
+	16,  // 82: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
+	18,  // 83: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
+	20,  // 84: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
+	25,  // 85: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
+	27,  // 86: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
+	28,  // 87: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
+	31,  // 88: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
+	35,  // 89: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
+	37,  // 90: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
+	39,  // 91: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
+	41,  // 92: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
+	48,  // 93: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
+	50,  // 94: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
+	52,  // 95: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
+	54,  // 96: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
+	56,  // 97: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
+	58,  // 98: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
+	60,  // 99: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
+	61,  // 100: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
+	63,  // 101: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
+	66,  // 102: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
+	68,  // 103: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
+	70,  // 104: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
+	72,  // 105: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
+	74,  // 106: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
+	76,  // 107: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
+	78,  // 108: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
+	80,  // 109: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
+	81,  // 110: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
+	83,  // 111: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
+	85,  // 112: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
+	87,  // 113: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
+	91,  // 114: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
+	94,  // 115: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
+	97,  // 116: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
+	2,   // 117: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
+	5,   // 118: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
+	2,   // 119: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
+	8,   // 120: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
+	10,  // 121: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
+	14,  // 122: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
+	13,  // 123: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
+	17,  // 124: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
+	19,  // 125: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
+	21,  // 126: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
+	26,  // 127: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
+	22,  // 128: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
+	29,  // 129: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
+	32,  // 130: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
+	36,  // 131: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
+	38,  // 132: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
+	45,  // 133: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
+	45,  // 134: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
+	49,  // 135: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
+	51,  // 136: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
+	53,  // 137: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
+	55,  // 138: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
+	57,  // 139: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
+	59,  // 140: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
+	47,  // 141: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
+	62,  // 142: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
+	65,  // 143: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
+	67,  // 144: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
+	69,  // 145: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
+	71,  // 146: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
+	73,  // 147: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
+	75,  // 148: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
+	77,  // 149: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
+	79,  // 150: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
+	77,  // 151: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
+	82,  // 152: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
+	84,  // 153: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
+	86,  // 154: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
+	88,  // 155: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
+	92,  // 156: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
+	95,  // 157: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
+	98,  // 158: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
+	117, // [117:159] is the sub-list for method output_type
+	75,  // [75:117] is the sub-list for method input_type
+	75,  // [75:75] is the sub-list for extension type_name
+	75,  // [75:75] is the sub-list for extension extendee
+	0,   // [0:75] is the sub-list for field type_name
 }
 
 func init() { file_vethloom_proto_init() }
@@ -7294,7 +7403,7 @@ func file_vethloom_proto_init() {
 		(*AttachResponse_Stderr)(nil),
 		(*AttachResponse_Exit)(nil),
 	}
-	file_vethloom_proto_msgTypes[61].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[63].OneofWrappers = []any{
 		(*ImportRequest_Options)(nil),
 		(*ImportRequest_Data)(nil),
 	}
@@ -7304,7 +7413,7 @@ func file_vethloom_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vethloom_proto_rawDesc), len(file_vethloom_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   110,
+			NumMessages:   112,
 			NumExtensions: 0,
 			NumServices:   8,
 		},

@@ -821,17 +821,18 @@ var Leases_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Containers_Create_FullMethodName  = "/vethloom.v1.Containers/Create"
-	Containers_Start_FullMethodName   = "/vethloom.v1.Containers/Start"
-	Containers_Attach_FullMethodName  = "/vethloom.v1.Containers/Attach"
-	Containers_Exec_FullMethodName    = "/vethloom.v1.Containers/Exec"
-	Containers_Logs_FullMethodName    = "/vethloom.v1.Containers/Logs"
-	Containers_List_FullMethodName    = "/vethloom.v1.Containers/List"
-	Containers_Inspect_FullMethodName = "/vethloom.v1.Containers/Inspect"
-	Containers_Stop_FullMethodName    = "/vethloom.v1.Containers/Stop"
-	Containers_Kill_FullMethodName    = "/vethloom.v1.Containers/Kill"
-	Containers_Remove_FullMethodName  = "/vethloom.v1.Containers/Remove"
-	Containers_Wait_FullMethodName    = "/vethloom.v1.Containers/Wait"
+	Containers_Create_FullMethodName      = "/vethloom.v1.Containers/Create"
+	Containers_Start_FullMethodName       = "/vethloom.v1.Containers/Start"
+	Containers_Attach_FullMethodName      = "/vethloom.v1.Containers/Attach"
+	Containers_Exec_FullMethodName        = "/vethloom.v1.Containers/Exec"
+	Containers_Logs_FullMethodName        = "/vethloom.v1.Containers/Logs"
+	Containers_List_FullMethodName        = "/vethloom.v1.Containers/List"
+	Containers_Inspect_FullMethodName     = "/vethloom.v1.Containers/Inspect"
+	Containers_Stop_FullMethodName        = "/vethloom.v1.Containers/Stop"
+	Containers_Kill_FullMethodName        = "/vethloom.v1.Containers/Kill"
+	Containers_Remove_FullMethodName      = "/vethloom.v1.Containers/Remove"
+	Containers_Wait_FullMethodName        = "/vethloom.v1.Containers/Wait"
+	Containers_ChangePorts_FullMethodName = "/vethloom.v1.Containers/ChangePorts"
 )
 
 // ContainersClient is the client API for Containers service.
@@ -851,6 +852,8 @@ type ContainersClient interface {
 	Kill(ctx context.Context, in *KillContainerRequest, opts ...grpc.CallOption) (*KillContainerResponse, error)
 	Remove(ctx context.Context, in *RemoveContainerRequest, opts ...grpc.CallOption) (*RemoveContainerResponse, error)
 	Wait(ctx context.Context, in *WaitContainerRequest, opts ...grpc.CallOption) (*ExitStatus, error)
+	// ChangePorts takes published ports from a container and gives it others, whether it runs or not: all or nothing.
+	ChangePorts(ctx context.Context, in *ChangePortsRequest, opts ...grpc.CallOption) (*ChangePortsResponse, error)
 }
 
 type containersClient struct {
@@ -986,6 +989,16 @@ func (c *containersClient) Wait(ctx context.Context, in *WaitContainerRequest, o
 	return out, nil
 }
 
+func (c *containersClient) ChangePorts(ctx context.Context, in *ChangePortsRequest, opts ...grpc.CallOption) (*ChangePortsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChangePortsResponse)
+	err := c.cc.Invoke(ctx, Containers_ChangePorts_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ContainersServer is the server API for Containers service.
 // All implementations must embed UnimplementedContainersServer
 // for forward compatibility.
@@ -1003,6 +1016,8 @@ type ContainersServer interface {
 	Kill(context.Context, *KillContainerRequest) (*KillContainerResponse, error)
 	Remove(context.Context, *RemoveContainerRequest) (*RemoveContainerResponse, error)
 	Wait(context.Context, *WaitContainerRequest) (*ExitStatus, error)
+	// ChangePorts takes published ports from a container and gives it others, whether it runs or not: all or nothing.
+	ChangePorts(context.Context, *ChangePortsRequest) (*ChangePortsResponse, error)
 	mustEmbedUnimplementedContainersServer()
 }
 
@@ -1045,6 +1060,9 @@ func (UnimplementedContainersServer) Remove(context.Context, *RemoveContainerReq
 }
 func (UnimplementedContainersServer) Wait(context.Context, *WaitContainerRequest) (*ExitStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method Wait not implemented")
+}
+func (UnimplementedContainersServer) ChangePorts(context.Context, *ChangePortsRequest) (*ChangePortsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangePorts not implemented")
 }
 func (UnimplementedContainersServer) mustEmbedUnimplementedContainersServer() {}
 func (UnimplementedContainersServer) testEmbeddedByValue()                    {}
@@ -1236,6 +1254,24 @@ func _Containers_Wait_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Containers_ChangePorts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangePortsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ContainersServer).ChangePorts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Containers_ChangePorts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ContainersServer).ChangePorts(ctx, req.(*ChangePortsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Containers_ServiceDesc is the grpc.ServiceDesc for Containers service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1274,6 +1310,10 @@ var Containers_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Wait",
 			Handler:    _Containers_Wait_Handler,
+		},
+		{
+			MethodName: "ChangePorts",
+			Handler:    _Containers_ChangePorts_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -65,8 +65,8 @@ func (k *endpoints) setPorts(ctx context.Context, endpoints []cnm.Endpoint) erro
 	return k.converge(ctx, owners...)
 }
 
-// movePorts takes the ports from the endpoints that have them and gives those that are asked for to the best. It returns
-// the endpoints that change, as they were and as they are in the index now.
+// movePorts takes the ports from the endpoints that have them and gives those that are asked for to the best. It
+// returns the endpoints that change, as they were and as they are in the index now.
 func (k *endpoints) movePorts(sandbox string, ports []cnm.PortMapping) (before, after []cnm.Endpoint, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -105,8 +105,8 @@ func TestPortsFollowTheGateway(t *testing.T) {
 	at(map[string]int{"back": 2})
 }
 
-// A sandbox has the ports that were asked for last. Those that stay keep their numbers, and a change that cannot be made
-// changes nothing.
+// A sandbox has the ports that were asked for last. Those that stay keep their numbers, and a change that cannot be
+// made changes nothing.
 func TestPortsComeAndGo(t *testing.T) {
 	w := newWorld(t, nil)
 	w.network(t, "web", "10.1.0.0/24")

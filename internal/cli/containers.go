@@ -3,8 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -13,7 +11,6 @@ import (
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/internal/cli/session"
 	"github.com/vethloom/vethloom/internal/cli/show"
-	"github.com/vethloom/vethloom/internal/cli/view"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
@@ -187,37 +184,6 @@ func (a containers) waitFor(ctx context.Context, c *client.Client, name string) 
 	return exit, err
 }
 
-func (a containers) containerPort() *cobra.Command {
-	return &cobra.Command{
-		Use: "port CONTAINER [PORT[/PROTO]]", Short: "Show where a container's ports are published", GroupID: groupRun,
-		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.complete(runningNames, 1),
-		Example: "  net port web 80",
-		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
-			ct, err := c.Containers.Inspect(ctx, &apiv1.InspectContainerRequest{Container: args[0]})
-			if err != nil {
-				return about("container", args[0], err)
-			}
-			ports := view.NetworkSettingsOf(ct.GetSandbox()).Ports
-			if len(args) == 1 {
-				for _, key := range sortedPorts(ports) {
-					for _, b := range ports[key] {
-						show.Printf(a.Out, "%s -> %s\n", key, b.String())
-					}
-				}
-				return nil
-			}
-			key := portKey(args[1])
-			if len(ports[key]) == 0 {
-				return fmt.Errorf("container %s: port %s is not published: see 'net port %s'", args[0], key, args[0])
-			}
-			for _, b := range ports[key] {
-				show.Println(a.Out, b.String())
-			}
-			return nil
-		}),
-	}
-}
-
 func (a containers) containerExec() *cobra.Command {
 	o := &apiv1.ExecOptions{}
 	var envs, envFiles []string
@@ -282,13 +248,4 @@ func (a containers) exec(ctx context.Context, c *client.Client, o *apiv1.ExecOpt
 		return nil
 	}
 	return exitWith(exit)
-}
-
-func sortedPorts(ports map[string][]view.Binding) []string {
-	keys := make([]string, 0, len(ports))
-	for k := range ports {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, comparePorts)
-	return keys
 }

@@ -18,10 +18,13 @@ import (
 func commandPaths(root *cobra.Command) []string {
 	var out []string
 	for _, c := range root.Commands() {
-		if sub := commandPaths(c); len(sub) > 0 {
+		sub := commandPaths(c)
+		if len(sub) > 0 && !strings.Contains(c.Use, " ") { // only holds others
 			out = append(out, sub...)
-		} else if c.Name() != "help" && !c.Hidden {
-			out = append(out, c.CommandPath())
+			continue
+		}
+		if c.Name() != "help" && !c.Hidden {
+			out = append(append(out, c.CommandPath()), sub...)
 		}
 	}
 	return out

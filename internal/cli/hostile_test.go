@@ -23,9 +23,9 @@ import (
 // evil sets a terminal's title, clears it with a C1 control, and turns the direction of text.
 const evil = "\x1b]0;pwned\x07\u009b2J\u202e"
 
-// Whatever containers, images, labels, other nodes and errors are called, no command writes a byte that a terminal
-// takes for a command.
-func TestNamesOfOthersDoNotDriveTheTerminal(t *testing.T) {
+// newNetd serves a domain in memory, for the time of a test.
+func newNetd(t *testing.T) *netd {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "net")
 	if err != nil {
 		t.Fatal(err)
@@ -41,6 +41,13 @@ func TestNamesOfOthersDoNotDriveTheTerminal(t *testing.T) {
 		n.domain.Close()
 		os.RemoveAll(dir)
 	})
+	return n
+}
+
+// Whatever containers, images, labels, other nodes and errors are called, no command writes a byte that a terminal
+// takes for a command.
+func TestNamesOfOthersDoNotDriveTheTerminal(t *testing.T) {
+	n := newNetd(t)
 	if _, _, err := n.domain.Create(t.Context(), engine.Spec{Name: "box", Image: "busybox", Command: []string{evil},
 		User: evil, Env: []string{"A=" + evil}, Labels: map[string]string{"l": evil}}); err != nil {
 		t.Fatal(err)

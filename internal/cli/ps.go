@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -131,22 +130,4 @@ func portsText(c *apiv1.Container) string {
 		}
 	}
 	return strings.Join(out, ", ")
-}
-
-// portKey completes PORT to PORT/tcp.
-func portKey(s string) string {
-	if !strings.Contains(s, "/") {
-		return s + "/tcp"
-	}
-	return s
-}
-
-// comparePorts orders "80/tcp" before "443/tcp".
-func comparePorts(x, y string) int {
-	number := func(s string) int {
-		n, _, _ := strings.Cut(s, "/")
-		i, _ := strconv.Atoi(n) // keys are made by bindings, from numbers
-		return i
-	}
-	return cmp.Or(cmp.Compare(number(x), number(y)), cmp.Compare(x, y))
 }

@@ -55,7 +55,7 @@ func (o *runFlags) flags(cmd *cobra.Command) {
 		"name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=… (default bridge)")
 	f.StringArrayVar(&o.networks, "net", nil, "the same as --network")
 	show.Must(f.MarkHidden("net"))
-	f.StringArrayVarP(&o.publish, "publish", "p", nil, "[IP:][HOST:]CONTAINER[/tcp|udp|sctp], ranges too")
+	f.StringArrayVarP(&o.publish, "publish", "p", nil, publishUsage)
 	o.endpoint.flags(cmd, "network-alias")
 	f.StringArrayVar(&s.Dns, "dns", nil, "address of a name server")
 	f.StringArrayVar(&o.extraHosts, "add-host", nil, "NAME:ADDRESS for /etc/hosts")

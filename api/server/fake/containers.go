@@ -68,12 +68,7 @@ func (d *containerPart) Create(_ context.Context, s engine.Spec) (string, []stri
 	for n, r := range requests {
 		var ports []cnm.PortMapping
 		if n == 0 {
-			ports = slices.Clone(s.Ports)
-			for p := range ports {
-				if ports[p].Dynamic {
-					ports[p].HostPort = 32768 + uint16(p)
-				}
-			}
+			ports = numbered(s.Ports)
 		}
 		if _, err := d.join(c, r, ports); err != nil {
 			return "", nil, err
@@ -140,6 +135,41 @@ func (d *containerPart) start(ref string) (*container, error) {
 
 func (d *core) drop(c *container) {
 	d.containers = slices.DeleteFunc(d.containers, func(x *container) bool { return x == c })
+}
+
+// ChangePorts implements [server.ContainerLife].
+func (d *containerPart) ChangePorts(_ context.Context, ref string, add, remove []cnm.PortMapping) error {
+	if err := d.enter("ChangePorts"); err != nil {
+		return err
+	}
+	defer d.mu.Unlock()
+	c, err := d.container(ref)
+	if err != nil {
+		return err
+	}
+	ports := slices.Clone(c.view.Spec.Ports)
+	for _, m := range remove {
+		kept := slices.DeleteFunc(slices.Clone(ports), m.Names)
+		if len(kept) == len(ports) {
+			return &cnm.Error{Kind: cnm.ErrNotFound, Field: "port", Value: m.String(), Reason: "it is not published"}
+		}
+		ports = kept
+	}
+	ports = append(ports, add...)
+	c.view.Spec.Ports = ports
+	c.view.Sandbox.Endpoints[0].Ports = numbered(ports)
+	return nil
+}
+
+// numbered has numbers for the host ports that are left open.
+func numbered(ports []cnm.PortMapping) []cnm.PortMapping {
+	ports = slices.Clone(ports)
+	for p := range ports {
+		if ports[p].Dynamic {
+			ports[p].HostPort = 32768 + uint16(p)
+		}
+	}
+	return ports
 }
 
 // Stop implements [server.ContainerLife].

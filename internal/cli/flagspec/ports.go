@@ -12,15 +12,20 @@ const portForms = "use [IP:][HOST:]CONTAINER[/tcp|udp|sctp], " +
 
 // Ports parses the values of -p. A range whose host ports are left to the
 // daemon becomes one mapping a port, because free ports need not be adjacent.
-func Ports(values []string) ([]*apiv1.PortMapping, error) {
+func Ports(values []string) ([]*apiv1.PortMapping, error) { return ports("-p", values, true) }
+
+// PublishedPorts parses ports that are to be published no more, in the forms of -p.
+func PublishedPorts(values []string) ([]*apiv1.PortMapping, error) { return ports("port", values, false) }
+
+func ports(what string, values []string, split bool) ([]*apiv1.PortMapping, error) {
 	var out []*apiv1.PortMapping
 	for _, v := range values {
 		m, err := cnm.ParsePort(v)
 		if err != nil {
-			return nil, fmt.Errorf("invalid -p %q: %w: %s", v, err, portForms)
+			return nil, fmt.Errorf("invalid %s %q: %w: %s", what, v, err, portForms)
 		}
 		each, n := uint32(m.Count), uint32(1)
-		if m.Dynamic {
+		if split && m.Dynamic {
 			each, n = 1, uint32(m.Count)
 		}
 		host := ""

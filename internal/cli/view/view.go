@@ -218,7 +218,7 @@ func Container(c *apiv1.Container) containerView {
 			Labels: OrEmpty(s.GetLabels()), StopSignal: s.GetStopSignal(),
 		},
 		HostConfig: hostConfigView{
-			NetworkMode: "bridge", PortBindings: bindings(portMappings(s.GetPorts())), AutoRemove: s.GetRemove(),
+			NetworkMode: "bridge", PortBindings: bindings(PortMappings(s.GetPorts())), AutoRemove: s.GetRemove(),
 			CapAdd: s.GetCapAdd(), CapDrop: s.GetCapDrop(), DNS: s.GetDns(), ExtraHosts: s.GetExtraHosts(),
 			Privileged: s.GetPrivileged(), ReadonlyRootfs: s.GetReadOnly(), UsernsMode: s.GetUserns(),
 			Memory: s.GetMemory(), NanoCPUs: s.GetNanoCpus(), PidsLimit: s.GetPidsLimit(), Sysctls: s.GetSysctls(),
@@ -317,7 +317,7 @@ func EndpointPorts(e *apiv1.Endpoint) []cnm.PortMapping {
 			families[false] = netip.IPv6Unspecified()
 		}
 	}
-	out := portMappings(e.GetPorts())
+	out := PortMappings(e.GetPorts())
 	for i := range out {
 		if !out[i].HostIP.IsValid() && len(families) == 1 {
 			out[i].HostIP = families[families[true].IsValid()]
@@ -326,7 +326,8 @@ func EndpointPorts(e *apiv1.Endpoint) []cnm.PortMapping {
 	return out
 }
 
-func portMappings(ports []*apiv1.PortMapping) []cnm.PortMapping {
+// PortMappings are mappings that the daemon has checked.
+func PortMappings(ports []*apiv1.PortMapping) []cnm.PortMapping {
 	out := make([]cnm.PortMapping, len(ports))
 	for i, p := range ports {
 		out[i] = PortMapping(p)

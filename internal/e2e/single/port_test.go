@@ -1,0 +1,205 @@
+package single
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vethloom/vethloom/internal/await"
+)
+
+// outside is a host that reaches the node at 192.0.2.1 and 2001:db8::1, and has these addresses of its own. It returns
+// the path of its namespace.
+func (n *node) outside(addrs ...string) string {
+	n.t.Helper()
+	host := exec.Command("unshare", "-n", "sh", "-c", "echo; exec sleep 1000")
+	out, err := host.StdoutPipe()
+	if err == nil {
+		err = host.Start()
+	}
+	if err == nil {
+		_, err = bufio.NewReader(out).ReadByte() // it has its namespace
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() {
+		n.Sh("ip link del o0")
+		if err := host.Process.Kill(); err != nil {
+			n.t.Error(err)
+		}
+		_ = host.Wait() // killed
+	})
+	n.Sh(fmt.Sprintf("ip link add o0 type veth peer name o1 netns %d && ip link set o0 up && "+
+		"ip addr add 192.0.2.1/24 dev o0 && ip addr add 2001:db8::1/64 dev o0 nodad", host.Process.Pid))
+	in := fmt.Sprintf("nsenter -t %d -n ", host.Process.Pid)
+	for _, a := range addrs {
+		nodad := ""
+		if strings.Contains(a, ":") {
+			nodad = " nodad"
+		}
+		n.Sh(in + "ip addr add " + a + " dev o1" + nodad)
+	}
+	n.Sh(in + "ip link set o1 up")
+	path := fmt.Sprintf("/proc/%d/ns/net", host.Process.Pid)
+	return path
+}
+
+// talk is a connection to a server that sends back what it gets.
+type talk struct {
+	net.Conn
+	t *testing.T
+}
+
+// dial connects from an address of a namespace; nil when that fails.
+func (n *node) dial(ns, from, to string) (*talk, error) {
+	d := net.Dialer{Timeout: 2 * time.Second}
+	if from != "" {
+		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
+	}
+	var c net.Conn
+	err := n.Do(ns, func() (err error) { c, err = d.DialContext(n.t.Context(), "tcp", to); return err })
+	if err != nil {
+		return nil, err
+	}
+	n.t.Cleanup(func() { c.Close() })
+	return &talk{c, n.t}, nil
+}
+
+// talks connects, and sees that it is answered.
+func (n *node) talks(ns, to string) *talk {
+	n.t.Helper()
+	var c *talk
+	await.True(n.t, "an answer at "+to, func() bool {
+		var err error
+		if c, err = n.dial(ns, "", to); err != nil {
+			return false
+		}
+		return c.echo() == nil
+	})
+	return c
+}
+
+// echo sends a line and reads it back.
+func (c *talk) echo() error {
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := fmt.Fprintln(c, "still there"); err != nil {
+		return err
+	}
+	line := make([]byte, len("still there\n"))
+	for got := 0; got < len(line); {
+		n, err := c.Read(line[got:])
+		if err != nil {
+			return err
+		}
+		got += n
+	}
+	return nil
+}
+
+func (c *talk) lives(what string) {
+	c.t.Helper()
+	if err := c.echo(); err != nil {
+		c.t.Errorf("%s: the connection ended: %v", what, err)
+	}
+}
+
+// ends waits until the connection is cut: connections are forgotten a moment after a change.
+func (c *talk) ends(what string) {
+	c.t.Helper()
+	await.True(c.t, what+": its end", func() bool { return c.echo() != nil })
+}
+
+// echoServer answers on ports 80 and 81 of a container.
+const echoServer = "nc -ll -p 80 -e cat & nc -ll -p 81 -e cat & wait"
+
+func TestPortsOfARunningContainer(t *testing.T) {
+	n := withImage(t)
+	ns := n.outside("192.0.2.2/24", "2001:db8::2/64")
+	n.ok("network", "create", "--ipv6", "--subnet", "10.7.0.0/24", "--subnet", "fd00:7::/64", "web")
+	n.ok("run", "-d", "--name", "s", "--network", "web", "-p", "8080:80", "bb", "sh", "-c", echoServer)
+	n.ok("run", "-d", "--name", "other", "--network", "web", "-p", "8090:80", "bb", "sleep", "1000")
+	refused := func(at string) {
+		t.Helper()
+		if c, err := n.dial(ns, "", at); err == nil && c.echo() == nil {
+			t.Errorf("%s answers", at)
+		}
+	}
+	first := n.talks(ns, "192.0.2.1:8080")
+	is(t, "added", n.ok("port", "add", "s", "-p", "8081:81", "-p", "[::]:8082:81"),
+		"81/tcp -> 0.0.0.0:8081\n81/tcp -> [::]:8081\n81/tcp -> [::]:8082")
+	second, third := n.talks(ns, "192.0.2.1:8081"), n.talks(ns, "[2001:db8::1]:8082")
+	local := n.talks("", "127.0.0.1:8081")
+	first.lives("ports were added")
+
+	had := n.ok("port", "ls", "s")
+	var l net.Listener
+	if err := n.Do("", func() (err error) { l, err = net.Listen("tcp", "127.0.0.1:8091"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	n.refuses(
+		refusal{"port add s -p 8084:80 -p 8090:80", 1, `8090/tcp: taken by other on network web`},
+		refusal{"port add s -p 8084:80 -p 8091:80", 1, `8091.*(taken|in use) by single\.test \(pid \d+\)`},
+		refusal{"port add s 8080:81", 1, `"8080:81/tcp": container s publishes 8080:80/tcp already`},
+		refusal{"port add s 8086:80 8086:81", 1, `publish each host port once`},
+		refusal{"port rm s 8080:80 8099:80", 1, `"8099:80/tcp": container s does not publish it`},
+		refusal{"port add nope 80", 1, `no such container`},
+	)
+	is(t, "after what was refused", n.ok("port", "ls", "s"), had)
+	refused("192.0.2.1:8084")
+
+	n.ok("port", "rm", "s", "8081:81")
+	second.ends("by a removed port")
+	local.ends("by a removed port, from the host")
+	first.lives("another port was removed")
+	third.lives("another port was removed")
+	refused("192.0.2.1:8081")
+	refused("[2001:db8::1]:8081")
+
+	n.restart()
+	first.lives("netd was killed")
+	third.lives("netd was killed")
+	n.ok("stop", "-t", "0", "s")
+	is(t, "while it does not run", n.ok("port", "ls", "s", "--format", "{{.Port}} {{.Address}} {{.State}}"),
+		"80/tcp 0.0.0.0:8080 waits for the start\n80/tcp [::]:8080 waits for the start\n"+
+			"81/tcp [::]:8082 waits for the start")
+	n.ok("port", "rm", "s", "80")
+	n.ok("port", "add", "s", "8085:80")
+	n.ok("start", "s")
+	n.talks(ns, "192.0.2.1:8085")
+	n.talks(ns, "[2001:db8::1]:8082")
+	refused("192.0.2.1:8080")
+	is(t, "all ports", n.ok("port", "ls", "-q"), "0.0.0.0:8090\n[::]:8090\n0.0.0.0:8085\n[::]:8085\n[::]:8082")
+}
+
+// Wherever netd is killed in a change of ports, the container's record and the kernel agree when it is back.
+func TestPortsAreAsRecordedAfterACrash(t *testing.T) {
+	n := withImage(t)
+	n.ok("run", "-d", "--name", "s", "-p", "8080:80", "bb", "sh", "-c", echoServer)
+	for i := range 8 {
+		var change sync.WaitGroup
+		change.Go(func() {
+			if i%2 == 0 {
+				n.net("port", "add", "s", "8081-8089:81-89")
+			} else {
+				n.net("port", "rm", "s", "8081-8089:81-89")
+			}
+		})
+		time.Sleep(time.Duration(i) * 4 * time.Millisecond) // somewhere in it
+		n.restart()
+		change.Wait()
+		keys := func(of string) string {
+			return n.ok("inspect", "-f", "{{range $k, $v := ."+of+".Port"+map[string]string{"HostConfig": "Bindings",
+				"NetworkSettings": "s"}[of]+"}}{{$k}} {{end}}", "s")
+		}
+		is(t, "published", keys("NetworkSettings"), keys("HostConfig"))
+		is(t, "net diff", n.ok("diff"), "")
+	}
+	n.talks("", "127.0.0.1:8080")
+}
