@@ -123,4 +123,6 @@ type PortMapping struct {
 	Port     uint16     `json:"port"`     // first of the range, in the sandbox
 	Count    uint16     `json:"count"`    // length of the range, at least 1
 	Dynamic  bool       `json:"dynamic,omitempty"`
+	// From are the sources that reach the ports, none inside another; empty for all of both families.
+	From []netip.Prefix `json:"from,omitempty"`
 }

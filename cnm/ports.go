@@ -12,8 +12,9 @@ import (
 const lastPort = 1<<16 - 1
 
 // NewPortMapping makes a mapping of numbers from outside, and refuses what is wrong with it by
-// itself. No transport means TCP, no count 1, no host port a dynamic one.
-func NewPortMapping(proto plan.L4, host netip.Addr, hostPort, port, count uint32) (PortMapping, error) {
+// itself. No transport means TCP, no count 1, no host port a dynamic one, no source all of them.
+func NewPortMapping(proto plan.L4, host netip.Addr, hostPort, port, count uint32, from ...netip.Prefix) (PortMapping,
+	error) {
 	count = max(count, 1)
 	m := PortMapping{Proto: proto, HostIP: host.Unmap(), Dynamic: hostPort == 0}
 	switch m.Proto {
@@ -38,7 +39,9 @@ func NewPortMapping(proto plan.L4, host netip.Addr, hostPort, port, count uint32
 			Remedy: "use an address of the host, or none for all of them"}
 	}
 	m.HostPort, m.Port, m.Count = uint16(hostPort), uint16(port), uint16(count)
-	return m, nil
+	var err error
+	m.From, err = checkSources(from, m.HostIP)
+	return m, err
 }
 
 func checkPortRange(field string, first, count uint32) error {
@@ -55,7 +58,7 @@ func checkPortRange(field string, first, count uint32) error {
 
 // Check refuses what is wrong with the mapping by itself.
 func (m PortMapping) Check() error {
-	_, err := NewPortMapping(m.Proto, m.HostIP, uint32(m.HostPort), uint32(m.Port), uint32(m.Count))
+	_, err := NewPortMapping(m.Proto, m.HostIP, uint32(m.HostPort), uint32(m.Port), uint32(m.Count), m.From...)
 	return err
 }
 
@@ -66,7 +69,7 @@ func NormalizePorts(ports []PortMapping) ([]PortMapping, error) {
 		if m.Dynamic {
 			m.HostPort = 0
 		}
-		m, err := NewPortMapping(m.Proto, m.HostIP, uint32(m.HostPort), uint32(m.Port), uint32(m.Count))
+		m, err := NewPortMapping(m.Proto, m.HostIP, uint32(m.HostPort), uint32(m.Port), uint32(m.Count), m.From...)
 		if err != nil {
 			return nil, err
 		}
@@ -111,9 +114,10 @@ func (m PortMapping) Overlaps(o PortMapping) bool {
 }
 
 // Names reports whether the mapping, as somebody names what is to go, means o: by a range of container ports that o
-// lies in, or by the host ports as well, on one address or any.
+// lies in, or by the host ports as well, on one address or any, for some sources or any.
 func (m PortMapping) Names(o PortMapping) bool {
-	if m.Proto != o.Proto || m.HostIP.IsValid() && m.HostIP != o.HostIP {
+	if m.Proto != o.Proto || m.HostIP.IsValid() && m.HostIP != o.HostIP ||
+		len(m.From) > 0 && !slices.Equal(m.From, o.From) {
 		return false
 	}
 	if m.HostPort == 0 {
@@ -122,9 +126,12 @@ func (m PortMapping) Names(o PortMapping) bool {
 	return !o.Dynamic && m.HostPort == o.HostPort && m.Port == o.Port && max(m.Count, 1) == max(o.Count, 1)
 }
 
-// String is the mapping as a user asks for it: 127.0.0.1:8080:80/tcp.
+// String is the mapping as a user asks for it: 127.0.0.1:8080:80/tcp,from=127.0.0.0/8.
 func (m PortMapping) String() string {
 	to := m.Target()
+	for _, p := range m.From {
+		to += ",from=" + p.String()
+	}
 	switch from := portSpan(m.HostPort, m.Count); {
 	case m.HostIP.IsValid() && m.HostPort == 0:
 		return hostPort(m.HostIP.String(), "") + ":" + to

@@ -3,6 +3,7 @@ package cnm_test
 import (
 	"errors"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -29,13 +30,19 @@ func TestPortText(t *testing.T) {
 		"[::1]:53:53/UDP":         {"[::1]:53:53/udp", []string{"[::1]:53->53/udp"}},
 		"[::ffff:10.0.0.1]:80:80": {"10.0.0.1:80:80/tcp", []string{"10.0.0.1:80->80/tcp"}},
 		"80":                      {"80/tcp", []string{"0.0.0.0:0->80/tcp", "[::]:0->80/tcp"}},
-		"10.0.0.1::80":            {"10.0.0.1::80/tcp", []string{"10.0.0.1:0->80/tcp"}},
+		"80:80,from=fd00::/8,from=10.1.2.3,from=10.0.0.0/8": {"80:80/tcp,from=10.0.0.0/8,from=fd00::/8",
+			[]string{"0.0.0.0:80->80/tcp", "[::]:80->80/tcp"}},
+		"target=80,published=8080-8080,protocol=UDP,host_ip=::1,mode=host,from=::1": {
+			"[::1]:8080:80/udp,from=::1/128", []string{"[::1]:8080->80/udp"}},
+		"target=80":                  {"80/tcp", []string{"0.0.0.0:0->80/tcp", "[::]:0->80/tcp"}},
+		"host_ip=10.0.0.1,target=80": {"10.0.0.1::80/tcp", []string{"10.0.0.1:0->80/tcp"}},
+		"10.0.0.1::80":               {"10.0.0.1::80/tcp", []string{"10.0.0.1:0->80/tcp"}},
 	} {
 		m := mustParse(t, text)
 		if m.String() != want.text || !slices.Equal(m.Published(), want.published) {
 			t.Errorf("%q: %q, %q", text, m.String(), m.Published())
 		}
-		if again := mustParse(t, m.String()); again != m {
+		if again := mustParse(t, m.String()); !reflect.DeepEqual(again, m) {
 			t.Errorf("%q: its text %q means %+v, not %+v", text, m.String(), again, m)
 		}
 	}

@@ -10,7 +10,8 @@ import (
 )
 
 // ParsePort reads what a user writes to publish a port or a range of them:
-// [IP:][HOST:]CONTAINER[/PROTOCOL], with an IPv6 address in brackets. A mapping without a host
+// [IP:][HOST:]CONTAINER[/PROTOCOL][,from=SUBNET]…, with an IPv6 address in brackets, or the long form
+// target=CONTAINER[,published=HOST][,host_ip=IP][,protocol=PROTOCOL][,from=SUBNET]…. A mapping without a host
 // port is Dynamic. The error is an [ErrInvalid].
 func ParsePort(text string) (PortMapping, error) {
 	m, err := parsePort(text)
@@ -21,6 +22,90 @@ func ParsePort(text string) (PortMapping, error) {
 }
 
 func parsePort(text string) (none PortMapping, err error) {
+	short, options, _ := strings.Cut(text, ",")
+	if strings.Contains(short, "=") {
+		return parseLongPort(text)
+	}
+	from, err := parseSources(text, options)
+	if err != nil {
+		return none, err
+	}
+	m, err := parseShortPort(short)
+	if err == nil && len(from) > 0 {
+		m.From, err = checkSources(from, m.HostIP)
+	}
+	return m, err
+}
+
+// parseSources reads the options of the short form.
+func parseSources(text, options string) (from []netip.Prefix, err error) {
+	for _, o := range strings.Split(options, ",") {
+		key, v, _ := strings.Cut(o, "=")
+		switch {
+		case o == "" && !strings.Contains(text, ","):
+			return nil, nil
+		case key != "from":
+			return nil, fmt.Errorf("unknown option %q: known is from=SUBNET", key)
+		}
+		p, err := ParseSource(v)
+		if err != nil {
+			return nil, err
+		}
+		from = append(from, p)
+	}
+	return from, nil
+}
+
+// parseLongPort reads the form of names and values, as Compose files and services have it.
+func parseLongPort(text string) (none PortMapping, err error) {
+	given := map[string]string{}
+	var from []netip.Prefix
+	for o := range strings.SplitSeq(text, ",") {
+		key, v, _ := strings.Cut(o, "=")
+		_, twice := given[key]
+		switch key {
+		case "from":
+			p, err := ParseSource(v)
+			if err != nil {
+				return none, err
+			}
+			from = append(from, p)
+			continue
+		case "target", "published", "host_ip", "protocol":
+		case "mode":
+			if v != "host" {
+				return none, fmt.Errorf("mode %q: ports are published on the container's host, which is mode=host", v)
+			}
+		default:
+			return none, fmt.Errorf("unknown option %q: known are target, published, host_ip, protocol, mode, from",
+				key)
+		}
+		if v == "" || twice {
+			return none, fmt.Errorf("option %q has no value or is given twice", key)
+		}
+		given[key] = v
+	}
+	short := given["target"]
+	if host, on := given["published"], given["host_ip"]; on != "" {
+		a, err := netip.ParseAddr(on)
+		if err == nil && a.Is6() {
+			on = "[" + on + "]"
+		}
+		short = on + ":" + host + ":" + short
+	} else if host != "" {
+		short = host + ":" + short
+	}
+	if proto := given["protocol"]; proto != "" {
+		short += "/" + proto
+	}
+	m, err := parseShortPort(short)
+	if err == nil && len(from) > 0 {
+		m.From, err = checkSources(from, m.HostIP)
+	}
+	return m, err
+}
+
+func parseShortPort(text string) (none PortMapping, err error) {
 	rest, proto, given := strings.Cut(text, "/")
 	l4 := plan.L4(strings.ToLower(proto))
 	if given && l4 != plan.TCP && l4 != plan.UDP && l4 != plan.SCTP {

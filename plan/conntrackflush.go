@@ -13,6 +13,7 @@ import (
 type ConntrackFlush struct {
 	Proto L4     // with Dst: the transport
 	Dst   string // original destination "addr:port" or "addr:from-to"; addr may be a prefix
+	From  string // with Dst: spare flows of sources that are not in this prefix
 	Keep  string // with Dst: spare flows that already lead there, "addr" or "addr:port"
 	Addr  string // or: every flow that an address is the original or reply source of
 }
@@ -25,6 +26,9 @@ func (f ConntrackFlush) String() string {
 		return "flow of " + f.Addr
 	}
 	text := "flow " + string(f.Proto) + " to " + f.Dst
+	if f.From != "" {
+		text += " from " + f.From
+	}
 	if f.Keep != "" {
 		text += " unless at " + f.Keep
 	}

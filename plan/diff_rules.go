@@ -136,12 +136,14 @@ func (d *diff) flows() {
 
 // isPortMap reports whether a set's elements decide where published ports lead.
 func isPortMap(e Element) bool {
-	if e.Family != Inet || len(e.Keys) != 3 {
+	if e.Family != Inet {
 		return false
 	}
 	switch e.Set {
 	case "ports4", "ports6", "range4", "range6":
-		return true
+		return len(e.Keys) == 3
+	case "from4", "from6", "fromrange4", "fromrange6": // the source is first
+		return len(e.Keys) == 4
 	}
 	return false
 }
@@ -183,6 +185,10 @@ func (d *diff) wasDeleted(e Element) {
 }
 
 func portFlow(e Element) ConntrackFlush {
-	proto := strings.ToLower(e.Keys[1])
-	return ConntrackFlush{Proto: L4(proto), Dst: hostPorts(CanonicalPart(e.Keys[0]), CanonicalPart(e.Keys[2]))}
+	keys, from := e.Keys, ""
+	if len(keys) == 4 {
+		keys, from = keys[1:], CanonicalPart(keys[0])
+	}
+	return ConntrackFlush{Proto: L4(strings.ToLower(keys[1])), From: from,
+		Dst: hostPorts(CanonicalPart(keys[0]), CanonicalPart(keys[2]))}
 }

@@ -240,6 +240,16 @@ func TestDiffChanges(t *testing.T) {
 			ops: `modify inet element range4 { 0.0.0.0/0 . tcp . 8080-8081 comment "endpoint/1" : 10.1.0.7 }
 				purge flow tcp to 0.0.0.0/0:8080-8081 unless at 10.1.0.7`,
 		},
+		"for some sources": {
+			want: func(s *plan.State) {
+				s.Rules.Elements[0].Set = "fromrange4"
+				s.Rules.Elements[0].Keys = []string{"10.0.0.0/8", "0.0.0.0/0", "tcp", "8080"}
+			},
+			ops: `delete inet element range4 { 0.0.0.0/0 . tcp . 8080-8081 comment "endpoint/1" : 10.1.0.2 }
+				create inet element fromrange4 { 10.0.0.0/8 . 0.0.0.0/0 . tcp . 8080 comment "endpoint/1" : 10.1.0.2 }
+				purge flow tcp to 0.0.0.0/0:8080 from 10.0.0.0/8 unless at 10.1.0.2
+				purge flow tcp to 0.0.0.0/0:8080-8081`,
+		},
 		"other set type: the family's table anew": {
 			have: func(s *plan.State) { s.Rules.Sets[0].Interval = false },
 			ops: `delete inet chain dnat { type nat hook prerouting priority -100; policy accept; }

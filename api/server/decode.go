@@ -160,7 +160,15 @@ func decodePort(m *apiv1.PortMapping) (cnm.PortMapping, error) {
 			return cnm.PortMapping{}, err
 		}
 	}
-	return cnm.NewPortMapping(plan.L4(m.GetProto()), host, m.GetHostPort(), m.GetContainerPort(), m.GetCount())
+	var from []netip.Prefix
+	for _, s := range m.GetFrom() {
+		p, err := cnm.ParseSource(s)
+		if err != nil {
+			return cnm.PortMapping{}, &cnm.Error{Kind: cnm.ErrInvalid, Field: "publish", Reason: err.Error()}
+		}
+		from = append(from, p)
+	}
+	return cnm.NewPortMapping(plan.L4(m.GetProto()), host, m.GetHostPort(), m.GetContainerPort(), m.GetCount(), from...)
 }
 
 func decodeSpec(s *apiv1.ContainerSpec) (engine.Spec, error) {

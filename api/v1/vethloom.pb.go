@@ -1069,6 +1069,7 @@ type PortMapping struct {
 	HostPort      uint32                 `protobuf:"varint,3,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"` // 0: the daemon picks
 	ContainerPort uint32                 `protobuf:"varint,4,opt,name=container_port,json=containerPort,proto3" json:"container_port,omitempty"`
 	Count         uint32                 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"` // 0 is 1
+	From          []string               `protobuf:"bytes,6,rep,name=from,proto3" json:"from,omitempty"`    // subnets or addresses that reach it; none: all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1136,6 +1137,13 @@ func (x *PortMapping) GetCount() uint32 {
 		return x.Count
 	}
 	return 0
+}
+
+func (x *PortMapping) GetFrom() []string {
+	if x != nil {
+		return x.From
+	}
+	return nil
 }
 
 type CreateSandboxRequest struct {
@@ -6591,13 +6599,14 @@ const file_vethloom_proto_rawDesc = "" +
 	"\bgateways\x18\v \x03(\tR\bgateways\x12\x18\n" +
 	"\aaliases\x18\f \x03(\tR\aaliases\x12.\n" +
 	"\x05ports\x18\r \x03(\v2\x18.vethloom.v1.PortMappingR\x05ports\x12)\n" +
-	"\x10gateway_priority\x18\x0e \x01(\x05R\x0fgatewayPriority\"\x96\x01\n" +
+	"\x10gateway_priority\x18\x0e \x01(\x05R\x0fgatewayPriority\"\xaa\x01\n" +
 	"\vPortMapping\x12\x14\n" +
 	"\x05proto\x18\x01 \x01(\tR\x05proto\x12\x17\n" +
 	"\ahost_ip\x18\x02 \x01(\tR\x06hostIp\x12\x1b\n" +
 	"\thost_port\x18\x03 \x01(\rR\bhostPort\x12%\n" +
 	"\x0econtainer_port\x18\x04 \x01(\rR\rcontainerPort\x12\x14\n" +
-	"\x05count\x18\x05 \x01(\rR\x05count\"\x91\x02\n" +
+	"\x05count\x18\x05 \x01(\rR\x05count\x12\x12\n" +
+	"\x04from\x18\x06 \x03(\tR\x04from\"\x91\x02\n" +
 	"\x14CreateSandboxRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x127\n" +
 	"\bnetworks\x18\x02 \x03(\v2\x1b.vethloom.v1.ConnectRequestR\bnetworks\x12.\n" +

@@ -170,6 +170,6 @@ func (k *endpoints) publisher(sandbox string) (*cnm.Endpoint, error) {
 // the host may have got that of its network.
 func samePort(want, have cnm.PortMapping) bool {
 	return want.Proto == have.Proto && (want.HostIP == have.HostIP || !want.HostIP.IsValid()) &&
-		want.Port == have.Port && want.Count == have.Count &&
+		want.Port == have.Port && want.Count == have.Count && slices.Equal(want.From, have.From) &&
 		want.Dynamic == have.Dynamic && (want.Dynamic || want.HostPort == have.HostPort)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -152,7 +153,7 @@ func TestPortsComeAndGo(t *testing.T) {
 	if err := publish(more, open); !errors.As(err, &taken) || !strings.Contains(err.Error(), "on network web") {
 		t.Errorf("a taken port: %v", err)
 	}
-	if now := has(); !slices.Equal(now, before) {
+	if now := has(); !reflect.DeepEqual(now, before) {
 		t.Errorf("after a refusal %v, before %v", now, before)
 	}
 	// A process of the host has what is picked first: another is.

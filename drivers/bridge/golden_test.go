@@ -146,6 +146,11 @@ func TestEndpointGolden(t *testing.T) {
 		{Proto: plan.TCP, HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 8443, Port: 443, Count: 1},
 		{Proto: plan.TCP, HostIP: netip.MustParseAddr("::1"), HostPort: 8443, Port: 443, Count: 1},
 		{Proto: plan.TCP, HostIP: netip.IPv4Unspecified(), HostPort: 8081, Port: 81, Count: 1},
+		{Proto: plan.TCP, HostPort: 8082, Port: 82, Count: 1, From: []netip.Prefix{
+			netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32"),
+			netip.MustParsePrefix("fd00::/8")}},
+		{Proto: plan.UDP, HostPort: 9100, Port: 9100, Count: 3, From: []netip.Prefix{
+			netip.MustParsePrefix("10.0.0.0/8")}},
 	}
 	half := testEndpoint()
 	half.Addrs, half.Ports, half.Index, half.GwPriority = half.Addrs[:1], published.Ports[:1], 2, 10

@@ -80,7 +80,8 @@ func (r *endpointRender) publish() error {
 			return err
 		}
 		for _, t := range ts {
-			r.rules.Publish(t.host, p.Proto, p.HostPort, p.Count, t.to, p.Port)
+			r.rules.Publish(firewall.Publication{On: t.host, Proto: p.Proto, HostPort: p.HostPort, Count: p.Count,
+				To: t.to, Port: p.Port, From: p.From})
 		}
 		r.hold(p)
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 // publishUsage is what -p takes.
-const publishUsage = "[IP:][HOST:]CONTAINER[/tcp|udp|sctp], ranges too"
+const publishUsage = "[IP:][HOST:]CONTAINER[/tcp|udp|sctp][,from=SUBNET]..., ranges too"
 
 // containerPort shows ports as Docker does, and has the commands that change them.
 func (a containers) containerPort() *cobra.Command {
@@ -127,6 +127,7 @@ func (a containers) portList() *cobra.Command {
 			{Name: "Port", Header: "PORT", Value: func(p publishedPort) string { return p.m.Target() }},
 			{Name: "Address", Header: "ADDRESS", Value: func(p publishedPort) string { return p.address }},
 			{Name: "Network", Header: "NETWORK", Value: func(p publishedPort) string { return p.network }},
+			{Name: "From", Header: "FROM", Value: func(p publishedPort) string { return p.m.Sources() }},
 			{Name: "State", Header: "STATE", Value: publishedPort.state},
 			{Name: "ID", Header: "CONTAINER ID", Hidden: true,
 				Value: func(p publishedPort) string { return p.container.GetId() }},

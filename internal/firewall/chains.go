@@ -153,12 +153,16 @@ func localToPublish() []plan.Rule {
 func publishRules() []plan.Rule {
 	var rules []plan.Rule
 	for _, f := range families() {
-		for _, m := range []string{f.ports, f.ranges} {
+		to := []plan.Field{f.daddr, plan.L4Proto, plan.DPort}
+		for _, m := range []string{f.ports, f.ranges, f.from, f.fromRanges} {
+			key := to
+			if m == f.from || m == f.fromRanges {
+				key = append([]plan.Field{f.saddr}, to...)
+			}
 			rules = append(rules, plan.Rule{
 				Match: []plan.Match{is(plan.NFProto, f.proto), is(plan.L4Proto, string(plan.TCP), string(plan.UDP),
 					string(plan.SCTP))},
-				Verdict: plan.DNAT, Target: m,
-				Key: []plan.Field{f.daddr, plan.L4Proto, plan.DPort}, Addr: f.ip,
+				Verdict: plan.DNAT, Target: m, Key: key, Addr: f.ip,
 			})
 		}
 	}

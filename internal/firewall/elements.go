@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/vethloom/vethloom/plan"
@@ -80,21 +81,43 @@ func (e *Elements) Source(port string, mac plan.MAC, addrs []netip.Prefix) {
 	}
 }
 
-// Publish leads Count ports of the host's addresses on, from HostPort on, to an address. A range that keeps its
-// numbers is one element; one that changes them has one for each port, as the data of a map cannot be counted up.
-func (e *Elements) Publish(on netip.Prefix, proto plan.L4, hostPort, count uint16, to netip.Addr, port uint16) {
-	f := familyOf(to)
-	if port == hostPort {
-		ports := number(hostPort)
-		if count > 1 {
-			ports += "-" + number(hostPort+count-1)
+// Publication is a range of host ports and where they lead.
+type Publication struct {
+	On              netip.Prefix // the host's addresses
+	Proto           plan.L4
+	HostPort, Count uint16
+	To              netip.Addr
+	Port            uint16
+	From            []netip.Prefix // the sources that are led there, of both families; empty for all
+}
+
+// Publish leads ports of the host to an address. A range that keeps its numbers is one element; one that changes them
+// has one for each port, as the data of a map cannot be counted up. With sources there is one of these for each of the
+// family, and for none of the family there is nothing: who is not led on finds a port that nobody listens on.
+func (e *Elements) Publish(p Publication) {
+	f := familyOf(p.To)
+	if len(p.From) == 0 {
+		e.publish(p, f.ports, f.ranges)
+	}
+	for _, from := range p.From {
+		if from.Addr().Is4() == p.To.Is4() {
+			e.publish(p, f.from, f.fromRanges, from.String())
 		}
-		e.add(plan.Inet, f.ranges, []string{on.String(), string(proto), ports}, to.String())
+	}
+}
+
+func (e *Elements) publish(p Publication, ports, ranges string, from ...string) {
+	key := func(ports string) []string { return append(slices.Clone(from), p.On.String(), string(p.Proto), ports) }
+	if p.Port == p.HostPort {
+		span := number(p.HostPort)
+		if p.Count > 1 {
+			span += "-" + number(p.HostPort+p.Count-1)
+		}
+		e.add(plan.Inet, ranges, key(span), p.To.String())
 		return
 	}
-	for i := range count {
-		e.add(plan.Inet, f.ports, []string{on.String(), string(proto), number(hostPort + i)},
-			to.String(), number(port+i))
+	for i := range p.Count {
+		e.add(plan.Inet, ports, key(number(p.HostPort+i)), p.To.String(), number(p.Port+i))
 	}
 }
 

@@ -33,6 +33,8 @@ type family struct {
 	masq         string
 	ports        string
 	ranges       string
+	from         string // as ports and ranges, by source too
+	fromRanges   string
 	source       string
 	loopback     string
 	any          string
@@ -43,7 +45,7 @@ func v4() family {
 	return family{
 		proto: "ipv4", ether: "ip", ip: "ip", addr: plan.TypeIPv4, saddr: plan.IPSaddr, daddr: plan.IPDaddr,
 		local: "local4", cluster: "cluster4", nodes: "nodes4", masq: "masq4", ports: "ports4", ranges: "range4",
-		source: "source4", loopback: "127.0.0.0/8", any: "0.0.0.0/0",
+		from: "from4", fromRanges: "fromrange4", source: "source4", loopback: "127.0.0.0/8", any: "0.0.0.0/0",
 		multicast: []string{"224.0.0.0/4", "255.255.255.255"},
 	}
 }
@@ -52,7 +54,8 @@ func v6() family {
 	return family{
 		proto: "ipv6", ether: "ip6", ip: "ip6", addr: plan.TypeIPv6, saddr: plan.IP6Saddr, daddr: plan.IP6Daddr,
 		local: "local6", cluster: "cluster6", nodes: "nodes6", masq: "masq6", ports: "ports6", ranges: "range6",
-		source: "source6", loopback: "::1", any: "::/0", multicast: []string{"ff00::/8"},
+		from: "from6", fromRanges: "fromrange6", source: "source6", loopback: "::1", any: "::/0",
+		multicast: []string{"ff00::/8"},
 	}
 }
 
@@ -87,6 +90,7 @@ func baseSets() []plan.Set {
 	}
 	for _, f := range families() {
 		port := []plan.DataType{f.addr, plan.TypeInetProto, plan.TypePort}
+		fromPort := append([]plan.DataType{f.addr}, port...)
 		sets = append(sets,
 			interval(inet(f.local, f.addr, plan.TypeIfName)),
 			interval(inet(f.cluster, f.addr, f.addr)),
@@ -94,6 +98,8 @@ func baseSets() []plan.Set {
 			interval(inet(f.masq, f.addr)),
 			interval(inet(f.ports, port...), f.addr, plan.TypePort),
 			interval(inet(f.ranges, port...), f.addr),
+			interval(inet(f.from, fromPort...), f.addr, plan.TypePort),
+			interval(inet(f.fromRanges, fromPort...), f.addr),
 			br(f.source, plan.TypeIfName, plan.TypeEther, f.addr),
 		)
 	}

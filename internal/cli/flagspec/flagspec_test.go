@@ -28,6 +28,10 @@ func TestPorts(t *testing.T) {
 		"[::]:80:80":          {{Proto: "tcp", HostIp: "::", HostPort: 80, ContainerPort: 80, Count: 1}},
 		"8000-8010:80-90":     {{Proto: "tcp", HostPort: 8000, ContainerPort: 80, Count: 11}},
 		"0.0.0.0:65535:65535": {{Proto: "tcp", HostIp: "0.0.0.0", HostPort: 65535, ContainerPort: 65535, Count: 1}},
+		"80-81,from=10.0.0.0/8": {{Proto: "tcp", ContainerPort: 80, Count: 1, From: []string{"10.0.0.0/8"}},
+			{Proto: "tcp", ContainerPort: 81, Count: 1, From: []string{"10.0.0.0/8"}}},
+		"target=53,published=5353,protocol=udp,from=fd00::1": {
+			{Proto: "udp", HostPort: 5353, ContainerPort: 53, Count: 1, From: []string{"fd00::1/128"}}},
 		"80-82": {{Proto: "tcp", ContainerPort: 80, Count: 1},
 			{Proto: "tcp", ContainerPort: 81, Count: 1}, {Proto: "tcp", ContainerPort: 82, Count: 1}},
 		"10.0.0.1:5-5:6-6":      {{Proto: "tcp", HostIp: "10.0.0.1", HostPort: 5, ContainerPort: 6, Count: 1}},
@@ -44,21 +48,33 @@ func TestPorts(t *testing.T) {
 		}
 	}
 	for value, want := range map[string]string{
-		"":                     `"" is not a port number`,
-		"0":                    `"0" is not a port number`,
-		"65536":                `"65536" is not a port number`,
-		"+80":                  `"+80" is not a port number`,
-		"-80":                  `"" is not a port number`,
-		"80/icmp":              `unknown protocol "icmp"`,
-		"80/":                  `unknown protocol ""`,
-		":80":                  `the host port before ":80" is empty`,
-		"8080:":                `container port: "" is not`,
-		"8000-8010:80":         `11 host ports for 1 container ports: both ranges must have the same length`,
-		"90-80":                `range "90-80" ends before it begins`,
-		"web:80:80":            `host address "web" is not an IP address`,
-		"::1:80:80":            `host address "::1" is IPv6 and needs brackets: [::1]`,
-		"[127.0.0.1]:80:80":    `is IPv4, which takes no brackets`,
-		"[fe80::1%eth0]:80:80": `has a zone`,
+		"":                            `"" is not a port number`,
+		"0":                           `"0" is not a port number`,
+		"65536":                       `"65536" is not a port number`,
+		"+80":                         `"+80" is not a port number`,
+		"-80":                         `"" is not a port number`,
+		"80/icmp":                     `unknown protocol "icmp"`,
+		"80/":                         `unknown protocol ""`,
+		":80":                         `the host port before ":80" is empty`,
+		"8080:":                       `container port: "" is not`,
+		"8000-8010:80":                `11 host ports for 1 container ports: both ranges must have the same length`,
+		"80,from=10.0.0.1/8":          `did you mean 10.0.0.0/8?`,
+		"80,from=":                    `source "" is no subnet`,
+		"80,from=lan":                 `source "lan" is no subnet`,
+		"80,":                         `unknown option ""`,
+		"80,to=10.0.0.0/8":            `unknown option "to"`,
+		"[::1]:80:80,from=10.0.0.0/8": `"10.0.0.0/8": is not of the family of the host address ::1`,
+		"80,from=::ffff:10.0.0.0/104": `is no subnet`,
+		"target=80,published=":        `"published" has no value`,
+		"target=80,target=81":         `given twice`,
+		"target=80,mode=ingress":      `mode=host`,
+		"published=80":                `container port: "" is not a port number`,
+		"target=80,name=web":          `unknown option "name"`,
+		"90-80":                       `range "90-80" ends before it begins`,
+		"web:80:80":                   `host address "web" is not an IP address`,
+		"::1:80:80":                   `host address "::1" is IPv6 and needs brackets: [::1]`,
+		"[127.0.0.1]:80:80":           `is IPv4, which takes no brackets`,
+		"[fe80::1%eth0]:80:80":        `has a zone`,
 	} {
 		if _, err := flagspec.Ports([]string{value}); err == nil || !strings.Contains(err.Error(), want) ||
 			!strings.HasPrefix(err.Error(), `invalid -p "`) {
@@ -68,7 +84,8 @@ func TestPorts(t *testing.T) {
 }
 
 func FuzzPorts(f *testing.F) {
-	for _, s := range []string{"80", "8080:80/udp", "[::1]:8000-8002:80-82", "127.0.0.1::53"} {
+	for _, s := range []string{"80", "8080:80/udp", "[::1]:8000-8002:80-82", "127.0.0.1::53",
+		"80:80,from=10.0.0.0/8", "target=80,published=80,from=fd00::/8,protocol=udp"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -8,14 +8,17 @@ import (
 )
 
 const portForms = "use [IP:][HOST:]CONTAINER[/tcp|udp|sctp], " +
-	"for example 8080:80, 127.0.0.1:8080:80, [::1]:8080:80, 8000-8010:80-90 or 53/udp"
+	"for example 8080:80, 127.0.0.1:8080:80, [::1]:8080:80, 8000-8010:80-90 or 53/udp; " +
+	"with ,from=SUBNET for some clients only; or target=CONTAINER,published=HOST,…"
 
 // Ports parses the values of -p. A range whose host ports are left to the
 // daemon becomes one mapping a port, because free ports need not be adjacent.
 func Ports(values []string) ([]*apiv1.PortMapping, error) { return ports("-p", values, true) }
 
 // PublishedPorts parses ports that are to be published no more, in the forms of -p.
-func PublishedPorts(values []string) ([]*apiv1.PortMapping, error) { return ports("port", values, false) }
+func PublishedPorts(values []string) ([]*apiv1.PortMapping, error) {
+	return ports("port", values, false)
+}
 
 func ports(what string, values []string, split bool) ([]*apiv1.PortMapping, error) {
 	var out []*apiv1.PortMapping
@@ -32,10 +35,14 @@ func ports(what string, values []string, split bool) ([]*apiv1.PortMapping, erro
 		if m.HostIP.IsValid() {
 			host = m.HostIP.String()
 		}
+		var from []string
+		for _, p := range m.From {
+			from = append(from, p.String())
+		}
 		for i := range n {
 			out = append(out, &apiv1.PortMapping{
 				Proto: string(m.Proto), HostIp: host, HostPort: uint32(m.HostPort), ContainerPort: uint32(m.Port) + i,
-				Count: each,
+				Count: each, From: from,
 			})
 		}
 	}

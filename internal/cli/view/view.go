@@ -452,6 +452,11 @@ func PortMapping(p *apiv1.PortMapping) cnm.PortMapping {
 	if a, err := netip.ParseAddr(p.GetHostIp()); err == nil { // empty: every address
 		m.HostIP = a
 	}
+	for _, s := range p.GetFrom() {
+		if from, err := netip.ParsePrefix(s); err == nil {
+			m.From = append(m.From, from)
+		}
+	}
 	return m
 }
 

@@ -203,3 +203,78 @@ func TestPortsAreAsRecordedAfterACrash(t *testing.T) {
 	}
 	n.talks("", "127.0.0.1:8080")
 }
+
+// A port with sources answers these alone, of both families; to all others it is as one that is not published.
+func TestPortsForSomeSources(t *testing.T) {
+	n := withImage(t)
+	ns := n.outside("192.0.2.2/24", "192.0.2.3/24", "2001:db8::2/64", "2001:db8::3/64")
+	n.ok("network", "create", "--ipv6", "--subnet", "10.7.0.0/24", "--subnet", "fd00:7::/64", "web")
+	n.ok("network", "create", "--subnet", "10.8.0.0/24", "back")
+	n.ok("run", "-d", "--name", "s", "--network", "web", "-p", "8080:80,from=192.0.2.2,from=2001:db8::2/127",
+		"--publish", "target=81,published=8081,from=192.0.2.0/24,from=10.8.0.0/16,from=127.0.0.0/8",
+		"-p", "80-82:80-82,from=192.0.2.3", "-p", "8083:80", "bb", "sh", "-c", echoServer)
+	n.ok("run", "-d", "--name", "peer", "--network", "back", "bb", "sleep", "1000")
+	n.talks(ns, "192.0.2.1:8083") // the servers listen
+	reach := func(what string, all map[string]string) {
+		t.Helper()
+		for way, want := range all {
+			from, to, _ := strings.Cut(way, " ")
+			in := ns
+			if from == "host" {
+				in, from = "", ""
+			}
+			got := "refused"
+			if c, err := n.dial(in, from, to); err == nil && c.echo() == nil {
+				got = "answered"
+			}
+			if got != want {
+				t.Errorf("%s: %s is %s, want %s", what, way, got, want)
+			}
+		}
+	}
+	reach("at first", map[string]string{
+		"192.0.2.2 192.0.2.1:8080": "answered", "192.0.2.3 192.0.2.1:8080": "refused",
+		"2001:db8::2 [2001:db8::1]:8080": "answered", "2001:db8::3 [2001:db8::1]:8080": "answered",
+		"192.0.2.2 192.0.2.1:8081": "answered", "192.0.2.3 192.0.2.1:8081": "answered",
+		"2001:db8::2 [2001:db8::1]:8081": "refused", // none of IPv6 is named
+		"192.0.2.2 192.0.2.1:81":         "refused", "192.0.2.3 192.0.2.1:81": "answered",
+		"192.0.2.2 192.0.2.1:8083": "answered", "2001:db8::2 [2001:db8::1]:8083": "answered",
+		"host 127.0.0.1:8080": "refused", "host 127.0.0.1:8081": "answered", "host [::1]:8081": "refused",
+		"host 127.0.0.1:8083": "answered",
+	})
+	for port, want := range map[string]string{"8081": "0", "8080": "1"} {
+		r := n.net("exec", "peer", "sh", "-c", "echo x | nc -w 2 192.0.2.1 "+port+" | grep -q x")
+		is(t, "a container of another network at port "+port, fmt.Sprint(r.code), want)
+	}
+	is(t, "sources", n.ok("port", "ls", "s", "--format", "{{.Port}} {{.Address}} {{.From}}"),
+		"80/tcp 0.0.0.0:8080 192.0.2.2/32,2001:db8::2/127\n80/tcp [::]:8080 192.0.2.2/32,2001:db8::2/127\n"+
+			"80-82/tcp 0.0.0.0:80-82 192.0.2.3/32\n80-82/tcp [::]:80-82 192.0.2.3/32\n"+
+			"80/tcp 0.0.0.0:8083 \n80/tcp [::]:8083 \n"+
+			"81/tcp 0.0.0.0:8081 10.8.0.0/16,127.0.0.0/8,192.0.2.0/24\n"+
+			"81/tcp [::]:8081 10.8.0.0/16,127.0.0.0/8,192.0.2.0/24")
+	n.refuses(
+		refusal{"port add s -p 8084:80,from=10.0.0.1/8", 1, `did you mean 10.0.0.0/8`},
+		refusal{"port add s -p [::1]:8084:80,from=10.0.0.0/8", 1, `not of the family of the host address ::1`},
+		refusal{"run --rm -p 8080:80,from=192.0.2.9 bb true", 125, `8080/tcp: taken by s`}, // one container a port
+	)
+	// Sources that are taken away are cut off; what they were is gone for others too.
+	open := n.talks(ns, "192.0.2.1:8083")
+	n.ok("port", "rm", "s", "8083:80")
+	n.ok("port", "add", "s", "-p", "8083:80,from=192.0.2.3")
+	open.ends("a connection of a source that is none any more")
+	n.restart()
+	reach("after a restart", map[string]string{
+		"192.0.2.2 192.0.2.1:8083": "refused", "192.0.2.3 192.0.2.1:8083": "answered",
+		"192.0.2.2 192.0.2.1:8080": "answered", "192.0.2.3 192.0.2.1:8080": "refused",
+	})
+	n.ok("stop", "-t", "0", "s")
+	n.ok("start", "s")
+	await.True(t, "it listens", func() bool {
+		c, err := n.dial(ns, "192.0.2.3", "192.0.2.1:8083")
+		return err == nil && c.echo() == nil
+	})
+	reach("after a start", map[string]string{
+		"192.0.2.2 192.0.2.1:8083": "refused", "192.0.2.2 192.0.2.1:8080": "answered",
+		"192.0.2.3 192.0.2.1:8080": "refused",
+	})
+}

@@ -226,13 +226,32 @@ func matcherOf(f plan.ConntrackFlush) (matcher, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
+	sources, err := sourcesOf(f.From)
+	if err != nil {
+		return nil, false, err
+	}
 	// A prefix stands for this host's addresses in it: the same port of
 	// another host is none of our business.
 	one := dst.IsSingleIP()
 	return func(x flow) bool {
 		return x.proto == proto && x.dst.Port() >= from && x.dst.Port() <= to &&
-			dst.Contains(x.dst.Addr()) && (one || x.here) && !(x.translated && kept(x.reply))
+			dst.Contains(x.dst.Addr()) && (one || x.here) && sources(x.src) && !(x.translated && kept(x.reply))
 	}, dst.Addr().Is6(), nil
+}
+
+// sourcesOf tells which sources are meant.
+func sourcesOf(from string) (func(netip.Addr) bool, error) {
+	if from == "" {
+		return func(netip.Addr) bool { return true }, nil
+	}
+	if a, err := netip.ParseAddr(from); err == nil {
+		return func(x netip.Addr) bool { return x == a }, nil
+	}
+	p, err := netip.ParsePrefix(from)
+	if err != nil {
+		return nil, fmt.Errorf("source of flows %q: want an address or a prefix: %w", from, err)
+	}
+	return p.Contains, nil
 }
 
 // keeper tells which flows are right as they are.
