@@ -50,6 +50,7 @@ type PortBinder interface {
 type Capabilities struct {
 	Addresses bool // networks have pools and endpoints have addresses
 	Ports     bool // endpoints can publish ports
+	LAN       bool // networks are the host's own LANs: their subnets may be those that the host has
 	Singleton bool // only the builtin network of this driver exists (host, none)
 	Leases    bool // each node leases subnets of its own from the network's (else all nodes share them, by blocks)
 }
@@ -60,12 +61,15 @@ type Host struct {
 	NoIPv6 bool   // the kernel has IPv6 switched off: nothing of it can be set or bound
 	Node   string // this node's ID in the cluster; "" on a node that is in none
 	Uplink Uplink // the link to the other nodes
+	// the host's own addresses of IPv4 with their subnets, sorted; none of ours
+	Addrs []netip.Prefix
 }
 
 // Equal reports whether renders for both hosts are the same.
 func (h Host) Equal(o Host) bool {
 	a, b := h.Uplink, o.Uplink
 	return h.MTU == o.MTU && h.NoIPv6 == o.NoIPv6 && h.Node == o.Node && slices.Equal(a.OnLink, b.OnLink) &&
+		slices.Equal(h.Addrs, o.Addrs) &&
 		a.Link == b.Link && a.MTU == b.MTU && a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6
 }
 

@@ -14,6 +14,7 @@ type PoolRequest struct {
 	Range   netip.Prefix          // addresses are given from this part; the zero value: all of it
 	Gateway netip.Addr            // the zero value: the first usable address
 	Aux     map[string]netip.Addr // addresses never given, by what they are for
+	LAN     bool                  // the subnet may be one that the host is on
 }
 
 // Claim is a set of addresses that become the owner's (or, from

@@ -118,7 +118,7 @@ func (m *IPAM) resolve(requests []cnm.PoolRequest, w where) ([]cnm.Pool, error) 
 		subnet := r.Subnet
 		var err error
 		if subnet.IsValid() {
-			err = m.free(subnet, w)
+			err = m.free(subnet, r.LAN, w)
 		} else {
 			subnet, err = m.choose(r, w)
 		}
@@ -136,8 +136,9 @@ func (m *IPAM) resolve(requests []cnm.PoolRequest, w where) ([]cnm.Pool, error) 
 }
 
 // free refuses a subnet that overlaps another network's, or that is one the
-// host has a route to. A host's route to a wider or narrower prefix is the user's affair.
-func (m *IPAM) free(subnet netip.Prefix, w where) error {
+// host has a route to, unless it is a LAN of the host's. A host's route to a wider or narrower prefix is
+// the user's affair.
+func (m *IPAM) free(subnet netip.Prefix, lan bool, w where) error {
 	refuse := func(reason string) error {
 		return &cnm.Error{
 			Kind: cnm.ErrExists, Field: "subnet", Value: subnet.String(), Reason: reason,
@@ -150,7 +151,7 @@ func (m *IPAM) free(subnet netip.Prefix, w where) error {
 	if i := slices.IndexFunc(w.taken, subnet.Overlaps); i >= 0 {
 		return refuse(fmt.Sprintf("overlaps %s of another network of the cluster", w.taken[i]))
 	}
-	if slices.Contains(w.host, subnet) {
+	if !lan && slices.Contains(w.host, subnet) {
 		return refuse("the host itself has an address in it or a route to it (see ip route)")
 	}
 	return nil

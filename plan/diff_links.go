@@ -80,6 +80,8 @@ func sameDevice(want, have Link) bool {
 		return want.Peer.NS == have.Peer.NS && want.Peer.Name == have.Peer.Name
 	case want.Kind == VXLAN:
 		return want.VXLAN == have.VXLAN
+	case want.Kind == VLAN || want.Kind == Macvlan:
+		return want.Lower == have.Lower
 	}
 	return true
 }
@@ -166,11 +168,14 @@ func sameLink(want, have Link) bool {
 
 func sameMAC(want, have MAC) bool { return want == MAC{} || want == have }
 
+// carries reports whether other links sit on links of that kind.
+func (k LinkKind) carries() bool { return k == Bridge || k == VLAN }
+
 // sortLinks puts bridges before ports for creation and ports before bridges for
-// removal.
+// removal, and so with VLANs and what sits on them.
 func (d *diff) sortLinks() {
 	port := func(o Object) int {
-		if o.(Link).Kind == Bridge {
+		if o.(Link).Kind.carries() {
 			return 0
 		}
 		return 1
@@ -189,7 +194,7 @@ func (d *diff) sortLinks() {
 // links makes bridges, then changes links, then makes the others: a changed
 // port may join a new bridge, and a new port a changed one.
 func (d *diff) links() {
-	n := slices.IndexFunc(d.linkDelta.create, func(o Object) bool { return o.(Link).Kind != Bridge })
+	n := slices.IndexFunc(d.linkDelta.create, func(o Object) bool { return !o.(Link).Kind.carries() })
 	if n < 0 {
 		n = len(d.linkDelta.create)
 	}

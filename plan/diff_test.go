@@ -135,6 +135,12 @@ func TestDiffOrder(t *testing.T) {
 func TestDiffChanges(t *testing.T) {
 	const near = "link vle-1 veth mtu 1500 master vlb-1 hairpin up peer sb/eth0 address 02:42:0a:01:00:02 alias " +
 		"vethloom:endpoint/1"
+	const anew = `delete link vle-1 veth mtu 1500 master vlb-1 hairpin up peer sb/eth7 address 02:42:0a:01:00:02 \
+		alias vethloom:endpoint/1
+		create ` + near + `
+		create addr 10.1.0.2/16 dev eth0 netns sb
+		create neigh 10.1.0.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent netns sb
+		create route 192.0.2.0/24 dev eth0 netns sb`
 	for name, c := range map[string]struct {
 		want, have func(*plan.State)
 		ops        string
@@ -157,13 +163,7 @@ func TestDiffChanges(t *testing.T) {
 		},
 		"other peer: what sits on a new link comes again": {
 			have: func(s *plan.State) { s.Links[0].Peer.Name = "eth7" },
-			ops: `delete link vle-1 veth mtu 1500 master vlb-1 hairpin up peer sb/eth7 address 02:42:0a:01:00:02 \
-				alias vethloom:endpoint/1
-				create ` + near + `
-				create addr 10.1.0.2/16 dev eth0 netns sb
-				create neigh 10.1.0.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent netns sb
-				create route 192.0.2.0/24 dev eth0 netns sb
-				create route 0.0.0.0/0 via 10.1.0.1 dev eth0 netns sb`,
+			ops:  anew + "\ncreate route 0.0.0.0/0 via 10.1.0.1 dev eth0 netns sb",
 		},
 		"other kind: ports join, addresses come again": {
 			have: func(s *plan.State) { s.Links[1].Kind = "dummy" },
@@ -214,12 +214,7 @@ func TestDiffChanges(t *testing.T) {
 				s.Routes = s.Routes[1:]
 				s.Links[0].Peer.Name = "eth7"
 			},
-			ops: `delete link vle-1 veth mtu 1500 master vlb-1 hairpin up peer sb/eth7 address 02:42:0a:01:00:02 \
-				alias vethloom:endpoint/1
-				create ` + near + `
-				create addr 10.1.0.2/16 dev eth0 netns sb
-				create neigh 10.1.0.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent netns sb
-				create route 192.0.2.0/24 dev eth0 netns sb
+			ops: anew + `
 				create route 0.0.0.0/0 via 10.1.0.1 dev eth0 once netns sb
 				create route 0.0.0.0/0 via 10.1.0.1 dev eth0 table 99 netns sb`,
 		},

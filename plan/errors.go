@@ -22,6 +22,16 @@ var (
 	ErrUnsupported = errors.New("this kernel does not support it")
 )
 
+// NoLinkError tells which link of the host another one was to sit on.
+type NoLinkError struct {
+	Link string
+	Err  error
+}
+
+func (e *NoLinkError) Error() string { return "the host has no link " + e.Link }
+
+func (e *NoLinkError) Unwrap() error { return e.Err }
+
 // PortTakenError tells who has a host port. It unwraps to [ErrPortTaken].
 type PortTakenError struct {
 	Port PortReservation // the one port that is taken

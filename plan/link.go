@@ -15,6 +15,8 @@ const (
 	Veth     LinkKind = "veth"
 	VXLAN    LinkKind = "vxlan"
 	TUN      LinkKind = "tun"
+	VLAN     LinkKind = "vlan"
+	Macvlan  LinkKind = "macvlan"
 	Loopback LinkKind = "loopback"
 )
 
@@ -49,7 +51,18 @@ type Link struct {
 	Port   BridgePort  // meaningful with Master
 	Peer   VethPeer    // meaningful for Veth
 	VXLAN  VXLANDevice // meaningful for VXLAN
+	Lower  Lower       // meaningful for VLAN and Macvlan
 }
+
+// Lower is what a link sits on, and how. The kernel changes neither later: another value is another link.
+type Lower struct {
+	Link string // in the fabric's namespace, whatever the namespace of the link on it
+	Tag  uint16 // of a VLAN (IEEE 802.1Q): 1 to 4094
+	Mode string // of a Macvlan: one of MacvlanModes
+}
+
+// MacvlanModes are what links on the same lower one may be to each other.
+func MacvlanModes() []string { return []string{"bridge", "private", "vepa", "passthru"} }
 
 // VXLANDevice is what a VXLAN link (RFC 7348) is made with. The kernel changes none of
 // it later: another value is another link, whose entries start anew. Learning is
@@ -87,6 +100,9 @@ func (l Link) String() string {
 	parts := []string{"link", l.Name, string(l.Kind)}
 	if l.Kind == VXLAN {
 		parts = append(parts, l.VXLAN.String())
+	}
+	if l.Lower != (Lower{}) {
+		parts = append(parts, l.Lower.String())
 	}
 	if m := l.MAC.String(); m != "" {
 		parts = append(parts, "address", m)
@@ -128,6 +144,18 @@ func (p VethPeer) String() string {
 	text := in(p.NS, p.Name)
 	if m := p.MAC.String(); m != "" {
 		text += " address " + m
+	}
+	return text
+}
+
+// String is what the link sits on as a part of its line.
+func (o Lower) String() string {
+	text := "on " + o.Link
+	if o.Tag != 0 {
+		text += " id " + strconv.Itoa(int(o.Tag))
+	}
+	if o.Mode != "" {
+		text += " mode " + o.Mode
 	}
 	return text
 }

@@ -162,6 +162,9 @@ func families(d cnm.Driver, r cnm.NetworkRequest, n *cnm.Network) ([]cnm.PoolReq
 	if n.IPv6 && !has6 {
 		pools = append(pools, cnm.PoolRequest{IPv6: true})
 	}
+	for i := range pools {
+		pools[i].LAN = d.Capabilities().LAN
+	}
 	return pools, nil
 }
 

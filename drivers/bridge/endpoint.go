@@ -48,6 +48,14 @@ func RenderEndpoint(n cnm.Network, e cnm.Endpoint, o Options, h cnm.Host) (plan.
 	return r.state, nil
 }
 
+// RenderInside renders what an endpoint has in its sandbox beside its link: addresses, routes and sysctls.
+func RenderInside(n cnm.Network, e cnm.Endpoint, h cnm.Host) plan.State {
+	r := endpointRender{n: n, e: e, h: h, inside: InnerName(e)}
+	r.addresses()
+	r.sysctls()
+	return r.state
+}
+
 // InnerName is the name of the endpoint's link inside its sandbox.
 func InnerName(e cnm.Endpoint) string { return fmt.Sprintf("eth%d", e.Index) }
 

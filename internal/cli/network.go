@@ -66,7 +66,8 @@ func (a networks) networkCreate() *cobra.Command {
 	f.BoolVar(&o.internal, "internal", false, "no way out of the network")
 	f.StringArrayVarP(&o.options, "opt", "o", nil, "driver option KEY=VALUE")
 	f.StringArrayVar(&o.labels, "label", nil, "label KEY=VALUE")
-	show.Must(cmd.RegisterFlagCompletionFunc("driver", show.Fixed("bridge", "overlay", "vxlan", "udp", "host-gw")))
+	show.Must(cmd.RegisterFlagCompletionFunc("driver",
+		show.Fixed("bridge", "macvlan", "overlay", "vxlan", "udp", "host-gw")))
 	return cmd
 }
 

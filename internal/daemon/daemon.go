@@ -25,6 +25,7 @@ import (
 	"github.com/vethloom/vethloom/cnm/controller"
 	"github.com/vethloom/vethloom/drivers/bridge"
 	"github.com/vethloom/vethloom/drivers/host"
+	"github.com/vethloom/vethloom/drivers/macvlan"
 	"github.com/vethloom/vethloom/drivers/null"
 	"github.com/vethloom/vethloom/drivers/overlay"
 	"github.com/vethloom/vethloom/drivers/routed"
@@ -180,7 +181,7 @@ func (d *daemon) serve(ctx context.Context) error {
 // drivers are those that this netd has.
 func drivers() []cnm.Driver {
 	return []cnm.Driver{
-		bridge.Driver{}, host.Driver{}, null.Driver{}, overlay.Driver{},
+		bridge.Driver{}, host.Driver{}, null.Driver{}, macvlan.Driver{}, overlay.Driver{},
 		routed.Driver{Backend: hostgw.Backend{}}, routed.Driver{Backend: vxlan.Backend{}},
 		routed.Driver{Backend: udp.Backend{}},
 	}
@@ -335,6 +336,32 @@ func isNetwork(s plan.Owner) bool {
 	return ok && kind == cnm.KindNetwork
 }
 
+// lowerError says what is wrong with a link that sits on one of the host's.
+func lowerError(l plan.Link, err error) error {
+	e := &cnm.Error{Kind: cnm.ErrForbidden, Field: "parent", Value: l.Lower.Link, Cause: err}
+	_, missing := errors.AsType[*plan.NoLinkError](err)
+	switch {
+	case missing:
+		e.Kind, e.Reason, e.Remedy = cnm.ErrNotFound, "the host has no link of this name", "ip link shows what it has"
+	case errors.Is(err, unix.EEXIST) && l.Kind == plan.VLAN:
+		e.Kind = cnm.ErrExists
+		e.Reason = fmt.Sprintf("the host has a link for VLAN %d of it that netd did not make", l.Lower.Tag)
+		e.Remedy = "name that link: -o parent=NAME -o vlan=none; ip -d link shows it"
+	case errors.Is(err, unix.EOPNOTSUPP):
+		e.Kind = cnm.ErrUnavailable
+		module := map[plan.LinkKind]string{plan.Macvlan: "macvlan", plan.VLAN: "8021q"}[l.Kind]
+		e.Reason, e.Remedy = fmt.Sprintf("this kernel has no links of kind %s", l.Kind), "modprobe "+module
+	case errors.Is(err, unix.EBUSY):
+		e.Reason, e.Remedy = "the link belongs to a bridge or a bond", "name that one as the parent"
+	case errors.Is(err, unix.EINVAL):
+		e.Reason = "the kernel takes no such link on it: with mode passthru there is one only, and none of another mode"
+		e.Remedy = "choose another parent or mode"
+	default:
+		return err
+	}
+	return e
+}
+
 func modelError(err error) error {
 	if taken, ok := errors.AsType[*plan.PortTakenError](err); ok {
 		return &cnm.PortTakenError{
@@ -352,6 +379,8 @@ func modelError(err error) error {
 				Remedy: "publish fewer, or give netd a higher limit of open files (LimitNOFILE= in its unit)",
 			}
 		case !ok:
+		case op.Op.Verb == plan.Create && (l.Kind == plan.Macvlan || l.Kind == plan.VLAN):
+			return lowerError(l, err)
 		case op.Op.Verb == plan.Create && l.Kind == plan.Bridge && errors.Is(err, unix.EEXIST):
 			return &cnm.Error{
 				Kind: cnm.ErrExists, Field: "link", Value: l.Name, Cause: err,

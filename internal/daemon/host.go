@@ -35,6 +35,9 @@ func (d *daemon) learnHost(ctx context.Context) error {
 	if h.Uplink, err = d.uplink(ctx); err != nil {
 		return err
 	}
+	if h.Addrs, err = d.kernel.Addresses4(ctx); err != nil {
+		return fmt.Errorf("look at the host's addresses: %w", err)
+	}
 	d.render.Learned(render.Facts{Host: h, Shared: fabric})
 	return nil
 }

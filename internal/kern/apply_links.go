@@ -170,14 +170,22 @@ func (s *session) createLink(l plan.Link) error {
 			return err
 		}
 	}
-	peerNS := -1
-	if l.Kind == plan.Veth && l.Peer.NS != l.NS {
-		var err error
-		if peerNS, err = s.fd(l.Peer.NS); err != nil {
-			return err
-		}
+	lower, err := s.lower(l)
+	if err != nil {
+		return err
 	}
-	if err := s.send(l.NS, rtnetlink.NewLink(l, master, peerNS)); err != nil {
+	from, ns := l.NS, -1
+	switch {
+	case l.Kind == plan.Veth && l.Peer.NS != l.NS:
+		ns, err = s.fd(l.Peer.NS)
+	case lower != 0 && l.NS != "": // asked for where the lower link is
+		from = ""
+		ns, err = s.fd(l.NS)
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.send(from, rtnetlink.NewLink(l, master, lower, ns)); err != nil {
 		return err
 	}
 	if err := s.flush(); err != nil {
@@ -190,6 +198,18 @@ func (s *session) createLink(l plan.Link) error {
 		return s.send(l.NS, s.learn(end{l.NS, l.Name}))
 	}
 	return s.send(l.Peer.NS, s.farEnd(l, plan.MAC{})...)
+}
+
+// lower is the index of the link that another one sits on, 0 for none.
+func (s *session) lower(l plan.Link) (uint32, error) {
+	if l.Kind != plan.VLAN && l.Kind != plan.Macvlan {
+		return 0, nil
+	}
+	index, err := s.lookup("", l.Lower.Link)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, &plan.NoLinkError{Link: l.Lower.Link, Err: err}
+	}
+	return index, err
 }
 
 // firstEnd marks a link that was just made and brings it up. One that has a carrier
@@ -214,7 +234,9 @@ func (s *session) firstEnd(l plan.Link) []rtnetlink.Request {
 		rtnetlink.ChangeLink(l.Name, rtnetlink.UpFlag(l.Up), unix.IFF_UP, nil)}
 }
 
-func hasCarrier(k plan.LinkKind) bool { return k == plan.VXLAN || k == plan.TUN }
+func hasCarrier(k plan.LinkKind) bool {
+	return k == plan.VXLAN || k == plan.TUN || k == plan.VLAN || k == plan.Macvlan
+}
 
 // evict removes a link of ours in the fabric's namespace that would go by itself
 // soon, with the namespace of its far end, but whose name is wanted now.
@@ -285,6 +307,8 @@ func checkLink(l plan.Link) error {
 		return rtnetlink.CheckLinkName(l.Peer.Name)
 	case plan.VXLAN:
 		return rtnetlink.CheckVXLAN(l.VXLAN)
+	case plan.VLAN, plan.Macvlan:
+		return rtnetlink.CheckLower(l)
 	case plan.TUN:
 		if l.Master != "" || l.MAC != (plan.MAC{}) {
 			return errors.New("a TUN link carries no frames: it has no hardware address and is no port of a bridge")

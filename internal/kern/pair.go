@@ -84,6 +84,12 @@ func (p *pairing) first(neighbours map[uint32]*rtnetlink.Link, l *rtnetlink.Link
 	if m := neighbours[l.MasterIndex]; m != nil {
 		out.Master = m.Name
 	}
+	if l.Kind == plan.VLAN || l.Kind == plan.Macvlan {
+		out.Lower = l.Lower
+		if lower := p.view("").links[l.PeerIndex]; lower != nil && (l.NS == "") == (l.NSID < 0) {
+			out.Lower.Link = lower.Name
+		}
+	}
 	if l.Kind != plan.Veth {
 		return out
 	}

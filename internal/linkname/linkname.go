@@ -6,16 +6,17 @@ import "strings"
 
 // The prefixes.
 const (
-	Bridge = "vlb-" // a network's bridge
-	Veth   = "vle-" // an endpoint's end on the host
-	VXLAN  = "vlx-" // a network's VXLAN device
-	VXLAN6 = "vly-" // a routed network's second one, over IPv6
-	TUN    = "vlt-" // a network's TUN link
-	spare  = "vlm-" // kept for macvlan
+	Bridge  = "vlb-" // a network's bridge
+	Veth    = "vle-" // an endpoint's end on the host
+	VXLAN   = "vlx-" // a network's VXLAN device
+	VXLAN6  = "vly-" // a routed network's second one, over IPv6
+	TUN     = "vlt-" // a network's TUN link
+	MACVLAN = "vlm-" // the host's end on a macvlan network
+	VLAN    = "vlv-" // a network's VLAN
 )
 
 // Prefixes are all of them: no user's name for a bridge may begin with one.
-func Prefixes() []string { return []string{Bridge, Veth, VXLAN, VXLAN6, TUN, spare} }
+func Prefixes() []string { return []string{Bridge, Veth, VXLAN, VXLAN6, TUN, MACVLAN, VLAN} }
 
 // IDLen is how many digits of an ID a name holds.
 const IDLen = 8

@@ -111,6 +111,21 @@ func (k *Host) Networks(ctx context.Context) (links, routes []netip.Prefix, err 
 	return sorted(links), sorted(routes), nil
 }
 
+// Addresses4 are the host's own addresses of IPv4, none of ours and none of loopback, with their subnets.
+func (k *Host) Addresses4(ctx context.Context) ([]netip.Prefix, error) {
+	h, err := k.readHost(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Prefix
+	for _, a := range h.addrs {
+		if a.Prefix.Addr().Is4() && a.Prefix.Addr().IsGlobalUnicast() {
+			out = append(out, a.Prefix)
+		}
+	}
+	return sorted(out), nil
+}
+
 func sorted(prefixes []netip.Prefix) []netip.Prefix {
 	slices.SortFunc(prefixes, func(a, b netip.Prefix) int {
 		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))

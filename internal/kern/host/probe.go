@@ -89,7 +89,7 @@ func tryLink(ns int, l plan.Link) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.Batch([]rtnetlink.Request{rtnetlink.NewLink(l, 0, -1)})
+	_, err = c.Batch([]rtnetlink.Request{rtnetlink.NewLink(l, 0, 0, -1)})
 	if rtnetlink.ErrnoIs(err, unix.EOPNOTSUPP) {
 		err = fmt.Errorf("%w: %w", plan.ErrUnsupported, err)
 	}

@@ -68,37 +68,50 @@ func GetLink(name string, reply func([]byte) error) Request {
 	return Request{Kind: unix.RTM_GETLINK, Data: a.B, Reply: reply}
 }
 
+// peerData describes the other end of a veth pair.
+func peerData(a *attr.Builder, l plan.Link, ns int) {
+	a.Nest(vethInfoPeer, func(a *attr.Builder) {
+		a.B = append(a.B, make([]byte, sizeofIfInfo)...)
+		a.Str(unix.IFLA_IFNAME, l.Peer.Name)
+		Identity(a, l.Peer.MAC, l.MTU)
+		if ns >= 0 {
+			a.U32(unix.IFLA_NET_NS_FD, uint32(ns))
+		}
+	})
+}
+
 // NewLink is the message that makes a link, and for a veth pair both its ends
 // at once, each in its place: moving a link later would wait for an RCU grace
-// period under the lock of all routing netlink.
-func NewLink(l plan.Link, master uint32, peerNS int) Request {
+// period under the lock of all routing netlink. master and lower are the indexes of the links that it belongs to,
+// 0 for none. ns is where the other end of a pair goes, or the link that sits on another; negative: where the message
+// is sent.
+func NewLink(l plan.Link, master, lower uint32, ns int) Request {
 	a := LinkMsg(0, 0, 0)
 	a.Str(unix.IFLA_IFNAME, l.Name)
 	Identity(a, l.MAC, firstMTU(l))
 	if master != 0 {
 		a.U32(unix.IFLA_MASTER, master)
 	}
+	if lower != 0 {
+		a.U32(unix.IFLA_LINK, lower)
+		if ns >= 0 {
+			a.U32(unix.IFLA_NET_NS_FD, uint32(ns))
+		}
+	}
 	a.Nest(unix.IFLA_LINKINFO, func(a *attr.Builder) {
 		a.Str(unix.IFLA_INFO_KIND, string(l.Kind))
 		if l.Kind == plan.VXLAN {
 			a.Nest(unix.IFLA_INFO_DATA, func(a *attr.Builder) { vxlanData(a, l.VXLAN) })
 		}
-		if l.Kind == plan.Bridge {
-			a.Nest(unix.IFLA_INFO_DATA, func(a *attr.Builder) { a.U32(unix.IFLA_BR_FDB_MAX_LEARNED, maxLearned) })
+		switch l.Kind {
+		case plan.Bridge:
+			a.Nest(unix.IFLA_INFO_DATA,
+				func(a *attr.Builder) { a.U32(unix.IFLA_BR_FDB_MAX_LEARNED, maxLearned) })
+		case plan.VLAN, plan.Macvlan:
+			a.Nest(unix.IFLA_INFO_DATA, func(a *attr.Builder) { lowerData(a, l) })
+		case plan.Veth:
+			a.Nest(unix.IFLA_INFO_DATA, func(a *attr.Builder) { peerData(a, l, ns) })
 		}
-		if l.Kind != plan.Veth {
-			return
-		}
-		a.Nest(unix.IFLA_INFO_DATA, func(a *attr.Builder) {
-			a.Nest(vethInfoPeer, func(a *attr.Builder) {
-				a.B = append(a.B, make([]byte, sizeofIfInfo)...)
-				a.Str(unix.IFLA_IFNAME, l.Peer.Name)
-				Identity(a, l.Peer.MAC, l.MTU)
-				if peerNS >= 0 {
-					a.U32(unix.IFLA_NET_NS_FD, uint32(peerNS))
-				}
-			})
-		})
 	})
 	return Request{Kind: unix.RTM_NEWLINK, flags: createFlags, Data: a.B}
 }
@@ -201,6 +214,7 @@ type Link struct {
 	VXLAN            plan.VXLANDevice
 	odd              bool // a VXLAN device that is not as we make them
 	NS               plan.NetNS
+	Lower            plan.Lower // without the link, whose index is PeerIndex
 }
 
 // Owner is the scope the alias names. A link of ours that has no alias yet has
@@ -267,6 +281,8 @@ func (l *Link) parseInfo(b []byte) error {
 				return l.parseVXLAN(v)
 			case plan.TUN:
 				return l.parseTUN(v)
+			case plan.VLAN, plan.Macvlan:
+				return l.parseLower(v)
 			}
 		case unix.IFLA_INFO_SLAVE_DATA:
 			return attr.Each(v, func(kind uint16, v []byte) error {
