@@ -2,6 +2,7 @@ package cnm
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 
 	"github.com/vethloom/vethloom/plan"
@@ -18,10 +19,23 @@ type ClusterNetwork struct {
 	// Gone is set when the network has been removed from the cluster while endpoints of this node are
 	// still on it. It renders no tunnel then: another network may have its identifiers.
 	Gone bool `json:"gone,omitempty"`
+	// Left is set while this node takes no part in the network, as somebody here has decided. It renders nothing
+	// then; the cluster and the other nodes have it as before.
+	Left bool `json:"left,omitempty"`
 }
 
 // Gone reports whether the network has been removed from the cluster.
 func (n Network) Gone() bool { return n.Cluster != nil && n.Cluster.Gone }
+
+// Left reports whether this node has left the network.
+func (n Network) Left() bool { return n.Cluster != nil && n.Cluster.Left }
+
+// LeftError is why nothing is on a network that this node has left.
+func LeftError(name string) error {
+	return &Error{Kind: ErrForbidden, Field: "network", Value: name,
+		Reason: fmt.Sprintf("this node has left network %.64s", name),
+		Remedy: fmt.Sprintf("net network join %.64s", name)}
+}
 
 // TunnelRequest asks for the identifiers of a new cluster network's tunnel. A zero VNI or
 // Port with a range means the lowest that no network of the same Kind has; without a range, none.
@@ -104,6 +118,12 @@ type Membership interface {
 	// Usable reports whether this node may give out further addresses of its share of the network, by ID, now:
 	// ErrUnavailable when its lease is over by its own clock. It is asked before each attach and looks at memory only.
 	Usable(network string) error
+	// Admit refuses a network that this host cannot take part in, for what the host itself needs (ErrForbidden). It
+	// works without the store.
+	Admit(ctx context.Context, n Network) error
+	// Review is told that this node has left a network, or joins it again: what it holds of it is given back, or got,
+	// once the store can be reached.
+	Review(network string)
 }
 
 // PeerOwner is the owner of what leads to a peer.

@@ -22,6 +22,9 @@ type Networks interface {
 	ListNetworks(context.Context) ([]NetworkView, error)
 	InspectNetwork(ctx context.Context, ref string) (NetworkView, error)
 	RemoveNetwork(ctx context.Context, ref string) (id string, err error)
+	// LeaveNetwork and JoinNetwork say whether this node takes part in a network of the cluster.
+	LeaveNetwork(ctx context.Context, ref string, force bool) (id string, err error)
+	JoinNetwork(ctx context.Context, ref string) (id string, err error)
 	// Connect joins a container, or a sandbox, to a further network.
 	Connect(ctx context.Context, container string, r cnm.AttachRequest) (EndpointView, error)
 	Disconnect(ctx context.Context, network, container string, force bool) error

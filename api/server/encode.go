@@ -60,6 +60,7 @@ func encodeNetwork(n NetworkView) *apiv1.Network {
 	if c := n.Cluster; c != nil {
 		out.Cluster = &apiv1.ClusterNetwork{
 			Subnets: list(c.Subnets, prefix), Vni: c.VNI, Port: uint32(c.Port), Leases: c.Leases, Gone: c.Gone,
+			Left: c.Left,
 		}
 	}
 	return out

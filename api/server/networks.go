@@ -67,6 +67,23 @@ func (s *networksService) Remove(ctx context.Context, r *apiv1.RemoveNetworkRequ
 	return &apiv1.RemoveNetworkResponse{Id: id}, nil
 }
 
+func (s *networksService) Leave(ctx context.Context, r *apiv1.LeaveNetworkRequest) (*apiv1.LeaveNetworkResponse,
+	error) {
+	id, err := s.networks.LeaveNetwork(ctx, r.GetNetwork(), r.GetForce())
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.LeaveNetworkResponse{Id: id}, nil
+}
+
+func (s *networksService) Join(ctx context.Context, r *apiv1.JoinNetworkRequest) (*apiv1.JoinNetworkResponse, error) {
+	id, err := s.networks.JoinNetwork(ctx, r.GetNetwork())
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.JoinNetworkResponse{Id: id}, nil
+}
+
 // Prune removes the networks nobody is on. One that somebody joins meanwhile,
 // or that goes meanwhile, is no error.
 func (s *networksService) Prune(ctx context.Context, _ *apiv1.PruneNetworksRequest) (*apiv1.PruneNetworksResponse,

@@ -157,6 +157,8 @@ func TestEveryMethodReportsTheDomainsError(t *testing.T) {
 		},
 		"RemoveNetwork": func() error { _, err := s.Networks.Remove(ctx, &apiv1.RemoveNetworkRequest{}); return err },
 		"Connect":       func() error { _, err := s.Networks.Connect(ctx, &apiv1.ConnectRequest{}); return err },
+		"LeaveNetwork":  func() error { _, err := s.Networks.Leave(ctx, &apiv1.LeaveNetworkRequest{}); return err },
+		"JoinNetwork":   func() error { _, err := s.Networks.Join(ctx, &apiv1.JoinNetworkRequest{}); return err },
 		"Disconnect":    func() error { _, err := s.Networks.Disconnect(ctx, &apiv1.DisconnectRequest{}); return err },
 		"CreateSandbox": func() error { _, err := s.Sandboxes.Create(ctx, &apiv1.CreateSandboxRequest{}); return err },
 		"RemoveSandbox": func() error { _, err := s.Sandboxes.Remove(ctx, &apiv1.RemoveSandboxRequest{}); return err },

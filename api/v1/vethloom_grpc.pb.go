@@ -26,6 +26,8 @@ const (
 	Networks_Inspect_FullMethodName    = "/vethloom.v1.Networks/Inspect"
 	Networks_Remove_FullMethodName     = "/vethloom.v1.Networks/Remove"
 	Networks_Prune_FullMethodName      = "/vethloom.v1.Networks/Prune"
+	Networks_Leave_FullMethodName      = "/vethloom.v1.Networks/Leave"
+	Networks_Join_FullMethodName       = "/vethloom.v1.Networks/Join"
 	Networks_Connect_FullMethodName    = "/vethloom.v1.Networks/Connect"
 	Networks_Disconnect_FullMethodName = "/vethloom.v1.Networks/Disconnect"
 )
@@ -39,6 +41,9 @@ type NetworksClient interface {
 	Inspect(ctx context.Context, in *InspectNetworkRequest, opts ...grpc.CallOption) (*Network, error)
 	Remove(ctx context.Context, in *RemoveNetworkRequest, opts ...grpc.CallOption) (*RemoveNetworkResponse, error)
 	Prune(ctx context.Context, in *PruneNetworksRequest, opts ...grpc.CallOption) (*PruneNetworksResponse, error)
+	// Leave takes down what this node has of a network of the cluster, until Join. It needs no etcd.
+	Leave(ctx context.Context, in *LeaveNetworkRequest, opts ...grpc.CallOption) (*LeaveNetworkResponse, error)
+	Join(ctx context.Context, in *JoinNetworkRequest, opts ...grpc.CallOption) (*JoinNetworkResponse, error)
 	// Connect attaches a container, or a bare sandbox, that exists to a further network.
 	Connect(ctx context.Context, in *ConnectRequest, opts ...grpc.CallOption) (*Endpoint, error)
 	Disconnect(ctx context.Context, in *DisconnectRequest, opts ...grpc.CallOption) (*DisconnectResponse, error)
@@ -102,6 +107,26 @@ func (c *networksClient) Prune(ctx context.Context, in *PruneNetworksRequest, op
 	return out, nil
 }
 
+func (c *networksClient) Leave(ctx context.Context, in *LeaveNetworkRequest, opts ...grpc.CallOption) (*LeaveNetworkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LeaveNetworkResponse)
+	err := c.cc.Invoke(ctx, Networks_Leave_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *networksClient) Join(ctx context.Context, in *JoinNetworkRequest, opts ...grpc.CallOption) (*JoinNetworkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(JoinNetworkResponse)
+	err := c.cc.Invoke(ctx, Networks_Join_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *networksClient) Connect(ctx context.Context, in *ConnectRequest, opts ...grpc.CallOption) (*Endpoint, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Endpoint)
@@ -131,6 +156,9 @@ type NetworksServer interface {
 	Inspect(context.Context, *InspectNetworkRequest) (*Network, error)
 	Remove(context.Context, *RemoveNetworkRequest) (*RemoveNetworkResponse, error)
 	Prune(context.Context, *PruneNetworksRequest) (*PruneNetworksResponse, error)
+	// Leave takes down what this node has of a network of the cluster, until Join. It needs no etcd.
+	Leave(context.Context, *LeaveNetworkRequest) (*LeaveNetworkResponse, error)
+	Join(context.Context, *JoinNetworkRequest) (*JoinNetworkResponse, error)
 	// Connect attaches a container, or a bare sandbox, that exists to a further network.
 	Connect(context.Context, *ConnectRequest) (*Endpoint, error)
 	Disconnect(context.Context, *DisconnectRequest) (*DisconnectResponse, error)
@@ -158,6 +186,12 @@ func (UnimplementedNetworksServer) Remove(context.Context, *RemoveNetworkRequest
 }
 func (UnimplementedNetworksServer) Prune(context.Context, *PruneNetworksRequest) (*PruneNetworksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Prune not implemented")
+}
+func (UnimplementedNetworksServer) Leave(context.Context, *LeaveNetworkRequest) (*LeaveNetworkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Leave not implemented")
+}
+func (UnimplementedNetworksServer) Join(context.Context, *JoinNetworkRequest) (*JoinNetworkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Join not implemented")
 }
 func (UnimplementedNetworksServer) Connect(context.Context, *ConnectRequest) (*Endpoint, error) {
 	return nil, status.Error(codes.Unimplemented, "method Connect not implemented")
@@ -276,6 +310,42 @@ func _Networks_Prune_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Networks_Leave_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LeaveNetworkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NetworksServer).Leave(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Networks_Leave_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NetworksServer).Leave(ctx, req.(*LeaveNetworkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Networks_Join_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(JoinNetworkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NetworksServer).Join(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Networks_Join_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NetworksServer).Join(ctx, req.(*JoinNetworkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Networks_Connect_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ConnectRequest)
 	if err := dec(in); err != nil {
@@ -338,6 +408,14 @@ var Networks_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Prune",
 			Handler:    _Networks_Prune_Handler,
+		},
+		{
+			MethodName: "Leave",
+			Handler:    _Networks_Leave_Handler,
+		},
+		{
+			MethodName: "Join",
+			Handler:    _Networks_Join_Handler,
 		},
 		{
 			MethodName: "Connect",

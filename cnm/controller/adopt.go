@@ -25,7 +25,7 @@ type shared struct {
 // cannot be right with ErrInvalid: nothing of it is kept. Endpoints that have addresses outside of the pools get
 // others. When there are not enough, that is an ErrExhausted, an [ErrNoBlock] when more blocks help: those
 // left over keep what they have, and the next call goes on. One that this node has itself removed from the cluster
-// is left alone until Abandon has been told of it.
+// is left alone until Abandon has been told of it; one that it has left is an ErrForbidden and stays as it is.
 func (k *shared) Adopt(ctx context.Context, n cnm.Network) error {
 	fresh, err := k.adoptNetwork(ctx, n)
 	if fresh {
@@ -52,6 +52,10 @@ func (k *shared) adoptNetwork(ctx context.Context, n cnm.Network) (fresh bool, e
 	if k.hasRemoved(n.ID) {
 		unlock()
 		return false, nil
+	}
+	if err := k.hasLeft(n.ID); err != nil {
+		unlock()
+		return false, err
 	}
 	old, err := k.take(ctx, n)
 	if err != nil {

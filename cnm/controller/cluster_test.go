@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vethloom/vethloom/cnm"
@@ -33,13 +34,15 @@ func (d fakePeerDriver) RenderPeer(cnm.Network, cnm.Peer, cnm.Host) (plan.State,
 type fakeCluster struct {
 	w *world
 
-	mu       sync.Mutex
-	networks map[string]cnm.Network // with this node's share
-	err      error                  // of every call but Usable
-	unusable error
-	extended int
-	made     int                      // each network has a subnet and a VNI that none had for long
-	step     func(func() error) error // around each effect; optional
+	mu        sync.Mutex
+	networks  map[string]cnm.Network // with this node's share
+	err       error                  // of every call but Usable
+	unusable  error
+	forbidden error        // of Admit
+	reviews   atomic.Int32 // how often Review was called
+	extended  int
+	made      int                      // each network has a subnet and a VNI that none had for long
+	step      func(func() error) error // around each effect; optional
 }
 
 func newCluster(t testing.TB, s cnm.Store) (*world, *fakeCluster) {
@@ -131,6 +134,10 @@ func (c *fakeCluster) Extend(ctx context.Context, n cnm.Network, want []netip.Ad
 }
 
 func (c *fakeCluster) Usable(string) error { return c.unusable }
+
+func (c *fakeCluster) Admit(context.Context, cnm.Network) error { return c.forbidden }
+
+func (c *fakeCluster) Review(string) { c.reviews.Add(1) }
 
 // sync brings the node up to what the cluster has, as a replica does. The node is asked first: a network that is
 // made meanwhile is in the cluster before it is here, and would else look like one that the cluster has lost.

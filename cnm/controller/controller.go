@@ -48,6 +48,8 @@ const (
 	ActionDisconnect Action = "disconnect"
 	// an endpoint has other addresses, because its node's share of the network has changed
 	ActionRenumber Action = "renumber"
+	ActionLeave    Action = "leave" // this node has left a network of the cluster
+	ActionJoin     Action = "join"  // and has joined it again
 )
 
 // Controller changes networks, sandboxes and endpoints. Each change is a

@@ -241,6 +241,9 @@ func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest) (*joining, error) {
 		return nil, &cnm.Error{Kind: cnm.ErrInUse, Field: "network", Value: n.Name,
 			Reason: "removed from the cluster; it goes with the last endpoint on it", Remedy: "choose another network"}
 	}
+	if n.Left() {
+		return nil, cnm.LeftError(n.Name)
+	}
 	d, err := k.driver(n.Driver)
 	if err != nil {
 		return nil, err

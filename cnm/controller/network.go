@@ -301,7 +301,7 @@ func (k *removals) closeNetwork(id string, due func(cnm.Network) bool, closing b
 }
 
 // inUse tells which endpoints are on a network. The caller holds mu.
-func (k *removals) inUse(n cnm.Network, on []cnm.Endpoint) error {
+func (k *removals) inUse(n cnm.Network, on []cnm.Endpoint) *cnm.Error {
 	var names []string
 	for _, e := range on[:min(len(on), 10)] {
 		names = append(names, k.ix.title(e))
@@ -316,8 +316,8 @@ func (k *removals) inUse(n cnm.Network, on []cnm.Endpoint) error {
 }
 
 // PruneNetworks removes every network that no endpoint is on and returns
-// their names. What comes into use meanwhile stays, and so does what endpoints of other nodes are on; a
-// cluster that cannot be reached keeps its networks and no others.
+// their names. What comes into use meanwhile stays, and so does what endpoints of other nodes are on, and what this
+// node has left, which is not its to judge; a cluster that cannot be reached keeps its networks and no others.
 func (k *networks) PruneNetworks(ctx context.Context) ([]string, error) {
 	networks, err := k.Networks(ctx)
 	if err != nil {
@@ -330,7 +330,7 @@ func (k *networks) PruneNetworks(ctx context.Context) ([]string, error) {
 		if err != nil {
 			return names, err
 		}
-		if n.Builtin || len(on) > 0 {
+		if n.Builtin || n.Left() || len(on) > 0 {
 			continue
 		}
 		switch err := k.shared.removeAnywhere(ctx, n); {

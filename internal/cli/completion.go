@@ -68,6 +68,23 @@ func networkNames(ctx context.Context, c *client.Client) ([]string, error) {
 	return pick(r.GetNetworks(), (*apiv1.Network).GetName), err
 }
 
+// joinedNames are the networks of the cluster that this node takes part in.
+func joinedNames(ctx context.Context, c *client.Client) ([]string, error) {
+	return clusterNames(ctx, c, func(n *apiv1.ClusterNetwork) bool { return !n.GetLeft() })
+}
+
+// leftNames are the networks of the cluster that this node has left.
+func leftNames(ctx context.Context, c *client.Client) ([]string, error) {
+	return clusterNames(ctx, c, (*apiv1.ClusterNetwork).GetLeft)
+}
+
+func clusterNames(ctx context.Context, c *client.Client, want func(*apiv1.ClusterNetwork) bool) ([]string, error) {
+	r, err := c.Networks.List(ctx, &apiv1.ListNetworksRequest{})
+	fits := slices.DeleteFunc(r.GetNetworks(),
+		func(n *apiv1.Network) bool { return n.GetCluster() == nil || !want(n.GetCluster()) })
+	return pick(fits, (*apiv1.Network).GetName), err
+}
+
 func nodeNames(ctx context.Context, c *client.Client) ([]string, error) {
 	r, err := c.Nodes.List(ctx, &apiv1.ListNodesRequest{})
 	return pick(r.GetNodes(), (*apiv1.Node).GetName), err

@@ -19,7 +19,8 @@ import (
 func (a networks) networkCommand() *cobra.Command {
 	return group("network", "Manage networks", groupThings,
 		a.networkCreate(), a.networkList(), a.networkInspect(), a.networkRemove(),
-		a.networkConnect(), a.networkDisconnect(), a.networkPrune())
+		a.networkConnect(), a.networkDisconnect(), a.networkLeave(), a.networkJoin(),
+		a.networkPrune())
 }
 
 type networkCreateFlags struct {
@@ -86,32 +87,7 @@ func (o *networkCreateFlags) request(name string) (*apiv1.CreateNetworkRequest, 
 }
 
 func (a networks) networkList() *cobra.Command {
-	l := &show.Lister[*apiv1.Network]{ID: (*apiv1.Network).GetId}
-	yes := func(f func(*apiv1.Network) bool) func(*apiv1.Network) string {
-		return func(n *apiv1.Network) string { return strconv.FormatBool(f(n)) }
-	}
-	l.Columns = []show.Column[*apiv1.Network]{
-		{Name: "ID", Header: "NETWORK ID", Value: func(n *apiv1.Network) string {
-			if l.NoTrunc {
-				return n.GetId()
-			}
-			return show.ShortID(n.GetId())
-		}},
-		{Name: "Name", Header: "NAME", Value: (*apiv1.Network).GetName},
-		{Name: "Driver", Header: "DRIVER", Value: (*apiv1.Network).GetDriver},
-		{Name: "Scope", Header: "SCOPE", Value: (*apiv1.Network).GetScope},
-		{Name: "Subnets", Header: "SUBNETS",
-			Value: func(n *apiv1.Network) string { return strings.Join(subnets(n), ", ") }},
-		{Name: "IPv4", Header: "IPV4", Hidden: true, Value: yes((*apiv1.Network).GetIpv4)},
-		{Name: "IPv6", Header: "IPV6", Hidden: true, Value: yes((*apiv1.Network).GetIpv6)},
-		{Name: "Internal", Header: "INTERNAL", Hidden: true, Value: yes((*apiv1.Network).GetInternal)},
-		{Name: "Labels", Header: "LABELS", Hidden: true,
-			Value: func(n *apiv1.Network) string { return view.LabelList(n.GetLabels()) }},
-		{Name: "Endpoints", Header: "ENDPOINTS", Hidden: true,
-			Value: func(n *apiv1.Network) string { return strconv.Itoa(len(n.GetEndpoints())) }},
-		{Name: "CreatedAt", Header: "CREATED AT", Hidden: true,
-			Value: func(n *apiv1.Network) string { return view.Time(n.GetCreated()).String() }},
-	}
+	l := networkLister()
 	var filters []string
 	cmd := &cobra.Command{
 		Use: "ls [flags]", Aliases: []string{"list"}, Short: "List networks", Args: cobra.NoArgs,
@@ -126,13 +102,71 @@ func (a networks) networkList() *cobra.Command {
 			if l.Quiet && !l.NoTrunc {
 				l.ID = func(n *apiv1.Network) string { return show.ShortID(n.GetId()) }
 			}
-			return l.Show(a.Out, all)
+			if err := l.Show(a.Out, all); err != nil || l.Format != "" || l.Quiet {
+				return err
+			}
+			return a.remindLeft(all)
 		}),
 	}
 	l.Flags(cmd)
 	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil,
 		"driver=, name=, id=, label=KEY[=VALUE], scope=, type=custom|builtin")
 	return cmd
+}
+
+// remindLeft says how networks that this node has left are joined again.
+func (a networks) remindLeft(all []*apiv1.Network) error {
+	for _, n := range all {
+		if !n.GetCluster().GetLeft() {
+			continue
+		}
+		_, err := show.Printf(a.Err, "this node has left network %s; net network join %[1]s\n", n.GetName())
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// networkLister has the columns of networks.
+func networkLister() *show.Lister[*apiv1.Network] {
+	l := &show.Lister[*apiv1.Network]{ID: (*apiv1.Network).GetId}
+	yes := func(f func(*apiv1.Network) bool) func(*apiv1.Network) string {
+		return func(n *apiv1.Network) string { return strconv.FormatBool(f(n)) }
+	}
+	l.Columns = []show.Column[*apiv1.Network]{
+		{Name: "ID", Header: "NETWORK ID", Value: func(n *apiv1.Network) string {
+			if l.NoTrunc {
+				return n.GetId()
+			}
+			return show.ShortID(n.GetId())
+		}},
+		{Name: "Name", Header: "NAME", Value: (*apiv1.Network).GetName},
+		{Name: "Driver", Header: "DRIVER", Value: (*apiv1.Network).GetDriver},
+		{Name: "Scope", Header: "SCOPE", Value: reach},
+		{Name: "Subnets", Header: "SUBNETS",
+			Value: func(n *apiv1.Network) string { return strings.Join(subnets(n), ", ") }},
+		{Name: "IPv4", Header: "IPV4", Hidden: true, Value: yes((*apiv1.Network).GetIpv4)},
+		{Name: "IPv6", Header: "IPV6", Hidden: true, Value: yes((*apiv1.Network).GetIpv6)},
+		{Name: "Internal", Header: "INTERNAL", Hidden: true, Value: yes((*apiv1.Network).GetInternal)},
+		{Name: "Labels", Header: "LABELS", Hidden: true,
+			Value: func(n *apiv1.Network) string { return view.LabelList(n.GetLabels()) }},
+		{Name: "Endpoints", Header: "ENDPOINTS", Hidden: true,
+			Value: func(n *apiv1.Network) string { return strconv.Itoa(len(n.GetEndpoints())) }},
+		{Name: "Left", Header: "LEFT", Hidden: true,
+			Value: yes(func(n *apiv1.Network) bool { return n.GetCluster().GetLeft() })},
+		{Name: "CreatedAt", Header: "CREATED AT", Hidden: true,
+			Value: func(n *apiv1.Network) string { return view.Time(n.GetCreated()).String() }},
+	}
+	return l
+}
+
+// reach is a network's scope, and whether this node has left it.
+func reach(n *apiv1.Network) string {
+	if n.GetCluster().GetLeft() {
+		return n.GetScope() + " (left)"
+	}
+	return n.GetScope()
 }
 
 // subnets are a network's; of a cluster's network those of all nodes together.
@@ -258,6 +292,39 @@ func (a networks) networkDisconnect() *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "also when the container is gone")
 	return cmd
+}
+
+func (a networks) networkLeave() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use: "leave [flags] NETWORK...", Short: "Take part in networks of the cluster no more",
+		Long: "Take down what this node has of networks of the cluster, until 'net network join'. The cluster and " +
+			"the other nodes keep them. It works while etcd is away, and outlives a restart of netd.",
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.complete(joinedNames, anyNumber),
+		Example: "  net network leave app",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			return a.each(args, func(name string) (string, error) {
+				_, err := c.Networks.Leave(ctx, &apiv1.LeaveNetworkRequest{Network: name, Force: force})
+				return name, about("network", name, err)
+			})
+		}),
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "disconnect this node's containers from it first")
+	return cmd
+}
+
+func (a networks) networkJoin() *cobra.Command {
+	return &cobra.Command{
+		Use: "join NETWORK...", Short: "Take part again in networks that this node has left",
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.complete(leftNames, anyNumber),
+		Example: "  net network join app",
+		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			return a.each(args, func(name string) (string, error) {
+				_, err := c.Networks.Join(ctx, &apiv1.JoinNetworkRequest{Network: name})
+				return name, about("network", name, err)
+			})
+		}),
+	}
 }
 
 func (a networks) networkPrune() *cobra.Command {

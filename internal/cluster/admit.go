@@ -45,7 +45,8 @@ func (m networks) admit(ctx context.Context, n cnm.Network) error {
 			Remedy: "make the network with another -o port, or none to have the usual one"}
 	}
 	subnets := subnetsOf(n)
-	if have, err := m.ctrl.Network(ctx, n.ID); err == nil && have.ID == n.ID && covers(subnetsOf(have), subnets) {
+	if have, err := m.ctrl.Network(ctx, n.ID); err == nil && have.ID == n.ID && !have.Left() &&
+		covers(subnetsOf(have), subnets) {
 		return nil
 	}
 	if err := m.portIsFree(ctx, n); err != nil {

@@ -30,7 +30,7 @@ func (m networks) syncNetwork(ctx context.Context, g *errgroup.Group, id string)
 	rec, ok := m.rep.networks[id]
 	mk, made := m.making[id]
 	seen := m.self.Revision
-	lost := m.lost
+	lost, left := m.lost, m.hasLeft(id)
 	_, garbage := m.rep.bad[cnm.Key{Kind: cnm.KindNetwork, ID: id}]
 	m.mu.Unlock()
 	if made {
@@ -50,6 +50,15 @@ func (m networks) syncNetwork(ctx context.Context, g *errgroup.Group, id string)
 	if !ok {
 		return m.leave(ctx, id)
 	}
+	if left {
+		return m.withdraw(ctx, rec.v)
+	}
+	return m.takeUp(ctx, g, rec)
+}
+
+// takeUp adopts a network that the cluster has, unless this host cannot have it.
+func (m networks) takeUp(ctx context.Context, g *errgroup.Group, rec held[cnm.Network]) error {
+	id := rec.v.ID
 	d, known := m.drivers[rec.v.Driver]
 	if !known {
 		m.trouble(id, fmt.Errorf("network %s: this netd has no driver %q", rec.v.Name, rec.v.Driver))

@@ -50,6 +50,7 @@ type Controller interface {
 	Network(ctx context.Context, ref string) (cnm.Network, error)
 	Networks(context.Context) ([]cnm.Network, error)
 	Endpoints(context.Context) ([]cnm.Endpoint, error)
+	Left() map[string]string // the names of the networks that this node has left, by ID
 }
 
 // Config is what a [Member] works with. All of it is required but where it says so.
@@ -135,6 +136,7 @@ type core struct {
 	notWritten error
 	refused    error                       // why this node may not be a member
 	troubles   map[string]error            // what keeps networks from being as the cluster has them, by ID
+	left       map[string]string           // the names of networks that this node has left, by ID
 	held       map[string]record.HeldLease // by network ID
 }
 
@@ -385,3 +387,9 @@ func (m *Member) Extend(ctx context.Context, n cnm.Network, want []netip.Addr) (
 
 // Usable implements [cnm.Membership].
 func (m *Member) Usable(network string) error { return m.leases.usable(network) }
+
+// Admit implements [cnm.Membership].
+func (m *Member) Admit(ctx context.Context, n cnm.Network) error { return m.networks.admit(ctx, n) }
+
+// Review implements [cnm.Membership].
+func (m *Member) Review(string) { m.HostChanged() }

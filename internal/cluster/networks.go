@@ -387,6 +387,7 @@ func (m networks) enlist(ctx context.Context, n cnm.Network) error {
 		return err
 	}
 	n = clone(n)
+	n.Cluster.Left = false
 	if err := m.identifyAgain(&n, others); err != nil {
 		return err
 	}

@@ -184,10 +184,13 @@ func (m peers) allPeers(ids map[string]bool) {
 func (m peers) wantPeer(id string) (cnm.Peer, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if rid, ok := m.rep.peers[id]; ok {
-		return m.endpointPeer(id, m.rep.endpoints[rid].v)
+	p, ok := cnm.Peer{}, false
+	if rid, known := m.rep.peers[id]; known {
+		p, ok = m.endpointPeer(id, m.rep.endpoints[rid].v)
+	} else {
+		p, ok = m.follower.leasePeer(id)
 	}
-	return m.follower.leasePeer(id)
+	return p, ok && !m.hasLeft(p.Network)
 }
 
 // endpointPeer is another node's endpoint. Where every node has a subnet, nobody needs to know the endpoints.

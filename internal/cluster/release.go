@@ -62,7 +62,7 @@ func (m blocks) withBlocks() (ids []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id, all := range m.rep.blocks {
-		if _, there := m.rep.networks[id]; !there || m.lost || !m.state.Connected {
+		if _, there := m.rep.networks[id]; !there || m.lost || !m.state.Connected || m.hasLeft(id) {
 			continue
 		}
 		for _, b := range all {

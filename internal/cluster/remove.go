@@ -114,8 +114,7 @@ func (m networks) sweep(ctx context.Context, n cnm.Network) error {
 		if h.Key == "" {
 			return nil
 		}
-		return dir.Release(ctx, subnet.Lease{Key: h.Key, Subnet: h.Subnet, Subnet6: h.Subnet6, Create: h.Create,
-			Attrs: subnet.Attrs{NodeID: m.id}})
+		return m.leases.release(ctx, dir, h)
 	}
 	return dir.Remove(ctx)
 }

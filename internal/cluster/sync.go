@@ -23,6 +23,10 @@ var errNotYet = errors.New("not yet")
 
 // sync copies what is dirty, both ways, and returns when to come again at the latest.
 func (m *Member) sync(ctx context.Context, g *errgroup.Group) time.Duration {
+	if err := m.networks.heedLeft(ctx); err != nil {
+		m.tell(err)
+		return m.cfg.Times.Retry
+	}
 	m.mu.Lock()
 	if !m.state.Synced {
 		m.mu.Unlock()

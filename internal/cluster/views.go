@@ -136,8 +136,20 @@ func (m *Member) Expires() time.Time {
 	return m.lease.Expires()
 }
 
-// Problems are what users should know, in words.
+// Problems are what users should know, in words: Malformed, and the networks that this node has left.
 func (m *Member) Problems() []string {
+	m.mu.Lock()
+	var out []string
+	for _, name := range m.left {
+		out = append(out, cnm.LeftError(name).Error())
+	}
+	m.mu.Unlock()
+	slices.Sort(out)
+	return append(out, m.Malformed()...)
+}
+
+// Malformed is what of the cluster's records this node cannot use, and what keeps it from being a member like others.
+func (m *Member) Malformed() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var out []string

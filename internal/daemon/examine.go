@@ -33,7 +33,7 @@ func (d *daemon) examineCluster(ctx context.Context, networks []cnm.Network) *do
 	u := d.render.Host().Uplink
 	c := &doctor.Cluster{
 		Store: d.etcdName(), Connected: st.Connected, Since: st.Since, Expires: d.member.Expires(), TTL: d.cfg.LeaseTTL,
-		Link: u.Link, LinkMTU: u.MTU, Malformed: d.member.Problems(), Twin: st.Twin,
+		Link: u.Link, LinkMTU: u.MTU, Malformed: d.member.Malformed(), Twin: st.Twin,
 		Loss: d.member.Loss(),
 	}
 	if st.Err != nil {
@@ -76,7 +76,10 @@ func (d *daemon) examineCluster(ctx context.Context, networks []cnm.Network) *do
 
 // examineNetwork is a network of the cluster, with the sizes of its packets where they can be told.
 func (d *daemon) examineNetwork(n cnm.Network) doctor.ClusterNetwork {
-	out := doctor.ClusterNetwork{Name: n.Name, Driver: n.Driver, Gone: n.Cluster.Gone}
+	out := doctor.ClusterNetwork{Name: n.Name, Driver: n.Driver, Gone: n.Cluster.Gone, Left: n.Left()}
+	if n.Left() {
+		return out
+	}
 	if drv, ok := d.render.Driver(n.Driver).(cnm.PathDescriber); ok {
 		if mtu, overhead, err := drv.Sizes(n, d.render.Host()); err == nil {
 			out.MTU, out.Overhead = mtu, overhead

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
@@ -93,6 +94,52 @@ func (n *networks) InspectNetwork(ctx context.Context, ref string) (server.Netwo
 // RemoveNetwork implements [server.Networks].
 func (n *networks) RemoveNetwork(ctx context.Context, ref string) (string, error) {
 	net, err := n.ctrl.DeleteNetwork(ctx, ref)
+	return net.ID, err
+}
+
+// LeaveNetwork implements [server.Networks]. With force, what of this node is on the network is disconnected first.
+func (n *networks) LeaveNetwork(ctx context.Context, ref string, force bool) (string, error) {
+	net, err := n.ctrl.Network(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	if force && net.Cluster != nil {
+		if err := n.disconnectAll(ctx, net); err != nil {
+			return "", fmt.Errorf("leave network %s: %w", net.Name, err)
+		}
+	}
+	net, err = n.ctrl.LeaveNetwork(ctx, net.ID)
+	return net.ID, err
+}
+
+// disconnectAll takes everything of this node off a network.
+func (n *networks) disconnectAll(ctx context.Context, net cnm.Network) error {
+	ends, err := n.ctrl.EndpointsOn(ctx, net.ID)
+	if err != nil {
+		return err
+	}
+	for _, e := range ends {
+		b, err := n.ctrl.Sandbox(ctx, e.Sandbox)
+		if errors.Is(err, cnm.ErrNotFound) {
+			continue // it is on its way out
+		}
+		if err != nil {
+			return err
+		}
+		ref := b.Container
+		if ref == "" {
+			ref = b.ID
+		}
+		if err := n.Disconnect(ctx, net.ID, ref, true); err != nil {
+			return fmt.Errorf("disconnect %s: %w", cnm.Short(ref), err)
+		}
+	}
+	return nil
+}
+
+// JoinNetwork implements [server.Networks].
+func (n *networks) JoinNetwork(ctx context.Context, ref string) (string, error) {
+	net, err := n.ctrl.JoinNetwork(ctx, ref)
 	return net.ID, err
 }
 

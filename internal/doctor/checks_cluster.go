@@ -230,6 +230,10 @@ func clusterFeatures(f Facts, c Cluster) []Finding {
 func clusterGone(_ Facts, c Cluster) []Finding {
 	var out []Finding
 	for _, n := range c.Networks {
+		if n.Left {
+			out = append(out, finding("network "+n.Name, Info, "this node has left it: no container here can be on it",
+				"net network join "+n.Name)...)
+		}
 		if n.Gone {
 			out = append(out, finding("network "+n.Name, Warning,
 				"was removed from the cluster while containers here are on it: they reach no other node",

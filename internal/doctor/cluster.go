@@ -52,4 +52,5 @@ type ClusterNetwork struct {
 	MTU      int    // bytes, of its links
 	Overhead int    // bytes that its tunnel puts around a packet
 	Gone     bool   // from the cluster, and still in use here
+	Left     bool   // by this node, which has nothing of it
 }

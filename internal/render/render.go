@@ -309,7 +309,7 @@ func (r *Renderer) networkOfPeers(ctx context.Context, id string) (cnm.Network, 
 
 func (r *Renderer) peer(n cnm.Network, p cnm.Peer) (plan.State, error) {
 	d, err := r.driver(n)
-	if err != nil || n.Phase == cnm.Deleting || n.Cluster == nil || n.Cluster.Gone {
+	if err != nil || n.Phase == cnm.Deleting || n.Cluster == nil || n.Gone() || n.Left() {
 		return plan.State{}, err
 	}
 	pd, ok := d.(cnm.PeerDriver)
@@ -322,7 +322,7 @@ func (r *Renderer) peer(n cnm.Network, p cnm.Peer) (plan.State, error) {
 // Network renders what a network's endpoints share.
 func (r *Renderer) Network(n cnm.Network) (plan.State, error) {
 	d, err := r.driver(n)
-	if err != nil || n.Phase == cnm.Deleting {
+	if err != nil || n.Phase == cnm.Deleting || n.Left() {
 		return plan.State{}, err
 	}
 	return d.RenderNetwork(n, r.Host())

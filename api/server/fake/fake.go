@@ -303,6 +303,44 @@ func (d *networkPart) RemoveNetwork(_ context.Context, ref string) (string, erro
 	return n.ID, nil
 }
 
+// LeaveNetwork implements [server.Networks].
+func (d *networkPart) LeaveNetwork(_ context.Context, ref string, force bool) (string, error) {
+	n, err := d.setLeft("LeaveNetwork", ref, force, true)
+	if err != nil {
+		return "", err
+	}
+	return n.ID, nil
+}
+
+// JoinNetwork implements [server.Networks].
+func (d *networkPart) JoinNetwork(_ context.Context, ref string) (string, error) {
+	n, err := d.setLeft("JoinNetwork", ref, false, false)
+	if err != nil {
+		return "", err
+	}
+	return n.ID, nil
+}
+
+func (d *networkPart) setLeft(call, ref string, force, left bool) (*cnm.Network, error) {
+	if err := d.enter(call); err != nil {
+		return nil, err
+	}
+	defer d.mu.Unlock()
+	n, err := d.network(ref)
+	if err != nil {
+		return nil, err
+	}
+	if n.Cluster == nil {
+		return nil, &cnm.Error{Kind: cnm.ErrForbidden, Field: "network", Value: n.Name, Reason: "is of this node alone"}
+	}
+	if v := d.networkView(n); left && !force && len(v.Endpoints) > 0 {
+		return nil, &cnm.Error{Kind: cnm.ErrInUse, Field: "network", Value: n.Name,
+			Reason: "in use by " + v.Endpoints[0].ContainerName, Remedy: "disconnect them first, or give --force"}
+	}
+	n.Cluster.Left = left
+	return n, nil
+}
+
 // Connect implements [server.Networks].
 func (d *networkPart) Connect(_ context.Context, ref string, r cnm.AttachRequest) (server.EndpointView, error) {
 	if err := d.enter("Connect"); err != nil {

@@ -13,6 +13,8 @@ type clusterView struct {
 	Blocks      []string `json:",omitempty"` // what this node gives out of the shared subnets
 	LeasePrefix string   `json:",omitempty"` // where in etcd the leases are
 	Gone        bool     // from the cluster, and still in use here
+	Left        bool     // by this node, which has nothing of it
+	Remedy      string   `json:",omitempty"` // of what keeps this node from taking part
 }
 
 func viewCluster(n *apiv1.Network) *clusterView {
@@ -22,7 +24,10 @@ func viewCluster(n *apiv1.Network) *clusterView {
 	}
 	v := &clusterView{
 		Subnets: append([]string{}, c.GetSubnets()...), VNI: c.GetVni(), Port: c.GetPort(), LeasePrefix: c.GetLeases(),
-		Gone: c.GetGone(),
+		Gone: c.GetGone(), Left: c.GetLeft(),
+	}
+	if v.Left {
+		v.Remedy = "net network join " + n.GetName()
 	}
 	for _, p := range n.GetPools() {
 		if c.GetLeases() != "" {

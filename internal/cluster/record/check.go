@@ -15,6 +15,8 @@ func CheckNetwork(id string, n cnm.Network) error {
 		return fmt.Errorf("its id is %q", n.ID)
 	case n.Cluster == nil:
 		return fmt.Errorf("network %q has no field cluster", n.Name)
+	case n.Cluster.Gone || n.Cluster.Left:
+		return fmt.Errorf("network %q is gone or left, which only a node can say of itself", n.Name)
 	}
 	return nil
 }
