@@ -65,6 +65,7 @@ func (m PortMapping) Check() error {
 // NormalizePorts completes the mappings of one request and refuses what is wrong with them.
 func NormalizePorts(ports []PortMapping) ([]PortMapping, error) {
 	out := slices.Clone(ports)
+	var taken Publications
 	for i, m := range out {
 		if m.Dynamic {
 			m.HostPort = 0
@@ -74,13 +75,49 @@ func NormalizePorts(ports []PortMapping) ([]PortMapping, error) {
 			return nil, err
 		}
 		out[i] = m
-		for _, o := range out[:i] {
-			if !m.Dynamic && !o.Dynamic && m.Overlaps(o) {
-				return nil, m.Refuse("overlaps "+o.String()+" of the same request", "publish each host port once")
+		if o, found := taken.Overlap(m); found {
+			return nil, m.Refuse("overlaps "+o.String()+" of the same request", "publish each host port once")
+		}
+		taken.Add(m)
+	}
+	return out, nil
+}
+
+// Publications finds mappings by the host ports that they take, whatever their number. Dynamic ones take none yet.
+type Publications struct{ byPort map[hostPortKey][]PortMapping }
+
+type hostPortKey struct {
+	proto plan.L4
+	port  uint16
+}
+
+// Add enters a mapping.
+func (p *Publications) Add(m PortMapping) {
+	if m.Dynamic {
+		return
+	}
+	if p.byPort == nil {
+		p.byPort = map[hostPortKey][]PortMapping{}
+	}
+	for i := range max(m.Count, 1) {
+		key := hostPortKey{m.Proto, m.HostPort + i}
+		p.byPort[key] = append(p.byPort[key], m)
+	}
+}
+
+// Overlap finds one that takes a host port in common with another mapping.
+func (p *Publications) Overlap(m PortMapping) (o PortMapping, found bool) {
+	if m.Dynamic {
+		return o, false
+	}
+	for i := range max(m.Count, 1) {
+		for _, o := range p.byPort[hostPortKey{m.Proto, m.HostPort + i}] {
+			if m.Overlaps(o) {
+				return o, true
 			}
 		}
 	}
-	return out, nil
+	return o, false
 }
 
 // HostIPs are the host's addresses that the mapping is on; an unspecified one is every address of its

@@ -85,6 +85,15 @@ func parseLongPort(text string) (none PortMapping, err error) {
 		}
 		given[key] = v
 	}
+	m, err := parseShortPort(shortPort(given))
+	if err == nil && len(from) > 0 {
+		m.From, err = checkSources(from, m.HostIP)
+	}
+	return m, err
+}
+
+// shortPort puts the values of the long form into the short one.
+func shortPort(given map[string]string) string {
 	short := given["target"]
 	if host, on := given["published"], given["host_ip"]; on != "" {
 		a, err := netip.ParseAddr(on)
@@ -98,11 +107,7 @@ func parseLongPort(text string) (none PortMapping, err error) {
 	if proto := given["protocol"]; proto != "" {
 		short += "/" + proto
 	}
-	m, err := parseShortPort(short)
-	if err == nil && len(from) > 0 {
-		m.From, err = checkSources(from, m.HostIP)
-	}
-	return m, err
+	return short
 }
 
 func parseShortPort(text string) (none PortMapping, err error) {

@@ -64,12 +64,14 @@ func (e *connector) changedPorts(ctx context.Context, rec record, add, remove []
 	if len(add) == 0 {
 		return ports, nil
 	}
+	var has cnm.Publications
+	for _, o := range ports {
+		has.Add(o)
+	}
 	for _, m := range add {
-		if i := slices.IndexFunc(ports, func(o cnm.PortMapping) bool {
-			return !m.Dynamic && !o.Dynamic && m.Overlaps(o)
-		}); i >= 0 {
+		if o, found := has.Overlap(m); found {
 			return nil, &cnm.Error{Kind: cnm.ErrExists, Field: "port", Value: m.String(),
-				Reason: "container " + rec.Spec.Name + " publishes " + ports[i].String() + " already",
+				Reason: "container " + rec.Spec.Name + " publishes " + o.String() + " already",
 				Remedy: "remove that one first"}
 		}
 	}

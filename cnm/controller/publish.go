@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/vethloom/vethloom/cnm"
@@ -116,15 +117,31 @@ func (k *endpoints) movePorts(sandbox string, ports []cnm.PortMapping) (before, 
 
 // sortPorts tells an endpoint's ports that are asked for from the others, and what is asked for besides.
 func sortPorts(e cnm.Endpoint, want []cnm.PortMapping) (asked, dropped, rest []cnm.PortMapping) {
-	rest = want
+	if len(e.Ports) == 0 {
+		return nil, nil, want
+	}
+	at := map[portKey][]int{} // by container port: there may be many, and few of each
+	for i, m := range want {
+		key := portKey{m.Proto, m.Port}
+		at[key] = append(at[key], i)
+	}
 	for _, m := range e.Ports {
-		i := slices.IndexFunc(rest, func(want cnm.PortMapping) bool { return samePort(want, m) })
+		key := portKey{m.Proto, m.Port}
+		i := slices.IndexFunc(at[key], func(i int) bool { return samePort(want[i], m) })
 		if i < 0 {
 			dropped = append(dropped, m)
 			continue
 		}
 		asked = append(asked, m)
-		rest = slices.Delete(rest, i, i+1)
+		at[key] = slices.Delete(at[key], i, i+1)
+	}
+	left := []int{}
+	for _, indices := range at {
+		left = append(left, indices...)
+	}
+	slices.Sort(left)
+	for _, i := range left {
+		rest = append(rest, want[i])
 	}
 	return asked, dropped, rest
 }
@@ -132,19 +149,27 @@ func sortPorts(e cnm.Endpoint, want []cnm.PortMapping) (asked, dropped, rest []c
 // assignKept gives an endpoint ports that have their numbers already, and others that may be yet to get them.
 func (k *endpoints) assignKept(e *cnm.Endpoint, kept, fresh []cnm.PortMapping) error {
 	fixed := slices.Clone(kept)
-	for i := range fixed {
-		fixed[i].Dynamic = false // a dynamic one would be picked anew
+	picked := map[portReservation]bool{}
+	for i, m := range fixed {
+		if m.Dynamic {
+			picked[portReservation{m.Proto, m.HostIP, m.HostPort}] = true
+			fixed[i].Dynamic = false // it would be picked anew
+		}
 	}
 	if err := k.assignPorts(e, append(fixed, fresh...)); err != nil {
 		return err
 	}
-	for i := range e.Ports {
-		e.Ports[i].Dynamic = e.Ports[i].Dynamic || slices.ContainsFunc(kept, func(m cnm.PortMapping) bool {
-			return m.Dynamic && m.Proto == e.Ports[i].Proto && m.HostIP == e.Ports[i].HostIP &&
-				m.HostPort == e.Ports[i].HostPort
-		})
+	for i, m := range e.Ports {
+		e.Ports[i].Dynamic = m.Dynamic || picked[portReservation{m.Proto, m.HostIP, m.HostPort}]
 	}
 	return nil
+}
+
+// portReservation is a host port on one address.
+type portReservation struct {
+	proto plan.L4
+	addr  netip.Addr
+	port  uint16
 }
 
 // publisher is the endpoint that a sandbox's ports belong to; nil for none.
