@@ -130,6 +130,15 @@ func sameElement(a, b Element) bool {
 
 // flows emits the connection tracking entries to forget.
 func (d *diff) flows() {
+	// What is led by another element than before is spared where that leads it to the same place.
+	decided := map[ConntrackFlush]bool{}
+	for _, f := range d.purge {
+		if f.Keep != "" {
+			f.Keep = ""
+			decided[f] = true
+		}
+	}
+	d.purge = slices.DeleteFunc(d.purge, func(f ConntrackFlush) bool { return f.Keep == "" && decided[f] })
 	all := compare(d.purge, nil, nil, nil)
 	d.add(Purge, all.create)
 }
@@ -140,6 +149,8 @@ func isPortMap(e Element) bool {
 		return false
 	}
 	switch e.Set {
+	case "any4", "any6": // on every address
+		return len(e.Keys) == 2
 	case "ports4", "ports6", "range4", "range6":
 		return len(e.Keys) == 3
 	case "from4", "from6", "fromrange4", "fromrange6": // the source is first
@@ -186,8 +197,13 @@ func (d *diff) wasDeleted(e Element) {
 
 func portFlow(e Element) ConntrackFlush {
 	keys, from := e.Keys, ""
-	if len(keys) == 4 {
+	switch {
+	case len(keys) == 4:
 		keys, from = keys[1:], CanonicalPart(keys[0])
+	case e.Set == "any4":
+		keys = append([]string{"0.0.0.0/0"}, keys...)
+	case e.Set == "any6":
+		keys = append([]string{"::/0"}, keys...)
 	}
 	return ConntrackFlush{Proto: L4(strings.ToLower(keys[1])), From: from,
 		Dst: hostPorts(CanonicalPart(keys[0]), CanonicalPart(keys[2]))}

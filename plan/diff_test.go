@@ -235,6 +235,17 @@ func TestDiffChanges(t *testing.T) {
 			ops: `modify inet element range4 { 0.0.0.0/0 . tcp . 8080-8081 comment "endpoint/1" : 10.1.0.7 }
 				purge flow tcp to 0.0.0.0/0:8080-8081 unless at 10.1.0.7`,
 		},
+		"from a range to a single port": {
+			have: func(s *plan.State) { s.Rules.Elements[0].Keys[2] = "8080" },
+			want: func(s *plan.State) {
+				s.Rules.Elements[0].Set = "any4"
+				s.Rules.Elements[0].Keys = []string{"tcp", "8080"}
+				s.Rules.Elements[0].Data = []string{"10.1.0.2", "8080"}
+			},
+			ops: `delete inet element range4 { 0.0.0.0/0 . tcp . 8080 comment "endpoint/1" : 10.1.0.2 }
+				create inet element any4 { tcp . 8080 comment "endpoint/1" : 10.1.0.2 . 8080 }
+				purge flow tcp to 0.0.0.0/0:8080 unless at 10.1.0.2:8080`,
+		},
 		"for some sources": {
 			want: func(s *plan.State) {
 				s.Rules.Elements[0].Set = "fromrange4"

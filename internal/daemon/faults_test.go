@@ -103,7 +103,7 @@ func TestStrangersChangesAreRepaired(t *testing.T) {
 		{"veth taken off its bridge", "ip link set " + host + " nomaster"},
 		{"bridge down", "ip link set " + web.Link + " down"},
 		{"gateway address removed", "ip addr flush dev " + web.Link},
-		{"element removed", "nft flush map inet vethloom range4; nft flush map inet vethloom ports4"},
+		{"element removed", "nft flush map inet vethloom range4; nft flush map inet vethloom any4"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n.Sh(c.script)

@@ -153,16 +153,17 @@ func localToPublish() []plan.Rule {
 func publishRules() []plan.Rule {
 	var rules []plan.Rule
 	for _, f := range families() {
-		to := []plan.Field{f.daddr, plan.L4Proto, plan.DPort}
-		for _, m := range []string{f.ports, f.ranges, f.from, f.fromRanges} {
-			key := to
-			if m == f.from || m == f.fromRanges {
-				key = append([]plan.Field{f.saddr}, to...)
-			}
+		port := []plan.Field{f.saddr, f.daddr, plan.L4Proto, plan.DPort}
+		for _, m := range []struct {
+			name string
+			key  []plan.Field
+		}{
+			{f.anywhere, port[2:]}, {f.ports, port[1:]}, {f.ranges, port[1:]}, {f.from, port}, {f.fromRanges, port},
+		} {
 			rules = append(rules, plan.Rule{
 				Match: []plan.Match{is(plan.NFProto, f.proto), is(plan.L4Proto, string(plan.TCP), string(plan.UDP),
 					string(plan.SCTP))},
-				Verdict: plan.DNAT, Target: m, Key: key, Addr: f.ip,
+				Verdict: plan.DNAT, Target: m.name, Key: m.key, Addr: f.ip,
 			})
 		}
 	}

@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"net/netip"
-	"slices"
 	"strconv"
 
 	"github.com/vethloom/vethloom/plan"
@@ -83,7 +82,7 @@ func (e *Elements) Source(port string, mac plan.MAC, addrs []netip.Prefix) {
 
 // Publication is a range of host ports and where they lead.
 type Publication struct {
-	On              netip.Prefix // the host's addresses
+	On              netip.Prefix // the host's addresses: one or all of a family
 	Proto           plan.L4
 	HostPort, Count uint16
 	To              netip.Addr
@@ -92,33 +91,51 @@ type Publication struct {
 }
 
 // Publish leads ports of the host to an address. A range that keeps its numbers is one element; one that changes them
-// has one for each port, as the data of a map cannot be counted up. With sources there is one of these for each of the
-// family, and for none of the family there is nothing: who is not led on finds a port that nobody listens on.
+// has one for each port, as the data of a map cannot be counted up. Single ports are in maps without intervals, which
+// cost the same whatever else is in them. With sources there is one of these for each of the family, and for none of
+// the family there is nothing: who is not led on finds a port that nobody listens on.
 func (e *Elements) Publish(p Publication) {
 	f := familyOf(p.To)
 	if len(p.From) == 0 {
-		e.publish(p, f.ports, f.ranges)
+		e.publish(p, f)
+		return
 	}
 	for _, from := range p.From {
-		if from.Addr().Is4() == p.To.Is4() {
-			e.publish(p, f.from, f.fromRanges, from.String())
+		if from.Addr().Is4() != p.To.Is4() {
+			continue
+		}
+		key := func(ports string) []string { return []string{from.String(), p.On.String(), string(p.Proto), ports} }
+		if p.Port == p.HostPort {
+			e.add(plan.Inet, f.fromRanges, key(p.span()), p.To.String())
+			continue
+		}
+		for i := range p.Count {
+			e.add(plan.Inet, f.from, key(number(p.HostPort+i)), p.To.String(), number(p.Port+i))
 		}
 	}
 }
 
-func (e *Elements) publish(p Publication, ports, ranges string, from ...string) {
-	key := func(ports string) []string { return append(slices.Clone(from), p.On.String(), string(p.Proto), ports) }
-	if p.Port == p.HostPort {
-		span := number(p.HostPort)
-		if p.Count > 1 {
-			span += "-" + number(p.HostPort+p.Count-1)
-		}
-		e.add(plan.Inet, ranges, key(span), p.To.String())
+func (e *Elements) publish(p Publication, f family) {
+	proto := string(p.Proto)
+	if p.Port == p.HostPort && p.Count > 1 {
+		e.add(plan.Inet, f.ranges, []string{p.On.String(), proto, p.span()}, p.To.String())
 		return
 	}
 	for i := range p.Count {
-		e.add(plan.Inet, ports, key(number(p.HostPort+i)), p.To.String(), number(p.Port+i))
+		set, key := f.anywhere, []string{proto, number(p.HostPort + i)}
+		if p.On.Bits() > 0 {
+			set, key = f.ports, append([]string{p.On.Addr().String()}, key...)
+		}
+		e.add(plan.Inet, set, key, p.To.String(), number(p.Port+i))
 	}
+}
+
+// span is the host ports as nft(8) writes them.
+func (p Publication) span() string {
+	if p.Count <= 1 {
+		return number(p.HostPort)
+	}
+	return number(p.HostPort) + "-" + number(p.HostPort+p.Count-1)
 }
 
 // TunnelPort is a UDP port that a tunnel of this node receives on: what sends to it speaks for a node, to

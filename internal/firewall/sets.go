@@ -31,7 +31,8 @@ type family struct {
 	cluster      string // address . address: between the nodes' parts of a network
 	nodes        string // addresses of the nodes that tunnels lead to
 	masq         string
-	ports        string
+	anywhere     string // where ports on every address lead
+	ports        string // where those on one address do
 	ranges       string
 	from         string // as ports and ranges, by source too
 	fromRanges   string
@@ -44,7 +45,8 @@ type family struct {
 func v4() family {
 	return family{
 		proto: "ipv4", ether: "ip", ip: "ip", addr: plan.TypeIPv4, saddr: plan.IPSaddr, daddr: plan.IPDaddr,
-		local: "local4", cluster: "cluster4", nodes: "nodes4", masq: "masq4", ports: "ports4", ranges: "range4",
+		local: "local4", cluster: "cluster4", nodes: "nodes4", masq: "masq4",
+		anywhere: "any4", ports: "ports4", ranges: "range4",
 		from: "from4", fromRanges: "fromrange4", source: "source4", loopback: "127.0.0.0/8", any: "0.0.0.0/0",
 		multicast: []string{"224.0.0.0/4", "255.255.255.255"},
 	}
@@ -53,7 +55,8 @@ func v4() family {
 func v6() family {
 	return family{
 		proto: "ipv6", ether: "ip6", ip: "ip6", addr: plan.TypeIPv6, saddr: plan.IP6Saddr, daddr: plan.IP6Daddr,
-		local: "local6", cluster: "cluster6", nodes: "nodes6", masq: "masq6", ports: "ports6", ranges: "range6",
+		local: "local6", cluster: "cluster6", nodes: "nodes6", masq: "masq6",
+		anywhere: "any6", ports: "ports6", ranges: "range6",
 		from: "from6", fromRanges: "fromrange6", source: "source6", loopback: "::1", any: "::/0",
 		multicast: []string{"ff00::/8"},
 	}
@@ -70,6 +73,10 @@ func baseSets() []plan.Set {
 	}
 	interval := func(s plan.Set, data ...plan.DataType) plan.Set {
 		s.Interval, s.Data = true, data
+		return s
+	}
+	numbered := func(s plan.Set, addr plan.DataType) plan.Set {
+		s.Data = []plan.DataType{addr, plan.TypePort}
 		return s
 	}
 	verdicts := func(s plan.Set) plan.Set {
@@ -96,7 +103,8 @@ func baseSets() []plan.Set {
 			interval(inet(f.cluster, f.addr, f.addr)),
 			inet(f.nodes, f.addr),
 			interval(inet(f.masq, f.addr)),
-			interval(inet(f.ports, port...), f.addr, plan.TypePort),
+			numbered(inet(f.anywhere, port[1:]...), f.addr),
+			numbered(inet(f.ports, port...), f.addr),
 			interval(inet(f.ranges, port...), f.addr),
 			interval(inet(f.from, fromPort...), f.addr, plan.TypePort),
 			interval(inet(f.fromRanges, fromPort...), f.addr),

@@ -278,3 +278,44 @@ func TestPortsForSomeSources(t *testing.T) {
 		"192.0.2.3 192.0.2.1:8080": "refused",
 	})
 }
+
+// Where ten thousand ports are published, one more comes and goes as the first did.
+func TestOneOfTenThousandPorts(t *testing.T) {
+	n := withImage(t)
+	ns := n.outside("192.0.2.2/24")
+	n.ok("run", "-d", "--name", "s", "bb", "sh", "-c", echoServer)
+	change := func(what string) {
+		t.Helper()
+		const rounds = 3
+		var add, remove time.Duration
+		for range rounds {
+			start := time.Now()
+			n.ok("port", "add", "s", "8080:80")
+			add += time.Since(start)
+			c := n.talks(ns, "192.0.2.1:8080")
+			start = time.Now()
+			n.ok("port", "rm", "s", "8080:80")
+			remove += time.Since(start)
+			c.ends(what)
+		}
+		t.Logf("%s: added in %v, removed in %v", what, add/rounds, remove/rounds)
+	}
+	change("alone")
+	n.ok("run", "-d", "--name", "many", "-p", "0.0.0.0:20000-29999:30000-39999/udp", "bb", "sleep", "1000")
+	change("beside 10000 of another container")
+	start := time.Now()
+	n.ok("port", "rm", "many", "30000-39999/udp")
+	t.Logf("10000 removed in %v", time.Since(start))
+	var single []string
+	for i := range 10000 {
+		single = append(single, fmt.Sprintf("0.0.0.0:%d:%d/udp", 20000+i, 30000+i))
+	}
+	start = time.Now()
+	n.ok(append([]string{"port", "add", "many"}, single...)...)
+	t.Logf("10000 single ones added in %v", time.Since(start))
+	change("beside 10000 single ones of another container")
+	start = time.Now()
+	n.ok("port", "add", "many", "8081:81")
+	n.ok("port", "rm", "many", "8081:81")
+	t.Logf("one more of that container came and went in %v", time.Since(start))
+}

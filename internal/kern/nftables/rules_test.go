@@ -69,6 +69,7 @@ func firewall(t testing.TB) plan.Ruleset {
 				"iifname != @bridges ct direction original ip6 daddr { fe80::/10, ff02::1 } accept",
 				"iifname vmap @verdicts"),
 			testChain(t, plan.Inet, "publish", plan.Base{},
+				notOurs+" dnat ip to meta l4proto . th dport map @any4",
 				notOurs+" dnat ip to ip daddr . meta l4proto . th dport map @ports4",
 				notOurs+" dnat ip to ip daddr . meta l4proto . th dport map @range4",
 				notOurs+" dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports6",
@@ -115,6 +116,8 @@ func firewallSets() []plan.Set {
 		s.Data = data
 		return s
 	}
+	anywhere := set(plan.Inet, "any4", false, plan.TypeInetProto, plan.TypePort)
+	anywhere.Data = []plan.DataType{plan.TypeIPv4, plan.TypePort}
 	verdicts := set(plan.Inet, "verdicts", false, plan.TypeIfName)
 	verdicts.Data = []plan.DataType{plan.TypeVerdict}
 	return []plan.Set{
@@ -124,6 +127,7 @@ func firewallSets() []plan.Set {
 		set(plan.Inet, "local6", true, plan.TypeIPv6, plan.TypeIfName),
 		set(plan.Inet, "masq4", true, plan.TypeIPv4),
 		set(plan.Inet, "masq6", true, plan.TypeIPv6),
+		anywhere,
 		published("ports4", plan.TypeIPv4, plan.TypeIPv4, plan.TypePort),
 		published("range4", plan.TypeIPv4, plan.TypeIPv4),
 		published("ports6", plan.TypeIPv6, plan.TypeIPv6, plan.TypePort),
@@ -150,6 +154,7 @@ func firewallElements() []plan.Element {
 		element(plan.Inet, "masq4", "network/3f2a", parts{"10.1.0.0/16"}, nil),
 		element(plan.Inet, "masq4", "network/77aa", parts{"10.2.0.0/16"}, nil),
 		element(plan.Inet, "masq6", "network/3f2a", parts{"fd00:1::/64"}, nil),
+		element(plan.Inet, "any4", "endpoint/91bc", parts{"tcp", "8081"}, parts{"10.1.0.2", "81"}),
 		element(plan.Inet, "ports4", "endpoint/91bc", parts{"0.0.0.0/0", "tcp", "8080"}, parts{"10.1.0.2", "80"}),
 		element(plan.Inet, "ports4", "endpoint/91bc", parts{"127.0.0.1", "udp", "53"}, parts{"10.1.0.2", "5353"}),
 		element(plan.Inet, "range4", "endpoint/91bc", parts{"0.0.0.0/0", "tcp", "9000-9010"}, parts{"10.1.0.2"}),
