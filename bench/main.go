@@ -21,6 +21,8 @@ type config struct {
 	rounds       int           // of attaches and of containers
 	tcpRounds    int           // of iperf3 runs
 	tcpTime      time.Duration // of one iperf3 run
+	streamRounds int           // of moving bytes through standard streams
+	streamSize   int           // MB of them
 	acrossRounds int           // of measuring between two hosts
 	acrossTime   time.Duration // of one iperf3 run there
 	short        bool          // as few and as short rounds as possible
@@ -32,13 +34,15 @@ type config struct {
 	timeout      time.Duration // of everything
 }
 
-var sectionNames = []string{"attach", "run", "tcp", "across"}
+var sectionNames = []string{"attach", "run", "streams", "tcp", "across"}
 
 func parse(args []string, out io.Writer) (config, error) {
 	var c config
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(out)
 	f.IntVar(&c.rounds, "rounds", 30, "rounds of attaching and of running a container")
+	f.IntVar(&c.streamRounds, "stream-rounds", 5, "rounds of moving bytes through standard streams")
+	f.IntVar(&c.streamSize, "stream-size", 500, "MB of these")
 	f.IntVar(&c.tcpRounds, "tcp-rounds", 5, "rounds of iperf3")
 	f.DurationVar(&c.tcpTime, "tcp-time", 3*time.Second, "length of one iperf3 run, whole seconds")
 	f.IntVar(&c.acrossRounds, "across-rounds", 5, "rounds of measuring between two hosts, on either underlay")
@@ -51,7 +55,7 @@ func parse(args []string, out io.Writer) (config, error) {
 	f.StringVar(&c.format, "format", "table", "table or json")
 	f.StringVar(&c.bin, "bin", "", "directory of netd, net and net-shim (default: that of bench)")
 	f.BoolVar(&c.baselines, "baselines", false, "leave vethloom out: only what it is compared with")
-	f.DurationVar(&c.timeout, "timeout", 10*time.Minute, "end here, whatever is left to do")
+	f.DurationVar(&c.timeout, "timeout", 20*time.Minute, "end here, whatever is left to do")
 	if err := f.Parse(args); err != nil {
 		return c, err
 	}
@@ -60,22 +64,31 @@ func parse(args []string, out io.Writer) (config, error) {
 	}
 	if c.short {
 		c.rounds, c.tcpRounds, c.tcpTime, c.acrossRounds, c.acrossTime = 3, 1, time.Second, 1, time.Second
+		c.streamRounds, c.streamSize = 1, 50
+	}
+	return c, c.check()
+}
+
+// check refuses what cannot be measured.
+func (c config) check() error {
+	if c.streamRounds < 1 || c.streamSize < 1 {
+		return errors.New("bench: -stream-rounds and -stream-size are at least 1")
 	}
 	if c.acrossRounds < 1 || c.acrossTime < time.Second {
-		return c, errors.New("bench: -across-rounds is at least 1, -across-time at least 1s")
+		return errors.New("bench: -across-rounds is at least 1, -across-time at least 1s")
 	}
 	if c.rounds < 2 || c.tcpRounds < 1 || c.tcpTime < time.Second {
-		return c, errors.New("bench: -rounds is at least 2, -tcp-rounds at least 1, -tcp-time at least 1s")
+		return errors.New("bench: -rounds is at least 2, -tcp-rounds at least 1, -tcp-time at least 1s")
 	}
 	if c.format != "table" && c.format != "json" {
-		return c, fmt.Errorf("bench: -format %q: it is table or json", c.format)
+		return fmt.Errorf("bench: -format %q: it is table or json", c.format)
 	}
 	for _, g := range c.groups() {
 		if !slices.Contains(sectionNames, g) {
-			return c, fmt.Errorf("bench: -only %q: it takes some of %s", g, strings.Join(sectionNames, ","))
+			return fmt.Errorf("bench: -only %q: it takes some of %s", g, strings.Join(sectionNames, ","))
 		}
 	}
-	return c, nil
+	return nil
 }
 
 func (c config) groups() []string {
@@ -152,7 +165,8 @@ func measure(ctx context.Context, cfg config) error {
 	defer m.close()
 
 	var rep report
-	sections := map[string]section{"attach": grouped(attachGroup), "run": grouped(runGroup), "tcp": grouped(tcpGroup),
+	sections := map[string]section{"attach": grouped(attachGroup), "run": grouped(runGroup),
+		"streams": grouped(streamsGroup), "tcp": grouped(tcpGroup),
 		"across": acrossSection}
 	for _, name := range cfg.groups() {
 		fmt.Fprintf(os.Stderr, "bench: %s\n", name)

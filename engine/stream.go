@@ -130,7 +130,7 @@ func carry(ctx context.Context, stream *shim.Stream, stdio Stdio) (shim.Exit, er
 }
 
 func feed(stream *shim.Stream, in io.Reader) {
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, shim.MaxPiece)
 	for {
 		n, err := in.Read(buf)
 		if n > 0 && stream.Send(buf[:n]) != nil {

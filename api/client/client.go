@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vethloom/vethloom/api/stdio"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -32,6 +33,13 @@ const DefaultTimeout = 5 * time.Second
 // MaxMessage is the largest message either side accepts, in bytes. Streams
 // carry chunks far below it; it bounds lists.
 const MaxMessage = 16 << 20
+
+// How many bytes netd may send ahead, on one stream and in all, and how many go through the socket in one call.
+const (
+	streamWindow = 512 << 10
+	connWindow   = 1 << 20
+	socketBuffer = 64 << 10
+)
 
 // Client is a connection to one netd, and its services.
 type Client struct {
@@ -86,27 +94,15 @@ func Dial(ctx context.Context, host string, o Options) (*Client, error) {
 	}
 	conns := make(chan net.Conn, 1)
 	conns <- first
-	conn, err := grpc.NewClient("passthrough:///netd",
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			select {
-			case c := <-conns:
-				return c, nil
-			default:
-				return d.DialContext(ctx, "unix", path)
-			}
-		}),
-		grpc.WithDisableServiceConfig(),
-		grpc.WithIdleTimeout(0),
-		// A restart of netd takes a moment; who waits for it should not wait longer.
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2,
-				MaxDelay: time.Second},
-			// Longer than the wait above: who answers nothing is to be told from who answers something else.
-			MinConnectTimeout: 2 * max(o.Timeout, DefaultTimeout),
-		}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
-	)
+	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+		select {
+		case c := <-conns:
+			return c, nil
+		default:
+			return d.DialContext(ctx, "unix", path)
+		}
+	}
+	conn, err := grpc.NewClient("passthrough:///netd", append(settings(o), grpc.WithContextDialer(dial))...)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare a connection to %s: %w", path, err), first.Close())
 	}
@@ -131,6 +127,28 @@ func Dial(ctx context.Context, host string, o Options) (*Client, error) {
 		conn:       conn,
 		path:       path,
 	}, nil
+}
+
+// settings are how a connection is made and used, however it is dialled.
+func settings(o Options) []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithIdleTimeout(0),
+		// A restart of netd takes a moment; who waits for it should not wait longer.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2,
+				MaxDelay: time.Second},
+			// Longer than the wait above: who answers nothing is to be told from who answers something else.
+			MinConnectTimeout: 2 * max(o.Timeout, DefaultTimeout),
+		}),
+		grpc.WithInitialWindowSize(streamWindow),
+		grpc.WithInitialConnWindowSize(connWindow),
+		grpc.WithReadBufferSize(socketBuffer),
+		grpc.WithWriteBufferSize(socketBuffer),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage),
+			grpc.ForceCodecV2(stdio.NewCodec())),
+	}
 }
 
 // ready waits for the HTTP/2 settings of the other side, which only a gRPC

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/vethloom/vethloom/api/stdio"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
@@ -17,6 +18,13 @@ import (
 // maxMessage is the largest message accepted or sent, in bytes. Clients send
 // files in chunks far below it; it bounds lists.
 const maxMessage = 16 << 20
+
+// How many bytes a client may send ahead, on one stream and in all, and how many go through the socket in one call.
+const (
+	streamWindow = 512 << 10
+	connWindow   = 1 << 20
+	socketBuffer = 64 << 10
+)
 
 // Config is what a server is made of. A nil service is not served.
 type Config struct {
@@ -61,7 +69,13 @@ func New(cfg Config) (*Server, error) {
 	s.stop, s.stopNow = context.WithCancelCause(context.Background())
 	s.grpc = grpc.NewServer(
 		grpc.Creds(peerCredentials{}),
+		grpc.ForceServerCodecV2(stdio.NewCodec()),
 		grpc.MaxRecvMsgSize(maxMessage),
+		// Fixed: what is on the way when a connection breaks off is bounded, and nobody measures a socket's latency.
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connWindow),
+		grpc.ReadBufferSize(socketBuffer),
+		grpc.WriteBufferSize(socketBuffer),
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second,

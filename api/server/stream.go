@@ -7,19 +7,25 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/vethloom/vethloom/api/stdio"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/engine"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 )
 
-// chunk is how much output one message carries at most, in bytes.
-const chunk = 32 << 10
+// The fields that hold bytes of standard streams.
+const (
+	stdinField  protowire.Number = 2 // of AttachRequest and ExecRequest
+	stdoutField protowire.Number = 2 // of AttachResponse
+	stderrField protowire.Number = 3
+)
 
-// stdinBacklog is how many messages of input may wait for the process. A client
-// sends at most 32 KiB in one, so this bounds them to 2 MiB; beyond it the
-// client is slowed down.
-const stdinBacklog = 64
+// stdinBacklog is how many messages of input may wait for the process, of at most 64 KiB each; beyond it the client is
+// slowed down.
+const stdinBacklog = 8
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
@@ -32,7 +38,7 @@ func (s *containersService) Attach(stream grpc.BidiStreamingServer[apiv1.AttachR
 	if o == nil {
 		return invalid("attach", "", "the first message must be the options", "")
 	}
-	return converse(stream.Context(), stream, o.GetStdin(), o.GetSize(), func() (input, error) { return stream.Recv() },
+	return converse(stream, &apiv1.AttachRequest{}, o.GetStdin(), o.GetSize(),
 		func(ctx context.Context, stdio engine.Stdio) (engine.ExitStatus, error) {
 			return s.containers.Attach(ctx, o.GetContainer(), o.GetStart(), stdio)
 		})
@@ -58,40 +64,31 @@ func (s *containersService) Exec(stream grpc.BidiStreamingServer[apiv1.ExecReque
 	if back := o.GetResume(); back != nil {
 		req.Resume = &engine.Resume{ID: back.GetId(), Stdout: back.GetStdout(), Stderr: back.GetStderr()}
 	}
-	return converse(stream.Context(), stream, o.GetStdin(), o.GetSize(), func() (input, error) { return stream.Recv() },
+	return converse(stream, &apiv1.AttachRequest{}, o.GetStdin(), o.GetSize(),
 		func(ctx context.Context, stdio engine.Stdio) (engine.ExitStatus, error) {
 			return s.containers.Exec(ctx, req, stdio)
 		})
 }
 
-// input is what AttachRequest and engine.ExecRequest have in common.
+// input is what AttachRequest and ExecRequest have in common.
 type input interface {
+	proto.Message
 	GetStdin() []byte
 	GetCloseStdin() bool
 	GetResize() *apiv1.WindowSize
 	GetSignal() string
 }
 
-type outputStream interface {
-	SendHeader(metadata.MD) error
-	Send(*apiv1.AttachResponse) error
-}
-
 // converse connects a stream with a process until the process has exited.
 // A client that hangs up leaves the process alone.
-func converse(ctx context.Context, stream outputStream, stdin bool, size *apiv1.WindowSize,
-	recv func() (input, error), run func(context.Context, engine.Stdio) (engine.ExitStatus, error)) error {
-	ctx, cancel := context.WithCancel(ctx)
+func converse(stream grpc.ServerStream, request input, stdin bool, size *apiv1.WindowSize,
+	run func(context.Context, engine.Stdio) (engine.ExitStatus, error)) error {
+	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	out := &sender{stream: stream}
 	in := newReceiver(ctx)
-	stdio := engine.Stdio{
-		Stdout: &output{out, func(b []byte) *apiv1.AttachResponse {
-			return &apiv1.AttachResponse{Message: &apiv1.AttachResponse_Stdout{Stdout: b}}
-		}},
-		Stderr: &output{out, func(b []byte) *apiv1.AttachResponse {
-			return &apiv1.AttachResponse{Message: &apiv1.AttachResponse_Stderr{Stderr: b}}
-		}},
+	streams := engine.Stdio{
+		Stdout: &output{out, stdoutField}, Stderr: &output{out, stderrField},
 		Size: windowSize(size), Resize: in.resize, Signals: in.signals,
 		Started: func(s engine.Started) error {
 			return out.send(&apiv1.AttachResponse{Message: &apiv1.AttachResponse_Started{Started: &apiv1.Started{
@@ -99,17 +96,17 @@ func converse(ctx context.Context, stream outputStream, stdin bool, size *apiv1.
 		},
 	}
 	if stdin {
-		stdio.Stdin = in
+		streams.Stdin = in
 	}
 	// Recv cannot be interrupted other than by the end of the stream, which is
 	// this function's return; the goroutine ends right after it.
-	go in.run(recv, stdin)
+	go in.run(stream, request, stdin)
 	// A client that comes back after a restart learns that it has been heard,
 	// even when its process has nothing to say.
 	if err := stream.SendHeader(metadata.MD{}); err != nil {
 		return err
 	}
-	status, err := run(ctx, stdio)
+	status, err := run(ctx, streams)
 	if err != nil {
 		return err
 	}
@@ -119,27 +116,27 @@ func converse(ctx context.Context, stream outputStream, stdin bool, size *apiv1.
 // sender puts the messages of several writers in a row.
 type sender struct {
 	mu     sync.Mutex // guards Send, which takes one caller at a time
-	stream outputStream
+	stream grpc.ServerStream
 }
 
-func (s *sender) send(m *apiv1.AttachResponse) error {
+func (s *sender) send(m any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.stream.Send(m)
+	return s.stream.SendMsg(m)
 }
 
 // output is a writer of one of the two streams. It is a pointer, so that
 // writers can be compared.
 type output struct {
-	to   *sender
-	wrap func([]byte) *apiv1.AttachResponse
+	to    *sender
+	field protowire.Number
 }
 
 func (o *output) Write(b []byte) (int, error) {
 	n := 0
 	for n < len(b) {
-		part := b[n:min(n+chunk, len(b))]
-		if err := o.to.send(o.wrap(part)); err != nil {
+		part := b[n:min(n+stdio.MaxPiece, len(b))]
+		if err := o.to.send(&stdio.Out{Field: o.field, Data: part}); err != nil {
 			return n, err
 		}
 		n += len(part)
@@ -151,22 +148,26 @@ func (o *output) Write(b []byte) (int, error) {
 type receiver struct {
 	ctx     context.Context // ends with the call
 	stdin   chan []byte     // closed at the end of input
-	rest    []byte          // of a message that Read has not given out whole
+	free    chan []byte     // what Read has given out
+	piece   []byte          // from stdin, of which Read gives out the rest
+	rest    []byte
 	resize  chan engine.WindowSize
 	signals chan string
 }
 
 func newReceiver(ctx context.Context) *receiver {
-	return &receiver{ctx: ctx, stdin: make(chan []byte, stdinBacklog), resize: make(chan engine.WindowSize, 1),
+	return &receiver{ctx: ctx, stdin: make(chan []byte, stdinBacklog), free: make(chan []byte, stdinBacklog),
+		resize:  make(chan engine.WindowSize, 1),
 		signals: make(chan string, 16)}
 }
 
 // run ends with the stream. A client that went away has not ended the input:
 // it may attach again.
-func (r *receiver) run(recv func() (input, error), stdin bool) {
+func (r *receiver) run(stream grpc.ServerStream, m input, stdin bool) {
 	open := stdin
+	in := stdio.In{Fields: []protowire.Number{stdinField}, Other: m}
 	for {
-		m, err := recv()
+		err := stream.RecvMsg(&in)
 		if errors.Is(err, io.EOF) && open {
 			close(r.stdin)
 			open = false
@@ -174,13 +175,20 @@ func (r *receiver) run(recv func() (input, error), stdin bool) {
 		if err != nil {
 			return
 		}
+		data := in.Data
+		if in.Field != stdinField {
+			data = m.GetStdin()
+		}
 		switch {
-		case m.GetStdin() != nil && open:
+		case in.Field == stdinField && !open:
+		case len(data) > 0 && open:
 			select {
-			case r.stdin <- m.GetStdin():
+			case r.stdin <- data:
 			case <-r.ctx.Done():
 				return
 			}
+			in.Data = r.buffer()
+		case in.Field == stdinField: // of no bytes
 		case m.GetCloseStdin() && open:
 			close(r.stdin)
 			open = false
@@ -193,6 +201,16 @@ func (r *receiver) run(recv func() (input, error), stdin bool) {
 				return
 			}
 		}
+	}
+}
+
+// buffer is one that Read has given out, or nil.
+func (r *receiver) buffer() []byte {
+	select {
+	case b := <-r.free:
+		return b
+	default:
+		return nil
 	}
 }
 
@@ -213,13 +231,18 @@ func (r *receiver) Read(b []byte) (int, error) {
 			if !ok {
 				return 0, io.EOF
 			}
-			r.rest = data
+			r.piece, r.rest = data, data
 		case <-r.ctx.Done():
 			return 0, r.ctx.Err()
 		}
 	}
 	n := copy(b, r.rest)
-	r.rest = r.rest[n:]
+	if r.rest = r.rest[n:]; len(r.rest) == 0 {
+		select {
+		case r.free <- r.piece:
+		default:
+		}
+	}
 	return n, nil
 }
 

@@ -227,7 +227,7 @@ func (s *Stream) Exit() (Exit, bool) {
 // Send writes to stdin; it blocks while the process does not read.
 func (s *Stream) Send(p []byte) error {
 	for len(p) > 0 {
-		n := min(len(p), 32<<10)
+		n := min(len(p), MaxPiece)
 		if err := s.conn.Write(Frame{Kind: KindStdin, Payload: p[:n]}); err != nil {
 			return err
 		}

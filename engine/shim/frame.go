@@ -18,6 +18,9 @@ const Version = 1
 // MaxPayload bounds a frame. A bundle is the largest, a few kilobytes.
 const MaxPayload = 1 << 20
 
+// MaxPiece is how much of a stream one frame carries at most: as much as a pipe holds.
+const MaxPiece = 64 << 10
+
 const headerLen = 6
 
 // Kind says what a frame carries.
@@ -50,9 +53,12 @@ type Frame struct {
 
 // AppendFrame appends the encoded frame to dst.
 func AppendFrame(dst []byte, f Frame) []byte {
+	return append(appendHeader(dst, f), f.Payload...)
+}
+
+func appendHeader(dst []byte, f Frame) []byte {
 	dst = append(dst, Version, byte(f.Kind))
-	dst = binary.BigEndian.AppendUint32(dst, uint32(len(f.Payload)))
-	return append(dst, f.Payload...)
+	return binary.BigEndian.AppendUint32(dst, uint32(len(f.Payload)))
 }
 
 // ReadFrame reads one frame; its payload is only valid until buf is used again.
@@ -92,8 +98,11 @@ type Conn struct {
 	r   *bufio.Reader
 	buf []byte // of the last frame read
 	mu  sync.Mutex
-	out []byte // of the frame being written, kept under mu
+	out []byte // of the frame being written, kept under mu; of one with much in it the header alone
 }
+
+// gathered is from which size on a payload is not copied behind its header.
+const gathered = 4 << 10
 
 // NewConn wraps a stream.
 func NewConn(c net.Conn) *Conn { return &Conn{c: c, r: bufio.NewReaderSize(c, 4096)} }
@@ -109,8 +118,14 @@ func (c *Conn) Read() (Frame, error) {
 func (c *Conn) Write(f Frame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.out = AppendFrame(c.out[:0], f)
-	_, err := c.c.Write(c.out)
+	if len(f.Payload) < gathered {
+		c.out = AppendFrame(c.out[:0], f)
+		_, err := c.c.Write(c.out)
+		return err
+	}
+	c.out = appendHeader(c.out[:0], f)
+	parts := net.Buffers{c.out, f.Payload}
+	_, err := parts.WriteTo(c.c)
 	return err
 }
 

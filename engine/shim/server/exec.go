@@ -104,6 +104,7 @@ func (s *Server) see(x *execution) {
 	s.keep(x)
 	x.end(exit)
 	x.stdio.Close()
+	s.tidy.Reset(settleTime)
 }
 
 // keep lets a command that has ended be asked for a while how it did, if somebody may.

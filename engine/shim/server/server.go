@@ -20,8 +20,7 @@ import (
 // other hands (a descriptor passed out of the container) before they are let go.
 const drainGrace = 2 * time.Second
 
-// settleTime is when a container counts as running for a while, so that memory
-// needed for the start alone is worth giving back.
+// settleTime is after how long memory is given back that the container's start needed, or a command in it.
 const settleTime = 300 * time.Millisecond
 
 // gcPercent keeps a supervisor small in its long life; it allocates little.
@@ -42,6 +41,7 @@ type Server struct {
 	ended     []*execution        // those of execs that have ended, oldest first
 	conns     map[*shim.Conn]bool // true once its request is known
 	closing   bool
+	tidy      *time.Timer // gives memory back
 
 	bundle shim.Bundle
 	box    *box.Box
@@ -56,10 +56,16 @@ type Server struct {
 
 // New returns a server that logs what goes wrong and cannot be told to anyone.
 func New(log *slog.Logger) *Server {
-	return &Server{
+	s := &Server{
 		log: log, status: shim.Creating, execs: map[string]*execution{},
 		conns: map[*shim.Conn]bool{}, ready: make(chan struct{}), begun: make(chan struct{}),
+		tidy: time.AfterFunc(time.Hour, func() {
+			debug.SetGCPercent(gcPercent)
+			debug.FreeOSMemory()
+		}),
 	}
+	s.tidy.Stop() // until there is something to give back
+	return s
 }
 
 // Run supervises the container that control asks for, and returns once it has
@@ -109,11 +115,7 @@ func (s *Server) run(control *shim.Conn) error {
 	if err := control.WriteJSON(shim.KindReply, shim.Reply{State: s.state()}); err != nil {
 		s.log.Info("netd went away during the start", "error", err)
 	}
-	tidy := time.AfterFunc(settleTime, func() {
-		debug.SetGCPercent(gcPercent)
-		debug.FreeOSMemory()
-	})
-	defer tidy.Stop()
+	s.tidy.Reset(settleTime)
 	return s.supervise()
 }
 

@@ -12,8 +12,6 @@ import (
 	"github.com/vethloom/vethloom/engine/shim/box"
 )
 
-const chunkSize = 32 << 10
-
 // attacher is one connection that gets the container's output.
 type attacher struct {
 	conn *shim.Conn
@@ -138,7 +136,7 @@ func (s *Server) broadcast(f shim.Frame) {
 // copyOut reads until the end of a pipe or terminal. After cut was called on
 // the file (its deadline passed) it takes what is there and stops.
 func copyOut(f *os.File, emit func([]byte)) {
-	buf := make([]byte, chunkSize)
+	buf := make([]byte, shim.MaxPiece)
 	for {
 		n, err := f.Read(buf)
 		if n > 0 {

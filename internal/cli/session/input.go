@@ -3,11 +3,13 @@ package session
 import (
 	"fmt"
 
+	"github.com/vethloom/vethloom/api/stdio"
 	"github.com/vethloom/vethloom/internal/replay"
 )
 
-// onTheWay is more input than can be between this process and the container's supervisor, and than is kept here to be
-// sent again.
+// onTheWay is how much input is kept here to be sent again. It is more than can be between this process and the
+// container's supervisor: gRPC's window of 512 KiB, what netd has taken out of it (8 messages of 64 KiB, and some in
+// hand), and what a socket holds.
 const onTheWay = 4 << 20
 
 // input is what went to a process.
@@ -37,7 +39,7 @@ func (i *input) after(received int64) ([]outgoing, error) {
 	}
 	var again []outgoing
 	for rest := append([]byte(nil), rest...); len(rest) > 0; {
-		n := min(len(rest), pieceSize)
+		n := min(len(rest), stdio.MaxPiece)
 		again = append(again, outgoing{stdin: rest[:n]})
 		rest = rest[n:]
 	}

@@ -3,6 +3,8 @@ package session
 import (
 	"bytes"
 	"testing"
+
+	"github.com/vethloom/vethloom/api/stdio"
 )
 
 // What did not reach the process is sent again, in pieces, with the end of input; what cannot be is an error.
@@ -11,7 +13,7 @@ func TestInputIsSentAgain(t *testing.T) {
 	if again, err := i.after(0); err != nil || len(again) != 0 || i.any() {
 		t.Errorf("nothing was sent: %v, %v", again, err)
 	}
-	all := bytes.Repeat([]byte("0123456789abcdef"), 5<<10) // 80 KiB
+	all := bytes.Repeat([]byte("0123456789abcdef"), 10<<10) // 160 KiB
 	i.add(outgoing{stdin: all[:50000]}, true)
 	i.add(outgoing{stdin: all[50000:]}, true)
 	i.add(outgoing{eof: true}, true)
@@ -21,7 +23,7 @@ func TestInputIsSentAgain(t *testing.T) {
 	}
 	var got []byte
 	for _, m := range again {
-		if len(m.stdin) > pieceSize {
+		if len(m.stdin) > stdio.MaxPiece {
 			t.Errorf("a message of %d bytes", len(m.stdin))
 		}
 		got = append(got, m.stdin...)

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/vethloom/vethloom/api/client"
+	"github.com/vethloom/vethloom/api/stdio"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/internal/cli/show"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 )
@@ -21,9 +21,6 @@ import (
 // resumeFor is how long a session waits for a netd that went away under a
 // running container to come back.
 const resumeFor = 30 * time.Second
-
-// pieceSize is how much input one message carries at most.
-const pieceSize = 32 << 10
 
 // Streams are the standard ones of this process.
 type Streams struct {
@@ -51,6 +48,7 @@ type Session struct {
 	broken  time.Time     // since when the stream is broken; zero: it is not
 	shown   [2]int64      // bytes written to standard output and standard error
 	input   input         // what went to the process
+	free    chan []byte   // buffers for more of it
 }
 
 // Back is where a session is that goes on after netd was away.
@@ -62,8 +60,8 @@ type Back struct {
 // Conversation is one stream of either kind.
 type Conversation interface {
 	send(outgoing) error
-	Header() (metadata.MD, error) // blocks until netd has taken the call
-	Recv() (*apiv1.AttachResponse, error)
+	Header() (metadata.MD, error)         // blocks until netd has taken the call
+	Recv() (*apiv1.AttachResponse, error) // valid until the next
 }
 
 // outgoing is one message to the process: exactly one field is set.
@@ -89,7 +87,7 @@ func (s *Session) Run(ctx context.Context) (exit *apiv1.ExitStatus, err error) {
 		cancel(nil)
 		work.Wait()
 	}()
-	s.started = make(chan struct{})
+	s.started, s.free = make(chan struct{}), make(chan []byte, 2)
 	restore, err := s.raw()
 	if err != nil {
 		return nil, err
@@ -365,6 +363,7 @@ func (s *Session) forward(ctx context.Context, stream Conversation, out <-chan o
 			if stream.send(m) != nil {
 				return // Recv tells why
 			}
+			s.sent(m)
 		case <-ctx.Done():
 			return
 		}
@@ -384,10 +383,10 @@ func (s *Session) pump(ctx context.Context, out chan<- outgoing, cancel context.
 		in = r
 	}
 	keys := s.Keys.matcher()
-	buf := make([]byte, pieceSize)
 	for {
+		buf := s.buffer()
 		n, err := in.Read(buf)
-		data := append([]byte(nil), buf[:n]...)
+		data := buf[:n]
 		if s.TTY {
 			var detach bool
 			if data, detach = keys.feed(data); detach {
@@ -405,6 +404,27 @@ func (s *Session) pump(ctx context.Context, out chan<- outgoing, cancel context.
 	}
 }
 
+// buffer is for input, and was that of a message that has been sent.
+func (s *Session) buffer() []byte {
+	select {
+	case b := <-s.free:
+		return b[:stdio.MaxPiece]
+	default:
+		return make([]byte, stdio.MaxPiece)
+	}
+}
+
+// sent takes a message's buffer back.
+func (s *Session) sent(m outgoing) {
+	if cap(m.stdin) < stdio.MaxPiece {
+		return
+	}
+	select {
+	case s.free <- m.stdin:
+	default:
+	}
+}
+
 func post(ctx context.Context, out chan<- outgoing, m outgoing) bool {
 	select {
 	case out <- m:
@@ -412,68 +432,4 @@ func post(ctx context.Context, out chan<- outgoing, m outgoing) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-type attachConversation struct {
-	grpc.BidiStreamingClient[apiv1.AttachRequest, apiv1.AttachResponse]
-}
-
-// OpenAttach attaches; with wait also once netd is back.
-func OpenAttach(ctx context.Context, c *client.Client, o *apiv1.AttachOptions, wait bool) (Conversation, error) {
-	stream, err := c.Containers.Attach(ctx, grpc.WaitForReady(wait))
-	if err != nil {
-		return nil, err
-	}
-	first := &apiv1.AttachRequest{Message: &apiv1.AttachRequest_Options{Options: o}}
-	if err := stream.Send(first); err != nil && !errors.Is(err, io.EOF) { // EOF: Recv tells why
-		return nil, err
-	}
-	return attachConversation{stream}, nil
-}
-
-func (c attachConversation) send(m outgoing) error {
-	r := &apiv1.AttachRequest{}
-	switch {
-	case m.eof:
-		r.Message = &apiv1.AttachRequest_CloseStdin{CloseStdin: true}
-	case m.size != nil:
-		r.Message = &apiv1.AttachRequest_Resize{Resize: m.size}
-	default:
-		r.Message = &apiv1.AttachRequest_Stdin{Stdin: m.stdin}
-	}
-	return c.Send(r)
-}
-
-type execConversation struct {
-	grpc.BidiStreamingClient[apiv1.ExecRequest, apiv1.AttachResponse]
-}
-
-// OpenExec runs a command; with back it goes on with one, once netd is back.
-func OpenExec(ctx context.Context, c *client.Client, o *apiv1.ExecOptions, back *Back) (Conversation, error) {
-	if back != nil {
-		o = &apiv1.ExecOptions{Container: o.GetContainer(), Stdin: o.GetStdin(), Size: o.GetSize(),
-			Resume: &apiv1.ExecResume{Id: back.ID, Stdout: back.Stdout, Stderr: back.Stderr}}
-	}
-	stream, err := c.Containers.Exec(ctx, grpc.WaitForReady(back != nil))
-	if err != nil {
-		return nil, err
-	}
-	first := &apiv1.ExecRequest{Message: &apiv1.ExecRequest_Options{Options: o}}
-	if err := stream.Send(first); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	return execConversation{stream}, nil
-}
-
-func (c execConversation) send(m outgoing) error {
-	r := &apiv1.ExecRequest{}
-	switch {
-	case m.eof:
-		r.Message = &apiv1.ExecRequest_CloseStdin{CloseStdin: true}
-	case m.size != nil:
-		r.Message = &apiv1.ExecRequest_Resize{Resize: m.size}
-	default:
-		r.Message = &apiv1.ExecRequest_Stdin{Stdin: m.stdin}
-	}
-	return c.Send(r)
 }
