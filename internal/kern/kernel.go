@@ -64,7 +64,7 @@ func Open(cfg Config) (*Kernel, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	k := &Kernel{log: log, buffer: noticeBuffer, tunnels: cfg.Tunnels}
-	k.ports.held = map[string]*hold{}
+	k.ports.held, k.ports.byPort = map[string]*hold{}, map[heldPort][]*hold{}
 	k.handlers = k.handlerTable()
 	k.life, k.stop = context.WithCancel(context.Background())
 	if err := k.open(filepath.Join(cfg.RunDir, "netns")); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,8 +18,46 @@ import (
 
 // ports are the host ports this process holds.
 type ports struct {
-	mu   sync.Mutex
-	held map[string]*hold
+	mu     sync.Mutex
+	held   map[string]*hold
+	byPort map[heldPort][]*hold // one of the port for each address
+}
+
+type heldPort struct {
+	proto plan.L4
+	port  uint16
+}
+
+// enter and leave keep byPort; the caller holds mu.
+func (p *ports) enter(h *hold) {
+	p.held[h.Key()] = h
+	for port := int(h.From); port <= int(h.To); port++ {
+		at := heldPort{h.Proto, uint16(port)}
+		p.byPort[at] = append(p.byPort[at], h)
+	}
+}
+
+func (p *ports) leave(h *hold) {
+	delete(p.held, h.Key())
+	for port := int(h.From); port <= int(h.To); port++ {
+		at := heldPort{h.Proto, uint16(port)}
+		left := slices.DeleteFunc(p.byPort[at], func(x *hold) bool { return x == h })
+		if p.byPort[at] = left; len(left) == 0 {
+			delete(p.byPort, at)
+		}
+	}
+}
+
+// overlap finds a hold that has a port in common with what is wanted.
+func (p *ports) overlap(want plan.PortReservation) *hold {
+	for port := int(want.From); port <= int(want.To); port++ {
+		for _, h := range p.byPort[heldPort{want.Proto, uint16(port)}] {
+			if h.Overlaps(want) {
+				return h
+			}
+		}
+	}
+	return nil
 }
 
 // hold is one held range with a bound socket for each of its ports.
@@ -51,6 +90,7 @@ func (p *ports) close() {
 		h.release()
 	}
 	clear(p.held)
+	clear(p.byPort)
 }
 
 // port binds or releases the ports of one hold. All are bound or none.
@@ -63,7 +103,7 @@ func (k *Kernel) port(op plan.Op) error {
 	case plan.Delete:
 		if h := k.ports.held[want.Key()]; h != nil {
 			h.release()
-			delete(k.ports.held, want.Key())
+			k.ports.leave(h)
 		}
 		return nil
 	default:
@@ -72,10 +112,8 @@ func (k *Kernel) port(op plan.Op) error {
 	if !want.Addr.IsValid() || want.From == 0 || want.To < want.From {
 		return fmt.Errorf("%s: want an address and ports from 1 to 65535", want)
 	}
-	for _, h := range k.ports.held {
-		if h.Overlaps(want) {
-			return fmt.Errorf("%w: %s is held for %s", plan.ErrPortTaken, h, h.Owner)
-		}
+	if h := k.ports.overlap(want); h != nil {
+		return fmt.Errorf("%w: %s is held for %s", plan.ErrPortTaken, h, h.Owner)
 	}
 	h := &hold{PortReservation: want}
 	err := k.enter(want.NS, func() error {
@@ -92,7 +130,7 @@ func (k *Kernel) port(op plan.Op) error {
 		h.release()
 		return err
 	}
-	k.ports.held[want.Key()] = h
+	k.ports.enter(h)
 	return nil
 }
 
