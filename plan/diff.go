@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"slices"
+	"strings"
 )
 
 // Diff computes the operations that lead from have to want, in the order in
@@ -20,8 +21,8 @@ import (
 //  5. connection tracking entries that the old rules decided are forgotten;
 //  6. what must go goes, from the leaves to the root;
 //  7. links are made and changed, bridges before their ports;
-//  8. sysctls of new links (disable_ipv6 decides about their addresses), then
-//     addresses;
+//  8. sysctls of links that are new or have another MTU (disable_ipv6 decides about
+//     their addresses), then addresses;
 //  9. forwarding entries and neighbours, tunnels and then their remotes, before the
 //     routes that lead packets to them;
 //  10. routes, connected ones before those through a gateway;
@@ -76,6 +77,7 @@ type diff struct {
 
 	rejoined    map[string]bool // keys of links that become ports of another bridge, or of none
 	readdressed map[string]bool // keys of link ends that get another hardware address
+	resized     map[string]bool // keys of link ends that get another MTU
 	sources     map[string]bool // addresses that go, with their namespaces
 	emptied     map[string]bool // keys of link ends that lose their last IPv4 address
 }
@@ -85,6 +87,7 @@ func newDiff(want, have State) *diff {
 		want: want, have: have,
 		newNS: map[NetNS]bool{}, goneNS: map[NetNS]bool{},
 		newEnds: map[string]bool{}, lost: map[string]bool{}, late: map[string]bool{}, readdressed: map[string]bool{},
+		resized: map[string]bool{},
 	}
 	d.namespaces = compare(want.Namespaces, have.Namespaces, nil, nil)
 	for _, o := range d.namespaces.create {
@@ -129,7 +132,7 @@ func (d *diff) compareOnLinks() {
 	}
 	d.sysctls = compare(d.want.Sysctls, d.have.Sysctls,
 		func(a, b Sysctl) bool { return a.normal() == b.normal() },
-		func(s Sysctl) bool { return d.isLost(s.NS, s.Link()) })
+		func(s Sysctl) bool { return d.isLost(s.NS, s.Link()) || d.isLate(s) })
 	d.renewRoutes()
 	slices.SortStableFunc(d.routes.create, byGateway)
 	slices.SortStableFunc(d.routes.delete, func(a, b Object) int { return byGateway(b, a) })
@@ -375,8 +378,12 @@ func (d *diff) lateSysctls() {
 	}
 }
 
-// isLate reports whether a value's link is made in this run.
-func (d *diff) isLate(s Sysctl) bool { return s.Link() != "" && d.newEnds[in(s.NS, s.Link())] }
+// isLate reports whether a value's link is made in this run, or changes its MTU: below 1280 bytes the kernel has no
+// IPv6 values of a link, and beyond it has new ones.
+func (d *diff) isLate(s Sysctl) bool {
+	end := in(s.NS, s.Link())
+	return s.Link() != "" && (d.newEnds[end] || d.resized[end] && strings.HasPrefix(s.Path, "ipv6/"))
+}
 
 // deletes removes what must go, except links with their namespace.
 func (d *diff) deletes() {

@@ -101,6 +101,7 @@ func (d *diff) changedLinks(all []change) []change {
 		if rejoin || !sameLink(w, c.old.(Link)) {
 			out = append(out, c)
 			d.noteAddress(w, c.old.(Link))
+			d.noteMTU(w, c.old.(Link))
 		}
 	}
 	return out
@@ -113,6 +114,16 @@ func (d *diff) noteAddress(want, have Link) {
 	}
 	if want.Kind == Veth && !sameMAC(want.Peer.MAC, have.Peer.MAC) {
 		d.readdressed[want.peerKey()] = true
+	}
+}
+
+// noteMTU notes which ends get another MTU. That of a veth pair is one for both.
+func (d *diff) noteMTU(want, have Link) {
+	if want.MTU == 0 || want.MTU == have.MTU {
+		return
+	}
+	for _, k := range want.ends() {
+		d.resized[k] = true
 	}
 }
 

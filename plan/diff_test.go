@@ -153,6 +153,17 @@ func TestDiffChanges(t *testing.T) {
 			want: func(s *plan.State) { s.Links[1].MTU = 1400 },
 			ops:  "modify link vlb-1 bridge mtu 1400 up alias vethloom:network/1",
 		},
+		"mtu: what IPv6 has on the link comes again": {
+			want: func(s *plan.State) {
+				s.Links[1].MTU = 1400
+				s.Sysctls = append(s.Sysctls, plan.Sysctl{Path: "ipv6/conf/vlb-1/disable_ipv6", Value: "1"})
+			},
+			have: func(s *plan.State) {
+				s.Sysctls = append(s.Sysctls, plan.Sysctl{Path: "ipv6/conf/vlb-1/disable_ipv6", Value: "1"})
+			},
+			ops: `modify link vlb-1 bridge mtu 1400 up alias vethloom:network/1
+				create sysctl net/ipv6/conf/vlb-1/disable_ipv6 = 1`,
+		},
 		"lost mark": {
 			have: func(s *plan.State) { s.Links[0].Owner = "" },
 			ops:  "modify " + near,

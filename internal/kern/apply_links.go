@@ -336,13 +336,13 @@ func (s *session) modifyLink(l, old plan.Link) error {
 			return err
 		}
 	}
-	near := []rtnetlink.Request{rtnetlink.ChangeLink(l.Name, 0, 0, func(a *attr.Builder) {
+	near := append(s.resize(l.Name, l, old), rtnetlink.ChangeLink(l.Name, 0, 0, func(a *attr.Builder) {
 		rtnetlink.MarkLink(a, l.Owner, "", s.ipv6(l))
 		rtnetlink.Identity(a, changed(l.MAC, old.MAC), l.MTU)
 		if l.Master != old.Master || l.Master != "" {
 			a.U32(unix.IFLA_MASTER, master)
 		}
-	}), rtnetlink.ChangeLink(l.Name, rtnetlink.UpFlag(l.Up), unix.IFF_UP, nil)}
+	}), rtnetlink.ChangeLink(l.Name, rtnetlink.UpFlag(l.Up), unix.IFF_UP, nil))
 	if l.Master != "" {
 		// The flags are those of a port, so it has to be one first.
 		near = append(near, rtnetlink.ChangeLink(l.Name, 0, 0,
@@ -354,7 +354,19 @@ func (s *session) modifyLink(l, old plan.Link) error {
 	if l.Kind != plan.Veth {
 		return nil
 	}
-	return s.send(l.Peer.NS, s.farEnd(l, changed(l.Peer.MAC, old.Peer.MAC))...)
+	far := append(s.resize(l.Peer.Name, l, old), s.farEnd(l, changed(l.Peer.MAC, old.Peer.MAC))...)
+	return s.send(l.Peer.NS, far...)
+}
+
+// resize is the MTU before anything else, where it may have been too small for IPv6: the kernel takes no attributes of
+// a family that a link does not have (EAFNOSUPPORT).
+func (s *session) resize(name string, l, old plan.Link) []rtnetlink.Request {
+	if l.MTU == 0 || l.MTU == old.MTU || !s.ipv6(l) {
+		return nil
+	}
+	return []rtnetlink.Request{
+		rtnetlink.ChangeLink(name, 0, 0, func(a *attr.Builder) { a.U32(unix.IFLA_MTU, uint32(l.MTU)) }),
+	}
 }
 
 // changed is the address to set; setting the one that is there would still flush neighbours.

@@ -94,6 +94,47 @@ func TestDrift(t *testing.T) {
 	calm(t, drift, "our own removal")
 }
 
+// Below 1280 bytes the kernel gives a link no IPv6: its values are away, and attributes of that family are refused.
+func TestLinksTooSmallForIPv6ComeBack(t *testing.T) {
+	env := kerntest.New(t)
+	k := open(t, env)
+	sysctls := plan.State{Sysctls: []plan.Sysctl{
+		{Path: "ipv6/conf/vlb-1/accept_ra", Value: "0"},
+		{NS: "sb", Path: "ipv6/conf/eth0/accept_ra", Value: "0"},
+	}}
+	want := plan.Union(network(), endpoint(), sysctls)
+	converge(t, k, want)
+	const host = "ip link set vlb-1 mtu 1200; ip link set vle-1 mtu 1000;"
+	inside := "nsenter --net=" + env.RunDir + "/netns/sb ip link set eth0 mtu 1000"
+	for _, change := range []string{host, inside, host + inside} {
+		env.Sh(change)
+		if ops := converge(t, k, want); len(ops) == 0 {
+			t.Error("nothing to repair")
+		}
+		settled(t, k, want)
+	}
+	converge(t, k, plan.State{})
+}
+
+// A network without IPv6 follows the host's MTU down and up again.
+func TestLinkWithoutIPv6OfAnySize(t *testing.T) {
+	env := kerntest.New(t)
+	k := open(t, env)
+	const path = "ipv6/conf/vlb-1/disable_ipv6"
+	want := network()
+	want.Addrs, want.Routes = want.Addrs[:1], nil
+	want.Sysctls = append(want.Sysctls, plan.Sysctl{Path: path, Value: "1"})
+	for _, mtu := range []int{1500, 1000, 576, 1500} {
+		want.Links[0].MTU = mtu
+		converge(t, k, want)
+		settled(t, k, want)
+	}
+	if got := strings.TrimSpace(env.Run("cat", "/proc/sys/net/"+path)); got != "1" {
+		t.Errorf("%s is %s after the MTU was large again", path, got)
+	}
+	converge(t, k, plan.State{})
+}
+
 // A link of the host that goes down takes routes of ours along, and the kernel tells nobody of those of IPv4.
 func TestRoutesAreBackAfterALinkFlapped(t *testing.T) {
 	env := kerntest.New(t)

@@ -20,9 +20,17 @@ func sysctlFile(s plan.Sysctl) (string, error) {
 	return "/proc/sys/net/" + s.Path, nil
 }
 
-// impliedZero reports whether a value that does not exist counts as 0: without the
-// module br_netfilter bridged frames pass no other firewall, which is what 0 means.
-func impliedZero(s plan.Sysctl) bool { return strings.HasPrefix(s.Path, "bridge/bridge-nf-") }
+// implied is what counts as the value where there is none, "" for nothing: without the module br_netfilter bridged
+// frames pass no other firewall, and a link with an MTU below 1280 bytes has no IPv6.
+func implied(s plan.Sysctl) string {
+	switch {
+	case strings.HasPrefix(s.Path, "bridge/bridge-nf-"):
+		return "0"
+	case s.Link() != "" && strings.HasPrefix(s.Path, "ipv6/conf/") && path.Base(s.Path) == "disable_ipv6":
+		return "1"
+	}
+	return ""
+}
 
 // readSysctls reads the values of the given keys, one namespace after the other.
 func (k *Kernel) readSysctls(keys []plan.Sysctl) ([]plan.Sysctl, error) {
@@ -40,10 +48,10 @@ func (k *Kernel) readSysctls(keys []plan.Sysctl) ([]plan.Sysctl, error) {
 			for _, s := range byNS[ns] {
 				value, err := readSysctl(s)
 				if errors.Is(err, os.ErrNotExist) {
-					if !impliedZero(s) {
+					if value = implied(s); value == "" {
 						continue
 					}
-					value, err = "0", nil
+					err = nil
 				}
 				if err != nil {
 					return err
@@ -111,7 +119,7 @@ func writeSysctl(s plan.Sysctl) error {
 	}
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		if impliedZero(s) && s.Value == "0" {
+		if s.Value == implied(s) {
 			return nil
 		}
 		return fmt.Errorf("%w: %w", plan.ErrUnsupported, err)
