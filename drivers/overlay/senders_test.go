@@ -70,7 +70,7 @@ func TestOnlyKnownNodesSend(t *testing.T) {
 			w.enter(path, "ip", "addr", "add", side[i], "dev", "side", "nodad")
 			w.enter(path, "ip", "link", "set", "side", "up")
 		}
-		w.enter(ns, "ip", "addr", "add", netip.PrefixFrom(two, two.BitLen()).String(), "dev", "lo")
+		w.enter(ns, "ip", "addr", "add", netip.PrefixFrom(two, two.BitLen()).String(), "dev", "lo", "nodad")
 		w.outer("node3", two, netip.MustParsePrefix(side[0]).Addr())
 		await.Value(t, "packets refused after one by another link", "2", w.refused)
 	}
