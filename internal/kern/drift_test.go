@@ -225,7 +225,8 @@ func TestHostChanged(t *testing.T) {
 		"dev uplink")
 	woken(t, changed, "a new link")
 	calm(t, changed, "nothing")
-	env.Sh("ip route add default via 192.0.2.1; ip route add 198.51.100.0/24 via 192.0.2.1 table 77")
+	env.Sh("ip route add default via 192.0.2.1; ip route add 198.51.100.0/24 via 192.0.2.1 table 77; " +
+		"ip route add 128.0.0.0/1 dev uplink; ip -6 route add 2000::/3 dev uplink")
 	woken(t, changed, "a default route")
 	mtu(1400)
 	env.Sh("ip link set uplink mtu 1300")
@@ -240,7 +241,7 @@ func TestHostChanged(t *testing.T) {
 		have[p.String()] = true
 	}
 	for p, want := range map[string]bool{"192.0.2.0/24": true, "198.51.100.0/24": true, "127.0.0.0/8": true,
-		"10.1.0.0/16": false, "0.0.0.0/0": false, "fd00:1::/64": false} {
+		"10.1.0.0/16": false, "0.0.0.0/0": false, "fd00:1::/64": false, "128.0.0.0/1": false, "2000::/3": false} {
 		if have[p] != want {
 			t.Errorf("%s among the host's prefixes: %t; all: %v", p, have[p], got)
 		}

@@ -98,7 +98,7 @@ func (k *Host) Networks(ctx context.Context) (links, routes []netip.Prefix, err 
 			links = append(links, netip.PrefixFrom(r.Via, r.Via.BitLen()))
 		}
 		switch {
-		case r.Dst.Bits() < 8 || r.Dst.Addr().IsMulticast():
+		case isDefault(r.Dst) || r.Dst.Addr().IsMulticast():
 		case r.Kind == unix.RTN_LOCAL:
 			links = append(links, r.Dst.Masked())
 		case r.Kind == unix.RTN_UNICAST:
@@ -133,9 +133,13 @@ func sorted(prefixes []netip.Prefix) []netip.Prefix {
 	return slices.Compact(prefixes)
 }
 
+// isDefault reports whether a route leads to more than any site has, as a default route does, or a VPN's halves of one
+// (0.0.0.0/1 and 128.0.0.0/1): it hides no network and is none. The largest private block of IPv4 is 10.0.0.0/8.
+func isDefault(dst netip.Prefix) bool { return dst.Bits() < 8 }
+
 // HostPrefixes are the destinations of all routes of the host, in whatever
 // table, and the subnets of its addresses, sorted: what an address pool that
-// nobody has chosen must stay clear of. Default routes and what is ours are not among them.
+// nobody has chosen must stay clear of. Default routes, those that stand for one, and what is ours are not among them.
 func (k *Host) HostPrefixes(ctx context.Context) ([]netip.Prefix, error) {
 	h, err := k.readHost(ctx, true)
 	if err != nil {
@@ -143,7 +147,7 @@ func (k *Host) HostPrefixes(ctx context.Context) ([]netip.Prefix, error) {
 	}
 	var out []netip.Prefix
 	for _, r := range h.routes {
-		if r.Dst.Bits() > 0 && !r.Dst.Addr().IsMulticast() {
+		if !isDefault(r.Dst) && !r.Dst.Addr().IsMulticast() {
 			out = append(out, r.Dst.Masked())
 		}
 	}
