@@ -101,6 +101,14 @@ func (a *App) Root() *cobra.Command {
 	root.PersistentFlags().StringVarP(&a.host, "host", "H", "",
 		"netd's socket (default $"+client.HostVariable+", else "+client.DefaultHost+")")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if cmd.HasSubCommands() { // a flag of a command that does not exist is not what is wrong
+			if unknown := cmd.ValidateArgs(cmd.Flags().Args()); unknown != nil {
+				return unknown
+			}
+		}
+		if cmd == root {
+			return fmt.Errorf("%w: see 'net --help'", err)
+		}
 		return fmt.Errorf("%s: %w: see '%s --help'", cmd.Name(), err, cmd.CommandPath())
 	})
 	root.AddGroup(&cobra.Group{ID: groupRun, Title: "Containers:"},

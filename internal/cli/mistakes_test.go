@@ -64,6 +64,9 @@ func TestMistakesAreToldAtOnce(t *testing.T) {
 		"kill":                       {"kill", "--help"},
 		"ps --frmat x":               {"--frmat", "ps --help"},
 		"nonsense":                   {"nonsense"},
+		"restart -t 0 web":           {`unknown command "restart" for "net"`},
+		"image nonsense -f":          {`unknown command "nonsense" for "net image"`, "image --help"},
+		"--nonsense":                 {"net: unknown flag: --nonsense", "net --help"},
 		"volume create a b":          {"volume", "create"},
 	} {
 		out, code := offline(t, nil, strings.Fields(line)...)
