@@ -200,6 +200,8 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	case errors.Is(err, cnm.ErrInUse):
 		d.notices = append(d.notices, fmt.Sprintf("--bridge-subnet %s is not followed yet: %v", d.cfg.BridgeSubnet,
 			err))
+	case errors.Is(err, cnm.ErrExhausted):
+		return fmt.Errorf("%w; for this network: netd --bridge-subnet SUBNET", err)
 	case err != nil:
 		return err
 	}

@@ -122,6 +122,20 @@ func TestStateDirectory(t *testing.T) {
 	}
 }
 
+// A host whose routes leave no default subnet free is told which flag gives the builtin bridge one. A VPN's halves of
+// the default route leave them free.
+func TestRoutesToEverywhere(t *testing.T) {
+	n := newNode(t)
+	n.Sh("ip link add vpn type veth peer name far; ip addr add 198.51.100.2/24 dev vpn; ip link set vpn up; " +
+		"for r in 0.0.0.0/1 128.0.0.0/1 172.16.0.0/12 192.168.0.0/16; do ip route add $r dev vpn; done")
+	if err := n.tryStart(); err == nil || !strings.Contains(n.log.String(), "netd --bridge-subnet") {
+		t.Errorf("no subnet is free: %v, %s", err, n.log)
+	}
+	n.Sh("ip route del 192.168.0.0/16")
+	n.start()
+	n.Run("ip", "link", "del", "vpn")
+}
+
 // Another --bridge-subnet moves the builtin bridge at the next start; one that is in use stays, and status says so.
 func TestBridgeSubnet(t *testing.T) {
 	n := newNode(t)

@@ -211,14 +211,26 @@ func overlaps(f Facts) []Finding {
 			out = append(out, finding("subnet overlap", Warning,
 				fmt.Sprintf("network %s has %s, and the host has a route to %s: one of them is not reachable",
 					n.Network, n.Prefix, f.HostPrefixes[i]),
-				fmt.Sprintf("make the network anew elsewhere: net network rm %s && net network create --subnet "+
-					"10.213.0.0/24 %s", n.Network, n.Network))...)
+				fmt.Sprintf("make the network anew elsewhere: net network rm %s && net network create --subnet %s %s",
+					n.Network, elsewhere(f, n.Prefix), n.Network))...)
 		}
 	}
 	if out == nil {
 		return fine("subnet overlap", "no network overlaps a route of the host")
 	}
 	return out
+}
+
+// elsewhere is a subnet of the same family that nothing on the host is in the way of.
+func elsewhere(f Facts, instead netip.Prefix) string {
+	for _, s := range []string{"10.213.0.0/24", "172.30.213.0/24", "192.168.213.0/24", "fd00:213::/64"} {
+		p := netip.MustParsePrefix(s)
+		if p.Addr().Is4() == instead.Addr().Is4() && !slices.ContainsFunc(f.HostPrefixes, p.Overlaps) &&
+			!slices.ContainsFunc(f.Networks, func(n Subnet) bool { return p.Overlaps(n.Prefix) }) {
+			return s
+		}
+	}
+	return "SUBNET, one that nobody here has to reach,"
 }
 
 func reversePath(f Facts) []Finding {

@@ -91,7 +91,15 @@ func TestFindings(t *testing.T) {
 			"firewall-cmd --permanent"},
 		{"ufw", func(f *Facts) { f.UFW = true }, "other tools", Warning, "ufw", "ufw route allow"},
 		{"overlap", func(f *Facts) { f.HostPrefixes = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} },
-			"subnet overlap", Warning, "10.7.0.0/24", "net network rm front"},
+			"subnet overlap", Warning, "10.7.0.0/24", "--subnet 172.30.213.0/24 front"},
+		{"overlap 6", func(f *Facts) {
+			f.Networks[0].Prefix = netip.MustParsePrefix("fd00:7::/64")
+			f.HostPrefixes = []netip.Prefix{netip.MustParsePrefix("fd00:7::/48")}
+		}, "subnet overlap", Warning, "fd00:7::/64", "--subnet fd00:213::/64 front"},
+		{"overlap everywhere", func(f *Facts) {
+			f.HostPrefixes = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"),
+				netip.MustParsePrefix("192.168.0.0/16")}
+		}, "subnet overlap", Warning, "10.0.0.0/8", "--subnet SUBNET, one that"},
 		{"strict", func(f *Facts) { f.StrictLinks = []string{"eth0"} }, "reverse path filter", Info, "eth0",
 			"rp_filter=2"},
 		{"reserved", set("ipv4/ip_local_reserved_ports", "8080"), "reserved ports", Info, "8080",
