@@ -26,11 +26,11 @@ func (e *connector) Connect(ctx context.Context, ref string, r cnm.AttachRequest
 	if err != nil {
 		return ep, err
 	}
-	if err := e.mayJoin(ctx, rec, n, r); err != nil {
+	live := e.inUse(rec)
+	if err := e.mayJoin(ctx, rec, n, r, live); err != nil {
 		return ep, err
 	}
 	r.Network, r.Name, r.Before = n.Name, rec.Spec.Name, rec.Addrs[n.ID]
-	live := isLive(rec.Status)
 	if live {
 		if ep, err = e.c.Networks.Attach(ctx, rec.Sandbox, r); err != nil {
 			return ep, err
@@ -62,8 +62,16 @@ func (e *connector) Connect(ctx context.Context, ref string, r cnm.AttachRequest
 	return cnm.Endpoint{}, err
 }
 
-// mayJoin refuses what the controller would refuse of a container that runs.
-func (e *connector) mayJoin(ctx context.Context, rec record, n cnm.Network, r cnm.AttachRequest) error {
+// inUse reports whether a container's sandbox is there: it runs, or others live on in it.
+func (e *connector) inUse(rec record) bool {
+	return slices.ContainsFunc(e.all(), func(c *container) bool {
+		r := e.snapshot(c)
+		return r.Sandbox == rec.Sandbox && isLive(r.Status)
+	})
+}
+
+// mayJoin refuses what the controller would refuse of a sandbox that is there.
+func (e *connector) mayJoin(ctx context.Context, rec record, n cnm.Network, r cnm.AttachRequest, live bool) error {
 	if err := r.Check(); err != nil {
 		return err
 	}
@@ -76,7 +84,7 @@ func (e *connector) mayJoin(ctx context.Context, rec record, n cnm.Network, r cn
 			Reason: "container " + rec.Spec.Name + " is on the host's own network, which joins no other",
 			Remedy: "make the container without network host"}
 	}
-	if i := e.indexOf(ctx, rec, n); i >= 0 && isLive(rec.Status) {
+	if i := e.indexOf(ctx, rec, n); i >= 0 && live {
 		return &cnm.Error{Kind: cnm.ErrExists, Field: "network", Value: n.Name,
 			Reason: "container " + rec.Spec.Name + " is on it already", Remedy: "disconnect it first"}
 	}
@@ -98,8 +106,8 @@ func (e *connector) Disconnect(ctx context.Context, ref, network string, force b
 	if err != nil {
 		return err
 	}
-	i := e.indexOf(ctx, rec, n)
-	if isLive(rec.Status) {
+	i, live := e.indexOf(ctx, rec, n), e.inUse(rec)
+	if live {
 		if n.ID != "" {
 			network = n.ID // the one that was found, whatever is renamed meanwhile
 		}
@@ -121,7 +129,7 @@ func (e *connector) Disconnect(ctx context.Context, ref, network string, force b
 			return err
 		}
 	}
-	if !isLive(rec.Status) {
+	if !live {
 		return nil
 	}
 	if err := e.c.Networks.Publish(ctx, rec.Sandbox, rec.Spec.Ports); err != nil {

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
@@ -74,6 +75,43 @@ func TestConnectIsKept(t *testing.T) {
 	on("none")
 	if _, err := w.e.Remove(t.Context(), "web", true, false); err != nil {
 		t.Error(err)
+	}
+}
+
+// A sandbox that others live on in is connected and disconnected though its owner has ended.
+func TestConnectWhatOthersLiveOnIn(t *testing.T) {
+	w := newWorld(t)
+	sleep := engine.Spec{Image: "busybox", Command: []string{"sleep", "1000"}}
+	owner, other := sleep, sleep
+	owner.Name, owner.Networks = "owner", []cnm.AttachRequest{{Network: "front"}}
+	w.start(owner)
+	other.Name, other.Networks = "other", []cnm.AttachRequest{{Network: "container:owner"}}
+	w.start(other)
+	if err := w.e.Stop(t.Context(), "owner", new(time.Duration)); err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range []string{"other", "owner"} {
+		if _, err := w.e.Connect(t.Context(), ref, cnm.AttachRequest{Network: "by " + ref}); err != nil {
+			t.Errorf("connect %s: %v", ref, err)
+		}
+	}
+	again := cnm.AttachRequest{Network: "front"}
+	if _, err := w.e.Connect(t.Context(), "owner", again); !errors.Is(err, cnm.ErrExists) {
+		t.Errorf("connected twice: %v", err)
+	}
+	if err := w.e.Disconnect(t.Context(), "owner", "front", false); err != nil {
+		t.Errorf("disconnect: %v", err)
+	}
+	want := []string{"attach by other", "publish 0", "attach by owner", "publish 0", "detach front", "publish 0"}
+	if calls := w.nets.calls; !slices.Equal(calls, want) {
+		t.Errorf("the controller was asked for %v, want %v", calls, want)
+	}
+	var on []string
+	for _, n := range w.inspect("owner").Spec.Networks {
+		on = append(on, n.Network)
+	}
+	if !slices.Equal(on, []string{"by other", "by owner"}) {
+		t.Errorf("the owner's record has %v", on)
 	}
 }
 
