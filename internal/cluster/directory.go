@@ -158,7 +158,8 @@ func (m follower) lookInto(g *errgroup.Group, n cnm.Network) (*directory, error)
 	ctx, cancel := context.WithCancel(m.life)
 	dir.cancel = cancel
 	g.Go(func() error {
-		err := open.Follow(ctx, func(u subnet.Update) error { m.updateLeases(n.ID, dir, u); return nil })
+		err := open.Follow(ctx, func(u subnet.Update) error { m.updateLeases(n.ID, dir, u); return nil },
+			etcd.Bound(m.cfg.Times.Relist, leaseLimit))
 		if ctx.Err() != nil {
 			return nil
 		}

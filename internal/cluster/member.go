@@ -84,6 +84,8 @@ type Times struct {
 	Grace time.Duration // paths to a node whose records are gone stay that long; 30 s
 	Retry time.Duration // between tries of what failed; 1 s
 	Idle  time.Duration // addresses that nobody uses are given back after that long; 5 s
+	// between looks for records that were too many before; 30 s
+	Relist time.Duration
 }
 
 // Member is this node's membership of the cluster. It implements [cnm.Membership]. What it does is done by its
@@ -132,6 +134,7 @@ type core struct {
 	lostAt time.Time         // when that was last over
 	lossAt time.Time         // when data was last seen to be lost
 	state  State
+	excess map[string]int // how many records there are more than are heeded, by class
 	// why what this node tells the others is not in etcd
 	notWritten error
 	refused    error                       // why this node may not be a member
@@ -175,7 +178,8 @@ func New(ctx context.Context, cfg Config) (*Member, error) {
 		v   *time.Duration
 		def time.Duration
 	}{{&cfg.Times.Lease, time.Hour}, {&cfg.Times.Alive, 15 * time.Second}, {&cfg.Times.Grace, 30 * time.Second},
-		{&cfg.Times.Retry, time.Second}, {&cfg.Times.Idle, 5 * time.Second}} {
+		{&cfg.Times.Retry, time.Second}, {&cfg.Times.Idle, 5 * time.Second},
+		{&cfg.Times.Relist, 30 * time.Second}} {
 		if *d.v == 0 {
 			*d.v = d.def
 		}

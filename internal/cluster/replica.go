@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"time"
@@ -94,7 +95,8 @@ func (d *dirty) give(t dirty) {
 
 // follow keeps the replica.
 func (m follower) follow(ctx context.Context) error {
-	return etcd.Follow(ctx, m.client, m.cfg.Prefix+"/", m.update, etcd.OnState(m.connected), etcd.Audience(m.audience))
+	return etcd.Follow(ctx, m.client, m.cfg.Prefix+"/", m.update, etcd.OnState(m.connected), etcd.Audience(m.audience),
+		etcd.Bound(m.cfg.Times.Relist, m.limit))
 }
 
 // audience is how many nodes follow etcd as this one does.
@@ -114,7 +116,7 @@ func (m follower) update(u etcd.Update) error {
 		m.state.Synced = true
 		m.dirty.everything()
 	}
-	m.self.Cluster, m.self.Revision = u.Cluster, u.Revision
+	m.self.Cluster, m.self.Revision, m.excess = u.Cluster, u.Revision, u.Excess
 	leases := map[string][]etcd.Change{}
 	for key, i := range m.ahead {
 		if u.Whole || i.Mod <= u.Revision { // unless it is among the changes, it is not there any more
@@ -183,6 +185,7 @@ func (m follower) take(c etcd.Change, leases map[string][]etcd.Change) {
 	case record.KindAlive:
 		err = enter(m.rep.alive, key.ID, c, record.CheckAlive)
 		m.rep.seen[key.ID] = time.Now()
+		m.forgetSeen(key.ID)
 		m.dirty.self = m.dirty.self || key.ID == m.id
 	case record.KindEndpoint:
 		err = m.takeEndpoint(key.ID, c)
@@ -191,7 +194,9 @@ func (m follower) take(c etcd.Change, leases map[string][]etcd.Change) {
 	}
 	if err != nil && c.New != nil {
 		m.rep.bad[key], m.rep.over[key] = err, c.New.Mod
-		m.cfg.Log.Warn("ignoring a record in etcd that makes no sense", "kind", key.Kind, "id", key.ID, "err", err)
+		if len(m.rep.bad) <= maxProblems {
+			m.cfg.Log.Warn("ignoring a record in etcd that makes no sense", "kind", key.Kind, "id", key.ID, "err", err)
+		}
 	}
 }
 
@@ -208,7 +213,7 @@ func enter[T any](to map[string]held[T], id string, c etcd.Change, sound func(st
 	if c.New == nil {
 		return nil
 	}
-	v, err := record.Decode[T](c.New.Value)
+	v, err := decode[T](c.New)
 	if err == nil {
 		err = sound(id, v)
 	}
@@ -216,6 +221,15 @@ func enter[T any](to map[string]held[T], id string, c etcd.Change, sound func(st
 		to[id] = held[T]{v, c.New.Create, c.New.Mod, c.New.Lease}
 	}
 	return err
+}
+
+// decode reads a record that has come from etcd.
+func decode[T any](i *etcd.Item) (T, error) {
+	if i.Cut {
+		var none T
+		return none, errors.New("it is larger than a record of its kind may be")
+	}
+	return record.Decode[T](i.Value)
 }
 
 // takeNetwork keeps what was known of a network whose record is garbage: only a removal is one.
@@ -233,7 +247,16 @@ func (m follower) takeNode(id string, c etcd.Change) error {
 	// No way to a peer depends on its node's record: what others have says itself where they are.
 	err := enter(m.rep.nodes, id, c, record.CheckNode)
 	m.dirty.self = m.dirty.self || id == m.id
+	m.forgetSeen(id)
 	return err
+}
+
+// forgetSeen forgets when a node was last alive that is known no more. The caller holds mu.
+func (m follower) forgetSeen(id string) {
+	_, known := m.rep.nodes[id]
+	if _, alive := m.rep.alive[id]; !alive && !known && id != m.id {
+		delete(m.rep.seen, id)
+	}
 }
 
 func (m follower) takeEndpoint(id string, c etcd.Change) error {
@@ -280,7 +303,7 @@ func (m follower) takeBlock(id string, c etcd.Change) error {
 	delete(m.rep.blocks[network], p)
 	var v record.Block
 	if c.New != nil {
-		if v, err = record.Decode[record.Block](c.New.Value); err == nil {
+		if v, err = decode[record.Block](c.New); err == nil {
 			err = record.CheckBlock(p, v)
 		}
 	}

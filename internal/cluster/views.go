@@ -164,6 +164,11 @@ func (m *Member) Malformed() []string {
 		}
 		out = append(out, text)
 	}
+	return append(append(out, m.beyond()...), m.unusable()...)
+}
+
+// unusable are the records that this node cannot use, and those that cannot all be right. The caller holds mu.
+func (m *Member) unusable() (out []string) {
 	for key, err := range m.rep.bad {
 		out = append(out, "ignoring the record "+string(key.Kind)+"/"+key.ID+" in etcd: "+err.Error())
 	}
@@ -177,6 +182,9 @@ func (m *Member) Malformed() []string {
 		}
 	}
 	out = append(out, m.doubles()...)
+	for i := range out {
+		out[i] = strings.ToValidUTF8(out[i], "\uFFFD")
+	}
 	slices.Sort(out)
 	if more := len(out) - maxProblems; more > 0 {
 		out = append(out[:maxProblems], fmt.Sprintf("and %d more", more))

@@ -33,6 +33,10 @@ const (
 	maxBackoff       = 2 * time.Second
 )
 
+// maxAnswer is the largest answer to a call that is taken, in bytes. What a watch brings has no limit: it would end
+// there again and again. Fragments are no way out: etcd takes time for them that grows with the square of the events.
+const maxAnswer = 64 << 20
+
 // maxPassword bounds the password file, in bytes.
 const maxPassword = 4096
 
@@ -250,7 +254,8 @@ func Dial(c Config) (*clientv3.Client, error) {
 // rather wait for the end of the context, and know no reason. It is called for each attempt of a call.
 func failEarly(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker,
 	opts ...grpc.CallOption) error {
-	return invoke(ctx, method, req, reply, cc, append(opts[:len(opts):len(opts)], grpc.WaitForReady(false))...)
+	return invoke(ctx, method, req, reply, cc, append(opts[:len(opts):len(opts)], grpc.WaitForReady(false),
+		grpc.MaxCallRecvMsgSize(maxAnswer))...)
 }
 
 func (c Config) dialTimeout() time.Duration {

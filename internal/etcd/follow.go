@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 )
@@ -24,6 +25,7 @@ type Item struct {
 	Create int64  // revision the key was made at
 	Mod    int64  // revision it was last written at
 	Lease  int64  // lease it hangs on, or 0
+	Cut    bool   // the value is longer than its limit, and was left out
 }
 
 // Change is what became of a key: Old is nil when there was none, New when there is none.
@@ -49,6 +51,7 @@ type Update struct {
 	// everything there is. Such an update comes even when nothing changed.
 	Whole   bool
 	Changes []Change
+	Excess  map[string]int // how many keys there are besides, by class: see [Bound]; nil: none
 }
 
 // Timing of Follow.
@@ -92,6 +95,7 @@ func Follow(ctx context.Context, c *clientv3.Client, prefix string, f func(Updat
 	for _, o := range opts {
 		o(w)
 	}
+	defer func() { w.room.end() }()
 	wait := minWait
 	for {
 		listed, err := w.session(ctx)
@@ -132,6 +136,7 @@ type follower struct {
 	onState  func(bool, error)
 	audience func() int
 	keysOnly bool
+	room     *room
 
 	replica   map[string]*Item
 	revision  int64
@@ -257,16 +262,22 @@ func patience(late int) time.Duration {
 func (w *follower) list(ctx context.Context) error {
 	next := make(map[string]*Item, len(w.replica))
 	u := Update{Whole: true}
+	w.room.begin()
 	from, end := w.prefix, clientv3.GetPrefixRangeEnd(w.prefix)
 	if from == "" {
 		from, end = "\x00", "\x00"
 	}
-	opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(pageSize)}
+	opts := []clientv3.OpOption{clientv3.WithRange(end)}
+	page := pageSize
 	if w.keysOnly {
 		opts = append(opts, clientv3.WithKeysOnly())
 	}
 	for {
-		r, err := w.get(ctx, from, append(opts, clientv3.WithRev(u.Revision))...)
+		r, err := w.get(ctx, from, append(opts, clientv3.WithRev(u.Revision), clientv3.WithLimit(int64(page)))...)
+		if TooLarge(err) && page > 1 {
+			page = max(page/8, 1)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -276,29 +287,38 @@ func (w *follower) list(ctx context.Context) error {
 			return errOther
 		}
 		for _, kv := range r.Kvs {
-			u.Changes = w.compare(u.Changes, next, w.item(kv))
+			w.room.list(next, w.item(kv))
 		}
 		if !r.More || len(r.Kvs) == 0 {
 			break
 		}
 		from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
 	}
-	u.Changes = append(u.Changes, w.gone(next, u.Revision)...)
+	w.room.done()
+	u.Changes = append(w.compare(next), w.gone(next, u.Revision)...)
+	u.Excess = w.room.excess()
 	w.replica, w.revision, w.cluster = next, u.Revision, u.Cluster
 	return w.deliver(u)
 }
 
-// compare puts a listed item into the next replica. What did not change stays the same object.
-func (w *follower) compare(changes []Change, next map[string]*Item, i *Item) []Change {
-	old := w.replica[i.Key]
-	if old != nil && old.Mod == i.Mod && old.Create == i.Create && old.Lease == i.Lease &&
-		bytes.Equal(old.Value, i.Value) {
-		next[i.Key] = old
-		return changes
+// compare finds what the next replica has that this one has not. What did not change stays the same object.
+func (w *follower) compare(next map[string]*Item) []Change {
+	var changes []Change
+	for key, i := range next {
+		old := w.replica[key]
+		if old != nil && old.Mod == i.Mod && old.Create == i.Create && old.Lease == i.Lease && old.Cut == i.Cut &&
+			bytes.Equal(old.Value, i.Value) {
+			next[key] = old
+			continue
+		}
+		changes = append(changes, Change{Old: old, New: i, Revision: i.Mod})
 	}
-	next[i.Key] = i
-	return append(changes, Change{Old: old, New: i, Revision: i.Mod})
+	sort.Slice(changes, func(i, j int) bool { return changes[i].New.Key < changes[j].New.Key })
+	return changes
 }
+
+// TooLarge reports whether an answer was larger than a client takes: fewer keys at once may do.
+func TooLarge(err error) bool { return status.Code(err) == codes.ResourceExhausted }
 
 func (w *follower) gone(next map[string]*Item, revision int64) []Change {
 	var out []Change

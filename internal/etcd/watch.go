@@ -22,6 +22,12 @@ func (w *follower) follow(ctx context.Context) error {
 	busy := burst{audience: w.audience}
 	for {
 		err := w.watch(ctx, probe.C, &busy)
+		if errors.Is(err, errRoom) {
+			if err := w.list(ctx); err != nil {
+				return err
+			}
+			continue
+		}
 		if !errors.Is(err, errBusy) {
 			return err
 		}
@@ -45,7 +51,7 @@ func (w *follower) watch(ctx context.Context, probe <-chan time.Time, busy *burs
 			if err := w.take(&p, r, ok); err != nil {
 				return err
 			}
-			if len(p.order) == 0 {
+			if p.revisions == 0 {
 				continue
 			}
 		case <-probe:
@@ -53,6 +59,8 @@ func (w *follower) watch(ctx context.Context, probe <-chan time.Time, busy *burs
 				return err
 			}
 			continue
+		case <-w.room.due():
+			return errRoom
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -107,13 +115,20 @@ func (w *follower) take(p *pending, r clientv3.WatchResponse, ok bool) error {
 		key := string(e.Kv.Key)
 		old := w.replica[key]
 		var now *Item
-		if e.Type == mvccpb.PUT {
-			now = w.item(e.Kv)
-			w.replica[key] = now
-		} else {
+		switch {
+		case e.Type != mvccpb.PUT:
+			w.room.gone(key, old)
 			delete(w.replica, key)
+		default:
+			if now = w.item(e.Kv); !w.room.put(old, now) {
+				now = nil
+				break
+			}
+			w.replica[key] = now
 		}
-		p.add(key, Change{Old: old, New: now, Revision: e.Kv.ModRevision})
+		if old != nil || now != nil {
+			p.add(key, Change{Old: old, New: now, Revision: e.Kv.ModRevision})
+		}
 		if e.Kv.ModRevision > w.revision {
 			w.revision = e.Kv.ModRevision
 			p.revisions++
@@ -163,7 +178,7 @@ func (p *pending) add(key string, next Change) {
 
 // update leaves out keys that came and went within it; its revision tells of them, too.
 func (p *pending) update(w *follower) Update {
-	u := Update{Revision: w.revision, Cluster: w.cluster}
+	u := Update{Revision: w.revision, Cluster: w.cluster, Excess: w.room.excess()}
 	for _, key := range p.order {
 		if c := p.changes[key]; c.Old != nil || c.New != nil {
 			u.Changes = append(u.Changes, c)

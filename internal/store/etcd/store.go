@@ -15,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/etcd"
 	"github.com/vethloom/vethloom/internal/store"
 )
 
@@ -27,6 +28,9 @@ const callTimeout = 5 * time.Second
 // pageSize is the number of records a request lists. Records are small; a page must not be far above etcd's
 // usual message sizes.
 const pageSize = 500
+
+// maxFound bounds the records of one list, in bytes: whoever writes to etcd can make more than there is memory for.
+const maxFound = 256 << 20
 
 // Store is a [cnm.Store]. It is safe for concurrent use.
 type Store struct {
@@ -85,9 +89,14 @@ func (s *Store) Find(ctx context.Context, kind cnm.Kind, prefix string) ([]cnm.R
 
 func (s *Store) find(ctx context.Context, kind cnm.Kind, from string) ([]cnm.Record, error) {
 	out, end, revision := []cnm.Record{}, clientv3.GetPrefixRangeEnd(from), int64(0)
+	page, size := pageSize, 0
 	for {
-		r, err := s.core.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize),
+		r, err := s.core.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(int64(page)),
 			clientv3.WithRev(revision))
+		if etcd.TooLarge(err) && page > 1 {
+			page = max(page/8, 1)
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -97,6 +106,10 @@ func (s *Store) find(ctx context.Context, kind cnm.Kind, from string) ([]cnm.Rec
 				continue // somebody else's key
 			}
 			out = append(out, record(k, kv))
+			size += len(kv.Key) + len(kv.Value)
+		}
+		if size > maxFound {
+			return nil, fmt.Errorf("they take more than %d MiB: remove those that nobody needs", maxFound>>20)
 		}
 		if !r.More || len(r.Kvs) == 0 {
 			return out, nil
