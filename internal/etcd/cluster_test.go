@@ -121,3 +121,36 @@ func TestClusterWithoutQuorum(t *testing.T) {
 	put(t, client, "/d/b", "1")
 	m.matches(t, client, "/d/")
 }
+
+// TestMemberWithoutLeader asks a member that is cut off from its cluster beside members that are not: calls go to those
+// at once, and those about the member itself still do not.
+func TestMemberWithoutLeader(t *testing.T) {
+	lost, well := newThree(t), newThree(t)
+	alone := etcdtest.Dial(t, etcd.Config{Endpoints: lost.endpoints[:1]})
+	put(t, alone, "/d/a", "1")
+	lost.processes[1].kill()
+	lost.processes[2].kill()
+	client := etcdtest.Dial(t, etcd.Config{Endpoints: append([]string{lost.endpoints[0]}, well.endpoints...)})
+	eventually(t, "the member's loss of its leader", func(ctx context.Context) error {
+		r, err := client.Status(ctx, lost.endpoints[0])
+		if err == nil && r.Leader != 0 {
+			err = fmt.Errorf("%x leads", r.Leader)
+		}
+		return err
+	})
+	put(t, client, "/d/first", "1") // the others have a leader too
+	// A member without a leader lets a call wait for 7 s (etcd's request timeout with its usual settings).
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for i := range 20 {
+		if _, err := client.Put(ctx, fmt.Sprintf("/d/%d", i), "1"); err != nil {
+			t.Fatalf("write %d: %v", i, err)
+		}
+		if _, err := client.Get(ctx, fmt.Sprintf("/d/%d", i)); err != nil {
+			t.Fatalf("read %d: %v", i, err)
+		}
+	}
+	if _, err := alone.Put(ctx, "/d/b", "1"); err == nil {
+		t.Error("a member without a leader wrote")
+	}
+}

@@ -223,7 +223,7 @@ func Dial(c Config) (*clientv3.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	unary, stream := []grpc.UnaryClientInterceptor{failEarly}, []grpc.StreamClientInterceptor(nil)
+	unary, stream := []grpc.UnaryClientInterceptor{failEarly, c.withLeader}, []grpc.StreamClientInterceptor(nil)
 	if c.Username != "" {
 		l := &login{c: c}
 		unary, stream = append(unary, l.unary), append(stream, l.stream)
