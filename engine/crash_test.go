@@ -76,6 +76,10 @@ func (n fileNetworks) DeleteSandbox(_ context.Context, id string) error {
 	return nil
 }
 
+func (n fileNetworks) Sandbox(_ context.Context, id string) (cnm.Sandbox, []cnm.Endpoint, error) {
+	return cnm.Sandbox{ID: id, Host: true}, nil, nil
+}
+
 func (n fileNetworks) Publish(context.Context, string, []cnm.PortMapping) error { return nil }
 
 func (n fileNetworks) Network(_ context.Context, ref string) (cnm.Network, error) {

@@ -105,6 +105,10 @@ func (n *networks) DeleteSandbox(_ context.Context, id string) error {
 	return nil
 }
 
+func (n *networks) Sandbox(_ context.Context, id string) (cnm.Sandbox, []cnm.Endpoint, error) {
+	return cnm.Sandbox{ID: id, NetNS: plan.NetNS(id)}, nil, nil
+}
+
 func (n *networks) Network(_ context.Context, ref string) (cnm.Network, error) {
 	return cnm.Network{ID: ref, Name: ref, Driver: "bridge"}, nil
 }

@@ -87,6 +87,8 @@ type Networks interface {
 	// DeleteSandbox detaches and removes everything of a sandbox; one that does
 	// not exist is no error.
 	DeleteSandbox(ctx context.Context, id string) error
+	// Sandbox is what CreateSandbox made, as it is now.
+	Sandbox(ctx context.Context, id string) (cnm.Sandbox, []cnm.Endpoint, error)
 	// Network finds a network by name or ID.
 	Network(ctx context.Context, ref string) (cnm.Network, error)
 	// Attach and Detach change the networks of a sandbox.

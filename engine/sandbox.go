@@ -101,11 +101,7 @@ func (e *sandboxes) enter(ctx context.Context, c *container, rec record) (netns,
 		if err != nil {
 			return "", "", nil, err
 		}
-		eps = endpoints
-		s.netns = hostNetNS
-		if !made.Host {
-			s.netns = e.c.Networks.NetNSPath(made)
-		}
+		eps, s.netns = endpoints, e.pathOf(made)
 	}
 	if netns = s.netns; netns == "" {
 		if netns, err = e.netnsOf(s); err != nil {
@@ -114,6 +110,14 @@ func (e *sandboxes) enter(ctx context.Context, c *container, rec record) (netns,
 	}
 	s.users[c.id] = true
 	return netns, id, eps, nil
+}
+
+// pathOf is where a sandbox's namespace is, as records have it.
+func (e *sandboxes) pathOf(s cnm.Sandbox) string {
+	if s.Host {
+		return hostNetNS
+	}
+	return e.c.Networks.NetNSPath(s)
 }
 
 // again are the networks that a container is to join, with the addresses that it had on them the last time: what

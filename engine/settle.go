@@ -161,6 +161,14 @@ func (e *settler) takeUp(ctx context.Context, c *container, w *shim.Waiter, s sh
 		r.Status, r.Pid, r.Started, r.Finished = status, s.Pid, s.Started, time.Time{}
 		r.ExitCode, r.OOM, r.Error, r.BootID = 0, false, "", e.c.BootID
 	})
+	if !isLive(before.Status) { // netd was killed before it could write the start down
+		made, eps, err := e.c.Networks.Sandbox(ctx, after.Sandbox)
+		if err != nil {
+			e.log.Error("find the network of a container that has just started", "container", c.id, "error", err)
+		} else {
+			after = e.change(c, func(r *record) { r.NetNS, r.Addrs = e.pathOf(made), withAddrs(nil, eps...) })
+		}
+	}
 	if err := e.claim(ctx, after); err != nil {
 		w.Close()
 		return err

@@ -33,6 +33,16 @@ func (n *networks) DeleteSandbox(ctx context.Context, id string) error {
 	return n.ctrl.DeleteSandbox(ctx, id)
 }
 
+// Sandbox implements [engine.Networks].
+func (n *networks) Sandbox(ctx context.Context, id string) (cnm.Sandbox, []cnm.Endpoint, error) {
+	s, err := n.ctrl.Sandbox(ctx, id)
+	if err != nil {
+		return s, nil, err
+	}
+	ends, err := n.ctrl.EndpointsOf(ctx, s.ID)
+	return s, ends, err
+}
+
 // Network implements [engine.Networks].
 func (n *networks) Network(ctx context.Context, ref string) (cnm.Network, error) {
 	return n.ctrl.Network(ctx, ref)

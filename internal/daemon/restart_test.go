@@ -13,6 +13,7 @@ import (
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/internal/await"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // outside joins a second host to the node's by a link, without a route to anything else,
@@ -133,6 +134,38 @@ func (n *node) address(container string) string {
 	e := n.inspect(container).Sandbox.Endpoints[0]
 	addr, _, _ := strings.Cut(e.Addresses[0], "/")
 	return addr
+}
+
+// A start whose record was not on disk yet when netd was killed has its addresses all the same, now and the next time.
+func TestKilledRightAfterAStart(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	n.image()
+	n.network("web")
+	n.run(&apiv1.ContainerSpec{Name: "server", Command: []string{"sleep", "1000"},
+		Networks: []*apiv1.ConnectRequest{{Network: "web"}}})
+	n.restart()
+	before := n.address("server")
+	for _, change := range []func() error{
+		func() (err error) {
+			_, err = n.client.Containers.Stop(t.Context(), &apiv1.StopContainerRequest{Container: "server",
+				Timeout: durationpb.New(0)})
+			return err
+		},
+		func() (err error) {
+			_, err = n.client.Containers.Start(t.Context(), &apiv1.StartContainerRequest{Container: "server"})
+			return err
+		},
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := n.address("server"); after != before {
+		t.Errorf("address %s, was %s", after, before)
+	}
+	n.removeContainer("server")
+	n.removeNetwork("web")
 }
 
 // TestExitWhileNetdIsDead wants the exit code of a container that ended when
