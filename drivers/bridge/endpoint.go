@@ -154,7 +154,9 @@ func (r *endpointRender) addresses() {
 // is made once. What tells that it was made is the same route in a table of the endpoint's own, by which answers leave
 // when another endpoint provides the default route: they carry the address that was asked.
 func (r *endpointRender) defaultRoute(a, all netip.Prefix, gw netip.Addr) {
-	way := plan.Route{NS: r.e.NetNS, Dst: all, Via: gw, Link: r.inside, Metric: Metric(r.e)}
+	// On the link whatever the container has made of its other routes: one without a route to its subnet is repaired
+	// too.
+	way := plan.Route{NS: r.e.NetNS, Dst: all, Via: gw, Link: r.inside, Metric: Metric(r.e), OnLink: true}
 	if r.e.Plain {
 		way.Metric = 0
 	}

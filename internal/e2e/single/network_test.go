@@ -114,8 +114,8 @@ func TestADefaultRouteOfTheContainersOwn(t *testing.T) {
 	n.ok("run", "-d", "--name", "c", "--network", "front", "--cap-add", "NET_ADMIN", "bb", "sleep", "1000")
 	inside := n.inside("c")
 	routes := func() string { return inside("ip route show default; ip -6 route show default") }
-	plain := "default via 10.7.0.1 dev eth0 proto 117 \n" +
-		"default via fd00:7::1 dev eth0 proto 117 metric 1024 pref medium\n"
+	plain := "default via 10.7.0.1 dev eth0 proto 117 onlink \n" +
+		"default via fd00:7::1 dev eth0 proto 117 metric 1024 onlink pref medium\n"
 	is(t, "at first", routes(), plain)
 	inside("ip link add t0 type veth peer name t1; ip link set t1 up; ip link set t0 up; " +
 		"ip route replace default dev t0; ip -6 route replace default dev t0 metric 1024")
@@ -132,6 +132,10 @@ func TestADefaultRouteOfTheContainersOwn(t *testing.T) {
 	inside("ip link set eth0 down; ip link set eth0 up")
 	n.restart()
 	await.True(t, "the link's routes are back", func() bool { return routes() == plain })
+	inside("ip route flush table main; ip route flush table 11700")
+	n.restart()
+	await.True(t, "a way out without a way to its own subnet", func() bool { return routes() == plain })
+	n.ok("port", "add", "c", "-p", "8080:80")
 }
 
 // Answers leave by the network that was asked, whichever provides the default route.
@@ -162,7 +166,8 @@ func TestAnswersLeaveByTheNetworkThatWasAsked(t *testing.T) {
 	way("10.8.0.2", "eth1")
 	is(t, "default", inside("ip route get 192.0.2.1 | grep -o 'dev eth[0-9]'"), "dev eth1\n")
 	is(t, "metrics", inside("ip route show default"),
-		"default via 10.8.0.1 dev eth1 proto 117 \ndefault via 10.7.0.1 dev eth0 proto 117 metric 32001 \n")
+		"default via 10.8.0.1 dev eth1 proto 117 onlink \n"+
+			"default via 10.7.0.1 dev eth0 proto 117 metric 32001 onlink \n")
 	n.ok("network", "disconnect", "front", "c")
 	is(t, "rules left", inside("ip rule | grep -c 32000 || true"), "0\n")
 }
