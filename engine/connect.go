@@ -16,7 +16,7 @@ type connector struct{ *settler }
 
 // Connect has a container join a further network. The endpoint is the zero value while the container does not run.
 func (e *connector) Connect(ctx context.Context, ref string, r cnm.AttachRequest) (ep cnm.Endpoint, err error) {
-	c, unlock, err := e.ownerOf(ctx, ref)
+	c, unlock, err := e.ownerOf(ctx, ref, false)
 	if err != nil {
 		return ep, err
 	}
@@ -93,7 +93,7 @@ func (e *connector) mayJoin(ctx context.Context, rec record, n cnm.Network, r cn
 
 // Disconnect takes a container from a network. With force it is no error that it is not on it.
 func (e *connector) Disconnect(ctx context.Context, ref, network string, force bool) error {
-	c, unlock, err := e.ownerOf(ctx, ref)
+	c, unlock, err := e.ownerOf(ctx, ref, true)
 	if err != nil {
 		return err
 	}
@@ -156,20 +156,23 @@ func (e *connector) onHost(rec record) bool {
 	})
 }
 
-// ownerOf finds and locks the container whose network a container has: its own, or that of another.
-func (e *connector) ownerOf(ctx context.Context, ref string) (*container, func(), error) {
+// ownerOf finds and locks the container whose network a container has: its own, or that of another. Where that one was
+// removed and orphans are fine, it is the container that lives on in the network.
+func (e *connector) ownerOf(ctx context.Context, ref string, orphans bool) (*container, func(), error) {
 	c, rec, err := e.settled(ctx, ref)
 	if err != nil {
 		return nil, nil, err
 	}
 	if joined := joinedContainer(rec.Spec); joined != "" {
 		owner, err := e.find(joined)
-		if err != nil {
+		switch {
+		case err == nil:
+			c = owner
+		case !orphans:
 			return nil, nil, &cnm.Error{Kind: cnm.ErrForbidden, Field: "container", Value: rec.Spec.Name,
 				Reason: "its network is that of a container that was removed",
 				Remedy: "make the container again", Cause: err}
 		}
-		c = owner
 	}
 	unlock, err := e.lockKnown(ctx, c, ref)
 	return c, unlock, err

@@ -138,6 +138,20 @@ func TestADefaultRouteOfTheContainersOwn(t *testing.T) {
 	n.ok("port", "add", "c", "-p", "8080:80")
 }
 
+// A network can be left by a container that lives on in the sandbox of one that was removed, and then be removed.
+func TestDisconnectWhoseOwnerIsGone(t *testing.T) {
+	n := withImage(t)
+	n.ok("network", "create", "web")
+	n.ok("run", "-d", "--name", "o", "--network", "web", "bb", "sleep", "1000")
+	n.ok("run", "-d", "--name", "s", "--network", "container:o", "bb", "sleep", "1000")
+	n.ok("rm", "-f", "o")
+	n.refuses(refusal{"network connect bridge s", 1, "was removed"})
+	matches(t, "before", n.inside("s")("ip -o link"), `(.|\n)*eth0(.|\n)*`)
+	n.ok("network", "disconnect", "web", "s")
+	is(t, "links", n.inside("s")("ip -o link | grep -c eth0 || true"), "0\n")
+	n.ok("network", "rm", "web")
+}
+
 // Answers leave by the network that was asked, whichever provides the default route.
 func TestAnswersLeaveByTheNetworkThatWasAsked(t *testing.T) {
 	n := withImage(t)
