@@ -23,7 +23,7 @@ type blocks struct {
 
 // extend implements [cnm.Membership].
 func (m blocks) extend(ctx context.Context, n cnm.Network, want []netip.Addr) (cnm.Network, error) {
-	if err := m.ready(); err != nil {
+	if err := m.awaitReady(ctx); err != nil {
 		return n, err
 	}
 	lease, err := m.leaseID()

@@ -134,6 +134,7 @@ type core struct {
 	lostAt time.Time         // when that was last over
 	lossAt time.Time         // when data was last seen to be lost
 	state  State
+	turned chan struct{}  // closed when etcd comes or goes, and made anew
 	excess map[string]int // how many records there are more than are heeded, by class
 	// why what this node tells the others is not in etcd
 	notWritten error
@@ -148,7 +149,7 @@ func newCore(cfg Config) *core {
 		cfg: cfg, drivers: map[string]cnm.Driver{}, wake: make(chan struct{}, 1), rep: newReplica(),
 		ahead: map[string]*etcd.Item{}, dirs: map[string]*directory{}, making: map[string]making{},
 		held: map[string]record.HeldLease{}, troubles: map[string]error{}, dirty: newDirty(),
-		state: State{Since: time.Now()},
+		state: State{Since: time.Now()}, turned: make(chan struct{}),
 	}
 	for _, d := range cfg.Drivers {
 		m.drivers[d.Name()] = d
@@ -319,6 +320,8 @@ func (m *core) connected(yes bool, err error) {
 	changed := m.state.Connected != yes
 	if changed {
 		m.state.Connected, m.state.Since = yes, time.Now()
+		close(m.turned)
+		m.turned = make(chan struct{})
 	}
 	first := m.state.Err == nil && err != nil
 	m.state.Err = err

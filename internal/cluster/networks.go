@@ -37,10 +37,37 @@ func (m *core) ready() error {
 		Remedy: "networks of this node alone work; for those of the cluster see that etcd runs and --etcd names it"}
 }
 
+// rest is how long calls wait for an etcd that was there a moment ago: a client that goes from one of its members to
+// another is without for less.
+const rest = 3 * time.Second
+
+// awaitReady waits until etcd can be asked, if it could a moment ago.
+func (m *core) awaitReady(ctx context.Context) error {
+	for {
+		m.mu.Lock()
+		turned, left := m.turned, rest-time.Since(m.state.Since)
+		wait := !m.state.Connected && m.state.Synced && left > 0
+		m.mu.Unlock()
+		if !wait {
+			return m.ready()
+		}
+		over := time.NewTimer(left)
+		select {
+		case <-turned:
+		case <-over.C:
+		case <-ctx.Done():
+		}
+		over.Stop()
+		if ctx.Err() != nil {
+			return m.ready()
+		}
+	}
+}
+
 // create implements [cnm.Membership].
 func (m networks) create(ctx context.Context, n cnm.Network, pools []cnm.PoolRequest, t cnm.TunnelRequest) (cnm.Network,
 	error) {
-	if err := m.ready(); err != nil {
+	if err := m.awaitReady(ctx); err != nil {
 		return n, err
 	}
 	d := m.drivers[n.Driver]

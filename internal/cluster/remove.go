@@ -16,7 +16,7 @@ import (
 
 // delete implements [cnm.Membership].
 func (m networks) delete(ctx context.Context, n cnm.Network) error {
-	if err := m.ready(); err != nil {
+	if err := m.awaitReady(ctx); err != nil {
 		return err
 	}
 	for range tries {

@@ -223,13 +223,15 @@ func Dial(c Config) (*clientv3.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	unary, stream := []grpc.UnaryClientInterceptor{failEarly, c.withLeader}, []grpc.StreamClientInterceptor(nil)
+	members := newFailover(c)
+	unary := []grpc.UnaryClientInterceptor{failEarly, members.unary}
+	stream := []grpc.StreamClientInterceptor{members.stream}
 	if c.Username != "" {
 		l := &login{c: c}
 		unary, stream = append(unary, l.unary), append(stream, l.stream)
 	}
 	cfg := clientv3.Config{
-		Endpoints:            c.Endpoints,
+		Endpoints:            c.Endpoints[members.at : members.at+1],
 		TLS:                  tlsConfig,
 		DialTimeout:          c.dialTimeout(),
 		DialKeepAliveTime:    keepaliveTime,
@@ -247,6 +249,7 @@ func Dial(c Config) (*clientv3.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a client of etcd at %s: %w", strings.Join(c.Endpoints, ", "), err)
 	}
+	members.use(client)
 	return client, nil
 }
 

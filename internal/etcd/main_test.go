@@ -1,6 +1,7 @@
 package etcd_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -80,14 +81,23 @@ func serve(spec string) error {
 		return err
 	}
 	defer e.Close()
-	_, err = io.Copy(io.Discard, os.Stdin)
-	return err
+	for words := bufio.NewScanner(os.Stdin); words.Scan(); {
+		for _, m := range e.Server.Cluster().Members() {
+			switch words.Text() {
+			case "cut":
+				e.Server.CutPeer(m.ID)
+			case "mend":
+				e.Server.MendPeer(m.ID)
+			}
+		}
+	}
+	return nil
 }
 
 // process is a running member.
 type process struct {
 	cmd   *exec.Cmd
-	stdin io.Closer
+	stdin io.WriteCloser // "cut" and "mend" end and resume the member's talk with the others
 }
 
 func spawn(t *testing.T, m member) *process {
@@ -111,6 +121,22 @@ func spawn(t *testing.T, m member) *process {
 	}
 	t.Cleanup(p.kill)
 	return p
+}
+
+// tell has a member of a cluster do something.
+func (p *process) tell(t *testing.T, word string) {
+	t.Helper()
+	if _, err := fmt.Fprintln(p.stdin, word); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// signal sends one to the member.
+func (p *process) signal(t *testing.T, s os.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // kill is kill -9.
