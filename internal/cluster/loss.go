@@ -51,16 +51,16 @@ func (m follower) wiped(u etcd.Update) bool {
 	return false
 }
 
-// empty reports whether the first look at an etcd that this node knows finds no trace of networks: whether it was
-// emptied meanwhile, the networks that this node has will tell. The caller holds mu.
+// empty reports whether the first look at an etcd that this node knows finds no trace of networks, or one that was made
+// anew: whether it was emptied meanwhile, the networks that this node has will tell. The caller holds mu.
 func (m follower) empty(u etcd.Update) bool {
 	if !u.Whole || m.state.Synced || m.self.Cluster == 0 {
 		return false
 	}
 	guard := m.cfg.Prefix + "/" + string(record.KindGuard) + "/" + record.GuardID
 	for _, c := range u.Changes {
-		if c.Key() == guard {
-			return false
+		if c.Key() == guard && c.New != nil {
+			return m.self.Guard != 0 && c.New.Create != m.self.Guard
 		}
 	}
 	return true

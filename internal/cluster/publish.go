@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/cluster/record"
 	etcdstore "github.com/vethloom/vethloom/internal/store/etcd"
@@ -152,8 +154,21 @@ func (m publisher) writeNetworksAgain(ctx context.Context) error {
 
 // register writes this node's own records.
 func (m publisher) register(ctx context.Context) error {
-	if err := m.mayRegister(); err != nil {
-		return err
+	if sign, foreign := m.foreign(); foreign {
+		forged, err := m.forged(ctx, sign.lease)
+		if err == nil && !forged {
+			err = m.refuse(sign)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	m.mu.Lock()
+	refused := m.refused
+	m.mu.Unlock()
+	if refused != nil {
+		// The other one is away, and its containers may run on: only people know which of the two is to stay.
+		return refused
 	}
 	lease, err := m.leaseID()
 	if err != nil {
@@ -211,30 +226,50 @@ func sameNode(a, b record.Node) bool {
 	return errX == nil && errY == nil && string(x) == string(y)
 }
 
-// mayRegister refuses to be a node that another host is, which a copied disk makes: two with one identity would
-// take each other's addresses for their own.
-func (m publisher) mayRegister() error {
+// foreign returns a sign of life of this node's that another host gives.
+func (m publisher) foreign() (sign held[record.Alive], is bool) {
 	addr := m.address()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	there, ok := m.rep.alive[m.id]
+	sign, ok := m.rep.alive[m.id]
 	// What no etcd lease keeps is no sign of life: nothing renews it.
-	foreign := ok && there.lease != 0 && there.v.Instance != m.instance &&
-		(there.v.Boot != m.cfg.Boot || there.v.Addr != addr)
-	switch {
-	case !foreign && m.refused == nil:
-		return nil
-	case !foreign:
-		// The other one is away, and its containers may run on: only people know which of the two is to stay.
+	return sign, ok && sign.lease != 0 && sign.v.Instance != m.instance &&
+		(sign.v.Boot != m.cfg.Boot || sign.v.Addr != addr)
+}
+
+// maxAlive is the longest etcd lease that a sign of life hangs on, unless a quarter of it is less than this node's own.
+const maxAlive = time.Minute
+
+// forged reports whether a sign of life hangs on a lease that no node has: those are short, and go unless a netd that
+// runs renews them. One for hours would keep a node away that nobody else is.
+func (m publisher) forged(ctx context.Context, lease int64) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, signTime)
+	defer cancel()
+	r, err := m.client.TimeToLive(ctx, clientv3.LeaseID(lease))
+	if err != nil {
+		return false, unavailable(fmt.Errorf("look at this node's sign of life: %w", err))
+	}
+	return r.TTL < 0 || time.Duration(r.GrantedTTL)*time.Second > max(maxAlive, 4*m.cfg.Times.Alive), nil
+}
+
+// signTime bounds a look at a lease.
+const signTime = 5 * time.Second
+
+// refuse has this node not be one that another host is, which a copied disk makes: two with one identity would take
+// each other's addresses for their own.
+func (m publisher) refuse(sign held[record.Alive]) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.refused != nil {
 		return m.refused
 	}
 	if time.Since(m.rep.seen[m.id]) < 2*m.cfg.Times.Alive {
 		return errNotYet // it may be this host before a reboot
 	}
-	m.state.Twin = there.v.Addr
+	m.state.Twin = sign.v.Addr
 	m.refused = &cnm.Error{
 		Kind: cnm.ErrExists, Field: "node", Value: m.id,
-		Reason: fmt.Sprintf("another host, %s, is a member with this node's identity", there.v.Addr),
+		Reason: fmt.Sprintf("another host, %s, is a member with this node's identity", sign.v.Addr),
 		Remedy: fmt.Sprintf("if one's disk is a copy of the other's, stop netd on the copy, remove %s/node-id and "+
 			"start it again; where the copy is gone, start netd again here", m.cfg.Root),
 	}
@@ -245,10 +280,10 @@ func (m publisher) mayRegister() error {
 func (m publisher) remember(ctx context.Context) error {
 	m.mu.Lock()
 	now := record.Self{Lease: m.lease.ID(), Expires: m.lease.Expires().Round(0), Cluster: m.self.Cluster,
-		Revision: m.self.Revision}
+		Revision: m.self.Revision, Guard: m.self.Guard}
 	m.mu.Unlock()
 	// Once a minute is enough for what only grows.
-	if k := *m.kept; now.Lease == 0 || k.Lease == now.Lease && k.Cluster == now.Cluster &&
+	if k := *m.kept; now.Lease == 0 || k.Lease == now.Lease && k.Cluster == now.Cluster && k.Guard == now.Guard &&
 		now.Expires.Sub(k.Expires) < quiet {
 		return nil
 	}

@@ -187,6 +187,10 @@ func (m follower) take(c etcd.Change, leases map[string][]etcd.Change) {
 		m.rep.seen[key.ID] = time.Now()
 		m.forgetSeen(key.ID)
 		m.dirty.self = m.dirty.self || key.ID == m.id
+	case record.KindGuard:
+		if key.ID == record.GuardID && c.New != nil {
+			m.self.Guard = c.New.Create
+		}
 	case record.KindEndpoint:
 		err = m.takeEndpoint(key.ID, c)
 	case record.KindBlock:

@@ -86,6 +86,8 @@ type Self struct {
 	Expires  time.Time `json:"expires"`  // when it is over if nothing renews it
 	Cluster  uint64    `json:"cluster"`  // the etcd cluster's own ID
 	Revision int64     `json:"revision"` // the last one seen: an etcd with a lower one has lost data
+	// revision at which the guard was made: where it is another, etcd was emptied meanwhile
+	Guard int64 `json:"guard,omitempty"`
 }
 
 // HeldLease is this node's subnet lease of one network, in the local store.
