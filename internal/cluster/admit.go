@@ -17,6 +17,7 @@ type Needs struct {
 	Links  []netip.Prefix // subnets on its links, its own addresses, its gateways
 	Routes []netip.Prefix // that lead further, default routes aside
 	Store  []netip.Addr   // of etcd
+	Own    []netip.Addr   // its addresses
 }
 
 // DefaultSpace is where networks of the cluster may be when the node's configuration says nothing: addresses that are

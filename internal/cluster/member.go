@@ -138,7 +138,8 @@ type core struct {
 	excess map[string]int // how many records there are more than are heeded, by class
 	// why what this node tells the others is not in etcd
 	notWritten error
-	refused    error                       // why this node may not be a member
+	refused    error // why this node may not be a member
+	around     surroundings
 	troubles   map[string]error            // what keeps networks from being as the cluster has them, by ID
 	left       map[string]string           // the names of networks that this node has left, by ID
 	held       map[string]record.HeldLease // by network ID

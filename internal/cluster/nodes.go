@@ -33,7 +33,11 @@ func add(nodes map[netip.Addr]peerNode, p cnm.Peer, n int) {
 // isNode reports whether another node can have an address. Another node or etcd has written it: with loopback, every
 // user of this host could send to tunnels.
 func isNode(a netip.Addr) bool {
-	return a.IsValid() && a.Zone() == "" && !a.Is4In6() && !a.IsLoopback() && !a.IsUnspecified() && !a.IsMulticast()
+	if a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240) { // RFC 1122 section 3.2.1.3, RFC 1112 section 4
+		return false
+	}
+	return a.IsValid() && a.Zone() == "" && !a.Is4In6() && !a.IsLoopback() && !a.IsUnspecified() && !a.IsMulticast() &&
+		!(a.Is6() && a.IsLinkLocalUnicast())
 }
 
 // nodeWrites are the records of nodes that come and go with changes of peers.

@@ -36,6 +36,13 @@ type peerState struct {
 // next grace is over.
 func (m peers) syncPeers(ctx context.Context, d dirty) (time.Duration, error) {
 	ids := d.peers
+	if d.all || len(d.networks) > 0 || time.Since(m.around.at) > quiet {
+		changed, err := m.lookAround(ctx)
+		if err != nil {
+			return quiet, err
+		}
+		d.all = d.all || changed
+	}
 	if d.all {
 		m.allPeers(ids)
 	}
@@ -184,13 +191,21 @@ func (m peers) allPeers(ids map[string]bool) {
 func (m peers) wantPeer(id string) (cnm.Peer, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	delete(m.rep.bad, peerKey(id))
 	p, ok := cnm.Peer{}, false
 	if rid, known := m.rep.peers[id]; known {
 		p, ok = m.endpointPeer(id, m.rep.endpoints[rid].v)
 	} else {
 		p, ok = m.follower.leasePeer(id)
 	}
-	return p, ok && !m.hasLeft(p.Network)
+	if !ok || m.hasLeft(p.Network) {
+		return cnm.Peer{}, false
+	}
+	if err := m.astray(p.Addr4, p.Addr6); err != nil {
+		m.rep.bad[peerKey(id)] = err
+		return cnm.Peer{}, false
+	}
+	return p, true
 }
 
 // endpointPeer is another node's endpoint. Where every node has a subnet, nobody needs to know the endpoints.
@@ -201,6 +216,17 @@ func (m peers) endpointPeer(id string, e record.Endpoint) (cnm.Peer, bool) {
 	}
 	d, ok := m.drivers[n.v.Driver]
 	if !ok || d.Capabilities().Leases {
+		return cnm.Peer{}, false
+	}
+	shadowed := m.rep.shadowed[e.Network]
+	delete(shadowed, id)
+	if err := m.ours(e); err != nil {
+		if shadowed == nil {
+			shadowed = map[string]bool{}
+			m.rep.shadowed[e.Network] = shadowed
+		}
+		shadowed[id] = true
+		m.rep.bad[peerKey(id)] = err
 		return cnm.Peer{}, false
 	}
 	p := cnm.Peer{ID: id, Network: e.Network, Node: e.Node, Endpoint: true, Addr4: e.Addr4, Addr6: e.Addr6, MAC: e.MAC}

@@ -22,6 +22,8 @@ type replica struct {
 	alive     map[string]held[record.Alive]
 	endpoints map[string]held[record.Endpoint]               // by record ID
 	peers     map[string]string                              // peer ID to the record ID of its endpoint
+	rivals    map[string][]string                            // further record IDs that a peer ID stands for
+	shadowed  map[string]map[string]bool                     // peers with addresses of this node's, by network
 	addrs     map[netAddr]int                                // how many endpoints have an address
 	mine      map[string]bool                                // record IDs of this node's endpoints
 	blocks    map[string]map[netip.Prefix]held[record.Block] // by network
@@ -51,6 +53,7 @@ func newReplica() replica {
 		networks: map[string]held[cnm.Network]{}, nodes: map[string]held[record.Node]{},
 		alive:     map[string]held[record.Alive]{},
 		endpoints: map[string]held[record.Endpoint]{}, peers: map[string]string{}, addrs: map[netAddr]int{},
+		rivals: map[string][]string{}, shadowed: map[string]map[string]bool{},
 		mine:   map[string]bool{},
 		blocks: map[string]map[netip.Prefix]held[record.Block]{}, dirs: map[string]map[string]*etcd.Item{},
 		bad: map[cnm.Key]error{}, over: map[cnm.Key]int64{}, seen: map[string]time.Time{},
@@ -266,7 +269,7 @@ func (m follower) forgetSeen(id string) {
 func (m follower) takeEndpoint(id string, c etcd.Change) error {
 	if old, ok := m.rep.endpoints[id]; ok {
 		pid := endpointPeerID(old.v)
-		delete(m.rep.peers, pid)
+		m.rep.delistPeer(pid, id)
 		delete(m.rep.mine, id)
 		m.rep.countAddrs(old.v, -1)
 		m.dirty.peers[pid] = true
@@ -276,7 +279,7 @@ func (m follower) takeEndpoint(id string, c etcd.Change) error {
 	now, ok := m.rep.endpoints[id]
 	if ok {
 		pid := endpointPeerID(now.v)
-		m.rep.peers[pid] = id
+		m.rep.enlistPeer(pid, id)
 		m.rep.countAddrs(now.v, 1)
 		m.dirty.peers[pid] = true
 		if now.v.Node == m.id {
@@ -313,6 +316,9 @@ func (m follower) takeBlock(id string, c etcd.Change) error {
 	}
 	if ours || v.Node == m.id {
 		m.dirty.networks[network] = true
+		for peer := range m.rep.shadowed[network] {
+			m.dirty.peers[peer] = true
+		}
 	}
 	if c.New == nil || err != nil {
 		return err

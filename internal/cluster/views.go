@@ -104,7 +104,8 @@ func (m *Member) Leases() []LeaseView {
 			default:
 				v.Expires = m.rep.seen[l.NodeID].Add(m.cfg.Times.Lease)
 			}
-			if err := m.rep.bad[cnm.Key{Kind: "lease", ID: cnm.PeerID(network, l.Key)}]; err != nil {
+			id := cnm.PeerID(network, l.Key)
+			if err := cmp.Or(m.rep.bad[cnm.Key{Kind: "lease", ID: id}], m.rep.bad[peerKey(id)]); err != nil {
 				v.Problem = err.Error()
 			} else if !v.Own && m.isOwnAddress(l.PublicIP, l.PublicIPv6) {
 				v.Problem = "its holder has this node's address"

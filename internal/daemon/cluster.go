@@ -150,6 +150,9 @@ func (d *daemon) openMember(ctx context.Context, records cnm.Store, drivers []cn
 
 // needs are what the host itself uses.
 func (d *daemon) needs(ctx context.Context) (n cluster.Needs, err error) {
+	if n.Own, err = d.kernel.Addresses(ctx); err != nil {
+		return n, err
+	}
 	if n.Links, n.Routes, err = d.kernel.Networks(ctx); err != nil || d.cfg.Etcd == embeddedEtcd {
 		return n, err
 	}

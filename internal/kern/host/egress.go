@@ -111,6 +111,19 @@ func (k *Host) Networks(ctx context.Context) (links, routes []netip.Prefix, err 
 	return sorted(links), sorted(routes), nil
 }
 
+// Addresses are the host's own, none of ours.
+func (k *Host) Addresses(ctx context.Context) ([]netip.Addr, error) {
+	h, err := k.readHost(ctx, true)
+	if err != nil {
+		return nil, fmt.Errorf("find the host's addresses: %w", err)
+	}
+	out := make([]netip.Addr, 0, len(h.addrs))
+	for _, a := range h.addrs {
+		out = append(out, a.Prefix.Addr())
+	}
+	return out, nil
+}
+
 // Addresses4 are the host's own addresses of IPv4, none of ours and none of loopback, with their subnets.
 func (k *Host) Addresses4(ctx context.Context) ([]netip.Prefix, error) {
 	h, err := k.readHost(ctx, true)
