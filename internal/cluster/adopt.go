@@ -64,7 +64,10 @@ func (m networks) takeUp(ctx context.Context, g *errgroup.Group, rec held[cnm.Ne
 		m.trouble(id, fmt.Errorf("network %s: this netd has no driver %q", rec.v.Name, rec.v.Driver))
 		return nil
 	}
-	n, err := rec.v, m.admit(ctx, rec.v)
+	n, err := rec.v, m.twin(rec)
+	if err == nil {
+		err = m.admit(ctx, rec.v)
+	}
 	if err != nil {
 		err = fmt.Errorf("network %.64q of the cluster is refused here: %w", rec.v.Name, err)
 	} else {
@@ -84,6 +87,20 @@ func (m networks) takeUp(ctx context.Context, g *errgroup.Group, rec held[cnm.Ne
 		return fmt.Errorf("network %s: %w", rec.v.Name, err)
 	}
 	return err
+}
+
+// twin refuses a network whose ID begins as that of an older one: links and peers have the beginnings of IDs.
+func (m networks) twin(rec held[cnm.Network]) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, other := range m.rep.networks {
+		if id != rec.v.ID && cnm.Short(id) == cnm.Short(rec.v.ID) && other.create < rec.create {
+			return &cnm.Error{Kind: cnm.ErrExists, Field: "ID", Value: rec.v.ID,
+				Reason: fmt.Sprintf("network %.64q has an ID that begins alike", other.v.Name),
+				Remedy: "remove one of the two and make it again"}
+		}
+	}
+	return nil
 }
 
 // wakePeers renders the paths to a network's peers anew when the network is not what they were rendered for.

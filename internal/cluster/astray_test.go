@@ -98,3 +98,39 @@ func TestPeersWithTheSameShortID(t *testing.T) {
 		t.Error("the path is gone")
 	}
 }
+
+// A network whose ID begins as another's is refused, and takes nothing from the one that was there.
+func TestNetworksWithTheSameShortID(t *testing.T) {
+	ctx, _, one, two := pair(t, quick())
+	lab := one.create(ctx, "lab", "vxlan", "10.2.0.0/16")
+	two.adopted(ctx, "lab")
+	await.True(t, "both have leases", func() bool {
+		return one.lease("lab").Subnet.IsValid() && two.lease("lab").Subnet.IsValid()
+	})
+	theirs := two.lease("lab").Subnet.String()
+	await.True(t, "the path is there", func() bool { return one.peers(ctx)[theirs] != "" })
+	id := lab.ID[:12] + strings.Repeat("0", 52)
+	good := one.get(ctx, "network/"+lab.ID)
+	dir := clustertest.Prefix + "/flannel/"
+	one.put(ctx, "flannel/evil/config", one.get(ctx, "flannel/lab/config"))
+	key := "network/" + id
+	one.put(ctx, key, strings.NewReplacer(lab.ID, id, `"lab"`, `"evil"`, dir+"lab", dir+"evil", "10.2.", "10.3.").
+		Replace(good))
+	one.problem("evil", "begins alike")
+	for key, value := range map[string]string{"flannel/lab/subnets/10.2.251.0-24": "10.200.0.1"} {
+		one.put(ctx, key, fmt.Sprintf(
+			`{"PublicIP":%q,"BackendType":"vxlan","BackendData":{"VNI":%d,"VtepMAC":"02:00:00:00:00:09"}}`, value,
+			lab.Cluster.VNI))
+	}
+	await.True(t, "a further peer comes", func() bool { return one.peers(ctx)["10.2.251.0/24"] != "" })
+	if one.peers(ctx)[theirs] == "" {
+		t.Error("the path is gone")
+	}
+	if _, err := one.Client.Delete(ctx, clustertest.Prefix+"/"+key); err != nil {
+		t.Fatal(err)
+	}
+	await.True(t, "it is over", func() bool { return len(one.Member.Problems()) == 0 })
+	if _, err := one.Controller.Network(ctx, "lab"); err != nil || one.peers(ctx)[theirs] == "" {
+		t.Errorf("the network: %v, peers %v", err, one.peers(ctx))
+	}
+}

@@ -231,7 +231,10 @@ func (m follower) leasePeer(id string) (cnm.Peer, bool) {
 		}
 		l, ok := dir.leases[id[len(networkOf(id))+1:]]
 		rec, known := m.rep.networks[network]
-		if !ok || !known || l.NodeID == m.id || l.Key == m.held[network].Key {
+		if !ok {
+			continue // of another network whose ID begins as this one's
+		}
+		if !known || l.NodeID == m.id || l.Key == m.held[network].Key {
 			return cnm.Peer{}, false
 		}
 		d, ok := m.drivers[rec.v.Driver].(Driver)

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/etcd"
 )
 
 // What is taken and given back is dirty as it was, with what became dirty in between: nothing is forgotten.
@@ -65,5 +67,25 @@ func TestOnlyConflictsAreWaitedOut(t *testing.T) {
 	}
 	if err := quietly(nil); err != nil {
 		t.Errorf("none: %v", err)
+	}
+}
+
+// What this node has on a network is told again once the watch has brought the network's record: an endpoint may have
+// come before it.
+func TestANetworkThatComesHasThisNodeTellItsOwn(t *testing.T) {
+	m := newCore(Config{Prefix: "/v"})
+	m.dirty.take()
+	id := strings.Repeat("a", 64)
+	item := &etcd.Item{Key: "/v/network/" + id, Value: []byte(`{"id":"` + id + `","cluster":{}}`), Create: 1, Mod: 1}
+	for i, want := range []bool{true, false} {
+		if err := m.follower.update(etcd.Update{Revision: item.Mod, Changes: []etcd.Change{{New: item}}}); err != nil {
+			t.Fatal(err)
+		}
+		if d := m.dirty.take(); d.self != want || !d.networks[id] {
+			t.Errorf("change %d: %+v", i, d)
+		}
+		again := *item
+		again.Mod = 2
+		item = &again
 	}
 }

@@ -247,6 +247,8 @@ func (m follower) takeNetwork(id string, c etcd.Change) error {
 		m.rep.networks[id] = old
 	}
 	m.dirty.networks[id] = true
+	// What is on a network may be there before the watch brings the network's record.
+	m.dirty.self = m.dirty.self || !ok
 	return err
 }
 
