@@ -15,7 +15,7 @@ type kind struct {
 
 // kinds are all of them, in the order of [State.Objects]. Those with compare are made in this order, after addresses
 // and before routes, and removed in the opposite one.
-func kinds() [15]kind {
+func kinds() [18]kind {
 	return [...]kind{
 		kindOf("namespace", func(s *State) *[]Namespace { return &s.Namespaces }),
 		kindOf("link", func(s *State) *[]Link { return &s.Links }),
@@ -26,6 +26,9 @@ func kinds() [15]kind {
 		neighKind(),
 		tunnelKind(),
 		tunnelPeerKind(),
+		nameZoneKind(),
+		nameMemberKind(),
+		nameServerKind(),
 		kindOf("set", func(s *State) *[]Set { return &s.Rules.Sets }),
 		kindOf("chain", func(s *State) *[]Chain { return &s.Rules.Chains }),
 		kindOf("element", func(s *State) *[]Element { return &s.Rules.Elements }),

@@ -38,4 +38,7 @@ type State struct {
 	Accepts     []ForwardAccept
 	Tunnels     []Tunnel
 	TunnelPeers []TunnelPeer
+	NameServers []NameServer
+	NameZones   []NameZone
+	NameMembers []NameMember
 }

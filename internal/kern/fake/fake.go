@@ -56,6 +56,9 @@ type tables struct {
 	fdb        map[string]plan.FDBEntry
 	tunnels    map[string]plan.Tunnel
 	remotes    map[string]plan.TunnelPeer
+	zones      map[string]plan.NameZone
+	members    map[string]plan.NameMember
+	servers    map[string]plan.NameServer
 	sysctls    map[string]plan.Sysctl
 	ports      map[string]plan.PortReservation
 	accepts    map[string]plan.ForwardAccept
@@ -89,6 +92,9 @@ func New() *Kernel {
 			fdb:        map[string]plan.FDBEntry{},
 			tunnels:    map[string]plan.Tunnel{},
 			remotes:    map[string]plan.TunnelPeer{},
+			zones:      map[string]plan.NameZone{},
+			members:    map[string]plan.NameMember{},
+			servers:    map[string]plan.NameServer{},
 			sysctls:    map[string]plan.Sysctl{},
 			ports:      map[string]plan.PortReservation{},
 			accepts:    map[string]plan.ForwardAccept{},
@@ -140,6 +146,7 @@ func (k *Kernel) snapshot() plan.State {
 	s.Addrs, s.Routes, s.Neighs, s.FDB = sorted(t.addrs), sorted(t.routes), sorted(t.neighs), sorted(t.fdb)
 	s.Policies = sorted(t.policies)
 	s.Tunnels, s.TunnelPeers = sorted(t.tunnels), sorted(t.remotes)
+	s.NameZones, s.NameMembers, s.NameServers = sorted(t.zones), sorted(t.members), sorted(t.servers)
 	s.Sysctls, s.Ports, s.Accepts = sorted(t.sysctls), sorted(t.ports), sorted(t.accepts)
 	s.Rules = plan.Ruleset{Sets: sorted(t.nft.sets), Chains: sorted(t.nft.chains), Elements: sorted(t.nft.elements)}
 	return s
