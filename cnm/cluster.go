@@ -109,6 +109,9 @@ type Membership interface {
 	// out the tunnel's identifiers, all of it atomically. The network returned holds what of
 	// it is this node's already, in Pools.
 	Create(ctx context.Context, n Network, pools []PoolRequest, tunnel TunnelRequest) (Network, error)
+	// Update changes the record that all nodes have of a network: edit is given what it is now, perhaps several times.
+	// It returns the record as it became.
+	Update(ctx context.Context, n Network, edit func(Network) (Network, error)) (Network, error)
 	// Delete removes a network that no endpoint of any node is on (ErrInUse names where they are).
 	Delete(ctx context.Context, n Network) error
 	// Extend gets this node more addresses of the network, those wanted if there are any, and returns

@@ -40,6 +40,13 @@ type EndpointChecker interface {
 	CheckEndpoint(Network, Endpoint) error
 }
 
+// Updater is a [Driver] whose networks can change while endpoints are on them. What may change is what the kernel
+// takes of links that are in use, as everything else of them is rendered and compared anyway.
+type Updater interface {
+	// Option is the driver's own name of an option, "" for one it does not know, and whether its value may change.
+	Option(name string) (own string, inPlace bool)
+}
+
 // PortBinder is a [Driver] whose networks may publish on an address of their own.
 type PortBinder interface {
 	// PortAddr is the host's address for ports that name none; the zero value is every address.

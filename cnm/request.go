@@ -19,6 +19,15 @@ type NetworkRequest struct {
 	Labels      map[string]string
 }
 
+// NetworkChange asks for a network to become other than it is, with what is on it.
+type NetworkChange struct {
+	Options       map[string]string // to be set, by either name of an option
+	RemoveOptions []string          // to be as if they had never been given
+	Labels        map[string]string // to be set
+	RemoveLabels  []string
+	Internal      *bool // nil: as it is
+}
+
 // AttachRequest asks for an endpoint on a network: of a sandbox that exists, of one that is
 // made with it, or of a container, which keeps the request for its next start.
 type AttachRequest struct {

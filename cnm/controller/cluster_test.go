@@ -96,6 +96,21 @@ func (c *fakeCluster) Create(_ context.Context, n cnm.Network, pools []cnm.PoolR
 	return n, c.effect(func() { c.networks[n.ID] = n })
 }
 
+func (c *fakeCluster) Update(_ context.Context, n cnm.Network, edit func(cnm.Network) (cnm.Network, error)) (
+	cnm.Network, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, ok := c.networks[n.ID]
+	if c.err != nil || !ok {
+		return n, errors.Join(c.err, cnm.ErrNotFound)
+	}
+	next, err := edit(now)
+	if err != nil {
+		return n, err
+	}
+	return next, c.effect(func() { c.networks[n.ID] = next })
+}
+
 func (c *fakeCluster) Delete(_ context.Context, n cnm.Network) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -44,6 +44,7 @@ type Action string
 const (
 	ActionCreate     Action = "create"
 	ActionRemove     Action = "remove"
+	ActionUpdate     Action = "update" // a network has other options or labels
 	ActionConnect    Action = "connect"
 	ActionDisconnect Action = "disconnect"
 	// an endpoint has other addresses, because its node's share of the network has changed
@@ -63,6 +64,7 @@ type Controller struct {
 	*removals
 	*shared
 	*networks
+	*updates
 	*endpoints
 	*sandboxes
 }
@@ -79,6 +81,7 @@ func New(ctx context.Context, c Config) (*Controller, error) {
 	k := &Controller{
 		records: r, removals: out, shared: sh, endpoints: ends,
 		networks:  &networks{records: r, shared: sh, out: out},
+		updates:   &updates{records: r, ends: ends, shared: sh},
 		sandboxes: &sandboxes{records: r, ends: ends, out: out},
 	}
 	if err := k.load(ctx); err != nil {

@@ -41,11 +41,22 @@ func (d fakeDriver) CheckNetwork(n cnm.Network) error {
 	}
 	return nil
 }
-func (d fakeDriver) CheckEndpoint(_ cnm.Network, e cnm.Endpoint) error {
-	if e.Name == "refused" {
+func (d fakeDriver) CheckEndpoint(n cnm.Network, e cnm.Endpoint) error {
+	if e.Name == "refused" || n.Options["known"] == "bad for "+e.Name {
 		return &cnm.Error{Kind: cnm.ErrInvalid, Field: "name", Value: e.Name, Reason: "not one for this driver"}
 	}
 	return nil
+}
+func (d fakeDriver) Option(name string) (own string, inPlace bool) {
+	switch name {
+	case "known", "docker.known":
+		return "known", true
+	case "binding":
+		return name, true
+	case "link":
+		return name, false
+	}
+	return "", false
 }
 func (d fakeDriver) NetworkLink(n cnm.Network) string { return n.Options["link"] }
 func (d fakeDriver) PortAddr(n cnm.Network) netip.Addr {

@@ -195,11 +195,14 @@ func (k *endpoints) chooseDefault(sandbox string, js []*joining) {
 	var best, now *cnm.Endpoint
 	for _, e := range k.ix.endpointsOf(sandbox) {
 		n := k.ix.networks[e.Network]
-		if n == nil || e.Phase == cnm.Deleting || !cnm.LeadsOut(n.v, e) {
+		if n == nil || e.Phase == cnm.Deleting {
 			continue
 		}
 		if e.Plain {
-			now = &e
+			now = &e // though its network may have become internal
+		}
+		if !cnm.LeadsOut(n.v, e) {
+			continue
 		}
 		if best == nil || before(e, *best) {
 			best = &e

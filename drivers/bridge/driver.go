@@ -17,6 +17,7 @@ type Driver struct{}
 var (
 	_ cnm.Driver    = Driver{}
 	_ cnm.LinkNamer = Driver{}
+	_ cnm.Updater   = Driver{}
 )
 
 // Name is the driver's name in records and on the command line.

@@ -80,6 +80,24 @@ func OptionsIn[T any](field func(*T) *Options) []Option[T] {
 	return out
 }
 
+// Fixed are the options that name what a network has: with another value it would be another network.
+func Fixed() []string { return []string{"bridge-name"} }
+
+// OptionOf implements [cnm.Updater] for a driver that knows some options, of which some are fixed.
+func OptionOf[T any](known []Option[T], fixed []string, name string) (own string, inPlace bool) {
+	for _, k := range known {
+		if name == k.Name || k.Alias != "" && name == k.Alias {
+			return k.Name, !slices.Contains(fixed, k.Name)
+		}
+	}
+	return "", false
+}
+
+// Option implements [cnm.Updater].
+func (Driver) Option(name string) (own string, inPlace bool) {
+	return OptionOf(knownOptions(), Fixed(), name)
+}
+
 // DecodeOptions decodes the options of a network of the driver bridge. An unknown name, a
 // malformed value and one option under both of its names are errors that say so.
 func DecodeOptions(given map[string]string) (Options, error) {

@@ -19,6 +19,7 @@ var (
 	_ cnm.Driver          = Driver{}
 	_ cnm.LinkNamer       = Driver{}
 	_ cnm.EndpointChecker = Driver{}
+	_ cnm.Updater         = Driver{}
 )
 
 // Name is the driver's name in records and on the command line.

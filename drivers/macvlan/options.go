@@ -84,6 +84,11 @@ func setHost(o *Options, value string) error {
 	return nil
 }
 
+// Option implements [cnm.Updater].
+func (Driver) Option(name string) (own string, inPlace bool) {
+	return bridge.OptionOf(knownOptions(), []string{"mode", "parent", "vlan"}, name)
+}
+
 // DecodeOptions decodes a network's options. An unknown name, a malformed value and options that do not fit each other
 // are errors that say so.
 func DecodeOptions(given map[string]string) (Options, error) {

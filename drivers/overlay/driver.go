@@ -18,6 +18,7 @@ type Driver struct{}
 var (
 	_ cnm.PeerDriver = Driver{}
 	_ cnm.LinkNamer  = Driver{}
+	_ cnm.Updater    = Driver{}
 )
 
 const name = "overlay"

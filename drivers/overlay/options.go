@@ -47,6 +47,11 @@ func number(value string, last uint64) (uint64, error) {
 	return n, nil
 }
 
+// Option implements [cnm.Updater].
+func (Driver) Option(name string) (own string, inPlace bool) {
+	return bridge.OptionOf(knownOptions(), append(bridge.Fixed(), "port", "vni"), name)
+}
+
 // DecodeOptions decodes a network's options: the bridge's, and vni and port. An unknown name and a malformed
 // value are errors that say so.
 func DecodeOptions(given map[string]string) (Options, error) {

@@ -19,6 +19,7 @@ type Driver struct {
 var (
 	_ cnm.PeerDriver = Driver{}
 	_ cnm.LinkNamer  = Driver{}
+	_ cnm.Updater    = Driver{}
 )
 
 // Name is the backend's.

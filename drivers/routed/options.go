@@ -53,6 +53,12 @@ func knownOptions(b backend.Backend) []bridge.Option[Options] {
 	return known
 }
 
+// Option implements [cnm.Updater]. What the nodes' leases and the tunnel are made from stays.
+func (d Driver) Option(name string) (own string, inPlace bool) {
+	fixed := append(bridge.Fixed(), optionSubnetLength, optionSubnetLength6, optionFlannelPrefix)
+	return bridge.OptionOf(knownOptions(d.Backend), append(fixed, d.Backend.Options()...), name)
+}
+
 // Decode decodes a network's options. An unknown name, a malformed value and options that exclude each
 // other are errors that say so.
 func (d Driver) Decode(n cnm.Network) (Options, error) {

@@ -55,6 +55,7 @@ func (m blocks) extend(ctx context.Context, n cnm.Network, want []netip.Addr) (c
 	m.mu.Lock()
 	m.giveBlocks(&n)
 	m.mu.Unlock()
+	defer m.outdated(n)
 	return n, m.ctrl.Adopt(ctx, n)
 }
 

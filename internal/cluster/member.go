@@ -385,6 +385,12 @@ func (m *Member) Create(ctx context.Context, n cnm.Network, pools []cnm.PoolRequ
 	return m.networks.create(ctx, n, pools, t)
 }
 
+// Update implements [cnm.Membership].
+func (m *Member) Update(ctx context.Context, n cnm.Network, edit func(cnm.Network) (cnm.Network, error)) (cnm.Network,
+	error) {
+	return m.networks.update(ctx, n, edit)
+}
+
 // Delete implements [cnm.Membership].
 func (m *Member) Delete(ctx context.Context, n cnm.Network) error { return m.networks.delete(ctx, n) }
 
