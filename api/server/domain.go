@@ -21,6 +21,8 @@ type Networks interface {
 	CreateNetwork(context.Context, cnm.NetworkRequest) (NetworkView, error)
 	ListNetworks(context.Context) ([]NetworkView, error)
 	InspectNetwork(ctx context.Context, ref string) (NetworkView, error)
+	// UpdateNetwork changes a network in place, or nothing.
+	UpdateNetwork(ctx context.Context, ref string, c cnm.NetworkChange) (NetworkView, error)
 	RemoveNetwork(ctx context.Context, ref string) (id string, err error)
 	// LeaveNetwork and JoinNetwork say whether this node takes part in a network of the cluster.
 	LeaveNetwork(ctx context.Context, ref string, force bool) (id string, err error)

@@ -58,6 +58,17 @@ func (s *networksService) Inspect(ctx context.Context, r *apiv1.InspectNetworkRe
 	return encodeNetwork(n), nil
 }
 
+func (s *networksService) Update(ctx context.Context, r *apiv1.UpdateNetworkRequest) (*apiv1.Network, error) {
+	n, err := s.networks.UpdateNetwork(ctx, r.GetNetwork(), cnm.NetworkChange{
+		Options: r.GetOptions(), RemoveOptions: r.GetRemoveOptions(), Labels: r.GetLabels(),
+		RemoveLabels: r.GetRemoveLabels(), Internal: r.Internal,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return encodeNetwork(n), nil
+}
+
 func (s *networksService) Remove(ctx context.Context, r *apiv1.RemoveNetworkRequest) (*apiv1.RemoveNetworkResponse,
 	error) {
 	id, err := s.networks.RemoveNetwork(ctx, r.GetNetwork())

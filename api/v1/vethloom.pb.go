@@ -846,6 +846,90 @@ func (x *JoinNetworkResponse) GetId() string {
 	return ""
 }
 
+type UpdateNetworkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	Options       map[string]string      `protobuf:"bytes,2,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // to be set
+	RemoveOptions []string               `protobuf:"bytes,3,rep,name=remove_options,json=removeOptions,proto3" json:"remove_options,omitempty"`                                          // to be as if they had never been given
+	Labels        map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	RemoveLabels  []string               `protobuf:"bytes,5,rep,name=remove_labels,json=removeLabels,proto3" json:"remove_labels,omitempty"`
+	Internal      *bool                  `protobuf:"varint,6,opt,name=internal,proto3,oneof" json:"internal,omitempty"` // unset: as it is
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateNetworkRequest) Reset() {
+	*x = UpdateNetworkRequest{}
+	mi := &file_vethloom_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateNetworkRequest) ProtoMessage() {}
+
+func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
+func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *UpdateNetworkRequest) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *UpdateNetworkRequest) GetOptions() map[string]string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+func (x *UpdateNetworkRequest) GetRemoveOptions() []string {
+	if x != nil {
+		return x.RemoveOptions
+	}
+	return nil
+}
+
+func (x *UpdateNetworkRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *UpdateNetworkRequest) GetRemoveLabels() []string {
+	if x != nil {
+		return x.RemoveLabels
+	}
+	return nil
+}
+
+func (x *UpdateNetworkRequest) GetInternal() bool {
+	if x != nil && x.Internal != nil {
+		return *x.Internal
+	}
+	return false
+}
+
 type PruneNetworksRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -854,7 +938,7 @@ type PruneNetworksRequest struct {
 
 func (x *PruneNetworksRequest) Reset() {
 	*x = PruneNetworksRequest{}
-	mi := &file_vethloom_proto_msgTypes[13]
+	mi := &file_vethloom_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +950,7 @@ func (x *PruneNetworksRequest) String() string {
 func (*PruneNetworksRequest) ProtoMessage() {}
 
 func (x *PruneNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[13]
+	mi := &file_vethloom_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +963,7 @@ func (x *PruneNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneNetworksRequest.ProtoReflect.Descriptor instead.
 func (*PruneNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{13}
+	return file_vethloom_proto_rawDescGZIP(), []int{14}
 }
 
 type PruneNetworksResponse struct {
@@ -891,7 +975,7 @@ type PruneNetworksResponse struct {
 
 func (x *PruneNetworksResponse) Reset() {
 	*x = PruneNetworksResponse{}
-	mi := &file_vethloom_proto_msgTypes[14]
+	mi := &file_vethloom_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +987,7 @@ func (x *PruneNetworksResponse) String() string {
 func (*PruneNetworksResponse) ProtoMessage() {}
 
 func (x *PruneNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[14]
+	mi := &file_vethloom_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1000,7 @@ func (x *PruneNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneNetworksResponse.ProtoReflect.Descriptor instead.
 func (*PruneNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{14}
+	return file_vethloom_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PruneNetworksResponse) GetNames() []string {
@@ -940,7 +1024,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_vethloom_proto_msgTypes[15]
+	mi := &file_vethloom_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1036,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[15]
+	mi := &file_vethloom_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1049,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{15}
+	return file_vethloom_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ConnectRequest) GetNetwork() string {
@@ -1021,7 +1105,7 @@ type DisconnectRequest struct {
 
 func (x *DisconnectRequest) Reset() {
 	*x = DisconnectRequest{}
-	mi := &file_vethloom_proto_msgTypes[16]
+	mi := &file_vethloom_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1117,7 @@ func (x *DisconnectRequest) String() string {
 func (*DisconnectRequest) ProtoMessage() {}
 
 func (x *DisconnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[16]
+	mi := &file_vethloom_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1130,7 @@ func (x *DisconnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectRequest.ProtoReflect.Descriptor instead.
 func (*DisconnectRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{16}
+	return file_vethloom_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DisconnectRequest) GetNetwork() string {
@@ -1078,7 +1162,7 @@ type DisconnectResponse struct {
 
 func (x *DisconnectResponse) Reset() {
 	*x = DisconnectResponse{}
-	mi := &file_vethloom_proto_msgTypes[17]
+	mi := &file_vethloom_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1174,7 @@ func (x *DisconnectResponse) String() string {
 func (*DisconnectResponse) ProtoMessage() {}
 
 func (x *DisconnectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[17]
+	mi := &file_vethloom_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1187,7 @@ func (x *DisconnectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectResponse.ProtoReflect.Descriptor instead.
 func (*DisconnectResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{17}
+	return file_vethloom_proto_rawDescGZIP(), []int{18}
 }
 
 type Endpoint struct {
@@ -1128,7 +1212,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_vethloom_proto_msgTypes[18]
+	mi := &file_vethloom_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1140,7 +1224,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[18]
+	mi := &file_vethloom_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1153,7 +1237,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{18}
+	return file_vethloom_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Endpoint) GetId() string {
@@ -1268,7 +1352,7 @@ type PortMapping struct {
 
 func (x *PortMapping) Reset() {
 	*x = PortMapping{}
-	mi := &file_vethloom_proto_msgTypes[19]
+	mi := &file_vethloom_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1364,7 @@ func (x *PortMapping) String() string {
 func (*PortMapping) ProtoMessage() {}
 
 func (x *PortMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[19]
+	mi := &file_vethloom_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1377,7 @@ func (x *PortMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
 func (*PortMapping) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{19}
+	return file_vethloom_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PortMapping) GetProto() string {
@@ -1350,7 +1434,7 @@ type CreateSandboxRequest struct {
 
 func (x *CreateSandboxRequest) Reset() {
 	*x = CreateSandboxRequest{}
-	mi := &file_vethloom_proto_msgTypes[20]
+	mi := &file_vethloom_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1362,7 +1446,7 @@ func (x *CreateSandboxRequest) String() string {
 func (*CreateSandboxRequest) ProtoMessage() {}
 
 func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[20]
+	mi := &file_vethloom_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1375,7 +1459,7 @@ func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxRequest.ProtoReflect.Descriptor instead.
 func (*CreateSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{20}
+	return file_vethloom_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateSandboxRequest) GetId() string {
@@ -1419,7 +1503,7 @@ type Sandbox struct {
 
 func (x *Sandbox) Reset() {
 	*x = Sandbox{}
-	mi := &file_vethloom_proto_msgTypes[21]
+	mi := &file_vethloom_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1515,7 @@ func (x *Sandbox) String() string {
 func (*Sandbox) ProtoMessage() {}
 
 func (x *Sandbox) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[21]
+	mi := &file_vethloom_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1528,7 @@ func (x *Sandbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sandbox.ProtoReflect.Descriptor instead.
 func (*Sandbox) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{21}
+	return file_vethloom_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Sandbox) GetId() string {
@@ -1491,7 +1575,7 @@ type RemoveSandboxRequest struct {
 
 func (x *RemoveSandboxRequest) Reset() {
 	*x = RemoveSandboxRequest{}
-	mi := &file_vethloom_proto_msgTypes[22]
+	mi := &file_vethloom_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1587,7 @@ func (x *RemoveSandboxRequest) String() string {
 func (*RemoveSandboxRequest) ProtoMessage() {}
 
 func (x *RemoveSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[22]
+	mi := &file_vethloom_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1600,7 @@ func (x *RemoveSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSandboxRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{22}
+	return file_vethloom_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RemoveSandboxRequest) GetId() string {
@@ -1534,7 +1618,7 @@ type RemoveSandboxResponse struct {
 
 func (x *RemoveSandboxResponse) Reset() {
 	*x = RemoveSandboxResponse{}
-	mi := &file_vethloom_proto_msgTypes[23]
+	mi := &file_vethloom_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1630,7 @@ func (x *RemoveSandboxResponse) String() string {
 func (*RemoveSandboxResponse) ProtoMessage() {}
 
 func (x *RemoveSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[23]
+	mi := &file_vethloom_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1643,7 @@ func (x *RemoveSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSandboxResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{23}
+	return file_vethloom_proto_rawDescGZIP(), []int{24}
 }
 
 type ListSandboxesRequest struct {
@@ -1570,7 +1654,7 @@ type ListSandboxesRequest struct {
 
 func (x *ListSandboxesRequest) Reset() {
 	*x = ListSandboxesRequest{}
-	mi := &file_vethloom_proto_msgTypes[24]
+	mi := &file_vethloom_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1666,7 @@ func (x *ListSandboxesRequest) String() string {
 func (*ListSandboxesRequest) ProtoMessage() {}
 
 func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[24]
+	mi := &file_vethloom_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1679,7 @@ func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesRequest.ProtoReflect.Descriptor instead.
 func (*ListSandboxesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{24}
+	return file_vethloom_proto_rawDescGZIP(), []int{25}
 }
 
 type ListSandboxesResponse struct {
@@ -1607,7 +1691,7 @@ type ListSandboxesResponse struct {
 
 func (x *ListSandboxesResponse) Reset() {
 	*x = ListSandboxesResponse{}
-	mi := &file_vethloom_proto_msgTypes[25]
+	mi := &file_vethloom_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1703,7 @@ func (x *ListSandboxesResponse) String() string {
 func (*ListSandboxesResponse) ProtoMessage() {}
 
 func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[25]
+	mi := &file_vethloom_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1716,7 @@ func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesResponse.ProtoReflect.Descriptor instead.
 func (*ListSandboxesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{25}
+	return file_vethloom_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListSandboxesResponse) GetSandboxes() []*Sandbox {
@@ -1662,7 +1746,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_vethloom_proto_msgTypes[26]
+	mi := &file_vethloom_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1758,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[26]
+	mi := &file_vethloom_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1771,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{26}
+	return file_vethloom_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Node) GetId() string {
@@ -1784,7 +1868,7 @@ type NodeSubnet struct {
 
 func (x *NodeSubnet) Reset() {
 	*x = NodeSubnet{}
-	mi := &file_vethloom_proto_msgTypes[27]
+	mi := &file_vethloom_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1796,7 +1880,7 @@ func (x *NodeSubnet) String() string {
 func (*NodeSubnet) ProtoMessage() {}
 
 func (x *NodeSubnet) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[27]
+	mi := &file_vethloom_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1809,7 +1893,7 @@ func (x *NodeSubnet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSubnet.ProtoReflect.Descriptor instead.
 func (*NodeSubnet) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{27}
+	return file_vethloom_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeSubnet) GetNetwork() string {
@@ -1847,7 +1931,7 @@ type PeerHealth struct {
 
 func (x *PeerHealth) Reset() {
 	*x = PeerHealth{}
-	mi := &file_vethloom_proto_msgTypes[28]
+	mi := &file_vethloom_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +1943,7 @@ func (x *PeerHealth) String() string {
 func (*PeerHealth) ProtoMessage() {}
 
 func (x *PeerHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[28]
+	mi := &file_vethloom_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +1956,7 @@ func (x *PeerHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerHealth.ProtoReflect.Descriptor instead.
 func (*PeerHealth) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{28}
+	return file_vethloom_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PeerHealth) GetPath() string {
@@ -1968,7 +2052,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_vethloom_proto_msgTypes[29]
+	mi := &file_vethloom_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2064,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[29]
+	mi := &file_vethloom_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2077,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{29}
+	return file_vethloom_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListNodesRequest) GetFilters() []string {
@@ -2012,7 +2096,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_vethloom_proto_msgTypes[30]
+	mi := &file_vethloom_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2024,7 +2108,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[30]
+	mi := &file_vethloom_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2037,7 +2121,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{30}
+	return file_vethloom_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -2056,7 +2140,7 @@ type InspectNodeRequest struct {
 
 func (x *InspectNodeRequest) Reset() {
 	*x = InspectNodeRequest{}
-	mi := &file_vethloom_proto_msgTypes[31]
+	mi := &file_vethloom_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2068,7 +2152,7 @@ func (x *InspectNodeRequest) String() string {
 func (*InspectNodeRequest) ProtoMessage() {}
 
 func (x *InspectNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[31]
+	mi := &file_vethloom_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2081,7 +2165,7 @@ func (x *InspectNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectNodeRequest.ProtoReflect.Descriptor instead.
 func (*InspectNodeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{31}
+	return file_vethloom_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *InspectNodeRequest) GetNode() string {
@@ -2100,7 +2184,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_vethloom_proto_msgTypes[32]
+	mi := &file_vethloom_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2196,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[32]
+	mi := &file_vethloom_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2209,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{32}
+	return file_vethloom_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -2144,7 +2228,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_vethloom_proto_msgTypes[33]
+	mi := &file_vethloom_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +2240,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[33]
+	mi := &file_vethloom_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +2253,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{33}
+	return file_vethloom_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RemoveNodeResponse) GetId() string {
@@ -2197,7 +2281,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_vethloom_proto_msgTypes[34]
+	mi := &file_vethloom_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2293,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[34]
+	mi := &file_vethloom_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2306,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{34}
+	return file_vethloom_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Lease) GetNetwork() string {
@@ -2304,7 +2388,7 @@ type ListLeasesRequest struct {
 
 func (x *ListLeasesRequest) Reset() {
 	*x = ListLeasesRequest{}
-	mi := &file_vethloom_proto_msgTypes[35]
+	mi := &file_vethloom_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2316,7 +2400,7 @@ func (x *ListLeasesRequest) String() string {
 func (*ListLeasesRequest) ProtoMessage() {}
 
 func (x *ListLeasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[35]
+	mi := &file_vethloom_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2329,7 +2413,7 @@ func (x *ListLeasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeasesRequest.ProtoReflect.Descriptor instead.
 func (*ListLeasesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{35}
+	return file_vethloom_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListLeasesRequest) GetFilters() []string {
@@ -2348,7 +2432,7 @@ type ListLeasesResponse struct {
 
 func (x *ListLeasesResponse) Reset() {
 	*x = ListLeasesResponse{}
-	mi := &file_vethloom_proto_msgTypes[36]
+	mi := &file_vethloom_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2360,7 +2444,7 @@ func (x *ListLeasesResponse) String() string {
 func (*ListLeasesResponse) ProtoMessage() {}
 
 func (x *ListLeasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[36]
+	mi := &file_vethloom_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2373,7 +2457,7 @@ func (x *ListLeasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeasesResponse.ProtoReflect.Descriptor instead.
 func (*ListLeasesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{36}
+	return file_vethloom_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListLeasesResponse) GetLeases() []*Lease {
@@ -2419,7 +2503,7 @@ type ContainerSpec struct {
 
 func (x *ContainerSpec) Reset() {
 	*x = ContainerSpec{}
-	mi := &file_vethloom_proto_msgTypes[37]
+	mi := &file_vethloom_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2431,7 +2515,7 @@ func (x *ContainerSpec) String() string {
 func (*ContainerSpec) ProtoMessage() {}
 
 func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[37]
+	mi := &file_vethloom_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2444,7 +2528,7 @@ func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerSpec.ProtoReflect.Descriptor instead.
 func (*ContainerSpec) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{37}
+	return file_vethloom_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ContainerSpec) GetName() string {
@@ -2656,7 +2740,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_vethloom_proto_msgTypes[38]
+	mi := &file_vethloom_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2668,7 +2752,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[38]
+	mi := &file_vethloom_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2681,7 +2765,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{38}
+	return file_vethloom_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Mount) GetSource() string {
@@ -2728,7 +2812,7 @@ type CreateContainerRequest struct {
 
 func (x *CreateContainerRequest) Reset() {
 	*x = CreateContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[39]
+	mi := &file_vethloom_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2740,7 +2824,7 @@ func (x *CreateContainerRequest) String() string {
 func (*CreateContainerRequest) ProtoMessage() {}
 
 func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[39]
+	mi := &file_vethloom_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2753,7 +2837,7 @@ func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerRequest.ProtoReflect.Descriptor instead.
 func (*CreateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{39}
+	return file_vethloom_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CreateContainerRequest) GetSpec() *ContainerSpec {
@@ -2773,7 +2857,7 @@ type CreateContainerResponse struct {
 
 func (x *CreateContainerResponse) Reset() {
 	*x = CreateContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[40]
+	mi := &file_vethloom_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2785,7 +2869,7 @@ func (x *CreateContainerResponse) String() string {
 func (*CreateContainerResponse) ProtoMessage() {}
 
 func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[40]
+	mi := &file_vethloom_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2798,7 +2882,7 @@ func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerResponse.ProtoReflect.Descriptor instead.
 func (*CreateContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{40}
+	return file_vethloom_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CreateContainerResponse) GetId() string {
@@ -2824,7 +2908,7 @@ type StartContainerRequest struct {
 
 func (x *StartContainerRequest) Reset() {
 	*x = StartContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[41]
+	mi := &file_vethloom_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +2920,7 @@ func (x *StartContainerRequest) String() string {
 func (*StartContainerRequest) ProtoMessage() {}
 
 func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[41]
+	mi := &file_vethloom_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +2933,7 @@ func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerRequest.ProtoReflect.Descriptor instead.
 func (*StartContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{41}
+	return file_vethloom_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StartContainerRequest) GetContainer() string {
@@ -2867,7 +2951,7 @@ type StartContainerResponse struct {
 
 func (x *StartContainerResponse) Reset() {
 	*x = StartContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[42]
+	mi := &file_vethloom_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +2963,7 @@ func (x *StartContainerResponse) String() string {
 func (*StartContainerResponse) ProtoMessage() {}
 
 func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[42]
+	mi := &file_vethloom_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2892,7 +2976,7 @@ func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerResponse.ProtoReflect.Descriptor instead.
 func (*StartContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{42}
+	return file_vethloom_proto_rawDescGZIP(), []int{43}
 }
 
 type AttachRequest struct {
@@ -2911,7 +2995,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_vethloom_proto_msgTypes[43]
+	mi := &file_vethloom_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2923,7 +3007,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[43]
+	mi := &file_vethloom_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2936,7 +3020,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{43}
+	return file_vethloom_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AttachRequest) GetMessage() isAttachRequest_Message {
@@ -3037,7 +3121,7 @@ type AttachOptions struct {
 
 func (x *AttachOptions) Reset() {
 	*x = AttachOptions{}
-	mi := &file_vethloom_proto_msgTypes[44]
+	mi := &file_vethloom_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3049,7 +3133,7 @@ func (x *AttachOptions) String() string {
 func (*AttachOptions) ProtoMessage() {}
 
 func (x *AttachOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[44]
+	mi := &file_vethloom_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3062,7 +3146,7 @@ func (x *AttachOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachOptions.ProtoReflect.Descriptor instead.
 func (*AttachOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{44}
+	return file_vethloom_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AttachOptions) GetContainer() string {
@@ -3109,7 +3193,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_vethloom_proto_msgTypes[45]
+	mi := &file_vethloom_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3121,7 +3205,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[45]
+	mi := &file_vethloom_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3134,7 +3218,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{45}
+	return file_vethloom_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ExecRequest) GetMessage() isExecRequest_Message {
@@ -3242,7 +3326,7 @@ type ExecOptions struct {
 
 func (x *ExecOptions) Reset() {
 	*x = ExecOptions{}
-	mi := &file_vethloom_proto_msgTypes[46]
+	mi := &file_vethloom_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3254,7 +3338,7 @@ func (x *ExecOptions) String() string {
 func (*ExecOptions) ProtoMessage() {}
 
 func (x *ExecOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[46]
+	mi := &file_vethloom_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3267,7 +3351,7 @@ func (x *ExecOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOptions.ProtoReflect.Descriptor instead.
 func (*ExecOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{46}
+	return file_vethloom_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ExecOptions) GetContainer() string {
@@ -3359,7 +3443,7 @@ type ExecResume struct {
 
 func (x *ExecResume) Reset() {
 	*x = ExecResume{}
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3371,7 +3455,7 @@ func (x *ExecResume) String() string {
 func (*ExecResume) ProtoMessage() {}
 
 func (x *ExecResume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3384,7 +3468,7 @@ func (x *ExecResume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResume.ProtoReflect.Descriptor instead.
 func (*ExecResume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{47}
+	return file_vethloom_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ExecResume) GetId() string {
@@ -3418,7 +3502,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3430,7 +3514,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3443,7 +3527,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{48}
+	return file_vethloom_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -3475,7 +3559,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3487,7 +3571,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3500,7 +3584,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{49}
+	return file_vethloom_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *AttachResponse) GetMessage() isAttachResponse_Message {
@@ -3586,7 +3670,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3598,7 +3682,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3611,7 +3695,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{50}
+	return file_vethloom_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Started) GetId() string {
@@ -3654,7 +3738,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3666,7 +3750,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3679,7 +3763,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{51}
+	return file_vethloom_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ExitStatus) GetCode() int32 {
@@ -3723,7 +3807,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3735,7 +3819,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3748,7 +3832,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{52}
+	return file_vethloom_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LogsRequest) GetContainer() string {
@@ -3797,7 +3881,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3809,7 +3893,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3822,7 +3906,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{53}
+	return file_vethloom_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LogsResponse) GetTime() *timestamppb.Timestamp {
@@ -3856,7 +3940,7 @@ type ListContainersRequest struct {
 
 func (x *ListContainersRequest) Reset() {
 	*x = ListContainersRequest{}
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3868,7 +3952,7 @@ func (x *ListContainersRequest) String() string {
 func (*ListContainersRequest) ProtoMessage() {}
 
 func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3881,7 +3965,7 @@ func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersRequest.ProtoReflect.Descriptor instead.
 func (*ListContainersRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{54}
+	return file_vethloom_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListContainersRequest) GetAll() bool {
@@ -3907,7 +3991,7 @@ type ListContainersResponse struct {
 
 func (x *ListContainersResponse) Reset() {
 	*x = ListContainersResponse{}
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3919,7 +4003,7 @@ func (x *ListContainersResponse) String() string {
 func (*ListContainersResponse) ProtoMessage() {}
 
 func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3932,7 +4016,7 @@ func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersResponse.ProtoReflect.Descriptor instead.
 func (*ListContainersResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{55}
+	return file_vethloom_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListContainersResponse) GetContainers() []*Container {
@@ -3951,7 +4035,7 @@ type InspectContainerRequest struct {
 
 func (x *InspectContainerRequest) Reset() {
 	*x = InspectContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3963,7 +4047,7 @@ func (x *InspectContainerRequest) String() string {
 func (*InspectContainerRequest) ProtoMessage() {}
 
 func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3976,7 +4060,7 @@ func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectContainerRequest.ProtoReflect.Descriptor instead.
 func (*InspectContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{56}
+	return file_vethloom_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *InspectContainerRequest) GetContainer() string {
@@ -4010,7 +4094,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4022,7 +4106,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4035,7 +4119,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{57}
+	return file_vethloom_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Container) GetId() string {
@@ -4160,7 +4244,7 @@ type StopContainerRequest struct {
 
 func (x *StopContainerRequest) Reset() {
 	*x = StopContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4172,7 +4256,7 @@ func (x *StopContainerRequest) String() string {
 func (*StopContainerRequest) ProtoMessage() {}
 
 func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4185,7 +4269,7 @@ func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerRequest.ProtoReflect.Descriptor instead.
 func (*StopContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{58}
+	return file_vethloom_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *StopContainerRequest) GetContainer() string {
@@ -4210,7 +4294,7 @@ type StopContainerResponse struct {
 
 func (x *StopContainerResponse) Reset() {
 	*x = StopContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4222,7 +4306,7 @@ func (x *StopContainerResponse) String() string {
 func (*StopContainerResponse) ProtoMessage() {}
 
 func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4235,7 +4319,7 @@ func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerResponse.ProtoReflect.Descriptor instead.
 func (*StopContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{59}
+	return file_vethloom_proto_rawDescGZIP(), []int{60}
 }
 
 type KillContainerRequest struct {
@@ -4248,7 +4332,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4260,7 +4344,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4273,7 +4357,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{60}
+	return file_vethloom_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *KillContainerRequest) GetContainer() string {
@@ -4298,7 +4382,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4310,7 +4394,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4323,7 +4407,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{61}
+	return file_vethloom_proto_rawDescGZIP(), []int{62}
 }
 
 type RemoveContainerRequest struct {
@@ -4337,7 +4421,7 @@ type RemoveContainerRequest struct {
 
 func (x *RemoveContainerRequest) Reset() {
 	*x = RemoveContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4349,7 +4433,7 @@ func (x *RemoveContainerRequest) String() string {
 func (*RemoveContainerRequest) ProtoMessage() {}
 
 func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4362,7 +4446,7 @@ func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{62}
+	return file_vethloom_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *RemoveContainerRequest) GetContainer() string {
@@ -4395,7 +4479,7 @@ type RemoveContainerResponse struct {
 
 func (x *RemoveContainerResponse) Reset() {
 	*x = RemoveContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4407,7 +4491,7 @@ func (x *RemoveContainerResponse) String() string {
 func (*RemoveContainerResponse) ProtoMessage() {}
 
 func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4420,7 +4504,7 @@ func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerResponse.ProtoReflect.Descriptor instead.
 func (*RemoveContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{63}
+	return file_vethloom_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RemoveContainerResponse) GetId() string {
@@ -4439,7 +4523,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4451,7 +4535,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4464,7 +4548,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{64}
+	return file_vethloom_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *WaitContainerRequest) GetContainer() string {
@@ -4486,7 +4570,7 @@ type ChangePortsRequest struct {
 
 func (x *ChangePortsRequest) Reset() {
 	*x = ChangePortsRequest{}
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4498,7 +4582,7 @@ func (x *ChangePortsRequest) String() string {
 func (*ChangePortsRequest) ProtoMessage() {}
 
 func (x *ChangePortsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4511,7 +4595,7 @@ func (x *ChangePortsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePortsRequest.ProtoReflect.Descriptor instead.
 func (*ChangePortsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{65}
+	return file_vethloom_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ChangePortsRequest) GetContainer() string {
@@ -4543,7 +4627,7 @@ type ChangePortsResponse struct {
 
 func (x *ChangePortsResponse) Reset() {
 	*x = ChangePortsResponse{}
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4555,7 +4639,7 @@ func (x *ChangePortsResponse) String() string {
 func (*ChangePortsResponse) ProtoMessage() {}
 
 func (x *ChangePortsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4568,7 +4652,7 @@ func (x *ChangePortsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePortsResponse.ProtoReflect.Descriptor instead.
 func (*ChangePortsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{66}
+	return file_vethloom_proto_rawDescGZIP(), []int{67}
 }
 
 type ImportRequest struct {
@@ -4584,7 +4668,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4596,7 +4680,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4609,7 +4693,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{67}
+	return file_vethloom_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ImportRequest) GetMessage() isImportRequest_Message {
@@ -4664,7 +4748,7 @@ type ImportOptions struct {
 
 func (x *ImportOptions) Reset() {
 	*x = ImportOptions{}
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4676,7 +4760,7 @@ func (x *ImportOptions) String() string {
 func (*ImportOptions) ProtoMessage() {}
 
 func (x *ImportOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4689,7 +4773,7 @@ func (x *ImportOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOptions.ProtoReflect.Descriptor instead.
 func (*ImportOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{68}
+	return file_vethloom_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ImportOptions) GetReference() string {
@@ -4722,7 +4806,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4734,7 +4818,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4747,7 +4831,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{69}
+	return file_vethloom_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ImportResponse) GetId() string {
@@ -4766,7 +4850,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4778,7 +4862,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4791,7 +4875,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{70}
+	return file_vethloom_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *LoadRequest) GetData() []byte {
@@ -4810,7 +4894,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4822,7 +4906,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4835,7 +4919,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{71}
+	return file_vethloom_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *LoadResponse) GetReferences() []string {
@@ -4854,7 +4938,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4866,7 +4950,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4879,7 +4963,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{72}
+	return file_vethloom_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ListImagesRequest) GetFilters() []string {
@@ -4898,7 +4982,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4910,7 +4994,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4923,7 +5007,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{73}
+	return file_vethloom_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -4942,7 +5026,7 @@ type InspectImageRequest struct {
 
 func (x *InspectImageRequest) Reset() {
 	*x = InspectImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4954,7 +5038,7 @@ func (x *InspectImageRequest) String() string {
 func (*InspectImageRequest) ProtoMessage() {}
 
 func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4967,7 +5051,7 @@ func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageRequest.ProtoReflect.Descriptor instead.
 func (*InspectImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{74}
+	return file_vethloom_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *InspectImageRequest) GetImage() string {
@@ -5000,7 +5084,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5012,7 +5096,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5025,7 +5109,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{75}
+	return file_vethloom_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Image) GetId() string {
@@ -5143,7 +5227,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5155,7 +5239,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5168,7 +5252,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{76}
+	return file_vethloom_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *RemoveImageRequest) GetImage() string {
@@ -5195,7 +5279,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5207,7 +5291,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5220,7 +5304,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{77}
+	return file_vethloom_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *RemoveImageResponse) GetUntagged() []string {
@@ -5247,7 +5331,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5259,7 +5343,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5272,7 +5356,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{78}
+	return file_vethloom_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *TagImageRequest) GetSource() string {
@@ -5297,7 +5381,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5309,7 +5393,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5322,7 +5406,7 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{79}
+	return file_vethloom_proto_rawDescGZIP(), []int{80}
 }
 
 type CreateVolumeRequest struct {
@@ -5335,7 +5419,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5347,7 +5431,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5360,7 +5444,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{80}
+	return file_vethloom_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *CreateVolumeRequest) GetName() string {
@@ -5390,7 +5474,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5402,7 +5486,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5415,7 +5499,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{81}
+	return file_vethloom_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *Volume) GetName() string {
@@ -5462,7 +5546,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5474,7 +5558,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5487,7 +5571,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{82}
+	return file_vethloom_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ListVolumesRequest) GetFilters() []string {
@@ -5506,7 +5590,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5518,7 +5602,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5531,7 +5615,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{83}
+	return file_vethloom_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -5550,7 +5634,7 @@ type InspectVolumeRequest struct {
 
 func (x *InspectVolumeRequest) Reset() {
 	*x = InspectVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5562,7 +5646,7 @@ func (x *InspectVolumeRequest) String() string {
 func (*InspectVolumeRequest) ProtoMessage() {}
 
 func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5575,7 +5659,7 @@ func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectVolumeRequest.ProtoReflect.Descriptor instead.
 func (*InspectVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{84}
+	return file_vethloom_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *InspectVolumeRequest) GetName() string {
@@ -5594,7 +5678,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5606,7 +5690,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5619,7 +5703,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{85}
+	return file_vethloom_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *RemoveVolumeRequest) GetName() string {
@@ -5637,7 +5721,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5649,7 +5733,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5662,7 +5746,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{86}
+	return file_vethloom_proto_rawDescGZIP(), []int{87}
 }
 
 type PruneVolumesRequest struct {
@@ -5674,7 +5758,7 @@ type PruneVolumesRequest struct {
 
 func (x *PruneVolumesRequest) Reset() {
 	*x = PruneVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5686,7 +5770,7 @@ func (x *PruneVolumesRequest) String() string {
 func (*PruneVolumesRequest) ProtoMessage() {}
 
 func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5699,7 +5783,7 @@ func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesRequest.ProtoReflect.Descriptor instead.
 func (*PruneVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{87}
+	return file_vethloom_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *PruneVolumesRequest) GetAll() bool {
@@ -5718,7 +5802,7 @@ type PruneVolumesResponse struct {
 
 func (x *PruneVolumesResponse) Reset() {
 	*x = PruneVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5730,7 +5814,7 @@ func (x *PruneVolumesResponse) String() string {
 func (*PruneVolumesResponse) ProtoMessage() {}
 
 func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5743,7 +5827,7 @@ func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesResponse.ProtoReflect.Descriptor instead.
 func (*PruneVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{88}
+	return file_vethloom_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *PruneVolumesResponse) GetNames() []string {
@@ -5761,7 +5845,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5773,7 +5857,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5786,7 +5870,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{89}
+	return file_vethloom_proto_rawDescGZIP(), []int{90}
 }
 
 type VersionResponse struct {
@@ -5801,7 +5885,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5813,7 +5897,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5826,7 +5910,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{90}
+	return file_vethloom_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -5865,7 +5949,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5877,7 +5961,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5890,7 +5974,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{91}
+	return file_vethloom_proto_rawDescGZIP(), []int{92}
 }
 
 type StatusResponse struct {
@@ -5918,7 +6002,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5930,7 +6014,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5943,7 +6027,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{92}
+	return file_vethloom_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -6084,7 +6168,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6096,7 +6180,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6109,7 +6193,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{93}
+	return file_vethloom_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *ClusterStatus) GetStore() string {
@@ -6201,7 +6285,7 @@ type OwnerError struct {
 
 func (x *OwnerError) Reset() {
 	*x = OwnerError{}
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6213,7 +6297,7 @@ func (x *OwnerError) String() string {
 func (*OwnerError) ProtoMessage() {}
 
 func (x *OwnerError) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6226,7 +6310,7 @@ func (x *OwnerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerError.ProtoReflect.Descriptor instead.
 func (*OwnerError) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{94}
+	return file_vethloom_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *OwnerError) GetOwner() string {
@@ -6265,7 +6349,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6277,7 +6361,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6290,7 +6374,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{95}
+	return file_vethloom_proto_rawDescGZIP(), []int{96}
 }
 
 type DiffResponse struct {
@@ -6302,7 +6386,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_vethloom_proto_msgTypes[96]
+	mi := &file_vethloom_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6314,7 +6398,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[96]
+	mi := &file_vethloom_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6327,7 +6411,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{96}
+	return file_vethloom_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *DiffResponse) GetOps() []*Op {
@@ -6351,7 +6435,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_vethloom_proto_msgTypes[97]
+	mi := &file_vethloom_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6363,7 +6447,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[97]
+	mi := &file_vethloom_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6376,7 +6460,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{97}
+	return file_vethloom_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *Op) GetVerb() string {
@@ -6429,7 +6513,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_vethloom_proto_msgTypes[98]
+	mi := &file_vethloom_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6441,7 +6525,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[98]
+	mi := &file_vethloom_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6454,7 +6538,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{98}
+	return file_vethloom_proto_rawDescGZIP(), []int{99}
 }
 
 type DoctorResponse struct {
@@ -6466,7 +6550,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_vethloom_proto_msgTypes[99]
+	mi := &file_vethloom_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6478,7 +6562,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[99]
+	mi := &file_vethloom_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6491,7 +6575,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{99}
+	return file_vethloom_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -6513,7 +6597,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vethloom_proto_msgTypes[100]
+	mi := &file_vethloom_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6525,7 +6609,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[100]
+	mi := &file_vethloom_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6538,7 +6622,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{100}
+	return file_vethloom_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *Finding) GetCheck() string {
@@ -6578,7 +6662,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_vethloom_proto_msgTypes[101]
+	mi := &file_vethloom_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6590,7 +6674,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[101]
+	mi := &file_vethloom_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6603,7 +6687,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{101}
+	return file_vethloom_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *EventsRequest) GetFilters() []string {
@@ -6626,7 +6710,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_vethloom_proto_msgTypes[102]
+	mi := &file_vethloom_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6638,7 +6722,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[102]
+	mi := &file_vethloom_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6651,7 +6735,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{102}
+	return file_vethloom_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -6766,7 +6850,21 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x12JoinNetworkRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\"%\n" +
 	"\x13JoinNetworkResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x16\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xb2\x03\n" +
+	"\x14UpdateNetworkRequest\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12H\n" +
+	"\aoptions\x18\x02 \x03(\v2..vethloom.v1.UpdateNetworkRequest.OptionsEntryR\aoptions\x12%\n" +
+	"\x0eremove_options\x18\x03 \x03(\tR\rremoveOptions\x12E\n" +
+	"\x06labels\x18\x04 \x03(\v2-.vethloom.v1.UpdateNetworkRequest.LabelsEntryR\x06labels\x12#\n" +
+	"\rremove_labels\x18\x05 \x03(\tR\fremoveLabels\x12\x1f\n" +
+	"\binternal\x18\x06 \x01(\bH\x00R\binternal\x88\x01\x01\x1a:\n" +
+	"\fOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
+	"\t_internal\"\x16\n" +
 	"\x14PruneNetworksRequest\"-\n" +
 	"\x15PruneNetworksResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\tR\x05names\"\xcc\x01\n" +
@@ -7239,12 +7337,13 @@ const file_vethloom_proto_rawDesc = "" +
 	"attributes\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xa7\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xea\x05\n" +
 	"\bNetworks\x12A\n" +
 	"\x06Create\x12!.vethloom.v1.CreateNetworkRequest\x1a\x14.vethloom.v1.Network\x12K\n" +
 	"\x04List\x12 .vethloom.v1.ListNetworksRequest\x1a!.vethloom.v1.ListNetworksResponse\x12C\n" +
 	"\aInspect\x12\".vethloom.v1.InspectNetworkRequest\x1a\x14.vethloom.v1.Network\x12O\n" +
-	"\x06Remove\x12!.vethloom.v1.RemoveNetworkRequest\x1a\".vethloom.v1.RemoveNetworkResponse\x12N\n" +
+	"\x06Remove\x12!.vethloom.v1.RemoveNetworkRequest\x1a\".vethloom.v1.RemoveNetworkResponse\x12A\n" +
+	"\x06Update\x12!.vethloom.v1.UpdateNetworkRequest\x1a\x14.vethloom.v1.Network\x12N\n" +
 	"\x05Prune\x12!.vethloom.v1.PruneNetworksRequest\x1a\".vethloom.v1.PruneNetworksResponse\x12L\n" +
 	"\x05Leave\x12 .vethloom.v1.LeaveNetworkRequest\x1a!.vethloom.v1.LeaveNetworkResponse\x12I\n" +
 	"\x04Join\x12\x1f.vethloom.v1.JoinNetworkRequest\x1a .vethloom.v1.JoinNetworkResponse\x12=\n" +
@@ -7307,7 +7406,7 @@ func file_vethloom_proto_rawDescGZIP() []byte {
 	return file_vethloom_proto_rawDescData
 }
 
-var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 116)
+var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 119)
 var file_vethloom_proto_goTypes = []any{
 	(*Pool)(nil),                    // 0: vethloom.v1.Pool
 	(*CreateNetworkRequest)(nil),    // 1: vethloom.v1.CreateNetworkRequest
@@ -7322,281 +7421,288 @@ var file_vethloom_proto_goTypes = []any{
 	(*LeaveNetworkResponse)(nil),    // 10: vethloom.v1.LeaveNetworkResponse
 	(*JoinNetworkRequest)(nil),      // 11: vethloom.v1.JoinNetworkRequest
 	(*JoinNetworkResponse)(nil),     // 12: vethloom.v1.JoinNetworkResponse
-	(*PruneNetworksRequest)(nil),    // 13: vethloom.v1.PruneNetworksRequest
-	(*PruneNetworksResponse)(nil),   // 14: vethloom.v1.PruneNetworksResponse
-	(*ConnectRequest)(nil),          // 15: vethloom.v1.ConnectRequest
-	(*DisconnectRequest)(nil),       // 16: vethloom.v1.DisconnectRequest
-	(*DisconnectResponse)(nil),      // 17: vethloom.v1.DisconnectResponse
-	(*Endpoint)(nil),                // 18: vethloom.v1.Endpoint
-	(*PortMapping)(nil),             // 19: vethloom.v1.PortMapping
-	(*CreateSandboxRequest)(nil),    // 20: vethloom.v1.CreateSandboxRequest
-	(*Sandbox)(nil),                 // 21: vethloom.v1.Sandbox
-	(*RemoveSandboxRequest)(nil),    // 22: vethloom.v1.RemoveSandboxRequest
-	(*RemoveSandboxResponse)(nil),   // 23: vethloom.v1.RemoveSandboxResponse
-	(*ListSandboxesRequest)(nil),    // 24: vethloom.v1.ListSandboxesRequest
-	(*ListSandboxesResponse)(nil),   // 25: vethloom.v1.ListSandboxesResponse
-	(*Node)(nil),                    // 26: vethloom.v1.Node
-	(*NodeSubnet)(nil),              // 27: vethloom.v1.NodeSubnet
-	(*PeerHealth)(nil),              // 28: vethloom.v1.PeerHealth
-	(*ListNodesRequest)(nil),        // 29: vethloom.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),       // 30: vethloom.v1.ListNodesResponse
-	(*InspectNodeRequest)(nil),      // 31: vethloom.v1.InspectNodeRequest
-	(*RemoveNodeRequest)(nil),       // 32: vethloom.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),      // 33: vethloom.v1.RemoveNodeResponse
-	(*Lease)(nil),                   // 34: vethloom.v1.Lease
-	(*ListLeasesRequest)(nil),       // 35: vethloom.v1.ListLeasesRequest
-	(*ListLeasesResponse)(nil),      // 36: vethloom.v1.ListLeasesResponse
-	(*ContainerSpec)(nil),           // 37: vethloom.v1.ContainerSpec
-	(*Mount)(nil),                   // 38: vethloom.v1.Mount
-	(*CreateContainerRequest)(nil),  // 39: vethloom.v1.CreateContainerRequest
-	(*CreateContainerResponse)(nil), // 40: vethloom.v1.CreateContainerResponse
-	(*StartContainerRequest)(nil),   // 41: vethloom.v1.StartContainerRequest
-	(*StartContainerResponse)(nil),  // 42: vethloom.v1.StartContainerResponse
-	(*AttachRequest)(nil),           // 43: vethloom.v1.AttachRequest
-	(*AttachOptions)(nil),           // 44: vethloom.v1.AttachOptions
-	(*ExecRequest)(nil),             // 45: vethloom.v1.ExecRequest
-	(*ExecOptions)(nil),             // 46: vethloom.v1.ExecOptions
-	(*ExecResume)(nil),              // 47: vethloom.v1.ExecResume
-	(*WindowSize)(nil),              // 48: vethloom.v1.WindowSize
-	(*AttachResponse)(nil),          // 49: vethloom.v1.AttachResponse
-	(*Started)(nil),                 // 50: vethloom.v1.Started
-	(*ExitStatus)(nil),              // 51: vethloom.v1.ExitStatus
-	(*LogsRequest)(nil),             // 52: vethloom.v1.LogsRequest
-	(*LogsResponse)(nil),            // 53: vethloom.v1.LogsResponse
-	(*ListContainersRequest)(nil),   // 54: vethloom.v1.ListContainersRequest
-	(*ListContainersResponse)(nil),  // 55: vethloom.v1.ListContainersResponse
-	(*InspectContainerRequest)(nil), // 56: vethloom.v1.InspectContainerRequest
-	(*Container)(nil),               // 57: vethloom.v1.Container
-	(*StopContainerRequest)(nil),    // 58: vethloom.v1.StopContainerRequest
-	(*StopContainerResponse)(nil),   // 59: vethloom.v1.StopContainerResponse
-	(*KillContainerRequest)(nil),    // 60: vethloom.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),   // 61: vethloom.v1.KillContainerResponse
-	(*RemoveContainerRequest)(nil),  // 62: vethloom.v1.RemoveContainerRequest
-	(*RemoveContainerResponse)(nil), // 63: vethloom.v1.RemoveContainerResponse
-	(*WaitContainerRequest)(nil),    // 64: vethloom.v1.WaitContainerRequest
-	(*ChangePortsRequest)(nil),      // 65: vethloom.v1.ChangePortsRequest
-	(*ChangePortsResponse)(nil),     // 66: vethloom.v1.ChangePortsResponse
-	(*ImportRequest)(nil),           // 67: vethloom.v1.ImportRequest
-	(*ImportOptions)(nil),           // 68: vethloom.v1.ImportOptions
-	(*ImportResponse)(nil),          // 69: vethloom.v1.ImportResponse
-	(*LoadRequest)(nil),             // 70: vethloom.v1.LoadRequest
-	(*LoadResponse)(nil),            // 71: vethloom.v1.LoadResponse
-	(*ListImagesRequest)(nil),       // 72: vethloom.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),      // 73: vethloom.v1.ListImagesResponse
-	(*InspectImageRequest)(nil),     // 74: vethloom.v1.InspectImageRequest
-	(*Image)(nil),                   // 75: vethloom.v1.Image
-	(*RemoveImageRequest)(nil),      // 76: vethloom.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),     // 77: vethloom.v1.RemoveImageResponse
-	(*TagImageRequest)(nil),         // 78: vethloom.v1.TagImageRequest
-	(*TagImageResponse)(nil),        // 79: vethloom.v1.TagImageResponse
-	(*CreateVolumeRequest)(nil),     // 80: vethloom.v1.CreateVolumeRequest
-	(*Volume)(nil),                  // 81: vethloom.v1.Volume
-	(*ListVolumesRequest)(nil),      // 82: vethloom.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),     // 83: vethloom.v1.ListVolumesResponse
-	(*InspectVolumeRequest)(nil),    // 84: vethloom.v1.InspectVolumeRequest
-	(*RemoveVolumeRequest)(nil),     // 85: vethloom.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),    // 86: vethloom.v1.RemoveVolumeResponse
-	(*PruneVolumesRequest)(nil),     // 87: vethloom.v1.PruneVolumesRequest
-	(*PruneVolumesResponse)(nil),    // 88: vethloom.v1.PruneVolumesResponse
-	(*VersionRequest)(nil),          // 89: vethloom.v1.VersionRequest
-	(*VersionResponse)(nil),         // 90: vethloom.v1.VersionResponse
-	(*StatusRequest)(nil),           // 91: vethloom.v1.StatusRequest
-	(*StatusResponse)(nil),          // 92: vethloom.v1.StatusResponse
-	(*ClusterStatus)(nil),           // 93: vethloom.v1.ClusterStatus
-	(*OwnerError)(nil),              // 94: vethloom.v1.OwnerError
-	(*DiffRequest)(nil),             // 95: vethloom.v1.DiffRequest
-	(*DiffResponse)(nil),            // 96: vethloom.v1.DiffResponse
-	(*Op)(nil),                      // 97: vethloom.v1.Op
-	(*DoctorRequest)(nil),           // 98: vethloom.v1.DoctorRequest
-	(*DoctorResponse)(nil),          // 99: vethloom.v1.DoctorResponse
-	(*Finding)(nil),                 // 100: vethloom.v1.Finding
-	(*EventsRequest)(nil),           // 101: vethloom.v1.EventsRequest
-	(*Event)(nil),                   // 102: vethloom.v1.Event
-	nil,                             // 103: vethloom.v1.Pool.AuxAddressesEntry
-	nil,                             // 104: vethloom.v1.CreateNetworkRequest.OptionsEntry
-	nil,                             // 105: vethloom.v1.CreateNetworkRequest.LabelsEntry
-	nil,                             // 106: vethloom.v1.Network.OptionsEntry
-	nil,                             // 107: vethloom.v1.Network.LabelsEntry
-	nil,                             // 108: vethloom.v1.CreateSandboxRequest.LabelsEntry
-	nil,                             // 109: vethloom.v1.Sandbox.LabelsEntry
-	nil,                             // 110: vethloom.v1.ContainerSpec.LabelsEntry
-	nil,                             // 111: vethloom.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 112: vethloom.v1.Image.LabelsEntry
-	nil,                             // 113: vethloom.v1.CreateVolumeRequest.LabelsEntry
-	nil,                             // 114: vethloom.v1.Volume.LabelsEntry
-	nil,                             // 115: vethloom.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil),   // 116: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 117: google.protobuf.Duration
+	(*UpdateNetworkRequest)(nil),    // 13: vethloom.v1.UpdateNetworkRequest
+	(*PruneNetworksRequest)(nil),    // 14: vethloom.v1.PruneNetworksRequest
+	(*PruneNetworksResponse)(nil),   // 15: vethloom.v1.PruneNetworksResponse
+	(*ConnectRequest)(nil),          // 16: vethloom.v1.ConnectRequest
+	(*DisconnectRequest)(nil),       // 17: vethloom.v1.DisconnectRequest
+	(*DisconnectResponse)(nil),      // 18: vethloom.v1.DisconnectResponse
+	(*Endpoint)(nil),                // 19: vethloom.v1.Endpoint
+	(*PortMapping)(nil),             // 20: vethloom.v1.PortMapping
+	(*CreateSandboxRequest)(nil),    // 21: vethloom.v1.CreateSandboxRequest
+	(*Sandbox)(nil),                 // 22: vethloom.v1.Sandbox
+	(*RemoveSandboxRequest)(nil),    // 23: vethloom.v1.RemoveSandboxRequest
+	(*RemoveSandboxResponse)(nil),   // 24: vethloom.v1.RemoveSandboxResponse
+	(*ListSandboxesRequest)(nil),    // 25: vethloom.v1.ListSandboxesRequest
+	(*ListSandboxesResponse)(nil),   // 26: vethloom.v1.ListSandboxesResponse
+	(*Node)(nil),                    // 27: vethloom.v1.Node
+	(*NodeSubnet)(nil),              // 28: vethloom.v1.NodeSubnet
+	(*PeerHealth)(nil),              // 29: vethloom.v1.PeerHealth
+	(*ListNodesRequest)(nil),        // 30: vethloom.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),       // 31: vethloom.v1.ListNodesResponse
+	(*InspectNodeRequest)(nil),      // 32: vethloom.v1.InspectNodeRequest
+	(*RemoveNodeRequest)(nil),       // 33: vethloom.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),      // 34: vethloom.v1.RemoveNodeResponse
+	(*Lease)(nil),                   // 35: vethloom.v1.Lease
+	(*ListLeasesRequest)(nil),       // 36: vethloom.v1.ListLeasesRequest
+	(*ListLeasesResponse)(nil),      // 37: vethloom.v1.ListLeasesResponse
+	(*ContainerSpec)(nil),           // 38: vethloom.v1.ContainerSpec
+	(*Mount)(nil),                   // 39: vethloom.v1.Mount
+	(*CreateContainerRequest)(nil),  // 40: vethloom.v1.CreateContainerRequest
+	(*CreateContainerResponse)(nil), // 41: vethloom.v1.CreateContainerResponse
+	(*StartContainerRequest)(nil),   // 42: vethloom.v1.StartContainerRequest
+	(*StartContainerResponse)(nil),  // 43: vethloom.v1.StartContainerResponse
+	(*AttachRequest)(nil),           // 44: vethloom.v1.AttachRequest
+	(*AttachOptions)(nil),           // 45: vethloom.v1.AttachOptions
+	(*ExecRequest)(nil),             // 46: vethloom.v1.ExecRequest
+	(*ExecOptions)(nil),             // 47: vethloom.v1.ExecOptions
+	(*ExecResume)(nil),              // 48: vethloom.v1.ExecResume
+	(*WindowSize)(nil),              // 49: vethloom.v1.WindowSize
+	(*AttachResponse)(nil),          // 50: vethloom.v1.AttachResponse
+	(*Started)(nil),                 // 51: vethloom.v1.Started
+	(*ExitStatus)(nil),              // 52: vethloom.v1.ExitStatus
+	(*LogsRequest)(nil),             // 53: vethloom.v1.LogsRequest
+	(*LogsResponse)(nil),            // 54: vethloom.v1.LogsResponse
+	(*ListContainersRequest)(nil),   // 55: vethloom.v1.ListContainersRequest
+	(*ListContainersResponse)(nil),  // 56: vethloom.v1.ListContainersResponse
+	(*InspectContainerRequest)(nil), // 57: vethloom.v1.InspectContainerRequest
+	(*Container)(nil),               // 58: vethloom.v1.Container
+	(*StopContainerRequest)(nil),    // 59: vethloom.v1.StopContainerRequest
+	(*StopContainerResponse)(nil),   // 60: vethloom.v1.StopContainerResponse
+	(*KillContainerRequest)(nil),    // 61: vethloom.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),   // 62: vethloom.v1.KillContainerResponse
+	(*RemoveContainerRequest)(nil),  // 63: vethloom.v1.RemoveContainerRequest
+	(*RemoveContainerResponse)(nil), // 64: vethloom.v1.RemoveContainerResponse
+	(*WaitContainerRequest)(nil),    // 65: vethloom.v1.WaitContainerRequest
+	(*ChangePortsRequest)(nil),      // 66: vethloom.v1.ChangePortsRequest
+	(*ChangePortsResponse)(nil),     // 67: vethloom.v1.ChangePortsResponse
+	(*ImportRequest)(nil),           // 68: vethloom.v1.ImportRequest
+	(*ImportOptions)(nil),           // 69: vethloom.v1.ImportOptions
+	(*ImportResponse)(nil),          // 70: vethloom.v1.ImportResponse
+	(*LoadRequest)(nil),             // 71: vethloom.v1.LoadRequest
+	(*LoadResponse)(nil),            // 72: vethloom.v1.LoadResponse
+	(*ListImagesRequest)(nil),       // 73: vethloom.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),      // 74: vethloom.v1.ListImagesResponse
+	(*InspectImageRequest)(nil),     // 75: vethloom.v1.InspectImageRequest
+	(*Image)(nil),                   // 76: vethloom.v1.Image
+	(*RemoveImageRequest)(nil),      // 77: vethloom.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),     // 78: vethloom.v1.RemoveImageResponse
+	(*TagImageRequest)(nil),         // 79: vethloom.v1.TagImageRequest
+	(*TagImageResponse)(nil),        // 80: vethloom.v1.TagImageResponse
+	(*CreateVolumeRequest)(nil),     // 81: vethloom.v1.CreateVolumeRequest
+	(*Volume)(nil),                  // 82: vethloom.v1.Volume
+	(*ListVolumesRequest)(nil),      // 83: vethloom.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),     // 84: vethloom.v1.ListVolumesResponse
+	(*InspectVolumeRequest)(nil),    // 85: vethloom.v1.InspectVolumeRequest
+	(*RemoveVolumeRequest)(nil),     // 86: vethloom.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),    // 87: vethloom.v1.RemoveVolumeResponse
+	(*PruneVolumesRequest)(nil),     // 88: vethloom.v1.PruneVolumesRequest
+	(*PruneVolumesResponse)(nil),    // 89: vethloom.v1.PruneVolumesResponse
+	(*VersionRequest)(nil),          // 90: vethloom.v1.VersionRequest
+	(*VersionResponse)(nil),         // 91: vethloom.v1.VersionResponse
+	(*StatusRequest)(nil),           // 92: vethloom.v1.StatusRequest
+	(*StatusResponse)(nil),          // 93: vethloom.v1.StatusResponse
+	(*ClusterStatus)(nil),           // 94: vethloom.v1.ClusterStatus
+	(*OwnerError)(nil),              // 95: vethloom.v1.OwnerError
+	(*DiffRequest)(nil),             // 96: vethloom.v1.DiffRequest
+	(*DiffResponse)(nil),            // 97: vethloom.v1.DiffResponse
+	(*Op)(nil),                      // 98: vethloom.v1.Op
+	(*DoctorRequest)(nil),           // 99: vethloom.v1.DoctorRequest
+	(*DoctorResponse)(nil),          // 100: vethloom.v1.DoctorResponse
+	(*Finding)(nil),                 // 101: vethloom.v1.Finding
+	(*EventsRequest)(nil),           // 102: vethloom.v1.EventsRequest
+	(*Event)(nil),                   // 103: vethloom.v1.Event
+	nil,                             // 104: vethloom.v1.Pool.AuxAddressesEntry
+	nil,                             // 105: vethloom.v1.CreateNetworkRequest.OptionsEntry
+	nil,                             // 106: vethloom.v1.CreateNetworkRequest.LabelsEntry
+	nil,                             // 107: vethloom.v1.Network.OptionsEntry
+	nil,                             // 108: vethloom.v1.Network.LabelsEntry
+	nil,                             // 109: vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	nil,                             // 110: vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	nil,                             // 111: vethloom.v1.CreateSandboxRequest.LabelsEntry
+	nil,                             // 112: vethloom.v1.Sandbox.LabelsEntry
+	nil,                             // 113: vethloom.v1.ContainerSpec.LabelsEntry
+	nil,                             // 114: vethloom.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 115: vethloom.v1.Image.LabelsEntry
+	nil,                             // 116: vethloom.v1.CreateVolumeRequest.LabelsEntry
+	nil,                             // 117: vethloom.v1.Volume.LabelsEntry
+	nil,                             // 118: vethloom.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),   // 119: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 120: google.protobuf.Duration
 }
 var file_vethloom_proto_depIdxs = []int32{
-	103, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
+	104, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
 	0,   // 1: vethloom.v1.CreateNetworkRequest.pools:type_name -> vethloom.v1.Pool
-	104, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
-	105, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
+	105, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
+	106, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
 	0,   // 4: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
-	106, // 5: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
-	107, // 6: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
-	116, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
-	18,  // 8: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
+	107, // 5: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
+	108, // 6: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
+	119, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
+	19,  // 8: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
 	3,   // 9: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
 	2,   // 10: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
-	19,  // 11: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
-	15,  // 12: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
-	19,  // 13: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
-	108, // 14: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
-	18,  // 15: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
-	109, // 16: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
-	21,  // 17: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
-	116, // 18: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	27,  // 19: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
-	27,  // 20: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
-	28,  // 21: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
-	117, // 22: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
-	116, // 23: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
-	26,  // 24: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
-	116, // 25: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
-	34,  // 26: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
-	15,  // 27: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
-	19,  // 28: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
-	38,  // 29: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
-	117, // 30: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
-	110, // 31: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
-	111, // 32: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
-	37,  // 33: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
-	44,  // 34: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
-	48,  // 35: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
-	48,  // 36: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
-	46,  // 37: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
-	48,  // 38: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
-	48,  // 39: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
-	47,  // 40: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
-	50,  // 41: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
-	51,  // 42: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
-	116, // 43: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
-	116, // 44: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	116, // 45: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	116, // 46: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	57,  // 47: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
-	37,  // 48: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
-	116, // 49: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
-	116, // 50: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
-	116, // 51: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
-	21,  // 52: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
-	117, // 53: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
-	19,  // 54: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
-	19,  // 55: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
-	68,  // 56: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
-	75,  // 57: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
-	116, // 58: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
-	112, // 59: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
-	113, // 60: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
-	114, // 61: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
-	116, // 62: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
-	81,  // 63: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
-	116, // 64: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	94,  // 65: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
-	93,  // 66: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
-	116, // 67: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
-	116, // 68: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
-	116, // 69: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
-	116, // 70: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
-	97,  // 71: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
-	100, // 72: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
-	116, // 73: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	115, // 74: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
-	1,   // 75: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
-	4,   // 76: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
-	6,   // 77: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
-	7,   // 78: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
-	13,  // 79: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
-	9,   // 80: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
-	11,  // 81: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
-	15,  // 82: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
-	16,  // 83: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
-	20,  // 84: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
-	22,  // 85: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
-	24,  // 86: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
-	29,  // 87: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
-	31,  // 88: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
-	32,  // 89: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
-	35,  // 90: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
-	39,  // 91: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
-	41,  // 92: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
-	43,  // 93: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
-	45,  // 94: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
-	52,  // 95: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
-	54,  // 96: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
-	56,  // 97: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
-	58,  // 98: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
-	60,  // 99: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
-	62,  // 100: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
-	64,  // 101: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
-	65,  // 102: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
-	67,  // 103: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
-	70,  // 104: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
-	72,  // 105: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
-	74,  // 106: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
-	76,  // 107: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
-	78,  // 108: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
-	80,  // 109: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
-	82,  // 110: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
-	84,  // 111: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
-	85,  // 112: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
-	87,  // 113: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
-	89,  // 114: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
-	91,  // 115: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
-	95,  // 116: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
-	98,  // 117: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
-	101, // 118: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
-	2,   // 119: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
-	5,   // 120: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
-	2,   // 121: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
-	8,   // 122: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
-	14,  // 123: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
-	10,  // 124: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
-	12,  // 125: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
-	18,  // 126: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
-	17,  // 127: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
-	21,  // 128: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
-	23,  // 129: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
-	25,  // 130: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
-	30,  // 131: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
-	26,  // 132: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
-	33,  // 133: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
-	36,  // 134: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
-	40,  // 135: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
-	42,  // 136: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
-	49,  // 137: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
-	49,  // 138: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
-	53,  // 139: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
-	55,  // 140: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
-	57,  // 141: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
-	59,  // 142: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
-	61,  // 143: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
-	63,  // 144: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
-	51,  // 145: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
-	66,  // 146: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
-	69,  // 147: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
-	71,  // 148: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
-	73,  // 149: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
-	75,  // 150: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
-	77,  // 151: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
-	79,  // 152: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
-	81,  // 153: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
-	83,  // 154: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
-	81,  // 155: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
-	86,  // 156: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
-	88,  // 157: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
-	90,  // 158: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
-	92,  // 159: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
-	96,  // 160: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
-	99,  // 161: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
-	102, // 162: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
-	119, // [119:163] is the sub-list for method output_type
-	75,  // [75:119] is the sub-list for method input_type
-	75,  // [75:75] is the sub-list for extension type_name
-	75,  // [75:75] is the sub-list for extension extendee
-	0,   // [0:75] is the sub-list for field type_name
+	109, // 11: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	110, // 12: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	20,  // 13: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
+	16,  // 14: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
+	20,  // 15: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
+	111, // 16: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
+	19,  // 17: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
+	112, // 18: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
+	22,  // 19: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
+	119, // 20: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	28,  // 21: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
+	28,  // 22: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
+	29,  // 23: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
+	120, // 24: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
+	119, // 25: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
+	27,  // 26: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
+	119, // 27: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
+	35,  // 28: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
+	16,  // 29: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
+	20,  // 30: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
+	39,  // 31: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
+	120, // 32: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	113, // 33: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
+	114, // 34: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
+	38,  // 35: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
+	45,  // 36: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
+	49,  // 37: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
+	49,  // 38: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
+	47,  // 39: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
+	49,  // 40: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
+	49,  // 41: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
+	48,  // 42: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
+	51,  // 43: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
+	52,  // 44: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
+	119, // 45: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
+	119, // 46: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	119, // 47: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	119, // 48: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	58,  // 49: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
+	38,  // 50: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
+	119, // 51: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
+	119, // 52: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
+	119, // 53: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	22,  // 54: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
+	120, // 55: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	20,  // 56: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
+	20,  // 57: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
+	69,  // 58: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
+	76,  // 59: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
+	119, // 60: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
+	115, // 61: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
+	116, // 62: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
+	117, // 63: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
+	119, // 64: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	82,  // 65: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
+	119, // 66: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	95,  // 67: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
+	94,  // 68: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
+	119, // 69: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
+	119, // 70: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
+	119, // 71: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
+	119, // 72: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
+	98,  // 73: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
+	101, // 74: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
+	119, // 75: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	118, // 76: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
+	1,   // 77: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
+	4,   // 78: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
+	6,   // 79: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
+	7,   // 80: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
+	13,  // 81: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
+	14,  // 82: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
+	9,   // 83: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
+	11,  // 84: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
+	16,  // 85: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
+	17,  // 86: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
+	21,  // 87: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
+	23,  // 88: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
+	25,  // 89: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
+	30,  // 90: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
+	32,  // 91: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
+	33,  // 92: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
+	36,  // 93: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
+	40,  // 94: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
+	42,  // 95: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
+	44,  // 96: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
+	46,  // 97: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
+	53,  // 98: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
+	55,  // 99: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
+	57,  // 100: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
+	59,  // 101: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
+	61,  // 102: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
+	63,  // 103: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
+	65,  // 104: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
+	66,  // 105: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
+	68,  // 106: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
+	71,  // 107: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
+	73,  // 108: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
+	75,  // 109: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
+	77,  // 110: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
+	79,  // 111: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
+	81,  // 112: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
+	83,  // 113: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
+	85,  // 114: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
+	86,  // 115: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
+	88,  // 116: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
+	90,  // 117: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
+	92,  // 118: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
+	96,  // 119: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
+	99,  // 120: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
+	102, // 121: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
+	2,   // 122: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
+	5,   // 123: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
+	2,   // 124: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
+	8,   // 125: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
+	2,   // 126: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
+	15,  // 127: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
+	10,  // 128: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
+	12,  // 129: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
+	19,  // 130: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
+	18,  // 131: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
+	22,  // 132: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
+	24,  // 133: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
+	26,  // 134: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
+	31,  // 135: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
+	27,  // 136: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
+	34,  // 137: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
+	37,  // 138: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
+	41,  // 139: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
+	43,  // 140: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
+	50,  // 141: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
+	50,  // 142: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
+	54,  // 143: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
+	56,  // 144: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
+	58,  // 145: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
+	60,  // 146: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
+	62,  // 147: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
+	64,  // 148: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
+	52,  // 149: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
+	67,  // 150: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
+	70,  // 151: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
+	72,  // 152: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
+	74,  // 153: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
+	76,  // 154: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
+	78,  // 155: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
+	80,  // 156: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
+	82,  // 157: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
+	84,  // 158: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
+	82,  // 159: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
+	87,  // 160: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
+	89,  // 161: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
+	91,  // 162: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
+	93,  // 163: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
+	97,  // 164: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
+	100, // 165: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
+	103, // 166: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
+	122, // [122:167] is the sub-list for method output_type
+	77,  // [77:122] is the sub-list for method input_type
+	77,  // [77:77] is the sub-list for extension type_name
+	77,  // [77:77] is the sub-list for extension extendee
+	0,   // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_vethloom_proto_init() }
@@ -7604,27 +7710,28 @@ func file_vethloom_proto_init() {
 	if File_vethloom_proto != nil {
 		return
 	}
-	file_vethloom_proto_msgTypes[43].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[13].OneofWrappers = []any{}
+	file_vethloom_proto_msgTypes[44].OneofWrappers = []any{
 		(*AttachRequest_Options)(nil),
 		(*AttachRequest_Stdin)(nil),
 		(*AttachRequest_CloseStdin)(nil),
 		(*AttachRequest_Resize)(nil),
 		(*AttachRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[45].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[46].OneofWrappers = []any{
 		(*ExecRequest_Options)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_CloseStdin)(nil),
 		(*ExecRequest_Resize)(nil),
 		(*ExecRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[49].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[50].OneofWrappers = []any{
 		(*AttachResponse_Started)(nil),
 		(*AttachResponse_Stdout)(nil),
 		(*AttachResponse_Stderr)(nil),
 		(*AttachResponse_Exit)(nil),
 	}
-	file_vethloom_proto_msgTypes[67].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[68].OneofWrappers = []any{
 		(*ImportRequest_Options)(nil),
 		(*ImportRequest_Data)(nil),
 	}
@@ -7634,7 +7741,7 @@ func file_vethloom_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vethloom_proto_rawDesc), len(file_vethloom_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   116,
+			NumMessages:   119,
 			NumExtensions: 0,
 			NumServices:   8,
 		},

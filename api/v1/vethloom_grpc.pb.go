@@ -25,6 +25,7 @@ const (
 	Networks_List_FullMethodName       = "/vethloom.v1.Networks/List"
 	Networks_Inspect_FullMethodName    = "/vethloom.v1.Networks/Inspect"
 	Networks_Remove_FullMethodName     = "/vethloom.v1.Networks/Remove"
+	Networks_Update_FullMethodName     = "/vethloom.v1.Networks/Update"
 	Networks_Prune_FullMethodName      = "/vethloom.v1.Networks/Prune"
 	Networks_Leave_FullMethodName      = "/vethloom.v1.Networks/Leave"
 	Networks_Join_FullMethodName       = "/vethloom.v1.Networks/Join"
@@ -40,6 +41,8 @@ type NetworksClient interface {
 	List(ctx context.Context, in *ListNetworksRequest, opts ...grpc.CallOption) (*ListNetworksResponse, error)
 	Inspect(ctx context.Context, in *InspectNetworkRequest, opts ...grpc.CallOption) (*Network, error)
 	Remove(ctx context.Context, in *RemoveNetworkRequest, opts ...grpc.CallOption) (*RemoveNetworkResponse, error)
+	// Update changes a network in place, with what is on it; or nothing.
+	Update(ctx context.Context, in *UpdateNetworkRequest, opts ...grpc.CallOption) (*Network, error)
 	Prune(ctx context.Context, in *PruneNetworksRequest, opts ...grpc.CallOption) (*PruneNetworksResponse, error)
 	// Leave takes down what this node has of a network of the cluster, until Join. It needs no etcd.
 	Leave(ctx context.Context, in *LeaveNetworkRequest, opts ...grpc.CallOption) (*LeaveNetworkResponse, error)
@@ -91,6 +94,16 @@ func (c *networksClient) Remove(ctx context.Context, in *RemoveNetworkRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveNetworkResponse)
 	err := c.cc.Invoke(ctx, Networks_Remove_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *networksClient) Update(ctx context.Context, in *UpdateNetworkRequest, opts ...grpc.CallOption) (*Network, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Network)
+	err := c.cc.Invoke(ctx, Networks_Update_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -155,6 +168,8 @@ type NetworksServer interface {
 	List(context.Context, *ListNetworksRequest) (*ListNetworksResponse, error)
 	Inspect(context.Context, *InspectNetworkRequest) (*Network, error)
 	Remove(context.Context, *RemoveNetworkRequest) (*RemoveNetworkResponse, error)
+	// Update changes a network in place, with what is on it; or nothing.
+	Update(context.Context, *UpdateNetworkRequest) (*Network, error)
 	Prune(context.Context, *PruneNetworksRequest) (*PruneNetworksResponse, error)
 	// Leave takes down what this node has of a network of the cluster, until Join. It needs no etcd.
 	Leave(context.Context, *LeaveNetworkRequest) (*LeaveNetworkResponse, error)
@@ -183,6 +198,9 @@ func (UnimplementedNetworksServer) Inspect(context.Context, *InspectNetworkReque
 }
 func (UnimplementedNetworksServer) Remove(context.Context, *RemoveNetworkRequest) (*RemoveNetworkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Remove not implemented")
+}
+func (UnimplementedNetworksServer) Update(context.Context, *UpdateNetworkRequest) (*Network, error) {
+	return nil, status.Error(codes.Unimplemented, "method Update not implemented")
 }
 func (UnimplementedNetworksServer) Prune(context.Context, *PruneNetworksRequest) (*PruneNetworksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Prune not implemented")
@@ -288,6 +306,24 @@ func _Networks_Remove_Handler(srv interface{}, ctx context.Context, dec func(int
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(NetworksServer).Remove(ctx, req.(*RemoveNetworkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Networks_Update_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateNetworkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NetworksServer).Update(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Networks_Update_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NetworksServer).Update(ctx, req.(*UpdateNetworkRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -404,6 +440,10 @@ var Networks_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Remove",
 			Handler:    _Networks_Remove_Handler,
+		},
+		{
+			MethodName: "Update",
+			Handler:    _Networks_Update_Handler,
 		},
 		{
 			MethodName: "Prune",

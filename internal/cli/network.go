@@ -18,7 +18,7 @@ import (
 
 func (a networks) networkCommand() *cobra.Command {
 	return group("network", "Manage networks", groupThings,
-		a.networkCreate(), a.networkList(), a.networkInspect(), a.networkRemove(),
+		a.networkCreate(), a.networkList(), a.networkInspect(), a.networkUpdate(), a.networkRemove(),
 		a.networkConnect(), a.networkDisconnect(), a.networkLeave(), a.networkJoin(),
 		a.networkPrune())
 }
@@ -199,6 +199,73 @@ func (a networks) networkInspect() *cobra.Command {
 	}
 	i.Flags(cmd)
 	return cmd
+}
+
+type networkUpdateFlags struct {
+	options, labels             []string
+	removeOptions, removeLabels []string
+	internal                    bool
+}
+
+func (a networks) networkUpdate() *cobra.Command {
+	var o networkUpdateFlags
+	cmd := &cobra.Command{
+		Use: "update [flags] NETWORK", Short: "Change a network in place, with the containers on it",
+		Long: "Change labels and options of a network while containers are on it; connections go on. A change that " +
+			"does not agree with one of its containers is refused, and changes nothing. A network of the cluster is " +
+			"changed on every node.",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInOrder(networkNames),
+		Example: `  net network update -o mtu=1400 --label tier=front web
+  net network update --opt-rm mtu --label-rm tier --internal=false web`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := o.request(args[0], cmd.Flags().Changed("internal"))
+			if err != nil {
+				return err
+			}
+			return a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
+				_, err := c.Networks.Update(ctx, r)
+				if err == nil {
+					show.Println(a.Out, args[0])
+				}
+				return about("network", args[0], err)
+			})(cmd, args)
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVarP(&o.options, "opt", "o", nil, "driver option KEY=VALUE, set")
+	f.StringArrayVar(&o.removeOptions, "opt-rm", nil, "driver option KEY, back to what it is when not given")
+	f.StringArrayVar(&o.labels, "label", nil, "label KEY=VALUE, set")
+	f.StringArrayVar(&o.removeLabels, "label-rm", nil, "label KEY, removed")
+	f.BoolVar(&o.internal, "internal", false, "no way out of the network")
+	return cmd
+}
+
+func (o *networkUpdateFlags) request(name string, internal bool) (*apiv1.UpdateNetworkRequest, error) {
+	r := &apiv1.UpdateNetworkRequest{Network: name, RemoveOptions: o.removeOptions, RemoveLabels: o.removeLabels}
+	var err error
+	if r.Options, err = flagspec.KeyValues("opt", o.options); err != nil {
+		return nil, err
+	}
+	if r.Labels, err = flagspec.KeyValues("label", o.labels); err != nil {
+		return nil, err
+	}
+	if internal {
+		r.Internal = &o.internal
+	}
+	if len(r.Options)+len(r.Labels)+len(r.RemoveOptions)+len(r.RemoveLabels) == 0 && !internal {
+		return nil, fmt.Errorf("nothing to change: give --opt, --opt-rm, --label, --label-rm or --internal")
+	}
+	for _, key := range r.RemoveOptions {
+		if _, ok := r.Options[key]; ok {
+			return nil, fmt.Errorf("option %q is both set and removed: give one of --opt and --opt-rm", key)
+		}
+	}
+	for _, key := range r.RemoveLabels {
+		if _, ok := r.Labels[key]; ok {
+			return nil, fmt.Errorf("label %q is both set and removed: give one of --label and --label-rm", key)
+		}
+	}
+	return r, nil
 }
 
 func (a networks) networkRemove() *cobra.Command {

@@ -101,6 +101,29 @@ func (n *networks) InspectNetwork(ctx context.Context, ref string) (server.Netwo
 	return n.view(ctx, net)
 }
 
+// UpdateNetwork implements [server.Networks]. On a network that is internal no more, ports that waited for one are
+// published.
+func (n *networks) UpdateNetwork(ctx context.Context, ref string, c cnm.NetworkChange) (server.NetworkView, error) {
+	net, err := n.ctrl.UpdateNetwork(ctx, ref, c)
+	if err != nil {
+		return server.NetworkView{}, err
+	}
+	v, err := n.view(ctx, net)
+	if c.Internal == nil || *c.Internal || n.containers == nil {
+		return v, err
+	}
+	for _, e := range v.Endpoints {
+		if e.ContainerID == "" {
+			continue
+		}
+		if err := n.containers.ChangePorts(ctx, e.ContainerID, nil, nil); err != nil {
+			return v, fmt.Errorf("network %s is changed, but the ports of container %s could not be published: %w",
+				net.Name, cnm.Short(e.ContainerID), err)
+		}
+	}
+	return v, err
+}
+
 // RemoveNetwork implements [server.Networks].
 func (n *networks) RemoveNetwork(ctx context.Context, ref string) (string, error) {
 	net, err := n.ctrl.DeleteNetwork(ctx, ref)

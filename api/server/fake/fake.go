@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -271,6 +272,37 @@ func (d *networkPart) InspectNetwork(_ context.Context, ref string) (server.Netw
 	n, err := d.network(ref)
 	if err != nil {
 		return server.NetworkView{}, err
+	}
+	return d.networkView(n), nil
+}
+
+// UpdateNetwork implements [server.Networks]. It knows every option, and takes any change but of the option fixed.
+func (d *networkPart) UpdateNetwork(_ context.Context, ref string, c cnm.NetworkChange) (server.NetworkView, error) {
+	if err := d.enter("UpdateNetwork"); err != nil {
+		return server.NetworkView{}, err
+	}
+	defer d.mu.Unlock()
+	n, err := d.network(ref)
+	if err != nil {
+		return server.NetworkView{}, err
+	}
+	if _, ok := c.Options["fixed"]; ok {
+		return server.NetworkView{}, &cnm.Error{Kind: cnm.ErrForbidden, Field: "option", Value: "fixed",
+			Reason: "cannot change while the network is there", Remedy: "make another network with it"}
+	}
+	change := func(m *map[string]string, set map[string]string, remove []string) {
+		if *m == nil {
+			*m = map[string]string{}
+		}
+		maps.Copy(*m, set)
+		for _, key := range remove {
+			delete(*m, key)
+		}
+	}
+	change(&n.Options, c.Options, c.RemoveOptions)
+	change(&n.Labels, c.Labels, c.RemoveLabels)
+	if c.Internal != nil {
+		n.Internal = *c.Internal
 	}
 	return d.networkView(n), nil
 }
