@@ -24,6 +24,8 @@ type Networks interface {
 	// UpdateNetwork changes a network in place, or nothing.
 	UpdateNetwork(ctx context.Context, ref string, c cnm.NetworkChange) (NetworkView, error)
 	RemoveNetwork(ctx context.Context, ref string) (id string, err error)
+	// PruneNetworks removes the networks that are due and that nobody is on.
+	PruneNetworks(ctx context.Context, due func(cnm.Network) bool) (names []string, err error)
 	// LeaveNetwork and JoinNetwork say whether this node takes part in a network of the cluster.
 	LeaveNetwork(ctx context.Context, ref string, force bool) (id string, err error)
 	JoinNetwork(ctx context.Context, ref string) (id string, err error)

@@ -5,7 +5,9 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // filters are the values asked for, by key. Values of one key are
@@ -73,6 +75,49 @@ func (f filters) labels(have map[string]string) bool {
 		}
 	}
 	return true
+}
+
+// unlabelled refuses what has one of the labels of label!=.
+func (f filters) unlabelled(have map[string]string) bool {
+	for _, unwanted := range f["label!"] {
+		key, value, given := strings.Cut(unwanted, "=")
+		if v, ok := have[key]; ok && (!given || v == value) {
+			return false
+		}
+	}
+	return true
+}
+
+// boolean matches one of true, false, 1 and 0.
+func (f filters) boolean(key string, have bool) bool {
+	return f.match(key, func(want string) bool {
+		b, err := strconv.ParseBool(want)
+		return err == nil && b == have
+	})
+}
+
+// until is the time before which something was made that is wanted; the zero time without such a filter.
+func (f filters) until(now time.Time) (time.Time, error) {
+	var at time.Time
+	if len(f["until"]) > 1 {
+		return at, invalid("filter", "until="+f["until"][1], "is given twice", "give it once")
+	}
+	for _, value := range f["until"] {
+		if d, err := time.ParseDuration(value); err == nil {
+			return now.Add(-d), nil
+		}
+		if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
+			return time.Unix(seconds, 0), nil
+		}
+		for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateOnly} {
+			if at, err := time.ParseInLocation(layout, value, now.Location()); err == nil {
+				return at, nil
+			}
+		}
+		return at, invalid("filter", "until="+value, "is no time",
+			"use one such as 2026-01-31T15:04:05, the seconds since 1970, or how long ago: 24h, 10m")
+	}
+	return at, nil
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

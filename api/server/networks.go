@@ -2,8 +2,8 @@ package server
 
 import (
 	"context"
-	"errors"
 	"slices"
+	"time"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/cnm"
@@ -28,7 +28,7 @@ func (s *networksService) Create(ctx context.Context, r *apiv1.CreateNetworkRequ
 
 func (s *networksService) List(ctx context.Context, r *apiv1.ListNetworksRequest) (*apiv1.ListNetworksResponse, error) {
 	f, err := parseFilters(r.GetFilters(), "driver", "name", "label", "id", "scope=local|cluster",
-		"type=builtin|custom")
+		"type=builtin|custom", "dangling=true|false|1|0")
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,8 @@ func (s *networksService) List(ctx context.Context, r *apiv1.ListNetworksRequest
 			kind = "builtin"
 		}
 		if f.equal("driver", n.Driver) && f.named("name", n.Name) && f.prefix("id", n.ID) &&
-			f.labels(n.Labels) && f.equal("scope", string(n.Scope)) && f.equal("type", kind) {
+			f.labels(n.Labels) && f.equal("scope", string(n.Scope)) && f.equal("type", kind) &&
+			f.boolean("dangling", !n.Builtin && len(n.Endpoints) == 0) {
 			out.Networks = append(out.Networks, encodeNetwork(n))
 		}
 	}
@@ -97,28 +98,21 @@ func (s *networksService) Join(ctx context.Context, r *apiv1.JoinNetworkRequest)
 
 // Prune removes the networks nobody is on. One that somebody joins meanwhile,
 // or that goes meanwhile, is no error.
-func (s *networksService) Prune(ctx context.Context, _ *apiv1.PruneNetworksRequest) (*apiv1.PruneNetworksResponse,
+func (s *networksService) Prune(ctx context.Context, r *apiv1.PruneNetworksRequest) (*apiv1.PruneNetworksResponse,
 	error) {
-	all, err := s.networks.ListNetworks(ctx)
+	f, err := parseFilters(r.GetFilters(), "until", "label", "label!")
 	if err != nil {
 		return nil, err
 	}
-	out := &apiv1.PruneNetworksResponse{}
-	var errs []error
-	for _, n := range all {
-		if n.Builtin || len(n.Endpoints) > 0 {
-			continue
-		}
-		switch _, err := s.networks.RemoveNetwork(ctx, n.ID); {
-		case err == nil:
-			out.Names = append(out.Names, n.Name)
-		case errors.Is(err, cnm.ErrInUse), errors.Is(err, cnm.ErrNotFound):
-		default:
-			errs = append(errs, err)
-		}
+	before, err := f.until(time.Now())
+	if err != nil {
+		return nil, err
 	}
-	slices.Sort(out.Names)
-	return out, errors.Join(errs...)
+	names, err := s.networks.PruneNetworks(ctx, func(n cnm.Network) bool {
+		return (before.IsZero() || n.Created.Before(before)) && f.labels(n.Labels) && f.unlabelled(n.Labels)
+	})
+	slices.Sort(names)
+	return &apiv1.PruneNetworksResponse{Names: names}, err
 }
 
 func (s *networksService) Connect(ctx context.Context, r *apiv1.ConnectRequest) (*apiv1.Endpoint, error) {

@@ -932,6 +932,7 @@ func (x *UpdateNetworkRequest) GetInternal() bool {
 
 type PruneNetworksRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filters       []string               `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -964,6 +965,13 @@ func (x *PruneNetworksRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use PruneNetworksRequest.ProtoReflect.Descriptor instead.
 func (*PruneNetworksRequest) Descriptor() ([]byte, []int) {
 	return file_vethloom_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PruneNetworksRequest) GetFilters() []string {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
 }
 
 type PruneNetworksResponse struct {
@@ -6864,8 +6872,9 @@ const file_vethloom_proto_rawDesc = "" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
-	"\t_internal\"\x16\n" +
-	"\x14PruneNetworksRequest\"-\n" +
+	"\t_internal\"0\n" +
+	"\x14PruneNetworksRequest\x12\x18\n" +
+	"\afilters\x18\x01 \x03(\tR\afilters\"-\n" +
 	"\x15PruneNetworksResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\tR\x05names\"\xcc\x01\n" +
 	"\x0eConnectRequest\x12\x18\n" +

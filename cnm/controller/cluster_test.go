@@ -257,7 +257,7 @@ func TestClusterNetworkComesAndGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.network(t, "local", "10.1.0.0/24")
-	names, err := w.PruneNetworks(t.Context())
+	names, err := w.PruneNetworks(t.Context(), every)
 	wantError(t, err, cnm.ErrUnavailable, "web")
 	if !slices.Equal(names, []string{"local"}) {
 		t.Errorf("pruned %q: a cluster out of reach keeps its own networks only", names)

@@ -110,7 +110,7 @@ func life(ctx context.Context, k *controller.Controller) error {
 	if err := k.DeleteSandbox(ctx, s.ID); err != nil {
 		return err
 	}
-	_, err = k.PruneNetworks(ctx)
+	_, err = k.PruneNetworks(ctx, every)
 	return err
 }
 

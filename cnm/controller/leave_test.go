@@ -53,7 +53,7 @@ func TestLeaveAndJoin(t *testing.T) {
 		}
 	}
 	c.err = nil
-	if gone, err := w.PruneNetworks(ctx); err != nil || len(gone) > 0 {
+	if gone, err := w.PruneNetworks(ctx, every); err != nil || len(gone) > 0 {
 		t.Errorf("prune removed %v: %v", gone, err)
 	}
 	c.forbidden = &cnm.Error{Kind: cnm.ErrForbidden, Field: "subnet", Value: "10.0.0.0/8", Reason: "etcd is there"}

@@ -315,10 +315,10 @@ func (k *removals) inUse(n cnm.Network, on []cnm.Endpoint) *cnm.Error {
 	}
 }
 
-// PruneNetworks removes every network that no endpoint is on and returns
+// PruneNetworks removes every network that is due and that no endpoint is on, and returns
 // their names. What comes into use meanwhile stays, and so does what endpoints of other nodes are on, and what this
 // node has left, which is not its to judge; a cluster that cannot be reached keeps its networks and no others.
-func (k *networks) PruneNetworks(ctx context.Context) ([]string, error) {
+func (k *networks) PruneNetworks(ctx context.Context, due func(cnm.Network) bool) ([]string, error) {
 	networks, err := k.Networks(ctx)
 	if err != nil {
 		return nil, err
@@ -330,7 +330,7 @@ func (k *networks) PruneNetworks(ctx context.Context) ([]string, error) {
 		if err != nil {
 			return names, err
 		}
-		if n.Builtin || n.Left() || len(on) > 0 {
+		if n.Builtin || n.Left() || len(on) > 0 || !due(n) {
 			continue
 		}
 		switch err := k.shared.removeAnywhere(ctx, n); {

@@ -110,7 +110,7 @@ func (a networks) networkList() *cobra.Command {
 	}
 	l.Flags(cmd)
 	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil,
-		"driver=, name=, id=, label=KEY[=VALUE], scope=, type=custom|builtin")
+		"driver=, name=, id=, label=KEY[=VALUE], scope=local|cluster, type=custom|builtin, dangling=true|false")
 	return cmd
 }
 
@@ -396,15 +396,17 @@ func (a networks) networkJoin() *cobra.Command {
 
 func (a networks) networkPrune() *cobra.Command {
 	var force bool
+	var filters []string
 	cmd := &cobra.Command{
 		Use: "prune [flags]", Short: "Remove all networks nobody is on", Args: cobra.NoArgs,
-		Example: "  net network prune -f",
+		Example: `  net network prune -f
+  net network prune --filter until=24h --filter label!=keep`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.confirm(force, "This removes all networks that no container is on."); err != nil {
 				return err
 			}
 			return a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
-				resp, err := c.Networks.Prune(ctx, &apiv1.PruneNetworksRequest{})
+				resp, err := c.Networks.Prune(ctx, &apiv1.PruneNetworksRequest{Filters: filters})
 				for _, n := range resp.GetNames() {
 					show.Println(a.Out, n)
 				}
@@ -413,6 +415,8 @@ func (a networks) networkPrune() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	cmd.Flags().StringArrayVar(&filters, "filter", nil,
+		"until=TIME or how long ago (24h), label=KEY[=VALUE], label!=KEY[=VALUE]")
 	return cmd
 }
 

@@ -130,6 +130,11 @@ func (n *networks) RemoveNetwork(ctx context.Context, ref string) (string, error
 	return net.ID, err
 }
 
+// PruneNetworks implements [server.Networks].
+func (n *networks) PruneNetworks(ctx context.Context, due func(cnm.Network) bool) ([]string, error) {
+	return n.ctrl.PruneNetworks(ctx, due)
+}
+
 // LeaveNetwork implements [server.Networks]. With force, what of this node is on the network is disconnected first.
 func (n *networks) LeaveNetwork(ctx context.Context, ref string, force bool) (string, error) {
 	net, err := n.ctrl.Network(ctx, ref)

@@ -335,6 +335,23 @@ func (d *networkPart) RemoveNetwork(_ context.Context, ref string) (string, erro
 	return n.ID, nil
 }
 
+// PruneNetworks implements [server.Networks].
+func (d *networkPart) PruneNetworks(_ context.Context, due func(cnm.Network) bool) ([]string, error) {
+	if err := d.enter("PruneNetworks"); err != nil {
+		return nil, err
+	}
+	defer d.mu.Unlock()
+	var names []string
+	d.networks = slices.DeleteFunc(d.networks, func(n *cnm.Network) bool {
+		gone := !n.Builtin && due(*n) && len(d.networkView(n).Endpoints) == 0
+		if gone {
+			names = append(names, n.Name)
+		}
+		return gone
+	})
+	return names, nil
+}
+
 // LeaveNetwork implements [server.Networks].
 func (d *networkPart) LeaveNetwork(_ context.Context, ref string, force bool) (string, error) {
 	n, err := d.setLeft("LeaveNetwork", ref, force, true)
