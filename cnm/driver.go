@@ -32,6 +32,12 @@ type LinkNamer interface {
 	NetworkLink(Network) string
 }
 
+// GatewayChooser is a [Driver] whose networks need not have a gateway.
+type GatewayChooser interface {
+	// HasGateway reports whether subnets of the family have one. It is asked before the network has subnets.
+	HasGateway(n Network, ipv6 bool) bool
+}
+
 // EndpointChecker is a [Driver] with reasons of its own to refuse an endpoint.
 type EndpointChecker interface {
 	// CheckEndpoint refuses what RenderEndpoint would refuse. The controller asks before it

@@ -12,9 +12,11 @@ type PoolRequest struct {
 	Bits    int                   // length of the picked subnet; 0: the default
 	IPv6    bool                  // family of the picked subnet
 	Range   netip.Prefix          // addresses are given from this part; the zero value: all of it
-	Gateway netip.Addr            // the zero value: the first usable address
+	Gateway netip.Addr            // the zero value: the first usable address, unless NoGateway
 	Aux     map[string]netip.Addr // addresses never given, by what they are for
 	LAN     bool                  // the subnet may be one that the host is on
+	// NoGateway leaves the pool without a gateway: the driver has none in this family.
+	NoGateway bool
 }
 
 // Claim is a set of addresses that become the owner's (or, from

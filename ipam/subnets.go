@@ -245,7 +245,13 @@ func complete(r cnm.PoolRequest, subnet netip.Prefix) (cnm.Pool, error) {
 		}
 		by[a.Unmap()] = name
 	}
-	if !r.Gateway.IsValid() {
+	switch {
+	case r.NoGateway && r.Gateway.IsValid():
+		return p, invalid("gateway", p.Gateway.String(), "the network has no gateway in this family, by its options",
+			"leave the gateway or the option out")
+	case r.NoGateway:
+		return p, nil
+	case !r.Gateway.IsValid():
 		gateway, err := firstUsable(subnet, unusable, by)
 		p.Gateway = gateway
 		return p, err

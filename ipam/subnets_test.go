@@ -90,6 +90,20 @@ func TestIPv6Subnets(t *testing.T) {
 	}
 }
 
+// Of a pool without a gateway, endpoints get the address that it would have had.
+func TestPoolWithoutGateway(t *testing.T) {
+	b := newBed(t)
+	n := b.network(t, "x", cnm.PoolRequest{Subnet: netip.MustParsePrefix("10.2.0.0/24"), NoGateway: true})
+	claim, err := b.Claim(t.Context(), n, "owner", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim.Done(false)
+	if got := claim.Addrs[0].String(); n.Pools[0].Gateway.IsValid() || got != "10.2.0.1/24" {
+		t.Errorf("gateway %s, first address %s", n.Pools[0].Gateway, got)
+	}
+}
+
 func TestPoolRefusals(t *testing.T) {
 	b := newBed(t, "10.77.0.0/24", "10.78.0.0/16")
 	b.network(t, "web", subnet("10.1.0.0/24"), subnet("fd00:1::/64"))
@@ -127,6 +141,8 @@ func TestPoolRefusals(t *testing.T) {
 			[]string{"/40", "/48 to /127"}},
 		"length and more": {[]cnm.PoolRequest{{Bits: 24, Gateway: a("10.0.0.1")}}, cnm.ErrInvalid,
 			[]string{"name the subnet too"}},
+		"gateway and none": {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Gateway: a("10.2.0.1"), NoGateway: true}},
+			cnm.ErrInvalid, []string{`gateway "10.2.0.1"`, "leave the gateway or the option out"}},
 		"gateway outside": {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Gateway: a("10.3.0.1")}}, cnm.ErrInvalid,
 			[]string{`gateway "10.3.0.1"`, "10.2.0.0/24"}},
 		"gateway is broadcast": {[]cnm.PoolRequest{{Subnet: p("10.2.0.0/24"), Gateway: a("10.2.0.255")}},

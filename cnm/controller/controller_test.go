@@ -58,6 +58,9 @@ func (d fakeDriver) Option(name string) (own string, inPlace bool) {
 	}
 	return "", false
 }
+func (d fakeDriver) HasGateway(n cnm.Network, ipv6 bool) bool {
+	return !ipv6 || n.Options["known"] != "no gateway6"
+}
 func (d fakeDriver) NetworkLink(n cnm.Network) string { return n.Options["link"] }
 func (d fakeDriver) PortAddr(n cnm.Network) netip.Addr {
 	a, _ := netip.ParseAddr(n.Options["binding"]) // none: every address

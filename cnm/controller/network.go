@@ -162,8 +162,10 @@ func families(d cnm.Driver, r cnm.NetworkRequest, n *cnm.Network) ([]cnm.PoolReq
 	if n.IPv6 && !has6 {
 		pools = append(pools, cnm.PoolRequest{IPv6: true})
 	}
-	for i := range pools {
+	chooser, chooses := d.(cnm.GatewayChooser)
+	for i, p := range pools {
 		pools[i].LAN = d.Capabilities().LAN
+		pools[i].NoGateway = chooses && !chooser.HasGateway(*n, p.IPv6 || p.Subnet.IsValid() && p.Subnet.Addr().Is6())
 	}
 	return pools, nil
 }

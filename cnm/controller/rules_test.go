@@ -14,6 +14,19 @@ import (
 	"github.com/vethloom/vethloom/plan"
 )
 
+// A driver decides for each family whether the network has a gateway.
+func TestNetworkWithoutGateway(t *testing.T) {
+	w := newWorld(t, nil)
+	n, err := w.CreateNetwork(t.Context(), cnm.NetworkRequest{Name: "x", IPv6: true,
+		Options: map[string]string{"known": "no gateway6"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !n.Pools[0].Gateway.IsValid() || n.Pools[1].Gateway.IsValid() {
+		t.Errorf("pools %v, want a gateway in the first alone", n.Pools)
+	}
+}
+
 func TestNetworkRefusals(t *testing.T) {
 	w := newWorld(t, nil)
 	w.network(t, "web", "10.1.0.0/24")

@@ -15,9 +15,10 @@ import (
 type Driver struct{}
 
 var (
-	_ cnm.Driver    = Driver{}
-	_ cnm.LinkNamer = Driver{}
-	_ cnm.Updater   = Driver{}
+	_ cnm.Driver         = Driver{}
+	_ cnm.GatewayChooser = Driver{}
+	_ cnm.LinkNamer      = Driver{}
+	_ cnm.Updater        = Driver{}
 )
 
 // Name is the driver's name in records and on the command line.
@@ -46,6 +47,17 @@ func (Driver) PortAddr(n cnm.Network) netip.Addr {
 		return netip.Addr{} // the render says why
 	}
 	return o.HostBinding
+}
+
+// HasGateway implements [cnm.GatewayChooser].
+func (Driver) HasGateway(n cnm.Network, ipv6 bool) bool {
+	o, err := options(n)
+	return err != nil || o.HasGateway(ipv6)
+}
+
+// HasGateway reports whether the host has a gateway address of the family on the network.
+func (o Options) HasGateway(ipv6 bool) bool {
+	return !ipv6 && o.Mode4 != Isolated || ipv6 && o.Mode6 != Isolated
 }
 
 // NetworkLink is the name of the network's bridge.
@@ -133,12 +145,33 @@ func checkNetwork(n cnm.Network, o Options) error {
 	if n.IPv6 && o.MTU != 0 && o.MTU < minMTUIPv6 {
 		return fmt.Errorf("option mtu=%d: IPv6 needs at least %d (RFC 8200 section 5)", o.MTU, minMTUIPv6)
 	}
-	if n.Internal && o.GatewayMode == Routed {
-		return fmt.Errorf("an internal network is not routed: leave out gateway-mode=routed or internal")
+	if err := checkModes(n, o); err != nil {
+		return err
 	}
 	for _, p := range n.Pools {
+		if g := p.Gateway; g.IsValid() && !o.HasGateway(g.Is6()) {
+			return fmt.Errorf("option gateway-mode=%s: the network was made with the gateway %s: make another one",
+				Isolated, g)
+		}
 		if err := checkPool(n, p); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+func checkModes(n cnm.Network, o Options) error {
+	for _, f := range []struct {
+		on   bool
+		mode GatewayMode
+	}{{n.IPv4, o.Mode4}, {n.IPv6, o.Mode6}} {
+		switch {
+		case f.on && n.Internal && f.mode.open():
+			return fmt.Errorf("nothing outside reaches an internal network: leave out gateway-mode=%s or internal",
+				f.mode)
+		case f.on && !n.Internal && f.mode == Isolated:
+			return fmt.Errorf("option gateway-mode=%s: without a gateway nothing leaves the network: make it internal "+
+				"too", f.mode)
 		}
 	}
 	return nil

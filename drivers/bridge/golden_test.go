@@ -113,6 +113,9 @@ func TestFabricGolden(t *testing.T) {
 func TestNetworkGolden(t *testing.T) {
 	internal := testNetwork()
 	internal.Internal = true
+	isolated := with(testNetwork(), "gateway-mode-ipv4", "isolated")
+	isolated.Internal, isolated.Pools = true, slices.Clone(isolated.Pools)
+	isolated.Pools[0].Gateway = netip.Addr{}
 	noGateway := testNetwork()
 	noGateway.Pools = slices.Clone(noGateway.Pools)
 	for i := range noGateway.Pools {
@@ -124,6 +127,8 @@ func TestNetworkGolden(t *testing.T) {
 		"internal":   internal,
 		"no-gateway": noGateway,
 		"routed":     with(testNetwork(), "gateway-mode", "routed", "mtu", "9000"),
+		"isolated":   isolated,
+		"mixed":      with(testNetwork(), "gateway-mode", "nat-unprotected", "gateway-mode-ipv6", "routed"),
 		"no-icc":     with(testNetwork(), "icc", "false", "masquerade", "false", "bridge-name", "br-front"),
 	} {
 		t.Run(name, func(t *testing.T) {

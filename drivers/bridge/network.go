@@ -67,11 +67,11 @@ type networkRender struct {
 func linkLocal() netip.Prefix { return netip.MustParsePrefix("fe80::1/64") }
 
 func (r *networkRender) gateways() {
-	if r.n.IPv6 {
+	if r.n.IPv6 && r.o.HasGateway(true) {
 		r.state.Addrs = append(r.state.Addrs, plan.Addr{Link: r.link, Prefix: linkLocal()})
 	}
 	for _, p := range r.n.Pools {
-		if !p.Gateway.IsValid() {
+		if !p.Gateway.IsValid() || !r.o.HasGateway(p.Gateway.Is6()) {
 			continue
 		}
 		r.state.Addrs = append(r.state.Addrs,
@@ -99,6 +99,9 @@ func (r *networkRender) sysctls() {
 		// drops everything else that claims such an address.
 		set("ipv4/conf/"+r.link+"/route_localnet", "1")
 	}
+	if !r.o.HasGateway(false) {
+		set("ipv4/conf/"+r.link+"/arp_ignore", "8") // who is on it learns none of the host's addresses
+	}
 	if r.n.Builtin {
 		// Nobody has asked for this network. While nothing is on it, it hides no route of the host's to its subnet.
 		set("ipv4/conf/"+r.link+"/ignore_routes_with_linkdown", "1")
@@ -106,7 +109,7 @@ func (r *networkRender) sysctls() {
 	if r.h.NoIPv6 {
 		return
 	}
-	if !r.n.IPv6 {
+	if !r.n.IPv6 || !r.o.HasGateway(true) {
 		set(v6conf+"disable_ipv6", "1")
 		return
 	}
@@ -127,12 +130,14 @@ func (r *networkRender) elements() {
 		e.Internal(r.link)
 		e.Restricted(r.link)
 	}
-	if r.o.GatewayMode == Routed {
-		e.Routed(r.link)
+	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		if on := any.Is4() && r.n.IPv4 || any.Is6() && r.n.IPv6; on && r.o.Mode(any).open() {
+			e.Open(any, r.link)
+		}
 	}
 	for _, p := range r.n.Pools {
 		e.Local(p.Subnet, r.link)
-		if r.o.Masquerade && !r.n.Internal {
+		if r.o.Masquerades(p.Subnet.Addr()) && !r.n.Internal {
 			e.Masquerade(p.Subnet)
 		}
 	}

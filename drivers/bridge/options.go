@@ -12,16 +12,22 @@ import (
 	"github.com/vethloom/vethloom/internal/linkname"
 )
 
-// GatewayMode says how a network's endpoints meet the world outside.
+// GatewayMode says how a network's endpoints meet the world outside, in one family.
 type GatewayMode string
 
 // The gateway modes.
 const (
 	// NAT hides endpoints behind the host's address; only published ports are reachable from outside.
 	NAT GatewayMode = "nat"
+	// NATUnprotected is NAT that lets the outside in, where it has a route to the endpoints.
+	NATUnprotected GatewayMode = "nat-unprotected"
 	// Routed leaves addresses as they are and lets the outside in, for networks the world has a route to.
 	Routed GatewayMode = "routed"
+	// Isolated has no gateway: the host has no address on the network.
+	Isolated GatewayMode = "isolated"
 )
+
+func gatewayModes() []GatewayMode { return []GatewayMode{NAT, NATUnprotected, Routed, Isolated} }
 
 // MTU limits: RFC 791 for IPv4, RFC 8200 for IPv6, and what an IP packet can be.
 const (
@@ -40,9 +46,10 @@ type Options struct {
 	ICC              bool // endpoints of the network may talk to each other
 	SourceValidation bool
 	HostBinding      netip.Addr // where ports without a host address are published; the zero value: everywhere
-	GatewayMode      GatewayMode
+	Mode4, Mode6     GatewayMode
 	BridgeName       string // "": derived from the network's ID
 
+	mode            GatewayMode // of a family that has none of its own
 	askedMasquerade bool
 }
 
@@ -55,13 +62,17 @@ type Option[T any] struct {
 
 // Defaults are the options of a network without any.
 func Defaults() Options {
-	return Options{Masquerade: true, ICC: true, SourceValidation: true, GatewayMode: NAT}
+	return Options{Masquerade: true, ICC: true, SourceValidation: true, mode: NAT}
 }
 
 func knownOptions() []Option[Options] {
 	return []Option[Options]{
 		{"bridge-name", "com.docker.network.bridge.name", setBridgeName},
-		{"gateway-mode", "", setGatewayMode},
+		{"gateway-mode", "", mode(func(o *Options) *GatewayMode { return &o.mode })},
+		{"gateway-mode-ipv4", "com.docker.network.bridge.gateway_mode_ipv4",
+			mode(func(o *Options) *GatewayMode { return &o.Mode4 })},
+		{"gateway-mode-ipv6", "com.docker.network.bridge.gateway_mode_ipv6",
+			mode(func(o *Options) *GatewayMode { return &o.Mode6 })},
 		{"host-binding", "com.docker.network.bridge.host_binding_ipv4", setHostBinding},
 		{"icc", "com.docker.network.bridge.enable_icc", boolean(func(o *Options) *bool { return &o.ICC })},
 		{"masquerade", "com.docker.network.bridge.enable_ip_masquerade", setMasquerade},
@@ -134,14 +145,33 @@ func Decode[T any](driver string, known []Option[T], given map[string]string, o 
 
 // Settle makes the options agree with each other once all are set.
 func (o *Options) Settle() error {
-	if o.GatewayMode == Routed {
-		if o.askedMasquerade {
-			return fmt.Errorf("option gateway-mode=routed does not masquerade: leave out masquerade or set it to false")
+	for _, m := range []*GatewayMode{&o.Mode4, &o.Mode6} {
+		if *m == "" {
+			*m = o.mode
 		}
-		o.Masquerade = false
+	}
+	if o.askedMasquerade && !o.Mode4.masquerades() && !o.Mode6.masquerades() {
+		return fmt.Errorf("option gateway-mode=%s does not masquerade: leave out masquerade or set it to false",
+			o.Mode4)
 	}
 	return nil
 }
+
+// Mode is the gateway mode of an address's family.
+func (o Options) Mode(a netip.Addr) GatewayMode {
+	if a.Is4() {
+		return o.Mode4
+	}
+	return o.Mode6
+}
+
+// Masquerades reports whether what leaves the host carries the host's address in place of one of a's family.
+func (o Options) Masquerades(a netip.Addr) bool { return o.Masquerade && o.Mode(a).masquerades() }
+
+func (m GatewayMode) masquerades() bool { return m == NAT || m == NATUnprotected }
+
+// open reports whether the outside may open connections to every port.
+func (m GatewayMode) open() bool { return m == NATUnprotected || m == Routed }
 
 // setMasquerade remembers that it was asked for, as [Options.Settle] may have to refuse it.
 func setMasquerade(o *Options, value string) error {
@@ -184,13 +214,14 @@ func setHostBinding(o *Options, value string) error {
 	return nil
 }
 
-func setGatewayMode(o *Options, value string) error {
-	switch m := GatewayMode(value); m {
-	case NAT, Routed:
-		o.GatewayMode = m
+func mode(field func(*Options) *GatewayMode) func(*Options, string) error {
+	return func(o *Options, value string) error {
+		if !slices.Contains(gatewayModes(), GatewayMode(value)) {
+			return fmt.Errorf("want %s, %s, %s or %s", NAT, NATUnprotected, Routed, Isolated)
+		}
+		*field(o) = GatewayMode(value)
 		return nil
 	}
-	return fmt.Errorf("want %s or %s", NAT, Routed)
 }
 
 // setBridgeName holds to what the kernel takes (dev_valid_name) and what an

@@ -18,7 +18,7 @@ import (
 )
 
 func TestDecodeOptions(t *testing.T) {
-	base := Options{Masquerade: true, ICC: true, SourceValidation: true, GatewayMode: NAT}
+	base := Options{Masquerade: true, ICC: true, SourceValidation: true, Mode4: NAT, Mode6: NAT}
 	change := func(f func(*Options)) Options { o := base; f(&o); return o }
 	for _, c := range []struct {
 		given map[string]string
@@ -37,7 +37,11 @@ func TestDecodeOptions(t *testing.T) {
 		{map[string]string{"com.docker.network.bridge.host_binding_ipv4": "::ffff:192.0.2.1"},
 			change(func(o *Options) { o.HostBinding = netip.MustParseAddr("192.0.2.1") })},
 		{map[string]string{"gateway-mode": "routed"},
-			change(func(o *Options) { o.GatewayMode, o.Masquerade = Routed, false })},
+			change(func(o *Options) { o.Mode4, o.Mode6 = Routed, Routed })},
+		{map[string]string{"gateway-mode": "isolated", "com.docker.network.bridge.gateway_mode_ipv4": "routed"},
+			change(func(o *Options) { o.Mode4, o.Mode6 = Routed, Isolated })},
+		{map[string]string{"gateway-mode-ipv6": "nat-unprotected", "masquerade": "true"},
+			change(func(o *Options) { o.Mode6 = NATUnprotected })},
 		{map[string]string{"com.docker.network.bridge.name": "exactly15bytes_"},
 			change(func(o *Options) { o.BridgeName = "exactly15bytes_" })},
 	} {
@@ -71,8 +75,10 @@ func TestDecodeOptionsRefuses(t *testing.T) {
 		{map[string]string{"icc": "perhaps"}, []string{`icc="perhaps"`, "true or false"}},
 		{map[string]string{"host-binding": "localhost"}, []string{"IP address"}},
 		{map[string]string{"host-binding": "fe80::1%eth0"}, []string{"IP address"}},
-		{map[string]string{"gateway-mode": "bridge"}, []string{"nat or routed"}},
+		{map[string]string{"gateway-mode": "bridge"}, []string{"nat, nat-unprotected, routed or isolated"}},
 		{map[string]string{"gateway-mode": "routed", "masquerade": "true"}, []string{"does not masquerade"}},
+		{map[string]string{"gateway-mode-ipv4": "isolated", "gateway-mode-ipv6": "routed", "masquerade": "true"},
+			[]string{"does not masquerade"}},
 		{map[string]string{"bridge-name": "sixteen_bytes_xx"}, []string{"1 to 15 bytes"}},
 		{map[string]string{"bridge-name": ""}, []string{"1 to 15 bytes"}},
 		{map[string]string{"bridge-name": "a/b"}, []string{"printable"}},
@@ -109,9 +115,17 @@ func TestCheckNetworkRefuses(t *testing.T) {
 		"unknown option":        func(n *cnm.Network) { n.Options = map[string]string{"x": "y"} },
 		"neither IPv4 nor IPv6": func(n *cnm.Network) { n.IPv4, n.IPv6 = false, false },
 		"at least 1280":         func(n *cnm.Network) { n.Options = map[string]string{"mtu": "1279"} },
-		"is not routed": func(n *cnm.Network) {
-			n.Internal, n.Options = true,
-				map[string]string{"gateway-mode": "routed"}
+		"leave out gateway-mode=routed or internal": func(n *cnm.Network) {
+			n.Internal, n.Options = true, map[string]string{"gateway-mode": "routed"}
+		},
+		"leave out gateway-mode=nat-unprotected or": func(n *cnm.Network) {
+			n.Internal, n.Options = true, map[string]string{"gateway-mode-ipv6": "nat-unprotected"}
+		},
+		"make another one": func(n *cnm.Network) {
+			n.Internal, n.Options = true, map[string]string{"gateway-mode-ipv4": "isolated"}
+		},
+		"make it internal too": func(n *cnm.Network) {
+			n.Options = map[string]string{"gateway-mode-ipv4": "isolated"}
 		},
 		"2 IPv4":                func(n *cnm.Network) { n.Pools = append(n.Pools, pool("10.9.0.0/24", "10.9.0.1")) },
 		"beyond its length":     func(n *cnm.Network) { n.Pools = []cnm.Pool{pool("10.7.0.5/24", "10.7.0.1")} },
@@ -263,6 +277,7 @@ func TestRenderIsDeterministic(t *testing.T) {
 		"mtu": {"1280", "9000"}, "icc": {"true", "false"}, "masquerade": {"false"},
 		"source-validation": {"true", "false"},
 		"host-binding":      {"127.0.0.1", "::1"}, "bridge-name": {"br0"}, "gateway-mode": {"nat", "routed"},
+		"gateway-mode-ipv6": {"nat-unprotected", "isolated"},
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		n, e := testNetwork(), testEndpoint()

@@ -16,9 +16,10 @@ import (
 type Driver struct{}
 
 var (
-	_ cnm.PeerDriver = Driver{}
-	_ cnm.LinkNamer  = Driver{}
-	_ cnm.Updater    = Driver{}
+	_ cnm.PeerDriver     = Driver{}
+	_ cnm.GatewayChooser = Driver{}
+	_ cnm.LinkNamer      = Driver{}
+	_ cnm.Updater        = Driver{}
 )
 
 const name = "overlay"
@@ -50,6 +51,12 @@ func (Driver) NetworkLink(n cnm.Network) string {
 		return ""
 	}
 	return o.Bridge.Link(n)
+}
+
+// HasGateway implements [cnm.GatewayChooser].
+func (Driver) HasGateway(n cnm.Network, ipv6 bool) bool {
+	o, err := options(n)
+	return err != nil || o.Bridge.HasGateway(ipv6)
 }
 
 // LinkName is the name of the network's VXLAN device on each node.

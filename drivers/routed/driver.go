@@ -67,6 +67,10 @@ func (d Driver) CheckNetwork(n cnm.Network) error {
 	if err != nil {
 		return err
 	}
+	if n.IPv4 && !o.Bridge.HasGateway(false) || n.IPv6 && !o.Bridge.HasGateway(true) {
+		return invalid(fmt.Errorf("option gateway-mode=%s: the way to the other nodes of a network of driver %s leads "+
+			"by the gateway: choose another mode, or driver overlay", bridge.Isolated, d.Name()))
+	}
 	if err := bridge.CheckNetwork(n, o.Bridge); err != nil {
 		return err
 	}

@@ -169,6 +169,7 @@ func TestOptionsRefused(t *testing.T) {
 		{udp, []string{"flannel.prefix", "/a/../b"}, []string{"/coreos.com/network"}},
 		{udp, []string{"subnet-env", "/run/subnet.env"}, []string{`unknown option "subnet-env"`}}, // a node's setting
 		{udp, []string{"mtu", "67"}, []string{"68 to 65535"}},
+		{udp, []string{"gateway-mode-ipv4", "isolated"}, []string{"leads by the gateway", "overlay"}},
 		{udp, []string{"masquerade", "true", "gateway-mode", "routed"}, []string{"does not masquerade"}},
 	} {
 		err := c.d.CheckNetwork(network(c.d, false, c.kv...))

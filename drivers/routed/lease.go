@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/vethloom/vethloom/backend"
@@ -167,7 +168,10 @@ func (d Driver) Env(n cnm.Network, h cnm.Host) (subnet.Env, error) {
 	if err != nil || n.Cluster == nil {
 		return subnet.Env{}, err
 	}
-	env := subnet.Env{MTU: r.inner.MTU, Masquerade: r.o.Bridge.Masquerade && !n.Internal}
+	masquerades := slices.ContainsFunc(n.Cluster.Subnets, func(s netip.Prefix) bool {
+		return r.o.Bridge.Masquerades(s.Addr())
+	})
+	env := subnet.Env{MTU: r.inner.MTU, Masquerade: masquerades && !n.Internal}
 	if r.o.Bridge.MTU != 0 {
 		env.MTU = r.o.Bridge.MTU
 	}

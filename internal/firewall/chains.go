@@ -127,9 +127,12 @@ func forwardRules() []plan.Rule {
 	for _, f := range families() {
 		rules = append(rules, dropped(is(plan.CTState, "invalid"), is(plan.NFProto, f.proto), in(f.masq, f.saddr)))
 	}
+	rules = append(rules, rule(plan.Accept, in(setBridges, plan.OIfName), is(plan.CTStatus, "dnat")))
+	for _, f := range families() {
+		rules = append(rules, rule(plan.Accept, is(plan.NFProto, f.proto), in(f.open, plan.OIfName),
+			not(in(setBridges, plan.IIfName))))
+	}
 	return append(rules,
-		rule(plan.Accept, in(setBridges, plan.OIfName), is(plan.CTStatus, "dnat")),
-		rule(plan.Accept, in(setRouted, plan.OIfName), not(in(setBridges, plan.IIfName))),
 		dropped(in(setBridges, plan.OIfName)),
 		// To another node's tunnel, with this node's address as its source once it is masqueraded.
 		dropped(is(plan.L4Proto, "udp"), in(setTunnelPorts, plan.DPort), in(setBridges, plan.IIfName)),

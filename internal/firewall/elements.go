@@ -35,8 +35,8 @@ func (e *Elements) Internal(link string) { e.inet(setInternal, link) }
 // Restricted has what comes by a link to the host itself looked at: on internal networks and tunnels.
 func (e *Elements) Restricted(link string) { e.inet(setRestricted, link) }
 
-// Routed lets everything from outside the host's networks pass to a bridge.
-func (e *Elements) Routed(link string) { e.inet(setRouted, link) }
+// Open lets everything of a's family from outside the host's networks pass to a bridge.
+func (e *Elements) Open(a netip.Addr, link string) { e.inet(familyOf(a).open, link) }
 
 // Tunnel is a link that leads to other nodes of one network. What comes by it must be from a subnet that is
 // [Elements.Local] to it.

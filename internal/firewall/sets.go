@@ -9,7 +9,6 @@ const (
 	setBridges     = "bridges"
 	setForward     = "forward"
 	setInternal    = "internal"
-	setRouted      = "routed"
 	setTunnels     = "tunnels"
 	setNetworks    = "networks"
 	setRestricted  = "restricted"
@@ -31,6 +30,7 @@ type family struct {
 	cluster      string // address . address: between the nodes' parts of a network
 	nodes        string // addresses of the nodes that tunnels lead to
 	masq         string
+	open         string // ifname: reached from outside at every port
 	anywhere     string // where ports on every address lead
 	ports        string // where those on one address do
 	ranges       string
@@ -45,7 +45,7 @@ type family struct {
 func v4() family {
 	return family{
 		proto: "ipv4", ether: "ip", ip: "ip", addr: plan.TypeIPv4, saddr: plan.IPSaddr, daddr: plan.IPDaddr,
-		local: "local4", cluster: "cluster4", nodes: "nodes4", masq: "masq4",
+		local: "local4", cluster: "cluster4", nodes: "nodes4", masq: "masq4", open: "open4",
 		anywhere: "any4", ports: "ports4", ranges: "range4",
 		from: "from4", fromRanges: "fromrange4", source: "source4", loopback: "127.0.0.0/8", any: "0.0.0.0/0",
 		multicast: []string{"224.0.0.0/4", "255.255.255.255"},
@@ -55,7 +55,7 @@ func v4() family {
 func v6() family {
 	return family{
 		proto: "ipv6", ether: "ip6", ip: "ip6", addr: plan.TypeIPv6, saddr: plan.IP6Saddr, daddr: plan.IP6Daddr,
-		local: "local6", cluster: "cluster6", nodes: "nodes6", masq: "masq6",
+		local: "local6", cluster: "cluster6", nodes: "nodes6", masq: "masq6", open: "open6",
 		anywhere: "any6", ports: "ports6", ranges: "range6",
 		from: "from6", fromRanges: "fromrange6", source: "source6", loopback: "::1", any: "::/0",
 		multicast: []string{"ff00::/8"},
@@ -87,7 +87,6 @@ func baseSets() []plan.Set {
 		inet(setBridges, plan.TypeIfName),
 		verdicts(inet(setForward, plan.TypeIfName, plan.TypeIfName)),
 		inet(setInternal, plan.TypeIfName),
-		inet(setRouted, plan.TypeIfName),
 		inet(setTunnels, plan.TypeIfName),
 		inet(setNetworks, plan.TypeIfName),
 		inet(setRestricted, plan.TypeIfName),
@@ -103,6 +102,7 @@ func baseSets() []plan.Set {
 			interval(inet(f.cluster, f.addr, f.addr)),
 			inet(f.nodes, f.addr),
 			interval(inet(f.masq, f.addr)),
+			inet(f.open, plan.TypeIfName),
 			numbered(inet(f.anywhere, port[1:]...), f.addr),
 			numbered(inet(f.ports, port...), f.addr),
 			interval(inet(f.ranges, port...), f.addr),
