@@ -30,6 +30,13 @@ func (n Network) Gone() bool { return n.Cluster != nil && n.Cluster.Gone }
 // Left reports whether this node has left the network.
 func (n Network) Left() bool { return n.Cluster != nil && n.Cluster.Left }
 
+// ConfigOnlyError is why nothing is on a network that only holds what others are made from.
+func ConfigOnlyError(name string) error {
+	return &Error{Kind: ErrForbidden, Field: "network", Value: name,
+		Reason: "it only holds the configuration of others",
+		Remedy: fmt.Sprintf("make a network with --config-from %.64s", name)}
+}
+
 // LeftError is why nothing is on a network that this node has left.
 func LeftError(name string) error {
 	return &Error{Kind: ErrForbidden, Field: "network", Value: name,

@@ -8,15 +8,16 @@ import (
 // PoolRequest asks for one subnet of a new network. The zero value asks for a
 // free IPv4 subnet of the default size.
 type PoolRequest struct {
-	Subnet  netip.Prefix          // the zero value: pick a free one of Bits in the family of IPv6
-	Bits    int                   // length of the picked subnet; 0: the default
-	IPv6    bool                  // family of the picked subnet
-	Range   netip.Prefix          // addresses are given from this part; the zero value: all of it
-	Gateway netip.Addr            // the zero value: the first usable address, unless NoGateway
-	Aux     map[string]netip.Addr // addresses never given, by what they are for
-	LAN     bool                  // the subnet may be one that the host is on
+	// the zero value: pick a free one of Bits in the family of IPv6
+	Subnet  netip.Prefix          `json:"subnet,omitzero"`
+	Bits    int                   `json:"bits,omitempty"`   // length of the picked subnet; 0: the default
+	IPv6    bool                  `json:"ipv6,omitempty"`   // family of the picked subnet
+	Range   netip.Prefix          `json:"range,omitzero"`   // where addresses are given from; the zero value: all of it
+	Gateway netip.Addr            `json:"gateway,omitzero"` // the zero value: the first usable address, unless NoGateway
+	Aux     map[string]netip.Addr `json:"aux,omitempty"`    // addresses never given, by what they are for
+	LAN     bool                  `json:"-"`                // the subnet may be one that the host is on
 	// NoGateway leaves the pool without a gateway: the driver has none in this family.
-	NoGateway bool
+	NoGateway bool `json:"-"`
 }
 
 // Claim is a set of addresses that become the owner's (or, from

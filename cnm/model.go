@@ -53,9 +53,14 @@ type Network struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 	Cluster  *ClusterNetwork   `json:"cluster,omitempty"` // nil for a network of this node alone
 	Builtin  bool              `json:"builtin,omitempty"` // bridge, host, none: made at start
-	Created  time.Time         `json:"created"`
-	Phase    Phase             `json:"phase"`
-	Revision uint64            `json:"-"` // the store's, for compare-and-swap
+	// ConfigOnly is a network that only holds what others are made from: Config, Options, Labels and the families. It
+	// has nothing in the kernel, and no endpoint is on it.
+	ConfigOnly bool          `json:"configOnly,omitempty"`
+	Config     []PoolRequest `json:"config,omitempty"`
+	ConfigFrom string        `json:"configFrom,omitempty"` // name of the network that this one was made from
+	Created    time.Time     `json:"created"`
+	Phase      Phase         `json:"phase"`
+	Revision   uint64        `json:"-"` // the store's, for compare-and-swap
 }
 
 // Pool is one subnet of a network.

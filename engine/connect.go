@@ -76,6 +76,8 @@ func (e *connector) mayJoin(ctx context.Context, rec record, n cnm.Network, r cn
 		return err
 	}
 	switch {
+	case n.ConfigOnly:
+		return cnm.ConfigOnlyError(n.Name)
 	case n.Driver == cnm.DriverHost || n.Driver == cnm.DriverNull:
 		return &cnm.Error{Kind: cnm.ErrForbidden, Field: "network", Value: n.Name,
 			Reason: "a container that exists cannot be connected to it", Remedy: "choose it when the container is made"}

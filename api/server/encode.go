@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -56,6 +57,14 @@ func encodeNetwork(n NetworkView) *apiv1.Network {
 		Id: n.ID, Name: n.Name, Driver: n.Driver, Scope: string(n.Scope), Internal: n.Internal,
 		Ipv4: n.IPv4, Ipv6: n.IPv6, Pools: list(n.Pools, encodePool), Options: n.Options, Labels: n.Labels,
 		Builtin: n.Builtin, Created: timestamp(n.Created), Endpoints: list(n.Endpoints, encodeEndpoint), Link: n.Link,
+		ConfigOnly: n.ConfigOnly, ConfigFrom: n.ConfigFrom,
+	}
+	for _, p := range n.Config {
+		pool := encodePool(cnm.Pool{Subnet: p.Subnet, Range: p.Range, Gateway: p.Gateway, Aux: p.Aux})
+		if p.Bits != 0 {
+			pool.Subnet = fmt.Sprintf("/%d", p.Bits)
+		}
+		out.Pools = append(out.Pools, pool)
 	}
 	if c := n.Cluster; c != nil {
 		out.Cluster = &apiv1.ClusterNetwork{

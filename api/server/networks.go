@@ -44,7 +44,7 @@ func (s *networksService) List(ctx context.Context, r *apiv1.ListNetworksRequest
 		}
 		if f.equal("driver", n.Driver) && f.named("name", n.Name) && f.prefix("id", n.ID) &&
 			f.labels(n.Labels) && f.equal("scope", string(n.Scope)) && f.equal("type", kind) &&
-			f.boolean("dangling", !n.Builtin && len(n.Endpoints) == 0) {
+			f.boolean("dangling", !n.Builtin && !n.ConfigOnly && len(n.Endpoints) == 0) {
 			out.Networks = append(out.Networks, encodeNetwork(n))
 		}
 	}

@@ -111,6 +111,8 @@ type CreateNetworkRequest struct {
 	DisableIpv4   bool                   `protobuf:"varint,6,opt,name=disable_ipv4,json=disableIpv4,proto3" json:"disable_ipv4,omitempty"`
 	Options       map[string]string      `protobuf:"bytes,7,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Labels        map[string]string      `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	ConfigOnly    bool                   `protobuf:"varint,20,opt,name=config_only,json=configOnly,proto3" json:"config_only,omitempty"` // hold what other networks are made from
+	ConfigFrom    string                 `protobuf:"bytes,21,opt,name=config_from,json=configFrom,proto3" json:"config_from,omitempty"`  // the network of that kind that subnets, families and options come from
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -201,6 +203,20 @@ func (x *CreateNetworkRequest) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *CreateNetworkRequest) GetConfigOnly() bool {
+	if x != nil {
+		return x.ConfigOnly
+	}
+	return false
+}
+
+func (x *CreateNetworkRequest) GetConfigFrom() string {
+	if x != nil {
+		return x.ConfigFrom
+	}
+	return ""
+}
+
 type Network struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -216,8 +232,10 @@ type Network struct {
 	Builtin       bool                   `protobuf:"varint,11,opt,name=builtin,proto3" json:"builtin,omitempty"`
 	Created       *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=created,proto3" json:"created,omitempty"`
 	Endpoints     []*Endpoint            `protobuf:"bytes,13,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	Link          string                 `protobuf:"bytes,14,opt,name=link,proto3" json:"link,omitempty"`       // the host link of the network, when it has one
-	Cluster       *ClusterNetwork        `protobuf:"bytes,15,opt,name=cluster,proto3" json:"cluster,omitempty"` // unset: a network of this node alone
+	Link          string                 `protobuf:"bytes,14,opt,name=link,proto3" json:"link,omitempty"`                                // the host link of the network, when it has one
+	Cluster       *ClusterNetwork        `protobuf:"bytes,15,opt,name=cluster,proto3" json:"cluster,omitempty"`                          // unset: a network of this node alone
+	ConfigOnly    bool                   `protobuf:"varint,20,opt,name=config_only,json=configOnly,proto3" json:"config_only,omitempty"` // the pools are those of networks that are made from it
+	ConfigFrom    string                 `protobuf:"bytes,21,opt,name=config_from,json=configFrom,proto3" json:"config_from,omitempty"`  // name of the network that it was made from
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -355,6 +373,20 @@ func (x *Network) GetCluster() *ClusterNetwork {
 		return x.Cluster
 	}
 	return nil
+}
+
+func (x *Network) GetConfigOnly() bool {
+	if x != nil {
+		return x.ConfigOnly
+	}
+	return false
+}
+
+func (x *Network) GetConfigFrom() string {
+	if x != nil {
+		return x.ConfigFrom
+	}
+	return ""
 }
 
 // ClusterNetwork is what a network is beyond this node. What of it is this node's stands in the pools.
@@ -6794,7 +6826,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x06blocks\x18\x05 \x03(\tR\x06blocks\x1a?\n" +
 	"\x11AuxAddressesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc6\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x88\x04\n" +
 	"\x14CreateNetworkRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12'\n" +
@@ -6803,13 +6835,17 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x04ipv6\x18\x05 \x01(\bR\x04ipv6\x12!\n" +
 	"\fdisable_ipv4\x18\x06 \x01(\bR\vdisableIpv4\x12H\n" +
 	"\aoptions\x18\a \x03(\v2..vethloom.v1.CreateNetworkRequest.OptionsEntryR\aoptions\x12E\n" +
-	"\x06labels\x18\b \x03(\v2-.vethloom.v1.CreateNetworkRequest.LabelsEntryR\x06labels\x1a:\n" +
+	"\x06labels\x18\b \x03(\v2-.vethloom.v1.CreateNetworkRequest.LabelsEntryR\x06labels\x12\x1f\n" +
+	"\vconfig_only\x18\x14 \x01(\bR\n" +
+	"configOnly\x12\x1f\n" +
+	"\vconfig_from\x18\x15 \x01(\tR\n" +
+	"configFrom\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x86\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc8\x05\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -6826,7 +6862,11 @@ const file_vethloom_proto_rawDesc = "" +
 	"\acreated\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x123\n" +
 	"\tendpoints\x18\r \x03(\v2\x15.vethloom.v1.EndpointR\tendpoints\x12\x12\n" +
 	"\x04link\x18\x0e \x01(\tR\x04link\x125\n" +
-	"\acluster\x18\x0f \x01(\v2\x1b.vethloom.v1.ClusterNetworkR\acluster\x1a:\n" +
+	"\acluster\x18\x0f \x01(\v2\x1b.vethloom.v1.ClusterNetworkR\acluster\x12\x1f\n" +
+	"\vconfig_only\x18\x14 \x01(\bR\n" +
+	"configOnly\x12\x1f\n" +
+	"\vconfig_from\x18\x15 \x01(\tR\n" +
+	"configFrom\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +

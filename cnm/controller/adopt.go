@@ -91,7 +91,7 @@ func (k *shared) checkAdopted(n cnm.Network) error {
 	if err := cnm.CheckName("name", n.Name); err != nil {
 		return err
 	}
-	if n.Cluster == nil || n.Builtin {
+	if n.Cluster == nil || n.Builtin || n.ConfigOnly {
 		return &cnm.Error{Kind: cnm.ErrInvalid, Field: "network", Value: n.Name, Reason: "not one of a cluster"}
 	}
 	d, err := k.driver(n.Driver)

@@ -81,6 +81,9 @@ func (k *endpoints) joinable(sandbox, network string) (cnm.Sandbox, error) {
 			Reason: "the sandbox is the host's own network stack, which joins no network",
 			Remedy: "start the container without network host"}
 	}
+	if n.ConfigOnly {
+		return cnm.Sandbox{}, cnm.ConfigOnlyError(n.Name)
+	}
 	if n.Driver == cnm.DriverHost || n.Driver == cnm.DriverNull {
 		return cnm.Sandbox{}, &cnm.Error{Kind: cnm.ErrForbidden, Field: "network", Value: n.Name,
 			Reason: "a sandbox that exists cannot be connected to it", Remedy: "choose it when the container is made"}

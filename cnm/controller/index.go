@@ -209,6 +209,10 @@ func copyNetwork(n cnm.Network) cnm.Network {
 		n.Pools[i].Aux = maps.Clone(n.Pools[i].Aux)
 		n.Pools[i].Blocks = slices.Clone(n.Pools[i].Blocks)
 	}
+	n.Config = slices.Clone(n.Config)
+	for i := range n.Config {
+		n.Config[i].Aux = maps.Clone(n.Config[i].Aux)
+	}
 	if n.Cluster != nil {
 		c := *n.Cluster
 		c.Subnets = slices.Clone(c.Subnets)

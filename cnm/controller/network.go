@@ -20,8 +20,17 @@ type networks struct {
 
 // CreateNetwork makes a network, or nothing. It returns once the kernel has it.
 func (k *networks) CreateNetwork(ctx context.Context, r cnm.NetworkRequest) (cnm.Network, error) {
+	if r.ConfigOnly {
+		return k.createConfig(ctx, r)
+	}
 	if r.Driver == "" {
 		r.Driver = cnm.DriverBridge
+	}
+	if r.ConfigFrom != "" {
+		var err error
+		if r, err = k.configured(r); err != nil {
+			return cnm.Network{}, err
+		}
 	}
 	switch builtin, ok := builtins[r.Name]; {
 	case ok && builtin != cnm.DriverBridge:
@@ -99,7 +108,10 @@ func (k *networks) createNetwork(ctx context.Context, d cnm.Driver, r cnm.Networ
 	}
 	n := cnm.Network{
 		Name: r.Name, Driver: r.Driver, Scope: d.Scope(), Internal: r.Internal, Options: r.Options, Labels: r.Labels,
-		Builtin: builtin, Created: k.now(), Phase: cnm.Active,
+		Builtin: builtin, Created: k.now(), Phase: cnm.Active, ConfigFrom: r.ConfigFrom,
+	}
+	if n.Scope == cnm.Cluster {
+		n.ConfigFrom = "" // other nodes do not have it
 	}
 	pools, err := families(d, r, &n)
 	if err != nil {
@@ -176,6 +188,11 @@ func (k *networks) holdName(n cnm.Network) (string, error) {
 	defer k.mu.Unlock()
 	if err := k.freeName(n); err != nil {
 		return "", err
+	}
+	if n.ConfigFrom != "" {
+		if _, err := k.findConfig(n.ConfigFrom); err != nil {
+			return "", err
+		}
 	}
 	id, err := k.newID(cnm.KindNetwork)
 	if err != nil {
@@ -290,6 +307,9 @@ func (k *removals) closeNetwork(id string, due func(cnm.Network) bool, closing b
 	if on := k.ix.endpointsOn(id); len(on) > 0 {
 		return cnm.Network{}, k.inUse(e.v, on)
 	}
+	if err := k.configUsed(e.v); err != nil {
+		return cnm.Network{}, err
+	}
 	before := e.v
 	if e.closing {
 		before.Phase = e.was
@@ -332,7 +352,7 @@ func (k *networks) PruneNetworks(ctx context.Context, due func(cnm.Network) bool
 		if err != nil {
 			return names, err
 		}
-		if n.Builtin || n.Left() || len(on) > 0 || !due(n) {
+		if n.Builtin || n.ConfigOnly || n.Left() || len(on) > 0 || !due(n) {
 			continue
 		}
 		switch err := k.shared.removeAnywhere(ctx, n); {

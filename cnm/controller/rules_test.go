@@ -110,10 +110,10 @@ func TestBuiltinBridgeMoves(t *testing.T) {
 	w.consistent(t)
 }
 
-// ensure makes the builtin networks and checks bridge, whose ID it returns; an empty ID is any.
 // every network is due.
 func every(cnm.Network) bool { return true }
 
+// ensure makes the builtin networks and checks bridge, whose ID it returns; an empty ID is any.
 func (w *world) ensure(t *testing.T, subnets []netip.Prefix, id string, want ...string) string {
 	t.Helper()
 	if err := w.EnsureBuiltin(t.Context(), subnets); err != nil {

@@ -98,6 +98,9 @@ func (k *sandboxes) placePorts(r *cnm.SandboxRequest) error {
 		if err != nil {
 			return err
 		}
+		if n.ConfigOnly {
+			return cnm.ConfigOnlyError(n.Name)
+		}
 		if n.Driver == cnm.DriverHost || n.Driver == cnm.DriverNull {
 			return k.standAlone(r, n)
 		}

@@ -136,7 +136,7 @@ func (k *updates) changed(n cnm.Network, c cnm.NetworkChange) (cnm.Network, erro
 		return n, err
 	}
 	u, ok := d.(cnm.Updater)
-	if !ok {
+	if !ok || n.ConfigOnly {
 		if len(c.Options) > 0 || len(c.RemoveOptions) > 0 || c.Internal != nil {
 			return n, &cnm.Error{Kind: cnm.ErrForbidden, Field: "network", Value: n.Name,
 				Reason: fmt.Sprintf("of a network of driver %s only the labels can change", n.Driver)}

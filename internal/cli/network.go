@@ -32,6 +32,8 @@ type networkCreateFlags struct {
 	ipv4, ipv6      bool
 	internal        bool
 	options, labels []string
+	configOnly      bool
+	configFrom      string
 }
 
 func (a networks) networkCreate() *cobra.Command {
@@ -67,6 +69,8 @@ func (a networks) networkCreate() *cobra.Command {
 	f.BoolVar(&o.internal, "internal", false, "no way out of the network")
 	f.StringArrayVarP(&o.options, "opt", "o", nil, "driver option KEY=VALUE")
 	f.StringArrayVar(&o.labels, "label", nil, "label KEY=VALUE")
+	f.BoolVar(&o.configOnly, "config-only", false, "hold what other networks are made from, and be none")
+	f.StringVar(&o.configFrom, "config-from", "", "network with --config-only to take subnets and options from")
 	show.Must(cmd.RegisterFlagCompletionFunc("driver",
 		show.Fixed("bridge", "macvlan", "overlay", "vxlan", "udp", "host-gw")))
 	return cmd
@@ -74,7 +78,7 @@ func (a networks) networkCreate() *cobra.Command {
 
 func (o *networkCreateFlags) request(name string) (*apiv1.CreateNetworkRequest, error) {
 	r := &apiv1.CreateNetworkRequest{Name: name, Driver: o.driver, Internal: o.internal, Ipv6: o.ipv6,
-		DisableIpv4: !o.ipv4}
+		DisableIpv4: !o.ipv4, ConfigOnly: o.configOnly, ConfigFrom: o.configFrom}
 	var err error
 	if r.Options, err = flagspec.KeyValues("opt", o.options); err != nil {
 		return nil, err

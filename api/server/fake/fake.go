@@ -198,7 +198,7 @@ func (d *networkPart) CreateNetwork(_ context.Context, r cnm.NetworkRequest) (se
 	}
 	n := &cnm.Network{
 		ID: d.id(), Name: r.Name, Driver: r.Driver, Scope: cnm.Local, Internal: r.Internal, IPv4: !r.DisableIPv4,
-		IPv6:    r.IPv6,
+		IPv6: r.IPv6, ConfigOnly: r.ConfigOnly, ConfigFrom: r.ConfigFrom,
 		Options: r.Options, Labels: r.Labels, Created: Epoch, Phase: cnm.Active,
 	}
 	if n.Driver == "" {
@@ -343,7 +343,7 @@ func (d *networkPart) PruneNetworks(_ context.Context, due func(cnm.Network) boo
 	defer d.mu.Unlock()
 	var names []string
 	d.networks = slices.DeleteFunc(d.networks, func(n *cnm.Network) bool {
-		gone := !n.Builtin && due(*n) && len(d.networkView(n).Endpoints) == 0
+		gone := !n.Builtin && !n.ConfigOnly && due(*n) && len(d.networkView(n).Endpoints) == 0
 		if gone {
 			names = append(names, n.Name)
 		}

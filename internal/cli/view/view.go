@@ -29,6 +29,8 @@ type networkView struct {
 	EnableIPv6 bool
 	IPAM       ipamView
 	Internal   bool
+	ConfigFrom configFromView
+	ConfigOnly bool
 	Builtin    bool
 	Link       string       // of the host
 	Cluster    *clusterView `json:",omitempty"` // of networks that reach other hosts
@@ -39,6 +41,9 @@ type networkView struct {
 
 // Id is Docker's spelling in templates.
 func (v networkView) Id() string { return v.ID } //nolint:staticcheck // templates say .Id
+
+// configFromView names the network that one was made from.
+type configFromView struct{ Network string }
 
 type ipamView struct {
 	Driver string
@@ -64,7 +69,7 @@ func Network(n *apiv1.Network) networkView {
 	v := networkView{
 		Name: n.GetName(), ID: n.GetId(), Created: Time(n.GetCreated()), Scope: n.GetScope(), Driver: n.GetDriver(),
 		EnableIPv4: n.GetIpv4(), EnableIPv6: n.GetIpv6(), Internal: n.GetInternal(), Builtin: n.GetBuiltin(),
-		Link: n.GetLink(),
+		Link: n.GetLink(), ConfigFrom: configFromView{n.GetConfigFrom()}, ConfigOnly: n.GetConfigOnly(),
 		IPAM: ipamView{Driver: "default", Config: []poolView{}}, Containers: map[string]memberView{},
 		Options: OrEmpty(n.GetOptions()), Labels: OrEmpty(n.GetLabels()), Cluster: viewCluster(n),
 	}

@@ -353,3 +353,25 @@ func TestMetricsAndHealth(t *testing.T) {
 		}
 	}
 }
+
+func TestConfigOnlyNetworks(t *testing.T) {
+	n := withImage(t)
+	n.ok("network", "create", "--config-only", "--subnet", "10.7.0.0/24", "--gateway", "10.7.0.254", "-o", "mtu=1400",
+		"cfg")
+	n.refuses(
+		refusal{"run --rm --network cfg bb true", 125, `only holds the configuration of others.*--config-from cfg`},
+		refusal{"network create --config-from cfg --subnet 10.8.0.0/24 web", 1, `subnets, families and options`},
+	)
+	n.ok("network", "create", "--config-from", "cfg", "web")
+	is(t, "a container's way out", n.ok("run", "--rm", "--network", "web", "bb", "sh", "-c",
+		"ip route | grep default; cat /sys/class/net/eth0/mtu"), "default via 10.7.0.254 dev eth0 onlink \n1400")
+	is(t, "inspect", n.ok("network", "inspect", "-f", "{{.ConfigOnly}} {{.ConfigFrom.Network}} {{.Driver}} "+
+		"{{range .IPAM.Config}}{{.Subnet}} {{.Gateway}}{{end}}", "cfg", "web"),
+		"true  null 10.7.0.0/24 10.7.0.254\nfalse cfg bridge 10.7.0.0/24 10.7.0.254")
+	n.restart()
+	n.refuses(
+		refusal{"network rm cfg", 1, `made from it is web; remove`},
+		refusal{"network create --config-from cfg other", 1, `overlaps 10.7.0.0/24 of network "web"`},
+	)
+	n.ok("network", "rm", "web", "cfg")
+}
