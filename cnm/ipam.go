@@ -13,7 +13,7 @@ type PoolRequest struct {
 	Bits    int                   `json:"bits,omitempty"`   // length of the picked subnet; 0: the default
 	IPv6    bool                  `json:"ipv6,omitempty"`   // family of the picked subnet
 	Range   netip.Prefix          `json:"range,omitzero"`   // where addresses are given from; the zero value: all of it
-	Gateway netip.Addr            `json:"gateway,omitzero"` // the zero value: the first usable address, unless NoGateway
+	Gateway netip.Addr            `json:"gateway,omitzero"` // the zero value: the first usable one, unless NoGateway
 	Aux     map[string]netip.Addr `json:"aux,omitempty"`    // addresses never given, by what they are for
 	LAN     bool                  `json:"-"`                // the subnet may be one that the host is on
 	// NoGateway leaves the pool without a gateway: the driver has none in this family.

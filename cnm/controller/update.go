@@ -202,6 +202,9 @@ func (k *updates) checkChange(before, after cnm.Network) error {
 	if err != nil {
 		return err
 	}
+	if err := gatewaysStay(d, before, after); err != nil {
+		return err
+	}
 	checker, ok := d.(cnm.EndpointChecker)
 	if !ok || sameRender(before, after) {
 		return nil
@@ -223,6 +226,22 @@ func (k *updates) checkChange(before, after cnm.Network) error {
 	}
 	return &cnm.Error{Kind: cnm.ErrInUse, Field: "network", Value: after.Name,
 		Reason: "what is on it does not agree with the change: " + strings.Join(refused[:min(len(refused), 5)], "; ")}
+}
+
+// gatewaysStay refuses a change with which subnets would get a gateway, or lose theirs: it is an address of theirs.
+func gatewaysStay(d cnm.Driver, before, after cnm.Network) error {
+	g, ok := d.(cnm.GatewayChooser)
+	if !ok {
+		return nil
+	}
+	for ipv6, on := range map[bool]bool{false: after.IPv4, true: after.IPv6} {
+		if on && g.HasGateway(before, ipv6) != g.HasGateway(after, ipv6) {
+			return &cnm.Error{Kind: cnm.ErrForbidden, Field: "network", Value: after.Name,
+				Reason: "with the change its subnets would have a gateway, or have none any more",
+				Remedy: "make another network, and connect the containers to that one"}
+		}
+	}
+	return nil
 }
 
 // binding is the host's address that ports without one of their own are published on.

@@ -135,6 +135,7 @@ func TestNetworkUpdateUnderTraffic(t *testing.T) {
 	}
 	n.refuses(
 		refusal{"network update -o bridge-name=br9 web", 1, `option "bridge-name": cannot change.*another network`},
+		refusal{"network update -o gateway-mode=isolated web", 1, `subnets would have a gateway, or have none`},
 		refusal{"network update -o mtu=1 web", 1, `mtu="1": want a number of bytes`},
 		refusal{"network update --internal web", 1, `s: port 8080:80/tcp cannot be published: the network is internal`},
 		refusal{"network update -o nothing=1 web", 1, `unknown option "nothing"`},
