@@ -30,9 +30,15 @@ type world struct {
 // every container and addresses 192.0.2.2 and 2001:db8::2. The host has 192.0.2.1,
 // 192.0.2.9 and 2001:db8::1 there.
 func newWorld(tb testing.TB, bridgeNetfilter bool) *world {
+	return newWorldOf(tb, kern.Config{}, bridgeNetfilter)
+}
+
+// newWorldOf makes it with another firewall.
+func newWorldOf(tb testing.TB, cfg kern.Config, bridgeNetfilter bool) *world {
 	tb.Helper()
 	env := kerntest.New(tb)
-	k, err := kern.Open(kern.Config{RunDir: env.RunDir})
+	cfg.RunDir = env.RunDir
+	k, err := kern.Open(cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vethloom/vethloom/internal/kern/conntrack"
 	"github.com/vethloom/vethloom/internal/kern/host"
+	"github.com/vethloom/vethloom/internal/kern/iptables"
 	"github.com/vethloom/vethloom/internal/kern/netns"
 	"github.com/vethloom/vethloom/internal/kern/nftables"
 	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
@@ -25,6 +26,22 @@ type Config struct {
 	// Tunnels carries the packets of TUN links. It outlives the Kernel: what made it
 	// ends it. Nil: a plan with a tunnel is unsupported.
 	Tunnels TunnelHost
+	// Firewall is what has the rules: Nftables, which "" is too, or Iptables.
+	Firewall string
+	// Variant is the one of iptables: nft, legacy, or "" for what the host's own command is.
+	Variant string
+}
+
+// What can have the rules.
+const (
+	Nftables = "nftables"
+	Iptables = "iptables"
+)
+
+// firewall has the rules of a plan.
+type firewall interface {
+	Apply(ctx context.Context, ops []plan.Op) error
+	Observe(ctx context.Context) (plan.Ruleset, error)
 }
 
 // Kernel is the network state of one network namespace and of those pinned
@@ -36,6 +53,7 @@ type Kernel struct {
 	pins     netns.Pins
 	self     *os.File // the fabric's own namespace
 	rules    *nftables.Rules
+	firewall firewall
 	tunnels  TunnelHost
 	buffer   int  // bytes of notifications that may wait
 	ipv6     bool // whether the kernel has IPv6 at all
@@ -67,13 +85,13 @@ func Open(cfg Config) (*Kernel, error) {
 	k.ports.held, k.ports.byPort = map[string]*hold{}, map[heldPort][]*hold{}
 	k.handlers = k.handlerTable()
 	k.life, k.stop = context.WithCancel(context.Background())
-	if err := k.open(filepath.Join(cfg.RunDir, "netns")); err != nil {
+	if err := k.open(cfg); err != nil {
 		return nil, errors.Join(err, k.Close())
 	}
 	return k, nil
 }
 
-func (k *Kernel) open(dir string) error {
+func (k *Kernel) open(cfg Config) error {
 	self, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return fmt.Errorf("open the network namespace: %w", err)
@@ -83,11 +101,15 @@ func (k *Kernel) open(dir string) error {
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
 		k.ipv6 = true
 	}
-	if k.pins, err = netns.OpenPins(dir); err != nil {
+	if k.pins, err = netns.OpenPins(filepath.Join(cfg.RunDir, "netns")); err != nil {
 		return err
 	}
 	if k.rules, err = nftables.Open(k.fd()); err != nil {
 		return fmt.Errorf("open nf_tables: %w", err)
+	}
+	k.firewall = k.rules
+	if cfg.Firewall == Iptables {
+		k.firewall = iptables.Open(k.fd(), cfg.Variant, k.ipv6)
 	}
 	k.Host = host.Open(k.fd(), k.ipv6, k.rules)
 	c, err := rtnetlink.Dial(k.fd())
