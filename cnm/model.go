@@ -94,7 +94,7 @@ type Endpoint struct {
 	Network string         `json:"network"` // network ID
 	Sandbox string         `json:"sandbox"` // sandbox ID; "" while no sandbox has it
 	NetNS   plan.NetNS     `json:"netns"`   // the sandbox's, so that a render needs no second record
-	Index   int            `json:"index"`   // position among the sandbox's endpoints; names the link eth<Index>
+	Index   int            `json:"index"`   // position among the sandbox's endpoints: see LinkName
 	Name    string         `json:"name,omitempty"`
 	Aliases []string       `json:"aliases,omitempty"`
 	MAC     plan.MAC       `json:"mac"`
@@ -103,7 +103,8 @@ type Endpoint struct {
 	// gateway priority, -1000…1000: the highest provides the default route
 	GwPriority int `json:"priority,omitempty"`
 	// its default route has the kernel's own metric: it is that of the sandbox, for programs that change it
-	Plain    bool   `json:"plain,omitempty"`
+	Plain bool `json:"plain,omitempty"`
+	LinkOptions
 	Phase    Phase  `json:"phase"`
 	Revision uint64 `json:"-"`
 }

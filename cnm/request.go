@@ -42,6 +42,7 @@ type AttachRequest struct {
 	// gateway priority: the highest provides the default route
 	GwPriority int           `json:"priority,omitempty"`
 	Ports      []PortMapping `json:"ports,omitempty"`
+	LinkOptions
 }
 
 // Check refuses what cannot be right, whatever the state.
@@ -57,6 +58,9 @@ func (r AttachRequest) Check() error {
 		if err := CheckName("alias", a); err != nil {
 			return err
 		}
+	}
+	if err := r.LinkOptions.Check(); err != nil {
+		return err
 	}
 	for i, a := range r.Addrs {
 		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {

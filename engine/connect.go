@@ -86,11 +86,15 @@ func (e *connector) mayJoin(ctx context.Context, rec record, n cnm.Network, r cn
 			Reason: "container " + rec.Spec.Name + " is on the host's own network, which joins no other",
 			Remedy: "make the container without network host"}
 	}
-	if i := e.indexOf(ctx, rec, n); i >= 0 && live {
+	others, i := slices.Clone(rec.Spec.Networks), e.indexOf(ctx, rec, n)
+	if i >= 0 && live {
 		return &cnm.Error{Kind: cnm.ErrExists, Field: "network", Value: n.Name,
 			Reason: "container " + rec.Spec.Name + " is on it already", Remedy: "disconnect it first"}
 	}
-	return nil
+	if i >= 0 {
+		others = slices.Delete(others, i, i+1)
+	}
+	return cnm.CheckLinkNames(append(others, r))
 }
 
 // Disconnect takes a container from a network. With force it is no error that it is not on it.

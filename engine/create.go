@@ -243,12 +243,15 @@ func checkNetworks(s *Spec) error {
 	}
 	alone := ""
 	for _, n := range s.Networks {
+		if err := n.Check(); err != nil {
+			return err
+		}
 		if n.Network == "host" || n.Network == "none" || strings.HasPrefix(n.Network, joinPrefix) {
 			alone = n.Network
 		}
 	}
 	if alone == "" {
-		return nil
+		return cnm.CheckLinkNames(s.Networks)
 	}
 	n := s.Networks[0]
 	switch {
@@ -264,8 +267,8 @@ func checkNetworks(s *Spec) error {
 	case len(s.Ports) > 0:
 		return invalid("publish", s.Ports[0].String(), "the ports belong to the container whose network is shared",
 			"publish them there")
-	case len(n.Addrs) > 0 || len(n.Aliases) > 0 || n.MAC != [6]byte{}:
-		return invalid("network", alone, "addresses and aliases cannot be chosen on it", "leave them out")
+	case len(n.Addrs) > 0 || len(n.Aliases) > 0 || n.MAC != [6]byte{} || n.LinkOptions.Given():
+		return invalid("network", alone, "addresses, aliases and link options cannot be chosen on it", "leave them out")
 	case strings.HasPrefix(alone, joinPrefix) && s.Hostname != "":
 		return invalid("hostname", s.Hostname, "it is that of the container whose network is shared", "leave it out")
 	case strings.HasPrefix(alone, joinPrefix) && len(s.DNS) > 0:

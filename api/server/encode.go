@@ -95,6 +95,7 @@ func encodeEndpoint(e EndpointView) *apiv1.Endpoint {
 		ContainerId: e.ContainerID, Container: e.ContainerName, Interface: e.Interface, HostLink: e.HostLink,
 		MacAddress: e.MAC.String(), Addresses: list(e.Addrs, prefix), Gateways: list(e.Gateways, addr),
 		Aliases: e.Aliases, Ports: list(e.Ports, encodePort), GatewayPriority: int32(e.GwPriority),
+		Sysctls: e.Sysctls,
 	}
 }
 
@@ -154,7 +155,7 @@ func encodeSpec(s engine.Spec) *apiv1.ContainerSpec {
 func encodeConnect(r cnm.AttachRequest) *apiv1.ConnectRequest {
 	return &apiv1.ConnectRequest{
 		Network: r.Network, Addresses: list(r.Addrs, addr), MacAddress: r.MAC.String(),
-		Aliases: r.Aliases, GatewayPriority: int32(r.GwPriority),
+		Aliases: r.Aliases, GatewayPriority: int32(r.GwPriority), Ifname: r.IfName, Sysctls: r.Sysctls,
 	}
 }
 

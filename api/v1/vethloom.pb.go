@@ -1058,6 +1058,8 @@ type ConnectRequest struct {
 	MacAddress      string                 `protobuf:"bytes,4,opt,name=mac_address,json=macAddress,proto3" json:"mac_address,omitempty"`
 	Aliases         []string               `protobuf:"bytes,5,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	GatewayPriority int32                  `protobuf:"varint,6,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
+	Ifname          string                 `protobuf:"bytes,7,opt,name=ifname,proto3" json:"ifname,omitempty"`                                                                             // of the link in the sandbox; empty: eth0 and so on
+	Sysctls         map[string]string      `protobuf:"bytes,8,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of that link: net.ipv4.conf.IFNAME.log_martians
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1132,6 +1134,20 @@ func (x *ConnectRequest) GetGatewayPriority() int32 {
 		return x.GatewayPriority
 	}
 	return 0
+}
+
+func (x *ConnectRequest) GetIfname() string {
+	if x != nil {
+		return x.Ifname
+	}
+	return ""
+}
+
+func (x *ConnectRequest) GetSysctls() map[string]string {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
 }
 
 type DisconnectRequest struct {
@@ -1246,6 +1262,7 @@ type Endpoint struct {
 	Aliases         []string               `protobuf:"bytes,12,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	Ports           []*PortMapping         `protobuf:"bytes,13,rep,name=ports,proto3" json:"ports,omitempty"`
 	GatewayPriority int32                  `protobuf:"varint,14,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
+	Sysctls         map[string]string      `protobuf:"bytes,15,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of its link in the sandbox, as asked for
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1376,6 +1393,13 @@ func (x *Endpoint) GetGatewayPriority() int32 {
 		return x.GatewayPriority
 	}
 	return 0
+}
+
+func (x *Endpoint) GetSysctls() map[string]string {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
 }
 
 type PortMapping struct {
@@ -6916,7 +6940,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x14PruneNetworksRequest\x12\x18\n" +
 	"\afilters\x18\x01 \x03(\tR\afilters\"-\n" +
 	"\x15PruneNetworksResponse\x12\x14\n" +
-	"\x05names\x18\x01 \x03(\tR\x05names\"\xcc\x01\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\xe4\x02\n" +
 	"\x0eConnectRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x1c\n" +
@@ -6924,12 +6948,17 @@ const file_vethloom_proto_rawDesc = "" +
 	"\vmac_address\x18\x04 \x01(\tR\n" +
 	"macAddress\x12\x18\n" +
 	"\aaliases\x18\x05 \x03(\tR\aaliases\x12)\n" +
-	"\x10gateway_priority\x18\x06 \x01(\x05R\x0fgatewayPriority\"a\n" +
+	"\x10gateway_priority\x18\x06 \x01(\x05R\x0fgatewayPriority\x12\x16\n" +
+	"\x06ifname\x18\a \x01(\tR\x06ifname\x12B\n" +
+	"\asysctls\x18\b \x03(\v2(.vethloom.v1.ConnectRequest.SysctlsEntryR\asysctls\x1a:\n" +
+	"\fSysctlsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"a\n" +
 	"\x11DisconnectRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"\x14\n" +
-	"\x12DisconnectResponse\"\xbe\x03\n" +
+	"\x12DisconnectResponse\"\xb8\x04\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -6948,7 +6977,11 @@ const file_vethloom_proto_rawDesc = "" +
 	"\bgateways\x18\v \x03(\tR\bgateways\x12\x18\n" +
 	"\aaliases\x18\f \x03(\tR\aaliases\x12.\n" +
 	"\x05ports\x18\r \x03(\v2\x18.vethloom.v1.PortMappingR\x05ports\x12)\n" +
-	"\x10gateway_priority\x18\x0e \x01(\x05R\x0fgatewayPriority\"\xaa\x01\n" +
+	"\x10gateway_priority\x18\x0e \x01(\x05R\x0fgatewayPriority\x12<\n" +
+	"\asysctls\x18\x0f \x03(\v2\".vethloom.v1.Endpoint.SysctlsEntryR\asysctls\x1a:\n" +
+	"\fSysctlsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaa\x01\n" +
 	"\vPortMapping\x12\x14\n" +
 	"\x05proto\x18\x01 \x01(\tR\x05proto\x12\x17\n" +
 	"\ahost_ip\x18\x02 \x01(\tR\x06hostIp\x12\x1b\n" +
@@ -7455,7 +7488,7 @@ func file_vethloom_proto_rawDescGZIP() []byte {
 	return file_vethloom_proto_rawDescData
 }
 
-var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 119)
+var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 121)
 var file_vethloom_proto_goTypes = []any{
 	(*Pool)(nil),                    // 0: vethloom.v1.Pool
 	(*CreateNetworkRequest)(nil),    // 1: vethloom.v1.CreateNetworkRequest
@@ -7568,16 +7601,18 @@ var file_vethloom_proto_goTypes = []any{
 	nil,                             // 108: vethloom.v1.Network.LabelsEntry
 	nil,                             // 109: vethloom.v1.UpdateNetworkRequest.OptionsEntry
 	nil,                             // 110: vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	nil,                             // 111: vethloom.v1.CreateSandboxRequest.LabelsEntry
-	nil,                             // 112: vethloom.v1.Sandbox.LabelsEntry
-	nil,                             // 113: vethloom.v1.ContainerSpec.LabelsEntry
-	nil,                             // 114: vethloom.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 115: vethloom.v1.Image.LabelsEntry
-	nil,                             // 116: vethloom.v1.CreateVolumeRequest.LabelsEntry
-	nil,                             // 117: vethloom.v1.Volume.LabelsEntry
-	nil,                             // 118: vethloom.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil),   // 119: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 120: google.protobuf.Duration
+	nil,                             // 111: vethloom.v1.ConnectRequest.SysctlsEntry
+	nil,                             // 112: vethloom.v1.Endpoint.SysctlsEntry
+	nil,                             // 113: vethloom.v1.CreateSandboxRequest.LabelsEntry
+	nil,                             // 114: vethloom.v1.Sandbox.LabelsEntry
+	nil,                             // 115: vethloom.v1.ContainerSpec.LabelsEntry
+	nil,                             // 116: vethloom.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 117: vethloom.v1.Image.LabelsEntry
+	nil,                             // 118: vethloom.v1.CreateVolumeRequest.LabelsEntry
+	nil,                             // 119: vethloom.v1.Volume.LabelsEntry
+	nil,                             // 120: vethloom.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),   // 121: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 122: google.protobuf.Duration
 }
 var file_vethloom_proto_depIdxs = []int32{
 	104, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
@@ -7587,171 +7622,173 @@ var file_vethloom_proto_depIdxs = []int32{
 	0,   // 4: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
 	107, // 5: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
 	108, // 6: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
-	119, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
+	121, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
 	19,  // 8: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
 	3,   // 9: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
 	2,   // 10: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
 	109, // 11: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
 	110, // 12: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	20,  // 13: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
-	16,  // 14: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
-	20,  // 15: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
-	111, // 16: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
-	19,  // 17: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
-	112, // 18: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
-	22,  // 19: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
-	119, // 20: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	28,  // 21: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
-	28,  // 22: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
-	29,  // 23: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
-	120, // 24: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
-	119, // 25: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
-	27,  // 26: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
-	119, // 27: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
-	35,  // 28: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
-	16,  // 29: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
-	20,  // 30: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
-	39,  // 31: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
-	120, // 32: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
-	113, // 33: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
-	114, // 34: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
-	38,  // 35: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
-	45,  // 36: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
-	49,  // 37: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
-	49,  // 38: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
-	47,  // 39: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
-	49,  // 40: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
-	49,  // 41: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
-	48,  // 42: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
-	51,  // 43: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
-	52,  // 44: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
-	119, // 45: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
-	119, // 46: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	119, // 47: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	119, // 48: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	58,  // 49: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
-	38,  // 50: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
-	119, // 51: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
-	119, // 52: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
-	119, // 53: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
-	22,  // 54: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
-	120, // 55: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
-	20,  // 56: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
-	20,  // 57: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
-	69,  // 58: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
-	76,  // 59: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
-	119, // 60: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
-	115, // 61: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
-	116, // 62: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
-	117, // 63: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
-	119, // 64: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
-	82,  // 65: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
-	119, // 66: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	95,  // 67: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
-	94,  // 68: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
-	119, // 69: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
-	119, // 70: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
-	119, // 71: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
-	119, // 72: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
-	98,  // 73: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
-	101, // 74: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
-	119, // 75: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	118, // 76: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
-	1,   // 77: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
-	4,   // 78: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
-	6,   // 79: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
-	7,   // 80: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
-	13,  // 81: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
-	14,  // 82: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
-	9,   // 83: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
-	11,  // 84: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
-	16,  // 85: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
-	17,  // 86: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
-	21,  // 87: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
-	23,  // 88: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
-	25,  // 89: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
-	30,  // 90: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
-	32,  // 91: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
-	33,  // 92: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
-	36,  // 93: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
-	40,  // 94: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
-	42,  // 95: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
-	44,  // 96: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
-	46,  // 97: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
-	53,  // 98: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
-	55,  // 99: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
-	57,  // 100: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
-	59,  // 101: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
-	61,  // 102: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
-	63,  // 103: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
-	65,  // 104: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
-	66,  // 105: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
-	68,  // 106: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
-	71,  // 107: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
-	73,  // 108: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
-	75,  // 109: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
-	77,  // 110: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
-	79,  // 111: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
-	81,  // 112: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
-	83,  // 113: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
-	85,  // 114: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
-	86,  // 115: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
-	88,  // 116: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
-	90,  // 117: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
-	92,  // 118: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
-	96,  // 119: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
-	99,  // 120: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
-	102, // 121: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
-	2,   // 122: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
-	5,   // 123: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
-	2,   // 124: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
-	8,   // 125: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
-	2,   // 126: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
-	15,  // 127: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
-	10,  // 128: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
-	12,  // 129: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
-	19,  // 130: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
-	18,  // 131: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
-	22,  // 132: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
-	24,  // 133: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
-	26,  // 134: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
-	31,  // 135: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
-	27,  // 136: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
-	34,  // 137: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
-	37,  // 138: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
-	41,  // 139: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
-	43,  // 140: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
-	50,  // 141: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
-	50,  // 142: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
-	54,  // 143: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
-	56,  // 144: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
-	58,  // 145: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
-	60,  // 146: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
-	62,  // 147: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
-	64,  // 148: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
-	52,  // 149: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
-	67,  // 150: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
-	70,  // 151: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
-	72,  // 152: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
-	74,  // 153: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
-	76,  // 154: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
-	78,  // 155: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
-	80,  // 156: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
-	82,  // 157: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
-	84,  // 158: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
-	82,  // 159: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
-	87,  // 160: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
-	89,  // 161: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
-	91,  // 162: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
-	93,  // 163: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
-	97,  // 164: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
-	100, // 165: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
-	103, // 166: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
-	122, // [122:167] is the sub-list for method output_type
-	77,  // [77:122] is the sub-list for method input_type
-	77,  // [77:77] is the sub-list for extension type_name
-	77,  // [77:77] is the sub-list for extension extendee
-	0,   // [0:77] is the sub-list for field type_name
+	111, // 13: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
+	20,  // 14: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
+	112, // 15: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
+	16,  // 16: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
+	20,  // 17: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
+	113, // 18: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
+	19,  // 19: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
+	114, // 20: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
+	22,  // 21: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
+	121, // 22: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	28,  // 23: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
+	28,  // 24: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
+	29,  // 25: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
+	122, // 26: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
+	121, // 27: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
+	27,  // 28: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
+	121, // 29: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
+	35,  // 30: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
+	16,  // 31: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
+	20,  // 32: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
+	39,  // 33: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
+	122, // 34: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	115, // 35: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
+	116, // 36: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
+	38,  // 37: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
+	45,  // 38: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
+	49,  // 39: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
+	49,  // 40: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
+	47,  // 41: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
+	49,  // 42: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
+	49,  // 43: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
+	48,  // 44: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
+	51,  // 45: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
+	52,  // 46: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
+	121, // 47: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
+	121, // 48: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	121, // 49: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	121, // 50: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	58,  // 51: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
+	38,  // 52: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
+	121, // 53: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
+	121, // 54: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
+	121, // 55: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	22,  // 56: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
+	122, // 57: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	20,  // 58: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
+	20,  // 59: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
+	69,  // 60: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
+	76,  // 61: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
+	121, // 62: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
+	117, // 63: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
+	118, // 64: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
+	119, // 65: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
+	121, // 66: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	82,  // 67: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
+	121, // 68: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	95,  // 69: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
+	94,  // 70: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
+	121, // 71: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
+	121, // 72: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
+	121, // 73: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
+	121, // 74: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
+	98,  // 75: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
+	101, // 76: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
+	121, // 77: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	120, // 78: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
+	1,   // 79: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
+	4,   // 80: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
+	6,   // 81: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
+	7,   // 82: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
+	13,  // 83: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
+	14,  // 84: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
+	9,   // 85: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
+	11,  // 86: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
+	16,  // 87: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
+	17,  // 88: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
+	21,  // 89: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
+	23,  // 90: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
+	25,  // 91: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
+	30,  // 92: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
+	32,  // 93: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
+	33,  // 94: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
+	36,  // 95: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
+	40,  // 96: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
+	42,  // 97: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
+	44,  // 98: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
+	46,  // 99: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
+	53,  // 100: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
+	55,  // 101: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
+	57,  // 102: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
+	59,  // 103: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
+	61,  // 104: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
+	63,  // 105: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
+	65,  // 106: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
+	66,  // 107: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
+	68,  // 108: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
+	71,  // 109: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
+	73,  // 110: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
+	75,  // 111: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
+	77,  // 112: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
+	79,  // 113: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
+	81,  // 114: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
+	83,  // 115: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
+	85,  // 116: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
+	86,  // 117: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
+	88,  // 118: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
+	90,  // 119: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
+	92,  // 120: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
+	96,  // 121: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
+	99,  // 122: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
+	102, // 123: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
+	2,   // 124: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
+	5,   // 125: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
+	2,   // 126: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
+	8,   // 127: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
+	2,   // 128: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
+	15,  // 129: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
+	10,  // 130: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
+	12,  // 131: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
+	19,  // 132: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
+	18,  // 133: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
+	22,  // 134: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
+	24,  // 135: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
+	26,  // 136: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
+	31,  // 137: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
+	27,  // 138: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
+	34,  // 139: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
+	37,  // 140: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
+	41,  // 141: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
+	43,  // 142: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
+	50,  // 143: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
+	50,  // 144: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
+	54,  // 145: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
+	56,  // 146: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
+	58,  // 147: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
+	60,  // 148: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
+	62,  // 149: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
+	64,  // 150: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
+	52,  // 151: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
+	67,  // 152: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
+	70,  // 153: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
+	72,  // 154: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
+	74,  // 155: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
+	76,  // 156: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
+	78,  // 157: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
+	80,  // 158: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
+	82,  // 159: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
+	84,  // 160: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
+	82,  // 161: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
+	87,  // 162: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
+	89,  // 163: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
+	91,  // 164: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
+	93,  // 165: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
+	97,  // 166: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
+	100, // 167: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
+	103, // 168: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
+	124, // [124:169] is the sub-list for method output_type
+	79,  // [79:124] is the sub-list for method input_type
+	79,  // [79:79] is the sub-list for extension type_name
+	79,  // [79:79] is the sub-list for extension extendee
+	0,   // [0:79] is the sub-list for field type_name
 }
 
 func init() { file_vethloom_proto_init() }
@@ -7790,7 +7827,7 @@ func file_vethloom_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vethloom_proto_rawDesc), len(file_vethloom_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   119,
+			NumMessages:   121,
 			NumExtensions: 0,
 			NumServices:   8,
 		},

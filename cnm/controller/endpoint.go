@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -164,7 +165,7 @@ func (k *endpoints) part(ctx context.Context, s cnm.Sandbox, fresh bool, endpoin
 func (k *endpoints) prepare(ctx context.Context, s cnm.Sandbox, requests []cnm.AttachRequest) ([]*joining, error) {
 	var js []*joining
 	for _, r := range requests {
-		j, err := k.hold(s, r)
+		j, err := k.hold(s, r, requests)
 		if err != nil {
 			return js, err
 		}
@@ -231,8 +232,8 @@ func before(a, b cnm.Endpoint) bool {
 func owner(endpoint string) string { return "endpoint/" + endpoint }
 
 // hold enters an endpoint into the index, so that no other request takes its
-// place.
-func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest) (*joining, error) {
+// place. It is one of the requests that are made together.
+func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest, requests []cnm.AttachRequest) (*joining, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	n, err := k.findNetwork(r.Network)
@@ -263,7 +264,7 @@ func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest) (*joining, error) {
 	if err := cnm.CheckPublish(n, d, r.Ports); err != nil {
 		return nil, err
 	}
-	if err := k.freeMAC(n, r.MAC); err != nil {
+	if err := errors.Join(k.freeMAC(n, r.MAC), k.freeLink(s, r.IfName)); err != nil {
 		return nil, err
 	}
 	id, err := k.newID(cnm.KindEndpoint)
@@ -271,11 +272,23 @@ func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest) (*joining, error) {
 		return nil, err
 	}
 	e := cnm.Endpoint{
-		ID: id, Network: n.ID, Sandbox: s.ID, NetNS: s.NetNS, Index: k.ix.freeIndex(s.ID), Name: r.Name,
+		ID: id, Network: n.ID, Sandbox: s.ID, NetNS: s.NetNS, Name: r.Name,
+		Index:   cnm.FreeIndex(k.ix.endpointsOf(s.ID), r.LinkOptions, requests),
 		Aliases: slices.Clone(r.Aliases), MAC: r.MAC, GwPriority: r.GwPriority, Phase: cnm.Active,
+		LinkOptions: cnm.LinkOptions{IfName: r.IfName, Sysctls: maps.Clone(r.Sysctls)},
 	}
 	k.ix.putEndpoint(e, true)
 	return &joining{request: r, network: n, e: e}, nil
+}
+
+// freeLink refuses the name of a link that is in the sandbox.
+func (k *endpoints) freeLink(s cnm.Sandbox, name string) error {
+	for _, e := range k.ix.endpointsOf(s.ID) {
+		if e.LinkName() == name {
+			return cnm.LinkTaken(name, k.ix.networks[e.Network].v.Name)
+		}
+	}
+	return nil
 }
 
 func (k *endpoints) freeMAC(n cnm.Network, m plan.MAC) error {

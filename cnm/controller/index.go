@@ -170,19 +170,6 @@ func (x *index) endpointsOn(network string) []cnm.Endpoint {
 	return out
 }
 
-// freeIndex is the lowest index that no endpoint of the sandbox has.
-func (x *index) freeIndex(sandbox string) int {
-	used := map[int]bool{}
-	for _, e := range x.ofSandbox[sandbox] {
-		used[e.v.Index] = true
-	}
-	i := 0
-	for used[i] {
-		i++
-	}
-	return i
-}
-
 // title names an endpoint for people: its name, its container or its sandbox.
 func (x *index) title(e cnm.Endpoint) string {
 	if e.Name != "" {
@@ -231,6 +218,7 @@ func copySandbox(s cnm.Sandbox) cnm.Sandbox {
 
 func copyEndpoint(e cnm.Endpoint) cnm.Endpoint {
 	e.Aliases, e.Addrs, e.Ports = slices.Clone(e.Aliases), slices.Clone(e.Addrs), slices.Clone(e.Ports)
+	e.Sysctls = maps.Clone(e.Sysctls)
 	e.Revision = 0
 	return e
 }

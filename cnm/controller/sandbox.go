@@ -83,6 +83,9 @@ func checkSandbox(r *cnm.SandboxRequest) (err error) {
 			return err
 		}
 	}
+	if err := cnm.CheckLinkNames(r.Attach); err != nil {
+		return err
+	}
 	r.Ports, err = cnm.NormalizePorts(r.Ports)
 	return err
 }
@@ -141,10 +144,9 @@ func (k *sandboxes) standAlone(r *cnm.SandboxRequest, n cnm.Network) error {
 		return &cnm.Error{Kind: cnm.ErrInvalid, Field: "network", Value: n.Name,
 			Reason: "it cannot be combined with other networks", Remedy: "leave it or the others out"}
 	}
-	if len(a.Addrs) > 0 || a.MAC != (plan.MAC{}) {
+	if len(a.Addrs) > 0 || a.MAC != (plan.MAC{}) || a.LinkOptions.Given() {
 		return &cnm.Error{Kind: cnm.ErrInvalid, Field: "network", Value: n.Name,
-			Reason: "addresses cannot be chosen on it",
-			Remedy: "leave them out"}
+			Reason: "addresses and link options cannot be chosen on it", Remedy: "leave them out"}
 	}
 	if ports := append(slices.Clone(a.Ports), r.Ports...); len(ports) > 0 {
 		reason, remedy := "a sandbox on network none reaches nothing", "choose a bridge network"

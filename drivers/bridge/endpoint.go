@@ -2,15 +2,14 @@ package bridge
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/firewall"
 	"github.com/vethloom/vethloom/plan"
 )
-
-// maxIndex is how many endpoints of one sandbox have metrics of their own.
-const maxIndex = 30
 
 // RenderEndpoint renders the endpoint's veth pair, its addresses and routes in
 // the sandbox, its elements of the fabric's sets, and its published ports.
@@ -33,11 +32,12 @@ func RenderEndpoint(n cnm.Network, e cnm.Endpoint, o Options, h cnm.Host) (plan.
 	if err := checkEndpoint(n, o, e); err != nil {
 		return plan.State{}, invalid(fmt.Errorf("endpoint %s of network %s: %w", short(e.ID), n.Name, err))
 	}
-	r := endpointRender{n: n, e: e, o: o, h: h, host: EndpointLinkName(e.ID), inside: InnerName(e),
+	r := endpointRender{n: n, e: e, o: o, h: h, host: EndpointLinkName(e.ID), inside: e.LinkName(),
 		rules: firewall.Elements{Owner: endpointScope(e)}}
 	r.link(o.mtu(n, h))
 	r.addresses()
 	r.sysctls()
+	r.ownSysctls()
 	if o.SourceValidation {
 		r.rules.Source(r.host, e.MAC, e.Addrs)
 	}
@@ -50,14 +50,12 @@ func RenderEndpoint(n cnm.Network, e cnm.Endpoint, o Options, h cnm.Host) (plan.
 
 // RenderInside renders what an endpoint has in its sandbox beside its link: addresses, routes and sysctls.
 func RenderInside(n cnm.Network, e cnm.Endpoint, h cnm.Host) plan.State {
-	r := endpointRender{n: n, e: e, h: h, inside: InnerName(e)}
+	r := endpointRender{n: n, e: e, h: h, inside: e.LinkName()}
 	r.addresses()
 	r.sysctls()
+	r.ownSysctls()
 	return r.state
 }
-
-// InnerName is the name of the endpoint's link inside its sandbox.
-func InnerName(e cnm.Endpoint) string { return fmt.Sprintf("eth%d", e.Index) }
 
 // CheckEndpoint implements [cnm.EndpointChecker]. Ports that are still to be chosen (Dynamic
 // with host port 0) pass. The error is a [cnm.ErrInvalid].
@@ -90,8 +88,8 @@ func checkEndpoint(n cnm.Network, o Options, e cnm.Endpoint) error {
 	case e.NetNS == "":
 		return fmt.Errorf("its sandbox is the host itself, which joins no network of driver %s: use a sandbox with "+
 			"a network namespace", n.Driver)
-	case e.Index < 0 || e.Index > maxIndex:
-		return fmt.Errorf("index %d: a sandbox has %d endpoints at most", e.Index, maxIndex+1)
+	case e.Index < 0 || e.Index > cnm.MaxIndex:
+		return fmt.Errorf("index %d: a sandbox has %d endpoints at most", e.Index, cnm.MaxIndex+1)
 	case e.GwPriority < -cnm.MaxGwPriority || e.GwPriority > cnm.MaxGwPriority:
 		return fmt.Errorf("gateway priority %d: want %d to %d", e.GwPriority, -cnm.MaxGwPriority, cnm.MaxGwPriority)
 	case o.SourceValidation && e.MAC == plan.MAC{}:
@@ -222,4 +220,13 @@ func (r *endpointRender) sysctls() {
 	}
 	set("disable_ipv6", "0")
 	set("accept_ra", "0") // the fabric alone gives addresses and routes
+}
+
+// ownSysctls are those that were asked for, in place of ours of the same name.
+func (r *endpointRender) ownSysctls() {
+	for _, name := range slices.Sorted(maps.Keys(r.e.Sysctls)) {
+		own := plan.Sysctl{NS: r.e.NetNS, Path: cnm.SysctlPath(name, r.inside), Value: r.e.Sysctls[name]}
+		r.state.Sysctls = slices.DeleteFunc(r.state.Sysctls, func(s plan.Sysctl) bool { return s.Path == own.Path })
+		r.state.Sysctls = append(r.state.Sysctls, own)
+	}
 }

@@ -256,7 +256,7 @@ func TestMetricOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		draw := func(name string) cnm.Endpoint {
 			return cnm.Endpoint{GwPriority: rapid.IntRange(-1000, 1000).Draw(t, name+" priority"),
-				Index: rapid.IntRange(0, maxIndex).Draw(t, name+" index")}
+				Index: rapid.IntRange(0, cnm.MaxIndex).Draw(t, name+" index")}
 		}
 		a, b := draw("a"), draw("b")
 		before := a.GwPriority > b.GwPriority || a.GwPriority == b.GwPriority && a.Index < b.Index

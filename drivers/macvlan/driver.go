@@ -155,7 +155,7 @@ func (d Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.
 		return plan.State{}, err
 	}
 	s := bridge.RenderInside(n, e, h)
-	link := plan.Link{NS: e.NetNS, Name: bridge.InnerName(e), Owner: cnm.EndpointOwner(e.ID), Kind: plan.Macvlan,
+	link := plan.Link{NS: e.NetNS, Name: e.LinkName(), Owner: cnm.EndpointOwner(e.ID), Kind: plan.Macvlan,
 		MAC: e.MAC, MTU: o.MTU, Up: true, Lower: plan.Lower{Link: o.lower(n), Mode: o.Mode}}
 	if o.Mode == "passthru" {
 		link.MAC = plan.MAC{} // that of the parent

@@ -145,7 +145,7 @@ func (d Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.
 		for _, whole := range n.Cluster.Subnets {
 			if whole.Addr().Is4() == p.Subnet.Addr().Is4() {
 				s.Routes = append(s.Routes, plan.Route{
-					NS: e.NetNS, Dst: whole, Via: p.Gateway, Link: bridge.InnerName(e), Metric: bridge.Metric(e),
+					NS: e.NetNS, Dst: whole, Via: p.Gateway, Link: e.LinkName(), Metric: bridge.Metric(e),
 				})
 			}
 		}

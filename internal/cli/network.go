@@ -287,7 +287,7 @@ func (a networks) networkRemove() *cobra.Command {
 }
 
 func (a networks) networkConnect() *cobra.Command {
-	var o endpointFlags
+	var o connectFlags
 	cmd := &cobra.Command{
 		Use: "connect [flags] NETWORK CONTAINER", Short: "Join a container to a further network",
 		Args:              cobra.ExactArgs(2),
@@ -303,7 +303,32 @@ func (a networks) networkConnect() *cobra.Command {
 		}),
 	}
 	o.flags(cmd, "alias")
+	f := cmd.Flags()
+	f.StringVar(&o.ifname, "ifname", "", "name of the link in the container")
+	f.StringArrayVar(&o.sysctls, "sysctl", nil, "sysctl of that link, as net.ipv4.conf.IFNAME.NAME=VALUE")
+	f.StringArrayVar(&o.options, "driver-opt", nil, "the same by Docker's names, KEY=VALUE")
 	return cmd
+}
+
+// connectFlags are those of connect.
+type connectFlags struct {
+	endpointFlags
+	ifname           string
+	sysctls, options []string
+}
+
+func (o *connectFlags) apply(r *apiv1.ConnectRequest) error {
+	err := o.endpointFlags.apply(r)
+	if err == nil && o.ifname != "" {
+		err = flagspec.IfName(r, o.ifname)
+	}
+	for i := 0; err == nil && i < len(o.sysctls); i++ {
+		err = flagspec.LinkSysctl(r, o.sysctls[i])
+	}
+	for i := 0; err == nil && i < len(o.options); i++ {
+		err = flagspec.EndpointOption(r, o.options[i])
+	}
+	return err
 }
 
 // endpointFlags are the wishes for one endpoint that are flags of their own.

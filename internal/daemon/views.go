@@ -64,8 +64,9 @@ func (n *networks) endpointOf(ctx context.Context, net cnm.Network, e cnm.Endpoi
 	}
 	for _, l := range st.Links {
 		if l.Kind == plan.Veth {
-			v.HostLink, v.Interface = l.Name, l.Peer.Name
+			v.HostLink = l.Name
 		}
+		v.Interface = e.LinkName()
 	}
 	for _, p := range net.Pools {
 		if p.Gateway.IsValid() && !net.Internal {

@@ -415,10 +415,12 @@ func (d *networkPart) join(c *container, r cnm.AttachRequest, ports []cnm.PortMa
 		Endpoint: cnm.Endpoint{
 			ID: id, Network: n.ID, Sandbox: c.view.Sandbox.ID, Index: index, Name: c.view.Spec.Name,
 			Aliases: r.Aliases, MAC: r.MAC, Ports: ports, GwPriority: r.GwPriority, Phase: cnm.Active,
+			LinkOptions: r.LinkOptions,
 		},
 		NetworkName: n.Name, ContainerID: c.view.ID, ContainerName: c.view.Spec.Name,
-		Interface: fmt.Sprintf("eth%d", index), HostLink: "vle-" + id[:8],
+		HostLink: "vle-" + id[:8],
 	}
+	e.Interface = e.LinkName()
 	if e.MAC == (plan.MAC{}) {
 		e.MAC = plan.MAC{2, 0, 0, 0, 0, d.seq}
 	}

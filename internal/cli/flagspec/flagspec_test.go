@@ -217,6 +217,12 @@ func TestNetwork(t *testing.T) {
 			Network: "web", Addresses: []string{"10.0.0.5", "fd00::5"}, MacAddress: "02:42:0a:00:00:05",
 			Aliases: []string{"a", "b"}, GatewayPriority: -7,
 		},
+		"name=web,ifname=web0,sysctl=net.ipv4.conf.IFNAME.log_martians=1": {Network: "web", Ifname: "web0",
+			Sysctls: map[string]string{"net.ipv4.conf.IFNAME.log_martians": "1"}},
+		`name=web,"driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1,` +
+			`net.ipv6.conf.IFNAME.accept_ra=2",driver-opt=com.docker.network.endpoint.ifname=web0`: {Network: "web",
+			Ifname: "web0", Sysctls: map[string]string{"net.ipv4.conf.IFNAME.log_martians": "1",
+				"net.ipv6.conf.IFNAME.accept_ra": "2"}},
 	} {
 		got, err := flagspec.Network(value)
 		if err != nil {
@@ -240,6 +246,13 @@ func TestNetwork(t *testing.T) {
 		"name=web,mac-address=00:00:00:00:00:00": "null",
 		"name=web,mac-address=zz:00:00:00:00:00": `"zz" is not a hexadecimal byte`,
 		"name=web,gw-priority=5000":              "from -1000 to 1000",
+		"name=web,ifname=sixteen_bytes_xx":       "16 bytes long",
+		"name=web,ifname=a0,ifname=b0":           `has the name "a0" already`,
+		"name=web,sysctl=net.ipv4.ip_forward":    "has no value",
+		"name=web,sysctl=net.ipv4.ip_forward=1":  "not one of a link",
+		"name=web,driver-opt=colour=red":         `unknown driver-opt "colour"`,
+		`name=web,"ifname=a`:                     "comma-separated",
+		"name=web\nname=x":                       "comma-separated",
 	} {
 		if _, err := flagspec.Network(value); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", value, err, want)

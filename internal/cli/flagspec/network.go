@@ -1,16 +1,19 @@
 package flagspec
 
 import (
+	"encoding/csv"
 	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/cnm"
 )
 
 // Network parses a value of --network: a network's name or ID, host, none,
-// container:ID, or the long form name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=….
+// container:ID, or the long form name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=…,ifname=…,sysctl=…, which is
+// a line of comma-separated values, with quotes around those that have a comma.
 func Network(value string) (*apiv1.ConnectRequest, error) {
 	c := &apiv1.ConnectRequest{}
 	if !strings.Contains(value, "=") {
@@ -20,7 +23,11 @@ func Network(value string) (*apiv1.ConnectRequest, error) {
 		}
 		return c, nil
 	}
-	for part := range strings.SplitSeq(value, ",") {
+	parts, err := csv.NewReader(strings.NewReader(value)).Read()
+	if err != nil || strings.Contains(value, "\n") {
+		return nil, fmt.Errorf("invalid --network %q: it is not a line of comma-separated KEY=VALUE", value)
+	}
+	for _, part := range parts {
 		key, v, _ := strings.Cut(part, "=")
 		if err := networkOption(c, key, v); err != nil {
 			return nil, fmt.Errorf("invalid --network %q: %w", value, err)
@@ -49,10 +56,57 @@ func networkOption(c *apiv1.ConnectRequest, key, v string) (err error) {
 		c.MacAddress, err = MAC(v)
 	case "gw-priority":
 		c.GatewayPriority, err = Priority(v)
+	case "ifname":
+		err = IfName(c, v)
+	case "sysctl":
+		err = LinkSysctl(c, v)
+	case "driver-opt":
+		err = EndpointOption(c, v)
 	default:
-		err = fmt.Errorf("unknown option %q: known are name, ip, ip6, mac-address, alias, gw-priority", key)
+		err = fmt.Errorf("unknown option %q: known are name, ip, ip6, mac-address, alias, gw-priority, ifname, "+
+			"sysctl, driver-opt", key)
 	}
 	return err
+}
+
+// IfName adds the name of the link in the container to a request.
+func IfName(c *apiv1.ConnectRequest, v string) error {
+	if c.Ifname != "" && c.Ifname != v {
+		return fmt.Errorf("ifname %q: the link has the name %q already", v, c.Ifname)
+	}
+	c.Ifname = v
+	return cnm.LinkOptions{IfName: v}.Check()
+}
+
+// LinkSysctl adds NAME=VALUE, a sysctl of the link in the container, to a request.
+func LinkSysctl(c *apiv1.ConnectRequest, v string) error {
+	name, value, ok := strings.Cut(v, "=")
+	if !ok {
+		return fmt.Errorf("sysctl %q has no value: write net.ipv4.conf.IFNAME.NAME=VALUE", v)
+	}
+	if c.Sysctls == nil {
+		c.Sysctls = map[string]string{}
+	}
+	c.Sysctls[name] = value
+	return cnm.LinkOptions{Sysctls: c.Sysctls}.Check()
+}
+
+// EndpointOption adds what Docker's options of an endpoint ask for to a request.
+func EndpointOption(c *apiv1.ConnectRequest, v string) error {
+	const ifname, sysctls = "com.docker.network.endpoint.ifname", "com.docker.network.endpoint.sysctls"
+	switch name, value, _ := strings.Cut(v, "="); name {
+	case ifname:
+		return IfName(c, value)
+	case sysctls:
+		for one := range strings.SplitSeq(value, ",") {
+			if err := LinkSysctl(c, one); err != nil {
+				return err
+			}
+		}
+		return nil
+	default:
+		return fmt.Errorf("unknown driver-opt %q: known are %s and %s", name, ifname, sysctls)
+	}
 }
 
 func address(c *apiv1.ConnectRequest, flag, v string, family func(netip.Addr) bool) error {

@@ -203,6 +203,7 @@ type endpointView struct {
 	GwPriority          int32
 	Aliases             []string
 	InterfaceName       string
+	Sysctls             map[string]string `json:",omitempty"`
 	HostLink            string
 }
 
@@ -288,6 +289,7 @@ func viewEndpoint(e *apiv1.Endpoint) *endpointView {
 		NetworkID: e.GetNetworkId(), EndpointID: e.GetId(), MacAddress: e.GetMacAddress(),
 		GwPriority: e.GetGatewayPriority(),
 		Aliases:    e.GetAliases(), InterfaceName: e.GetInterface(), HostLink: e.GetHostLink(),
+		Sysctls: e.GetSysctls(),
 	}
 	for _, s := range e.GetAddresses() {
 		p, err := netip.ParsePrefix(s)
