@@ -120,7 +120,8 @@ func TestNetworkUpdateUnderTraffic(t *testing.T) {
 		{"-o masquerade=false", nil},
 		{"--opt-rm masquerade", nil},
 		{"-o gateway-mode=routed", func() {
-			is(t, "routed", n.Sh("nft list set inet vethloom routed | grep -c "+link), "1\n")
+			n.Run("nsenter", "--net="+ns, "ip", "route", "add", "10.7.0.0/24", "via", "192.0.2.1")
+			n.talks(ns, "10.7.0.2:80")
 		}},
 		{"--opt-rm gateway-mode", nil},
 	} {
