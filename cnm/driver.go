@@ -53,6 +53,12 @@ type Updater interface {
 	Option(name string) (own string, inPlace bool)
 }
 
+// OutboundChooser is a [Driver] whose networks may have what leaves them carry addresses of the host that are chosen.
+type OutboundChooser interface {
+	// Outbound are these addresses, at most one a family.
+	Outbound(Network) []netip.Addr
+}
+
 // PortBinder is a [Driver] whose networks may publish on an address of their own.
 type PortBinder interface {
 	// PortAddr is the host's address for ports that name none; the zero value is every address.

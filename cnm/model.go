@@ -102,6 +102,8 @@ type Endpoint struct {
 	Ports   []PortMapping  `json:"ports,omitempty"`
 	// gateway priority, -1000…1000: the highest provides the default route
 	GwPriority int `json:"priority,omitempty"`
+	// addresses of the host that what leaves it for the outside carries, at most one a family; without: the network's
+	Outbound []netip.Addr `json:"outbound,omitempty"`
 	// its default route has the kernel's own metric: it is that of the sandbox, for programs that change it
 	Plain bool `json:"plain,omitempty"`
 	LinkOptions

@@ -43,6 +43,8 @@ type AttachRequest struct {
 	GwPriority int           `json:"priority,omitempty"`
 	Ports      []PortMapping `json:"ports,omitempty"`
 	LinkOptions
+	// addresses of the host that what leaves it for the outside carries, at most one a family
+	Outbound []netip.Addr `json:"outbound,omitempty"`
 }
 
 // Check refuses what cannot be right, whatever the state.
@@ -62,24 +64,33 @@ func (r AttachRequest) Check() error {
 	if err := r.LinkOptions.Check(); err != nil {
 		return err
 	}
-	for i, a := range r.Addrs {
+	if err := checkAddrs("address", "ask for a unicast address of the network's subnet", r.Addrs); err != nil {
+		return err
+	}
+	if err := checkAddrs("outbound-ip", "choose a unicast address of this host", r.Outbound); err != nil {
+		return err
+	}
+	return CheckMAC(r.MAC)
+}
+
+// checkAddrs refuses addresses that are not unicast, and two of a family.
+func checkAddrs(field, remedy string, addrs []netip.Addr) error {
+	for i, a := range addrs {
 		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
-			return &Error{
-				Kind: ErrInvalid, Field: "address", Value: a.String(), Reason: "not an address an endpoint can have",
-				Remedy: "ask for a unicast address of the network's subnet",
-			}
+			return &Error{Kind: ErrInvalid, Field: field, Value: a.String(),
+				Reason: "not an address an endpoint can have", Remedy: remedy}
 		}
-		for _, b := range r.Addrs[:i] {
+		for _, b := range addrs[:i] {
 			if a.Unmap().Is4() == b.Unmap().Is4() {
 				return &Error{
-					Kind: ErrInvalid, Field: "address", Value: a.String(),
+					Kind: ErrInvalid, Field: field, Value: a.String(),
 					Reason: fmt.Sprintf("%s of the same family is asked for too", b),
 					Remedy: "ask for at most one address of each family",
 				}
 			}
 		}
 	}
-	return CheckMAC(r.MAC)
+	return nil
 }
 
 // SandboxRequest asks for a network stack with endpoints in it.

@@ -86,6 +86,7 @@ const (
 	VMap       Verdict = "vmap"
 	Masquerade Verdict = "masquerade"
 	DNAT       Verdict = "dnat"
+	SNAT       Verdict = "snat"
 )
 
 // Rule matches packets and decides on them.
@@ -93,9 +94,9 @@ type Rule struct {
 	Match   []Match
 	Counter bool
 	Verdict Verdict
-	Target  string  // Jump: the chain; VMap and DNAT: the map
-	Key     []Field // VMap and DNAT: what is looked up
-	Addr    string  // DNAT: ip or ip6, the family of the map's addresses
+	Target  string  // Jump: the chain; VMap, DNAT and SNAT: the map
+	Key     []Field // VMap, DNAT and SNAT: what is looked up
+	Addr    string  // DNAT and SNAT: ip or ip6, the family of the map's addresses
 }
 
 // DataType is the nft type of one part of a set's key or data.

@@ -68,10 +68,10 @@ func (r Rule) checkVerdict(f Family) error {
 		return checkName("target", r.Target)
 	case VMap:
 		return errors.Join(checkName("target", r.Target), checkFields(f, r.Key))
-	case DNAT:
+	case DNAT, SNAT:
 		return errors.Join(checkName("target", r.Target), checkFields(f, r.Key), oneOf("addr", r.Addr, "ip", "ip6"))
 	default:
-		return fmt.Errorf("verdict %q is none of accept, drop, return, jump, vmap, masquerade, dnat", r.Verdict)
+		return fmt.Errorf("verdict %q is none of accept, drop, return, jump, vmap, masquerade, dnat, snat", r.Verdict)
 	}
 	if r.Target != "" || r.Addr != "" || len(r.Key) > 0 {
 		return fmt.Errorf("verdict %q takes no target, key or addr", r.Verdict)

@@ -96,16 +96,23 @@ func (p *ruleParser) verdict(r *Rule) {
 	case p.word(string(Jump)):
 		r.Verdict, r.Target = Jump, p.next()
 	case p.word(string(DNAT)):
-		r.Verdict, r.Addr = DNAT, p.next()
-		if !p.word("to") {
-			p.fail("to")
-		}
-		r.Key = p.fields()
-		if !p.word("map") {
-			p.fail("map")
-		}
-		r.Target = p.ref()
+		p.translation(r, DNAT)
+	case p.word(string(SNAT)):
+		p.translation(r, SNAT)
 	}
+}
+
+// translation consumes what another address is taken from.
+func (p *ruleParser) translation(r *Rule, v Verdict) {
+	r.Verdict, r.Addr = v, p.next()
+	if !p.word("to") {
+		p.fail("to")
+	}
+	r.Key = p.fields()
+	if !p.word("map") {
+		p.fail("map")
+	}
+	r.Target = p.ref()
 }
 
 // fields consumes a concatenation of fields, or nothing.

@@ -147,11 +147,12 @@ func drawRule(t *rapid.T) Rule {
 		}
 		r.Match = append(r.Match, m)
 	}
-	r.Verdict = rapid.SampledFrom([]Verdict{Accept, Drop, Return, Jump, VMap, Masquerade, DNAT}).Draw(t, "verdict")
+	verdicts := []Verdict{Accept, Drop, Return, Jump, VMap, Masquerade, DNAT, SNAT}
+	r.Verdict = rapid.SampledFrom(verdicts).Draw(t, "verdict")
 	switch r.Verdict {
 	case Jump:
 		r.Target = names.Draw(t, "target")
-	case DNAT:
+	case DNAT, SNAT:
 		r.Target, r.Key, r.Addr = names.Draw(t, "target"), someFields.Draw(t, "key"), "ip6"
 	case VMap:
 		r.Target, r.Key = names.Draw(t, "target"), someFields.Draw(t, "key")

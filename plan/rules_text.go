@@ -51,8 +51,8 @@ func (r Rule) String() string {
 		words = append(words, string(r.Verdict)+" "+r.Target)
 	case VMap:
 		words = append(words, joinFields(r.Key)+" vmap @"+r.Target)
-	case DNAT:
-		words = append(words, "dnat "+r.Addr+" to "+joinFields(r.Key)+" map @"+r.Target)
+	case DNAT, SNAT:
+		words = append(words, string(r.Verdict)+" "+r.Addr+" to "+joinFields(r.Key)+" map @"+r.Target)
 	default:
 		words = append(words, string(r.Verdict))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/vethloom/vethloom/cnm"
@@ -20,9 +21,11 @@ type Config struct {
 	// DynamicPorts returns the range that host ports are picked from, and
 	// which of them must not be. Nil: 49152 to 65535 (RFC 6335 section 6).
 	DynamicPorts func() (from, to uint16, reserved func(uint16) bool)
-	Now          func() time.Time // nil: time.Now
-	Log          *slog.Logger     // nil: nothing is logged
-	Events       func(Event)      // called after each change, must not block; nil: nobody listens
+	// HostAddrs returns the addresses of the host that what leaves it may carry. Nil: nobody asks whether it has one.
+	HostAddrs func(context.Context) ([]netip.Addr, error)
+	Now       func() time.Time // nil: time.Now
+	Log       *slog.Logger     // nil: nothing is logged
+	Events    func(Event)      // called after each change, must not block; nil: nobody listens
 }
 
 // Event tells of a change that has happened.

@@ -165,6 +165,9 @@ func (k *endpoints) part(ctx context.Context, s cnm.Sandbox, fresh bool, endpoin
 func (k *endpoints) prepare(ctx context.Context, s cnm.Sandbox, requests []cnm.AttachRequest) ([]*joining, error) {
 	var js []*joining
 	for _, r := range requests {
+		if err := k.checkOutbound(ctx, r.Outbound); err != nil {
+			return js, err
+		}
 		j, err := k.hold(s, r, requests)
 		if err != nil {
 			return js, err
@@ -264,6 +267,10 @@ func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest, requests []cnm.Atta
 	if err := cnm.CheckPublish(n, d, r.Ports); err != nil {
 		return nil, err
 	}
+	if len(r.Outbound) > 0 && !d.Capabilities().Ports {
+		return nil, &cnm.Error{Kind: cnm.ErrInvalid, Field: "outbound-ip", Value: r.Outbound[0].String(),
+			Reason: fmt.Sprintf("networks of driver %s translate nothing", n.Driver), Remedy: "leave it out"}
+	}
 	if err := errors.Join(k.freeMAC(n, r.MAC), k.freeLink(s, r.IfName)); err != nil {
 		return nil, err
 	}
@@ -276,6 +283,7 @@ func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest, requests []cnm.Atta
 		Index:   cnm.FreeIndex(k.ix.endpointsOf(s.ID), r.LinkOptions, requests),
 		Aliases: slices.Clone(r.Aliases), MAC: r.MAC, GwPriority: r.GwPriority, Phase: cnm.Active,
 		LinkOptions: cnm.LinkOptions{IfName: r.IfName, Sysctls: maps.Clone(r.Sysctls)},
+		Outbound:    slices.Clone(r.Outbound),
 	}
 	k.ix.putEndpoint(e, true)
 	return &joining{request: r, network: n, e: e}, nil

@@ -219,6 +219,7 @@ func copySandbox(s cnm.Sandbox) cnm.Sandbox {
 func copyEndpoint(e cnm.Endpoint) cnm.Endpoint {
 	e.Aliases, e.Addrs, e.Ports = slices.Clone(e.Aliases), slices.Clone(e.Addrs), slices.Clone(e.Ports)
 	e.Sysctls = maps.Clone(e.Sysctls)
+	e.Outbound = slices.Clone(e.Outbound)
 	e.Revision = 0
 	return e
 }

@@ -217,6 +217,9 @@ func (k *networks) commitNetwork(ctx context.Context, d cnm.Driver, n cnm.Networ
 		if err = d.CheckNetwork(n); err != nil {
 			return err
 		}
+		if err = k.checkOutbound(ctx, k.outbound(n)); err != nil {
+			return err
+		}
 		w, err := cnm.Put(cnm.KindNetwork, n.ID, n, 0)
 		if err != nil {
 			return err

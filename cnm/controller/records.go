@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -27,8 +28,10 @@ type records struct {
 	fabric  cnm.Fabric
 	cluster cnm.Membership
 	now     func() time.Time
-	log     *slog.Logger
-	events  func(Event)
+
+	hostAddrs func(context.Context) ([]netip.Addr, error) // nil: not known
+	log       *slog.Logger
+	events    func(Event)
 
 	locks keyLocks // one change at a time of one sandbox, one deletion of one network
 
@@ -39,7 +42,7 @@ type records struct {
 func newRecords(c Config) *records {
 	r := &records{
 		store: c.Store, ipam: c.IPAM, fabric: c.Fabric, cluster: c.Cluster,
-		now: c.Now, log: c.Log, events: c.Events,
+		hostAddrs: c.HostAddrs, now: c.Now, log: c.Log, events: c.Events,
 		drivers: map[string]cnm.Driver{},
 	}
 	if r.now == nil {

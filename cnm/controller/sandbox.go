@@ -144,7 +144,7 @@ func (k *sandboxes) standAlone(r *cnm.SandboxRequest, n cnm.Network) error {
 		return &cnm.Error{Kind: cnm.ErrInvalid, Field: "network", Value: n.Name,
 			Reason: "it cannot be combined with other networks", Remedy: "leave it or the others out"}
 	}
-	if len(a.Addrs) > 0 || a.MAC != (plan.MAC{}) || a.LinkOptions.Given() {
+	if len(a.Addrs)+len(a.Outbound) > 0 || a.MAC != (plan.MAC{}) || a.LinkOptions.Given() {
 		return &cnm.Error{Kind: cnm.ErrInvalid, Field: "network", Value: n.Name,
 			Reason: "addresses and link options cannot be chosen on it", Remedy: "leave them out"}
 	}

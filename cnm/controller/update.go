@@ -46,7 +46,11 @@ func (k *updates) UpdateNetwork(ctx context.Context, ref string, c cnm.NetworkCh
 
 func (k *updates) updateLocal(ctx context.Context, n cnm.Network, c cnm.NetworkChange) (cnm.Network, error) {
 	before, after, err := k.commitChange(ctx, n.ID, func(now cnm.Network) (cnm.Network, error) {
-		return k.changed(now, c)
+		after, err := k.changed(now, c)
+		if err == nil && !slices.Equal(k.outbound(now), k.outbound(after)) {
+			err = k.checkOutbound(ctx, k.outbound(after))
+		}
+		return after, err
 	})
 	if err != nil {
 		return n, err

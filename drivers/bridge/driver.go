@@ -148,6 +148,9 @@ func checkNetwork(n cnm.Network, o Options) error {
 	if err := checkModes(n, o); err != nil {
 		return err
 	}
+	if err := checkOutbound(n, o); err != nil {
+		return err
+	}
 	for _, p := range n.Pools {
 		if g := p.Gateway; g.IsValid() && !o.HasGateway(g.Is6()) {
 			return fmt.Errorf("option gateway-mode=%s: the network was made with the gateway %s: make another one",

@@ -41,6 +41,7 @@ func RenderEndpoint(n cnm.Network, e cnm.Endpoint, o Options, h cnm.Host) (plan.
 	if o.SourceValidation {
 		r.rules.Source(r.host, e.MAC, e.Addrs)
 	}
+	r.leave()
 	if err := r.publish(); err != nil {
 		return plan.State{}, invalid(fmt.Errorf("endpoint %s of network %s: %w", short(e.ID), n.Name, err))
 	}
@@ -102,7 +103,7 @@ func checkEndpoint(n cnm.Network, o Options, e cnm.Endpoint) error {
 			return fmt.Errorf("address %s is in no subnet of the network", a.Addr())
 		}
 	}
-	return nil
+	return checkOutboundOf(n, o, e)
 }
 
 type endpointRender struct {

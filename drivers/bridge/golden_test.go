@@ -129,7 +129,9 @@ func TestNetworkGolden(t *testing.T) {
 		"routed":     with(testNetwork(), "gateway-mode", "routed", "mtu", "9000"),
 		"isolated":   isolated,
 		"mixed":      with(testNetwork(), "gateway-mode", "nat-unprotected", "gateway-mode-ipv6", "routed"),
-		"no-icc":     with(testNetwork(), "icc", "false", "masquerade", "false", "bridge-name", "br-front"),
+		"outbound": with(testNetwork(), "com.docker.network.host_ipv4", "192.0.2.9", "outbound-ip6",
+			"2001:db8::9"),
+		"no-icc": with(testNetwork(), "icc", "false", "masquerade", "false", "bridge-name", "br-front"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := Driver{}.RenderNetwork(n, cnm.Host{MTU: 1450})
@@ -157,6 +159,8 @@ func TestEndpointGolden(t *testing.T) {
 		{Proto: plan.UDP, HostPort: 9100, Port: 9100, Count: 3, From: []netip.Prefix{
 			netip.MustParsePrefix("10.0.0.0/8")}},
 	}
+	outbound := testEndpoint()
+	outbound.Outbound = []netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("2001:db8::9")}
 	half := testEndpoint()
 	half.Addrs, half.Ports, half.Index, half.GwPriority = half.Addrs[:1], published.Ports[:1], 2, 10
 	internal := testNetwork()
@@ -170,6 +174,7 @@ func TestEndpointGolden(t *testing.T) {
 		"v4":        {onlyIPv4(testNetwork()), half},
 		"bound":     {with(onlyIPv4(testNetwork()), "host-binding", "127.0.0.1"), half},
 		"internal":  {internal, testEndpoint()},
+		"outbound":  {testNetwork(), outbound},
 		"no-icc":    {with(testNetwork(), "icc", "false", "source-validation", "false"), testEndpoint()},
 	} {
 		t.Run(name, func(t *testing.T) {

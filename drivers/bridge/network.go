@@ -139,6 +139,11 @@ func (r *networkRender) elements() {
 		e.Local(p.Subnet, r.link)
 		if r.o.Masquerades(p.Subnet.Addr()) && !r.n.Internal {
 			e.Masquerade(p.Subnet)
+			for _, a := range r.o.Outbound() {
+				if a.Is4() == p.Subnet.Addr().Is4() {
+					e.Leave(p.Subnet, a)
+				}
+			}
 		}
 	}
 	r.state.Rules.Elements = e.List

@@ -47,7 +47,9 @@ type Options struct {
 	SourceValidation bool
 	HostBinding      netip.Addr // where ports without a host address are published; the zero value: everywhere
 	Mode4, Mode6     GatewayMode
-	BridgeName       string // "": derived from the network's ID
+	// addresses of the host that what leaves it carries; the zero value: that of the link it leaves by
+	Outbound4, Outbound6 netip.Addr
+	BridgeName           string // "": derived from the network's ID
 
 	mode            GatewayMode // of a family that has none of its own
 	askedMasquerade bool
@@ -77,6 +79,12 @@ func knownOptions() []Option[Options] {
 		{"icc", "com.docker.network.bridge.enable_icc", boolean(func(o *Options) *bool { return &o.ICC })},
 		{"masquerade", "com.docker.network.bridge.enable_ip_masquerade", setMasquerade},
 		{"mtu", "com.docker.network.driver.mtu", setMTU},
+		{"outbound-ip", "com.docker.network.host_ipv4", setOutbound(
+			func(o *Options) *netip.Addr { return &o.Outbound4 }, netip.Addr.Is4,
+			"an IPv4 address of this host, such as 192.0.2.9")},
+		{"outbound-ip6", "com.docker.network.host_ipv6", setOutbound(
+			func(o *Options) *netip.Addr { return &o.Outbound6 }, netip.Addr.Is6,
+			"an IPv6 address of this host, such as 2001:db8::9")},
 		{"source-validation", "", boolean(func(o *Options) *bool { return &o.SourceValidation })},
 	}
 }

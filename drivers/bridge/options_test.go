@@ -155,6 +155,33 @@ func TestCheckNetworkRefuses(t *testing.T) {
 	}
 }
 
+func TestOutboundRefuses(t *testing.T) {
+	internal := with(testNetwork(), "outbound-ip", "192.0.2.9")
+	internal.Internal = true
+	cluster := with(testNetwork(), "outbound-ip", "192.0.2.9")
+	cluster.Scope = cnm.Cluster
+	for want, n := range map[string]cnm.Network{
+		"nothing leaves an internal network":         internal,
+		"the other nodes of the cluster do not have": cluster,
+		"what leaves keeps its address": with(testNetwork(), "outbound-ip", "192.0.2.9", "masquerade",
+			"false"),
+		"want an IPv4 address of this host": with(testNetwork(), "outbound-ip", "2001:db8::9"),
+		"want an IPv6 address of this host": with(testNetwork(), "outbound-ip6", "fe80::1"),
+		`option "outbound-ip" are the same: give one`: with(testNetwork(), "outbound-ip", "192.0.2.9",
+			"com.docker.network.host_ipv4", "192.0.2.9"),
+	} {
+		if err := (Driver{}).CheckNetwork(n); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", n.Options, err, want)
+		}
+	}
+	e := testEndpoint()
+	e.Outbound = []netip.Addr{netip.MustParseAddr("192.0.2.9")}
+	err := Driver{}.CheckEndpoint(with(testNetwork(), "gateway-mode", "routed"), e)
+	if err == nil || !strings.Contains(err.Error(), "nothing is masqueraded") {
+		t.Errorf("on a routed network: %v", err)
+	}
+}
+
 func TestEndpointRefuses(t *testing.T) {
 	port := func(p cnm.PortMapping) func(*cnm.Network, *cnm.Endpoint) {
 		return func(_ *cnm.Network, e *cnm.Endpoint) { e.Ports = []cnm.PortMapping{p} }

@@ -135,7 +135,7 @@ func (d *daemon) open(ctx context.Context) error {
 	d.rec = reconcile.New(reconcile.Config{Kernel: d.applied(), Source: d.render, Log: d.log, Observer: d.passed})
 	d.ctrl, err = controller.New(ctx, controller.Config{
 		Store: records, IPAM: addresses, Drivers: drivers, Fabric: fabric{d.rec}, Cluster: d.member,
-		DynamicPorts: d.dynamicPorts, Log: d.log, Events: d.recordChanged,
+		DynamicPorts: d.dynamicPorts, HostAddrs: d.kernel.Addresses, Log: d.log, Events: d.recordChanged,
 	})
 	if err != nil {
 		return fmt.Errorf("read the networks: %w", err)

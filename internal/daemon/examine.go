@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/doctor"
@@ -24,7 +25,35 @@ func (d *daemon) examine(ctx context.Context) []doctor.Finding {
 	if err != nil {
 		facts.Unknown = append(facts.Unknown, fmt.Sprintf("networks: %v", err))
 	}
+	if facts.LostOutbound, err = d.lostOutbound(ctx, networks); err != nil {
+		facts.Unknown = append(facts.Unknown, fmt.Sprintf("addresses to leave by: %v", err))
+	}
 	return doctor.Examine(facts)
+}
+
+// lostOutbound are the addresses that something is to leave by and the host does not have.
+func (d *daemon) lostOutbound(ctx context.Context, networks []cnm.Network) (lost []string, err error) {
+	has, err := d.kernel.Addresses(ctx)
+	if err != nil {
+		return nil, err
+	}
+	look := func(whose string, addrs []netip.Addr) {
+		for _, a := range addrs {
+			if !slices.Contains(has, a) {
+				lost = append(lost, fmt.Sprintf("%s, which %s is to leave by", a, whose))
+			}
+		}
+	}
+	for _, n := range networks {
+		if drv, ok := d.render.Driver(n.Driver).(cnm.OutboundChooser); ok {
+			look("network "+n.Name, drv.Outbound(n))
+		}
+	}
+	endpoints, err := d.ctrl.Endpoints(ctx)
+	for _, e := range endpoints {
+		look(fmt.Sprintf("%q", e.Name), e.Outbound)
+	}
+	return lost, err
 }
 
 // examineCluster gathers what this node knows of the cluster, with fresh probes of nodes that are not well.

@@ -109,6 +109,17 @@ func forwarding(f Facts) []Finding {
 	return out
 }
 
+// outbound finds what leaves by an address that the host does not have, so that no answer comes back.
+func outbound(f Facts) []Finding {
+	var out []Finding
+	for _, lost := range f.LostOutbound {
+		out = append(out, finding("outbound address", Warning, "the host does not have "+lost+
+			": no answer comes back", "give a link of the host the address, or choose another one: "+
+			"net network update -o outbound-ip=…, or connect the container again")...)
+	}
+	return out
+}
+
 func lastPart(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
 
 func ipv6(f Facts) []Finding {

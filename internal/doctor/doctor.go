@@ -41,7 +41,7 @@ func Examine(f Facts) []Finding {
 	var all []Finding
 	for _, check := range []func(Facts) []Finding{
 		unknown, kernelVersion, features, forwarding, ipv6, foreignForward, bridgeNetfilter,
-		otherTools, overlaps, reversePath, reservedPorts, conntrack, neighbours,
+		otherTools, overlaps, outbound, reversePath, reservedPorts, conntrack, neighbours,
 		cgroups, isolation, security, limits, disk, clock, cluster,
 	} {
 		all = append(all, check(f)...)

@@ -56,6 +56,9 @@ func TestFindings(t *testing.T) {
 		found    string // part of it
 		remedy   string // part of it
 	}{
+		{"lost outbound address",
+			func(f *Facts) { f.LostOutbound = []string{"192.0.2.9, which network web is to leave by"} },
+			"outbound address", Warning, "192.0.2.9, which network web", "net network update -o outbound-ip"},
 		{"old kernel", func(f *Facts) { f.Release = "4.19.0-27-amd64" }, "kernel version", Error, "5.6 or later",
 			"apt install"},
 		{"kernel 5.5", func(f *Facts) { f.Release = "5.5.19" }, "kernel version", Error, "5.6", "reboot"},

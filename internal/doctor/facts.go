@@ -24,6 +24,7 @@ type Facts struct {
 	UFW            bool              // enabled in its configuration
 	HostPrefixes   []netip.Prefix    // where the host's own routes and addresses lead
 	Networks       []Subnet          // of vethloom's networks
+	LostOutbound   []string          // addresses the host does not have, and who is to leave by them
 	ConntrackCount int
 	ConntrackMax   int
 

@@ -173,6 +173,12 @@ func publishRules() []plan.Rule {
 	return rules
 }
 
+// chosen gives what leaves the host the address that a map has for its source.
+func chosen(f family, set string, ip plan.Match) plan.Rule {
+	return plan.Rule{Match: []plan.Match{ip, not(in(setBridges, plan.OIfName))}, Verdict: plan.SNAT, Addr: f.ip,
+		Key: []plan.Field{f.saddr}, Target: set}
+}
+
 func postroutingRules() []plan.Rule {
 	var rules []plan.Rule
 	for _, f := range families() {
@@ -185,6 +191,8 @@ func postroutingRules() []plan.Rule {
 			rule(plan.Return, ip, own),
 			rule(plan.Return, ip, in(f.cluster, f.saddr, f.daddr)),
 			rule(plan.Return, ip, is(f.daddr, f.multicast...)),
+			// What leaves by an address of its own choice: an endpoint, or all of a network.
+			chosen(f, f.leave, ip), chosen(f, f.leaveNet, ip),
 			rule(plan.Masquerade, ip, in(f.masq, f.saddr)),
 			rule(plan.Masquerade, ip, is(f.saddr, f.loopback), in(setBridges, plan.OIfName)),
 		)

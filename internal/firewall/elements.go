@@ -56,6 +56,17 @@ func (e *Elements) Masquerade(subnet netip.Prefix) {
 	e.inet(familyOf(subnet.Addr()).masq, subnet.String())
 }
 
+// Leave gives what leaves a subnet, or one address, for the outside the address of the host that is chosen for it. One
+// address's choice counts before that of its subnet.
+func (e *Elements) Leave(from netip.Prefix, by netip.Addr) {
+	f := familyOf(by)
+	set, key := f.leaveNet, from.String()
+	if from.IsSingleIP() {
+		set, key = f.leave, from.Addr().String()
+	}
+	e.add(plan.Inet, set, []string{key}, by.String())
+}
+
 // Cluster is a pair of subnets of one network whose traffic between nodes keeps its addresses.
 func (e *Elements) Cluster(from, to netip.Prefix) {
 	e.inet(familyOf(from.Addr()).cluster, from.String(), to.String())

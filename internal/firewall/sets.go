@@ -23,13 +23,15 @@ const (
 type family struct {
 	proto        string // meta nfproto
 	ether        string // meta protocol
-	ip           string // DNAT address family
+	ip           string // address family of translations
 	addr         plan.DataType
 	saddr, daddr plan.Field
 	local        string // address . ifname: its own bridge
 	cluster      string // address . address: between the nodes' parts of a network
 	nodes        string // addresses of the nodes that tunnels lead to
 	masq         string
+	leave        string // the host's address that an address leaves by
+	leaveNet     string // and a subnet
 	open         string // ifname: reached from outside at every port
 	anywhere     string // where ports on every address lead
 	ports        string // where those on one address do
@@ -45,7 +47,8 @@ type family struct {
 func v4() family {
 	return family{
 		proto: "ipv4", ether: "ip", ip: "ip", addr: plan.TypeIPv4, saddr: plan.IPSaddr, daddr: plan.IPDaddr,
-		local: "local4", cluster: "cluster4", nodes: "nodes4", masq: "masq4", open: "open4",
+		local: "local4", cluster: "cluster4", nodes: "nodes4", masq: "masq4", leave: "leave4", leaveNet: "leavenet4",
+		open:     "open4",
 		anywhere: "any4", ports: "ports4", ranges: "range4",
 		from: "from4", fromRanges: "fromrange4", source: "source4", loopback: "127.0.0.0/8", any: "0.0.0.0/0",
 		multicast: []string{"224.0.0.0/4", "255.255.255.255"},
@@ -55,7 +58,8 @@ func v4() family {
 func v6() family {
 	return family{
 		proto: "ipv6", ether: "ip6", ip: "ip6", addr: plan.TypeIPv6, saddr: plan.IP6Saddr, daddr: plan.IP6Daddr,
-		local: "local6", cluster: "cluster6", nodes: "nodes6", masq: "masq6", open: "open6",
+		local: "local6", cluster: "cluster6", nodes: "nodes6", masq: "masq6", leave: "leave6", leaveNet: "leavenet6",
+		open:     "open6",
 		anywhere: "any6", ports: "ports6", ranges: "range6",
 		from: "from6", fromRanges: "fromrange6", source: "source6", loopback: "::1", any: "::/0",
 		multicast: []string{"ff00::/8"},
@@ -79,9 +83,12 @@ func baseSets() []plan.Set {
 		s.Data = []plan.DataType{addr, plan.TypePort}
 		return s
 	}
-	verdicts := func(s plan.Set) plan.Set {
-		s.Data = []plan.DataType{plan.TypeVerdict}
+	mapped := func(s plan.Set, data plan.DataType) plan.Set {
+		s.Data = []plan.DataType{data}
 		return s
+	}
+	verdicts := func(s plan.Set) plan.Set {
+		return mapped(s, plan.TypeVerdict)
 	}
 	sets := []plan.Set{
 		inet(setBridges, plan.TypeIfName),
@@ -102,6 +109,8 @@ func baseSets() []plan.Set {
 			interval(inet(f.cluster, f.addr, f.addr)),
 			inet(f.nodes, f.addr),
 			interval(inet(f.masq, f.addr)),
+			mapped(inet(f.leave, f.addr), f.addr),
+			interval(inet(f.leaveNet, f.addr), f.addr),
 			inet(f.open, plan.TypeIfName),
 			numbered(inet(f.anywhere, port[1:]...), f.addr),
 			numbered(inet(f.ports, port...), f.addr),

@@ -443,7 +443,7 @@ func (n nft) refers(f plan.Family, r plan.Rule) error {
 		}
 	}
 	switch r.Verdict {
-	case plan.VMap, plan.DNAT:
+	case plan.VMap, plan.DNAT, plan.SNAT:
 		sets = append(sets, r.Target)
 	case plan.Jump:
 		if _, ok := n.chains[(plan.Chain{Family: f, Name: r.Target}).Key()]; !ok {

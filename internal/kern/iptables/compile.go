@@ -20,7 +20,7 @@ const (
 // family is what differs between iptables and ip6tables.
 type family struct {
 	proto string // of meta nfproto
-	addr  string // of DNAT
+	addr  string // of translations
 	bits  int
 	tool  string
 }
@@ -176,7 +176,9 @@ func (w *writer) rule(outer []plan.Match, r plan.Rule, closed bool) error {
 	case plan.VMap:
 		return w.verdicts(match, r)
 	case plan.DNAT:
-		return w.translate(match, r)
+		return w.translate(match, r, "-j DNAT --to-destination ")
+	case plan.SNAT:
+		return w.translate(match, r, "-j SNAT --to-source ")
 	case plan.Drop:
 		return w.write(match, "-j DROP", closed)
 	case plan.Masquerade:
@@ -213,7 +215,7 @@ func (w *writer) verdicts(match []plan.Match, r plan.Rule) error {
 }
 
 // translate writes a rule for each element of a map of addresses.
-func (w *writer) translate(match []plan.Match, r plan.Rule) error {
+func (w *writer) translate(match []plan.Match, r plan.Rule, target string) error {
 	if r.Addr != w.c.fam.addr {
 		return nil
 	}
@@ -225,7 +227,7 @@ func (w *writer) translate(match []plan.Match, r plan.Rule) error {
 		if len(e.Data) > 1 {
 			to += ":" + e.Data[1]
 		}
-		err := w.write(append(slices.Clip(match), parts(r.Key, e)...), "-j DNAT --to-destination "+to, false)
+		err := w.write(append(slices.Clip(match), parts(r.Key, e)...), target+to, false)
 		if err != nil {
 			return err
 		}

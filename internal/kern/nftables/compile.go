@@ -54,13 +54,14 @@ func compile(f plan.Family, r plan.Rule) (compiled, error) {
 			return compiled{}, fmt.Errorf("match %q: %w", m.String(), err)
 		}
 	}
-	if r.Verdict == plan.VMap || r.Verdict == plan.DNAT {
+	translates := r.Verdict == plan.DNAT || r.Verdict == plan.SNAT
+	if r.Verdict == plan.VMap || translates {
 		// What the key needs is checked before the packet is counted.
 		if err := c.require(r.Key); err != nil {
 			return compiled{}, err
 		}
 	}
-	if r.Verdict == plan.DNAT {
+	if translates {
 		if err := c.layer3(r.Addr); err != nil {
 			return compiled{}, err
 		}
@@ -308,7 +309,9 @@ func (c *compiler) verdict(r plan.Rule) error {
 		c.add(&expr.Lookup{SourceRegister: unix.NFT_REG_1, IsDestRegSet: true, DestRegister: unix.NFT_REG_VERDICT,
 			SetName: r.Target})
 	case plan.DNAT:
-		return c.dnat(r)
+		return c.translate(r, expr.NATTypeDestNAT)
+	case plan.SNAT:
+		return c.translate(r, expr.NATTypeSourceNAT)
 	default:
 		kind, ok := kinds[r.Verdict]
 		if !ok {
@@ -319,9 +322,9 @@ func (c *compiler) verdict(r plan.Rule) error {
 	return nil
 }
 
-// dnat looks the new destination up. Whether the map has ports too is known to
+// translate looks the new address up. Whether the map has ports too is known to
 // a caller that has the map: see compiled.withPorts.
-func (c *compiler) dnat(r plan.Rule) error {
+func (c *compiler) translate(r plan.Rule, as expr.NATType) error {
 	family := uint32(unix.NFPROTO_IPV4)
 	if r.Addr == "ip6" {
 		family = unix.NFPROTO_IPV6
@@ -332,7 +335,7 @@ func (c *compiler) dnat(r plan.Rule) error {
 	c.add(
 		&expr.Lookup{SourceRegister: unix.NFT_REG_1, IsDestRegSet: true, DestRegister: unix.NFT_REG_1,
 			SetName: r.Target},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: unix.NFT_REG_1},
+		&expr.NAT{Type: as, Family: family, RegAddrMin: unix.NFT_REG_1},
 	)
 	return nil
 }

@@ -122,7 +122,7 @@ func (r *Rules) learn(ctx context.Context, t *transaction) error {
 			}
 		case plan.Chain:
 			for _, rule := range o.Rules {
-				if rule.Verdict != plan.DNAT || op.Verb == plan.Delete {
+				if rule.Verdict != plan.DNAT && rule.Verdict != plan.SNAT || op.Verb == plan.Delete {
 					continue
 				}
 				if _, err := r.find(ctx, t, o.Family, rule.Target); err != nil {
