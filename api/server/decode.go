@@ -120,12 +120,20 @@ func decodeConnect(c *apiv1.ConnectRequest) (cnm.AttachRequest, error) {
 	if out.MAC, err = decodeMAC(c.GetMacAddress()); err != nil {
 		return out, err
 	}
-	for _, s := range c.GetAddresses() {
-		a, err := decodeAddr("ip", s)
+	if out.Addrs, err = decodeAddrs("ip", c.GetAddresses()); err != nil {
+		return out, err
+	}
+	out.Outbound, err = decodeAddrs("outbound-ip", c.GetOutboundAddresses())
+	return out, err
+}
+
+func decodeAddrs(field string, in []string) (out []netip.Addr, err error) {
+	for _, s := range in {
+		a, err := decodeAddr(field, s)
 		if err != nil {
-			return out, err
+			return nil, err
 		}
-		out.Addrs = append(out.Addrs, a)
+		out = append(out, a)
 	}
 	return out, nil
 }
@@ -193,12 +201,8 @@ func decodeSpec(s *apiv1.ContainerSpec) (engine.Spec, error) {
 	if out.Ports, err = decodePorts(s.GetPorts()); err != nil {
 		return out, err
 	}
-	for _, d := range s.GetDns() {
-		a, err := decodeAddr("dns", d)
-		if err != nil {
-			return out, err
-		}
-		out.DNS = append(out.DNS, a)
+	if out.DNS, err = decodeAddrs("dns", s.GetDns()); err != nil {
+		return out, err
 	}
 	for _, m := range s.GetMounts() {
 		out.Mounts = append(out.Mounts, engine.Mount{Source: m.GetSource(), Target: m.GetTarget(),

@@ -1051,17 +1051,18 @@ func (x *PruneNetworksResponse) GetNames() []string {
 }
 
 type ConnectRequest struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Network         string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
-	Container       string                 `protobuf:"bytes,2,opt,name=container,proto3" json:"container,omitempty"` // container name or ID, or a sandbox ID
-	Addresses       []string               `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"` // at most one a family
-	MacAddress      string                 `protobuf:"bytes,4,opt,name=mac_address,json=macAddress,proto3" json:"mac_address,omitempty"`
-	Aliases         []string               `protobuf:"bytes,5,rep,name=aliases,proto3" json:"aliases,omitempty"`
-	GatewayPriority int32                  `protobuf:"varint,6,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
-	Ifname          string                 `protobuf:"bytes,7,opt,name=ifname,proto3" json:"ifname,omitempty"`                                                                             // of the link in the sandbox; empty: eth0 and so on
-	Sysctls         map[string]string      `protobuf:"bytes,8,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of that link: net.ipv4.conf.IFNAME.log_martians
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Network           string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	Container         string                 `protobuf:"bytes,2,opt,name=container,proto3" json:"container,omitempty"` // container name or ID, or a sandbox ID
+	Addresses         []string               `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"` // at most one a family
+	MacAddress        string                 `protobuf:"bytes,4,opt,name=mac_address,json=macAddress,proto3" json:"mac_address,omitempty"`
+	Aliases           []string               `protobuf:"bytes,5,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	GatewayPriority   int32                  `protobuf:"varint,6,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
+	Ifname            string                 `protobuf:"bytes,7,opt,name=ifname,proto3" json:"ifname,omitempty"`                                                                             // of the link in the sandbox; empty: eth0 and so on
+	Sysctls           map[string]string      `protobuf:"bytes,8,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of that link: net.ipv4.conf.IFNAME.log_martians
+	OutboundAddresses []string               `protobuf:"bytes,20,rep,name=outbound_addresses,json=outboundAddresses,proto3" json:"outbound_addresses,omitempty"`                             // of the host, for what leaves it; at most one a family
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *ConnectRequest) Reset() {
@@ -1146,6 +1147,13 @@ func (x *ConnectRequest) GetIfname() string {
 func (x *ConnectRequest) GetSysctls() map[string]string {
 	if x != nil {
 		return x.Sysctls
+	}
+	return nil
+}
+
+func (x *ConnectRequest) GetOutboundAddresses() []string {
+	if x != nil {
+		return x.OutboundAddresses
 	}
 	return nil
 }
@@ -1247,24 +1255,25 @@ func (*DisconnectResponse) Descriptor() ([]byte, []int) {
 }
 
 type Endpoint struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Id              string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	NetworkId       string                 `protobuf:"bytes,2,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
-	Network         string                 `protobuf:"bytes,3,opt,name=network,proto3" json:"network,omitempty"` // name
-	SandboxId       string                 `protobuf:"bytes,4,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
-	ContainerId     string                 `protobuf:"bytes,5,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
-	Container       string                 `protobuf:"bytes,6,opt,name=container,proto3" json:"container,omitempty"` // name
-	Interface       string                 `protobuf:"bytes,7,opt,name=interface,proto3" json:"interface,omitempty"` // in the sandbox
-	HostLink        string                 `protobuf:"bytes,8,opt,name=host_link,json=hostLink,proto3" json:"host_link,omitempty"`
-	MacAddress      string                 `protobuf:"bytes,9,opt,name=mac_address,json=macAddress,proto3" json:"mac_address,omitempty"`
-	Addresses       []string               `protobuf:"bytes,10,rep,name=addresses,proto3" json:"addresses,omitempty"` // CIDR
-	Gateways        []string               `protobuf:"bytes,11,rep,name=gateways,proto3" json:"gateways,omitempty"`
-	Aliases         []string               `protobuf:"bytes,12,rep,name=aliases,proto3" json:"aliases,omitempty"`
-	Ports           []*PortMapping         `protobuf:"bytes,13,rep,name=ports,proto3" json:"ports,omitempty"`
-	GatewayPriority int32                  `protobuf:"varint,14,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
-	Sysctls         map[string]string      `protobuf:"bytes,15,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of its link in the sandbox, as asked for
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Id                string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	NetworkId         string                 `protobuf:"bytes,2,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	Network           string                 `protobuf:"bytes,3,opt,name=network,proto3" json:"network,omitempty"` // name
+	SandboxId         string                 `protobuf:"bytes,4,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	ContainerId       string                 `protobuf:"bytes,5,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	Container         string                 `protobuf:"bytes,6,opt,name=container,proto3" json:"container,omitempty"` // name
+	Interface         string                 `protobuf:"bytes,7,opt,name=interface,proto3" json:"interface,omitempty"` // in the sandbox
+	HostLink          string                 `protobuf:"bytes,8,opt,name=host_link,json=hostLink,proto3" json:"host_link,omitempty"`
+	MacAddress        string                 `protobuf:"bytes,9,opt,name=mac_address,json=macAddress,proto3" json:"mac_address,omitempty"`
+	Addresses         []string               `protobuf:"bytes,10,rep,name=addresses,proto3" json:"addresses,omitempty"` // CIDR
+	Gateways          []string               `protobuf:"bytes,11,rep,name=gateways,proto3" json:"gateways,omitempty"`
+	Aliases           []string               `protobuf:"bytes,12,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	Ports             []*PortMapping         `protobuf:"bytes,13,rep,name=ports,proto3" json:"ports,omitempty"`
+	GatewayPriority   int32                  `protobuf:"varint,14,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
+	Sysctls           map[string]string      `protobuf:"bytes,15,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of its link in the sandbox, as asked for
+	OutboundAddresses []string               `protobuf:"bytes,20,rep,name=outbound_addresses,json=outboundAddresses,proto3" json:"outbound_addresses,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Endpoint) Reset() {
@@ -1398,6 +1407,13 @@ func (x *Endpoint) GetGatewayPriority() int32 {
 func (x *Endpoint) GetSysctls() map[string]string {
 	if x != nil {
 		return x.Sysctls
+	}
+	return nil
+}
+
+func (x *Endpoint) GetOutboundAddresses() []string {
+	if x != nil {
+		return x.OutboundAddresses
 	}
 	return nil
 }
@@ -6940,7 +6956,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x14PruneNetworksRequest\x12\x18\n" +
 	"\afilters\x18\x01 \x03(\tR\afilters\"-\n" +
 	"\x15PruneNetworksResponse\x12\x14\n" +
-	"\x05names\x18\x01 \x03(\tR\x05names\"\xe4\x02\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\x93\x03\n" +
 	"\x0eConnectRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x1c\n" +
@@ -6950,7 +6966,8 @@ const file_vethloom_proto_rawDesc = "" +
 	"\aaliases\x18\x05 \x03(\tR\aaliases\x12)\n" +
 	"\x10gateway_priority\x18\x06 \x01(\x05R\x0fgatewayPriority\x12\x16\n" +
 	"\x06ifname\x18\a \x01(\tR\x06ifname\x12B\n" +
-	"\asysctls\x18\b \x03(\v2(.vethloom.v1.ConnectRequest.SysctlsEntryR\asysctls\x1a:\n" +
+	"\asysctls\x18\b \x03(\v2(.vethloom.v1.ConnectRequest.SysctlsEntryR\asysctls\x12-\n" +
+	"\x12outbound_addresses\x18\x14 \x03(\tR\x11outboundAddresses\x1a:\n" +
 	"\fSysctlsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"a\n" +
@@ -6958,7 +6975,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"\x14\n" +
-	"\x12DisconnectResponse\"\xb8\x04\n" +
+	"\x12DisconnectResponse\"\xe7\x04\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -6978,7 +6995,8 @@ const file_vethloom_proto_rawDesc = "" +
 	"\aaliases\x18\f \x03(\tR\aaliases\x12.\n" +
 	"\x05ports\x18\r \x03(\v2\x18.vethloom.v1.PortMappingR\x05ports\x12)\n" +
 	"\x10gateway_priority\x18\x0e \x01(\x05R\x0fgatewayPriority\x12<\n" +
-	"\asysctls\x18\x0f \x03(\v2\".vethloom.v1.Endpoint.SysctlsEntryR\asysctls\x1a:\n" +
+	"\asysctls\x18\x0f \x03(\v2\".vethloom.v1.Endpoint.SysctlsEntryR\asysctls\x12-\n" +
+	"\x12outbound_addresses\x18\x14 \x03(\tR\x11outboundAddresses\x1a:\n" +
 	"\fSysctlsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaa\x01\n" +

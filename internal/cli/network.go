@@ -307,14 +307,15 @@ func (a networks) networkConnect() *cobra.Command {
 	f.StringVar(&o.ifname, "ifname", "", "name of the link in the container")
 	f.StringArrayVar(&o.sysctls, "sysctl", nil, "sysctl of that link, as net.ipv4.conf.IFNAME.NAME=VALUE")
 	f.StringArrayVar(&o.options, "driver-opt", nil, "the same by Docker's names, KEY=VALUE")
+	f.StringArrayVar(&o.outbound, "outbound-ip", nil, "address of the host that what leaves it carries")
 	return cmd
 }
 
 // connectFlags are those of connect.
 type connectFlags struct {
 	endpointFlags
-	ifname           string
-	sysctls, options []string
+	ifname                     string
+	sysctls, options, outbound []string
 }
 
 func (o *connectFlags) apply(r *apiv1.ConnectRequest) error {
@@ -327,6 +328,9 @@ func (o *connectFlags) apply(r *apiv1.ConnectRequest) error {
 	}
 	for i := 0; err == nil && i < len(o.options); i++ {
 		err = flagspec.EndpointOption(r, o.options[i])
+	}
+	if err == nil {
+		err = flagspec.Outbound(r, o.outbound)
 	}
 	return err
 }

@@ -245,6 +245,8 @@ func TestNetwork(t *testing.T) {
 		"name=web,mac-address=03:00:00:00:00:01": "multicast",
 		"name=web,mac-address=00:00:00:00:00:00": "null",
 		"name=web,mac-address=zz:00:00:00:00:00": `"zz" is not a hexadecimal byte`,
+		"name=web,outbound-ip=fd00::5":           "not an IPv4 address",
+		"name=web,outbound-ip6=10.0.0.5":         "not an IPv6 address",
 		"name=web,gw-priority=5000":              "from -1000 to 1000",
 		"name=web,ifname=sixteen_bytes_xx":       "16 bytes long",
 		"name=web,ifname=a0,ifname=b0":           `has the name "a0" already`,

@@ -12,8 +12,8 @@ import (
 )
 
 // Network parses a value of --network: a network's name or ID, host, none,
-// container:ID, or the long form name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=…,ifname=…,sysctl=…, which is
-// a line of comma-separated values, with quotes around those that have a comma.
+// container:ID, or the long form name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=…,ifname=…,sysctl=…,
+// outbound-ip=…, which is a line of comma-separated values, with quotes around those that have a comma.
 func Network(value string) (*apiv1.ConnectRequest, error) {
 	c := &apiv1.ConnectRequest{}
 	if !strings.Contains(value, "=") {
@@ -49,9 +49,13 @@ func networkOption(c *apiv1.ConnectRequest, key, v string) (err error) {
 	case "alias":
 		c.Aliases = append(c.Aliases, v)
 	case "ip":
-		err = address(c, "ip", v, netip.Addr.Is4)
+		err = address(&c.Addresses, "ip", v, netip.Addr.Is4)
 	case "ip6":
-		err = address(c, "ip6", v, netip.Addr.Is6)
+		err = address(&c.Addresses, "ip6", v, netip.Addr.Is6)
+	case "outbound-ip":
+		err = address(&c.OutboundAddresses, "outbound-ip", v, netip.Addr.Is4)
+	case "outbound-ip6":
+		err = address(&c.OutboundAddresses, "outbound-ip6", v, netip.Addr.Is6)
 	case "mac-address":
 		c.MacAddress, err = MAC(v)
 	case "gw-priority":
@@ -64,7 +68,7 @@ func networkOption(c *apiv1.ConnectRequest, key, v string) (err error) {
 		err = EndpointOption(c, v)
 	default:
 		err = fmt.Errorf("unknown option %q: known are name, ip, ip6, mac-address, alias, gw-priority, ifname, "+
-			"sysctl, driver-opt", key)
+			"sysctl, driver-opt, outbound-ip, outbound-ip6", key)
 	}
 	return err
 }
@@ -109,29 +113,51 @@ func EndpointOption(c *apiv1.ConnectRequest, v string) error {
 	}
 }
 
-func address(c *apiv1.ConnectRequest, flag, v string, family func(netip.Addr) bool) error {
+func address(to *[]string, flag, v string, family func(netip.Addr) bool) error {
 	a, err := netip.ParseAddr(v)
 	if err != nil || a.Zone() != "" || !family(a) {
-		return fmt.Errorf("--%s %q is not an IPv%s address", flag, v, map[string]string{"ip": "4", "ip6": "6"}[flag])
+		return fmt.Errorf("--%s %q is not an IPv%s address", flag, v, version(flag))
 	}
-	for _, have := range c.Addresses {
+	for _, have := range *to {
 		if h, err := netip.ParseAddr(have); err == nil && family(h) {
 			return fmt.Errorf("--%s %q: the address %s was given before, and an endpoint has one a family", flag, v, h)
 		}
 	}
-	c.Addresses = append(c.Addresses, a.String())
+	*to = append(*to, a.String())
 	return nil
+}
+
+// version is the family of the addresses that a flag takes.
+func version(flag string) string {
+	if strings.HasSuffix(flag, "6") {
+		return "6"
+	}
+	return "4"
 }
 
 // Addresses adds the values of --ip and --ip6, where given, to a request.
 func Addresses(c *apiv1.ConnectRequest, ip, ip6 string) error {
 	if ip != "" {
-		if err := address(c, "ip", ip, netip.Addr.Is4); err != nil {
+		if err := address(&c.Addresses, "ip", ip, netip.Addr.Is4); err != nil {
 			return err
 		}
 	}
 	if ip6 != "" {
-		return address(c, "ip6", ip6, netip.Addr.Is6)
+		return address(&c.Addresses, "ip6", ip6, netip.Addr.Is6)
+	}
+	return nil
+}
+
+// Outbound adds the values of --outbound-ip, of either family, to a request.
+func Outbound(c *apiv1.ConnectRequest, values []string) error {
+	for _, v := range values {
+		flag, family := "outbound-ip", netip.Addr.Is4
+		if strings.Contains(v, ":") {
+			flag, family = "outbound-ip6", netip.Addr.Is6
+		}
+		if err := address(&c.OutboundAddresses, flag, v, family); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -6,9 +6,11 @@ import (
 	"net"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/vethloom/vethloom/internal/await"
+	"github.com/vethloom/vethloom/internal/kern/kerntest"
 )
 
 func TestNetworkCreateRefuses(t *testing.T) {
@@ -352,6 +354,62 @@ func TestMetricsAndHealth(t *testing.T) {
 			t.Errorf("metrics lack %s", want)
 		}
 	}
+}
+
+// tellsWhoAsks answers connections in a namespace with the address that they come from, until the test ends.
+func (n *node) tellsWhoAsks(ns, at string) {
+	n.t.Helper()
+	var l net.Listener
+	if err := n.Do(ns, func() (err error) { l, err = net.Listen("tcp", at); return err }); err != nil {
+		n.t.Fatal(err)
+	}
+	var done sync.WaitGroup
+	n.t.Cleanup(func() { l.Close(); done.Wait() })
+	done.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return // closed
+			}
+			fmt.Fprint(c, kerntest.PlainAddr(c.RemoteAddr()))
+			c.Close()
+		}
+	})
+}
+
+// What leaves the host carries the address that was chosen, and the host must have it.
+func TestOutboundAddresses(t *testing.T) {
+	n := withImage(t)
+	ns := n.outside("192.0.2.2/24", "2001:db8::2/64")
+	n.Sh("ip addr add 192.0.2.9/24 dev o0; ip addr add 192.0.2.10/24 dev o0; ip addr add 2001:db8::9/64 dev o0 nodad")
+	n.tellsWhoAsks(ns, "192.0.2.2:80")
+	n.tellsWhoAsks(ns, "[2001:db8::2]:80")
+	from := func(container, to string) string { return n.ok("exec", container, "nc", to, "80") }
+	n.refuses(
+		refusal{"network create -o outbound-ip=198.51.100.1 web", 1, `"198.51.100.1": the host does not have`},
+		refusal{"network create -o outbound-ip=127.0.0.1 web", 1, `want an IPv4 address of this host`},
+	)
+	n.ok("network", "create", "--ipv6", "-o", "com.docker.network.host_ipv4=192.0.2.9", "-o",
+		"outbound-ip6=2001:db8::9", "web")
+	n.ok("run", "-d", "--name", "a", "--network", "web", "bb", "sleep", "1000")
+	n.ok("run", "-d", "--name", "b", "--network", "name=web,outbound-ip=192.0.2.10", "bb", "sleep", "1000")
+	n.refuses(
+		refusal{"run --rm --network name=web,outbound-ip=198.51.100.1 bb true", 125, `the host does not have`},
+		refusal{"run --rm --network name=web,outbound-ip=::1 bb true", 125, `not an IPv4 address`},
+		refusal{"network update -o outbound-ip=198.51.100.1 web", 1, `the host does not have`},
+		refusal{"network update -o masquerade=false web", 1, `what leaves keeps its address`},
+	)
+	is(t, "the network's", from("a", "192.0.2.2")+from("a", "2001:db8::2"), "192.0.2.92001:db8::9")
+	is(t, "the container's", from("b", "192.0.2.2")+from("b", "2001:db8::2"), "192.0.2.102001:db8::9")
+	n.ok("network", "update", "-o", "outbound-ip=192.0.2.10", "web")
+	is(t, "after an update", from("a", "192.0.2.2"), "192.0.2.10")
+	n.ok("stop", "-t", "0", "b")
+	n.ok("start", "b")
+	is(t, "after a start", from("b", "192.0.2.2"), "192.0.2.10")
+	n.ok("network", "update", "--opt-rm", "outbound-ip", "web")
+	is(t, "without", from("a", "192.0.2.2"), "192.0.2.1")
+	n.Sh("ip addr del 192.0.2.10/24 dev o0")
+	matches(t, "net doctor", n.net("doctor").out, `192\.0\.2\.10, which "b" is to leave by`)
 }
 
 func TestConfigOnlyNetworks(t *testing.T) {
