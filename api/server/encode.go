@@ -95,7 +95,7 @@ func encodeEndpoint(e EndpointView) *apiv1.Endpoint {
 		ContainerId: e.ContainerID, Container: e.ContainerName, Interface: e.Interface, HostLink: e.HostLink,
 		MacAddress: e.MAC.String(), Addresses: list(e.Addrs, prefix), Gateways: list(e.Gateways, addr),
 		Aliases: e.Aliases, Ports: list(e.Ports, encodePort), GatewayPriority: int32(e.GwPriority),
-		Sysctls: e.Sysctls,
+		Sysctls:           e.Sysctls,
 		OutboundAddresses: list(e.Outbound, addr),
 	}
 }

@@ -6,20 +6,23 @@ import (
 	"testing"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/plan"
 )
 
 // What the outside sees of a container is the address that was chosen: for it, or else for its network.
 func TestOutboundAddresses(t *testing.T) {
-	bothNetfilters(t, func(t *testing.T, w *world) {
+	firewalls(t, func(t *testing.T, cfg kern.Config) {
+		w := newWorldOf(t, cfg, false)
 		more := []string{"2001:db8::9/64", "2001:db8::a/64"}
 		for _, a := range more {
 			w.add(plan.State{Addrs: []plan.Addr{{Link: "up0", Prefix: netip.MustParsePrefix(a)}}})
 		}
 		w.network("front", func(n *cnm.Network) {
-			n.Options = map[string]string{"outbound-ip": "192.0.2.9", "outbound-ip6": "2001:db8::9"}
+			n.Options = map[string]string{"outbound-ip": "192.0.2.9", "outbound-ip6": "2001:db8::9",
+				"source-validation": "false"}
 		})
-		w.network("back", nil)
+		w.network("back", option("source-validation", "false"))
 		w.box("a", "front", 2)
 		own := func(addrs ...string) cnm.Endpoint {
 			var e cnm.Endpoint
