@@ -82,6 +82,8 @@ func sameDevice(want, have Link) bool {
 		return want.VXLAN == have.VXLAN
 	case want.Kind == VLAN || want.Kind == Macvlan:
 		return want.Lower == have.Lower
+	case want.Kind == Given:
+		return want.Given.Name == have.Given.Name
 	}
 	return true
 }

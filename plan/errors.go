@@ -32,6 +32,14 @@ func (e *NoLinkError) Error() string { return "the host has no link " + e.Link }
 
 func (e *NoLinkError) Unwrap() error { return e.Err }
 
+// ForeignLinkError tells why a link was not taken that somebody was said to have made for a sandbox.
+type ForeignLinkError struct {
+	Link   string // in the fabric's namespace
+	Reason string
+}
+
+func (e *ForeignLinkError) Error() string { return "link " + e.Link + " is not taken: " + e.Reason }
+
 // PortTakenError tells who has a host port. It unwraps to [ErrPortTaken].
 type PortTakenError struct {
 	Port PortReservation // the one port that is taken

@@ -18,6 +18,8 @@ const (
 	VLAN     LinkKind = "vlan"
 	Macvlan  LinkKind = "macvlan"
 	Loopback LinkKind = "loopback"
+	// Given is a link of any kind that somebody else has made for a sandbox, see GivenLink.
+	Given LinkKind = "given"
 )
 
 // MAC is an EUI-48 hardware address; the zero value leaves the choice to the
@@ -52,6 +54,15 @@ type Link struct {
 	Peer   VethPeer    // meaningful for Veth
 	VXLAN  VXLANDevice // meaningful for VXLAN
 	Lower  Lower       // meaningful for VLAN and Macvlan
+	Given  GivenLink   // meaningful for Given
+}
+
+// GivenLink is a link that somebody else makes in the fabric's namespace. To make it is to move it to where it is wanted,
+// by the name it is to have there. It is never one of the host's own, or of ours: those are refused.
+type GivenLink struct {
+	Name string // in the fabric's namespace
+	// After is the greatest index of a link there was before it was asked for: the link's is greater. It is not observed.
+	After uint32
 }
 
 // Lower is what a link sits on, and how. The kernel changes neither later: another value is another link.
@@ -103,6 +114,9 @@ func (l Link) String() string {
 	}
 	if l.Lower != (Lower{}) {
 		parts = append(parts, l.Lower.String())
+	}
+	if l.Kind == Given {
+		parts = append(parts, "from", l.Given.Name)
 	}
 	if m := l.MAC.String(); m != "" {
 		parts = append(parts, "address", m)

@@ -160,8 +160,11 @@ func (s *session) createLink(l plan.Link) error {
 		// it would change, and lose its neighbours, with every port.
 		l.MAC = randomMAC()
 	}
-	if l.Kind == plan.TUN {
+	switch l.Kind {
+	case plan.TUN:
 		return s.createTUN(l)
+	case plan.Given:
+		return s.takeLink(l)
 	}
 	var master uint32
 	if l.Master != "" {
@@ -309,6 +312,8 @@ func checkLink(l plan.Link) error {
 		return rtnetlink.CheckVXLAN(l.VXLAN)
 	case plan.VLAN, plan.Macvlan:
 		return rtnetlink.CheckLower(l)
+	case plan.Given:
+		return checkGiven(l)
 	case plan.TUN:
 		if l.Master != "" || l.MAC != (plan.MAC{}) {
 			return errors.New("a TUN link carries no frames: it has no hardware address and is no port of a bridge")

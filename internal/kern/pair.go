@@ -84,6 +84,10 @@ func (p *pairing) first(neighbours map[uint32]*rtnetlink.Link, l *rtnetlink.Link
 	if m := neighbours[l.MasterIndex]; m != nil {
 		out.Master = m.Name
 	}
+	if name := l.Given(); name != "" {
+		out.Kind, out.Given.Name = plan.Given, name
+		return out
+	}
 	if l.Kind == plan.VLAN || l.Kind == plan.Macvlan {
 		out.Lower = l.Lower
 		if lower := p.view("").links[l.PeerIndex]; lower != nil && (l.NS == "") == (l.NSID < 0) {

@@ -21,6 +21,9 @@ const OwnedGroup = 0x766c6f6d
 // observation knows which end is which.
 const PeerMark = " peer"
 
+// GivenMark follows the alias of a link that somebody else has made, and the name that it had comes after it.
+const GivenMark = " given "
+
 // Attributes and values of linux/if_link.h, linux/veth.h and linux/inetdevice.h
 // that x/sys does not name.
 const (
@@ -192,6 +195,16 @@ func ChangeLink(name string, flags, change uint32, f func(*attr.Builder)) Reques
 	return Request{Kind: unix.RTM_NEWLINK, Data: a.B}
 }
 
+// MoveLink is the message that moves a link into another namespace, by the name of l and with its mark.
+func MoveLink(index uint32, ns int, l plan.Link, suffix string) Request {
+	a := LinkMsg(index, 0, unix.IFF_UP)
+	a.U32(unix.IFLA_NET_NS_FD, uint32(ns))
+	a.Str(unix.IFLA_IFNAME, l.Name)
+	a.U32(unix.IFLA_GROUP, OwnedGroup)
+	a.Bytes(unix.IFLA_IFALIAS, []byte(plan.AliasPrefix+string(l.Owner)+suffix))
+	return Request{Kind: unix.RTM_NEWLINK, Data: a.B}
+}
+
 func UpFlag(up bool) uint32 {
 	if up {
 		return unix.IFF_UP
@@ -224,8 +237,18 @@ func (l *Link) Owner() (scope plan.Owner, peer, ok bool) {
 		return "", false, l.group == OwnedGroup
 	}
 	s, ok := strings.CutPrefix(l.Alias, plan.AliasPrefix)
+	s, _, _ = strings.Cut(s, GivenMark)
 	s, peer = strings.CutSuffix(s, PeerMark)
 	return plan.Owner(s), peer, ok
+}
+
+// Given is the name that a link of ours had which somebody else has made, "" for others.
+func (l *Link) Given() string {
+	_, name, _ := strings.Cut(l.Alias, GivenMark)
+	if !strings.HasPrefix(l.Alias, plan.AliasPrefix) {
+		return ""
+	}
+	return name
 }
 
 var ErrShort = errors.New("netlink message is too short")
