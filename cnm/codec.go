@@ -8,7 +8,7 @@ import (
 
 // record is a value the store keeps for the controller.
 type record interface {
-	Network | Sandbox | Endpoint | Peer
+	Network | Sandbox | Endpoint | Peer | Call
 }
 
 // NetworkOf decodes a record of [KindNetwork].
@@ -37,6 +37,18 @@ func PeerOf(r Record) (Peer, error) {
 	p, err := decode[Peer](r)
 	p.Revision = r.Revision
 	return p, err
+}
+
+// CallOf decodes a record of [KindCall].
+func CallOf(r Record) (Call, error) {
+	c, err := decode[Call](r)
+	c.Revision = r.Revision
+	return c, err
+}
+
+// ListCalls reads every record of calls, in order of ID.
+func ListCalls(ctx context.Context, s Store) ([]Call, error) {
+	return list(ctx, s, KindCall, CallOf)
 }
 
 // ListPeers reads every peer record, in order of ID.

@@ -71,7 +71,9 @@ type Capabilities struct {
 	Ports     bool // endpoints can publish ports
 	LAN       bool // networks are the host's own LANs: their subnets may be those that the host has
 	Singleton bool // only the builtin network of this driver exists (host, none)
-	Leases    bool // each node leases subnets of its own from the network's (else all nodes share them, by blocks)
+	// the driver chooses the hardware addresses of endpoints that nobody has asked for
+	OwnMACs bool
+	Leases  bool // each node leases subnets of its own from the network's (else all nodes share them, by blocks)
 }
 
 // Host is what a render must know about the host it renders for.

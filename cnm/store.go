@@ -20,6 +20,7 @@ const (
 	KindPeer      Kind = "peer"   // what other nodes have of cluster networks, as last seen
 	KindNode      Kind = "node"   // the address of a node that peers are on; its ID is all it says
 	KindMember    Kind = "member" // what this node knows of itself as a member of the cluster
+	KindCall      Kind = "call"   // what drivers of others were asked for, see Call
 )
 
 // Key names a record. IDs may hold any byte but NUL.

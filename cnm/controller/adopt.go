@@ -94,7 +94,7 @@ func (k *shared) checkAdopted(n cnm.Network) error {
 	if n.Cluster == nil || n.Builtin || n.ConfigOnly {
 		return &cnm.Error{Kind: cnm.ErrInvalid, Field: "network", Value: n.Name, Reason: "not one of a cluster"}
 	}
-	d, err := k.driver(n.Driver)
+	d, err := k.driver(n)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ type Config struct {
 	Drivers []cnm.Driver
 	Fabric  cnm.Fabric
 	Cluster cnm.Membership // nil: this node is in no cluster
+	Outside cnm.Outside    // nil: Drivers are all there are
 	// DynamicPorts returns the range that host ports are picked from, and
 	// which of them must not be. Nil: 49152 to 65535 (RFC 6335 section 6).
 	DynamicPorts func() (from, to uint16, reserved func(uint16) bool)

@@ -173,7 +173,7 @@ func (k *endpoints) prepare(ctx context.Context, s cnm.Sandbox, requests []cnm.A
 			return js, err
 		}
 		js = append(js, j)
-		if !k.drivers[j.network.Driver].Capabilities().Addresses {
+		if !k.driverOf(j.network).Capabilities().Addresses {
 			continue
 		}
 		if err := k.addrs.claim(ctx, j); err != nil {
@@ -254,7 +254,7 @@ func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest, requests []cnm.Atta
 	if n.Left() {
 		return nil, cnm.LeftError(n.Name)
 	}
-	d, err := k.driver(n.Driver)
+	d, err := k.driver(n)
 	if err != nil {
 		return nil, err
 	}
@@ -314,7 +314,8 @@ func (k *endpoints) freeMAC(n cnm.Network, m plan.MAC) error {
 // complete chooses the MAC address and the host ports, and asks the driver whether it can have the
 // endpoint. The caller holds mu.
 func (k *endpoints) complete(j *joining) error {
-	if j.e.MAC == (plan.MAC{}) && len(j.e.Addrs) > 0 {
+	own := k.driverOf(j.network).Capabilities().OwnMACs
+	if j.e.MAC == (plan.MAC{}) && len(j.e.Addrs) > 0 && !own {
 		mac, err := k.deriveMAC(j.network, j.e.Addrs[0].Addr())
 		if err != nil {
 			return err
@@ -325,7 +326,7 @@ func (k *endpoints) complete(j *joining) error {
 		return err
 	}
 	k.ix.putEndpoint(j.e, true)
-	if d, ok := k.drivers[j.network.Driver].(cnm.EndpointChecker); ok {
+	if d, ok := k.driverOf(j.network).(cnm.EndpointChecker); ok {
 		return d.CheckEndpoint(j.network, j.e)
 	}
 	return nil

@@ -224,7 +224,7 @@ func (k *records) checkLink(n cnm.Network) error {
 }
 
 func (k *records) linkOf(n cnm.Network) string {
-	if d, ok := k.drivers[n.Driver].(cnm.LinkNamer); ok {
+	if d, ok := k.driverOf(n).(cnm.LinkNamer); ok {
 		return d.NetworkLink(n)
 	}
 	return ""

@@ -41,7 +41,7 @@ func (k *networks) CreateNetwork(ctx context.Context, r cnm.NetworkRequest) (cnm
 			Reason: fmt.Sprintf("the builtin network %s has driver %s", r.Name, builtin),
 			Remedy: "leave the driver out, or choose another name"}
 	}
-	d, err := k.driver(r.Driver)
+	d, err := k.findDriver(ctx, r.Driver)
 	if err != nil {
 		return cnm.Network{}, err
 	}
@@ -93,7 +93,7 @@ func (k *networks) ensure(ctx context.Context, r cnm.NetworkRequest) error {
 			return err
 		}
 	}
-	d, err := k.driver(r.Driver)
+	d, err := k.driver(cnm.Network{Driver: r.Driver})
 	if err != nil {
 		return err
 	}

@@ -156,7 +156,7 @@ func firstReserved(m cnm.PortMapping, reserved func(uint16) bool) (uint16, bool)
 
 // bound completes ports that name no address of the host by the one that the network publishes on.
 func (k *endpoints) bound(n cnm.Network, ports []cnm.PortMapping) []cnm.PortMapping {
-	d, ok := k.drivers[n.Driver].(cnm.PortBinder)
+	d, ok := k.driverOf(n).(cnm.PortBinder)
 	if !ok || len(ports) == 0 {
 		return ports
 	}

@@ -180,7 +180,7 @@ func (k *endpoints) publisher(sandbox string) (*cnm.Endpoint, error) {
 		if n == nil || e.Phase == cnm.Deleting {
 			continue
 		}
-		d, err := k.driver(n.v.Driver)
+		d, err := k.driver(n.v)
 		if err != nil {
 			return nil, err
 		}

@@ -25,6 +25,7 @@ type records struct {
 	store   cnm.Store
 	ipam    cnm.IPAM
 	drivers map[string]cnm.Driver
+	outside cnm.Outside
 	fabric  cnm.Fabric
 	cluster cnm.Membership
 	now     func() time.Time
@@ -41,7 +42,7 @@ type records struct {
 
 func newRecords(c Config) *records {
 	r := &records{
-		store: c.Store, ipam: c.IPAM, fabric: c.Fabric, cluster: c.Cluster,
+		store: c.Store, ipam: c.IPAM, fabric: c.Fabric, cluster: c.Cluster, outside: c.Outside,
 		hostAddrs: c.HostAddrs, now: c.Now, log: c.Log, events: c.Events,
 		drivers: map[string]cnm.Driver{},
 	}
@@ -65,13 +66,43 @@ func newRecords(c Config) *records {
 	return r
 }
 
-// driver finds a driver by name.
-func (k *records) driver(name string) (cnm.Driver, error) {
+// driverOf is the driver of a network that exists, nil when there is none.
+func (k *records) driverOf(n cnm.Network) cnm.Driver {
+	if d, ok := k.drivers[n.Driver]; ok {
+		return d
+	}
+	if k.outside != nil && n.Cluster == nil {
+		return k.outside.Driver(n.Driver)
+	}
+	return nil
+}
+
+// driver finds the driver of a network.
+func (k *records) driver(n cnm.Network) (cnm.Driver, error) {
+	if d := k.driverOf(n); d != nil {
+		return d, nil
+	}
+	return nil, k.noDriver(n.Driver, nil)
+}
+
+// findDriver finds the driver of a network that is to be made, also among those of others.
+func (k *records) findDriver(ctx context.Context, name string) (cnm.Driver, error) {
 	if d, ok := k.drivers[name]; ok {
 		return d, nil
 	}
-	return nil, &cnm.Error{
-		Kind: cnm.ErrInvalid, Field: "driver", Value: name,
+	if k.outside == nil {
+		return nil, k.noDriver(name, nil)
+	}
+	d, err := k.outside.Find(ctx, name)
+	if errors.Is(err, cnm.ErrNotFound) {
+		return nil, k.noDriver(name, err)
+	}
+	return d, err
+}
+
+func (k *records) noDriver(name string, cause error) error {
+	return &cnm.Error{
+		Kind: cnm.ErrInvalid, Field: "driver", Value: name, Cause: cause,
 		Reason: "there is no such driver", Remedy: "choose one of " + joinNames(sortedKeys(k.drivers)),
 	}
 }

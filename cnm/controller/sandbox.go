@@ -107,7 +107,7 @@ func (k *sandboxes) placePorts(r *cnm.SandboxRequest) error {
 		if n.Driver == cnm.DriverHost || n.Driver == cnm.DriverNull {
 			return k.standAlone(r, n)
 		}
-		d, err := k.driver(n.Driver)
+		d, err := k.driver(n)
 		if err != nil {
 			return err
 		}

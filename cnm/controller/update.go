@@ -135,7 +135,7 @@ func (k *updates) changed(n cnm.Network, c cnm.NetworkChange) (cnm.Network, erro
 	for _, l := range c.RemoveLabels {
 		delete(n.Labels, l)
 	}
-	d, err := k.driver(n.Driver)
+	d, err := k.driver(n)
 	if err != nil {
 		return n, err
 	}
@@ -199,7 +199,7 @@ func changeOption(u cnm.Updater, n *cnm.Network, name string, value *string) err
 
 // checkChange refuses a network that its driver, or an endpoint that is on it, cannot be with.
 func (k *updates) checkChange(before, after cnm.Network) error {
-	d, err := k.driver(after.Driver)
+	d, err := k.driver(after)
 	if err == nil && !sameRender(before, after) {
 		err = d.CheckNetwork(after)
 	}
@@ -250,7 +250,7 @@ func gatewaysStay(d cnm.Driver, before, after cnm.Network) error {
 
 // binding is the host's address that ports without one of their own are published on.
 func (k *updates) binding(n cnm.Network) netip.Addr {
-	if d, ok := k.drivers[n.Driver].(cnm.PortBinder); ok {
+	if d, ok := k.driverOf(n).(cnm.PortBinder); ok {
 		return d.PortAddr(n)
 	}
 	return netip.Addr{}

@@ -28,6 +28,7 @@ type Facts struct {
 type Config struct {
 	Store   cnm.Store
 	Drivers []cnm.Driver
+	Outside cnm.Outside // nil: Drivers are all there are
 	// Learn renews the facts before everything is rendered; nil: they are what Learned was called with.
 	Learn func(context.Context) error
 	Log   *slog.Logger // nil: silent
@@ -38,6 +39,7 @@ type Config struct {
 type Renderer struct {
 	store   cnm.Store
 	drivers map[string]cnm.Driver
+	outside cnm.Outside
 	learn   func(context.Context) error
 	log     *slog.Logger
 	facts   atomic.Pointer[Facts]
@@ -46,7 +48,8 @@ type Renderer struct {
 
 // New makes a renderer. Learned must be called before it renders.
 func New(c Config) *Renderer {
-	r := &Renderer{store: c.Store, drivers: map[string]cnm.Driver{}, learn: c.Learn, log: c.Log}
+	r := &Renderer{store: c.Store, drivers: map[string]cnm.Driver{}, outside: c.Outside, learn: c.Learn,
+		log: c.Log}
 	for _, d := range c.Drivers {
 		r.drivers[d.Name()] = d
 	}
@@ -112,7 +115,7 @@ func (r *Renderer) All(ctx context.Context) (map[plan.Owner]reconcile.Want, erro
 				cnm.Short(e.Network)))
 			continue
 		}
-		st, err := r.Endpoint(n, e)
+		st, err := r.Endpoint(ctx, n, e)
 		add(cnm.EndpointOwner(e.ID), st, err)
 	}
 	for _, p := range peers {
@@ -244,7 +247,7 @@ func (r *Renderer) endpointByID(ctx context.Context, e cnm.Endpoint) (plan.State
 	if err != nil {
 		return plan.State{}, err
 	}
-	return r.Endpoint(n, e)
+	return r.Endpoint(ctx, n, e)
 }
 
 // peerByID renders the path to a peer: none without its record or its network's.
@@ -329,7 +332,7 @@ func (r *Renderer) Network(n cnm.Network) (plan.State, error) {
 }
 
 // Endpoint renders an endpoint of a network.
-func (r *Renderer) Endpoint(n cnm.Network, e cnm.Endpoint) (plan.State, error) {
+func (r *Renderer) Endpoint(ctx context.Context, n cnm.Network, e cnm.Endpoint) (plan.State, error) {
 	if e.Phase == cnm.Deleting || !e.Attached() {
 		return plan.State{}, nil
 	}
@@ -337,12 +340,38 @@ func (r *Renderer) Endpoint(n cnm.Network, e cnm.Endpoint) (plan.State, error) {
 	if err != nil {
 		return plan.State{}, err
 	}
+	if o, ok := d.(cnm.OutsideDriver); ok {
+		return r.outsideEndpoint(ctx, o, n, e)
+	}
 	return d.RenderEndpoint(n, e, r.Host())
+}
+
+// outsideEndpoint renders an endpoint by what the driver of somebody else has answered. As long as it has not, that is
+// an error, and what the endpoint has stays as it is.
+func (r *Renderer) outsideEndpoint(ctx context.Context, d cnm.OutsideDriver, n cnm.Network, e cnm.Endpoint) (
+	plan.State, error) {
+	rec, err := r.store.Get(ctx, cnm.Key{Kind: cnm.KindCall, ID: cnm.CallID(cnm.KindEndpoint, e.ID)})
+	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
+		return plan.State{}, err
+	}
+	var c cnm.Call
+	if err == nil {
+		if c, err = cnm.CallOf(rec); err != nil {
+			return plan.State{}, err
+		}
+	}
+	if !c.Joined() {
+		return d.RenderEndpoint(n, e, r.Host())
+	}
+	return d.RenderGiven(n, e, c.Given, r.Host())
 }
 
 func (r *Renderer) driver(n cnm.Network) (cnm.Driver, error) {
 	d, ok := r.drivers[n.Driver]
-	if !ok {
+	if !ok && r.outside != nil && n.Cluster == nil {
+		d = r.outside.Driver(n.Driver)
+	}
+	if d == nil {
 		return nil, fmt.Errorf("network %s: this netd has no driver %q", n.Name, n.Driver)
 	}
 	return d, nil
