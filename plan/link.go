@@ -57,11 +57,12 @@ type Link struct {
 	Given  GivenLink   // meaningful for Given
 }
 
-// GivenLink is a link that somebody else makes in the fabric's namespace. To make it is to move it to where it is wanted,
-// by the name it is to have there. It is never one of the host's own, or of ours: those are refused.
+// GivenLink is a link that somebody else makes in the fabric's namespace. To make it is to move it to where it is
+// wanted, by the name it is to have there. It is never one of the host's own, or of ours: those are refused.
 type GivenLink struct {
 	Name string // in the fabric's namespace
-	// After is the greatest index of a link there was before it was asked for: the link's is greater. It is not observed.
+	// After is the greatest index of a link there was before it was asked for: the link's is greater. It is not
+	// observed.
 	After uint32
 }
 

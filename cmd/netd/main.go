@@ -80,6 +80,9 @@ func flags(f *pflag.FlagSet, cfg *daemon.Config, file *string) {
 	f.StringVar(&cfg.Host, "host", cfg.Host, "address of the API (default unix://<run>/netd.sock)")
 	f.StringVar(&cfg.HTTP, "http", cfg.HTTP, "address of /metrics, /healthz and /readyz; empty for none")
 	f.StringVar(&cfg.Shim, "shim", cfg.Shim, "path of net-shim (default: beside netd, or in PATH)")
+	f.StringVar(&cfg.Plugins, "plugins", cfg.Plugins,
+		"`folders` of network plugins' sockets and specs, with commas (default: those of Docker)")
+	f.DurationVar(&cfg.PluginWait, "plugin-wait", cfg.PluginWait, "bound of each call of a network plugin")
 	f.StringVar(&cfg.BridgeNetfilter, "bridge-netfilter", cfg.BridgeNetfilter,
 		"bridge-nf-call-iptables and -ip6tables: off, keep, or auto (off where no other tool has firewall rules)")
 	f.StringVar(&cfg.BridgeSubnet, "bridge-subnet", cfg.BridgeSubnet,

@@ -43,6 +43,8 @@ type Config struct {
 	LeaseTTL     time.Duration
 	Times        cluster.Times `json:"-"` // for tests; Lease is LeaseTTL
 	CgroupParent string        // cgroup under which containers get theirs; empty: derived from Run
+	Plugins      string        // folders with plugins' sockets and specs, with commas; empty: those of Docker
+	PluginWait   time.Duration // bounds each call of a plugin
 	LogLevel     string        // debug, info, warn or error
 	LogFormat    string        // text or json
 	Version      string
@@ -61,6 +63,7 @@ func Defaults() Config {
 		Etcd:            embeddedEtcd,
 		EtcdPrefix:      "/vethloom",
 		LeaseTTL:        time.Hour,
+		PluginWait:      30 * time.Second,
 		LogLevel:        "info",
 		LogFormat:       "text",
 	}
@@ -114,6 +117,9 @@ func (c *Config) Check() error {
 	}
 	if err := c.checkCluster(); err != nil {
 		return err
+	}
+	if c.PluginWait < time.Second {
+		return fmt.Errorf("--plugin-wait %s: give at least 1s", c.PluginWait)
 	}
 	if c.CgroupParent != "" && (!filepath.IsAbs(c.CgroupParent) || !filepath.IsLocal(c.CgroupParent[1:]) ||
 		filepath.Clean(c.CgroupParent) == "/") {

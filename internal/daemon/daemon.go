@@ -28,6 +28,7 @@ import (
 	"github.com/vethloom/vethloom/drivers/macvlan"
 	"github.com/vethloom/vethloom/drivers/null"
 	"github.com/vethloom/vethloom/drivers/overlay"
+	"github.com/vethloom/vethloom/drivers/remote"
 	"github.com/vethloom/vethloom/drivers/routed"
 	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
@@ -62,6 +63,7 @@ type daemon struct {
 	nets   *networks
 	events *events
 	member *cluster.Member
+	remote *remote.Caller
 	prober *health.Prober
 
 	images  *image.Store
@@ -121,7 +123,11 @@ func (d *daemon) open(ctx context.Context) error {
 	d.closing(d.kernel.Close)
 	drivers := drivers()
 	records := d.stored()
-	d.render = render.New(render.Config{Store: records, Drivers: drivers, Learn: d.learnHost, Log: d.log})
+	if err := d.openRemote(ctx, records, drivers); err != nil {
+		return err
+	}
+	d.render = render.New(render.Config{Store: records, Drivers: drivers, Outside: d.remote, Learn: d.learnHost,
+		Log: d.log})
 	addresses, err := ipam.New(ctx, ipam.Config{Store: records, Avoid: d.kernel.HostPrefixes, Site: machineID()})
 	if err != nil {
 		return fmt.Errorf("read the addresses in use: %w", err)
@@ -134,8 +140,9 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	d.rec = reconcile.New(reconcile.Config{Kernel: d.applied(), Source: d.render, Log: d.log, Observer: d.passed})
 	d.ctrl, err = controller.New(ctx, controller.Config{
-		Store: records, IPAM: addresses, Drivers: drivers, Fabric: fabric{d.rec}, Cluster: d.member,
-		DynamicPorts: d.dynamicPorts, HostAddrs: d.kernel.Addresses, Log: d.log, Events: d.recordChanged,
+		Store: records, IPAM: addresses, Drivers: drivers, Outside: d.remote, Cluster: d.member,
+		Fabric: fabric{Reconciler: d.rec, remote: d.remote}, HostAddrs: d.kernel.Addresses,
+		DynamicPorts: d.dynamicPorts, Log: d.log, Events: d.recordChanged,
 	})
 	if err != nil {
 		return fmt.Errorf("read the networks: %w", err)
@@ -168,6 +175,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	g.Go(func() error { return d.watchHost(ctx, hostChanged) })
 	g.Go(func() error { return d.runMember(ctx) })
 	g.Go(func() error { d.runHealth(ctx); return nil })
+	g.Go(func() error { return d.runRemote(ctx) })
 	if d.http != nil {
 		g.Go(func() error { return serveHTTP(ctx, d.http, d.health()) })
 	}
@@ -294,6 +302,9 @@ func (d *daemon) passed(p reconcile.Pass) {
 	}
 	d.log.Debug("pass", "full", p.Full, "owners", len(p.Owners), "operations", len(p.Ops), "took", p.Duration, "err",
 		p.Err)
+	if len(p.Failed) > 0 {
+		d.remote.Wake() // it may be for a link that a plugin made
+	}
 	if p.Waited && !p.Full {
 		return
 	}
@@ -323,14 +334,25 @@ func (d *daemon) finishDeletions(ctx context.Context) error {
 }
 
 // fabric is the reconciler as the controller sees it: errors of the kernel become
-// the model's, and what networks share goes with each of them.
-type fabric struct{ *reconcile.Reconciler }
+// the model's, and what networks share goes with each of them. Plugins are asked before a pass, and told after it.
+type fabric struct {
+	*reconcile.Reconciler
+	remote  *remote.Caller
+	patient bool // nobody waits: plugins may take their time
+}
 
 func (f fabric) Converge(ctx context.Context, owners ...plan.Owner) error {
+	all := owners
 	if slices.ContainsFunc(owners, isNetwork) {
-		owners = append(slices.Clone(owners), cnm.FabricOwner)
+		all = append(slices.Clone(owners), cnm.FabricOwner)
 	}
-	return modelError(f.Reconciler.Converge(ctx, owners...))
+	if err := f.remote.Prepare(ctx, f.patient, owners...); err != nil {
+		return err
+	}
+	if err := modelError(f.Reconciler.Converge(ctx, all...)); err != nil {
+		return err
+	}
+	return f.remote.Finish(ctx, f.patient, owners...)
 }
 
 func isNetwork(s plan.Owner) bool {
@@ -381,6 +403,8 @@ func modelError(err error) error {
 				Remedy: "publish fewer, or give netd a higher limit of open files (LimitNOFILE= in its unit)",
 			}
 		case !ok:
+		case op.Op.Verb == plan.Create && l.Kind == plan.Given:
+			return givenError(l, err)
 		case op.Op.Verb == plan.Create && (l.Kind == plan.Macvlan || l.Kind == plan.VLAN):
 			return lowerError(l, err)
 		case op.Op.Verb == plan.Create && l.Kind == plan.Bridge && errors.Is(err, unix.EEXIST):

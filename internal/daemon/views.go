@@ -58,13 +58,16 @@ func (n *networks) endpointView(ctx context.Context, e cnm.Endpoint) (server.End
 
 func (n *networks) endpointOf(ctx context.Context, net cnm.Network, e cnm.Endpoint) (server.EndpointView, error) {
 	v := server.EndpointView{Endpoint: e, NetworkName: net.Name}
-	st, err := n.render.Endpoint(net, e)
-	if err != nil {
+	st, err := n.render.Endpoint(ctx, net, e)
+	if err != nil && !errors.Is(err, cnm.ErrUnavailable) { // a plugin has not made its part
 		return v, err
 	}
 	for _, l := range st.Links {
-		if l.Kind == plan.Veth {
+		switch l.Kind {
+		case plan.Veth:
 			v.HostLink = l.Name
+		case plan.Given:
+			v.MAC = l.MAC
 		}
 		v.Interface = e.LinkName()
 	}

@@ -18,6 +18,7 @@ type request struct {
 	Address               string
 	Options               map[string]any
 	V6                    bool
+	Interface             struct{ MacAddress string }
 }
 
 var nothing = struct{}{}
@@ -116,6 +117,9 @@ func (s *server) createEndpoint(r request) (any, error) {
 		return nil, err
 	}
 	s.state.Endpoints[r.EndpointID] = e
+	if r.Interface.MacAddress != "" {
+		return nothing, nil
+	}
 	return map[string]any{"Interface": map[string]string{"MacAddress": "02:77:" + colons(r.EndpointID[:8])}}, nil
 }
 
@@ -151,10 +155,12 @@ func (s *server) join(r request) (any, error) {
 	e.Joined = true
 	s.state.Endpoints[r.EndpointID] = e
 	gateway, _, _ := strings.Cut(s.state.Networks[r.NetworkID].Gateway, "/")
-	return map[string]any{
-		"InterfaceName": map[string]string{"SrcName": e.Inside, "DstPrefix": "eth"}, "Gateway": gateway,
-		"StaticRoutes": []map[string]any{{"Destination": "198.51.100.0/24", "RouteType": 0, "NextHop": gateway}},
-	}, nil
+	answer := map[string]any{"InterfaceName": map[string]string{"SrcName": e.Inside, "DstPrefix": "eth"}}
+	if gateway != "" {
+		answer["Gateway"] = gateway
+		answer["StaticRoutes"] = []map[string]any{{"Destination": "198.51.100.0/24", "NextHop": gateway}}
+	}
+	return answer, nil
 }
 
 func (s *server) leave(r request) (any, error) {

@@ -246,3 +246,9 @@ func parse(body []byte, out any) error {
 	}
 	return nil
 }
+
+// Answered reports whether a plugin has said its word: it has done what it was asked, refuses it, or does not know it.
+func Answered(err error) bool {
+	_, refused := errors.AsType[*Refusal](err)
+	return err == nil || refused || errors.Is(err, errNoMethod)
+}

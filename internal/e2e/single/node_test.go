@@ -18,12 +18,14 @@ import (
 	"github.com/vethloom/vethloom/engine/shim/shimtest"
 	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
+	"github.com/vethloom/vethloom/internal/plugintest"
 )
 
 // patience is for what another process does in its own time, on a busy machine.
 const patience = await.Patience
 
 func TestMain(m *testing.M) {
+	plugintest.Main()
 	code := m.Run()
 	if os.Getenv("VETHLOOM_BIN") == "" {
 		if dir, err := programs(); err == nil {
