@@ -54,6 +54,7 @@ const (
 	ARPSaddrEther Field = "arp saddr ether"
 	SPort         Field = "th sport"
 	DPort         Field = "th dport"
+	TCPFlags      Field = "tcp flags" // syn, fin, rst: any of them
 	ICMPv6Type    Field = "icmpv6 type"
 	ICMPv6Target  Field = "icmpv6 taddr"   // of neighbour solicitations and advertisements
 	CTState       Field = "ct state"       // new, established, related, invalid
@@ -77,7 +78,8 @@ type Match struct {
 // Verdict is what a rule does with what it matched.
 type Verdict string
 
-// The verdicts. VMap takes the verdict from a map with verdict data.
+// The verdicts. VMap takes the verdict from a map with verdict data. ClampMSS lowers the largest segment that a TCP
+// SYN announces to what fits the MTUs of both directions, and goes on with the next rule; it needs [TCPFlags].
 const (
 	Accept     Verdict = "accept"
 	Drop       Verdict = "drop"
@@ -87,6 +89,7 @@ const (
 	Masquerade Verdict = "masquerade"
 	DNAT       Verdict = "dnat"
 	SNAT       Verdict = "snat"
+	ClampMSS   Verdict = "tcp option maxseg size set rt mtu"
 )
 
 // Rule matches packets and decides on them.

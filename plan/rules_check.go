@@ -64,6 +64,13 @@ func (r Rule) checkVerdict(f Family) error {
 			return errors.New("verdict is empty: a rule decides or counts")
 		}
 	case Accept, Drop, Return, Masquerade:
+	case ClampMSS:
+		syn := func(m Match) bool {
+			return m.Fields[0] == TCPFlags && !m.Not && slices.Equal(m.Values, []string{"syn"})
+		}
+		if !slices.ContainsFunc(r.Match, syn) {
+			return errors.New("only a SYN announces a segment size: match tcp flags syn")
+		}
 	case Jump:
 		return checkName("target", r.Target)
 	case VMap:
@@ -71,7 +78,8 @@ func (r Rule) checkVerdict(f Family) error {
 	case DNAT, SNAT:
 		return errors.Join(checkName("target", r.Target), checkFields(f, r.Key), oneOf("addr", r.Addr, "ip", "ip6"))
 	default:
-		return fmt.Errorf("verdict %q is none of accept, drop, return, jump, vmap, masquerade, dnat, snat", r.Verdict)
+		return fmt.Errorf("verdict %q is none of accept, drop, return, jump, vmap, masquerade, dnat, snat, %s",
+			r.Verdict, ClampMSS)
 	}
 	if r.Target != "" || r.Addr != "" || len(r.Key) > 0 {
 		return fmt.Errorf("verdict %q takes no target, key or addr", r.Verdict)

@@ -9,8 +9,8 @@ import (
 // fields lists every field a rule can look at.
 var fields = [...]Field{
 	IIfName, OIfName, NFProto, EtherType, L4Proto, IPSaddr, IPDaddr, IP6Saddr, IP6Daddr, EtherSaddr,
-	ARPSaddrIP, ARPSaddrEther, SPort, DPort, ICMPv6Type, ICMPv6Target, CTState, CTStatus, CTDirection, FIBDaddrType,
-	FIBSaddrOIf, Mark,
+	ARPSaddrIP, ARPSaddrEther, SPort, DPort, TCPFlags, ICMPv6Type, ICMPv6Target, CTState, CTStatus,
+	CTDirection, FIBDaddrType, FIBSaddrOIf, Mark,
 }
 
 // ParseRule reads what [Rule.String] writes, and nothing else: it is how a rule
@@ -86,7 +86,7 @@ func (p *ruleParser) rule() Rule {
 }
 
 func (p *ruleParser) verdict(r *Rule) {
-	for _, v := range []Verdict{Accept, Drop, Return, Masquerade} {
+	for _, v := range []Verdict{Accept, Drop, Return, Masquerade, ClampMSS} {
 		if p.word(string(v)) {
 			r.Verdict = v
 			return

@@ -94,7 +94,7 @@ func TestValidate(t *testing.T) {
 		"no field is named":        chain(Rule{Verdict: VMap, Target: "m"}),
 		`addr ""`:                  chain(Rule{Verdict: DNAT, Target: "m", Key: []Field{DPort}}),
 		"needs the bridge family":  match(Match{Fields: []Field{EtherSaddr}, Set: "s"}),
-		`field "tcp flags"`:        match(Match{Fields: []Field{"tcp flags"}, Set: "s"}),
+		`field "tcp window"`:       match(Match{Fields: []Field{"tcp window"}, Set: "s"}),
 		"exclude each other":       match(Match{Fields: []Field{DPort}, Set: "s", Values: []string{"1"}}),
 		"values and set are empty": match(Match{Fields: []Field{DPort}}),
 		"use a named set":          match(Match{Fields: []Field{DPort, SPort}, Values: []string{"1"}}),

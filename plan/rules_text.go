@@ -85,7 +85,7 @@ func (m Match) String() string {
 }
 
 // isFlags reports whether values of the field are bits, tested by a mask.
-func (f Field) isFlags() bool { return f == CTState || f == CTStatus }
+func (f Field) isFlags() bool { return f == CTState || f == CTStatus || f == TCPFlags }
 
 func joinFields(fs []Field) string {
 	parts := make([]string, len(fs))

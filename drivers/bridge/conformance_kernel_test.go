@@ -226,7 +226,7 @@ func (w *world) sourcesSeen() {
 		{"front1", "[2001:db8::2]:80", "2001:db8::1"},
 		{"open1", "192.0.2.2:80", "10.5.0.2"}, // routed
 		{"open1", "[2001:db8::2]:80", "fd05::2"},
-		{"bare1", "192.0.2.2:80", "192.0.2.1"}, // masqueraded all the same
+		{"bare1", "192.0.2.2:80", "192.0.2.1"},     // masqueraded all the same
 		{"outside", "192.0.2.1:8081", "192.0.2.2"}, // the client's is kept
 		{"outside", "[2001:db8::1]:9005", "2001:db8::2"},
 		{"front1", "10.1.0.3:80", "10.1.0.2"},

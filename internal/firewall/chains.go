@@ -15,6 +15,9 @@ const (
 // chainCluster judges what passes between a network's bridge and the links to its other nodes.
 const chainCluster = "cluster"
 
+// chainClamp has connections send no segment that is too large for a part of their path.
+const chainClamp = "clamp"
+
 // chainTunnel judges what is sent to the ports of tunnels.
 const chainTunnel = "tunnel"
 
@@ -47,6 +50,7 @@ func inetChains() []plan.Chain {
 		chain("raw", "filter", "prerouting", prioRaw, rawRules()),
 		chain("input", "filter", "input", prioFilter, inputRules()),
 		chain("forward", "filter", "forward", prioFilter, forwardRules()),
+		{Family: plan.Inet, Name: chainClamp, Rules: clampRules()},
 		{Family: plan.Inet, Name: chainCluster, Rules: clusterRules()},
 		{Family: plan.Inet, Name: chainTunnel, Rules: tunnelRules()},
 		{Family: plan.Inet, Name: "publish", Rules: publishRules()},
@@ -111,6 +115,7 @@ func tunnelRules() []plan.Rule {
 
 func forwardRules() []plan.Rule {
 	rules := []plan.Rule{
+		jump(chainClamp, syn()...),
 		rule(plan.Accept, is(plan.CTState, "established", "related")),
 		// A network's own paths. Frames of one bridge are seen here only with br_netfilter, or when
 		// an endpoint sends to its neighbour by way of the gateway. One look-up finds them all: what is
@@ -137,6 +142,17 @@ func forwardRules() []plan.Rule {
 		// To another node's tunnel, with this node's address as its source once it is masqueraded.
 		dropped(is(plan.L4Proto, "udp"), in(setTunnelPorts, plan.DPort), in(setBridges, plan.IIfName)),
 	)
+}
+
+func syn() []plan.Match { return []plan.Match{is(plan.L4Proto, "tcp"), is(plan.TCPFlags, "syn")} }
+
+// clampRules are for connections of containers. Both sides learn from each other's SYN what to send at most. A link may
+// have a smaller MTU than theirs, and what would tell them of it, ICMP, is lost on many paths.
+func clampRules() []plan.Rule {
+	return []plan.Rule{
+		rule(plan.ClampMSS, append(syn(), in(setNetworks, plan.IIfName))...),
+		rule(plan.ClampMSS, append(syn(), in(setNetworks, plan.OIfName))...),
+	}
 }
 
 // clusterRules accept what is from inside a network of several nodes, and for inside it. The links

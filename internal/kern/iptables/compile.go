@@ -181,6 +181,8 @@ func (w *writer) rule(outer []plan.Match, r plan.Rule, closed bool) error {
 		return w.translate(match, r, "-j SNAT --to-source ")
 	case plan.Drop:
 		return w.write(match, "-j DROP", closed)
+	case plan.ClampMSS:
+		return w.write(match, "-j TCPMSS --clamp-mss-to-pmtu", closed)
 	case plan.Masquerade:
 		return w.write(match, "-j MASQUERADE", closed)
 	case plan.Accept, plan.Return:

@@ -37,7 +37,7 @@ func (c condition) with(m plan.Match) (condition, bool, error) {
 		return c, old.Not == m.Not, nil
 	}
 	switch f {
-	case plan.CTState, plan.CTStatus:
+	case plan.CTState, plan.CTStatus, plan.TCPFlags:
 		return append(slices.Clip(c), m), true, nil
 	case plan.IIfName, plan.OIfName, plan.L4Proto:
 		switch {
@@ -79,7 +79,8 @@ func (c condition) args(fam family) (string, error) {
 func rank(f plan.Field) int {
 	return slices.Index([]plan.Field{
 		plan.IPSaddr, plan.IP6Saddr, plan.IPDaddr, plan.IP6Daddr, plan.IIfName, plan.OIfName, plan.L4Proto,
-		plan.SPort, plan.DPort, plan.ICMPv6Type, plan.FIBDaddrType, plan.CTState, plan.CTStatus, plan.CTDirection,
+		plan.SPort, plan.DPort, plan.TCPFlags, plan.ICMPv6Type, plan.FIBDaddrType, plan.CTState,
+		plan.CTStatus, plan.CTDirection,
 		plan.Mark, plan.FIBSaddrOIf,
 	}, f)
 }
@@ -106,6 +107,12 @@ func arg(fam family, m plan.Match, proto string) (string, error) {
 			return "", unsupported("a port of any protocol")
 		}
 		return fmt.Sprintf("-m %s %s--%sport %s", proto, not, f[3:4], strings.Replace(v, "-", ":", 1)), nil
+	case plan.TCPFlags:
+		if m.Not || len(m.Values) > 1 || proto != "tcp" {
+			return "", unsupported(fmt.Sprintf("%q", m.String()))
+		}
+		flag := strings.ToUpper(v)
+		return "-m tcp --tcp-flags " + flag + " " + flag, nil
 	case plan.FIBDaddrType:
 		return "-m addrtype " + not + "--dst-type " + strings.ToUpper(v), nil
 	case plan.CTState, plan.CTStatus:

@@ -302,6 +302,8 @@ func (c *compiler) verdict(r plan.Rule) error {
 	case "":
 	case plan.Masquerade:
 		c.add(&expr.Masq{})
+	case plan.ClampMSS:
+		c.add(clampMSS()...)
 	case plan.VMap:
 		if err := c.load(r.Key); err != nil {
 			return err
@@ -320,6 +322,22 @@ func (c *compiler) verdict(r plan.Rule) error {
 		c.add(&expr.Verdict{Kind: kind, Chain: r.Target})
 	}
 	return nil
+}
+
+// maxSegment is the TCP option of the largest segment (RFC 9293 section 3.7.1): its kind, and where its value is.
+const (
+	maxSegment      = 2
+	maxSegmentValue = 2
+)
+
+func clampMSS() []expr.Any {
+	return []expr.Any{
+		&expr.Rt{Register: unix.NFT_REG_1, Key: expr.RtTCPMSS},
+		&expr.Byteorder{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Op: expr.ByteorderHton, Len: 2,
+			Size: 2},
+		&expr.Exthdr{SourceRegister: unix.NFT_REG_1, Type: maxSegment, Offset: maxSegmentValue, Len: 2,
+			Op: expr.ExthdrOpTcpopt},
+	}
 }
 
 // translate looks the new address up. Whether the map has ports too is known to

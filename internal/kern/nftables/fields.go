@@ -77,6 +77,9 @@ func payloadField(f plan.Field) (field, error) {
 		return payload(transport, 0, plan.TypePort, ""), nil
 	case plan.DPort:
 		return payload(transport, 2, plan.TypePort, ""), nil
+	case plan.TCPFlags: // RFC 9293 section 3.1
+		return field{size: 1, load: loadPayload(transport, 13, 1), layer4: unix.IPPROTO_TCP, value: named8(tcpFlags),
+			flags: true}, nil
 	case plan.ICMPv6Type:
 		return field{
 			size: 1, load: loadPayload(transport, 0, 1), layer3: "ip6", layer4: unix.IPPROTO_ICMPV6,
@@ -142,6 +145,7 @@ var (
 	ctStates     = []name{{"invalid", 1}, {"established", 2}, {"related", 4}, {"new", 8}, {"untracked", 64}}
 	ctStatuses   = []name{{"snat", 16}, {"dnat", 32}, {"confirmed", 8}, {"assured", 4}, {"seen-reply", 2}}
 	ctDirections = []name{{"original", 0}, {"reply", 1}}
+	tcpFlags     = []name{{"fin", 1}, {"syn", 2}, {"rst", 4}, {"psh", 8}, {"ack", 16}}
 	presence     = []name{{"missing", 0}, {"exists", 1}}
 	addrTypes    = []name{
 		{"unicast", unix.RTN_UNICAST}, {"local", unix.RTN_LOCAL}, {"broadcast", unix.RTN_BROADCAST},

@@ -67,6 +67,7 @@ func firewall(t testing.TB) plan.Ruleset {
 				"ct status ! dnat iifname vlb-* oifname @bridges drop",
 				"oifname @bridges counter drop",
 				"iifname != @bridges ct direction original ip6 daddr { fe80::/10, ff02::1 } accept",
+				"meta l4proto tcp tcp flags syn iifname @bridges tcp option maxseg size set rt mtu",
 				"iifname vmap @verdicts"),
 			testChain(t, plan.Inet, "publish", plan.Base{},
 				notOurs+" dnat ip to meta l4proto . th dport map @any4",
