@@ -101,6 +101,7 @@ func (d *diff) rules() {
 	d.add(Create, d.elements.create)
 	d.add(Delete, keep(d.chains.delete, again, false))
 	d.add(Delete, keep(d.sets.delete, again, false))
+	d.add(Delete, compare(d.want.Leftovers, d.have.Leftovers, nil, nil).delete)
 }
 
 func contains(objects []Object, o Object) bool {

@@ -15,7 +15,7 @@ type kind struct {
 
 // kinds are all of them, in the order of [State.Objects]. Those with compare are made in this order, after addresses
 // and before routes, and removed in the opposite one.
-func kinds() [18]kind {
+func kinds() [19]kind {
 	return [...]kind{
 		kindOf("namespace", func(s *State) *[]Namespace { return &s.Namespaces }),
 		kindOf("link", func(s *State) *[]Link { return &s.Links }),
@@ -35,6 +35,7 @@ func kinds() [18]kind {
 		kindOf("sysctl", func(s *State) *[]Sysctl { return &s.Sysctls }),
 		kindOf("port", func(s *State) *[]PortReservation { return &s.Ports }),
 		kindOf("accept", func(s *State) *[]ForwardAccept { return &s.Accepts }),
+		kindOf("leftover", func(s *State) *[]Leftover { return &s.Leftovers }),
 	}
 }
 

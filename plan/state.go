@@ -36,6 +36,7 @@ type State struct {
 	Sysctls     []Sysctl
 	Ports       []PortReservation
 	Accepts     []ForwardAccept
+	Leftovers   []Leftover
 	Tunnels     []Tunnel
 	TunnelPeers []TunnelPeer
 	NameServers []NameServer

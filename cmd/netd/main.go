@@ -85,6 +85,8 @@ func flags(f *pflag.FlagSet, cfg *daemon.Config, file *string) {
 	f.DurationVar(&cfg.PluginWait, "plugin-wait", cfg.PluginWait, "bound of each call of a network plugin")
 	f.StringVar(&cfg.BridgeNetfilter, "bridge-netfilter", cfg.BridgeNetfilter,
 		"bridge-nf-call-iptables and -ip6tables: off, keep, or auto (off where no other tool has firewall rules)")
+	f.StringVar(&cfg.Firewall, "firewall", cfg.Firewall,
+		"what has the firewall's rules: nftables, iptables, or auto (nftables where it works)")
 	f.StringVar(&cfg.BridgeSubnet, "bridge-subnet", cfg.BridgeSubnet,
 		"subnet of the builtin network bridge, one a family with a comma between them (default: a free one)")
 	clusterFlags(f, cfg)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/cluster"
+	"github.com/vethloom/vethloom/internal/kern"
 )
 
 // Config is netd's configuration, as its flags and its file give it.
@@ -25,6 +26,7 @@ type Config struct {
 	HTTP            string // metrics and health, host:port; empty for none
 	Shim            string // path of net-shim; empty: beside this program, or in PATH
 	BridgeNetfilter string // auto, keep or off: see [Config.Check]
+	Firewall        string // auto, nftables or iptables: what has the rules
 	BridgeSubnet    string // of the builtin network bridge, one a family with a comma between; empty: a free one
 	NodeName        string // in the cluster; empty: the host's
 	NodeIP          string // this node's address on the underlay; empty: that of Iface, or of the default route's link
@@ -60,6 +62,7 @@ func Defaults() Config {
 		Run:             "/run/vethloom",
 		HTTP:            "127.0.0.1:7470",
 		BridgeNetfilter: "auto",
+		Firewall:        "auto",
 		Etcd:            embeddedEtcd,
 		EtcdPrefix:      "/vethloom",
 		LeaseTTL:        time.Hour,
@@ -94,13 +97,15 @@ func (c *Config) Check() error {
 	if !strings.HasPrefix(c.Host, "unix:///") {
 		return fmt.Errorf("--host %q: only a unix socket can be served: give unix:///path/to/netd.sock", c.Host)
 	}
-	if err := oneOf("--bridge-netfilter", c.BridgeNetfilter, "auto", "keep", "off"); err != nil {
-		return err
+	if c.Firewall == "" {
+		c.Firewall = "auto"
 	}
-	if err := oneOf("--log-format", c.LogFormat, "text", "json"); err != nil {
-		return err
-	}
-	if err := oneOf("--log-level", c.LogLevel, "debug", "info", "warn", "error"); err != nil {
+	err = errors.Join(
+		oneOf("--bridge-netfilter", c.BridgeNetfilter, "auto", "keep", "off"),
+		oneOf("--firewall", c.Firewall, "auto", kern.Nftables, kern.Iptables),
+		oneOf("--log-format", c.LogFormat, "text", "json"),
+		oneOf("--log-level", c.LogLevel, "debug", "info", "warn", "error"))
+	if err != nil {
 		return err
 	}
 	if err := c.checkHTTP(); err != nil {

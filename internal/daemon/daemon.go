@@ -117,10 +117,9 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.closing(d.store.Close)
-	if d.kernel, err = kern.Open(kern.Config{RunDir: d.cfg.Run, Log: d.log, Tunnels: d.openTunnels()}); err != nil {
+	if err := d.openKernel(ctx); err != nil {
 		return err
 	}
-	d.closing(d.kernel.Close)
 	drivers := drivers()
 	records := d.stored()
 	if err := d.openRemote(ctx, records, drivers); err != nil {
@@ -152,8 +151,8 @@ func (d *daemon) open(ctx context.Context) error {
 		return fmt.Errorf("open the prober of other nodes: %w", err)
 	}
 	d.closing(d.prober.Close)
-	d.nets = &networks{ctrl: d.ctrl, render: d.render, path: d.kernel.NetNSPath}
-	return nil
+	d.nets = &networks{ctrl: d.ctrl, render: d.render, path: d.kernel.NetNSPath, firewall: d.kernel.Firewall()}
+	return d.expressible(ctx)
 }
 
 // serve runs the passes, settles what an earlier life left, and then serves the API.
@@ -269,7 +268,7 @@ func (d *daemon) services() server.Config {
 		System: &system{
 			cfg: d.cfg, started: d.started, ctrl: d.ctrl, engine: d.engine, rec: d.rec,
 			render: d.render, events: d.events, notices: append(d.store.Notices(), d.notices...), examine: d.examine,
-			cluster: d.clusterStatus,
+			cluster: d.clusterStatus, firewall: d.kernel.Firewall,
 		},
 		Log:     d.log,
 		Metrics: d.registry,

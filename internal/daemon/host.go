@@ -54,7 +54,7 @@ func (d *daemon) bridgeNetfilterOff(ctx context.Context) (bool, error) {
 	if err != nil || !has {
 		return false, err
 	}
-	foreign, err := d.kernel.ForeignFirewall(ctx)
+	foreign, err := d.kernel.ForeignRules(ctx)
 	if err != nil {
 		return false, fmt.Errorf("look for other firewalls: %w", err)
 	}

@@ -19,6 +19,8 @@ type networks struct {
 	ctrl   *controller.Controller
 	render *render.Renderer
 	path   func(plan.NetNS) string
+	// firewall is what has the rules.
+	firewall string
 	// containers knows containers by reference; nil until the engine is open.
 	containers *engine.Engine
 }
@@ -68,6 +70,9 @@ func (n *networks) NetNSPath(s cnm.Sandbox) string { return n.path(s.NetNS) }
 
 // CreateNetwork implements [server.Networks].
 func (n *networks) CreateNetwork(ctx context.Context, r cnm.NetworkRequest) (server.NetworkView, error) {
+	if err := n.fitsFirewall(r); err != nil {
+		return server.NetworkView{}, err
+	}
 	net, err := n.ctrl.CreateNetwork(ctx, r)
 	if err != nil {
 		return server.NetworkView{}, err

@@ -27,8 +27,10 @@ type system struct {
 	render  *render.Renderer
 	events  *events
 	notices []string
-	examine func(context.Context) []doctor.Finding
-	cluster func() *server.ClusterStatus
+	// firewall is what has the rules.
+	firewall func() string
+	examine  func(context.Context) []doctor.Finding
+	cluster  func() *server.ClusterStatus
 }
 
 // Version implements [server.System].
@@ -45,7 +47,7 @@ func (s *system) Version() server.Version {
 func (s *system) Status(ctx context.Context) (server.Status, error) {
 	st := server.Status{
 		Version: s.cfg.Version, Started: s.started, Root: s.cfg.Root, Run: s.cfg.Run,
-		Firewall: "nftables", MTU: s.render.Host().MTU, Notices: s.notices, Cluster: s.cluster(),
+		Firewall: s.firewall(), MTU: s.render.Host().MTU, Notices: s.notices, Cluster: s.cluster(),
 	}
 	networks, err := s.ctrl.Networks(ctx)
 	if err != nil {

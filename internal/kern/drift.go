@@ -18,6 +18,9 @@ const (
 	hostDelay  = 100 * time.Millisecond
 )
 
+// tablesInterval is how often the rules of iptables are looked at.
+const tablesInterval = 2 * time.Second
+
 // watcher collects the last event about each object, and judges them together
 // when it has been quiet for a moment and no run of Apply is under way. What our own
 // changes went through on the way is not seen that way.
@@ -203,6 +206,8 @@ func (w *watcher) loop(ctx context.Context) {
 	defer stragglers.Stop()
 	sysctls := time.NewTicker(sysctlInterval)
 	defer sysctls.Stop()
+	tables := time.NewTicker(tablesInterval)
+	defer tables.Stop()
 	armed := false
 	for {
 		select {
@@ -217,6 +222,10 @@ func (w *watcher) loop(ctx context.Context) {
 			}
 		case <-stragglers.C:
 			if w.straggling() {
+				w.surely()
+			}
+		case <-tables.C:
+			if w.rewritten() {
 				w.surely()
 			}
 		case <-sysctls.C:
@@ -234,6 +243,18 @@ func (w *watcher) loop(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// rewritten reports whether somebody has changed our rules in iptables, which tells nobody.
+func (w *watcher) rewritten() bool {
+	if !w.all || w.k.tables == nil || w.k.shadow.busy() {
+		return false
+	}
+	deviates, err := w.k.tables.Deviates(w.k.life)
+	if err != nil && w.k.life.Err() == nil {
+		w.k.log.Warn("could not look at the rules of iptables", "error", err)
+	}
+	return deviates
 }
 
 // straggling reports whether a link is still there whose peer's namespace we let go

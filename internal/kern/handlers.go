@@ -32,7 +32,7 @@ func one[T plan.Object](f func(context.Context, *session, plan.Op, T) error) fun
 func (k *Kernel) handlerTable() map[string]handler {
 	onLink := handler{queue: (*session).queued}
 	rules := handler{group: "rules", apply: func(ctx context.Context, s *session, part []plan.Op) error {
-		return s.k.firewall.Apply(ctx, part)
+		return s.k.ruler().Apply(ctx, part)
 	}}
 	return map[string]handler{
 		"namespace": {apply: one(func(_ context.Context, s *session, op plan.Op, _ plan.Namespace) error {
@@ -50,7 +50,7 @@ func (k *Kernel) handlerTable() map[string]handler {
 		"port":   k.portHandler(),
 		"tunnel": k.tunnelHandler(),
 		"remote": k.tunnelPeerHandler(),
-		"accept": k.acceptHandler(),
+		"accept": k.acceptHandler(), "leftover": leftoverHandler(k),
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 
 	"github.com/vethloom/vethloom/internal/kern/conntrack"
 	"github.com/vethloom/vethloom/internal/kern/host"
-	"github.com/vethloom/vethloom/internal/kern/iptables"
 	"github.com/vethloom/vethloom/internal/kern/netns"
 	"github.com/vethloom/vethloom/internal/kern/nftables"
 	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
@@ -32,28 +31,16 @@ type Config struct {
 	Variant string
 }
 
-// What can have the rules.
-const (
-	Nftables = "nftables"
-	Iptables = "iptables"
-)
-
-// firewall has the rules of a plan.
-type firewall interface {
-	Apply(ctx context.Context, ops []plan.Op) error
-	Observe(ctx context.Context) (plan.Ruleset, error)
-}
-
 // Kernel is the network state of one network namespace and of those pinned
 // under its run directory. Its methods may be called concurrently.
 type Kernel struct {
 	*host.Host
+	*rulers
 	handlers map[string]handler // by kind of object
 	log      *slog.Logger
 	pins     netns.Pins
 	self     *os.File // the fabric's own namespace
 	rules    *nftables.Rules
-	firewall firewall
 	tunnels  TunnelHost
 	buffer   int  // bytes of notifications that may wait
 	ipv6     bool // whether the kernel has IPv6 at all
@@ -107,11 +94,10 @@ func (k *Kernel) open(cfg Config) error {
 	if k.rules, err = nftables.Open(k.fd()); err != nil {
 		return fmt.Errorf("open nf_tables: %w", err)
 	}
-	k.firewall = k.rules
-	if cfg.Firewall == Iptables {
-		k.firewall = iptables.Open(k.fd(), cfg.Variant, k.ipv6)
+	if k.rulers, err = openRulers(k.life, k.fd(), k.ipv6, k.rules, cfg); err != nil {
+		return err
 	}
-	k.Host = host.Open(k.fd(), k.ipv6, k.rules)
+	k.Host = k.rulers.host
 	c, err := rtnetlink.Dial(k.fd())
 	if err != nil {
 		return err

@@ -57,7 +57,7 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []plan.Sysctl) (plan.State
 	}
 	var rules plan.Ruleset
 	group.Go(func() (err error) {
-		if rules, err = k.firewall.Observe(gctx); err != nil {
+		if rules, err = k.ruler().Observe(gctx); err != nil {
 			return fmt.Errorf("observe the rules: %w", err)
 		}
 		return nil

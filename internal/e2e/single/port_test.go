@@ -67,7 +67,10 @@ func (n *node) dial(ns, from, to string) (*talk, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.t.Cleanup(func() { c.Close() })
+	n.t.Cleanup(func() {
+		_ = c.(*net.TCPConn).SetLinger(0) // what waits for the other end's word keeps its namespace
+		c.Close()
+	})
 	return &talk{c, n.t}, nil
 }
 

@@ -143,12 +143,18 @@ func (h *Host) ApplyAccept(ctx context.Context, op plan.Op, a plan.ForwardAccept
 	return nil
 }
 
+// NoNftables reports whether an error says that the kernel has no nf_tables.
+func NoNftables(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EAFNOSUPPORT) ||
+		errors.Is(err, plan.ErrUnsupported)
+}
+
 // filterVariants tells which kinds of iptables have a filter table with a
 // FORWARD chain in the fabric's namespace.
 func (h *Host) filterVariants(ctx context.Context, f ipFamily) ([]string, error) {
 	var out []string
 	found, err := h.rules.ForeignChain(ctx, f.number, filterTable, forwardChain)
-	if err != nil {
+	if err != nil && !NoNftables(err) {
 		return nil, fmt.Errorf("look for another tool's chains: %w", err)
 	}
 	if found {

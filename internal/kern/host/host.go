@@ -149,19 +149,23 @@ func (h *Host) ForeignFirewall(ctx context.Context) (bool, error) {
 			return true, ctx.Err()
 		}
 	}
-	legacy := false
+	return h.LegacyTables()
+}
+
+// LegacyTables reports whether the older iptables has tables in the fabric's namespace.
+func (h *Host) LegacyTables() (has bool, err error) {
 	err = netns.Enter(h.fd, func() error {
 		for _, file := range []string{"ip_tables_names", "ip6_tables_names"} {
 			names, err := os.ReadFile("/proc/thread-self/net/" + file)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			legacy = legacy || len(strings.TrimSpace(string(names))) > 0
+			has = has || len(strings.TrimSpace(string(names))) > 0
 		}
 		return nil
 	})
 	if err != nil {
 		return false, fmt.Errorf("look for iptables tables: %w", err)
 	}
-	return legacy, nil
+	return has, nil
 }

@@ -216,7 +216,7 @@ func (h *Host) ForeignForward(ctx context.Context) (drops []string, dockerUser b
 		return nil, false, fmt.Errorf("open nftables: %w", err)
 	}
 	chains, err := conn.ListChains()
-	if err != nil {
+	if err != nil && !NoNftables(err) {
 		return nil, false, fmt.Errorf("list the firewall's chains: %w", err)
 	}
 	families := map[nft.TableFamily]string{nft.TableFamilyIPv4: "ip", nft.TableFamilyIPv6: "ip6",

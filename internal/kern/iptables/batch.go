@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// ours reports whether a chain is one that the plan decides about.
-func ours(chain string) bool { return strings.HasPrefix(chain, prefix) && chain != userChain }
+// Ours reports whether a chain is one that the plan decides about.
+func Ours(chain string) bool { return strings.HasPrefix(chain, prefix) && chain != userChain }
 
 // jumps reports whether a rule of a builtin chain leads to a chain of ours.
 func jumps(rule string) bool {
 	_, to, ok := strings.Cut(rule, " -j ")
-	return ok && ours(to)
+	return ok && Ours(to)
 }
 
 // wrong are the chains of ours that are not as the program has them, those that it does not have among them, and
@@ -24,7 +24,7 @@ func (p program) wrong(have tables) map[string]bool {
 		want := p.tables[name]
 		for chain, rules := range t.chains {
 			switch {
-			case ours(chain) && (want == nil || !slices.Equal(want.chains[chain], rules)):
+			case Ours(chain) && (want == nil || !slices.Equal(want.chains[chain], rules)):
 				out[chain] = true
 			case isBuiltin(chain) && !slices.Equal(p.jumpsFrom(name, chain), leading(rules)):
 				for _, rule := range append(p.jumpsFrom(name, chain), slices.DeleteFunc(slices.Clone(rules),
@@ -67,7 +67,11 @@ func (p program) jumpsFrom(table, builtin string) (out []string) {
 }
 
 // batch is what makes the tables be as the program has them, for iptables-restore; empty where they are.
-func (p program) batch(have tables, policy string) string {
+func (p program) batch(tool string, have tables) string {
+	policy := "- [0:0]" // as the tool declares a chain
+	if tool == bridgeTool {
+		policy = "ACCEPT"
+	}
 	names := slices.Collect(maps.Keys(p.tables))
 	for name := range have {
 		if p.tables[name] == nil {
@@ -100,7 +104,7 @@ func (p program) tableBatch(name string, have *table, policy string) (lines []st
 	for _, chain := range slices.Sorted(maps.Keys(have.chains)) {
 		_, stays := want[chain]
 		empty := chain == userChain && len(have.chains[chain]) == 0
-		if (ours(chain) || empty) && !stays {
+		if (Ours(chain) || empty) && !stays {
 			if !p.uses(name, chain) {
 				lines = append(lines, ":"+chain+" "+policy)
 				last = append(last, "-X "+chain)

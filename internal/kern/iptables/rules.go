@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -14,17 +15,34 @@ import (
 
 // Rules reads and writes the tables of one network namespace. It is safe for concurrent use.
 type Rules struct {
-	tool tool
-	ipv6 bool
+	tool    tool
+	ipv6    bool
+	variant string
 
 	mu   sync.Mutex
 	last map[string]string // what was last seen or made of ours, by tool
 }
 
-// Open looks at the namespace nsFd refers to. Without IPv6 there is nothing of ip6tables.
-func Open(nsFd int, variant string, ipv6 bool) *Rules {
-	return &Rules{tool: tool{fd: nsFd, variant: variant}, ipv6: ipv6}
+// Open looks at the namespace nsFd refers to. Without IPv6 there is nothing of ip6tables. The variant is found out
+// where it is [Default].
+func Open(ctx context.Context, nsFd int, variant string, ipv6 bool) (*Rules, error) {
+	r := &Rules{tool: tool{fd: nsFd, variant: variant}, ipv6: ipv6, variant: variant}
+	if variant != Default {
+		return r, nil
+	}
+	version, err := r.tool.run(ctx, "", r.tool.command(ip4().tool, "save"), "--version")
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, fmt.Errorf("%w: install the package iptables, or give --firewall nftables", err)
+	}
+	r.variant = Legacy // which is what older ones were, and said nothing of it
+	if strings.Contains(version, "nf_tables") {
+		r.variant = Nft
+	}
+	return r, err
 }
+
+// Variant is nft or legacy.
+func (r *Rules) Variant() string { return r.variant }
 
 // kernel is what the families' tables hold, by tool.
 type kernel map[string]tables
@@ -173,11 +191,7 @@ func (r *Rules) Apply(ctx context.Context, ops []plan.Op) error {
 	marks := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(have)) { // ebtables, which validates sources, first
 		marks[name] = programs[name].marks()
-		policy := "- [0:0]"
-		if name == bridgeTool {
-			policy = "ACCEPT"
-		}
-		batch := programs[name].batch(have[name], policy)
+		batch := programs[name].batch(name, have[name])
 		if batch == "" {
 			continue
 		}
@@ -234,6 +248,19 @@ func sorted[T any](m map[string]T) []T {
 	return out
 }
 
+// Check tells what of a ruleset cannot be expressed.
+func (r *Rules) Check(rules plan.Ruleset) error {
+	_, err := r.programs(rules)
+	if err == nil {
+		return nil
+	}
+	var ops []plan.Op
+	for o := range (plan.State{Rules: rules}).Objects() {
+		ops = append(ops, plan.Op{Verb: plan.Create, Object: o})
+	}
+	return r.blame(plan.Ruleset{}, ops, err)
+}
+
 // blame finds the element that cannot be expressed.
 func (r *Rules) blame(before plan.Ruleset, ops []plan.Op, err error) error {
 	if !errors.Is(err, plan.ErrUnsupported) {
@@ -274,7 +301,7 @@ func (t tables) marks() string {
 			if isBuiltin(chain) {
 				rules = leading(rules)
 			}
-			if ours(chain) || isBuiltin(chain) && len(rules) > 0 {
+			if Ours(chain) || isBuiltin(chain) && len(rules) > 0 {
 				b.WriteString(name + " " + chain + "\n" + strings.Join(rules, "\n") + "\n")
 			}
 		}

@@ -26,8 +26,11 @@ type host struct {
 func newHost(t *testing.T, variant string) *host {
 	t.Helper()
 	env := kerntest.New(t)
-	h := &host{t: t, env: env, rules: iptables.Open(env.NetNS(), variant, true), want: someRules(),
-		tool: "iptables-" + variant}
+	rules, err := iptables.Open(t.Context(), env.NetNS(), variant, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{t: t, env: env, rules: rules, want: someRules(), tool: "iptables-" + variant}
 	h.save = h.tool + "-save; ip6tables-" + variant + "-save"
 	return h
 }

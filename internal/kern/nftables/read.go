@@ -338,13 +338,29 @@ func (s *conn) chains(ctx context.Context, f plan.Family, sets map[string]plan.S
 // ForeignChain reports whether a table of others has a chain of the name in a family of nf_tables: those of
 // the newer iptables are such.
 func (r *Rules) ForeignChain(ctx context.Context, family byte, table, chain string) (found bool, err error) {
+	return r.foreignChain(ctx, family, func(in, name string) bool { return in == table && name == chain })
+}
+
+// ChainsOf reports whether a chain of IPv4 or IPv6 has a name that is as wanted, in any table.
+func (r *Rules) ChainsOf(ctx context.Context, wanted func(chain string) bool) (bool, error) {
+	for _, family := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
+		found, err := r.foreignChain(ctx, family, func(_, name string) bool { return wanted(name) })
+		if err != nil || found {
+			return found, err
+		}
+	}
+	return false, nil
+}
+
+func (r *Rules) foreignChain(ctx context.Context, family byte, is func(table, chain string) bool) (found bool,
+	err error) {
 	r.reading.Lock()
 	defer r.reading.Unlock()
 	for range reads {
 		found = false
 		err = r.reader.request(ctx, unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, family, func(*wire) {}, func(m message) {
 			c, in := decodeChain("", m.payload())
-			found = found || in == table && c.Name == chain && m.family() == family
+			found = found || m.family() == family && is(in, c.Name)
 		})
 		if !errors.Is(err, errInterrupted) {
 			break
