@@ -128,7 +128,12 @@ func (Driver) CheckNetwork(n cnm.Network) error {
 
 // CheckNetwork refuses pools and options that no network with a bridge can have. It
 // lets several pools of a family pass. The error is a [cnm.ErrInvalid].
-func CheckNetwork(n cnm.Network, o Options) error { return invalid(checkNetwork(n, o)) }
+func CheckNetwork(n cnm.Network, o Options) error {
+	if err := checkNetwork(n, o); err != nil {
+		return invalid(err)
+	}
+	return o.Routes.Check(n)
+}
 
 // invalid marks an error as the fault of the request.
 func invalid(err error) error {

@@ -172,10 +172,12 @@ func TestEndpointGolden(t *testing.T) {
 		"dual":      {testNetwork(), testEndpoint()},
 		"published": {testNetwork(), published},
 		"v4":        {onlyIPv4(testNetwork()), half},
-		"bound":     {with(onlyIPv4(testNetwork()), "host-binding", "127.0.0.1"), half},
-		"internal":  {internal, testEndpoint()},
-		"outbound":  {testNetwork(), outbound},
-		"no-icc":    {with(testNetwork(), "icc", "false", "source-validation", "false"), testEndpoint()},
+		"routes": {with(testNetwork(), "routes", "10.9.0.0/16,via=10.7.0.5 fd09::/48,via=fd07::5 10.8.0.1/32"),
+			testEndpoint()},
+		"bound":    {with(onlyIPv4(testNetwork()), "host-binding", "127.0.0.1"), half},
+		"internal": {internal, testEndpoint()},
+		"outbound": {testNetwork(), outbound},
+		"no-icc":   {with(testNetwork(), "icc", "false", "source-validation", "false"), testEndpoint()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := Driver{}.RenderEndpoint(c.n, c.e, cnm.Host{})

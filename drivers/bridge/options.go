@@ -49,6 +49,7 @@ type Options struct {
 	Mode4, Mode6     GatewayMode
 	// addresses of the host that what leaves it carries; the zero value: that of the link it leaves by
 	Outbound4, Outbound6 netip.Addr
+	Routes               Routes
 	BridgeName           string // "": derived from the network's ID
 
 	mode            GatewayMode // of a family that has none of its own
@@ -85,6 +86,7 @@ func knownOptions() []Option[Options] {
 		{"outbound-ip6", "com.docker.network.host_ipv6", setOutbound(
 			func(o *Options) *netip.Addr { return &o.Outbound6 }, netip.Addr.Is6,
 			"an IPv6 address of this host, such as 2001:db8::9")},
+		{"routes", "", func(o *Options, value string) error { return o.Routes.Set(value) }},
 		{"source-validation", "", boolean(func(o *Options) *bool { return &o.SourceValidation })},
 	}
 }

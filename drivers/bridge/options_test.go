@@ -79,6 +79,17 @@ func TestDecodeOptionsRefuses(t *testing.T) {
 		{map[string]string{"gateway-mode": "routed", "masquerade": "true"}, []string{"does not masquerade"}},
 		{map[string]string{"gateway-mode-ipv4": "isolated", "gateway-mode-ipv6": "routed", "masquerade": "true"},
 			[]string{"does not masquerade"}},
+		{map[string]string{"routes": "10.9.0.0"}, []string{"SUBNET[,via=ADDRESS]"}},
+		{map[string]string{"routes": "10.9.0.0/16 via 10.7.0.5"}, []string{"SUBNET[,via=ADDRESS]"}},
+		{map[string]string{"routes": "10.9.0.0/16,10.7.0.5"}, []string{"want via=ADDRESS"}},
+		{map[string]string{"routes": "10.9.0.0/16,via=router"}, []string{"want via=ADDRESS"}},
+		{map[string]string{"routes": "fd09::/64,via=fe80::1%eth0"}, []string{"want via=ADDRESS"}},
+		{map[string]string{"routes": "10.9.0.5/16"}, []string{"did you mean 10.9.0.0/16?"}},
+		{map[string]string{"routes": "0.0.0.0/0,via=10.7.0.5"}, []string{"--gateway"}},
+		{map[string]string{"routes": "224.0.0.0/8"}, []string{"not one of unicast"}},
+		{map[string]string{"routes": "fe80::/64"}, []string{"not one of unicast"}},
+		{map[string]string{"routes": "10.9.0.0/16,via=fd07::5"}, []string{"both of one family"}},
+		{map[string]string{"routes": "10.9.0.0/16 10.9.0.0/16,via=10.7.0.5"}, []string{"two routes to 10.9.0.0/16"}},
 		{map[string]string{"bridge-name": "sixteen_bytes_xx"}, []string{"1 to 15 bytes"}},
 		{map[string]string{"bridge-name": ""}, []string{"1 to 15 bytes"}},
 		{map[string]string{"bridge-name": "a/b"}, []string{"printable"}},
@@ -123,6 +134,18 @@ func TestCheckNetworkRefuses(t *testing.T) {
 		},
 		"make another one": func(n *cnm.Network) {
 			n.Internal, n.Options = true, map[string]string{"gateway-mode-ipv4": "isolated"}
+		},
+		"a subnet of the network itself": func(n *cnm.Network) {
+			n.Options = map[string]string{"routes": "10.7.0.0/25,via=10.7.0.5"}
+		},
+		"in no subnet of the network": func(n *cnm.Network) {
+			n.Options = map[string]string{"routes": "10.9.0.0/16,via=10.8.0.5"}
+		},
+		"address of the subnet itself": func(n *cnm.Network) {
+			n.Options = map[string]string{"routes": "fd09::/64,via=fd07::"}
+		},
+		"10.9.0.0/16: its family is switched off": func(n *cnm.Network) {
+			n.IPv4, n.Pools, n.Options = false, n.Pools[1:], map[string]string{"routes": "10.9.0.0/16"}
 		},
 		"make it internal too": func(n *cnm.Network) {
 			n.Options = map[string]string{"gateway-mode-ipv4": "isolated"}

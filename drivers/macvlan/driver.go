@@ -47,7 +47,7 @@ func (Driver) CheckNetwork(n cnm.Network) error {
 	if err != nil {
 		return err
 	}
-	if err := bridge.CheckNetwork(n, bridge.Options{}); err != nil {
+	if err := bridge.CheckNetwork(n, bridge.Options{Routes: o.Routes}); err != nil {
 		return err
 	}
 	if n.IPv6 && o.MTU != 0 && o.MTU < 1280 {
@@ -155,6 +155,7 @@ func (d Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.
 		return plan.State{}, err
 	}
 	s := bridge.RenderInside(n, e, h)
+	s.Routes = append(s.Routes, o.Routes.For(e, s)...)
 	link := plan.Link{NS: e.NetNS, Name: e.LinkName(), Owner: cnm.EndpointOwner(e.ID), Kind: plan.Macvlan,
 		MAC: e.MAC, MTU: o.MTU, Up: true, Lower: plan.Lower{Link: o.lower(n), Mode: o.Mode}}
 	if o.Mode == "passthru" {

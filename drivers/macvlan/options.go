@@ -25,6 +25,7 @@ type Options struct {
 	VLAN   uint16 // 0: the parent as it is; else a VLAN of it that is made for the network
 	Mode   string // one of plan.MacvlanModes
 	MTU    int    // bytes; 0: that of the parent
+	Routes bridge.Routes
 	// Host is whether the host reaches the endpoints, and HostAddrs the addresses that it has for that.
 	Host      bool
 	HostAddrs []netip.Addr
@@ -43,6 +44,7 @@ func knownOptions() []bridge.Option[Options] {
 			return nil
 		}},
 		{Name: "parent", Set: func(o *Options, value string) error { o.Parent = value; return nil }},
+		{Name: "routes", Set: func(o *Options, value string) error { return o.Routes.Set(value) }},
 		{Name: "vlan", Set: setVLAN},
 	}
 }

@@ -67,6 +67,10 @@ func (d Driver) CheckNetwork(n cnm.Network) error {
 	if err != nil {
 		return err
 	}
+	if len(o.Bridge.Routes) > 0 {
+		return invalid(fmt.Errorf("option routes: each node has subnets of its own of a network of driver %s, so no "+
+			"router is in the subnets of all: choose driver overlay, or leave it out", d.Name()))
+	}
 	if n.IPv4 && !o.Bridge.HasGateway(false) || n.IPv6 && !o.Bridge.HasGateway(true) {
 		return invalid(fmt.Errorf("option gateway-mode=%s: the way to the other nodes of a network of driver %s leads "+
 			"by the gateway: choose another mode, or driver overlay", bridge.Isolated, d.Name()))

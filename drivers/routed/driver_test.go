@@ -169,6 +169,7 @@ func TestOptionsRefused(t *testing.T) {
 		{udp, []string{"flannel.prefix", "/a/../b"}, []string{"/coreos.com/network"}},
 		{udp, []string{"subnet-env", "/run/subnet.env"}, []string{`unknown option "subnet-env"`}}, // a node's setting
 		{udp, []string{"mtu", "67"}, []string{"68 to 65535"}},
+		{udp, []string{"routes", "10.9.0.0/16"}, []string{"option routes", "overlay"}},
 		{udp, []string{"gateway-mode-ipv4", "isolated"}, []string{"leads by the gateway", "overlay"}},
 		{udp, []string{"masquerade", "true", "gateway-mode", "routed"}, []string{"does not masquerade"}},
 	} {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -32,6 +33,7 @@ type networkCreateFlags struct {
 	ipv4, ipv6      bool
 	internal        bool
 	options, labels []string
+	routes          []string
 	configOnly      bool
 	configFrom      string
 }
@@ -69,6 +71,7 @@ func (a networks) networkCreate() *cobra.Command {
 	f.BoolVar(&o.ipv6, "ipv6", false, "give endpoints IPv6 addresses")
 	f.BoolVar(&o.internal, "internal", false, "no way out of the network")
 	f.StringArrayVarP(&o.options, "opt", "o", nil, "driver option KEY=VALUE")
+	f.StringArrayVar(&o.routes, "route", nil, "route of containers, SUBNET[,via=ADDRESS]; the same as -o routes=")
 	f.StringArrayVar(&o.labels, "label", nil, "label KEY=VALUE")
 	f.BoolVar(&o.configOnly, "config-only", false, "hold what other networks are made from, and be none")
 	f.StringVar(&o.configFrom, "config-from", "", "network with --config-only to take subnets and options from")
@@ -81,7 +84,14 @@ func (o *networkCreateFlags) request(name string) (*apiv1.CreateNetworkRequest, 
 	r := &apiv1.CreateNetworkRequest{Name: name, Driver: o.driver, Internal: o.internal, Ipv6: o.ipv6,
 		DisableIpv4: !o.ipv4, ConfigOnly: o.configOnly, ConfigFrom: o.configFrom}
 	var err error
-	if r.Options, err = flagspec.KeyValues("opt", o.options); err != nil {
+	options := o.options
+	if len(o.routes) > 0 {
+		if slices.ContainsFunc(options, func(s string) bool { return strings.HasPrefix(s, "routes=") }) {
+			return nil, errors.New("--route and -o routes= are the same: give one of them")
+		}
+		options = append(options, "routes="+strings.Join(o.routes, " "))
+	}
+	if r.Options, err = flagspec.KeyValues("opt", options); err != nil {
 		return nil, err
 	}
 	if r.Labels, err = flagspec.KeyValues("label", o.labels); err != nil {
