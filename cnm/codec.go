@@ -8,7 +8,7 @@ import (
 
 // record is a value the store keeps for the controller.
 type record interface {
-	Network | Sandbox | Endpoint | Peer | Call
+	Network | Sandbox | Endpoint | Peer | Call | Grant
 }
 
 // NetworkOf decodes a record of [KindNetwork].
@@ -44,6 +44,18 @@ func CallOf(r Record) (Call, error) {
 	c, err := decode[Call](r)
 	c.Revision = r.Revision
 	return c, err
+}
+
+// GrantOf decodes a record of [KindGrant].
+func GrantOf(r Record) (Grant, error) {
+	g, err := decode[Grant](r)
+	g.Revision = r.Revision
+	return g, err
+}
+
+// ListGrants reads every record of what IPAM drivers of others have given, in order of ID.
+func ListGrants(ctx context.Context, s Store) ([]Grant, error) {
+	return list(ctx, s, KindGrant, GrantOf)
 }
 
 // ListCalls reads every record of calls, in order of ID.

@@ -51,8 +51,10 @@ type Network struct {
 	Pools    []Pool            `json:"pools,omitempty"`   // at most one a family today; the driver may refuse more
 	Options  map[string]string `json:"options,omitempty"` // as given; decoded once by the driver
 	Labels   map[string]string `json:"labels,omitempty"`
-	Cluster  *ClusterNetwork   `json:"cluster,omitempty"` // nil for a network of this node alone
-	Builtin  bool              `json:"builtin,omitempty"` // bridge, host, none: made at start
+	// IPAM is the plugin that gives subnets and addresses; nil: package ipam does.
+	IPAM    *NetworkIPAM    `json:"ipam,omitempty"`
+	Cluster *ClusterNetwork `json:"cluster,omitempty"` // nil for a network of this node alone
+	Builtin bool            `json:"builtin,omitempty"` // bridge, host, none: made at start
 	// ConfigOnly is a network that only holds what others are made from: Config, Options, Labels and the families. It
 	// has nothing in the kernel, and no endpoint is on it.
 	ConfigOnly bool          `json:"configOnly,omitempty"`
@@ -62,6 +64,15 @@ type Network struct {
 	Phase      Phase         `json:"phase"`
 	Revision   uint64        `json:"-"` // the store's, for compare-and-swap
 }
+
+// NetworkIPAM says who gives a network its subnets and addresses.
+type NetworkIPAM struct {
+	Driver  string            `json:"driver"`
+	Options map[string]string `json:"options,omitempty"` // as given, the driver's to judge
+}
+
+// DefaultIPAM is the name of package ipam in requests.
+const DefaultIPAM = "default"
 
 // Pool is one subnet of a network.
 type Pool struct {

@@ -82,3 +82,28 @@ type GivenRoute struct {
 	Dst netip.Prefix `json:"dst"`
 	Via netip.Addr   `json:"via,omitzero"` // the zero value: on the link
 }
+
+// Grant is what an IPAM driver of somebody else was asked for on behalf of a network or an endpoint. Each part is
+// written before it is asked for. Like a [Call] it outlives what it is about until the driver has all of it back.
+type Grant struct {
+	Driver   string      `json:"driver"`
+	Network  string      `json:"network"`
+	Endpoint string      `json:"endpoint,omitempty"` // "" for the network itself
+	Parts    []GrantPart `json:"parts"`
+	Revision uint64      `json:"-"`
+}
+
+// ID is the ID of the grant's record.
+func (g Grant) ID() string { return Call{Network: g.Network, Endpoint: g.Endpoint}.ID() }
+
+// GrantPart is a pool, or an address of one.
+type GrantPart struct {
+	PoolID string            `json:"poolID,omitempty"` // the driver's name of the pool
+	Pool   bool              `json:"pool,omitempty"`   // it is the pool itself
+	Asked  string            `json:"asked,omitempty"`  // the subnet or address that was asked for; "" for any
+	Given  netip.Prefix      `json:"given,omitzero"`   // the subnet, or the address with its length
+	Range  netip.Prefix      `json:"range,omitzero"`   // of a pool: the part to give addresses from
+	IPv6   bool              `json:"ipv6,omitempty"`   // of a pool: its family
+	Data   map[string]string `json:"data,omitempty"`   // options of the request
+	Done   bool              `json:"done,omitempty"`   // it was answered
+}

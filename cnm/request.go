@@ -17,6 +17,8 @@ type NetworkRequest struct {
 	DisableIPv4 bool
 	Options     map[string]string
 	Labels      map[string]string
+	IPAM        string // who gives subnets and addresses; "" and [DefaultIPAM]: package ipam, else a plugin
+	IPAMOptions map[string]string
 	ConfigOnly  bool   // hold what other networks are made from, and be none oneself
 	ConfigFrom  string // the network of that kind to take pools, families and options from
 }

@@ -21,6 +21,7 @@ const (
 	KindNode      Kind = "node"   // the address of a node that peers are on; its ID is all it says
 	KindMember    Kind = "member" // what this node knows of itself as a member of the cluster
 	KindCall      Kind = "call"   // what drivers of others were asked for, see Call
+	KindGrant     Kind = "grant"  // what IPAM drivers of others have given, see Grant
 )
 
 // Key names a record. IDs may hold any byte but NUL.

@@ -19,6 +19,7 @@ func decodeNetworkRequest(r *apiv1.CreateNetworkRequest) (cnm.NetworkRequest, er
 		Name: r.GetName(), Driver: r.GetDriver(), Internal: r.GetInternal(),
 		IPv6: r.GetIpv6(), DisableIPv4: r.GetDisableIpv4(), Options: r.GetOptions(), Labels: r.GetLabels(),
 		ConfigOnly: r.GetConfigOnly(), ConfigFrom: r.GetConfigFrom(),
+		IPAM: r.GetIpamDriver(), IPAMOptions: r.GetIpamOptions(),
 	}
 	for _, p := range r.GetPools() {
 		pool, err := decodePool(p)

@@ -59,6 +59,9 @@ func encodeNetwork(n NetworkView) *apiv1.Network {
 		Builtin: n.Builtin, Created: timestamp(n.Created), Endpoints: list(n.Endpoints, encodeEndpoint), Link: n.Link,
 		ConfigOnly: n.ConfigOnly, ConfigFrom: n.ConfigFrom,
 	}
+	if n.IPAM != nil {
+		out.IpamDriver, out.IpamOptions = n.IPAM.Driver, n.IPAM.Options
+	}
 	for _, p := range n.Config {
 		pool := encodePool(cnm.Pool{Subnet: p.Subnet, Range: p.Range, Gateway: p.Gateway, Aux: p.Aux})
 		if p.Bits != 0 {

@@ -111,6 +111,8 @@ type CreateNetworkRequest struct {
 	DisableIpv4   bool                   `protobuf:"varint,6,opt,name=disable_ipv4,json=disableIpv4,proto3" json:"disable_ipv4,omitempty"`
 	Options       map[string]string      `protobuf:"bytes,7,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Labels        map[string]string      `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	IpamDriver    string                 `protobuf:"bytes,30,opt,name=ipam_driver,json=ipamDriver,proto3" json:"ipam_driver,omitempty"` // a plugin that gives subnets and addresses; empty or "default": netd
+	IpamOptions   map[string]string      `protobuf:"bytes,31,rep,name=ipam_options,json=ipamOptions,proto3" json:"ipam_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	ConfigOnly    bool                   `protobuf:"varint,20,opt,name=config_only,json=configOnly,proto3" json:"config_only,omitempty"` // hold what other networks are made from
 	ConfigFrom    string                 `protobuf:"bytes,21,opt,name=config_from,json=configFrom,proto3" json:"config_from,omitempty"`  // the network of that kind that subnets, families and options come from
 	unknownFields protoimpl.UnknownFields
@@ -203,6 +205,20 @@ func (x *CreateNetworkRequest) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *CreateNetworkRequest) GetIpamDriver() string {
+	if x != nil {
+		return x.IpamDriver
+	}
+	return ""
+}
+
+func (x *CreateNetworkRequest) GetIpamOptions() map[string]string {
+	if x != nil {
+		return x.IpamOptions
+	}
+	return nil
+}
+
 func (x *CreateNetworkRequest) GetConfigOnly() bool {
 	if x != nil {
 		return x.ConfigOnly
@@ -232,8 +248,10 @@ type Network struct {
 	Builtin       bool                   `protobuf:"varint,11,opt,name=builtin,proto3" json:"builtin,omitempty"`
 	Created       *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=created,proto3" json:"created,omitempty"`
 	Endpoints     []*Endpoint            `protobuf:"bytes,13,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	Link          string                 `protobuf:"bytes,14,opt,name=link,proto3" json:"link,omitempty"`                                // the host link of the network, when it has one
-	Cluster       *ClusterNetwork        `protobuf:"bytes,15,opt,name=cluster,proto3" json:"cluster,omitempty"`                          // unset: a network of this node alone
+	Link          string                 `protobuf:"bytes,14,opt,name=link,proto3" json:"link,omitempty"`                               // the host link of the network, when it has one
+	Cluster       *ClusterNetwork        `protobuf:"bytes,15,opt,name=cluster,proto3" json:"cluster,omitempty"`                         // unset: a network of this node alone
+	IpamDriver    string                 `protobuf:"bytes,30,opt,name=ipam_driver,json=ipamDriver,proto3" json:"ipam_driver,omitempty"` // empty: netd
+	IpamOptions   map[string]string      `protobuf:"bytes,31,rep,name=ipam_options,json=ipamOptions,proto3" json:"ipam_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	ConfigOnly    bool                   `protobuf:"varint,20,opt,name=config_only,json=configOnly,proto3" json:"config_only,omitempty"` // the pools are those of networks that are made from it
 	ConfigFrom    string                 `protobuf:"bytes,21,opt,name=config_from,json=configFrom,proto3" json:"config_from,omitempty"`  // name of the network that it was made from
 	unknownFields protoimpl.UnknownFields
@@ -371,6 +389,20 @@ func (x *Network) GetLink() string {
 func (x *Network) GetCluster() *ClusterNetwork {
 	if x != nil {
 		return x.Cluster
+	}
+	return nil
+}
+
+func (x *Network) GetIpamDriver() string {
+	if x != nil {
+		return x.IpamDriver
+	}
+	return ""
+}
+
+func (x *Network) GetIpamOptions() map[string]string {
+	if x != nil {
+		return x.IpamOptions
 	}
 	return nil
 }
@@ -6866,7 +6898,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x06blocks\x18\x05 \x03(\tR\x06blocks\x1a?\n" +
 	"\x11AuxAddressesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x88\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc0\x05\n" +
 	"\x14CreateNetworkRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12'\n" +
@@ -6876,6 +6908,9 @@ const file_vethloom_proto_rawDesc = "" +
 	"\fdisable_ipv4\x18\x06 \x01(\bR\vdisableIpv4\x12H\n" +
 	"\aoptions\x18\a \x03(\v2..vethloom.v1.CreateNetworkRequest.OptionsEntryR\aoptions\x12E\n" +
 	"\x06labels\x18\b \x03(\v2-.vethloom.v1.CreateNetworkRequest.LabelsEntryR\x06labels\x12\x1f\n" +
+	"\vipam_driver\x18\x1e \x01(\tR\n" +
+	"ipamDriver\x12U\n" +
+	"\fipam_options\x18\x1f \x03(\v22.vethloom.v1.CreateNetworkRequest.IpamOptionsEntryR\vipamOptions\x12\x1f\n" +
 	"\vconfig_only\x18\x14 \x01(\bR\n" +
 	"configOnly\x12\x1f\n" +
 	"\vconfig_from\x18\x15 \x01(\tR\n" +
@@ -6885,7 +6920,10 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc8\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
+	"\x10IpamOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf3\x06\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -6903,6 +6941,9 @@ const file_vethloom_proto_rawDesc = "" +
 	"\tendpoints\x18\r \x03(\v2\x15.vethloom.v1.EndpointR\tendpoints\x12\x12\n" +
 	"\x04link\x18\x0e \x01(\tR\x04link\x125\n" +
 	"\acluster\x18\x0f \x01(\v2\x1b.vethloom.v1.ClusterNetworkR\acluster\x12\x1f\n" +
+	"\vipam_driver\x18\x1e \x01(\tR\n" +
+	"ipamDriver\x12H\n" +
+	"\fipam_options\x18\x1f \x03(\v2%.vethloom.v1.Network.IpamOptionsEntryR\vipamOptions\x12\x1f\n" +
 	"\vconfig_only\x18\x14 \x01(\bR\n" +
 	"configOnly\x12\x1f\n" +
 	"\vconfig_from\x18\x15 \x01(\tR\n" +
@@ -6911,6 +6952,9 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
+	"\x10IpamOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x01\n" +
 	"\x0eClusterNetwork\x12\x18\n" +
@@ -7506,7 +7550,7 @@ func file_vethloom_proto_rawDescGZIP() []byte {
 	return file_vethloom_proto_rawDescData
 }
 
-var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 121)
+var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 123)
 var file_vethloom_proto_goTypes = []any{
 	(*Pool)(nil),                    // 0: vethloom.v1.Pool
 	(*CreateNetworkRequest)(nil),    // 1: vethloom.v1.CreateNetworkRequest
@@ -7615,198 +7659,202 @@ var file_vethloom_proto_goTypes = []any{
 	nil,                             // 104: vethloom.v1.Pool.AuxAddressesEntry
 	nil,                             // 105: vethloom.v1.CreateNetworkRequest.OptionsEntry
 	nil,                             // 106: vethloom.v1.CreateNetworkRequest.LabelsEntry
-	nil,                             // 107: vethloom.v1.Network.OptionsEntry
-	nil,                             // 108: vethloom.v1.Network.LabelsEntry
-	nil,                             // 109: vethloom.v1.UpdateNetworkRequest.OptionsEntry
-	nil,                             // 110: vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	nil,                             // 111: vethloom.v1.ConnectRequest.SysctlsEntry
-	nil,                             // 112: vethloom.v1.Endpoint.SysctlsEntry
-	nil,                             // 113: vethloom.v1.CreateSandboxRequest.LabelsEntry
-	nil,                             // 114: vethloom.v1.Sandbox.LabelsEntry
-	nil,                             // 115: vethloom.v1.ContainerSpec.LabelsEntry
-	nil,                             // 116: vethloom.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 117: vethloom.v1.Image.LabelsEntry
-	nil,                             // 118: vethloom.v1.CreateVolumeRequest.LabelsEntry
-	nil,                             // 119: vethloom.v1.Volume.LabelsEntry
-	nil,                             // 120: vethloom.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil),   // 121: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 122: google.protobuf.Duration
+	nil,                             // 107: vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
+	nil,                             // 108: vethloom.v1.Network.OptionsEntry
+	nil,                             // 109: vethloom.v1.Network.LabelsEntry
+	nil,                             // 110: vethloom.v1.Network.IpamOptionsEntry
+	nil,                             // 111: vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	nil,                             // 112: vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	nil,                             // 113: vethloom.v1.ConnectRequest.SysctlsEntry
+	nil,                             // 114: vethloom.v1.Endpoint.SysctlsEntry
+	nil,                             // 115: vethloom.v1.CreateSandboxRequest.LabelsEntry
+	nil,                             // 116: vethloom.v1.Sandbox.LabelsEntry
+	nil,                             // 117: vethloom.v1.ContainerSpec.LabelsEntry
+	nil,                             // 118: vethloom.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 119: vethloom.v1.Image.LabelsEntry
+	nil,                             // 120: vethloom.v1.CreateVolumeRequest.LabelsEntry
+	nil,                             // 121: vethloom.v1.Volume.LabelsEntry
+	nil,                             // 122: vethloom.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),   // 123: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 124: google.protobuf.Duration
 }
 var file_vethloom_proto_depIdxs = []int32{
 	104, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
 	0,   // 1: vethloom.v1.CreateNetworkRequest.pools:type_name -> vethloom.v1.Pool
 	105, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
 	106, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
-	0,   // 4: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
-	107, // 5: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
-	108, // 6: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
-	121, // 7: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
-	19,  // 8: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
-	3,   // 9: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
-	2,   // 10: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
-	109, // 11: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
-	110, // 12: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	111, // 13: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
-	20,  // 14: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
-	112, // 15: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
-	16,  // 16: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
-	20,  // 17: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
-	113, // 18: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
-	19,  // 19: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
-	114, // 20: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
-	22,  // 21: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
-	121, // 22: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	28,  // 23: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
-	28,  // 24: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
-	29,  // 25: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
-	122, // 26: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
-	121, // 27: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
-	27,  // 28: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
-	121, // 29: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
-	35,  // 30: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
-	16,  // 31: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
-	20,  // 32: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
-	39,  // 33: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
-	122, // 34: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
-	115, // 35: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
-	116, // 36: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
-	38,  // 37: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
-	45,  // 38: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
-	49,  // 39: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
-	49,  // 40: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
-	47,  // 41: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
-	49,  // 42: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
-	49,  // 43: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
-	48,  // 44: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
-	51,  // 45: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
-	52,  // 46: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
-	121, // 47: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
-	121, // 48: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	121, // 49: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	121, // 50: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	58,  // 51: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
-	38,  // 52: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
-	121, // 53: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
-	121, // 54: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
-	121, // 55: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
-	22,  // 56: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
-	122, // 57: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
-	20,  // 58: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
-	20,  // 59: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
-	69,  // 60: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
-	76,  // 61: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
-	121, // 62: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
-	117, // 63: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
-	118, // 64: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
-	119, // 65: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
-	121, // 66: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
-	82,  // 67: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
-	121, // 68: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	95,  // 69: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
-	94,  // 70: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
-	121, // 71: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
-	121, // 72: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
-	121, // 73: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
-	121, // 74: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
-	98,  // 75: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
-	101, // 76: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
-	121, // 77: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	120, // 78: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
-	1,   // 79: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
-	4,   // 80: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
-	6,   // 81: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
-	7,   // 82: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
-	13,  // 83: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
-	14,  // 84: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
-	9,   // 85: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
-	11,  // 86: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
-	16,  // 87: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
-	17,  // 88: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
-	21,  // 89: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
-	23,  // 90: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
-	25,  // 91: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
-	30,  // 92: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
-	32,  // 93: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
-	33,  // 94: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
-	36,  // 95: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
-	40,  // 96: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
-	42,  // 97: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
-	44,  // 98: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
-	46,  // 99: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
-	53,  // 100: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
-	55,  // 101: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
-	57,  // 102: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
-	59,  // 103: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
-	61,  // 104: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
-	63,  // 105: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
-	65,  // 106: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
-	66,  // 107: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
-	68,  // 108: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
-	71,  // 109: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
-	73,  // 110: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
-	75,  // 111: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
-	77,  // 112: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
-	79,  // 113: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
-	81,  // 114: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
-	83,  // 115: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
-	85,  // 116: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
-	86,  // 117: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
-	88,  // 118: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
-	90,  // 119: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
-	92,  // 120: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
-	96,  // 121: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
-	99,  // 122: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
-	102, // 123: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
-	2,   // 124: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
-	5,   // 125: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
-	2,   // 126: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
-	8,   // 127: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
-	2,   // 128: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
-	15,  // 129: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
-	10,  // 130: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
-	12,  // 131: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
-	19,  // 132: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
-	18,  // 133: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
-	22,  // 134: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
-	24,  // 135: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
-	26,  // 136: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
-	31,  // 137: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
-	27,  // 138: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
-	34,  // 139: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
-	37,  // 140: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
-	41,  // 141: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
-	43,  // 142: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
-	50,  // 143: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
-	50,  // 144: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
-	54,  // 145: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
-	56,  // 146: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
-	58,  // 147: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
-	60,  // 148: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
-	62,  // 149: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
-	64,  // 150: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
-	52,  // 151: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
-	67,  // 152: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
-	70,  // 153: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
-	72,  // 154: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
-	74,  // 155: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
-	76,  // 156: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
-	78,  // 157: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
-	80,  // 158: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
-	82,  // 159: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
-	84,  // 160: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
-	82,  // 161: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
-	87,  // 162: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
-	89,  // 163: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
-	91,  // 164: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
-	93,  // 165: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
-	97,  // 166: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
-	100, // 167: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
-	103, // 168: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
-	124, // [124:169] is the sub-list for method output_type
-	79,  // [79:124] is the sub-list for method input_type
-	79,  // [79:79] is the sub-list for extension type_name
-	79,  // [79:79] is the sub-list for extension extendee
-	0,   // [0:79] is the sub-list for field type_name
+	107, // 4: vethloom.v1.CreateNetworkRequest.ipam_options:type_name -> vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
+	0,   // 5: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
+	108, // 6: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
+	109, // 7: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
+	123, // 8: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
+	19,  // 9: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
+	3,   // 10: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
+	110, // 11: vethloom.v1.Network.ipam_options:type_name -> vethloom.v1.Network.IpamOptionsEntry
+	2,   // 12: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
+	111, // 13: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	112, // 14: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	113, // 15: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
+	20,  // 16: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
+	114, // 17: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
+	16,  // 18: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
+	20,  // 19: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
+	115, // 20: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
+	19,  // 21: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
+	116, // 22: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
+	22,  // 23: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
+	123, // 24: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	28,  // 25: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
+	28,  // 26: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
+	29,  // 27: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
+	124, // 28: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
+	123, // 29: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
+	27,  // 30: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
+	123, // 31: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
+	35,  // 32: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
+	16,  // 33: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
+	20,  // 34: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
+	39,  // 35: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
+	124, // 36: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	117, // 37: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
+	118, // 38: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
+	38,  // 39: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
+	45,  // 40: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
+	49,  // 41: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
+	49,  // 42: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
+	47,  // 43: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
+	49,  // 44: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
+	49,  // 45: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
+	48,  // 46: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
+	51,  // 47: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
+	52,  // 48: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
+	123, // 49: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
+	123, // 50: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	123, // 51: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	123, // 52: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	58,  // 53: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
+	38,  // 54: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
+	123, // 55: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
+	123, // 56: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
+	123, // 57: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	22,  // 58: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
+	124, // 59: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	20,  // 60: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
+	20,  // 61: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
+	69,  // 62: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
+	76,  // 63: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
+	123, // 64: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
+	119, // 65: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
+	120, // 66: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
+	121, // 67: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
+	123, // 68: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	82,  // 69: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
+	123, // 70: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	95,  // 71: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
+	94,  // 72: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
+	123, // 73: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
+	123, // 74: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
+	123, // 75: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
+	123, // 76: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
+	98,  // 77: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
+	101, // 78: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
+	123, // 79: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	122, // 80: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
+	1,   // 81: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
+	4,   // 82: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
+	6,   // 83: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
+	7,   // 84: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
+	13,  // 85: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
+	14,  // 86: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
+	9,   // 87: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
+	11,  // 88: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
+	16,  // 89: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
+	17,  // 90: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
+	21,  // 91: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
+	23,  // 92: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
+	25,  // 93: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
+	30,  // 94: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
+	32,  // 95: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
+	33,  // 96: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
+	36,  // 97: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
+	40,  // 98: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
+	42,  // 99: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
+	44,  // 100: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
+	46,  // 101: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
+	53,  // 102: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
+	55,  // 103: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
+	57,  // 104: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
+	59,  // 105: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
+	61,  // 106: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
+	63,  // 107: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
+	65,  // 108: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
+	66,  // 109: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
+	68,  // 110: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
+	71,  // 111: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
+	73,  // 112: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
+	75,  // 113: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
+	77,  // 114: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
+	79,  // 115: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
+	81,  // 116: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
+	83,  // 117: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
+	85,  // 118: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
+	86,  // 119: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
+	88,  // 120: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
+	90,  // 121: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
+	92,  // 122: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
+	96,  // 123: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
+	99,  // 124: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
+	102, // 125: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
+	2,   // 126: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
+	5,   // 127: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
+	2,   // 128: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
+	8,   // 129: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
+	2,   // 130: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
+	15,  // 131: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
+	10,  // 132: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
+	12,  // 133: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
+	19,  // 134: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
+	18,  // 135: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
+	22,  // 136: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
+	24,  // 137: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
+	26,  // 138: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
+	31,  // 139: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
+	27,  // 140: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
+	34,  // 141: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
+	37,  // 142: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
+	41,  // 143: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
+	43,  // 144: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
+	50,  // 145: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
+	50,  // 146: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
+	54,  // 147: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
+	56,  // 148: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
+	58,  // 149: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
+	60,  // 150: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
+	62,  // 151: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
+	64,  // 152: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
+	52,  // 153: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
+	67,  // 154: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
+	70,  // 155: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
+	72,  // 156: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
+	74,  // 157: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
+	76,  // 158: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
+	78,  // 159: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
+	80,  // 160: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
+	82,  // 161: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
+	84,  // 162: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
+	82,  // 163: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
+	87,  // 164: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
+	89,  // 165: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
+	91,  // 166: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
+	93,  // 167: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
+	97,  // 168: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
+	100, // 169: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
+	103, // 170: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
+	126, // [126:171] is the sub-list for method output_type
+	81,  // [81:126] is the sub-list for method input_type
+	81,  // [81:81] is the sub-list for extension type_name
+	81,  // [81:81] is the sub-list for extension extendee
+	0,   // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_vethloom_proto_init() }
@@ -7845,7 +7893,7 @@ func file_vethloom_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vethloom_proto_rawDesc), len(file_vethloom_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   121,
+			NumMessages:   123,
 			NumExtensions: 0,
 			NumServices:   8,
 		},

@@ -27,6 +27,9 @@ func (k *networks) createConfig(ctx context.Context, r cnm.NetworkRequest) (cnm.
 			"leave it out, and give it to the networks that are made with config-from")
 	case r.ConfigFrom != "":
 		return bad("config-from", r.ConfigFrom, "config-only is given too", "leave out one or the other")
+	case r.IPAM != "":
+		return bad("IPAM driver", r.IPAM, "what a network with config-only cannot hold",
+			"leave it out, and give it to the networks that are made with config-from")
 	case r.Internal:
 		return bad("internal", "true", "what a network with config-only cannot hold",
 			"leave it out, and give it to the networks that are made with config-from")

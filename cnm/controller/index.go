@@ -205,6 +205,9 @@ func copyNetwork(n cnm.Network) cnm.Network {
 		c.Subnets = slices.Clone(c.Subnets)
 		n.Cluster = &c
 	}
+	if n.IPAM != nil {
+		n.IPAM = &cnm.NetworkIPAM{Driver: n.IPAM.Driver, Options: maps.Clone(n.IPAM.Options)}
+	}
 	n.Options, n.Labels = maps.Clone(n.Options), maps.Clone(n.Labels)
 	n.Revision = 0
 	return n

@@ -113,6 +113,9 @@ func (k *networks) createNetwork(ctx context.Context, d cnm.Driver, r cnm.Networ
 	if n.Scope == cnm.Cluster {
 		n.ConfigFrom = "" // other nodes do not have it
 	}
+	if err := chooseIPAM(d, r, &n); err != nil {
+		return cnm.Network{}, err
+	}
 	pools, err := families(d, r, &n)
 	if err != nil {
 		return cnm.Network{}, err
@@ -134,6 +137,26 @@ func (k *networks) createNetwork(ctx context.Context, d cnm.Driver, r cnm.Networ
 	}
 	k.emit(Event{Kind: cnm.KindNetwork, Action: ActionCreate, ID: n.ID, Name: n.Name})
 	return copyNetwork(n), nil
+}
+
+// chooseIPAM decides who gives the network its subnets and addresses.
+func chooseIPAM(d cnm.Driver, r cnm.NetworkRequest, n *cnm.Network) error {
+	bad := func(reason, remedy string) error {
+		return &cnm.Error{Kind: cnm.ErrInvalid, Field: "IPAM driver", Value: r.IPAM, Reason: reason, Remedy: remedy}
+	}
+	ours := r.IPAM == "" || r.IPAM == cnm.DefaultIPAM
+	switch {
+	case ours && len(r.IPAMOptions) > 0:
+		return bad("options are for the IPAM driver of somebody else", "leave them out, or name the driver")
+	case ours:
+		return nil
+	case n.Scope == cnm.Cluster:
+		return bad("a network of the cluster has its addresses from there", "leave it out")
+	case !d.Capabilities().Addresses:
+		return bad(fmt.Sprintf("networks of driver %s have no addresses", d.Name()), "leave it out")
+	}
+	n.IPAM = &cnm.NetworkIPAM{Driver: r.IPAM, Options: r.IPAMOptions}
+	return nil
 }
 
 // families decides which address families the network has, and completes the

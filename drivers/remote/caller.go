@@ -35,6 +35,8 @@ type Caller struct {
 	locks locks
 	used  atomic.Bool // there is, or was, a network of a plugin
 	wake  chan struct{}
+	// grants is nil where nobody gives addresses.
+	grants *Addresses
 }
 
 // undoTime bounds what a plugin is told while somebody waits for a removal. What it takes longer for, or cannot be
@@ -55,7 +57,11 @@ func New(ctx context.Context, c Config) (*Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.used.Store(len(calls) > 0 || slices.ContainsFunc(networks, k.outside))
+	grants, err := cnm.ListGrants(ctx, c.Store)
+	if err != nil {
+		return nil, err
+	}
+	k.used.Store(len(calls)+len(grants) > 0 || slices.ContainsFunc(networks, k.outside))
 	return k, nil
 }
 
@@ -139,32 +145,39 @@ func (k *Caller) agree(ctx context.Context, m mode, kind cnm.Kind, short string)
 	switch {
 	case err != nil:
 		return err
-	case !s.wanted && s.call.Step == "":
-		return nil
 	case s.wanted && kind == cnm.KindNetwork:
 		return k.makeNetwork(ctx, s)
 	case s.wanted:
 		return k.makeEndpoint(ctx, m, s)
 	}
 	if err = k.undo(ctx, m, kind, s); err != nil && !m.patient {
-		k.cfg.Log.WarnContext(ctx, "a plugin could not be told of a removal; going on with that", "plugin",
-			s.call.Driver, "err", err)
+		k.cfg.Log.WarnContext(ctx, "a plugin could not be told of a removal; going on with that", "about",
+			cnm.CallID(kind, short), "err", err)
 		k.Wake()
 		return nil
 	}
 	return err
 }
 
+// undo takes back what there is of a network or an endpoint that is not wanted.
 func (k *Caller) undo(ctx context.Context, m mode, kind cnm.Kind, s subject) error {
 	if !m.patient {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, undoTime, fmt.Errorf("no answer within %s", undoTime))
 		defer cancel()
 	}
-	if kind == cnm.KindNetwork {
-		return k.removeNetwork(ctx, s)
+	if kind == cnm.KindEndpoint {
+		return k.removeEndpoint(ctx, m, s)
 	}
-	return k.removeEndpoint(ctx, m, s)
+	if s.call.Step != "" {
+		if err := k.removeNetwork(ctx, s); err != nil {
+			return err
+		}
+	}
+	if n := s.network; m.after && n.IPAM != nil && n.Phase == cnm.Deleting {
+		return k.giveBack(ctx, cnm.CallID(cnm.KindNetwork, n.ID))
+	}
+	return nil
 }
 
 // read reads the records about an owner.

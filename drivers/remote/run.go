@@ -75,7 +75,10 @@ func (k *Caller) round(ctx context.Context, converge func(context.Context, plan.
 	for i, o := range owners {
 		g.Go(func() error { errs[i] = converge(ctx, o); return nil })
 	}
-	return errors.Join(g.Wait(), errors.Join(errs...))
+	if err := errors.Join(g.Wait(), errors.Join(errs...)); err != nil || k.grants == nil {
+		return err
+	}
+	return k.orphans(ctx)
 }
 
 // again takes an endpoint back whose link is gone. It is wanted still, so it is made again.

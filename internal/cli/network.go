@@ -26,6 +26,8 @@ func (a networks) networkCommand() *cobra.Command {
 
 type networkCreateFlags struct {
 	driver          string
+	ipam            string
+	ipamOptions     []string
 	subnets         []string
 	gateways        []string
 	ranges          []string
@@ -70,6 +72,8 @@ func (a networks) networkCreate() *cobra.Command {
 	f.BoolVar(&o.ipv4, "ipv4", true, "give endpoints IPv4 addresses")
 	f.BoolVar(&o.ipv6, "ipv6", false, "give endpoints IPv6 addresses")
 	f.BoolVar(&o.internal, "internal", false, "no way out of the network")
+	f.StringVar(&o.ipam, "ipam-driver", "", "plugin that gives subnets and addresses (default: netd itself)")
+	f.StringArrayVar(&o.ipamOptions, "ipam-opt", nil, "option KEY=VALUE of the IPAM plugin")
 	f.StringArrayVarP(&o.options, "opt", "o", nil, "driver option KEY=VALUE")
 	f.StringArrayVar(&o.routes, "route", nil, "route of containers, SUBNET[,via=ADDRESS]; the same as -o routes=")
 	f.StringArrayVar(&o.labels, "label", nil, "label KEY=VALUE")
@@ -82,7 +86,8 @@ func (a networks) networkCreate() *cobra.Command {
 
 func (o *networkCreateFlags) request(name string) (*apiv1.CreateNetworkRequest, error) {
 	r := &apiv1.CreateNetworkRequest{Name: name, Driver: o.driver, Internal: o.internal, Ipv6: o.ipv6,
-		DisableIpv4: !o.ipv4, ConfigOnly: o.configOnly, ConfigFrom: o.configFrom}
+		DisableIpv4: !o.ipv4, ConfigOnly: o.configOnly, ConfigFrom: o.configFrom,
+		IpamDriver: o.ipam}
 	var err error
 	options := o.options
 	if len(o.routes) > 0 {
@@ -92,6 +97,9 @@ func (o *networkCreateFlags) request(name string) (*apiv1.CreateNetworkRequest, 
 		options = append(options, "routes="+strings.Join(o.routes, " "))
 	}
 	if r.Options, err = flagspec.KeyValues("opt", options); err != nil {
+		return nil, err
+	}
+	if r.IpamOptions, err = flagspec.KeyValues("ipam-opt", o.ipamOptions); err != nil {
 		return nil, err
 	}
 	if r.Labels, err = flagspec.KeyValues("label", o.labels); err != nil {

@@ -139,7 +139,7 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	d.rec = reconcile.New(reconcile.Config{Kernel: d.applied(), Source: d.render, Log: d.log, Observer: d.passed})
 	d.ctrl, err = controller.New(ctx, controller.Config{
-		Store: records, IPAM: addresses, Drivers: drivers, Outside: d.remote, Cluster: d.member,
+		Store: records, IPAM: d.remote.Over(addresses), Drivers: drivers, Outside: d.remote, Cluster: d.member,
 		Fabric: fabric{Reconciler: d.rec, remote: d.remote}, HostAddrs: d.kernel.Addresses,
 		DynamicPorts: d.dynamicPorts, Log: d.log, Events: d.recordChanged,
 	})

@@ -195,7 +195,7 @@ func (s *server) requestPool(r request) (any, error) {
 			r.Pool = "fd00:77::/64"
 		}
 	}
-	if _, ok := s.state.Pools[poolID(r.Pool)]; ok {
+	if p, ok := s.state.Pools[poolID(r.Pool)]; ok && len(p.Given) > 0 { // until then it may be asked for again
 		return nil, fmt.Errorf("pool %s is taken", r.Pool)
 	}
 	s.state.Pools[poolID(r.Pool)] = pool{Prefix: r.Pool}

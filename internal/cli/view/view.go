@@ -46,8 +46,9 @@ func (v networkView) Id() string { return v.ID } //nolint:staticcheck // templat
 type configFromView struct{ Network string }
 
 type ipamView struct {
-	Driver string
-	Config []poolView
+	Driver  string
+	Options map[string]string `json:",omitempty"`
+	Config  []poolView
 }
 
 type poolView struct {
@@ -72,6 +73,9 @@ func Network(n *apiv1.Network) networkView {
 		Link: n.GetLink(), ConfigFrom: configFromView{n.GetConfigFrom()}, ConfigOnly: n.GetConfigOnly(),
 		IPAM: ipamView{Driver: "default", Config: []poolView{}}, Containers: map[string]memberView{},
 		Options: OrEmpty(n.GetOptions()), Labels: OrEmpty(n.GetLabels()), Cluster: viewCluster(n),
+	}
+	if driver := n.GetIpamDriver(); driver != "" {
+		v.IPAM.Driver, v.IPAM.Options = driver, n.GetIpamOptions()
 	}
 	for _, p := range n.GetPools() {
 		v.IPAM.Config = append(v.IPAM.Config, poolView{

@@ -254,3 +254,102 @@ func TestALinkOfAPluginThatGoes(t *testing.T) {
 	await.Value(t, "netd and the plugin differ", "", func() string { return differs(n, p) })
 	clean(n, p)
 }
+
+// A plugin gives subnets and addresses, to networks of our own drivers and of plugins.
+func TestAddressesOfAPlugin(t *testing.T) {
+	n, p := withPlugin(t)
+	n.ok("network", "create", "--ipam-driver", "testplugin", "--ipam-opt", "team=blue", "web")
+	matches(t, "RequestPool", p.Last("IpamDriver.RequestPool"), `"AddressSpace":"here".*"Options":\{"team":"blue"\}`)
+	n.ok("network", "create", "-d", "testplugin", "--ipam-driver", "testplugin", "--subnet", "10.7.0.0/24", "--gateway",
+		"10.7.0.9", "--aux-address", "r=10.7.0.2", "far")
+	is(t, "what the plugin has given", strings.Join(pools(p), "\n"),
+		"pool 10.7.0.0/24 10.7.0.9 10.7.0.2\npool 10.77.0.0/24 10.77.0.1")
+	is(t, "inspect", n.ok("network", "inspect", "-f", "{{.IPAM.Driver}} {{.IPAM.Options.team}} "+
+		"{{range .IPAM.Config}}{{.Subnet}} {{.Gateway}}{{end}}", "web"), "testplugin blue 10.77.0.0/24 10.77.0.1")
+	n.ok("run", "-d", "--name", "a", "--network", "web", "bb", "sleep", "1000")
+	n.ok("run", "-d", "--name", "b", "--network", "web", "--ip", "10.77.0.50", "bb", "sleep", "1000")
+	n.ok("exec", "a", "ping", "-c1", "-W5", "10.77.0.50")
+	n.ok("run", "--rm", "--network", "far", "bb", "ping", "-c1", "-W5", "10.7.0.9")
+	is(t, "with containers", strings.Join(pools(p), "\n"),
+		"pool 10.7.0.0/24 10.7.0.9 10.7.0.2\npool 10.77.0.0/24 10.77.0.1 10.77.0.2 10.77.0.50")
+	n.refuses(
+		refusal{"run --rm --network web --ip 10.77.0.50 bb true", 125, `address "10.77.0.50".*is taken`},
+		refusal{"run --rm --network web --ip 10.78.0.50 bb true", 125, `"10.78.0.50": not in the subnet`},
+		refusal{"network create --ipam-driver testplugin --subnet 10.77.0.0/24 x", 1,
+			`subnet "10.77.0.0/24".*is taken`},
+		refusal{"network create --ipam-driver nope x", 1,
+			`IPAM driver "nope": no such plugin: looked for nope.sock in`},
+		refusal{"network create --ipam-opt a=b x", 1, `name the driver`},
+		refusal{"network create --ipam-driver testplugin --subnet /24 x", 1, `give the whole subnet`},
+	)
+	n.restart()
+	n.ok("exec", "a", "ping", "-c1", "-W5", "10.77.0.50")
+	n.ok("stop", "-t", "0", "b")
+	n.ok("run", "--rm", "--network", "web", "--ip", "10.77.0.50", "bb", "true")
+	n.ok("start", "b")
+	is(t, "its address again", n.inside("b")("ip -o -4 addr show eth0 | grep -o '10[.0-9]*/24'"), "10.77.0.50/24\n")
+	n.ok("rm", "-f", "a", "b")
+	is(t, "without containers", strings.Join(pools(p), "\n"),
+		"pool 10.7.0.0/24 10.7.0.9 10.7.0.2\npool 10.77.0.0/24 10.77.0.1")
+	n.ok("network", "rm", "web", "far")
+	is(t, "without networks", p.Made(), "")
+	clean(n, p)
+}
+
+// pools are the plugin's pools with what it has given of them.
+func pools(p *plugintest.Process) []string {
+	return slices.DeleteFunc(strings.Split(p.Made(), "\n"),
+		func(s string) bool { return !strings.HasPrefix(s, "pool") })
+}
+
+// What an IPAM plugin answers is checked, and neither a lie nor the death of either side leaves anything behind.
+func TestHostileAddresses(t *testing.T) {
+	n, p := withPlugin(t)
+	create := "network create --ipam-driver testplugin web"
+	try := func(command string, code int, method string, f plugintest.Fault, words string) {
+		t.Helper()
+		before := p.Made()
+		f.Method, f.Times = "IpamDriver."+method, 1
+		p.Behave(f)
+		n.refuses(refusal{command, code, words})
+		await.Value(t, method+" "+f.How+f.Answer+": what the plugin has", before, p.Made)
+	}
+	for how, words := range map[string]string{plugintest.Hang: "no answer within 2s",
+		plugintest.Garbage: "no JSON object", plugintest.Refuse: "not today", plugintest.Huge: "longer than"} {
+		for _, method := range []string{"GetDefaultAddressSpaces", "RequestPool", "RequestAddress"} {
+			try(create, 1, method, plugintest.Fault{How: how}, words)
+		}
+	}
+	for answer, words := range map[string]string{
+		`{"PoolID": "x", "Pool": "10.0.0.1/8"}`:                                                         "no subnet",
+		`{"PoolID": "", "Pool": "10.0.0.0/8"}`:                                                          "PoolID",
+		`{"PoolID": "x", "Pool": "fd00::/64"}`:                                                          "other family",
+		`{"PoolID": "x", "Pool": "127.0.0.0/8", "Data": {"com.docker.network.gateway": "127.0.0.1"}}`:   "loopback",
+		`{"PoolID": "x", "Pool": "10.0.0.0/24", "Data": {"com.docker.network.gateway": "10.1.0.1/24"}}`: "the gateway",
+	} {
+		try(create, 1, "RequestPool", plugintest.Fault{How: plugintest.Answer, Answer: answer}, words)
+	}
+	try(create, 1, "GetCapabilities", plugintest.Fault{How: plugintest.Answer, Answer: `{"RequiresMACAddress": true}`},
+		"hardware address")
+	n.ok(strings.Fields(create)...)
+	run := "run --rm --network web bb true"
+	for answer, words := range map[string]string{
+		`{"Address": "10.78.0.5/24"}`: "none of pool", `{"Address": ""}`: "none of pool",
+		`{"Address": "10.77.0.1/24"}`: "taken by the gateway", `{"Address": "10.77.0.255"}`: "broadcast",
+	} {
+		try(run, 125, "RequestAddress", plugintest.Fault{How: plugintest.Answer, Answer: answer}, words)
+	}
+	p.Behave(plugintest.Fault{Method: "IpamDriver.RequestAddress", How: plugintest.HangAfter, Times: 1})
+	before := strings.Count(p.Calls(), "RequestAddress")
+	s := n.session(nil, "run", "-d", "--network", "web", "--ip", "10.77.0.60", "bb", "sleep", "1000")
+	n.eventually("netd asks", func() bool { return strings.Count(p.Calls(), "RequestAddress") > before })
+	n.restart()
+	await.From(t, "net ends", s.code)
+	await.Value(t, "what the plugin has", "pool 10.77.0.0/24 10.77.0.1", p.Made)
+	n.ok("run", "-d", "--name", "c", "--network", "web", "bb", "sleep", "1000")
+	p.Kill()
+	n.ok("rm", "-f", "c")
+	n.ok("network", "rm", "web")
+	p.Start()
+	clean(n, p)
+}
