@@ -70,8 +70,11 @@ type Peer struct {
 	MAC  plan.MAC `json:"mac,omitzero"`
 	MAC6 plan.MAC `json:"mac6,omitzero"` // of a lease: that of the VXLAN device on the IPv6 underlay
 	// of a lease: the way its holder wants to be reached: vxlan, udp, host-gw
-	Backend  string `json:"backend,omitempty"`
-	Revision uint64 `json:"-"`
+	Backend string `json:"backend,omitempty"`
+	// of an endpoint: what it is called on the network, in lower case, and what it serves
+	Names    []string        `json:"names,omitempty"`
+	Ports    []plan.NamePort `json:"ports,omitempty"`
+	Revision uint64          `json:"-"`
 }
 
 // PeerDriver is a [Driver] of cluster networks.

@@ -94,6 +94,7 @@ type Sandbox struct {
 	Host      bool              `json:"host,omitempty"`
 	Container string            `json:"container,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
+	DNS       []netip.Addr      `json:"dns,omitempty"` // servers that it asks, from inside; none: the host's
 	Phase     Phase             `json:"phase"`
 	Revision  uint64            `json:"-"`
 }
@@ -111,6 +112,9 @@ type Endpoint struct {
 	MAC     plan.MAC       `json:"mac"`
 	Addrs   []netip.Prefix `json:"addrs,omitempty"` // with the subnet's length, IPv4 first
 	Ports   []PortMapping  `json:"ports,omitempty"`
+	// ports that it serves, published or not; for name resolution
+	Serves   []plan.NamePort `json:"serves,omitempty"`
+	Hostname string          `json:"hostname,omitempty"` // what its container calls itself, where somebody chose that
 	// gateway priority, -1000…1000: the highest provides the default route
 	GwPriority int `json:"priority,omitempty"`
 	// addresses of the host that what leaves it for the outside carries, at most one a family; without: the network's

@@ -29,6 +29,9 @@ const FabricOwner plan.Owner = "fabric"
 // NetworkOwner is the owner of what a network's endpoints share.
 func NetworkOwner(id string) plan.Owner { return plan.Owner("network/" + Short(id)) }
 
+// NamesOwner is the owner of the name servers at a network's gateways. It belongs to no record of its own.
+func NamesOwner(network string) plan.Owner { return plan.Owner("names/" + Short(network)) }
+
 // SandboxOwner is the owner of a sandbox's namespace.
 func SandboxOwner(id string) plan.Owner { return plan.Owner("sandbox/" + Short(id)) }
 

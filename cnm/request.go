@@ -47,6 +47,9 @@ type AttachRequest struct {
 	LinkOptions
 	// addresses of the host that what leaves it for the outside carries, at most one a family
 	Outbound []netip.Addr `json:"outbound,omitempty"`
+	// ports that it serves beside those published, for name resolution
+	Serves   []plan.NamePort `json:"-"`
+	Hostname string          `json:"-"` // what its container calls itself, where somebody chose that
 }
 
 // Check refuses what cannot be right, whatever the state.
@@ -104,4 +107,5 @@ type SandboxRequest struct {
 	Host      bool            // the fabric's own namespace; the same as attaching to network host alone
 	Attach    []AttachRequest // network host or none stands alone
 	Ports     []PortMapping   // published on the endpoint that provides the default route
+	DNS       []netip.Addr    // servers that it asks for names that are none of ours; none: the host's
 }

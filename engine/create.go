@@ -168,6 +168,7 @@ func cloneSpec(s Spec) Spec {
 	s.Networks, s.Ports, s.Mounts = slices.Clone(s.Networks), slices.Clone(s.Ports), slices.Clone(s.Mounts)
 	s.CapAdd, s.CapDrop = slices.Clone(s.CapAdd), slices.Clone(s.CapDrop)
 	s.DNS, s.ExtraHosts, s.Labels = slices.Clone(s.DNS), slices.Clone(s.ExtraHosts), maps.Clone(s.Labels)
+	s.DNSSearch, s.DNSOptions, s.Expose = slices.Clone(s.DNSSearch), slices.Clone(s.DNSOptions), slices.Clone(s.Expose)
 	s.Sysctls = maps.Clone(s.Sysctls)
 	return s
 }
@@ -210,7 +211,7 @@ func (e *creator) check(s *Spec, img image.Image) error {
 		return err
 	}
 	return errors.Join(checkLimits(*s), checkNetworks(s), checkSysctls(*s), checkMounts(s.Mounts),
-		checkExtraHosts(s.ExtraHosts))
+		checkExtraHosts(s.ExtraHosts), checkDNS(*s))
 }
 
 func validHostname(name string) bool {
@@ -273,6 +274,9 @@ func checkNetworks(s *Spec) error {
 		return invalid("hostname", s.Hostname, "it is that of the container whose network is shared", "leave it out")
 	case strings.HasPrefix(alone, joinPrefix) && len(s.DNS) > 0:
 		return invalid("dns", s.DNS[0].String(), "it is up to the container whose network is shared", "set it there")
+	case strings.HasPrefix(alone, joinPrefix) && len(s.DNSSearch)+len(s.DNSOptions) > 0:
+		return invalid("dns-search", strings.Join(append(s.DNSSearch, s.DNSOptions...), " "),
+			"it is up to the container whose network is shared", "set it there")
 	case strings.HasPrefix(alone, joinPrefix) && len(s.ExtraHosts) > 0:
 		return invalid("add-host", s.ExtraHosts[0], "it is up to the container whose network is shared", "set it there")
 	case alone == joinPrefix:
@@ -345,15 +349,15 @@ func (e *creator) withoutNames(s Spec) string {
 	if alone := s.Networks[0].Network; alone == "host" || alone == "none" || joinedContainer(s) != "" {
 		return ""
 	}
-	_, servers, err := e.resolvConf(s.DNS, false)
+	_, servers, err := e.resolvConf(s, false)
 	switch {
 	case err != nil:
 		return err.Error()
 	case servers > 0:
 		return ""
 	}
-	return "no name server: " + e.c.Resolv[0] + " of the host names none that a container can reach (one on loopback " +
-		"is the host's alone): names are not looked up; give one with --dns"
+	return "no name server: " + e.c.Resolv[0] + " of the host names none: only names of containers are looked up; " +
+		"give one with --dns"
 }
 
 // arguments are what runs: entrypoint and command of the request, or else the

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vethloom/vethloom/cnm"
@@ -46,7 +47,7 @@ func (e *preparer) files(c *container, rec record, sandbox, netns string, eps []
 		}
 	}
 	name := e.hostname(rec, netns)
-	resolv, _, err := e.resolvConf(rec.Spec.DNS, netns == hostNetNS)
+	resolv, _, err := e.resolvConf(rec.Spec, netns == hostNetNS)
 	if err != nil {
 		return nil, err
 	}
@@ -207,26 +208,47 @@ const (
 	hostResolvedD = "/run/systemd/resolve/resolv.conf"
 )
 
-// resolvConf is the host's, without resolvers that cannot be reached from
-// another network namespace, and with the given ones instead of the host's. It tells how many
-// name servers there are.
-func (e *records) resolvConf(dns []netip.Addr, host bool) (out []byte, servers int, err error) {
-	for i, path := range e.c.Resolv {
-		text, err := readOptional(path)
-		if err != nil {
+// resolverAddr is where a sandbox asks for names.
+const resolverAddr = "127.0.0.11"
+
+// resolvConf is what a container asks for names by: the resolver of its sandbox, with the host's search domains and
+// options where it has none of its own; on the host's network what the host has. It tells how many servers there are
+// that the resolver can ask.
+func (e *records) resolvConf(s Spec, host bool) (out []byte, servers int, err error) {
+	var text []byte
+	var given resolv
+	for _, path := range e.c.Resolv {
+		if text, err = readOptional(path); err != nil {
 			return nil, 0, fmt.Errorf("learn the host's name servers: %w", err)
 		}
-		if host && len(dns) == 0 {
-			return text, 0, nil
-		}
-		if some, n := filterResolv(text, dns); n > 0 || i == 0 {
-			out, servers = some, n
-		}
-		if servers > 0 {
+		if given = parseResolv(text); len(given.servers) > 0 {
 			break
 		}
 	}
-	return out, servers, nil
+	if len(s.DNS) > 0 {
+		given.servers = nil
+		for _, a := range s.DNS {
+			given.servers = append(given.servers, a.String())
+		}
+	}
+	if len(s.DNSSearch) > 0 {
+		given.search = slices.DeleteFunc(slices.Clone(s.DNSSearch), func(d string) bool { return d == "." })
+	}
+	given.options = append(given.options, s.DNSOptions...)
+	servers = len(given.servers)
+	if host && len(s.DNS)+len(s.DNSSearch)+len(s.DNSOptions) == 0 {
+		return text, servers, nil
+	}
+	if !host {
+		given.servers = []string{resolverAddr}
+		// A name without a dot is asked for as it is first: with a search domain it would go to strangers.
+		if !slices.ContainsFunc(s.DNSOptions, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
+			given.options = append(slices.DeleteFunc(given.options, func(o string) bool {
+				return strings.HasPrefix(o, "ndots:")
+			}), "ndots:0")
+		}
+	}
+	return given.text(), servers, nil
 }
 
 func readOptional(path string) ([]byte, error) {
@@ -237,28 +259,57 @@ func readOptional(path string) ([]byte, error) {
 	return b, err
 }
 
-func filterResolv(text []byte, dns []netip.Addr) (out []byte, servers int) {
-	for _, a := range dns {
-		out = fmt.Appendf(out, "nameserver %s\n", a)
-	}
-	servers = len(dns)
+// resolv is what resolv.conf(5) says.
+type resolv struct{ servers, search, options []string }
+
+func parseResolv(text []byte) resolv {
+	var r resolv
 	for line := range bytes.Lines(text) {
 		fields := strings.Fields(string(line))
-		switch {
-		case len(fields) == 0 || fields[0][0] == '#' || fields[0][0] == ';':
+		if len(fields) < 2 {
 			continue
-		case fields[0] == "nameserver":
-			if len(dns) > 0 || len(fields) < 2 {
-				continue
-			}
-			a, err := netip.ParseAddr(fields[1])
-			if err != nil || a.Unmap().IsLoopback() || a.Zone() != "" {
-				continue
-			}
-			servers++
 		}
-		out = append(out, strings.Join(fields, " ")...)
-		out = append(out, '\n')
+		switch fields[0] {
+		case "nameserver":
+			if _, err := netip.ParseAddr(fields[1]); err == nil {
+				r.servers = append(r.servers, fields[1])
+			}
+		case "search", "domain": // the last one counts
+			r.search = fields[1:]
+		case "options":
+			r.options = append(r.options, fields[1:]...)
+		}
 	}
-	return out, servers
+	return r
+}
+
+func (r resolv) text() []byte {
+	var b []byte
+	for _, s := range r.servers {
+		b = fmt.Appendf(b, "nameserver %s\n", s)
+	}
+	for _, x := range []struct {
+		word   string
+		values []string
+	}{{"search", r.search}, {"options", r.options}} {
+		if len(x.values) > 0 {
+			b = fmt.Appendf(b, "%s %s\n", x.word, strings.Join(x.values, " "))
+		}
+	}
+	return b
+}
+
+// checkDNS refuses what would not be one word of resolv.conf.
+func checkDNS(s Spec) error {
+	for _, d := range s.DNSSearch {
+		if d != "." && !cnm.IsDNSName(strings.TrimSuffix(d, ".")) {
+			return invalid("dns-search", d, "not a domain", "give a domain such as corp.example, or . for none")
+		}
+	}
+	for _, o := range s.DNSOptions {
+		if o == "" || strings.ContainsFunc(o, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return invalid("dns-option", o, "not one word", "give an option of resolv.conf(5) such as ndots:1")
+		}
+	}
+	return nil
 }

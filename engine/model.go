@@ -7,6 +7,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/shim"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Options are the part of a [Spec] that net-shim does as asked.
@@ -33,12 +34,16 @@ type Spec struct {
 	CapAdd     []string            `json:"capAdd,omitempty"`
 	CapDrop    []string            `json:"capDrop,omitempty"`
 	// "" or "host": none of its own; "auto": a private user namespace
-	UserNS      string            `json:"userNS,omitempty"`
-	StopSignal  string            `json:"stopSignal,omitempty"`
-	StopTimeout time.Duration     `json:"stopTimeout,omitempty"` // 0: 10 s
-	DNS         []netip.Addr      `json:"dns,omitempty"`
-	ExtraHosts  []string          `json:"extraHosts,omitempty"` // name:address
-	Labels      map[string]string `json:"labels,omitempty"`
+	UserNS      string        `json:"userNS,omitempty"`
+	StopSignal  string        `json:"stopSignal,omitempty"`
+	StopTimeout time.Duration `json:"stopTimeout,omitempty"` // 0: 10 s
+	// servers that it asks for names that are none of ours, from inside; none: the host's
+	DNS        []netip.Addr      `json:"dns,omitempty"`
+	DNSSearch  []string          `json:"dnsSearch,omitempty"`  // "." alone: none, not the host's either
+	DNSOptions []string          `json:"dnsOptions,omitempty"` // of resolv.conf(5)
+	Expose     []plan.NamePort   `json:"expose,omitempty"`     // ports it serves, beside those of its image
+	ExtraHosts []string          `json:"extraHosts,omitempty"` // name:address
+	Labels     map[string]string `json:"labels,omitempty"`
 }
 
 // Mount is a bind mount of a host path, or of a named volume.

@@ -7,9 +7,12 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // joinPrefix begins a network request for the sandbox of another container.
@@ -68,8 +71,8 @@ func joinedContainer(s Spec) string {
 
 // enter makes the container's sandbox, or takes part in one that is in use. It
 // returns the endpoints of a sandbox it made.
-func (e *sandboxes) enter(ctx context.Context, c *container, rec record) (netns, id string, eps []cnm.Endpoint,
-	err error) {
+func (e *sandboxes) enter(ctx context.Context, c *container, rec record, img image.Image) (netns, id string,
+	eps []cnm.Endpoint, err error) {
 	id = c.id
 	other := joinedContainer(rec.Spec)
 	if other != "" {
@@ -96,7 +99,8 @@ func (e *sandboxes) enter(ctx context.Context, c *container, rec record) (netns,
 			ports = nil // disconnected from all: they wait for a network
 		}
 		made, endpoints, err := e.c.Networks.CreateSandbox(ctx, cnm.SandboxRequest{
-			ID: id, Container: c.id, Name: rec.Spec.Name, Attach: e.again(ctx, rec), Ports: ports,
+			ID: id, Container: c.id, Name: rec.Spec.Name, Attach: e.again(ctx, rec, img), Ports: ports,
+			DNS: rec.Spec.DNS,
 		})
 		if err != nil {
 			return "", "", nil, err
@@ -122,14 +126,33 @@ func (e *sandboxes) pathOf(s cnm.Sandbox) string {
 
 // again are the networks that a container is to join, with the addresses that it had on them the last time: what
 // others know it by, and what their caches hold, stays right.
-func (e *sandboxes) again(ctx context.Context, rec record) []cnm.AttachRequest {
+func (e *sandboxes) again(ctx context.Context, rec record, img image.Image) []cnm.AttachRequest {
 	joins := slices.Clone(rec.Spec.Networks)
 	for i, j := range joins {
 		if n, err := e.c.Networks.Network(ctx, j.Network); err == nil {
 			joins[i].Before = rec.Addrs[n.ID]
 		}
+		joins[i].Serves, joins[i].Hostname = serves(rec.Spec, img), rec.Spec.Hostname
 	}
 	return joins
+}
+
+// serves are the ports that a container says it serves: those of its image, and its own.
+func serves(s Spec, img image.Image) []plan.NamePort {
+	out := slices.Clone(s.Expose)
+	for _, text := range slices.Sorted(maps.Keys(img.Config.ExposedPorts)) {
+		number, proto, _ := strings.Cut(text, "/")
+		port, err := strconv.ParseUint(number, 10, 16)
+		if proto == "" {
+			proto = string(plan.TCP)
+		}
+		p := plan.NamePort{Proto: plan.L4(proto), Port: uint16(port)}
+		known := p.Proto == plan.TCP || p.Proto == plan.UDP || p.Proto == plan.SCTP
+		if err == nil && port > 0 && known && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // withAddrs are a container's addresses by network with those of further endpoints.

@@ -145,7 +145,7 @@ func (l *launch) prepare(ctx context.Context, img image.Image) error {
 	var binds []shim.Bind
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		l.netns, l.sandbox, l.eps, err = l.e.enter(gctx, l.c, l.rec)
+		l.netns, l.sandbox, l.eps, err = l.e.enter(gctx, l.c, l.rec, img)
 		return err
 	})
 	g.Go(func() (err error) {

@@ -46,6 +46,7 @@ type Client struct {
 	Networks   apiv1.NetworksClient
 	Nodes      apiv1.NodesClient
 	Leases     apiv1.LeasesClient
+	Names      apiv1.NamesClient
 	Sandboxes  apiv1.SandboxesClient
 	Containers apiv1.ContainersClient
 	Images     apiv1.ImagesClient
@@ -116,9 +117,9 @@ func Dial(ctx context.Context, host string, o Options) (*Client, error) {
 		return nil, dialError(ctx, path, o.Timeout, err)
 	}
 	return &Client{
-		Networks:   apiv1.NewNetworksClient(conn),
-		Nodes:      apiv1.NewNodesClient(conn),
-		Leases:     apiv1.NewLeasesClient(conn),
+		Networks: apiv1.NewNetworksClient(conn),
+		Nodes:    apiv1.NewNodesClient(conn),
+		Leases:   apiv1.NewLeasesClient(conn), Names: apiv1.NewNamesClient(conn),
 		Sandboxes:  apiv1.NewSandboxesClient(conn),
 		Containers: apiv1.NewContainersClient(conn),
 		Images:     apiv1.NewImagesClient(conn),

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -194,8 +195,12 @@ func decodeSpec(s *apiv1.ContainerSpec) (engine.Spec, error) {
 		CapAdd: s.GetCapAdd(), CapDrop: s.GetCapDrop(),
 		UserNS: s.GetUserns(), StopSignal: s.GetStopSignal(), StopTimeout: s.GetStopTimeout().AsDuration(),
 		ExtraHosts: s.GetExtraHosts(), Labels: s.GetLabels(),
+		DNSSearch: s.GetDnsSearch(), DNSOptions: s.GetDnsOptions(),
 	}
 	var err error
+	if out.Expose, err = decodeExposed(s.GetExpose()); err != nil {
+		return out, err
+	}
 	if out.Networks, err = decodeConnects(s.GetNetworks()); err != nil {
 		return out, err
 	}
@@ -211,3 +216,23 @@ func decodeSpec(s *apiv1.ContainerSpec) (engine.Spec, error) {
 	}
 	return out, nil
 }
+
+// decodeExposed reads ports and ranges of them: "80", "80/udp", "8000-8010/tcp".
+func decodeExposed(texts []string) ([]plan.NamePort, error) {
+	var out []plan.NamePort
+	for _, text := range texts {
+		m, err := cnm.ParsePort(text)
+		if err != nil || m.HostPort != 0 || m.HostIP.IsValid() || len(m.From) > 0 || int(m.Count) > maxExposed {
+			return nil, &cnm.Error{Kind: cnm.ErrInvalid, Field: "expose", Value: text, Cause: err,
+				Reason: fmt.Sprintf("not a port or a range of at most %d", maxExposed),
+				Remedy: "write PORT[-PORT][/tcp|udp|sctp]"}
+		}
+		for i := range m.Count {
+			out = append(out, plan.NamePort{Proto: m.Proto, Port: m.Port + i})
+		}
+	}
+	return out, nil
+}
+
+// maxExposed bounds a range of ports that are exposed.
+const maxExposed = 1024

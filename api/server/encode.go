@@ -10,6 +10,7 @@ import (
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/plan"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -144,7 +145,9 @@ func encodeSpec(s engine.Spec) *apiv1.ContainerSpec {
 		Memory: s.Memory, NanoCpus: s.NanoCPUs, PidsLimit: s.PidsLimit, Sysctls: s.Sysctls, CapAdd: s.CapAdd,
 		CapDrop:    s.CapDrop,
 		Privileged: s.Privileged, ReadOnly: s.ReadOnly, Userns: s.UserNS, StopSignal: s.StopSignal,
-		Dns: list(s.DNS, addr), ExtraHosts: s.ExtraHosts, Labels: s.Labels,
+		Dns: list(s.DNS, addr), DnsSearch: s.DNSSearch, DnsOptions: s.DNSOptions,
+		Expose:     list(s.Expose, func(p plan.NamePort) string { return fmt.Sprintf("%d/%s", p.Port, p.Proto) }),
+		ExtraHosts: s.ExtraHosts, Labels: s.Labels,
 	}
 	if s.StopTimeout != 0 {
 		out.StopTimeout = durationpb.New(s.StopTimeout)

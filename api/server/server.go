@@ -31,6 +31,7 @@ type Config struct {
 	Networks   Networks
 	Nodes      Nodes
 	Leases     Leases
+	Names      Names
 	Sandboxes  Sandboxes
 	Containers Containers
 	Images     Images
@@ -98,6 +99,9 @@ func (s *Server) register() {
 	}
 	if s.cfg.Leases != nil {
 		apiv1.RegisterLeasesServer(s.grpc, &leasesService{leases: s.cfg.Leases})
+	}
+	if s.cfg.Names != nil {
+		apiv1.RegisterNamesServer(s.grpc, &namesService{names: s.cfg.Names})
 	}
 	if s.cfg.Sandboxes != nil {
 		apiv1.RegisterSandboxesServer(s.grpc, &sandboxesService{sandboxes: s.cfg.Sandboxes})

@@ -68,7 +68,8 @@ func (s *setup) start(t *testing.T) func() error {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	srv, err := server.New(server.Config{
-		Networks: s.domain, Nodes: s.domain, Leases: s.domain, Sandboxes: s.domain, Containers: s.domain,
+		Networks: s.domain, Nodes: s.domain, Leases: s.domain, Names: s.domain,
+		Sandboxes: s.domain, Containers: s.domain,
 		Images: s.domain, Volumes: s.domain, System: s.domain,
 		Log: log, Metrics: s.reg, Grace: 2 * time.Second,
 	})

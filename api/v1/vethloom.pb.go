@@ -1838,6 +1838,338 @@ func (x *ListSandboxesResponse) GetSandboxes() []*Sandbox {
 	return nil
 }
 
+type LookupNameRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Asker         string                 `protobuf:"bytes,1,opt,name=asker,proto3" json:"asker,omitempty"` // a container or a network
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Type          string                 `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"` // of the records: A, AAAA, PTR, SRV …; empty: A and AAAA, or PTR for an address
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LookupNameRequest) Reset() {
+	*x = LookupNameRequest{}
+	mi := &file_vethloom_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LookupNameRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LookupNameRequest) ProtoMessage() {}
+
+func (x *LookupNameRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LookupNameRequest.ProtoReflect.Descriptor instead.
+func (*LookupNameRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *LookupNameRequest) GetAsker() string {
+	if x != nil {
+		return x.Asker
+	}
+	return ""
+}
+
+func (x *LookupNameRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LookupNameRequest) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+type LookupNameResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Answers       []*NameAnswer          `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LookupNameResponse) Reset() {
+	*x = LookupNameResponse{}
+	mi := &file_vethloom_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LookupNameResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LookupNameResponse) ProtoMessage() {}
+
+func (x *LookupNameResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LookupNameResponse.ProtoReflect.Descriptor instead.
+func (*LookupNameResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *LookupNameResponse) GetAnswers() []*NameAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+type NameAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	Rcode         string                 `protobuf:"bytes,2,opt,name=rcode,proto3" json:"rcode,omitempty"`
+	Records       []string               `protobuf:"bytes,3,rep,name=records,proto3" json:"records,omitempty"` // as in a zone file
+	Steps         []string               `protobuf:"bytes,4,rep,name=steps,proto3" json:"steps,omitempty"`     // why
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameAnswer) Reset() {
+	*x = NameAnswer{}
+	mi := &file_vethloom_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameAnswer) ProtoMessage() {}
+
+func (x *NameAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameAnswer.ProtoReflect.Descriptor instead.
+func (*NameAnswer) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *NameAnswer) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *NameAnswer) GetRcode() string {
+	if x != nil {
+		return x.Rcode
+	}
+	return ""
+}
+
+func (x *NameAnswer) GetRecords() []string {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *NameAnswer) GetSteps() []string {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+type WatchNamesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Askers        []string               `protobuf:"bytes,1,rep,name=askers,proto3" json:"askers,omitempty"` // containers and networks; empty: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchNamesRequest) Reset() {
+	*x = WatchNamesRequest{}
+	mi := &file_vethloom_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchNamesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchNamesRequest) ProtoMessage() {}
+
+func (x *WatchNamesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchNamesRequest.ProtoReflect.Descriptor instead.
+func (*WatchNamesRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *WatchNamesRequest) GetAskers() []string {
+	if x != nil {
+		return x.Askers
+	}
+	return nil
+}
+
+type NameQuery struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	Asker         string                 `protobuf:"bytes,2,opt,name=asker,proto3" json:"asker,omitempty"` // the container's or the network's name
+	Client        string                 `protobuf:"bytes,3,opt,name=client,proto3" json:"client,omitempty"`
+	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Type          string                 `protobuf:"bytes,5,opt,name=type,proto3" json:"type,omitempty"`
+	Rcode         string                 `protobuf:"bytes,6,opt,name=rcode,proto3" json:"rcode,omitempty"`
+	Records       []string               `protobuf:"bytes,7,rep,name=records,proto3" json:"records,omitempty"`
+	Source        string                 `protobuf:"bytes,8,opt,name=source,proto3" json:"source,omitempty"` // names, cache, or the server that was asked
+	Took          *durationpb.Duration   `protobuf:"bytes,9,opt,name=took,proto3" json:"took,omitempty"`
+	Lost          int32                  `protobuf:"varint,10,opt,name=lost,proto3" json:"lost,omitempty"` // questions before this one that are not told
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameQuery) Reset() {
+	*x = NameQuery{}
+	mi := &file_vethloom_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameQuery) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameQuery) ProtoMessage() {}
+
+func (x *NameQuery) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameQuery.ProtoReflect.Descriptor instead.
+func (*NameQuery) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *NameQuery) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *NameQuery) GetAsker() string {
+	if x != nil {
+		return x.Asker
+	}
+	return ""
+}
+
+func (x *NameQuery) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *NameQuery) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NameQuery) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *NameQuery) GetRcode() string {
+	if x != nil {
+		return x.Rcode
+	}
+	return ""
+}
+
+func (x *NameQuery) GetRecords() []string {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *NameQuery) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *NameQuery) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+func (x *NameQuery) GetLost() int32 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
 type Node struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // UUID
@@ -1858,7 +2190,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_vethloom_proto_msgTypes[27]
+	mi := &file_vethloom_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1870,7 +2202,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[27]
+	mi := &file_vethloom_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1883,7 +2215,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{27}
+	return file_vethloom_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Node) GetId() string {
@@ -1980,7 +2312,7 @@ type NodeSubnet struct {
 
 func (x *NodeSubnet) Reset() {
 	*x = NodeSubnet{}
-	mi := &file_vethloom_proto_msgTypes[28]
+	mi := &file_vethloom_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2324,7 @@ func (x *NodeSubnet) String() string {
 func (*NodeSubnet) ProtoMessage() {}
 
 func (x *NodeSubnet) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[28]
+	mi := &file_vethloom_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2337,7 @@ func (x *NodeSubnet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSubnet.ProtoReflect.Descriptor instead.
 func (*NodeSubnet) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{28}
+	return file_vethloom_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NodeSubnet) GetNetwork() string {
@@ -2043,7 +2375,7 @@ type PeerHealth struct {
 
 func (x *PeerHealth) Reset() {
 	*x = PeerHealth{}
-	mi := &file_vethloom_proto_msgTypes[29]
+	mi := &file_vethloom_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2387,7 @@ func (x *PeerHealth) String() string {
 func (*PeerHealth) ProtoMessage() {}
 
 func (x *PeerHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[29]
+	mi := &file_vethloom_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2400,7 @@ func (x *PeerHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerHealth.ProtoReflect.Descriptor instead.
 func (*PeerHealth) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{29}
+	return file_vethloom_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PeerHealth) GetPath() string {
@@ -2164,7 +2496,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_vethloom_proto_msgTypes[30]
+	mi := &file_vethloom_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2176,7 +2508,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[30]
+	mi := &file_vethloom_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2189,7 +2521,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{30}
+	return file_vethloom_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListNodesRequest) GetFilters() []string {
@@ -2208,7 +2540,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_vethloom_proto_msgTypes[31]
+	mi := &file_vethloom_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2220,7 +2552,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[31]
+	mi := &file_vethloom_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2233,7 +2565,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{31}
+	return file_vethloom_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -2252,7 +2584,7 @@ type InspectNodeRequest struct {
 
 func (x *InspectNodeRequest) Reset() {
 	*x = InspectNodeRequest{}
-	mi := &file_vethloom_proto_msgTypes[32]
+	mi := &file_vethloom_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2596,7 @@ func (x *InspectNodeRequest) String() string {
 func (*InspectNodeRequest) ProtoMessage() {}
 
 func (x *InspectNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[32]
+	mi := &file_vethloom_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2609,7 @@ func (x *InspectNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectNodeRequest.ProtoReflect.Descriptor instead.
 func (*InspectNodeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{32}
+	return file_vethloom_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *InspectNodeRequest) GetNode() string {
@@ -2296,7 +2628,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_vethloom_proto_msgTypes[33]
+	mi := &file_vethloom_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2640,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[33]
+	mi := &file_vethloom_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2653,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{33}
+	return file_vethloom_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -2340,7 +2672,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_vethloom_proto_msgTypes[34]
+	mi := &file_vethloom_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2684,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[34]
+	mi := &file_vethloom_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2697,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{34}
+	return file_vethloom_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RemoveNodeResponse) GetId() string {
@@ -2393,7 +2725,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_vethloom_proto_msgTypes[35]
+	mi := &file_vethloom_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2737,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[35]
+	mi := &file_vethloom_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2750,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{35}
+	return file_vethloom_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Lease) GetNetwork() string {
@@ -2500,7 +2832,7 @@ type ListLeasesRequest struct {
 
 func (x *ListLeasesRequest) Reset() {
 	*x = ListLeasesRequest{}
-	mi := &file_vethloom_proto_msgTypes[36]
+	mi := &file_vethloom_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2512,7 +2844,7 @@ func (x *ListLeasesRequest) String() string {
 func (*ListLeasesRequest) ProtoMessage() {}
 
 func (x *ListLeasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[36]
+	mi := &file_vethloom_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2525,7 +2857,7 @@ func (x *ListLeasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeasesRequest.ProtoReflect.Descriptor instead.
 func (*ListLeasesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{36}
+	return file_vethloom_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListLeasesRequest) GetFilters() []string {
@@ -2544,7 +2876,7 @@ type ListLeasesResponse struct {
 
 func (x *ListLeasesResponse) Reset() {
 	*x = ListLeasesResponse{}
-	mi := &file_vethloom_proto_msgTypes[37]
+	mi := &file_vethloom_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2556,7 +2888,7 @@ func (x *ListLeasesResponse) String() string {
 func (*ListLeasesResponse) ProtoMessage() {}
 
 func (x *ListLeasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[37]
+	mi := &file_vethloom_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2569,7 +2901,7 @@ func (x *ListLeasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeasesResponse.ProtoReflect.Descriptor instead.
 func (*ListLeasesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{37}
+	return file_vethloom_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListLeasesResponse) GetLeases() []*Lease {
@@ -2609,13 +2941,16 @@ type ContainerSpec struct {
 	ExtraHosts    []string               `protobuf:"bytes,26,rep,name=extra_hosts,json=extraHosts,proto3" json:"extra_hosts,omitempty"`
 	Labels        map[string]string      `protobuf:"bytes,27,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Sysctls       map[string]string      `protobuf:"bytes,28,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of the container's namespaces, by name with dots
+	DnsSearch     []string               `protobuf:"bytes,29,rep,name=dns_search,json=dnsSearch,proto3" json:"dns_search,omitempty"`                                                      // "." alone: none
+	DnsOptions    []string               `protobuf:"bytes,30,rep,name=dns_options,json=dnsOptions,proto3" json:"dns_options,omitempty"`                                                   // of resolv.conf(5)
+	Expose        []string               `protobuf:"bytes,31,rep,name=expose,proto3" json:"expose,omitempty"`                                                                             // ports that it serves beside those of its image: "80/tcp"
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ContainerSpec) Reset() {
 	*x = ContainerSpec{}
-	mi := &file_vethloom_proto_msgTypes[38]
+	mi := &file_vethloom_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2627,7 +2962,7 @@ func (x *ContainerSpec) String() string {
 func (*ContainerSpec) ProtoMessage() {}
 
 func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[38]
+	mi := &file_vethloom_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2640,7 +2975,7 @@ func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerSpec.ProtoReflect.Descriptor instead.
 func (*ContainerSpec) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{38}
+	return file_vethloom_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ContainerSpec) GetName() string {
@@ -2839,6 +3174,27 @@ func (x *ContainerSpec) GetSysctls() map[string]string {
 	return nil
 }
 
+func (x *ContainerSpec) GetDnsSearch() []string {
+	if x != nil {
+		return x.DnsSearch
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetDnsOptions() []string {
+	if x != nil {
+		return x.DnsOptions
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetExpose() []string {
+	if x != nil {
+		return x.Expose
+	}
+	return nil
+}
+
 type Mount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Source        string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
@@ -2852,7 +3208,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_vethloom_proto_msgTypes[39]
+	mi := &file_vethloom_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +3220,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[39]
+	mi := &file_vethloom_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +3233,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{39}
+	return file_vethloom_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Mount) GetSource() string {
@@ -2924,7 +3280,7 @@ type CreateContainerRequest struct {
 
 func (x *CreateContainerRequest) Reset() {
 	*x = CreateContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[40]
+	mi := &file_vethloom_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3292,7 @@ func (x *CreateContainerRequest) String() string {
 func (*CreateContainerRequest) ProtoMessage() {}
 
 func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[40]
+	mi := &file_vethloom_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3305,7 @@ func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerRequest.ProtoReflect.Descriptor instead.
 func (*CreateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{40}
+	return file_vethloom_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CreateContainerRequest) GetSpec() *ContainerSpec {
@@ -2969,7 +3325,7 @@ type CreateContainerResponse struct {
 
 func (x *CreateContainerResponse) Reset() {
 	*x = CreateContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[41]
+	mi := &file_vethloom_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2981,7 +3337,7 @@ func (x *CreateContainerResponse) String() string {
 func (*CreateContainerResponse) ProtoMessage() {}
 
 func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[41]
+	mi := &file_vethloom_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2994,7 +3350,7 @@ func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerResponse.ProtoReflect.Descriptor instead.
 func (*CreateContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{41}
+	return file_vethloom_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CreateContainerResponse) GetId() string {
@@ -3020,7 +3376,7 @@ type StartContainerRequest struct {
 
 func (x *StartContainerRequest) Reset() {
 	*x = StartContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[42]
+	mi := &file_vethloom_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3032,7 +3388,7 @@ func (x *StartContainerRequest) String() string {
 func (*StartContainerRequest) ProtoMessage() {}
 
 func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[42]
+	mi := &file_vethloom_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3045,7 +3401,7 @@ func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerRequest.ProtoReflect.Descriptor instead.
 func (*StartContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{42}
+	return file_vethloom_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *StartContainerRequest) GetContainer() string {
@@ -3063,7 +3419,7 @@ type StartContainerResponse struct {
 
 func (x *StartContainerResponse) Reset() {
 	*x = StartContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[43]
+	mi := &file_vethloom_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3075,7 +3431,7 @@ func (x *StartContainerResponse) String() string {
 func (*StartContainerResponse) ProtoMessage() {}
 
 func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[43]
+	mi := &file_vethloom_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3088,7 +3444,7 @@ func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerResponse.ProtoReflect.Descriptor instead.
 func (*StartContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{43}
+	return file_vethloom_proto_rawDescGZIP(), []int{48}
 }
 
 type AttachRequest struct {
@@ -3107,7 +3463,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_vethloom_proto_msgTypes[44]
+	mi := &file_vethloom_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3475,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[44]
+	mi := &file_vethloom_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3132,7 +3488,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{44}
+	return file_vethloom_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AttachRequest) GetMessage() isAttachRequest_Message {
@@ -3233,7 +3589,7 @@ type AttachOptions struct {
 
 func (x *AttachOptions) Reset() {
 	*x = AttachOptions{}
-	mi := &file_vethloom_proto_msgTypes[45]
+	mi := &file_vethloom_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3245,7 +3601,7 @@ func (x *AttachOptions) String() string {
 func (*AttachOptions) ProtoMessage() {}
 
 func (x *AttachOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[45]
+	mi := &file_vethloom_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3258,7 +3614,7 @@ func (x *AttachOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachOptions.ProtoReflect.Descriptor instead.
 func (*AttachOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{45}
+	return file_vethloom_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *AttachOptions) GetContainer() string {
@@ -3305,7 +3661,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_vethloom_proto_msgTypes[46]
+	mi := &file_vethloom_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3317,7 +3673,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[46]
+	mi := &file_vethloom_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3330,7 +3686,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{46}
+	return file_vethloom_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ExecRequest) GetMessage() isExecRequest_Message {
@@ -3438,7 +3794,7 @@ type ExecOptions struct {
 
 func (x *ExecOptions) Reset() {
 	*x = ExecOptions{}
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3450,7 +3806,7 @@ func (x *ExecOptions) String() string {
 func (*ExecOptions) ProtoMessage() {}
 
 func (x *ExecOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3463,7 +3819,7 @@ func (x *ExecOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOptions.ProtoReflect.Descriptor instead.
 func (*ExecOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{47}
+	return file_vethloom_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ExecOptions) GetContainer() string {
@@ -3555,7 +3911,7 @@ type ExecResume struct {
 
 func (x *ExecResume) Reset() {
 	*x = ExecResume{}
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3567,7 +3923,7 @@ func (x *ExecResume) String() string {
 func (*ExecResume) ProtoMessage() {}
 
 func (x *ExecResume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3580,7 +3936,7 @@ func (x *ExecResume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResume.ProtoReflect.Descriptor instead.
 func (*ExecResume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{48}
+	return file_vethloom_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ExecResume) GetId() string {
@@ -3614,7 +3970,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3626,7 +3982,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3639,7 +3995,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{49}
+	return file_vethloom_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -3671,7 +4027,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3683,7 +4039,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3696,7 +4052,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{50}
+	return file_vethloom_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *AttachResponse) GetMessage() isAttachResponse_Message {
@@ -3782,7 +4138,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3794,7 +4150,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3807,7 +4163,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{51}
+	return file_vethloom_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Started) GetId() string {
@@ -3850,7 +4206,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3862,7 +4218,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3875,7 +4231,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{52}
+	return file_vethloom_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ExitStatus) GetCode() int32 {
@@ -3919,7 +4275,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3931,7 +4287,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3944,7 +4300,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{53}
+	return file_vethloom_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *LogsRequest) GetContainer() string {
@@ -3993,7 +4349,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4005,7 +4361,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4018,7 +4374,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{54}
+	return file_vethloom_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LogsResponse) GetTime() *timestamppb.Timestamp {
@@ -4052,7 +4408,7 @@ type ListContainersRequest struct {
 
 func (x *ListContainersRequest) Reset() {
 	*x = ListContainersRequest{}
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4064,7 +4420,7 @@ func (x *ListContainersRequest) String() string {
 func (*ListContainersRequest) ProtoMessage() {}
 
 func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4077,7 +4433,7 @@ func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersRequest.ProtoReflect.Descriptor instead.
 func (*ListContainersRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{55}
+	return file_vethloom_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListContainersRequest) GetAll() bool {
@@ -4103,7 +4459,7 @@ type ListContainersResponse struct {
 
 func (x *ListContainersResponse) Reset() {
 	*x = ListContainersResponse{}
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4115,7 +4471,7 @@ func (x *ListContainersResponse) String() string {
 func (*ListContainersResponse) ProtoMessage() {}
 
 func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4128,7 +4484,7 @@ func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersResponse.ProtoReflect.Descriptor instead.
 func (*ListContainersResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{56}
+	return file_vethloom_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListContainersResponse) GetContainers() []*Container {
@@ -4147,7 +4503,7 @@ type InspectContainerRequest struct {
 
 func (x *InspectContainerRequest) Reset() {
 	*x = InspectContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4159,7 +4515,7 @@ func (x *InspectContainerRequest) String() string {
 func (*InspectContainerRequest) ProtoMessage() {}
 
 func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4172,7 +4528,7 @@ func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectContainerRequest.ProtoReflect.Descriptor instead.
 func (*InspectContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{57}
+	return file_vethloom_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *InspectContainerRequest) GetContainer() string {
@@ -4206,7 +4562,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4218,7 +4574,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4231,7 +4587,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{58}
+	return file_vethloom_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Container) GetId() string {
@@ -4356,7 +4712,7 @@ type StopContainerRequest struct {
 
 func (x *StopContainerRequest) Reset() {
 	*x = StopContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4368,7 +4724,7 @@ func (x *StopContainerRequest) String() string {
 func (*StopContainerRequest) ProtoMessage() {}
 
 func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4381,7 +4737,7 @@ func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerRequest.ProtoReflect.Descriptor instead.
 func (*StopContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{59}
+	return file_vethloom_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *StopContainerRequest) GetContainer() string {
@@ -4406,7 +4762,7 @@ type StopContainerResponse struct {
 
 func (x *StopContainerResponse) Reset() {
 	*x = StopContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4418,7 +4774,7 @@ func (x *StopContainerResponse) String() string {
 func (*StopContainerResponse) ProtoMessage() {}
 
 func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4431,7 +4787,7 @@ func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerResponse.ProtoReflect.Descriptor instead.
 func (*StopContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{60}
+	return file_vethloom_proto_rawDescGZIP(), []int{65}
 }
 
 type KillContainerRequest struct {
@@ -4444,7 +4800,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4456,7 +4812,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4469,7 +4825,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{61}
+	return file_vethloom_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *KillContainerRequest) GetContainer() string {
@@ -4494,7 +4850,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4506,7 +4862,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4519,7 +4875,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{62}
+	return file_vethloom_proto_rawDescGZIP(), []int{67}
 }
 
 type RemoveContainerRequest struct {
@@ -4533,7 +4889,7 @@ type RemoveContainerRequest struct {
 
 func (x *RemoveContainerRequest) Reset() {
 	*x = RemoveContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4545,7 +4901,7 @@ func (x *RemoveContainerRequest) String() string {
 func (*RemoveContainerRequest) ProtoMessage() {}
 
 func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4558,7 +4914,7 @@ func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{63}
+	return file_vethloom_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RemoveContainerRequest) GetContainer() string {
@@ -4591,7 +4947,7 @@ type RemoveContainerResponse struct {
 
 func (x *RemoveContainerResponse) Reset() {
 	*x = RemoveContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4603,7 +4959,7 @@ func (x *RemoveContainerResponse) String() string {
 func (*RemoveContainerResponse) ProtoMessage() {}
 
 func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4616,7 +4972,7 @@ func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerResponse.ProtoReflect.Descriptor instead.
 func (*RemoveContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{64}
+	return file_vethloom_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RemoveContainerResponse) GetId() string {
@@ -4635,7 +4991,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4647,7 +5003,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4660,7 +5016,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{65}
+	return file_vethloom_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *WaitContainerRequest) GetContainer() string {
@@ -4682,7 +5038,7 @@ type ChangePortsRequest struct {
 
 func (x *ChangePortsRequest) Reset() {
 	*x = ChangePortsRequest{}
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4694,7 +5050,7 @@ func (x *ChangePortsRequest) String() string {
 func (*ChangePortsRequest) ProtoMessage() {}
 
 func (x *ChangePortsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4707,7 +5063,7 @@ func (x *ChangePortsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePortsRequest.ProtoReflect.Descriptor instead.
 func (*ChangePortsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{66}
+	return file_vethloom_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ChangePortsRequest) GetContainer() string {
@@ -4739,7 +5095,7 @@ type ChangePortsResponse struct {
 
 func (x *ChangePortsResponse) Reset() {
 	*x = ChangePortsResponse{}
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4751,7 +5107,7 @@ func (x *ChangePortsResponse) String() string {
 func (*ChangePortsResponse) ProtoMessage() {}
 
 func (x *ChangePortsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4764,7 +5120,7 @@ func (x *ChangePortsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePortsResponse.ProtoReflect.Descriptor instead.
 func (*ChangePortsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{67}
+	return file_vethloom_proto_rawDescGZIP(), []int{72}
 }
 
 type ImportRequest struct {
@@ -4780,7 +5136,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4792,7 +5148,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4805,7 +5161,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{68}
+	return file_vethloom_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ImportRequest) GetMessage() isImportRequest_Message {
@@ -4860,7 +5216,7 @@ type ImportOptions struct {
 
 func (x *ImportOptions) Reset() {
 	*x = ImportOptions{}
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4872,7 +5228,7 @@ func (x *ImportOptions) String() string {
 func (*ImportOptions) ProtoMessage() {}
 
 func (x *ImportOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4885,7 +5241,7 @@ func (x *ImportOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOptions.ProtoReflect.Descriptor instead.
 func (*ImportOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{69}
+	return file_vethloom_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ImportOptions) GetReference() string {
@@ -4918,7 +5274,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4930,7 +5286,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4943,7 +5299,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{70}
+	return file_vethloom_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ImportResponse) GetId() string {
@@ -4962,7 +5318,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4974,7 +5330,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4987,7 +5343,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{71}
+	return file_vethloom_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *LoadRequest) GetData() []byte {
@@ -5006,7 +5362,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5018,7 +5374,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5031,7 +5387,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{72}
+	return file_vethloom_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *LoadResponse) GetReferences() []string {
@@ -5050,7 +5406,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5062,7 +5418,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5075,7 +5431,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{73}
+	return file_vethloom_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ListImagesRequest) GetFilters() []string {
@@ -5094,7 +5450,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5106,7 +5462,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5119,7 +5475,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{74}
+	return file_vethloom_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -5138,7 +5494,7 @@ type InspectImageRequest struct {
 
 func (x *InspectImageRequest) Reset() {
 	*x = InspectImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5150,7 +5506,7 @@ func (x *InspectImageRequest) String() string {
 func (*InspectImageRequest) ProtoMessage() {}
 
 func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5163,7 +5519,7 @@ func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageRequest.ProtoReflect.Descriptor instead.
 func (*InspectImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{75}
+	return file_vethloom_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *InspectImageRequest) GetImage() string {
@@ -5196,7 +5552,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5208,7 +5564,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5221,7 +5577,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{76}
+	return file_vethloom_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *Image) GetId() string {
@@ -5339,7 +5695,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5351,7 +5707,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5364,7 +5720,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{77}
+	return file_vethloom_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *RemoveImageRequest) GetImage() string {
@@ -5391,7 +5747,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5403,7 +5759,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5416,7 +5772,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{78}
+	return file_vethloom_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *RemoveImageResponse) GetUntagged() []string {
@@ -5443,7 +5799,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5455,7 +5811,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5468,7 +5824,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{79}
+	return file_vethloom_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *TagImageRequest) GetSource() string {
@@ -5493,7 +5849,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5505,7 +5861,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5518,7 +5874,7 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{80}
+	return file_vethloom_proto_rawDescGZIP(), []int{85}
 }
 
 type CreateVolumeRequest struct {
@@ -5531,7 +5887,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5543,7 +5899,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5556,7 +5912,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{81}
+	return file_vethloom_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *CreateVolumeRequest) GetName() string {
@@ -5586,7 +5942,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5598,7 +5954,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5611,7 +5967,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{82}
+	return file_vethloom_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *Volume) GetName() string {
@@ -5658,7 +6014,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5670,7 +6026,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5683,7 +6039,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{83}
+	return file_vethloom_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ListVolumesRequest) GetFilters() []string {
@@ -5702,7 +6058,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5714,7 +6070,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5727,7 +6083,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{84}
+	return file_vethloom_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -5746,7 +6102,7 @@ type InspectVolumeRequest struct {
 
 func (x *InspectVolumeRequest) Reset() {
 	*x = InspectVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5758,7 +6114,7 @@ func (x *InspectVolumeRequest) String() string {
 func (*InspectVolumeRequest) ProtoMessage() {}
 
 func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5771,7 +6127,7 @@ func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectVolumeRequest.ProtoReflect.Descriptor instead.
 func (*InspectVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{85}
+	return file_vethloom_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *InspectVolumeRequest) GetName() string {
@@ -5790,7 +6146,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5802,7 +6158,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5815,7 +6171,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{86}
+	return file_vethloom_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *RemoveVolumeRequest) GetName() string {
@@ -5833,7 +6189,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5845,7 +6201,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5858,7 +6214,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{87}
+	return file_vethloom_proto_rawDescGZIP(), []int{92}
 }
 
 type PruneVolumesRequest struct {
@@ -5870,7 +6226,7 @@ type PruneVolumesRequest struct {
 
 func (x *PruneVolumesRequest) Reset() {
 	*x = PruneVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5882,7 +6238,7 @@ func (x *PruneVolumesRequest) String() string {
 func (*PruneVolumesRequest) ProtoMessage() {}
 
 func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5895,7 +6251,7 @@ func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesRequest.ProtoReflect.Descriptor instead.
 func (*PruneVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{88}
+	return file_vethloom_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *PruneVolumesRequest) GetAll() bool {
@@ -5914,7 +6270,7 @@ type PruneVolumesResponse struct {
 
 func (x *PruneVolumesResponse) Reset() {
 	*x = PruneVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5926,7 +6282,7 @@ func (x *PruneVolumesResponse) String() string {
 func (*PruneVolumesResponse) ProtoMessage() {}
 
 func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5939,7 +6295,7 @@ func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesResponse.ProtoReflect.Descriptor instead.
 func (*PruneVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{89}
+	return file_vethloom_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *PruneVolumesResponse) GetNames() []string {
@@ -5957,7 +6313,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5969,7 +6325,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5982,7 +6338,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{90}
+	return file_vethloom_proto_rawDescGZIP(), []int{95}
 }
 
 type VersionResponse struct {
@@ -5997,7 +6353,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6009,7 +6365,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6022,7 +6378,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{91}
+	return file_vethloom_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -6061,7 +6417,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6073,7 +6429,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6086,7 +6442,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{92}
+	return file_vethloom_proto_rawDescGZIP(), []int{97}
 }
 
 type StatusResponse struct {
@@ -6114,7 +6470,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6126,7 +6482,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6139,7 +6495,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{93}
+	return file_vethloom_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -6280,7 +6636,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6292,7 +6648,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6305,7 +6661,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{94}
+	return file_vethloom_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *ClusterStatus) GetStore() string {
@@ -6397,7 +6753,7 @@ type OwnerError struct {
 
 func (x *OwnerError) Reset() {
 	*x = OwnerError{}
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6409,7 +6765,7 @@ func (x *OwnerError) String() string {
 func (*OwnerError) ProtoMessage() {}
 
 func (x *OwnerError) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6422,7 +6778,7 @@ func (x *OwnerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerError.ProtoReflect.Descriptor instead.
 func (*OwnerError) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{95}
+	return file_vethloom_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *OwnerError) GetOwner() string {
@@ -6461,7 +6817,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_vethloom_proto_msgTypes[96]
+	mi := &file_vethloom_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6473,7 +6829,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[96]
+	mi := &file_vethloom_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6486,7 +6842,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{96}
+	return file_vethloom_proto_rawDescGZIP(), []int{101}
 }
 
 type DiffResponse struct {
@@ -6498,7 +6854,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_vethloom_proto_msgTypes[97]
+	mi := &file_vethloom_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6510,7 +6866,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[97]
+	mi := &file_vethloom_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6523,7 +6879,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{97}
+	return file_vethloom_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *DiffResponse) GetOps() []*Op {
@@ -6547,7 +6903,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_vethloom_proto_msgTypes[98]
+	mi := &file_vethloom_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6559,7 +6915,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[98]
+	mi := &file_vethloom_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6572,7 +6928,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{98}
+	return file_vethloom_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *Op) GetVerb() string {
@@ -6625,7 +6981,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_vethloom_proto_msgTypes[99]
+	mi := &file_vethloom_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6637,7 +6993,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[99]
+	mi := &file_vethloom_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6650,7 +7006,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{99}
+	return file_vethloom_proto_rawDescGZIP(), []int{104}
 }
 
 type DoctorResponse struct {
@@ -6662,7 +7018,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_vethloom_proto_msgTypes[100]
+	mi := &file_vethloom_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6674,7 +7030,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[100]
+	mi := &file_vethloom_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6687,7 +7043,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{100}
+	return file_vethloom_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -6709,7 +7065,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vethloom_proto_msgTypes[101]
+	mi := &file_vethloom_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6721,7 +7077,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[101]
+	mi := &file_vethloom_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6734,7 +7090,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{101}
+	return file_vethloom_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *Finding) GetCheck() string {
@@ -6774,7 +7130,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_vethloom_proto_msgTypes[102]
+	mi := &file_vethloom_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6786,7 +7142,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[102]
+	mi := &file_vethloom_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6799,7 +7155,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{102}
+	return file_vethloom_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *EventsRequest) GetFilters() []string {
@@ -6822,7 +7178,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_vethloom_proto_msgTypes[103]
+	mi := &file_vethloom_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6834,7 +7190,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[103]
+	mi := &file_vethloom_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6847,7 +7203,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{103}
+	return file_vethloom_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -7074,7 +7430,33 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x15RemoveSandboxResponse\"\x16\n" +
 	"\x14ListSandboxesRequest\"K\n" +
 	"\x15ListSandboxesResponse\x122\n" +
-	"\tsandboxes\x18\x01 \x03(\v2\x14.vethloom.v1.SandboxR\tsandboxes\"\x92\x03\n" +
+	"\tsandboxes\x18\x01 \x03(\v2\x14.vethloom.v1.SandboxR\tsandboxes\"Q\n" +
+	"\x11LookupNameRequest\x12\x14\n" +
+	"\x05asker\x18\x01 \x01(\tR\x05asker\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\"G\n" +
+	"\x12LookupNameResponse\x121\n" +
+	"\aanswers\x18\x01 \x03(\v2\x17.vethloom.v1.NameAnswerR\aanswers\"f\n" +
+	"\n" +
+	"NameAnswer\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x14\n" +
+	"\x05rcode\x18\x02 \x01(\tR\x05rcode\x12\x18\n" +
+	"\arecords\x18\x03 \x03(\tR\arecords\x12\x14\n" +
+	"\x05steps\x18\x04 \x03(\tR\x05steps\"+\n" +
+	"\x11WatchNamesRequest\x12\x16\n" +
+	"\x06askers\x18\x01 \x03(\tR\x06askers\"\x9c\x02\n" +
+	"\tNameQuery\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
+	"\x05asker\x18\x02 \x01(\tR\x05asker\x12\x16\n" +
+	"\x06client\x18\x03 \x01(\tR\x06client\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x05 \x01(\tR\x04type\x12\x14\n" +
+	"\x05rcode\x18\x06 \x01(\tR\x05rcode\x12\x18\n" +
+	"\arecords\x18\a \x03(\tR\arecords\x12\x16\n" +
+	"\x06source\x18\b \x01(\tR\x06source\x12-\n" +
+	"\x04took\x18\t \x01(\v2\x19.google.protobuf.DurationR\x04took\x12\x12\n" +
+	"\x04lost\x18\n" +
+	" \x01(\x05R\x04lost\"\x92\x03\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
@@ -7134,7 +7516,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x11ListLeasesRequest\x12\x18\n" +
 	"\afilters\x18\x01 \x03(\tR\afilters\"@\n" +
 	"\x12ListLeasesResponse\x12*\n" +
-	"\x06leases\x18\x01 \x03(\v2\x12.vethloom.v1.LeaseR\x06leases\"\x97\b\n" +
+	"\x06leases\x18\x01 \x03(\v2\x12.vethloom.v1.LeaseR\x06leases\"\xef\b\n" +
 	"\rContainerSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -7172,7 +7554,12 @@ const file_vethloom_proto_rawDesc = "" +
 	"\vextra_hosts\x18\x1a \x03(\tR\n" +
 	"extraHosts\x12>\n" +
 	"\x06labels\x18\x1b \x03(\v2&.vethloom.v1.ContainerSpec.LabelsEntryR\x06labels\x12A\n" +
-	"\asysctls\x18\x1c \x03(\v2'.vethloom.v1.ContainerSpec.SysctlsEntryR\asysctls\x1a9\n" +
+	"\asysctls\x18\x1c \x03(\v2'.vethloom.v1.ContainerSpec.SysctlsEntryR\asysctls\x12\x1d\n" +
+	"\n" +
+	"dns_search\x18\x1d \x03(\tR\tdnsSearch\x12\x1f\n" +
+	"\vdns_options\x18\x1e \x03(\tR\n" +
+	"dnsOptions\x12\x16\n" +
+	"\x06expose\x18\x1f \x03(\tR\x06expose\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
@@ -7501,7 +7888,10 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x05Nodes\x12E\n" +
 	"\x04List\x12\x1d.vethloom.v1.ListNodesRequest\x1a\x1e.vethloom.v1.ListNodesResponse\x12=\n" +
 	"\aInspect\x12\x1f.vethloom.v1.InspectNodeRequest\x1a\x11.vethloom.v1.Node\x12I\n" +
-	"\x06Remove\x12\x1e.vethloom.v1.RemoveNodeRequest\x1a\x1f.vethloom.v1.RemoveNodeResponse2Q\n" +
+	"\x06Remove\x12\x1e.vethloom.v1.RemoveNodeRequest\x1a\x1f.vethloom.v1.RemoveNodeResponse2\x95\x01\n" +
+	"\x05Names\x12I\n" +
+	"\x06Lookup\x12\x1e.vethloom.v1.LookupNameRequest\x1a\x1f.vethloom.v1.LookupNameResponse\x12A\n" +
+	"\x05Watch\x12\x1e.vethloom.v1.WatchNamesRequest\x1a\x16.vethloom.v1.NameQuery0\x012Q\n" +
 	"\x06Leases\x12G\n" +
 	"\x04List\x12\x1e.vethloom.v1.ListLeasesRequest\x1a\x1f.vethloom.v1.ListLeasesResponse2\x9f\a\n" +
 	"\n" +
@@ -7550,7 +7940,7 @@ func file_vethloom_proto_rawDescGZIP() []byte {
 	return file_vethloom_proto_rawDescData
 }
 
-var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 123)
+var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 128)
 var file_vethloom_proto_goTypes = []any{
 	(*Pool)(nil),                    // 0: vethloom.v1.Pool
 	(*CreateNetworkRequest)(nil),    // 1: vethloom.v1.CreateNetworkRequest
@@ -7579,282 +7969,294 @@ var file_vethloom_proto_goTypes = []any{
 	(*RemoveSandboxResponse)(nil),   // 24: vethloom.v1.RemoveSandboxResponse
 	(*ListSandboxesRequest)(nil),    // 25: vethloom.v1.ListSandboxesRequest
 	(*ListSandboxesResponse)(nil),   // 26: vethloom.v1.ListSandboxesResponse
-	(*Node)(nil),                    // 27: vethloom.v1.Node
-	(*NodeSubnet)(nil),              // 28: vethloom.v1.NodeSubnet
-	(*PeerHealth)(nil),              // 29: vethloom.v1.PeerHealth
-	(*ListNodesRequest)(nil),        // 30: vethloom.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),       // 31: vethloom.v1.ListNodesResponse
-	(*InspectNodeRequest)(nil),      // 32: vethloom.v1.InspectNodeRequest
-	(*RemoveNodeRequest)(nil),       // 33: vethloom.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),      // 34: vethloom.v1.RemoveNodeResponse
-	(*Lease)(nil),                   // 35: vethloom.v1.Lease
-	(*ListLeasesRequest)(nil),       // 36: vethloom.v1.ListLeasesRequest
-	(*ListLeasesResponse)(nil),      // 37: vethloom.v1.ListLeasesResponse
-	(*ContainerSpec)(nil),           // 38: vethloom.v1.ContainerSpec
-	(*Mount)(nil),                   // 39: vethloom.v1.Mount
-	(*CreateContainerRequest)(nil),  // 40: vethloom.v1.CreateContainerRequest
-	(*CreateContainerResponse)(nil), // 41: vethloom.v1.CreateContainerResponse
-	(*StartContainerRequest)(nil),   // 42: vethloom.v1.StartContainerRequest
-	(*StartContainerResponse)(nil),  // 43: vethloom.v1.StartContainerResponse
-	(*AttachRequest)(nil),           // 44: vethloom.v1.AttachRequest
-	(*AttachOptions)(nil),           // 45: vethloom.v1.AttachOptions
-	(*ExecRequest)(nil),             // 46: vethloom.v1.ExecRequest
-	(*ExecOptions)(nil),             // 47: vethloom.v1.ExecOptions
-	(*ExecResume)(nil),              // 48: vethloom.v1.ExecResume
-	(*WindowSize)(nil),              // 49: vethloom.v1.WindowSize
-	(*AttachResponse)(nil),          // 50: vethloom.v1.AttachResponse
-	(*Started)(nil),                 // 51: vethloom.v1.Started
-	(*ExitStatus)(nil),              // 52: vethloom.v1.ExitStatus
-	(*LogsRequest)(nil),             // 53: vethloom.v1.LogsRequest
-	(*LogsResponse)(nil),            // 54: vethloom.v1.LogsResponse
-	(*ListContainersRequest)(nil),   // 55: vethloom.v1.ListContainersRequest
-	(*ListContainersResponse)(nil),  // 56: vethloom.v1.ListContainersResponse
-	(*InspectContainerRequest)(nil), // 57: vethloom.v1.InspectContainerRequest
-	(*Container)(nil),               // 58: vethloom.v1.Container
-	(*StopContainerRequest)(nil),    // 59: vethloom.v1.StopContainerRequest
-	(*StopContainerResponse)(nil),   // 60: vethloom.v1.StopContainerResponse
-	(*KillContainerRequest)(nil),    // 61: vethloom.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),   // 62: vethloom.v1.KillContainerResponse
-	(*RemoveContainerRequest)(nil),  // 63: vethloom.v1.RemoveContainerRequest
-	(*RemoveContainerResponse)(nil), // 64: vethloom.v1.RemoveContainerResponse
-	(*WaitContainerRequest)(nil),    // 65: vethloom.v1.WaitContainerRequest
-	(*ChangePortsRequest)(nil),      // 66: vethloom.v1.ChangePortsRequest
-	(*ChangePortsResponse)(nil),     // 67: vethloom.v1.ChangePortsResponse
-	(*ImportRequest)(nil),           // 68: vethloom.v1.ImportRequest
-	(*ImportOptions)(nil),           // 69: vethloom.v1.ImportOptions
-	(*ImportResponse)(nil),          // 70: vethloom.v1.ImportResponse
-	(*LoadRequest)(nil),             // 71: vethloom.v1.LoadRequest
-	(*LoadResponse)(nil),            // 72: vethloom.v1.LoadResponse
-	(*ListImagesRequest)(nil),       // 73: vethloom.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),      // 74: vethloom.v1.ListImagesResponse
-	(*InspectImageRequest)(nil),     // 75: vethloom.v1.InspectImageRequest
-	(*Image)(nil),                   // 76: vethloom.v1.Image
-	(*RemoveImageRequest)(nil),      // 77: vethloom.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),     // 78: vethloom.v1.RemoveImageResponse
-	(*TagImageRequest)(nil),         // 79: vethloom.v1.TagImageRequest
-	(*TagImageResponse)(nil),        // 80: vethloom.v1.TagImageResponse
-	(*CreateVolumeRequest)(nil),     // 81: vethloom.v1.CreateVolumeRequest
-	(*Volume)(nil),                  // 82: vethloom.v1.Volume
-	(*ListVolumesRequest)(nil),      // 83: vethloom.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),     // 84: vethloom.v1.ListVolumesResponse
-	(*InspectVolumeRequest)(nil),    // 85: vethloom.v1.InspectVolumeRequest
-	(*RemoveVolumeRequest)(nil),     // 86: vethloom.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),    // 87: vethloom.v1.RemoveVolumeResponse
-	(*PruneVolumesRequest)(nil),     // 88: vethloom.v1.PruneVolumesRequest
-	(*PruneVolumesResponse)(nil),    // 89: vethloom.v1.PruneVolumesResponse
-	(*VersionRequest)(nil),          // 90: vethloom.v1.VersionRequest
-	(*VersionResponse)(nil),         // 91: vethloom.v1.VersionResponse
-	(*StatusRequest)(nil),           // 92: vethloom.v1.StatusRequest
-	(*StatusResponse)(nil),          // 93: vethloom.v1.StatusResponse
-	(*ClusterStatus)(nil),           // 94: vethloom.v1.ClusterStatus
-	(*OwnerError)(nil),              // 95: vethloom.v1.OwnerError
-	(*DiffRequest)(nil),             // 96: vethloom.v1.DiffRequest
-	(*DiffResponse)(nil),            // 97: vethloom.v1.DiffResponse
-	(*Op)(nil),                      // 98: vethloom.v1.Op
-	(*DoctorRequest)(nil),           // 99: vethloom.v1.DoctorRequest
-	(*DoctorResponse)(nil),          // 100: vethloom.v1.DoctorResponse
-	(*Finding)(nil),                 // 101: vethloom.v1.Finding
-	(*EventsRequest)(nil),           // 102: vethloom.v1.EventsRequest
-	(*Event)(nil),                   // 103: vethloom.v1.Event
-	nil,                             // 104: vethloom.v1.Pool.AuxAddressesEntry
-	nil,                             // 105: vethloom.v1.CreateNetworkRequest.OptionsEntry
-	nil,                             // 106: vethloom.v1.CreateNetworkRequest.LabelsEntry
-	nil,                             // 107: vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
-	nil,                             // 108: vethloom.v1.Network.OptionsEntry
-	nil,                             // 109: vethloom.v1.Network.LabelsEntry
-	nil,                             // 110: vethloom.v1.Network.IpamOptionsEntry
-	nil,                             // 111: vethloom.v1.UpdateNetworkRequest.OptionsEntry
-	nil,                             // 112: vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	nil,                             // 113: vethloom.v1.ConnectRequest.SysctlsEntry
-	nil,                             // 114: vethloom.v1.Endpoint.SysctlsEntry
-	nil,                             // 115: vethloom.v1.CreateSandboxRequest.LabelsEntry
-	nil,                             // 116: vethloom.v1.Sandbox.LabelsEntry
-	nil,                             // 117: vethloom.v1.ContainerSpec.LabelsEntry
-	nil,                             // 118: vethloom.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 119: vethloom.v1.Image.LabelsEntry
-	nil,                             // 120: vethloom.v1.CreateVolumeRequest.LabelsEntry
-	nil,                             // 121: vethloom.v1.Volume.LabelsEntry
-	nil,                             // 122: vethloom.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil),   // 123: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 124: google.protobuf.Duration
+	(*LookupNameRequest)(nil),       // 27: vethloom.v1.LookupNameRequest
+	(*LookupNameResponse)(nil),      // 28: vethloom.v1.LookupNameResponse
+	(*NameAnswer)(nil),              // 29: vethloom.v1.NameAnswer
+	(*WatchNamesRequest)(nil),       // 30: vethloom.v1.WatchNamesRequest
+	(*NameQuery)(nil),               // 31: vethloom.v1.NameQuery
+	(*Node)(nil),                    // 32: vethloom.v1.Node
+	(*NodeSubnet)(nil),              // 33: vethloom.v1.NodeSubnet
+	(*PeerHealth)(nil),              // 34: vethloom.v1.PeerHealth
+	(*ListNodesRequest)(nil),        // 35: vethloom.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),       // 36: vethloom.v1.ListNodesResponse
+	(*InspectNodeRequest)(nil),      // 37: vethloom.v1.InspectNodeRequest
+	(*RemoveNodeRequest)(nil),       // 38: vethloom.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),      // 39: vethloom.v1.RemoveNodeResponse
+	(*Lease)(nil),                   // 40: vethloom.v1.Lease
+	(*ListLeasesRequest)(nil),       // 41: vethloom.v1.ListLeasesRequest
+	(*ListLeasesResponse)(nil),      // 42: vethloom.v1.ListLeasesResponse
+	(*ContainerSpec)(nil),           // 43: vethloom.v1.ContainerSpec
+	(*Mount)(nil),                   // 44: vethloom.v1.Mount
+	(*CreateContainerRequest)(nil),  // 45: vethloom.v1.CreateContainerRequest
+	(*CreateContainerResponse)(nil), // 46: vethloom.v1.CreateContainerResponse
+	(*StartContainerRequest)(nil),   // 47: vethloom.v1.StartContainerRequest
+	(*StartContainerResponse)(nil),  // 48: vethloom.v1.StartContainerResponse
+	(*AttachRequest)(nil),           // 49: vethloom.v1.AttachRequest
+	(*AttachOptions)(nil),           // 50: vethloom.v1.AttachOptions
+	(*ExecRequest)(nil),             // 51: vethloom.v1.ExecRequest
+	(*ExecOptions)(nil),             // 52: vethloom.v1.ExecOptions
+	(*ExecResume)(nil),              // 53: vethloom.v1.ExecResume
+	(*WindowSize)(nil),              // 54: vethloom.v1.WindowSize
+	(*AttachResponse)(nil),          // 55: vethloom.v1.AttachResponse
+	(*Started)(nil),                 // 56: vethloom.v1.Started
+	(*ExitStatus)(nil),              // 57: vethloom.v1.ExitStatus
+	(*LogsRequest)(nil),             // 58: vethloom.v1.LogsRequest
+	(*LogsResponse)(nil),            // 59: vethloom.v1.LogsResponse
+	(*ListContainersRequest)(nil),   // 60: vethloom.v1.ListContainersRequest
+	(*ListContainersResponse)(nil),  // 61: vethloom.v1.ListContainersResponse
+	(*InspectContainerRequest)(nil), // 62: vethloom.v1.InspectContainerRequest
+	(*Container)(nil),               // 63: vethloom.v1.Container
+	(*StopContainerRequest)(nil),    // 64: vethloom.v1.StopContainerRequest
+	(*StopContainerResponse)(nil),   // 65: vethloom.v1.StopContainerResponse
+	(*KillContainerRequest)(nil),    // 66: vethloom.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),   // 67: vethloom.v1.KillContainerResponse
+	(*RemoveContainerRequest)(nil),  // 68: vethloom.v1.RemoveContainerRequest
+	(*RemoveContainerResponse)(nil), // 69: vethloom.v1.RemoveContainerResponse
+	(*WaitContainerRequest)(nil),    // 70: vethloom.v1.WaitContainerRequest
+	(*ChangePortsRequest)(nil),      // 71: vethloom.v1.ChangePortsRequest
+	(*ChangePortsResponse)(nil),     // 72: vethloom.v1.ChangePortsResponse
+	(*ImportRequest)(nil),           // 73: vethloom.v1.ImportRequest
+	(*ImportOptions)(nil),           // 74: vethloom.v1.ImportOptions
+	(*ImportResponse)(nil),          // 75: vethloom.v1.ImportResponse
+	(*LoadRequest)(nil),             // 76: vethloom.v1.LoadRequest
+	(*LoadResponse)(nil),            // 77: vethloom.v1.LoadResponse
+	(*ListImagesRequest)(nil),       // 78: vethloom.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),      // 79: vethloom.v1.ListImagesResponse
+	(*InspectImageRequest)(nil),     // 80: vethloom.v1.InspectImageRequest
+	(*Image)(nil),                   // 81: vethloom.v1.Image
+	(*RemoveImageRequest)(nil),      // 82: vethloom.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),     // 83: vethloom.v1.RemoveImageResponse
+	(*TagImageRequest)(nil),         // 84: vethloom.v1.TagImageRequest
+	(*TagImageResponse)(nil),        // 85: vethloom.v1.TagImageResponse
+	(*CreateVolumeRequest)(nil),     // 86: vethloom.v1.CreateVolumeRequest
+	(*Volume)(nil),                  // 87: vethloom.v1.Volume
+	(*ListVolumesRequest)(nil),      // 88: vethloom.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),     // 89: vethloom.v1.ListVolumesResponse
+	(*InspectVolumeRequest)(nil),    // 90: vethloom.v1.InspectVolumeRequest
+	(*RemoveVolumeRequest)(nil),     // 91: vethloom.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),    // 92: vethloom.v1.RemoveVolumeResponse
+	(*PruneVolumesRequest)(nil),     // 93: vethloom.v1.PruneVolumesRequest
+	(*PruneVolumesResponse)(nil),    // 94: vethloom.v1.PruneVolumesResponse
+	(*VersionRequest)(nil),          // 95: vethloom.v1.VersionRequest
+	(*VersionResponse)(nil),         // 96: vethloom.v1.VersionResponse
+	(*StatusRequest)(nil),           // 97: vethloom.v1.StatusRequest
+	(*StatusResponse)(nil),          // 98: vethloom.v1.StatusResponse
+	(*ClusterStatus)(nil),           // 99: vethloom.v1.ClusterStatus
+	(*OwnerError)(nil),              // 100: vethloom.v1.OwnerError
+	(*DiffRequest)(nil),             // 101: vethloom.v1.DiffRequest
+	(*DiffResponse)(nil),            // 102: vethloom.v1.DiffResponse
+	(*Op)(nil),                      // 103: vethloom.v1.Op
+	(*DoctorRequest)(nil),           // 104: vethloom.v1.DoctorRequest
+	(*DoctorResponse)(nil),          // 105: vethloom.v1.DoctorResponse
+	(*Finding)(nil),                 // 106: vethloom.v1.Finding
+	(*EventsRequest)(nil),           // 107: vethloom.v1.EventsRequest
+	(*Event)(nil),                   // 108: vethloom.v1.Event
+	nil,                             // 109: vethloom.v1.Pool.AuxAddressesEntry
+	nil,                             // 110: vethloom.v1.CreateNetworkRequest.OptionsEntry
+	nil,                             // 111: vethloom.v1.CreateNetworkRequest.LabelsEntry
+	nil,                             // 112: vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
+	nil,                             // 113: vethloom.v1.Network.OptionsEntry
+	nil,                             // 114: vethloom.v1.Network.LabelsEntry
+	nil,                             // 115: vethloom.v1.Network.IpamOptionsEntry
+	nil,                             // 116: vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	nil,                             // 117: vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	nil,                             // 118: vethloom.v1.ConnectRequest.SysctlsEntry
+	nil,                             // 119: vethloom.v1.Endpoint.SysctlsEntry
+	nil,                             // 120: vethloom.v1.CreateSandboxRequest.LabelsEntry
+	nil,                             // 121: vethloom.v1.Sandbox.LabelsEntry
+	nil,                             // 122: vethloom.v1.ContainerSpec.LabelsEntry
+	nil,                             // 123: vethloom.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 124: vethloom.v1.Image.LabelsEntry
+	nil,                             // 125: vethloom.v1.CreateVolumeRequest.LabelsEntry
+	nil,                             // 126: vethloom.v1.Volume.LabelsEntry
+	nil,                             // 127: vethloom.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),   // 128: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 129: google.protobuf.Duration
 }
 var file_vethloom_proto_depIdxs = []int32{
-	104, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
+	109, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
 	0,   // 1: vethloom.v1.CreateNetworkRequest.pools:type_name -> vethloom.v1.Pool
-	105, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
-	106, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
-	107, // 4: vethloom.v1.CreateNetworkRequest.ipam_options:type_name -> vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
+	110, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
+	111, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
+	112, // 4: vethloom.v1.CreateNetworkRequest.ipam_options:type_name -> vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
 	0,   // 5: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
-	108, // 6: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
-	109, // 7: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
-	123, // 8: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
+	113, // 6: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
+	114, // 7: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
+	128, // 8: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
 	19,  // 9: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
 	3,   // 10: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
-	110, // 11: vethloom.v1.Network.ipam_options:type_name -> vethloom.v1.Network.IpamOptionsEntry
+	115, // 11: vethloom.v1.Network.ipam_options:type_name -> vethloom.v1.Network.IpamOptionsEntry
 	2,   // 12: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
-	111, // 13: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
-	112, // 14: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	113, // 15: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
+	116, // 13: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	117, // 14: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	118, // 15: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
 	20,  // 16: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
-	114, // 17: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
+	119, // 17: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
 	16,  // 18: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
 	20,  // 19: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
-	115, // 20: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
+	120, // 20: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
 	19,  // 21: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
-	116, // 22: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
+	121, // 22: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
 	22,  // 23: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
-	123, // 24: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	28,  // 25: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
-	28,  // 26: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
-	29,  // 27: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
-	124, // 28: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
-	123, // 29: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
-	27,  // 30: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
-	123, // 31: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
-	35,  // 32: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
-	16,  // 33: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
-	20,  // 34: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
-	39,  // 35: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
-	124, // 36: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
-	117, // 37: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
-	118, // 38: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
-	38,  // 39: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
-	45,  // 40: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
-	49,  // 41: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
-	49,  // 42: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
-	47,  // 43: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
-	49,  // 44: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
-	49,  // 45: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
-	48,  // 46: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
-	51,  // 47: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
-	52,  // 48: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
-	123, // 49: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
-	123, // 50: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	123, // 51: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	123, // 52: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	58,  // 53: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
-	38,  // 54: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
-	123, // 55: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
-	123, // 56: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
-	123, // 57: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
-	22,  // 58: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
-	124, // 59: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
-	20,  // 60: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
-	20,  // 61: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
-	69,  // 62: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
-	76,  // 63: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
-	123, // 64: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
-	119, // 65: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
-	120, // 66: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
-	121, // 67: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
-	123, // 68: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
-	82,  // 69: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
-	123, // 70: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	95,  // 71: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
-	94,  // 72: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
-	123, // 73: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
-	123, // 74: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
-	123, // 75: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
-	123, // 76: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
-	98,  // 77: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
-	101, // 78: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
-	123, // 79: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	122, // 80: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
-	1,   // 81: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
-	4,   // 82: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
-	6,   // 83: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
-	7,   // 84: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
-	13,  // 85: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
-	14,  // 86: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
-	9,   // 87: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
-	11,  // 88: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
-	16,  // 89: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
-	17,  // 90: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
-	21,  // 91: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
-	23,  // 92: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
-	25,  // 93: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
-	30,  // 94: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
-	32,  // 95: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
-	33,  // 96: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
-	36,  // 97: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
-	40,  // 98: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
-	42,  // 99: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
-	44,  // 100: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
-	46,  // 101: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
-	53,  // 102: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
-	55,  // 103: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
-	57,  // 104: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
-	59,  // 105: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
-	61,  // 106: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
-	63,  // 107: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
-	65,  // 108: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
-	66,  // 109: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
-	68,  // 110: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
-	71,  // 111: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
-	73,  // 112: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
-	75,  // 113: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
-	77,  // 114: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
-	79,  // 115: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
-	81,  // 116: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
-	83,  // 117: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
-	85,  // 118: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
-	86,  // 119: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
-	88,  // 120: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
-	90,  // 121: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
-	92,  // 122: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
-	96,  // 123: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
-	99,  // 124: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
-	102, // 125: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
-	2,   // 126: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
-	5,   // 127: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
-	2,   // 128: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
-	8,   // 129: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
-	2,   // 130: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
-	15,  // 131: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
-	10,  // 132: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
-	12,  // 133: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
-	19,  // 134: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
-	18,  // 135: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
-	22,  // 136: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
-	24,  // 137: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
-	26,  // 138: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
-	31,  // 139: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
-	27,  // 140: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
-	34,  // 141: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
-	37,  // 142: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
-	41,  // 143: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
-	43,  // 144: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
-	50,  // 145: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
-	50,  // 146: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
-	54,  // 147: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
-	56,  // 148: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
-	58,  // 149: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
-	60,  // 150: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
-	62,  // 151: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
-	64,  // 152: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
-	52,  // 153: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
-	67,  // 154: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
-	70,  // 155: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
-	72,  // 156: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
-	74,  // 157: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
-	76,  // 158: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
-	78,  // 159: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
-	80,  // 160: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
-	82,  // 161: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
-	84,  // 162: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
-	82,  // 163: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
-	87,  // 164: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
-	89,  // 165: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
-	91,  // 166: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
-	93,  // 167: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
-	97,  // 168: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
-	100, // 169: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
-	103, // 170: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
-	126, // [126:171] is the sub-list for method output_type
-	81,  // [81:126] is the sub-list for method input_type
-	81,  // [81:81] is the sub-list for extension type_name
-	81,  // [81:81] is the sub-list for extension extendee
-	0,   // [0:81] is the sub-list for field type_name
+	29,  // 24: vethloom.v1.LookupNameResponse.answers:type_name -> vethloom.v1.NameAnswer
+	128, // 25: vethloom.v1.NameQuery.time:type_name -> google.protobuf.Timestamp
+	129, // 26: vethloom.v1.NameQuery.took:type_name -> google.protobuf.Duration
+	128, // 27: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	33,  // 28: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
+	33,  // 29: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
+	34,  // 30: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
+	129, // 31: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
+	128, // 32: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
+	32,  // 33: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
+	128, // 34: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
+	40,  // 35: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
+	16,  // 36: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
+	20,  // 37: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
+	44,  // 38: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
+	129, // 39: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	122, // 40: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
+	123, // 41: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
+	43,  // 42: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
+	50,  // 43: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
+	54,  // 44: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
+	54,  // 45: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
+	52,  // 46: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
+	54,  // 47: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
+	54,  // 48: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
+	53,  // 49: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
+	56,  // 50: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
+	57,  // 51: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
+	128, // 52: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
+	128, // 53: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	128, // 54: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	128, // 55: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	63,  // 56: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
+	43,  // 57: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
+	128, // 58: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
+	128, // 59: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
+	128, // 60: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	22,  // 61: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
+	129, // 62: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	20,  // 63: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
+	20,  // 64: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
+	74,  // 65: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
+	81,  // 66: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
+	128, // 67: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
+	124, // 68: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
+	125, // 69: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
+	126, // 70: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
+	128, // 71: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	87,  // 72: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
+	128, // 73: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	100, // 74: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
+	99,  // 75: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
+	128, // 76: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
+	128, // 77: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
+	128, // 78: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
+	128, // 79: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
+	103, // 80: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
+	106, // 81: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
+	128, // 82: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	127, // 83: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
+	1,   // 84: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
+	4,   // 85: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
+	6,   // 86: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
+	7,   // 87: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
+	13,  // 88: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
+	14,  // 89: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
+	9,   // 90: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
+	11,  // 91: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
+	16,  // 92: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
+	17,  // 93: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
+	21,  // 94: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
+	23,  // 95: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
+	25,  // 96: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
+	35,  // 97: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
+	37,  // 98: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
+	38,  // 99: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
+	27,  // 100: vethloom.v1.Names.Lookup:input_type -> vethloom.v1.LookupNameRequest
+	30,  // 101: vethloom.v1.Names.Watch:input_type -> vethloom.v1.WatchNamesRequest
+	41,  // 102: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
+	45,  // 103: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
+	47,  // 104: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
+	49,  // 105: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
+	51,  // 106: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
+	58,  // 107: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
+	60,  // 108: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
+	62,  // 109: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
+	64,  // 110: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
+	66,  // 111: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
+	68,  // 112: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
+	70,  // 113: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
+	71,  // 114: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
+	73,  // 115: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
+	76,  // 116: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
+	78,  // 117: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
+	80,  // 118: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
+	82,  // 119: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
+	84,  // 120: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
+	86,  // 121: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
+	88,  // 122: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
+	90,  // 123: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
+	91,  // 124: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
+	93,  // 125: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
+	95,  // 126: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
+	97,  // 127: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
+	101, // 128: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
+	104, // 129: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
+	107, // 130: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
+	2,   // 131: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
+	5,   // 132: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
+	2,   // 133: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
+	8,   // 134: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
+	2,   // 135: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
+	15,  // 136: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
+	10,  // 137: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
+	12,  // 138: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
+	19,  // 139: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
+	18,  // 140: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
+	22,  // 141: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
+	24,  // 142: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
+	26,  // 143: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
+	36,  // 144: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
+	32,  // 145: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
+	39,  // 146: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
+	28,  // 147: vethloom.v1.Names.Lookup:output_type -> vethloom.v1.LookupNameResponse
+	31,  // 148: vethloom.v1.Names.Watch:output_type -> vethloom.v1.NameQuery
+	42,  // 149: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
+	46,  // 150: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
+	48,  // 151: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
+	55,  // 152: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
+	55,  // 153: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
+	59,  // 154: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
+	61,  // 155: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
+	63,  // 156: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
+	65,  // 157: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
+	67,  // 158: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
+	69,  // 159: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
+	57,  // 160: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
+	72,  // 161: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
+	75,  // 162: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
+	77,  // 163: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
+	79,  // 164: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
+	81,  // 165: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
+	83,  // 166: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
+	85,  // 167: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
+	87,  // 168: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
+	89,  // 169: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
+	87,  // 170: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
+	92,  // 171: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
+	94,  // 172: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
+	96,  // 173: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
+	98,  // 174: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
+	102, // 175: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
+	105, // 176: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
+	108, // 177: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
+	131, // [131:178] is the sub-list for method output_type
+	84,  // [84:131] is the sub-list for method input_type
+	84,  // [84:84] is the sub-list for extension type_name
+	84,  // [84:84] is the sub-list for extension extendee
+	0,   // [0:84] is the sub-list for field type_name
 }
 
 func init() { file_vethloom_proto_init() }
@@ -7863,27 +8265,27 @@ func file_vethloom_proto_init() {
 		return
 	}
 	file_vethloom_proto_msgTypes[13].OneofWrappers = []any{}
-	file_vethloom_proto_msgTypes[44].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[49].OneofWrappers = []any{
 		(*AttachRequest_Options)(nil),
 		(*AttachRequest_Stdin)(nil),
 		(*AttachRequest_CloseStdin)(nil),
 		(*AttachRequest_Resize)(nil),
 		(*AttachRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[46].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[51].OneofWrappers = []any{
 		(*ExecRequest_Options)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_CloseStdin)(nil),
 		(*ExecRequest_Resize)(nil),
 		(*ExecRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[50].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[55].OneofWrappers = []any{
 		(*AttachResponse_Started)(nil),
 		(*AttachResponse_Stdout)(nil),
 		(*AttachResponse_Stderr)(nil),
 		(*AttachResponse_Exit)(nil),
 	}
-	file_vethloom_proto_msgTypes[68].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[73].OneofWrappers = []any{
 		(*ImportRequest_Options)(nil),
 		(*ImportRequest_Data)(nil),
 	}
@@ -7893,9 +8295,9 @@ func file_vethloom_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vethloom_proto_rawDesc), len(file_vethloom_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   123,
+			NumMessages:   128,
 			NumExtensions: 0,
-			NumServices:   8,
+			NumServices:   9,
 		},
 		GoTypes:           file_vethloom_proto_goTypes,
 		DependencyIndexes: file_vethloom_proto_depIdxs,

@@ -833,6 +833,158 @@ var Nodes_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	Names_Lookup_FullMethodName = "/vethloom.v1.Names/Lookup"
+	Names_Watch_FullMethodName  = "/vethloom.v1.Names/Watch"
+)
+
+// NamesClient is the client API for Names service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Names are what containers look up.
+type NamesClient interface {
+	// Lookup says what would be answered to a container, or to who asks at a network's gateway, and why.
+	Lookup(ctx context.Context, in *LookupNameRequest, opts ...grpc.CallOption) (*LookupNameResponse, error)
+	// Watch tells of questions as they are answered.
+	Watch(ctx context.Context, in *WatchNamesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[NameQuery], error)
+}
+
+type namesClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewNamesClient(cc grpc.ClientConnInterface) NamesClient {
+	return &namesClient{cc}
+}
+
+func (c *namesClient) Lookup(ctx context.Context, in *LookupNameRequest, opts ...grpc.CallOption) (*LookupNameResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LookupNameResponse)
+	err := c.cc.Invoke(ctx, Names_Lookup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *namesClient) Watch(ctx context.Context, in *WatchNamesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[NameQuery], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Names_ServiceDesc.Streams[0], Names_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchNamesRequest, NameQuery]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Names_WatchClient = grpc.ServerStreamingClient[NameQuery]
+
+// NamesServer is the server API for Names service.
+// All implementations must embed UnimplementedNamesServer
+// for forward compatibility.
+//
+// Names are what containers look up.
+type NamesServer interface {
+	// Lookup says what would be answered to a container, or to who asks at a network's gateway, and why.
+	Lookup(context.Context, *LookupNameRequest) (*LookupNameResponse, error)
+	// Watch tells of questions as they are answered.
+	Watch(*WatchNamesRequest, grpc.ServerStreamingServer[NameQuery]) error
+	mustEmbedUnimplementedNamesServer()
+}
+
+// UnimplementedNamesServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedNamesServer struct{}
+
+func (UnimplementedNamesServer) Lookup(context.Context, *LookupNameRequest) (*LookupNameResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Lookup not implemented")
+}
+func (UnimplementedNamesServer) Watch(*WatchNamesRequest, grpc.ServerStreamingServer[NameQuery]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedNamesServer) mustEmbedUnimplementedNamesServer() {}
+func (UnimplementedNamesServer) testEmbeddedByValue()               {}
+
+// UnsafeNamesServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to NamesServer will
+// result in compilation errors.
+type UnsafeNamesServer interface {
+	mustEmbedUnimplementedNamesServer()
+}
+
+func RegisterNamesServer(s grpc.ServiceRegistrar, srv NamesServer) {
+	// If the following call panics, it indicates UnimplementedNamesServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Names_ServiceDesc, srv)
+}
+
+func _Names_Lookup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LookupNameRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NamesServer).Lookup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Names_Lookup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NamesServer).Lookup(ctx, req.(*LookupNameRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Names_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchNamesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(NamesServer).Watch(m, &grpc.GenericServerStream[WatchNamesRequest, NameQuery]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Names_WatchServer = grpc.ServerStreamingServer[NameQuery]
+
+// Names_ServiceDesc is the grpc.ServiceDesc for Names service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Names_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "vethloom.v1.Names",
+	HandlerType: (*NamesServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Lookup",
+			Handler:    _Names_Lookup_Handler,
+		},
+	},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Watch",
+			Handler:       _Names_Watch_Handler,
+			ServerStreams: true,
+		},
+	},
+	Metadata: "vethloom.proto",
+}
+
+const (
 	Leases_List_FullMethodName = "/vethloom.v1.Leases/List"
 )
 

@@ -83,6 +83,9 @@ func flags(f *pflag.FlagSet, cfg *daemon.Config, file *string) {
 	f.StringVar(&cfg.Plugins, "plugins", cfg.Plugins,
 		"`folders` of network plugins' sockets and specs, with commas (default: those of Docker)")
 	f.DurationVar(&cfg.PluginWait, "plugin-wait", cfg.PluginWait, "bound of each call of a network plugin")
+	f.StringVar(&cfg.Resolver, "resolver", cfg.Resolver, "path of net-resolver (default: beside netd, or in PATH)")
+	f.StringVar(&cfg.ResolvConf, "resolv-conf", cfg.ResolvConf,
+		"file that names the servers to ask for names (default /etc/resolv.conf, then systemd-resolved's)")
 	f.StringVar(&cfg.BridgeNetfilter, "bridge-netfilter", cfg.BridgeNetfilter,
 		"bridge-nf-call-iptables and -ip6tables: off, keep, or auto (off where no other tool has firewall rules)")
 	f.StringVar(&cfg.Firewall, "firewall", cfg.Firewall,

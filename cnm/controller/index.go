@@ -214,7 +214,7 @@ func copyNetwork(n cnm.Network) cnm.Network {
 }
 
 func copySandbox(s cnm.Sandbox) cnm.Sandbox {
-	s.Labels = maps.Clone(s.Labels)
+	s.Labels, s.DNS = maps.Clone(s.Labels), slices.Clone(s.DNS)
 	s.Revision = 0
 	return s
 }
@@ -223,6 +223,7 @@ func copyEndpoint(e cnm.Endpoint) cnm.Endpoint {
 	e.Aliases, e.Addrs, e.Ports = slices.Clone(e.Aliases), slices.Clone(e.Addrs), slices.Clone(e.Ports)
 	e.Sysctls = maps.Clone(e.Sysctls)
 	e.Outbound = slices.Clone(e.Outbound)
+	e.Serves = slices.Clone(e.Serves)
 	e.Revision = 0
 	return e
 }

@@ -221,7 +221,8 @@ func (k *records) ownersOf(sandbox string) []plan.Owner {
 }
 
 func (k *sandboxes) holdSandbox(r cnm.SandboxRequest) (cnm.Sandbox, error) {
-	s := copySandbox(cnm.Sandbox{ID: r.ID, Host: r.Host, Container: r.Container, Labels: r.Labels, Phase: cnm.Active})
+	s := copySandbox(cnm.Sandbox{ID: r.ID, Host: r.Host, Container: r.Container, Labels: r.Labels, DNS: r.DNS,
+		Phase: cnm.Active})
 	if !r.Host {
 		s.NetNS = plan.NetNS(cnm.Short(r.ID))
 	}

@@ -11,10 +11,11 @@ import (
 // nothing of this module but other leaves, and anyone may import them.
 var layers = [][]string{
 	{"plan"},
-	{"internal/etcd"},
+	{"internal/etcd", "internal/resolver/control"},
 	{"cnm", "subnet", "ipam", "internal/kern", "internal/firewall"},
 	{"internal/store", "backend", "drivers"},
-	{"cnm/controller", "internal/reconcile", "internal/render", "internal/cluster", "internal/dns", "internal/doctor",
+	{"cnm/controller", "internal/reconcile", "internal/render", "internal/cluster", "internal/dns",
+		"internal/resolver", "internal/doctor",
 		"engine", "plugin", "api"},
 	{"internal/daemon", "internal/cli"},
 	{"internal/lab"},

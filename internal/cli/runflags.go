@@ -57,7 +57,10 @@ func (o *runFlags) flags(cmd *cobra.Command) {
 	show.Must(f.MarkHidden("net"))
 	f.StringArrayVarP(&o.publish, "publish", "p", nil, publishUsage)
 	o.endpoint.flags(cmd, "network-alias")
-	f.StringArrayVar(&s.Dns, "dns", nil, "address of a name server")
+	f.StringArrayVar(&s.Dns, "dns", nil, "address of a server to ask for names that are none of ours, from inside")
+	f.StringArrayVar(&s.DnsSearch, "dns-search", nil, "domain that is added to names; . for none")
+	f.StringArrayVar(&s.DnsOptions, "dns-option", nil, "option of resolv.conf(5), such as ndots:1")
+	f.StringArrayVar(&s.Expose, "expose", nil, "port that it serves, PORT[-PORT][/tcp|udp|sctp], for SRV records")
 	f.StringArrayVar(&o.extraHosts, "add-host", nil, "NAME:ADDRESS for /etc/hosts")
 
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil,

@@ -45,7 +45,8 @@ type netd struct {
 
 func (n *netd) start(ctx context.Context) error {
 	srv, err := server.New(server.Config{
-		Networks: n.domain, Nodes: n.domain, Leases: n.domain, Sandboxes: n.domain, Containers: n.domain,
+		Networks: n.domain, Nodes: n.domain, Leases: n.domain, Names: n.domain,
+		Sandboxes: n.domain, Containers: n.domain,
 		Images: n.domain, Volumes: n.domain, System: n.domain,
 		Grace: 2 * time.Second,
 	})

@@ -78,6 +78,13 @@ func (m *core) astray(addrs ...netip.Addr) error {
 
 // ours is why an endpoint of another node cannot have an address that this node gives out. The caller holds mu.
 func (m *core) ours(e record.Endpoint) error {
+	if h, ok := m.held[e.Network]; ok {
+		for _, a := range e.Addrs {
+			if h.Subnet.Contains(a) || h.Subnet6.Contains(a) {
+				return fmt.Errorf("its address %s is of the subnet that this node has", a)
+			}
+		}
+	}
 	for p, b := range m.rep.blocks[e.Network] {
 		if b.v.Node != m.id {
 			continue

@@ -208,14 +208,13 @@ func (m peers) wantPeer(id string) (cnm.Peer, bool) {
 	return p, true
 }
 
-// endpointPeer is another node's endpoint. Where every node has a subnet, nobody needs to know the endpoints.
+// endpointPeer is another node's endpoint. Where every node has a subnet it is known for its name alone.
 func (m peers) endpointPeer(id string, e record.Endpoint) (cnm.Peer, bool) {
 	n, ok := m.rep.networks[e.Network]
 	if !ok || e.Node == m.id || m.isOwnAddress(e.Addr4, e.Addr6) {
 		return cnm.Peer{}, false
 	}
-	d, ok := m.drivers[n.v.Driver]
-	if !ok || d.Capabilities().Leases {
+	if _, ok := m.drivers[n.v.Driver]; !ok {
 		return cnm.Peer{}, false
 	}
 	shadowed := m.rep.shadowed[e.Network]
@@ -229,7 +228,8 @@ func (m peers) endpointPeer(id string, e record.Endpoint) (cnm.Peer, bool) {
 		m.rep.bad[peerKey(id)] = err
 		return cnm.Peer{}, false
 	}
-	p := cnm.Peer{ID: id, Network: e.Network, Node: e.Node, Endpoint: true, Addr4: e.Addr4, Addr6: e.Addr6, MAC: e.MAC}
+	p := cnm.Peer{ID: id, Network: e.Network, Node: e.Node, Endpoint: true, Addr4: e.Addr4, Addr6: e.Addr6, MAC: e.MAC,
+		Names: e.Names(), Ports: e.Serves}
 	for _, a := range e.Addrs {
 		p.Prefixes = append(p.Prefixes, netip.PrefixFrom(a, a.BitLen()))
 	}
@@ -245,7 +245,8 @@ func (m *core) isOwnAddress(a4, a6 netip.Addr) bool {
 func samePeer(a, b cnm.Peer) bool {
 	return a.Network == b.Network && a.Node == b.Node && a.Endpoint == b.Endpoint &&
 		slices.Equal(a.Prefixes, b.Prefixes) &&
-		a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6 && a.MAC == b.MAC && a.MAC6 == b.MAC6 && a.Backend == b.Backend
+		a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6 && a.MAC == b.MAC && a.MAC6 == b.MAC6 && a.Backend == b.Backend &&
+		slices.Equal(a.Names, b.Names) && slices.Equal(a.Ports, b.Ports)
 }
 
 // grace is how long a peer that etcd does not have any more stays: none when its node has taken it back, its
@@ -292,7 +293,7 @@ func (m peers) taken(p cnm.Peer) bool {
 	if h, ok := m.held[p.Network]; ok && (overlaps(h.Subnet) || overlaps(h.Subnet6)) {
 		return true
 	}
-	if dir := m.dirs[p.Network]; dir != nil && slices.ContainsFunc(p.Prefixes, dir.overlaps) {
+	if dir := m.dirs[p.Network]; dir != nil && !p.Endpoint && slices.ContainsFunc(p.Prefixes, dir.overlaps) {
 		return true
 	}
 	if !p.Endpoint {

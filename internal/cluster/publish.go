@@ -66,13 +66,19 @@ func (m publisher) ownEndpoints(ctx context.Context) (map[string]record.Endpoint
 			continue
 		}
 		p := record.Endpoint{ID: e.ID, Network: e.Network, Node: m.id, Name: e.Name, Aliases: e.Aliases, MAC: e.MAC,
-			Addr4: u.Addr4, Addr6: u.Addr6}
+			Addr4: u.Addr4, Addr6: u.Addr6, Also: alsoCalled(e), Serves: cnm.DNSPorts(e)}
 		for _, a := range e.Addrs {
 			p.Addrs = append(p.Addrs, a.Addr())
 		}
 		out[p.Key().ID] = p
 	}
 	return out, nil
+}
+
+// alsoCalled are an endpoint's names that its record has no other place for.
+func alsoCalled(e cnm.Endpoint) []string {
+	e.Name, e.Aliases = "", nil
+	return cnm.DNSNames(e)
 }
 
 // publication is what leads from etcd's records to the wanted ones.

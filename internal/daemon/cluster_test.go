@@ -194,7 +194,7 @@ func (w *world) remains() string {
 		ip route show table main proto 117; ip -6 route show table main proto 117
 		ip neigh show nud permanent; bridge fdb show | grep 'dev vlx' || true
 		nft list ruleset | grep -o 'comment "peer/[^"]*"' | sort -u || true
-		ss -Hlnu | awk '{print $4}'
+		ss -Hlnu | awk '{print $4}' | grep -v '%vlb-[0-9a-f]*\]*:53$' || true
 		ip -o link | grep -o 'vlb-[0-9a-f]*' | sort -u | tail -n +2`))
 }
 

@@ -25,6 +25,7 @@ type Config struct {
 	Host            string // the API's address: unix:///path
 	HTTP            string // metrics and health, host:port; empty for none
 	Shim            string // path of net-shim; empty: beside this program, or in PATH
+	Resolver        string // path of net-resolver; likewise
 	BridgeNetfilter string // auto, keep or off: see [Config.Check]
 	Firewall        string // auto, nftables or iptables: what has the rules
 	BridgeSubnet    string // of the builtin network bridge, one a family with a comma between; empty: a free one
@@ -52,6 +53,7 @@ type Config struct {
 	Version      string
 	Commit       string
 	BootID       string // empty: the kernel's
+	ResolvConf   string // file that names the servers to ask for names; empty: those of every host
 	Faults       Faults `json:"-"` // for tests
 }
 
@@ -131,15 +133,23 @@ func (c *Config) Check() error {
 		return fmt.Errorf("--cgroup-parent %q: give the path of a cgroup from the top of the hierarchy, without "+
 			"'..', such as /containers", c.CgroupParent)
 	}
-	if c.Shim == "" {
-		c.Shim, err = findShim()
+	if c.ResolvConf != "" && !filepath.IsAbs(c.ResolvConf) {
+		return fmt.Errorf("--resolv-conf %q: give a whole path", c.ResolvConf)
+	}
+	return errors.Join(program("net-shim", "--shim", &c.Shim), program("net-resolver", "--resolver", &c.Resolver))
+}
+
+// program completes the path of a program that netd starts, and refuses one that cannot be started.
+func program(name, flag string, path *string) (err error) {
+	if *path == "" {
+		*path, err = findProgram(name, flag)
 		return err
 	}
-	if c.Shim, err = filepath.Abs(c.Shim); err != nil {
-		return fmt.Errorf("--shim %q: %w", c.Shim, err)
+	if *path, err = filepath.Abs(*path); err != nil {
+		return fmt.Errorf("%s %q: %w", flag, *path, err)
 	}
-	if err := executable(c.Shim); err != nil {
-		return fmt.Errorf("--shim %s: %w: give the path of net-shim", c.Shim, err)
+	if err := executable(*path); err != nil {
+		return fmt.Errorf("%s %s: %w: give the path of %s", flag, *path, err, name)
 	}
 	return nil
 }
@@ -222,22 +232,31 @@ func oneOf(flag, value string, allowed ...string) error {
 	return fmt.Errorf("%s %q: must be one of %s", flag, value, strings.Join(allowed, ", "))
 }
 
-// findShim looks for net-shim beside this program and then in PATH.
-func findShim() (string, error) {
+// findProgram looks for a program beside this one and then in PATH.
+func findProgram(name, flag string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("find the path of this program: %w", err)
 	}
-	candidates := []string{filepath.Join(filepath.Dir(self), "net-shim")}
+	candidates := []string{filepath.Join(filepath.Dir(self), name)}
 	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
-		candidates = append(candidates, filepath.Join(dir, "net-shim"))
+		candidates = append(candidates, filepath.Join(dir, name))
 	}
 	for _, c := range candidates {
 		if executable(c) == nil {
 			return filepath.Abs(c)
 		}
 	}
-	return "", fmt.Errorf("net-shim is neither beside %s nor in PATH: install it there, or name it with --shim", self)
+	return "", fmt.Errorf("%s is neither beside %s nor in PATH: install it there, or name it with %s", name, self, flag)
+}
+
+// resolvFiles are where a host says which servers it asks for names. systemd-resolved puts its own address, on
+// loopback, into the first, and the real ones into the second.
+func (c Config) resolvFiles() []string {
+	if c.ResolvConf != "" {
+		return []string{c.ResolvConf}
+	}
+	return []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"}
 }
 
 // Logger is the daemon's log, on standard error.

@@ -33,7 +33,7 @@ func (d *daemon) openEngine(ctx context.Context) error {
 	d.engine, err = engine.New(ctx, engine.Config{
 		Store: records, Networks: d.nets, Images: d.images, Snapshots: snapshots, Volumes: d.volumes,
 		Root: d.cfg.Root, Run: d.cfg.Run, ShimPath: d.cfg.Shim, CgroupParent: d.cfg.CgroupParent,
-		BootID: d.boot, Events: d.containerChanged, Log: d.log,
+		Resolv: d.cfg.resolvFiles(), BootID: d.boot, Events: d.containerChanged, Log: d.log,
 	})
 	if err != nil {
 		return fmt.Errorf("take over the containers: %w", err)

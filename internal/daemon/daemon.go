@@ -38,6 +38,7 @@ import (
 	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/reconcile"
 	"github.com/vethloom/vethloom/internal/render"
+	"github.com/vethloom/vethloom/internal/resolver/keeper"
 	"github.com/vethloom/vethloom/internal/store/bolt"
 	"github.com/vethloom/vethloom/ipam"
 	"github.com/vethloom/vethloom/plan"
@@ -57,6 +58,7 @@ type daemon struct {
 
 	store  *bolt.Store
 	kernel *kern.Kernel
+	names  *keeper.Keeper
 	render *render.Renderer
 	rec    *reconcile.Reconciler
 	ctrl   *controller.Controller
@@ -153,6 +155,14 @@ func (d *daemon) open(ctx context.Context) error {
 	d.closing(d.prober.Close)
 	d.nets = &networks{ctrl: d.ctrl, render: d.render, path: d.kernel.NetNSPath, firewall: d.kernel.Firewall()}
 	return d.expressible(ctx)
+}
+
+// openNames starts what answers names, or takes it up again.
+func openNames(d *daemon) kern.NameHost {
+	d.names = keeper.Open(keeper.Config{Run: d.cfg.Run, Path: d.cfg.Resolver,
+		Build: d.cfg.Version + " " + d.cfg.Commit, Resolv: d.cfg.resolvFiles(), Log: d.log})
+	d.closing(d.names.Close)
+	return d.names
 }
 
 // serve runs the passes, settles what an earlier life left, and then serves the API.
@@ -265,6 +275,7 @@ func (d *daemon) services() server.Config {
 		Volumes:    volumes{Volumes: d.volumes, daemon: d},
 		Nodes:      nodes{d},
 		Leases:     nodes{d},
+		Names:      lookups{d},
 		System: &system{
 			cfg: d.cfg, started: d.started, ctrl: d.ctrl, engine: d.engine, rec: d.rec,
 			render: d.render, events: d.events, notices: append(d.store.Notices(), d.notices...), examine: d.examine,
@@ -348,7 +359,13 @@ func (f fabric) Converge(ctx context.Context, owners ...plan.Owner) error {
 	if err := f.remote.Prepare(ctx, f.patient, owners...); err != nil {
 		return err
 	}
-	if err := modelError(f.Reconciler.Converge(ctx, all...)); err != nil {
+	err := modelError(f.Reconciler.Converge(ctx, all...))
+	for _, o := range owners {
+		if _, id, ok := cnm.ParseOwner(o); ok && isNetwork(o) {
+			_ = f.Reconciler.Converge(ctx, cnm.NamesOwner(id)) // tried again; a network is none the worse without
+		}
+	}
+	if err != nil {
 		return err
 	}
 	return f.remote.Finish(ctx, f.patient, owners...)

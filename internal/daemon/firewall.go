@@ -19,7 +19,7 @@ func (d *daemon) openKernel(ctx context.Context) error {
 		return fmt.Errorf("--firewall %s: %w", d.cfg.Firewall, err)
 	}
 	d.kernel, err = kern.Open(kern.Config{RunDir: d.cfg.Run, Log: d.log, Tunnels: d.openTunnels(),
-		Firewall: choice.Firewall, Variant: choice.Variant})
+		Names: openNames(d), Firewall: choice.Firewall, Variant: choice.Variant})
 	if err != nil {
 		return err
 	}

@@ -84,7 +84,7 @@ func newNode(t *testing.T) *node {
 	n.cfg.Root, n.cfg.Run = n.root, n.RunDir
 	n.cfg.Host = "unix://" + filepath.Join(n.RunDir, "netd.sock")
 	n.cfg.HTTP, n.cfg.LogLevel = "", "debug"
-	n.cfg.Shim = shimtest.Binary(t)
+	n.cfg.Shim, n.cfg.Resolver = shimtest.Binary(t), shimtest.Resolver(t)
 	n.cfg.BridgeNetfilter = "off"
 	t.Cleanup(n.leave)
 	return n
@@ -355,8 +355,9 @@ func (n *node) traces() string {
 	pins, _ := filepath.Glob(filepath.Join(n.RunDir, "netns", "*"))
 	add("netns", strings.Join(pins, "\n"))
 	add("element", n.Sh(`nft list ruleset | grep -o 'comment "endpoint/[^"]*"' | sort -u || true`))
-	// not those of tunnels
-	add("socket", n.Sh(`ss -Hltnu | awk '{print $1, $5}' | grep -v '^udp .*:\(4789\|8285\|8472\)$' || true`))
+	// not those of tunnels, nor of the names at gateways
+	add("socket", n.Sh(`ss -Hltnu | awk '{print $1, $5}' | grep -v '^udp .*:\(4789\|8285\|8472\)$' |
+		grep -v '%vl[a-z]-[0-9a-f]*\]*:53$' || true`))
 	add("process", strings.Join(n.shims(), "\n"))
 	dirs, _ := filepath.Glob(filepath.Join(n.RunDir, "containers", "*"))
 	add("directory", strings.Join(dirs, "\n"))

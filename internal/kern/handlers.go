@@ -50,6 +50,7 @@ func (k *Kernel) handlerTable() map[string]handler {
 		"port":   k.portHandler(),
 		"tunnel": k.tunnelHandler(),
 		"remote": k.tunnelPeerHandler(),
+		"zone":   k.namesHandler(), "name": k.namesHandler(), "nameserver": k.nameServerHandler(),
 		"accept": k.acceptHandler(), "leftover": leftoverHandler(k),
 	}
 }

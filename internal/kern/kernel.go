@@ -29,6 +29,8 @@ type Config struct {
 	Firewall string
 	// Variant is the one of iptables: nft, legacy, or "" for what the host's own command is.
 	Variant string
+	// Names answers questions about names. It outlives the Kernel too. Nil: a plan with names is unsupported.
+	Names NameHost
 }
 
 // Kernel is the network state of one network namespace and of those pinned
@@ -42,6 +44,7 @@ type Kernel struct {
 	self     *os.File // the fabric's own namespace
 	rules    *nftables.Rules
 	tunnels  TunnelHost
+	names    NameHost
 	buffer   int  // bytes of notifications that may wait
 	ipv6     bool // whether the kernel has IPv6 at all
 
@@ -68,7 +71,7 @@ func Open(cfg Config) (*Kernel, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	k := &Kernel{log: log, buffer: noticeBuffer, tunnels: cfg.Tunnels}
+	k := &Kernel{log: log, buffer: noticeBuffer, tunnels: cfg.Tunnels, names: cfg.Names}
 	k.ports.held, k.ports.byPort = map[string]*hold{}, map[heldPort][]*hold{}
 	k.handlers = k.handlerTable()
 	k.life, k.stop = context.WithCancel(context.Background())

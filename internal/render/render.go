@@ -103,10 +103,12 @@ func (r *Renderer) All(ctx context.Context) (map[plan.Owner]reconcile.Want, erro
 		st, err := r.Network(n)
 		shared.add(st)
 		add(cnm.NetworkOwner(n.ID), st, err)
+		servers, err := r.Names(n)
+		add(cnm.NamesOwner(n.ID), servers, err)
 	}
 	add(cnm.FabricOwner, r.fabric(shared), nil)
 	for _, b := range sandboxes {
-		add(cnm.SandboxOwner(b.ID), sandboxState(b), nil)
+		add(cnm.SandboxOwner(b.ID), r.Sandbox(b), nil)
 	}
 	for _, e := range endpoints {
 		n, ok := byID[e.Network]
@@ -151,6 +153,9 @@ func (r *Renderer) Render(ctx context.Context, owner plan.Owner) (plan.State, er
 	if addr, ok := strings.CutPrefix(string(owner), string(cnm.NodeOwner(""))); ok {
 		return r.nodeByAddr(ctx, addr)
 	}
+	if short, ok := strings.CutPrefix(string(owner), string(cnm.NamesOwner(""))); ok {
+		return r.namesByID(ctx, short)
+	}
 	kind, short, ok := cnm.ParseOwner(owner)
 	if !ok {
 		return plan.State{}, fmt.Errorf("owner %q is no kind of record", owner)
@@ -168,7 +173,7 @@ func (r *Renderer) Render(ctx context.Context, owner plan.Owner) (plan.State, er
 		return r.Network(n)
 	case cnm.KindSandbox:
 		b, err := cnm.SandboxOf(records[0])
-		return sandboxState(b), err
+		return r.Sandbox(b), err
 	default:
 		e, err := cnm.EndpointOf(records[0])
 		if err != nil {
@@ -319,7 +324,16 @@ func (r *Renderer) peer(n cnm.Network, p cnm.Peer) (plan.State, error) {
 	if !ok {
 		return plan.State{}, nil
 	}
-	return pd.RenderPeer(n, p, r.Host())
+	var st plan.State
+	if !p.Endpoint || !d.Capabilities().Leases { // else the subnet of its node leads there
+		if st, err = pd.RenderPeer(n, p, r.Host()); err != nil {
+			return st, err
+		}
+	}
+	if m := peerMember(n, p); len(m.Addrs) > 0 {
+		st.NameMembers = append(st.NameMembers, m)
+	}
+	return st, nil
 }
 
 // Network renders what a network's endpoints share.
@@ -328,7 +342,11 @@ func (r *Renderer) Network(n cnm.Network) (plan.State, error) {
 	if err != nil || n.Phase == cnm.Deleting || n.Left() {
 		return plan.State{}, err
 	}
-	return d.RenderNetwork(n, r.Host())
+	st, err := d.RenderNetwork(n, r.Host())
+	if err == nil && r.named(n) {
+		st.NameZones = append(st.NameZones, zone(n, st))
+	}
+	return st, err
 }
 
 // Endpoint renders an endpoint of a network.
@@ -340,10 +358,16 @@ func (r *Renderer) Endpoint(ctx context.Context, n cnm.Network, e cnm.Endpoint) 
 	if err != nil {
 		return plan.State{}, err
 	}
+	var st plan.State
 	if o, ok := d.(cnm.OutsideDriver); ok {
-		return r.outsideEndpoint(ctx, o, n, e)
+		st, err = r.outsideEndpoint(ctx, o, n, e)
+	} else {
+		st, err = d.RenderEndpoint(n, e, r.Host())
 	}
-	return d.RenderEndpoint(n, e, r.Host())
+	if err == nil && r.named(n) {
+		st.NameMembers = append(st.NameMembers, member(e))
+	}
+	return st, err
 }
 
 // outsideEndpoint renders an endpoint by what the driver of somebody else has answered. As long as it has not, that is
@@ -377,10 +401,10 @@ func (r *Renderer) driver(n cnm.Network) (cnm.Driver, error) {
 	return d, nil
 }
 
-// sandboxState is the namespace of a sandbox that has one of its own.
-func sandboxState(b cnm.Sandbox) plan.State {
+// Sandbox is the namespace of a sandbox that has one of its own.
+func (*Renderer) Sandbox(b cnm.Sandbox) plan.State {
 	if b.Host || b.Phase == cnm.Deleting {
 		return plan.State{}
 	}
-	return plan.State{Namespaces: []plan.Namespace{{Name: b.NetNS}}}
+	return plan.State{Namespaces: []plan.Namespace{{Name: b.NetNS}}, NameServers: []plan.NameServer{sandboxServer(b)}}
 }

@@ -140,7 +140,7 @@ func TestEachKindOfRecord(t *testing.T) {
 		cnm.NetworkOwner(id("c")):    `error: network strange: this netd has no driver "unknown"`,
 		cnm.NetworkOwner(id("d")):    "",
 		cnm.NetworkOwner(id("e")):    "", // no record
-		cnm.SandboxOwner(id("1")):    "netns box",
+		cnm.SandboxOwner(id("1")):    "netns box\nnameserver 127.0.0.11 netns box",
 		cnm.SandboxOwner(id("2")):    "",
 		cnm.SandboxOwner(id("3")):    "",
 		cnm.EndpointOwner(id("4")):   "link web-e  mtu 1500 down",

@@ -1,4 +1,4 @@
-// Package shimtest builds what tests of real containers need: net-shim, and a
+// Package shimtest builds what tests of real containers need: net-shim, net-resolver, and a
 // root filesystem made of busybox.
 package shimtest
 
@@ -13,31 +13,42 @@ import (
 	"testing"
 )
 
-var build = sync.OnceValues(func() (string, error) {
+var (
+	shim     = sync.OnceValues(func() (string, error) { return build("net-shim") })
+	resolver = sync.OnceValues(func() (string, error) { return build("net-resolver") })
+)
+
+// build builds a program of this module.
+func build(name string) (string, error) {
 	dir := filepath.Join(os.TempDir(), "engine", fmt.Sprintf("shim-%d", os.Getpid()))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "net-shim")
+	path := filepath.Join(dir, name)
 	cmd := exec.Command("go", "build", "-tags", "seccomp runc_nocriu", "-ldflags", "-s -w", "-o", path,
-		"github.com/vethloom/vethloom/cmd/net-shim")
+		"github.com/vethloom/vethloom/cmd/"+name)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
+		return "", fmt.Errorf("build %s: %w: %s", name, err, out)
 	}
 	return path, nil
-})
+}
 
 // Binary builds net-shim, once a test process. Call Cleanup from TestMain.
-func Binary(t testing.TB) string {
+func Binary(t testing.TB) string { return program(t, shim) }
+
+// Resolver builds net-resolver in the same way.
+func Resolver(t testing.TB) string { return program(t, resolver) }
+
+func program(t testing.TB, built func() (string, error)) string {
 	t.Helper()
-	path, err := build()
+	path, err := built()
 	if err != nil {
-		t.Fatalf("build net-shim: %v", err)
+		t.Fatal(err)
 	}
 	return path
 }
 
-// Cleanup removes what Binary built.
+// Cleanup removes what was built.
 func Cleanup() {
 	os.RemoveAll(filepath.Join(os.TempDir(), "engine", fmt.Sprintf("shim-%d", os.Getpid())))
 }

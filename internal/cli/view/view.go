@@ -142,6 +142,8 @@ type hostConfigView struct {
 	CapAdd         []string
 	CapDrop        []string
 	DNS            []string `json:"Dns"`
+	DNSSearch      []string `json:"DnsSearch"`
+	DNSOptions     []string `json:"DnsOptions"`
 	ExtraHosts     []string
 	Privileged     bool
 	ReadonlyRootfs bool
@@ -229,7 +231,8 @@ func Container(c *apiv1.Container) containerView {
 		},
 		HostConfig: hostConfigView{
 			NetworkMode: "bridge", PortBindings: bindings(PortMappings(s.GetPorts())), AutoRemove: s.GetRemove(),
-			CapAdd: s.GetCapAdd(), CapDrop: s.GetCapDrop(), DNS: s.GetDns(), ExtraHosts: s.GetExtraHosts(),
+			CapAdd: s.GetCapAdd(), CapDrop: s.GetCapDrop(), DNS: s.GetDns(),
+			DNSSearch: s.GetDnsSearch(), DNSOptions: s.GetDnsOptions(), ExtraHosts: s.GetExtraHosts(),
 			Privileged: s.GetPrivileged(), ReadonlyRootfs: s.GetReadOnly(), UsernsMode: s.GetUserns(),
 			Memory: s.GetMemory(), NanoCPUs: s.GetNanoCpus(), PidsLimit: s.GetPidsLimit(), Sysctls: s.GetSysctls(),
 		},

@@ -41,6 +41,9 @@ func CheckEndpoint(id string, e Endpoint) error {
 		return fmt.Errorf("it has no node")
 	case e.MAC == plan.MAC{}:
 		return fmt.Errorf("it has no mac")
+	case 1+len(e.Aliases)+len(e.Also) > maxNames || len(e.Serves) > maxServed:
+		return fmt.Errorf("it has %d names and serves %d ports, more than %d and %d", 1+len(e.Aliases)+len(e.Also),
+			len(e.Serves), maxNames, maxServed)
 	}
 	for _, a := range e.Addrs {
 		if !a.IsValid() {

@@ -45,15 +45,29 @@ type Alive struct {
 
 // Endpoint is an endpoint as the other nodes know it.
 type Endpoint struct {
-	ID      string       `json:"id"`
-	Network string       `json:"network"`
-	Node    string       `json:"node"`
-	Name    string       `json:"name,omitempty"`
-	Aliases []string     `json:"aliases,omitempty"`
-	MAC     plan.MAC     `json:"mac"`
-	Addrs   []netip.Addr `json:"addrs,omitempty"`
-	Addr4   netip.Addr   `json:"addr4,omitzero"` // the node's, on the underlay
-	Addr6   netip.Addr   `json:"addr6,omitzero"`
+	ID      string   `json:"id"`
+	Network string   `json:"network"`
+	Node    string   `json:"node"`
+	Name    string   `json:"name,omitempty"`
+	Aliases []string `json:"aliases,omitempty"`
+	// what it is called beside these: the beginning of its container's ID, and what that calls itself
+	Also   []string        `json:"also,omitempty"`
+	Serves []plan.NamePort `json:"serves,omitempty"` // for SRV records
+	MAC    plan.MAC        `json:"mac"`
+	Addrs  []netip.Addr    `json:"addrs,omitempty"`
+	Addr4  netip.Addr      `json:"addr4,omitzero"` // the node's, on the underlay
+	Addr6  netip.Addr      `json:"addr6,omitzero"`
+}
+
+// maxNames bounds the names of an endpoint, and what it serves.
+const (
+	maxNames  = 64
+	maxServed = 256
+)
+
+// Names are what an endpoint is called on its network, in lower case.
+func (e Endpoint) Names() []string {
+	return cnm.CleanNames(append(append([]string{e.Name}, e.Aliases...), e.Also...))
 }
 
 // Key is that of the endpoint's record.

@@ -47,7 +47,7 @@ var programs = sync.OnceValues(func() (string, error) {
 	for _, args := range [][]string{
 		{"-tags", "seccomp", "-o", dir + "/", "github.com/vethloom/vethloom/cmd/netd",
 			"github.com/vethloom/vethloom/cmd/net-shim"},
-		{"-o", dir + "/", "github.com/vethloom/vethloom/cmd/net"},
+		{"-o", dir + "/", "github.com/vethloom/vethloom/cmd/net", "github.com/vethloom/vethloom/cmd/net-resolver"},
 	} {
 		if out, err := exec.Command("go", append([]string{"build"}, args...)...).CombinedOutput(); err != nil {
 			return "", fmt.Errorf("build the programs: %w: %s", err, out)

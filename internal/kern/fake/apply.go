@@ -42,15 +42,8 @@ func (k *Kernel) apply(op plan.Op) error {
 		return t.tunnel(op.Verb, o)
 	case plan.TunnelPeer:
 		return t.remote(op.Verb, o)
-	case plan.NameZone:
-		return put(t.zones, op.Verb, o)
-	case plan.NameMember:
-		return put(t.members, op.Verb, o)
-	case plan.NameServer:
-		if err := t.place(o.NS, o.Link); err != nil {
-			return err
-		}
-		return put(t.servers, op.Verb, o)
+	case plan.NameZone, plan.NameMember, plan.NameServer:
+		return t.name(op.Verb, o)
 	case plan.Sysctl:
 		if err := t.place(o.NS, o.Link()); err != nil {
 			return err
@@ -345,12 +338,8 @@ func (k *Kernel) remove(o plan.Object) error {
 		drop(t.remotes, func(r plan.TunnelPeer) bool { return r.Link == o.Link })
 	case plan.TunnelPeer:
 		missing = !take(t.remotes, o)
-	case plan.NameZone:
-		missing = !take(t.zones, o)
-	case plan.NameMember:
-		missing = !take(t.members, o)
-	case plan.NameServer:
-		missing = !take(t.servers, o)
+	case plan.NameZone, plan.NameMember, plan.NameServer:
+		missing = !t.forgetName(o)
 	case plan.PortReservation:
 		missing = !take(t.ports, o)
 	case plan.Set:

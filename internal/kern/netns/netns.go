@@ -232,3 +232,13 @@ func OnThread(f func() error) error {
 	}()
 	return <-done
 }
+
+// OnSpareThread runs f on a thread that ends with it, whatever f made of the thread.
+func OnSpareThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		done <- f()
+	}()
+	return <-done
+}

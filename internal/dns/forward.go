@@ -1,0 +1,314 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// How long one server elsewhere has for an answer, and all together. The C library gives up after five seconds.
+const (
+	askTime   = 1900 * time.Millisecond
+	totalTime = 4500 * time.Millisecond
+)
+
+// inquiry is what servers elsewhere are asked: the same of several askers is asked once.
+type inquiry struct {
+	where   string // a server that asks from inside of its sandbox; "": all others
+	name    string
+	qtype   uint16
+	do, off bool // DNSSEC records are wanted; they are not to be checked (RFC 4035 sections 3.2.1 and 3.2.2)
+}
+
+// answerOf is what came of an inquiry.
+type answerOf struct {
+	msg    *dns.Msg // nil: nobody answered
+	source string
+	steps  []string
+}
+
+// forward answers by what servers elsewhere say.
+func (v *serving) forward(ctx context.Context, w question, q *dns.Msg) reply {
+	i := inquiry{where: v.where, name: w.name, qtype: w.qtype, off: q.CheckingDisabled}
+	if opt := q.IsEdns0(); opt != nil {
+		i.do = opt.Do()
+	}
+	if !q.RecursionDesired {
+		r := new(dns.Msg).SetRcode(q, dns.RcodeRefused)
+		r.RecursionAvailable = true
+		edns(q, r)
+		return reply{msg: r, source: "names", steps: []string{"not asked elsewhere: the question does not want that"}}
+	}
+	if m, left := v.s.cache.get(i); m != nil {
+		return reply{msg: dress(q, m), source: "cache", steps: []string{fmt.Sprintf("from the cache, %d s left", left)}}
+	}
+	ctx, cancel := context.WithTimeout(ctx, totalTime)
+	defer cancel()
+	a, err := v.s.asking.do(ctx, i, func() answerOf { return v.askAll(i) })
+	if err != nil || a.msg == nil {
+		r := new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
+		r.RecursionAvailable = true
+		edns(q, r)
+		code, text := dns.ExtendedErrorCodeNoReachableAuthority, "no server answers"
+		if a.source == "" && err == nil {
+			code, text = dns.ExtendedErrorCodeNotReady, "there is no server to ask"
+		}
+		extend(q, r, code, text)
+		return reply{msg: r, source: a.source, steps: append(a.steps, text)}
+	}
+	return reply{msg: dress(q, a.msg), source: a.source, steps: a.steps}
+}
+
+// dress makes what a server said the answer to a question: with its ID, its spelling of the name, and EDNS where it has
+// that.
+func dress(q, m *dns.Msg) *dns.Msg {
+	r := m.Copy()
+	r.Id, r.Question = q.Id, q.Question
+	r.RecursionDesired, r.CheckingDisabled = q.RecursionDesired, q.CheckingDisabled
+	r.Authoritative, r.RecursionAvailable, r.Truncated = false, true, false
+	if len(m.Question) == 1 {
+		for _, rr := range r.Answer {
+			if rr.Header().Name == m.Question[0].Name {
+				rr.Header().Name = q.Question[0].Name
+			}
+		}
+	}
+	edns(q, r)
+	return r
+}
+
+// askAll asks one server after the other until one has an answer that is one.
+func (v *serving) askAll(i inquiry) answerOf {
+	ctx, cancel := context.WithTimeout(v.s.life, totalTime)
+	defer cancel()
+	var out answerOf
+	servers := v.s.health.order(v.upstreams())
+	if len(servers) == 1 { // a packet may be lost
+		servers = append(servers, servers[0])
+	}
+	var refused *dns.Msg
+	for _, at := range servers {
+		begin := time.Now()
+		m, err := v.askOne(ctx, at, i)
+		took := time.Since(begin).Round(10 * time.Microsecond)
+		out.source = at.Addr().String()
+		v.s.health.note(at, err == nil)
+		switch {
+		case err != nil:
+			out.steps = append(out.steps, fmt.Sprintf("asked %s (%s): %v", at.Addr(), took, err))
+		case m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError:
+			out.steps = append(out.steps, fmt.Sprintf("asked %s (%s): %s", at.Addr(), took, rcodeName(m.Rcode)))
+			out.msg = m
+			v.s.cache.put(i, m)
+			return out
+		default:
+			out.steps = append(out.steps, fmt.Sprintf("asked %s (%s): %s", at.Addr(), took, rcodeName(m.Rcode)))
+			refused = m
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	out.msg = refused
+	return out
+}
+
+// askOne asks a server over UDP, and over TCP when its answer is cut.
+func (v *serving) askOne(ctx context.Context, at netip.AddrPort, i inquiry) (*dns.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	q := new(dns.Msg).SetQuestion(dns.Fqdn(i.name), i.qtype)
+	q.CheckingDisabled = i.off
+	q.SetEdns0(udpSize, i.do)
+	b, err := q.Pack()
+	if err != nil {
+		return nil, fmt.Errorf("encode the question: %w", err)
+	}
+	m, err := v.overUDP(ctx, at, q, b)
+	if err == nil && m.Truncated {
+		m, err = v.overTCP(ctx, at, q, b)
+	}
+	if err != nil && ctx.Err() != nil {
+		err = errors.New("no answer in time")
+	}
+	if err != nil {
+		return nil, err
+	}
+	strip(m)
+	return m, nil
+}
+
+// strip takes off what is between the server and us: EDNS (RFC 6891 section 6.1.1 has it hop by hop).
+func strip(m *dns.Msg) {
+	kept := m.Extra[:0]
+	for _, rr := range m.Extra {
+		if rr.Header().Rrtype != dns.TypeOPT && rr.Header().Rrtype != dns.TypeTSIG {
+			kept = append(kept, rr)
+		}
+	}
+	m.Extra = kept
+}
+
+// answers reports whether a message is the answer to a question. Others are not worth an error: anybody may send them.
+func answers(m, q *dns.Msg) bool {
+	return m.Response && m.Id == q.Id && m.Opcode == dns.OpcodeQuery && len(m.Question) == 1 &&
+		sameName(m.Question[0].Name, q.Question[0].Name) && m.Question[0].Qtype == q.Question[0].Qtype &&
+		m.Question[0].Qclass == q.Question[0].Qclass
+}
+
+func sameName(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		x, y := a[i], b[i]
+		if x >= 'A' && x <= 'Z' {
+			x += 'a' - 'A'
+		}
+		if y >= 'A' && y <= 'Z' {
+			y += 'a' - 'A'
+		}
+		if x != y {
+			return false
+		}
+	}
+	return true
+}
+
+func (v *serving) dial(ctx context.Context, network string, at netip.AddrPort) (net.Conn, error) {
+	if v.ask != nil {
+		return v.ask.dial(ctx, network, at)
+	}
+	c, err := new(net.Dialer).DialContext(ctx, network, at.String())
+	if err != nil {
+		return nil, reason(err)
+	}
+	return c, nil
+}
+
+// reason is an error of the network without what everybody knows already: which server.
+func reason(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Err
+	}
+	return err
+}
+
+func (v *serving) overUDP(ctx context.Context, at netip.AddrPort, q *dns.Msg, b []byte) (*dns.Msg, error) {
+	c, err := v.dial(ctx, "udp", at)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	defer interrupt(ctx, c)()
+	if _, err := c.Write(b); err != nil {
+		return nil, reason(err)
+	}
+	in := v.s.pool.get()
+	defer v.s.pool.put(in)
+	for {
+		n, err := c.Read(*in)
+		if err != nil {
+			return nil, reason(err)
+		}
+		m := new(dns.Msg)
+		err = m.Unpack((*in)[:n])
+		if err == nil && answers(m, q) {
+			return m, nil
+		}
+		if head := new(dns.Msg); err != nil && cut((*in)[:n], q, head) {
+			return head, nil
+		}
+	}
+}
+
+// cut reports whether an answer that cannot be read says that it was cut: then it is asked for over TCP.
+func cut(b []byte, q, head *dns.Msg) bool {
+	if len(b) < 12 || uint16(b[0])<<8|uint16(b[1]) != q.Id || b[2]&0x82 != 0x82 {
+		return false
+	}
+	head.Truncated = true
+	return true
+}
+
+func (v *serving) overTCP(ctx context.Context, at netip.AddrPort, q *dns.Msg, b []byte) (*dns.Msg, error) {
+	c, err := v.dial(ctx, "tcp", at)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	defer interrupt(ctx, c)()
+	if err := writeMessage(c, b); err != nil {
+		return nil, reason(err)
+	}
+	in, err := readMessage(c, askTime, dns.MaxMsgSize)
+	if err != nil {
+		return nil, reason(err)
+	}
+	m := new(dns.Msg)
+	if err := m.Unpack(in); err != nil || !answers(m, q) {
+		return nil, errors.New("its answer cannot be read")
+	}
+	return m, nil
+}
+
+// interrupt ends what is under way on a connection with the context.
+func interrupt(ctx context.Context, c net.Conn) (undo func() bool) {
+	if d, ok := ctx.Deadline(); ok {
+		_ = c.SetDeadline(d) // fails where it is closed, as reads do then
+	}
+	return context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+}
+
+// flights are the inquiries under way.
+type flights struct {
+	mu    sync.Mutex
+	now   map[inquiry]*flight
+	tasks sync.WaitGroup
+}
+
+type flight struct {
+	done chan struct{}
+	a    answerOf
+}
+
+// do waits for the answer to an inquiry, which one of those who ask it sees to. It goes on for the others when one does
+// not wait any more.
+func (f *flights) do(ctx context.Context, i inquiry, ask func() answerOf) (answerOf, error) {
+	f.mu.Lock()
+	if f.now == nil {
+		f.now = map[inquiry]*flight{}
+	}
+	x := f.now[i]
+	if x == nil {
+		x = &flight{done: make(chan struct{})}
+		f.now[i] = x
+		f.tasks.Go(func() {
+			defer func() {
+				if recover() != nil { // by what a server sent
+					x.a = answerOf{source: "a server"}
+				}
+				f.mu.Lock()
+				delete(f.now, i)
+				f.mu.Unlock()
+				close(x.done)
+			}()
+			x.a = ask()
+		})
+	}
+	f.mu.Unlock()
+	select {
+	case <-x.done:
+		return x.a, nil
+	case <-ctx.Done():
+		return answerOf{}, ctx.Err()
+	}
+}
+
+func (f *flights) wait() { f.tasks.Wait() }

@@ -1,0 +1,91 @@
+package dns
+
+import (
+	"context"
+	"iter"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vethloom/vethloom/plan"
+)
+
+// Entry is a question that was answered.
+type Entry struct {
+	Time           time.Time
+	Server, Client string
+	Name, Type     string
+	Rcode          string
+	Answers        []string
+	Source         string // names, cache, or the server that was asked
+	Took           time.Duration
+	Lost           int // entries before this one that nobody read in time
+}
+
+// watchBuffer is how many entries wait for a reader.
+const watchBuffer = 512
+
+// watchers are told of questions.
+type watchers struct {
+	mu  sync.Mutex
+	all map[*watcher]bool
+	n   atomic.Int32
+}
+
+type watcher struct {
+	want func(plan.NameServer) bool
+	out  chan Entry
+	lost int // guarded by the watchers' mu
+}
+
+// any reports whether somebody watches: then an entry is worth making.
+func (w *watchers) any() bool { return w.n.Load() > 0 }
+
+func (w *watchers) tell(s plan.NameServer, e Entry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for x := range w.all {
+		if !x.want(s) {
+			continue
+		}
+		e.Lost = x.lost
+		select {
+		case x.out <- e:
+			x.lost = 0
+		default:
+			x.lost++
+		}
+	}
+}
+
+// Watch yields questions to the servers that are wanted, as they are answered, until the context ends.
+func (s *Server) Watch(ctx context.Context, want func(plan.NameServer) bool) iter.Seq[Entry] {
+	return func(yield func(Entry) bool) {
+		x := &watcher{want: want, out: make(chan Entry, watchBuffer)}
+		s.watch.mu.Lock()
+		if s.watch.all == nil {
+			s.watch.all = map[*watcher]bool{}
+		}
+		s.watch.all[x] = true
+		s.watch.n.Add(1)
+		s.watch.mu.Unlock()
+		defer func() {
+			s.watch.mu.Lock()
+			defer s.watch.mu.Unlock()
+			delete(s.watch.all, x)
+			s.watch.n.Add(-1)
+		}()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-s.life.Done():
+				return
+			case e := <-x.out:
+				if !yield(e) {
+					return
+				}
+			}
+		}
+	}
+}

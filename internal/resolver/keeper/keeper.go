@@ -1,0 +1,306 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vethloom/vethloom/internal/descriptor"
+	"github.com/vethloom/vethloom/internal/kern"
+	"github.com/vethloom/vethloom/internal/resolver/control"
+	"github.com/vethloom/vethloom/plan"
+)
+
+// Config is what a [Keeper] works with.
+type Config struct {
+	Run    string   // the directory of the control socket
+	Path   string   // of net-resolver
+	Build  string   // of this program; a resolver of another one is replaced
+	Resolv []string // the files that name the host's servers
+	Log    *slog.Logger
+}
+
+// Keeper has the names and sockets that there are, and a process that answers. Its methods may be called concurrently.
+type Keeper struct {
+	cfg  Config
+	stop context.CancelFunc
+	done chan struct{}
+
+	mu      sync.Mutex
+	zones   map[string]plan.NameZone
+	members map[string]plan.NameMember
+	servers map[string]served
+	conn    *control.Conn // nil while there is no process
+	trouble error         // why there is none
+}
+
+var _ kern.NameHost = (*Keeper)(nil)
+
+type served struct {
+	plan.NameServer
+	control.Sockets
+}
+
+// How long an answer of the process may take, and how long a process is waited for that has just been started.
+const (
+	answerTime = 2 * time.Second
+	startTime  = 5 * time.Second
+)
+
+// Limits of what a process may say that it has. It has read what strangers sent.
+const (
+	maxNames   = 1 << 20
+	maxServers = 1 << 15
+)
+
+// Open takes up the process that there is, or starts one. From then on there is always one, until Close.
+func Open(cfg Config) *Keeper {
+	k := &Keeper{cfg: cfg, done: make(chan struct{}), zones: map[string]plan.NameZone{},
+		members: map[string]plan.NameMember{}, servers: map[string]served{}}
+	ctx, stop := context.WithCancel(context.Background())
+	k.stop = stop
+	life := k.adopt()
+	go k.watch(ctx, life)
+	return k
+}
+
+func (k *Keeper) socket() string { return filepath.Join(k.cfg.Run, "resolver.sock") }
+
+// Close leaves the process alone, unless it serves no sandbox: then nobody needs it.
+func (k *Keeper) Close() error {
+	k.stop()
+	k.mu.Lock()
+	needed := false
+	for _, s := range k.servers {
+		needed = needed || s.NS != ""
+	}
+	if k.conn != nil && !needed {
+		if k.ask(control.Request{Quit: true}) == nil { // it finds out by itself too
+			_, _ = k.conn.Receive(&control.Answer{}) // fails when its sockets are closed
+		}
+		_ = os.Remove(k.socket())
+		_ = os.Remove(k.pidFile())
+	}
+	k.drop(nil)
+	k.mu.Unlock()
+	<-k.done
+	for _, s := range k.servers {
+		s.Close()
+	}
+	return nil
+}
+
+// Trouble is why nobody answers now, or nil.
+func (k *Keeper) Trouble() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.trouble
+}
+
+// watch has another process go on when one ends.
+func (k *Keeper) watch(ctx context.Context, life *control.Conn) {
+	defer close(k.done)
+	wait := newBackoff()
+	for {
+		if life != nil {
+			k.await(ctx, life)
+			if ctx.Err() != nil {
+				return
+			}
+			k.mu.Lock()
+			k.drop(errors.New("net-resolver has ended"))
+			k.mu.Unlock()
+			k.cfg.Log.Warn("net-resolver has ended; starting it again")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait.next()):
+		}
+		life = k.begin()
+	}
+}
+
+// await returns when the process at the other end of a connection is gone, or the context is done.
+func (k *Keeper) await(ctx context.Context, life *control.Conn) {
+	stop := context.AfterFunc(ctx, func() { life.Close() })
+	defer stop()
+	defer life.Close()
+	for {
+		var a control.Answer
+		all, err := life.Receive(&a)
+		descriptor.Close(all)
+		if err != nil {
+			return
+		}
+	}
+}
+
+// backoff is how long to wait before a process is started again: not at all, unless they end soon after each other.
+type backoff struct {
+	last  time.Time
+	delay time.Duration
+}
+
+func newBackoff() *backoff { return &backoff{} }
+
+func (b *backoff) next() time.Duration {
+	now := time.Now()
+	if now.Sub(b.last) > 10*time.Second {
+		b.delay = 0
+	} else {
+		b.delay = min(max(2*b.delay, 50*time.Millisecond), time.Second)
+	}
+	b.last = now
+	return b.delay
+}
+
+// drop forgets the process. The caller holds mu.
+func (k *Keeper) drop(why error) {
+	if k.conn != nil {
+		k.conn.Close()
+		k.conn = nil
+	}
+	k.trouble = why
+}
+
+// call asks the process, if there is one. Without one nothing is lost: the next one is told everything. One that does
+// not answer is ended. The caller holds mu.
+func (k *Keeper) call(q control.Request, with ...descriptor.Descriptor) error {
+	if k.conn == nil {
+		return nil
+	}
+	err := k.ask(q, with...)
+	refused, told := errors.AsType[*refusal](err)
+	if err == nil || told {
+		if told {
+			return refused
+		}
+		return nil
+	}
+	k.cfg.Log.Warn("net-resolver does not answer; ending it", "error", err)
+	k.drop(fmt.Errorf("net-resolver does not answer: %w", err))
+	k.kill()
+	return nil
+}
+
+// refusal is an error that the process told.
+type refusal struct{ text string }
+
+func (r *refusal) Error() string { return fmt.Sprintf("net-resolver says %.200q", r.text) }
+
+// ask sends a request and reads its answer. The caller holds mu.
+func (k *Keeper) ask(q control.Request, with ...descriptor.Descriptor) error {
+	if err := k.conn.SetDeadline(time.Now().Add(answerTime)); err != nil {
+		return err
+	}
+	if err := k.conn.Send(q, with...); err != nil {
+		return err
+	}
+	var a control.Answer
+	all, err := k.conn.Receive(&a)
+	descriptor.Close(all)
+	switch {
+	case err != nil:
+		return err
+	case a.Error != "":
+		return &refusal{a.Error}
+	case !a.Done:
+		return errors.New("its answer is to another question")
+	}
+	return nil
+}
+
+// Names implements [kern.NameHost].
+func (k *Keeper) Names(_ context.Context, ops []plan.Op) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for part := range slices.Chunk(ops, control.MaxObjects) {
+		var n control.Names
+		for _, op := range part {
+			if err := k.name(&n, op); err != nil {
+				return err
+			}
+		}
+		if err := k.call(control.Request{Names: &n}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k *Keeper) name(n *control.Names, op plan.Op) error {
+	gone := op.Verb == plan.Delete
+	switch o := op.Object.(type) {
+	case plan.NameZone:
+		if gone {
+			delete(k.zones, o.Key())
+			n.GoneZones = append(n.GoneZones, o.ID)
+			return nil
+		}
+		k.zones[o.Key()] = o
+		n.Zones = append(n.Zones, o)
+	case plan.NameMember:
+		if gone {
+			delete(k.members, o.Key())
+			n.GoneMembers = append(n.GoneMembers, plan.NameMember{Zone: o.Zone, ID: o.ID})
+			return nil
+		}
+		k.members[o.Key()] = o
+		n.Members = append(n.Members, o)
+	default:
+		return fmt.Errorf("%s is no name", op.Object)
+	}
+	return nil
+}
+
+// Serve implements [kern.NameHost].
+func (k *Keeper) Serve(_ context.Context, n plan.NameServer, socks control.Sockets) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if old, ok := k.servers[n.Key()]; ok {
+		old.Close()
+	}
+	k.servers[n.Key()] = served{n, socks}
+	return k.call(control.Request{Serve: &n}, socks.All()...)
+}
+
+// Stop implements [kern.NameHost].
+func (k *Keeper) Stop(_ context.Context, key string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	old, ok := k.servers[key]
+	if !ok {
+		return nil
+	}
+	delete(k.servers, key)
+	old.Close()
+	return k.call(control.Request{Stop: key})
+}
+
+// List implements [kern.NameHost].
+func (k *Keeper) List() ([]plan.NameZone, []plan.NameMember, []control.Held) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var servers []control.Held
+	for _, s := range k.servers {
+		servers = append(servers, control.Held{NameServer: s.NameServer, UDP: s.UDP})
+	}
+	return slices.Collect(maps.Values(k.zones)), slices.Collect(maps.Values(k.members)), servers
+}
+
+// Exists reports whether a program is there to be started.
+func Exists(path string) error {
+	st, err := os.Stat(path)
+	if err == nil && (!st.Mode().IsRegular() || st.Mode()&0o111 == 0) {
+		err = errors.New("it is no program")
+	}
+	return err
+}
