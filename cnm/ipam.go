@@ -20,6 +20,14 @@ type PoolRequest struct {
 	NoGateway bool `json:"-"`
 }
 
+// Is6 reports whether the subnet is one of IPv6.
+func (r PoolRequest) Is6() bool {
+	if r.Subnet.IsValid() {
+		return r.Subnet.Addr().Is6()
+	}
+	return r.IPv6
+}
+
 // Claim is a set of addresses that become the owner's (or, from
 // [IPAM.Release], cease to be) with the commit that its Writes are part of. Until Done is
 // called they are held in memory against other claims.
@@ -45,9 +53,9 @@ type IPAM interface {
 	Pools(ctx context.Context, n Network, requests []PoolRequest) ([]Pool, error)
 	// Forget frees the subnets of a network that was removed or never made.
 	Forget(network string)
-	// Claim gives the owner one address of each pool of n: the wanted ones, at
-	// most one a pool, else those of before that are free, else free ones. An owner that has
-	// addresses already gets the same ones, without writes.
+	// Claim gives the owner one address of each family that n has pools of: the wanted ones, at
+	// most one a family, else those of before that are free, else free ones of the first pool that has any. An owner
+	// that has addresses already gets the same ones, without writes.
 	Claim(ctx context.Context, n Network, owner string, want, before []netip.Addr) (*Claim, error)
 	// Release gives back everything the owner has in the network; no address
 	// at all is no error.

@@ -41,16 +41,17 @@ const (
 
 // Network is a broadcast domain or routed subnet that endpoints join.
 type Network struct {
-	ID       string            `json:"id"` // 64 hex digits
-	Name     string            `json:"name"`
-	Driver   string            `json:"driver"`
-	Scope    Scope             `json:"scope"`
-	Internal bool              `json:"internal,omitempty"`
-	IPv4     bool              `json:"ipv4"`
-	IPv6     bool              `json:"ipv6"`
-	Pools    []Pool            `json:"pools,omitempty"`   // at most one a family today; the driver may refuse more
-	Options  map[string]string `json:"options,omitempty"` // as given; decoded once by the driver
-	Labels   map[string]string `json:"labels,omitempty"`
+	ID       string `json:"id"` // 64 hex digits
+	Name     string `json:"name"`
+	Driver   string `json:"driver"`
+	Scope    Scope  `json:"scope"`
+	Internal bool   `json:"internal,omitempty"`
+	IPv4     bool   `json:"ipv4"`
+	IPv6     bool   `json:"ipv6"`
+	// in the order in which addresses are given; of a cluster's network at most one a family
+	Pools   []Pool            `json:"pools,omitempty"`
+	Options map[string]string `json:"options,omitempty"` // as given; decoded once by the driver
+	Labels  map[string]string `json:"labels,omitempty"`
 	// IPAM is the plugin that gives subnets and addresses; nil: package ipam does.
 	IPAM    *NetworkIPAM    `json:"ipam,omitempty"`
 	Cluster *ClusterNetwork `json:"cluster,omitempty"` // nil for a network of this node alone

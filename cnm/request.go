@@ -11,7 +11,7 @@ import (
 type NetworkRequest struct {
 	Name        string
 	Driver      string        // "": bridge
-	Pools       []PoolRequest // at most one a family; a family in use without one gets a free default subnet
+	Pools       []PoolRequest // a family in use without one gets a free default subnet
 	Internal    bool
 	IPv6        bool
 	DisableIPv4 bool

@@ -200,21 +200,24 @@ func (m *IPAM) replace(id, owner string) (e *network, h *holding, old []netip.Ad
 		return nil, nil, nil, fmt.Errorf("renew the addresses of %s: an earlier claim is not decided yet: %w", owner,
 			cnm.ErrConflict)
 	}
-	for _, p := range e.pools {
-		if slices.ContainsFunc(h.addrs, p.gives) {
+	for _, pools := range e.families() {
+		gives := func(a netip.Addr) bool {
+			return slices.ContainsFunc(pools, func(p *pool) bool { return p.gives(a) })
+		}
+		if slices.ContainsFunc(h.addrs, gives) {
 			continue
 		}
-		a, ok := p.pick(owner)
+		a, ok := pools.take(owner, nil, nil)
 		if !ok {
 			e.free(h, h.next)
 			if h.next = nil; len(h.addrs) == 0 {
 				delete(e.owners, owner)
 			}
-			return nil, nil, nil, p.exhausted(e.name)
+			return nil, nil, nil, pools.exhausted(e.name)
 		}
 		h.next = append(h.next, a)
 		for _, a := range h.addrs {
-			if a.Is4() == p.is4 {
+			if a.Is4() == pools[0].is4 {
 				old = append(old, a)
 			}
 		}

@@ -280,6 +280,12 @@ func TestReleaseDuringRenewal(t *testing.T) {
 	}
 }
 
+// Nodes of a cluster share one subnet of a family.
+func TestResolveRefusesASecondSubnet(t *testing.T) {
+	_, err := newBed(t).Resolve(t.Context(), []cnm.PoolRequest{subnet("10.2.0.0/24"), subnet("10.3.0.0/24")}, nil)
+	wantError(t, err, cnm.ErrInvalid, "10.3.0.0/24", "second IPv4", "network of the cluster")
+}
+
 func TestResolve(t *testing.T) {
 	b := newBed(t, "10.1.0.0/24", "0.0.0.0/0")
 	b.network(t, "web", subnet("10.2.128.0/24"))

@@ -148,19 +148,13 @@ func (m *IPAM) Claim(ctx context.Context, n cnm.Network, owner string, want, bef
 		return nil, err
 	}
 	h := &holding{owner: owner, pending: true}
-	for i, p := range e.pools {
-		a := wanted[i]
-		if a.IsValid() {
-			p.hold(a, owner)
-		} else if a, ok := p.again(before, owner); ok {
-			wanted[i] = a
-		} else if a, ok := p.pick(owner); ok {
-			wanted[i] = a
-		} else {
+	for _, pools := range e.families() {
+		a, ok := pools.take(owner, wanted, before)
+		if !ok {
 			e.drop(h)
-			return nil, p.exhausted(n.Name)
+			return nil, pools.exhausted(n.Name)
 		}
-		h.addrs = append(h.addrs, wanted[i])
+		h.addrs = append(h.addrs, a)
 	}
 	claim := &cnm.Claim{Addrs: e.prefixes(h)}
 	if claim.Writes, err = created(n.ID, owner, h.addrs); err != nil {
@@ -256,9 +250,9 @@ func (e *network) prefixes(h *holding) []netip.Prefix {
 	return out
 }
 
-// assign finds the pool of every wanted address.
+// assign are the wanted addresses, each of a pool that can give it.
 func (e *network) assign(name string, want []netip.Addr) ([]netip.Addr, error) {
-	out := make([]netip.Addr, len(e.pools))
+	var out []netip.Addr
 	for _, a := range want {
 		a = a.Unmap()
 		i := slices.IndexFunc(e.pools, func(p *pool) bool { return p.Subnet.Contains(a) })
@@ -272,19 +266,17 @@ func (e *network) assign(name string, want []netip.Addr) ([]netip.Addr, error) {
 				Remedy: "ask for another address, or for none to have a free one picked",
 			}
 		}
-		if out[i].IsValid() {
+		if j := slices.IndexFunc(out, func(b netip.Addr) bool { return a.Is4() == b.Is4() }); j >= 0 {
 			return nil, &cnm.Error{
 				Kind: cnm.ErrInvalid, Field: "address", Value: a.String(),
-				Reason: fmt.Sprintf("%s is asked for too and both are in %s; an endpoint has one address of each "+
-					"subnet",
-					out[i], e.pools[i].Subnet),
+				Reason: fmt.Sprintf("%s is asked for too; an endpoint has one address of each family", out[j]),
 				Remedy: "leave one of them out",
 			}
 		}
 		if !e.pools[i].gives(a) {
 			return nil, e.pools[i].notOurs(name, a)
 		}
-		out[i] = a
+		out = append(out, a)
 	}
 	return out, nil
 }

@@ -238,7 +238,7 @@ func TestClaims(t *testing.T) {
 		wantError(t, err, c.kind, append(c.parts, addr)...)
 	}
 	_, err = b.claim(n, "refused", "10.0.0.20", "10.0.0.21")
-	wantError(t, err, cnm.ErrInvalid, "10.0.0.20", "10.0.0.21", "one address of each subnet")
+	wantError(t, err, cnm.ErrInvalid, "10.0.0.20", "10.0.0.21", "one address of each family")
 	// None of the refusals holds anything.
 	if a, err := b.claim(n, "last", "10.0.0.20"); err != nil || text(a) != "10.0.0.20/24 fd00::4/64" {
 		t.Errorf("%v, %v", a, err)

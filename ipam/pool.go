@@ -247,7 +247,58 @@ func (p *pool) notOurs(network string, a netip.Addr) error {
 	}
 }
 
-// byFamily orders IPv4 before IPv6.
-func byFamily(a, b *pool) int { return cmp.Compare(family(a), family(b)) }
+// family is the pools of one IP family, in the order in which addresses are given from them.
+type family []*pool
 
-func family(p *pool) int { return p.Subnet.Addr().BitLen() }
+// families are the network's pools, IPv4 first.
+func (e *network) families() []family {
+	var out []family
+	for i, p := range e.pools {
+		if i == 0 || byFamily(e.pools[i-1], p) != 0 {
+			out = append(out, nil)
+		}
+		out[len(out)-1] = append(out[len(out)-1], p)
+	}
+	return out
+}
+
+// take takes an address for the owner: the wanted one that is in one of the pools, else the first of those of before
+// that is free, else the next one of the first pool that has any.
+func (f family) take(owner string, wanted, before []netip.Addr) (netip.Addr, bool) {
+	for _, p := range f {
+		if i := slices.IndexFunc(wanted, p.Subnet.Contains); i >= 0 {
+			p.hold(wanted[i], owner)
+			return wanted[i], true
+		}
+	}
+	for _, p := range f {
+		if a, ok := p.again(before, owner); ok {
+			return a, true
+		}
+	}
+	for _, p := range f {
+		if a, ok := p.pick(owner); ok {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+func (f family) exhausted(network string) error {
+	if len(f) == 1 {
+		return f[0].exhausted(network)
+	}
+	var subnets []string
+	for _, p := range f {
+		subnets = append(subnets, p.Range.String())
+	}
+	return &cnm.Error{
+		Kind: cnm.ErrExhausted,
+		Reason: fmt.Sprintf("network %q has no free address left: all of %s are in use", network,
+			strings.Join(subnets, " and ")),
+		Remedy: "remove endpoints, or make a network with larger subnets or ranges",
+	}
+}
+
+// byFamily orders IPv4 before IPv6.
+func byFamily(a, b *pool) int { return cmp.Compare(a.Subnet.Addr().BitLen(), b.Subnet.Addr().BitLen()) }

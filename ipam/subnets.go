@@ -49,7 +49,7 @@ type source struct {
 
 // Pools implements [cnm.IPAM].
 func (m *IPAM) Pools(ctx context.Context, n cnm.Network, requests []cnm.PoolRequest) ([]cnm.Pool, error) {
-	w := where{sources: m.defaults, least4: 16}
+	w := where{sources: m.defaults, least4: 16, several: true}
 	if err := w.look(ctx, m, requests); err != nil {
 		return nil, err
 	}
@@ -69,6 +69,7 @@ func (m *IPAM) Pools(ctx context.Context, n cnm.Network, requests []cnm.PoolRequ
 // where says where the subnets of a network can be.
 type where struct {
 	sources func(ipv6 bool) []source
+	several bool           // a family may have more than one
 	least4  int            // the shortest length that an IPv4 subnet is picked with
 	host    []netip.Prefix // what the host uses
 	taken   []netip.Prefix // subnets of networks that this node does not have
@@ -81,9 +82,13 @@ func (w *where) look(ctx context.Context, m *IPAM, requests []cnm.PoolRequest) (
 			return err
 		}
 		for _, q := range requests[:i] {
-			if isIPv6(q) == isIPv6(r) {
+			if q.Is6() == r.Is6() && !w.several {
 				return invalid("subnet", subnetText(r), fmt.Sprintf("a second %s subnet", familyName(r)),
-					"a network has one subnet of each family")
+					"a network of the cluster has one subnet of each family")
+			}
+			if q.Subnet.IsValid() && q.Subnet.Overlaps(r.Subnet) {
+				return invalid("subnet", subnetText(r), fmt.Sprintf("overlaps %s of the same network", q.Subnet),
+					"give the network subnets that do not")
 			}
 		}
 	}
@@ -114,12 +119,22 @@ func (m *IPAM) host(ctx context.Context) ([]netip.Prefix, error) {
 // resolve finds the pools, IPv4 first. The caller holds mu.
 func (m *IPAM) resolve(requests []cnm.PoolRequest, w where) ([]cnm.Pool, error) {
 	var pools []cnm.Pool
+	for _, r := range requests { // those that are picked keep clear of those that have a name
+		if r.Subnet.IsValid() {
+			if err := m.free(r.Subnet, r.LAN, w); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, r := range requests {
+		if r.Subnet.IsValid() {
+			w.taken = append(slices.Clip(w.taken), r.Subnet)
+		}
+	}
 	for _, r := range requests {
 		subnet := r.Subnet
 		var err error
-		if subnet.IsValid() {
-			err = m.free(subnet, r.LAN, w)
-		} else {
+		if !subnet.IsValid() {
 			subnet, err = m.choose(r, w)
 		}
 		if err != nil {
@@ -130,6 +145,7 @@ func (m *IPAM) resolve(requests []cnm.PoolRequest, w where) ([]cnm.Pool, error) 
 			return nil, err
 		}
 		pools = append(pools, p)
+		w.taken = append(slices.Clip(w.taken), subnet)
 	}
 	slices.SortStableFunc(pools, func(a, b cnm.Pool) int { return a.Subnet.Addr().BitLen() - b.Subnet.Addr().BitLen() })
 	return pools, nil
@@ -355,15 +371,8 @@ func smallest(s netip.Prefix) string {
 	return "/127 (RFC 6164)"
 }
 
-func isIPv6(r cnm.PoolRequest) bool {
-	if r.Subnet.IsValid() {
-		return r.Subnet.Addr().Is6()
-	}
-	return r.IPv6
-}
-
 func familyName(r cnm.PoolRequest) string {
-	if isIPv6(r) {
+	if r.Is6() {
 		return "IPv6"
 	}
 	return "IPv4"

@@ -104,6 +104,41 @@ func TestPoolWithoutGateway(t *testing.T) {
 	}
 }
 
+// Endpoints get addresses of a family's first subnet that has any, or of the one that what they ask for is in.
+func TestSeveralSubnets(t *testing.T) {
+	b := newBed(t)
+	n := b.network(t, "x", subnet("10.2.0.0/30"), subnet("fd02::/64"), subnet("10.1.0.0/29"), subnet("fd01::/64"))
+	for _, c := range []struct{ owner, want, got string }{
+		{"a", "", "10.2.0.2/30 fd02::2/64"}, {"b", "", "10.1.0.2/29 fd02::3/64"}, // the first has one address
+		{"c", "10.1.0.5", "10.1.0.5/29 fd02::4/64"}, {"d", "fd01::9", "10.1.0.3/29 fd01::9/64"},
+	} {
+		got, err := b.claim(n, c.owner, strings.Fields(c.want)...)
+		if err != nil || text(got) != c.got {
+			t.Errorf("%s, who wants %q, got %s, %v; want %s", c.owner, c.want, text(got), err, c.got)
+		}
+	}
+	if err := b.release(n, "a"); err != nil {
+		t.Fatal(err)
+	}
+	b.reopen(t)
+	for _, c := range []struct{ owner, got string }{
+		{"e", "10.2.0.2/30"}, {"f", "10.1.0.6/29"}, {"g", "10.1.0.4/29"}, {"b", "10.1.0.2/29"},
+	} {
+		if got, err := b.claim(n, c.owner); err != nil || !strings.HasPrefix(text(got), c.got+" ") {
+			t.Errorf("%s got %s, %v; want %s", c.owner, text(got), err, c.got)
+		}
+	}
+	_, err := b.claim(n, "h")
+	wantError(t, err, cnm.ErrExhausted, "all of 10.2.0.0/30 and 10.1.0.0/29 are in use")
+	_, err = b.claim(n, "h", "10.1.0.5", "10.2.0.2")
+	wantError(t, err, cnm.ErrExists, "10.1.0.5")
+	picked := b.network(t, "y", cnm.PoolRequest{}, subnet("172.17.0.0/16"), cnm.PoolRequest{Bits: 24})
+	if got := picked.Pools; len(got) != 3 || got[0].Subnet.Overlaps(got[2].Subnet) ||
+		got[0].Subnet.Overlaps(got[1].Subnet) {
+		t.Errorf("picked %v", got)
+	}
+}
+
 func TestPoolRefusals(t *testing.T) {
 	b := newBed(t, "10.77.0.0/24", "10.78.0.0/16")
 	b.network(t, "web", subnet("10.1.0.0/24"), subnet("fd00:1::/64"))
@@ -133,8 +168,8 @@ func TestPoolRefusals(t *testing.T) {
 		"link-local":  {[]cnm.PoolRequest{subnet("fe80::/64")}, cnm.ErrInvalid, []string{"link-local"}},
 		"mapped": {[]cnm.PoolRequest{subnet("::ffff:10.2.0.0/120")}, cnm.ErrInvalid,
 			[]string{"write it as IPv4"}},
-		"two of one": {[]cnm.PoolRequest{subnet("10.2.0.0/24"), subnet("10.3.0.0/24")}, cnm.ErrInvalid,
-			[]string{"10.3.0.0/24", "second IPv4"}},
+		"overlap of its own": {[]cnm.PoolRequest{subnet("10.2.0.0/16"), subnet("10.2.3.0/24")}, cnm.ErrInvalid,
+			[]string{"10.2.3.0/24", "overlaps 10.2.0.0/16 of the same network"}},
 		"long length":  {[]cnm.PoolRequest{{Bits: 32}}, cnm.ErrInvalid, []string{"/32", "/16 to /31"}},
 		"short length": {[]cnm.PoolRequest{{Bits: 8}}, cnm.ErrInvalid, []string{"/8", "/16 to /31"}},
 		"IPv6 length": {[]cnm.PoolRequest{{Bits: 40, IPv6: true}}, cnm.ErrInvalid,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -126,23 +127,23 @@ func (k *addresses) isStray(endpoint string) bool {
 	return n != nil && strayed(n.v, e.v)
 }
 
-// strayed reports whether the endpoint lacks an address of a pool. What it has of a family without
+// strayed reports whether the endpoint lacks an address of a family's pools. What it has of a family without
 // a pool it keeps.
 func strayed(n cnm.Network, e cnm.Endpoint) bool {
 	if n.Cluster == nil || e.Phase == cnm.Deleting {
 		return false
 	}
+	has := map[bool]bool{} // by whether the family is IPv4
 	for _, p := range n.Pools {
 		shared := n.Cluster.Leases == "" || len(p.Blocks) > 0
 		ours := func(a netip.Prefix) bool {
 			in := func(b netip.Prefix) bool { return b.Contains(a.Addr()) }
 			return a.Bits() == p.Subnet.Bits() && in(p.Subnet) && (!shared || slices.ContainsFunc(p.Blocks, in))
 		}
-		if !slices.ContainsFunc(e.Addrs, ours) {
-			return true
-		}
+		is4 := p.Subnet.Addr().Is4()
+		has[is4] = has[is4] || slices.ContainsFunc(e.Addrs, ours)
 	}
-	return false
+	return slices.Contains(slices.Collect(maps.Values(has)), false)
 }
 
 // move gives an endpoint addresses of its network's present pools: the old ones go, the new ones come and

@@ -155,6 +155,13 @@ func chooseIPAM(d cnm.Driver, r cnm.NetworkRequest, n *cnm.Network) error {
 	case !d.Capabilities().Addresses:
 		return bad(fmt.Sprintf("networks of driver %s have no addresses", d.Name()), "leave it out")
 	}
+	families := map[bool]bool{}
+	for _, p := range r.Pools {
+		if families[p.Is6()] {
+			return bad("an IPAM plugin gives addresses of one subnet of each family", "give one subnet of each")
+		}
+		families[p.Is6()] = true
+	}
 	n.IPAM = &cnm.NetworkIPAM{Driver: r.IPAM, Options: r.IPAMOptions}
 	return nil
 }
@@ -174,7 +181,7 @@ func families(d cnm.Driver, r cnm.NetworkRequest, n *cnm.Network) ([]cnm.PoolReq
 	}
 	has4, has6 := false, false
 	for _, p := range r.Pools {
-		if p.IPv6 || p.Subnet.IsValid() && p.Subnet.Addr().Is6() {
+		if p.Is6() {
 			has6 = true
 		} else {
 			has4 = true
@@ -200,7 +207,7 @@ func families(d cnm.Driver, r cnm.NetworkRequest, n *cnm.Network) ([]cnm.PoolReq
 	chooser, chooses := d.(cnm.GatewayChooser)
 	for i, p := range pools {
 		pools[i].LAN = d.Capabilities().LAN
-		pools[i].NoGateway = chooses && !chooser.HasGateway(*n, p.IPv6 || p.Subnet.IsValid() && p.Subnet.Addr().Is6())
+		pools[i].NoGateway = chooses && !chooser.HasGateway(*n, p.Is6())
 	}
 	return pools, nil
 }

@@ -129,7 +129,10 @@ func (w *world) endpoint(network string, host int, e cnm.Endpoint) plan.State {
 	w.boxes++
 	e.ID, e.Network, e.Phase = fmt.Sprintf("%08x%056x", w.boxes, 0), n.ID, cnm.Active
 	e.MAC = plan.MAC{2, 0x42, 0, 0, n.ID[7] - '0', byte(host)}
-	for _, p := range n.Pools {
+	for _, p := range n.Pools[:min(2, len(n.Pools))] {
+		if len(e.Addrs) > 1 {
+			break // given
+		}
 		b := p.Subnet.Addr().AsSlice()
 		b[len(b)-1] = byte(host)
 		a, _ := netip.AddrFromSlice(b)

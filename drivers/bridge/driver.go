@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/linkname"
@@ -109,25 +110,10 @@ func (Driver) CheckNetwork(n cnm.Network) error {
 	if err != nil {
 		return invalid(err)
 	}
-	if err := CheckNetwork(n, o); err != nil {
-		return err
-	}
-	var v4s, v6s int
-	for _, p := range n.Pools {
-		if p.Subnet.Addr().Is4() {
-			v4s++
-		} else {
-			v6s++
-		}
-	}
-	if v4s > 1 || v6s > 1 {
-		return invalid(fmt.Errorf("%d IPv4 and %d IPv6 subnets: a bridge network has one of each at most", v4s, v6s))
-	}
-	return nil
+	return CheckNetwork(n, o)
 }
 
-// CheckNetwork refuses pools and options that no network with a bridge can have. It
-// lets several pools of a family pass. The error is a [cnm.ErrInvalid].
+// CheckNetwork refuses pools and options that no network with a bridge can have. The error is a [cnm.ErrInvalid].
 func CheckNetwork(n cnm.Network, o Options) error {
 	if err := checkNetwork(n, o); err != nil {
 		return invalid(err)
@@ -156,7 +142,11 @@ func checkNetwork(n cnm.Network, o Options) error {
 	if err := checkOutbound(n, o); err != nil {
 		return err
 	}
-	for _, p := range n.Pools {
+	for i, p := range n.Pools {
+		if j := slices.IndexFunc(n.Pools[:i], func(q cnm.Pool) bool { return q.Subnet.Overlaps(p.Subnet) }); j >= 0 {
+			return fmt.Errorf("subnets %s and %s overlap: give the network subnets that do not", n.Pools[j].Subnet,
+				p.Subnet)
+		}
 		if g := p.Gateway; g.IsValid() && !o.HasGateway(g.Is6()) {
 			return fmt.Errorf("option gateway-mode=%s: the network was made with the gateway %s: make another one",
 				Isolated, g)

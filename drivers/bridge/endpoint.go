@@ -36,7 +36,7 @@ func RenderEndpoint(n cnm.Network, e cnm.Endpoint, o Options, h cnm.Host) (plan.
 		rules: firewall.Elements{Owner: endpointScope(e)}}
 	r.link(o.mtu(n, h))
 	r.addresses()
-	r.state.Routes = append(r.state.Routes, o.Routes.For(e, r.state)...)
+	r.state.Routes = append(r.state.Routes, append(siblings(n, e), o.Routes...).For(e, r.state)...)
 	r.sysctls()
 	r.ownSysctls()
 	if o.SourceValidation {

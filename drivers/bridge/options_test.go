@@ -150,7 +150,9 @@ func TestCheckNetworkRefuses(t *testing.T) {
 		"make it internal too": func(n *cnm.Network) {
 			n.Options = map[string]string{"gateway-mode-ipv4": "isolated"}
 		},
-		"2 IPv4":                func(n *cnm.Network) { n.Pools = append(n.Pools, pool("10.9.0.0/24", "10.9.0.1")) },
+		"10.7.0.0/24 and 10.7.0.128/25 overlap": func(n *cnm.Network) {
+			n.Pools = append(n.Pools, pool("10.7.0.128/25", "10.7.0.129"))
+		},
 		"beyond its length":     func(n *cnm.Network) { n.Pools = []cnm.Pool{pool("10.7.0.5/24", "10.7.0.1")} },
 		"switched off":          func(n *cnm.Network) { n.IPv6 = false },
 		"one address":           func(n *cnm.Network) { n.Pools = []cnm.Pool{pool("10.7.0.5/32", "")} },

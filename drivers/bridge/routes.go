@@ -31,7 +31,7 @@ func (r *Routes) Set(value string) error {
 		var route Route
 		var err error
 		if route.Dst, err = netip.ParsePrefix(dst); err != nil {
-			return errors.New("want SUBNET[,via=ADDRESS], such as 10.9.0.0/16,via=10.7.0.5, several with spaces "+
+			return errors.New("want SUBNET[,via=ADDRESS], such as 10.9.0.0/16,via=10.7.0.5, several with spaces " +
 				"between")
 		}
 		if given {
@@ -121,6 +121,17 @@ func (r Routes) For(e cnm.Endpoint, s plan.State) []plan.Route {
 		if slices.ContainsFunc(s.Policies, own) {
 			way.Table, way.Metric = Table(e), 0
 			out = append(out, way)
+		}
+	}
+	return out
+}
+
+// siblings lead to the network's other subnets, which are on the same bridge.
+func siblings(n cnm.Network, e cnm.Endpoint) Routes {
+	var out Routes
+	for _, p := range n.Pools {
+		if !slices.ContainsFunc(e.Addrs, func(a netip.Prefix) bool { return p.Subnet.Contains(a.Addr()) }) {
+			out = append(out, Route{Dst: p.Subnet})
 		}
 	}
 	return out

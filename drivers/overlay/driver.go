@@ -71,25 +71,14 @@ func (Driver) Tunnel(n cnm.Network) (cnm.TunnelRequest, error) {
 	return cnm.TunnelRequest{Kind: tunnelKind, VNI: o.VNI, FirstVNI: firstVNI, LastVNI: lastVNI, Port: o.Port}, nil
 }
 
-// CheckNetwork refuses unknown or malformed options and pools that a bridge cannot serve. A network may have
-// several subnets of a family. The error is a [cnm.ErrInvalid].
+// CheckNetwork refuses unknown or malformed options and pools that a bridge cannot serve. The error is a
+// [cnm.ErrInvalid].
 func (Driver) CheckNetwork(n cnm.Network) error {
 	o, err := options(n)
 	if err != nil {
 		return err
 	}
-	if err := bridge.CheckNetwork(n, o.Bridge); err != nil {
-		return err
-	}
-	for i, p := range n.Pools {
-		for _, q := range n.Pools[:i] {
-			if p.Subnet.Overlaps(q.Subnet) {
-				return invalid(fmt.Errorf("subnets %s and %s overlap: give the network subnets that do not", q.Subnet,
-					p.Subnet))
-			}
-		}
-	}
-	return nil
+	return bridge.CheckNetwork(n, o.Bridge)
 }
 
 // CheckEndpoint implements [cnm.EndpointChecker]. The error is a [cnm.ErrInvalid].

@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"slices"
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
@@ -72,7 +74,8 @@ func (n *networks) endpointOf(ctx context.Context, net cnm.Network, e cnm.Endpoi
 		v.Interface = e.LinkName()
 	}
 	for _, p := range net.Pools {
-		if p.Gateway.IsValid() && !net.Internal {
+		has := slices.ContainsFunc(e.Addrs, func(a netip.Prefix) bool { return p.Subnet.Contains(a.Addr()) })
+		if has && p.Gateway.IsValid() && !net.Internal {
 			v.Gateways = append(v.Gateways, p.Gateway)
 		}
 	}

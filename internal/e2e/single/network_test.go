@@ -32,7 +32,7 @@ func TestNetworkCreateRefuses(t *testing.T) {
 		refusal{"network create --subnet 10.7.0.128/25 x", 1, `overlaps 10.7.0.0/24 of network "web"`},
 		refusal{"network create --subnet 10.8.0.5/24 x", 1, `did you mean 10.8.0.0/24`},
 		refusal{"network create --subnet 10.8.0.0/32 x", 1, `/31`},
-		refusal{"network create --subnet 10.8.0.0/24 --subnet 10.9.0.0/24 x", 1, `one subnet of each family`},
+		refusal{"network create --subnet 10.8.0.0/16 --subnet 10.8.9.0/24 x", 1, `overlaps 10.8.0.0/16 of the same`},
 		refusal{"network create --subnet 10.8.0.0/24 --gateway 10.9.0.1 x", 1, `"10.9.0.1" is in no --subnet`},
 		refusal{"network create --subnet 10.8.0.0/24 --ip-range 10.9.0.0/25 x", 1, `choose an address inside`},
 		refusal{"network create --subnet 10.8.0.0/24 --aux-address 10.8.0.5 x", 1, `NAME=ADDRESS`},
@@ -81,6 +81,35 @@ func TestAddressesAreGivenOnce(t *testing.T) {
 	n.ok("run", "-d", "--name", "m", "--mac-address", "02:00:00:00:00:08", "bb", "sleep", "1000")
 	n.refuses(refusal{"run --rm --mac-address 02:00:00:00:00:08 bb true", 125,
 		`MAC address "02:00:00:00:00:08": taken by m`})
+}
+
+// Of several subnets containers get addresses of the first that has any, and are neighbours across them.
+func TestSeveralSubnetsOfANetwork(t *testing.T) {
+	n := withImage(t)
+	n.ok("network", "create", "--subnet", "10.7.0.0/30", "--subnet", "10.8.0.0/24", "--gateway", "10.8.0.254",
+		"--ip-range", "10.8.0.128/25", "--subnet", "fd00:7::/64", "--subnet", "fd00:8::/64", "--route",
+		"10.99.0.0/16,via=10.8.0.5", "wide")
+	for _, name := range []string{"a", "b"} {
+		n.ok("run", "-d", "--name", name, "--network", "wide", "bb", "sleep", "1000")
+	}
+	n.ok("run", "-d", "--name", "c", "--network", "wide", "--ip", "10.8.0.9", "--ip6", "fd00:8::9", "bb", "sleep",
+		"1000")
+	of := func(name string) string {
+		const e = ".NetworkSettings.Networks.wide."
+		return n.ok("inspect", "-f", "{{"+e+"IPAddress}} {{"+e+"Gateway}} {{"+e+"GlobalIPv6Address}} {{"+e+
+			"IPv6Gateway}}", name)
+	}
+	is(t, "the first", of("a"), "10.7.0.2 10.7.0.1 fd00:7::2 fd00:7::1")
+	is(t, "when the first subnet is full", of("b"), "10.8.0.128 10.8.0.254 fd00:7::3 fd00:7::1")
+	is(t, "as asked for", of("c"), "10.8.0.9 10.8.0.254 fd00:8::9 fd00:8::1")
+	n.ok("exec", "a", "ping", "-c1", "-W5", "10.8.0.9")
+	n.ok("exec", "c", "ping", "-c1", "-W5", "fd00:7::2")
+	matches(t, "routes", n.ok("exec", "b", "ip", "route"),
+		`10\.7\.0\.0/30 dev eth0(.|\n)*10\.99\.0\.0/16 via 10\.8\.0\.5 dev eth0`)
+	n.ok("stop", "-t", "0", "b")
+	n.ok("start", "b")
+	is(t, "after a stop", of("b"), "10.8.0.128 10.8.0.254 fd00:7::3 fd00:7::1")
+	is(t, "net diff", n.ok("diff"), "")
 }
 
 // A container has the addresses that it had the last time, on every network, while nobody else has them.
