@@ -342,7 +342,8 @@ func (s *session) modifyLink(l, old plan.Link) error {
 		}
 	}
 	near := append(s.resize(l.Name, l, old), rtnetlink.ChangeLink(l.Name, 0, 0, func(a *attr.Builder) {
-		rtnetlink.MarkLink(a, l.Owner, "", s.ipv6(l))
+		// The MTU of a link that somebody else has made is not ours to say.
+		rtnetlink.MarkLink(a, l.Owner, givenMark(l), s.ipv6(l) && (l.Kind != plan.Given || s.ipv6(old)))
 		rtnetlink.Identity(a, changed(l.MAC, old.MAC), l.MTU)
 		if l.Master != old.Master || l.Master != "" {
 			a.U32(unix.IFLA_MASTER, master)

@@ -20,6 +20,14 @@ func checkGiven(l plan.Link) error {
 	return rtnetlink.CheckLinkName(l.Given.Name)
 }
 
+// givenMark is what follows the owner in the mark of a link that somebody else has made; "" for others.
+func givenMark(l plan.Link) string {
+	if l.Kind != plan.Given {
+		return ""
+	}
+	return rtnetlink.GivenMark + l.Given.Name
+}
+
 // takeLink moves a link that somebody else has made into a sandbox, with its name and its mark in one message: there is
 // no time at which it is there without a mark, or here with one.
 func (s *session) takeLink(l plan.Link) error {
@@ -37,7 +45,7 @@ func (s *session) takeLink(l plan.Link) error {
 	if err != nil {
 		return err
 	}
-	mark := rtnetlink.GivenMark + l.Given.Name
+	mark := givenMark(l)
 	if err := s.send("", rtnetlink.MoveLink(found.Index, ns, l, mark)); err != nil {
 		return err
 	}

@@ -45,6 +45,12 @@ func TestAGivenLink(t *testing.T) {
 			if ops := converge(t, k, want); len(ops) > 0 {
 				t.Errorf("still to do: %s", lines(ops))
 			}
+			env.RunIn("box", "ip", "link", "set", "eth0", "address", "02:00:00:00:00:08", "mtu", "1000")
+			env.RunIn("box", "ip", "link", "set", "eth0", "down")
+			converge(t, k, want)
+			if ops := converge(t, k, want); len(ops) > 0 {
+				t.Errorf("after a change by others, still to do: %s", lines(ops))
+			}
 			text := env.RunIn("box", "ip", "addr", "show", "eth0")
 			for _, part := range []string{"02:00:00:00:00:07", "10.1.0.2/24", "UP"} {
 				if !strings.Contains(text, part) {
