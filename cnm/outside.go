@@ -70,9 +70,10 @@ func (c Call) Joined() bool { return c.Step == StepPublish || c.Step == StepJoin
 
 // Given is what an outside driver has answered of an endpoint, checked.
 type Given struct {
-	Link     string       `json:"link,omitempty"`  // its name on the host
-	After    uint32       `json:"after,omitempty"` // greatest index of a link there was before
-	MAC      plan.MAC     `json:"mac,omitzero"`    // the zero value: as the link has it
+	Link     string       `json:"link,omitempty"`   // its name on the host
+	Prefix   string       `json:"prefix,omitempty"` // what its name in the sandbox begins with; "": eth
+	After    uint32       `json:"after,omitempty"`  // greatest index of a link there was before
+	MAC      plan.MAC     `json:"mac,omitzero"`     // the zero value: as the link has it
 	Gateways []netip.Addr `json:"gateways,omitempty"`
 	Routes   []GivenRoute `json:"routes,omitempty"`
 }

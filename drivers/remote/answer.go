@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/drivers/remote/plugin"
@@ -14,6 +16,7 @@ import (
 )
 
 const (
+	maxPrefix = 12 // bytes of what a link's name begins with
 	maxRoutes = 64 // of one endpoint
 	maxLink   = 15 // bytes of a link's name (IFNAMSIZ-1)
 )
@@ -59,6 +62,9 @@ func takeJoined(j plugin.Joined, e cnm.Endpoint, g *cnm.Given) error {
 	case len(j.StaticRoutes) > maxRoutes:
 		return fmt.Errorf("%d static routes: %d are the most", len(j.StaticRoutes), maxRoutes)
 	}
+	if err := takePrefix(j.InterfaceName.DstPrefix, g); err != nil {
+		return err
+	}
 	g.Gateways, g.Routes = nil, nil
 	near := func(a netip.Addr) bool {
 		return slices.ContainsFunc(e.Addrs, func(p netip.Prefix) bool { return p.Contains(a) && p.Addr() != a }) ||
@@ -77,6 +83,24 @@ func takeJoined(j plugin.Joined, e cnm.Endpoint, g *cnm.Given) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// takePrefix checks what the link's name in the sandbox is to begin with. A number comes behind it, so it must not end
+// with one: the names of two endpoints could be the same.
+func takePrefix(prefix string, g *cnm.Given) error {
+	word := func(r rune) bool { return r == '-' || r == '_' || r < utf8.RuneSelf && unicode.IsLetter(r) }
+	last := strings.TrimRightFunc(prefix, word) == prefix
+	switch {
+	case prefix == "":
+		return nil
+	case len(prefix) > maxPrefix || last || strings.ContainsFunc(prefix, func(r rune) bool {
+		return !word(r) && (r < '0' || r > '9')
+	}):
+		return fmt.Errorf("DstPrefix is %.60q: want at most %d letters and digits, the last of them no digit", prefix,
+			maxPrefix)
+	}
+	g.Prefix = prefix
 	return nil
 }
 

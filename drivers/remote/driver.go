@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/drivers/bridge"
@@ -68,6 +69,9 @@ func (d Driver) RenderEndpoint(_ cnm.Network, e cnm.Endpoint, _ cnm.Host) (plan.
 
 // RenderGiven renders the link that the plugin has made, moved into the sandbox, with its addresses and routes.
 func (Driver) RenderGiven(n cnm.Network, e cnm.Endpoint, g cnm.Given, h cnm.Host) (plan.State, error) {
+	if e.IfName == "" && g.Prefix != "" {
+		e.IfName = g.Prefix + strconv.Itoa(e.Index)
+	}
 	n.Pools = slices.Clone(n.Pools)
 	for i, p := range n.Pools {
 		n.Pools[i].Gateway = netip.Addr{}

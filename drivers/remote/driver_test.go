@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -31,7 +32,7 @@ func TestGolden(t *testing.T) {
 	n, e := far()
 	internal := n
 	internal.Internal = true
-	given := cnm.Given{Link: "veth7", After: 12, MAC: plan.MAC{2, 0, 0, 0, 0, 7},
+	given := cnm.Given{Link: "veth7", Prefix: "tun", After: 12, MAC: plan.MAC{2, 0, 0, 0, 0, 7},
 		Gateways: []netip.Addr{netip.MustParseAddr("10.7.0.9"), netip.MustParseAddr("fd00:7::9")},
 		Routes: []cnm.GivenRoute{{Dst: netip.MustParsePrefix("192.0.2.0/24")},
 			{Dst: netip.MustParsePrefix("198.51.100.0/24"), Via: netip.MustParseAddr("10.7.0.3")}}}
@@ -69,6 +70,48 @@ func TestCheckEndpoint(t *testing.T) {
 	if _, err := (Driver{Plugin: "p"}).RenderEndpoint(n, e, cnm.Host{}); err == nil {
 		t.Error("an endpoint that the plugin has not made is rendered")
 	}
+}
+
+func TestPrefixes(t *testing.T) {
+	for prefix, ok := range map[string]bool{"": true, "eth": true, "eth0-": true, "a_b": true, "a.b": false,
+		"eth1": false, "thirteenbytes": false, "a/b": false, "a b": false, "é": false, "\x00": false, "..": false} {
+		var g cnm.Given
+		if err := takePrefix(prefix, &g); (err == nil) != ok || ok && g.Prefix != prefix {
+			t.Errorf("%q: %v, %q", prefix, err, g.Prefix)
+		}
+	}
+}
+
+// Whatever is answered to Join, what is taken of it can be rendered, and its gateways are unicast addresses.
+func FuzzJoined(f *testing.F) {
+	f.Add([]byte(`{"InterfaceName": {"SrcName": "x", "DstPrefix": "eth"}, "Gateway": "10.7.0.1"}`))
+	f.Add([]byte(`{"InterfaceName": {"SrcName": "x"},
+		"StaticRoutes": [{"Destination": "::/0", "NextHop": "fd00:7::1"}]}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var j plugin.Joined
+		if json.Unmarshal(body, &j) != nil {
+			return
+		}
+		n, e := far()
+		var g cnm.Given
+		if takeJoined(j, e, &g) != nil {
+			return
+		}
+		s, err := Driver{Plugin: "p"}.RenderGiven(n, e, g, cnm.Host{})
+		if err != nil {
+			t.Fatalf("%+v: %v", g, err)
+		}
+		for _, l := range s.Links {
+			if len(l.Name) > maxLink || len(l.Given.Name) > maxLink || strings.Contains(l.Given.Name, "/") {
+				t.Errorf("link %q from %q", l.Name, l.Given.Name)
+			}
+		}
+		for _, a := range g.Gateways {
+			if !unicast(a) || a.Zone() != "" {
+				t.Errorf("gateway %s", a)
+			}
+		}
+	})
 }
 
 // What can be reached by a route on the link may be a gateway; a default route by a next hop is one.

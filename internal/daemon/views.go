@@ -72,6 +72,9 @@ func (n *networks) endpointOf(ctx context.Context, net cnm.Network, e cnm.Endpoi
 			v.MAC = l.MAC
 		}
 		v.Interface = e.LinkName()
+		if l.Kind == plan.Given {
+			v.Interface = l.Name
+		}
 	}
 	for _, p := range net.Pools {
 		has := slices.ContainsFunc(e.Addrs, func(a netip.Prefix) bool { return p.Subnet.Contains(a.Addr()) })

@@ -155,7 +155,7 @@ func (s *server) join(r request) (any, error) {
 	e.Joined = true
 	s.state.Endpoints[r.EndpointID] = e
 	gateway, _, _ := strings.Cut(s.state.Networks[r.NetworkID].Gateway, "/")
-	answer := map[string]any{"InterfaceName": map[string]string{"SrcName": e.Inside, "DstPrefix": "eth"}}
+	answer := map[string]any{"InterfaceName": map[string]string{"SrcName": e.Inside, "DstPrefix": "tp"}}
 	if gateway != "" {
 		answer["Gateway"] = gateway
 		answer["StaticRoutes"] = []map[string]any{{"Destination": "198.51.100.0/24", "NextHop": gateway}}

@@ -43,11 +43,11 @@ func TestNetworkOfAPlugin(t *testing.T) {
 		"sleep", "1000")
 	matches(t, "ports", p.Last("NetworkDriver.ProgramExternalConnectivity"),
 		`"com.docker.network.portmap":\[\{"Proto":6,"IP":"","Port":80,"HostIP":"","HostPort":8080,"HostPortEnd":8080`)
-	is(t, "link of b", n.inside("b")("ip -o link show eth0 | grep -o 'mtu 1400\\|02:00:00:00:00:0b' | tr '\\n' ' '"),
+	is(t, "link of b", n.inside("b")("ip -o link show tp0 | grep -o 'mtu 1400\\|02:00:00:00:00:0b' | tr '\\n' ' '"),
 		"mtu 1400 02:00:00:00:00:0b ")
-	is(t, "routes", n.inside("a")("ip route"), "default via 10.7.0.1 dev eth0 proto 117 onlink \n"+
-		"10.7.0.0/24 dev eth0 proto kernel scope link src 10.7.0.2 \n"+
-		"198.51.100.0/24 via 10.7.0.1 dev eth0 proto 117 metric 32001 onlink \n")
+	is(t, "routes", n.inside("a")("ip route"), "default via 10.7.0.1 dev tp0 proto 117 onlink \n"+
+		"10.7.0.0/24 dev tp0 proto kernel scope link src 10.7.0.2 \n"+
+		"198.51.100.0/24 via 10.7.0.1 dev tp0 proto 117 metric 32001 onlink \n")
 	reach := func() {
 		t.Helper()
 		n.ok("exec", "a", "ping", "-c1", "-W5", "10.7.0.3")
@@ -350,6 +350,27 @@ func TestHostileAddresses(t *testing.T) {
 	p.Kill()
 	n.ok("rm", "-f", "c")
 	n.ok("network", "rm", "web")
+	p.Start()
+	clean(n, p)
+}
+
+// Who does not ask a plugin does not wait for one that hangs.
+func TestAPluginThatHangsKeepsNobodyElse(t *testing.T) {
+	n, p := withPlugin(t, "--plugin-wait", "1h")
+	n.ok("network", "create", "-d", "testplugin", "--subnet", "10.7.0.0/24", "far")
+	p.Behave(plugintest.Fault{Method: "NetworkDriver.CreateEndpoint", How: plugintest.Hang, Times: 1})
+	s := n.session(nil, "run", "-d", "--network", "far", "bb", "sleep", "1000")
+	n.eventually("netd asks", func() bool { return strings.Contains(p.Calls(), "CreateEndpoint") })
+	n.ok("run", "--rm", "bb", "true")
+	n.ok("run", "--rm", "--network", "far", "bb", "ping", "-c1", "-W5", "10.7.0.1")
+	is(t, "net diff", n.ok("diff"), "")
+	select {
+	case code := <-s.code:
+		t.Errorf("the one that asks has ended with %d: %s", code, s.errs)
+	default:
+	}
+	p.Kill()
+	await.From(t, "net ends", s.code)
 	p.Start()
 	clean(n, p)
 }
