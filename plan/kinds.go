@@ -15,7 +15,7 @@ type kind struct {
 
 // kinds are all of them, in the order of [State.Objects]. Those with compare are made in this order, after addresses
 // and before routes, and removed in the opposite one.
-func kinds() [19]kind {
+func kinds() [21]kind {
 	return [...]kind{
 		kindOf("namespace", func(s *State) *[]Namespace { return &s.Namespaces }),
 		kindOf("link", func(s *State) *[]Link { return &s.Links }),
@@ -26,6 +26,8 @@ func kinds() [19]kind {
 		neighKind(),
 		tunnelKind(),
 		tunnelPeerKind(),
+		shaperKind(),
+		redirectKind(),
 		nameZoneKind(),
 		nameMemberKind(),
 		nameServerKind(),

@@ -11,12 +11,14 @@ type LinkKind string
 // The link kinds a plan can hold. Loopback links exist in every namespace and
 // are only ever modified.
 const (
-	Bridge   LinkKind = "bridge"
-	Veth     LinkKind = "veth"
-	VXLAN    LinkKind = "vxlan"
-	TUN      LinkKind = "tun"
-	VLAN     LinkKind = "vlan"
-	Macvlan  LinkKind = "macvlan"
+	Bridge  LinkKind = "bridge"
+	Veth    LinkKind = "veth"
+	VXLAN   LinkKind = "vxlan"
+	TUN     LinkKind = "tun"
+	VLAN    LinkKind = "vlan"
+	Macvlan LinkKind = "macvlan"
+	// IFB is a link that what comes in by others goes through, to be held to a rate: see [Redirect].
+	IFB      LinkKind = "ifb"
 	Loopback LinkKind = "loopback"
 	// Given is a link of any kind that somebody else has made for a sandbox, see GivenLink.
 	Given LinkKind = "given"

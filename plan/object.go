@@ -19,8 +19,8 @@ type about struct {
 	owner Owner  // "" for objects that name none
 }
 
-// KindOf is the word for an object's type: namespace, link, addr, route, neigh, fdb, tunnel, remote, zone,
-// name, nameserver, sysctl, port, chain, set, element, flow or accept.
+// KindOf is the word for an object's type: namespace, link, addr, route, neigh, fdb, tunnel, remote, shaper, redirect,
+// zone, name, nameserver, sysctl, port, chain, set, element, flow or accept.
 func KindOf(o Object) string { return o.about().kind }
 
 // LinkOf names the link an object is or sits on. The name is empty for

@@ -32,6 +32,8 @@ type State struct {
 	Policies    []PolicyRule
 	Neighs      []Neigh
 	FDB         []FDBEntry
+	Shapers     []Shaper
+	Redirects   []Redirect
 	Rules       Ruleset
 	Sysctls     []Sysctl
 	Ports       []PortReservation

@@ -37,6 +37,9 @@ func (s *session) enqueue(op plan.Op) error {
 	if err != nil {
 		return err
 	}
+	if o, ok := op.Object.(plan.Redirect); ok {
+		return s.redirect(op, o, index)
+	}
 	r, err := onLink(op, index)
 	if err != nil {
 		return err
@@ -50,7 +53,7 @@ func (s *session) enqueue(op plan.Op) error {
 	return nil
 }
 
-// onLink is the request for an address, neighbour or forwarding entry.
+// onLink is the request for an address, neighbour, forwarding entry or queue.
 func onLink(op plan.Op, index uint32) (rtnetlink.Request, error) {
 	switch o := op.Object.(type) {
 	case plan.Addr:
@@ -73,6 +76,13 @@ func onLink(op plan.Op, index uint32) (rtnetlink.Request, error) {
 			return rtnetlink.NewFDB(o, index), nil
 		case plan.Delete:
 			return rtnetlink.DelFDB(o, index), nil
+		}
+	case plan.Shaper:
+		switch op.Verb {
+		case plan.Create, plan.Modify:
+			return rtnetlink.NewShaper(o, index), nil
+		case plan.Delete:
+			return rtnetlink.DelShaper(index), nil
 		}
 	}
 	return rtnetlink.Request{}, badVerb(op)
@@ -238,7 +248,8 @@ func (s *session) firstEnd(l plan.Link) []rtnetlink.Request {
 }
 
 func hasCarrier(k plan.LinkKind) bool {
-	return k == plan.VXLAN || k == plan.TUN || k == plan.VLAN || k == plan.Macvlan
+	return k == plan.VXLAN || k == plan.TUN || k == plan.VLAN || k == plan.Macvlan ||
+		k == plan.IFB
 }
 
 // evict removes a link of ours in the fabric's namespace that would go by itself
@@ -304,7 +315,7 @@ func checkLink(l plan.Link) error {
 		return err
 	}
 	switch l.Kind {
-	case plan.Bridge:
+	case plan.Bridge, plan.IFB:
 		return nil
 	case plan.Veth:
 		return rtnetlink.CheckLinkName(l.Peer.Name)

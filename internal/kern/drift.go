@@ -72,6 +72,8 @@ func (k *Kernel) Drift(ctx context.Context) (<-chan struct{}, error) {
 		source{entries, func(m netlink.Message) {
 			if e, ok := parseEntry(m); ok {
 				w.addEntry(e)
+			} else if isTraffic(m) {
+				w.lostEntries() // they are few: all are looked at
 			}
 		}, w.lostEntries})
 	if err != nil {

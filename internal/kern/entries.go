@@ -11,10 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// entries are the neighbours and forwarding entries of the fabric's links: part of the shadow.
+// entries are the neighbours, forwarding entries, queues and redirections of the fabric's links: part of the shadow.
 type entries struct {
 	neighs map[string]map[netip.Addr]plan.MAC // by link
 	fdb    map[string]map[hop]netip.Addr      // by link; the value is the destination
+	// queues and redirections, by link and kind; the value is what they do
+	traffic map[string]map[string]plan.Object
 }
 
 // hop tells forwarding entries of a link apart: by the hardware address and by whose they are, and a device's own of
@@ -35,6 +37,7 @@ func hopOf(mac plan.MAC, dst netip.Addr) hop {
 
 func (e *entries) reset() {
 	e.neighs, e.fdb = map[string]map[netip.Addr]plan.MAC{}, map[string]map[hop]netip.Addr{}
+	e.traffic = map[string]map[string]plan.Object{}
 }
 
 func (e *entries) put(o plan.Object) {
@@ -43,6 +46,11 @@ func (e *entries) put(o plan.Object) {
 		set(e.neighs, o.Link, o.IP, o.MAC)
 	case plan.FDBEntry:
 		set(e.fdb, o.Link, hopOf(o.MAC, o.Dst), o.Dst)
+	case plan.Shaper:
+		o.Burst = 0 // as the kernel counts it, it is not quite what was asked for
+		set[string, plan.Object](e.traffic, o.Link, "shaper", o)
+	case plan.Redirect:
+		set[string, plan.Object](e.traffic, o.Link, "redirect", o)
 	}
 }
 
@@ -61,16 +69,23 @@ func (e *entries) remove(o plan.Object) {
 		delete(e.neighs[o.Link], o.IP)
 	case plan.FDBEntry:
 		delete(e.fdb[o.Link], hopOf(o.MAC, o.Dst))
+	case plan.Shaper:
+		delete(e.traffic[o.Link], "shaper")
+	case plan.Redirect:
+		delete(e.traffic[o.Link], "redirect")
 	}
 }
 
 func (e *entries) removeLink(name string) {
 	delete(e.neighs, name)
 	delete(e.fdb, name)
+	delete(e.traffic, name)
 }
 
 // equal reports whether two sets are the same, whatever empty parts they have.
-func (e *entries) equal(o *entries) bool { return same(e.neighs, o.neighs) && same(e.fdb, o.fdb) }
+func (e *entries) equal(o *entries) bool {
+	return same(e.neighs, o.neighs) && same(e.fdb, o.fdb) && same(e.traffic, o.traffic)
+}
 
 func same[K, V comparable](a, b map[string]map[K]V) bool {
 	for link := range b {
@@ -227,5 +242,5 @@ func (w *watcher) readEntries() (*entries, error) {
 
 // listenEntries has room for many notifications: entries come by the ten thousand.
 func (k *Kernel) listenEntries() (*netlink.Conn, error) {
-	return listen(k.fd(), unix.NETLINK_ROUTE, 4*k.buffer, unix.RTNLGRP_NEIGH)
+	return listen(k.fd(), unix.NETLINK_ROUTE, 4*k.buffer, unix.RTNLGRP_NEIGH, unix.RTNLGRP_TC)
 }

@@ -16,6 +16,10 @@ func (s *session) explain(op plan.Op, err error) error {
 	if r, ok := op.Object.(plan.Route); ok && op.Verb == plan.Create && rtnetlink.ErrnoIs(err, unix.EEXIST) {
 		return s.explainRoute(r, err)
 	}
+	switch op.Object.(type) {
+	case plan.Shaper, plan.Redirect:
+		return explainTraffic(op, err)
+	}
 	l, ok := op.Object.(plan.Link)
 	if !ok || l.Kind != plan.VXLAN || op.Verb == plan.Delete || !rtnetlink.ErrnoIs(err, unix.EEXIST, unix.EADDRINUSE) {
 		return err

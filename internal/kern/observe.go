@@ -92,6 +92,9 @@ type view struct {
 	direct   map[directRoute]bool // to subnets on links; nil where it is not looked for
 	neighs   []rtnetlink.Neighbour
 	fdb      []rtnetlink.Neighbour
+
+	queues    []rtnetlink.Queue
+	redirects map[uint32]uint32 // links by index, and where what comes in by them goes
 }
 
 func (k *Kernel) observeNS(ns plan.NetNS) (*view, error) {
@@ -125,6 +128,9 @@ func (k *Kernel) observeNS(ns plan.NetNS) (*view, error) {
 		err := v.readDirect(c, unix.RTPROT_KERNEL)
 		if err == nil && v.cutOff() {
 			err = v.readDirect(c, unix.RTPROT_UNSPEC)
+		}
+		if err == nil {
+			err = v.readTraffic(c)
 		}
 		if err != nil {
 			return nil, err
@@ -287,6 +293,7 @@ func (v *view) collect(s *plan.State, owned, going map[*rtnetlink.Link]bool) {
 		s.Routes = append(s.Routes, r.Route)
 	}
 	s.Policies = append(s.Policies, v.policies...)
+	v.collectTraffic(s, owned, going)
 	for _, n := range v.neighs {
 		if l := v.links[n.Index]; l != nil && !going[l] {
 			s.Neighs = append(s.Neighs, plan.Neigh{NS: v.ns, Link: l.Name, IP: n.IP, MAC: n.MAC})

@@ -13,10 +13,11 @@ const (
 	TUN     = "vlt-" // a network's TUN link
 	MACVLAN = "vlm-" // the host's end on a macvlan network
 	VLAN    = "vlv-" // a network's VLAN
+	IFB     = "vli-" // what comes from an endpoint goes through it, to be held to a rate
 )
 
 // Prefixes are all of them: no user's name for a bridge may begin with one.
-func Prefixes() []string { return []string{Bridge, Veth, VXLAN, VXLAN6, TUN, MACVLAN, VLAN} }
+func Prefixes() []string { return []string{Bridge, Veth, VXLAN, VXLAN6, TUN, MACVLAN, VLAN, IFB} }
 
 // IDLen is how many digits of an ID a name holds.
 const IDLen = 8

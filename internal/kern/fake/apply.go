@@ -31,13 +31,8 @@ func (k *Kernel) apply(op plan.Op) error {
 			return ErrMissing
 		}
 		return put(t.policies, op.Verb, o)
-	case plan.Neigh:
-		if l, ok := t.find(o.NS, o.Link); ok && l.Kind == plan.TUN {
-			return fmt.Errorf("neighbour on %s: %w", o.Link, errKind)
-		}
-		return onLink(t, t.neighs, op.Verb, o)
-	case plan.FDBEntry:
-		return t.forward(op.Verb, o)
+	case plan.Neigh, plan.FDBEntry, plan.Shaper, plan.Redirect:
+		return t.entry(op)
 	case plan.Tunnel:
 		return t.tunnel(op.Verb, o)
 	case plan.TunnelPeer:
@@ -63,6 +58,27 @@ func (k *Kernel) apply(op plan.Op) error {
 	case plan.ConntrackFlush:
 		k.purged = append(k.purged, o)
 		return nil
+	}
+	return fmt.Errorf("%s: no such kind of object", op.Kind())
+}
+
+// entry adds or replaces what is told apart from others on its link by its attributes alone.
+func (t *tables) entry(op plan.Op) error {
+	switch o := op.Object.(type) {
+	case plan.Neigh:
+		if l, ok := t.find(o.NS, o.Link); ok && l.Kind == plan.TUN {
+			return fmt.Errorf("neighbour on %s: %w", o.Link, errKind)
+		}
+		return onLink(t, t.neighs, op.Verb, o)
+	case plan.FDBEntry:
+		return t.forward(op.Verb, o)
+	case plan.Shaper:
+		return onLink(t, t.shapers, op.Verb, o)
+	case plan.Redirect:
+		if l, ok := t.find("", o.To); !ok || l.Kind != plan.IFB {
+			return fmt.Errorf("link %s: %w", o.To, ErrMissing)
+		}
+		return onLink(t, t.redirects, op.Verb, o)
 	}
 	return fmt.Errorf("%s: no such kind of object", op.Kind())
 }
@@ -333,6 +349,10 @@ func (k *Kernel) remove(o plan.Object) error {
 		missing = !take(t.neighs, o)
 	case plan.FDBEntry:
 		missing = !take(t.fdb, o)
+	case plan.Shaper:
+		missing = !take(t.shapers, o)
+	case plan.Redirect:
+		missing = !take(t.redirects, o)
 	case plan.Tunnel:
 		missing = !take(t.tunnels, o)
 		drop(t.remotes, func(r plan.TunnelPeer) bool { return r.Link == o.Link })
@@ -404,6 +424,8 @@ func (t *tables) removeEnd(ns plan.NetNS, name string) {
 	drop(t.routes, func(r plan.Route) bool { return r.NS == ns && r.Link == name })
 	drop(t.neighs, func(n plan.Neigh) bool { return n.NS == ns && n.Link == name })
 	drop(t.fdb, func(f plan.FDBEntry) bool { return f.NS == ns && f.Link == name })
+	drop(t.shapers, func(s plan.Shaper) bool { return ns == "" && s.Link == name })
+	drop(t.redirects, func(r plan.Redirect) bool { return ns == "" && r.Link == name })
 	drop(t.sysctls, func(s plan.Sysctl) bool { return s.NS == ns && s.Link() == name })
 }
 

@@ -54,6 +54,8 @@ type tables struct {
 	policies   map[string]plan.PolicyRule
 	neighs     map[string]plan.Neigh
 	fdb        map[string]plan.FDBEntry
+	shapers    map[string]plan.Shaper
+	redirects  map[string]plan.Redirect
 	tunnels    map[string]plan.Tunnel
 	remotes    map[string]plan.TunnelPeer
 	zones      map[string]plan.NameZone
@@ -90,6 +92,8 @@ func New() *Kernel {
 			policies:   map[string]plan.PolicyRule{},
 			neighs:     map[string]plan.Neigh{},
 			fdb:        map[string]plan.FDBEntry{},
+			shapers:    map[string]plan.Shaper{},
+			redirects:  map[string]plan.Redirect{},
 			tunnels:    map[string]plan.Tunnel{},
 			remotes:    map[string]plan.TunnelPeer{},
 			zones:      map[string]plan.NameZone{},
@@ -144,7 +148,7 @@ func (k *Kernel) snapshot() plan.State {
 	}
 	s.Links = append(s.Links, sorted(t.links)...)
 	s.Addrs, s.Routes, s.Neighs, s.FDB = sorted(t.addrs), sorted(t.routes), sorted(t.neighs), sorted(t.fdb)
-	s.Policies = sorted(t.policies)
+	s.Policies, s.Shapers, s.Redirects = sorted(t.policies), sorted(t.shapers), sorted(t.redirects)
 	s.Tunnels, s.TunnelPeers = sorted(t.tunnels), sorted(t.remotes)
 	s.NameZones, s.NameMembers, s.NameServers = sorted(t.zones), sorted(t.members), sorted(t.servers)
 	s.Sysctls, s.Ports, s.Accepts = sorted(t.sysctls), sorted(t.ports), sorted(t.accepts)

@@ -49,6 +49,7 @@ func Features(ctx context.Context) ([]Feature, error) {
 		}
 		defer h.Close()
 		tryLinks(h, int(ns), try)
+		try("rates", func() error { return tryRates(int(ns)) })
 		try("tun", tryTUN)
 		try("sctp", trySCTP)
 		try("nft nat maps", func() error { return tryRules(ctx, int(ns), natTrial()) })
@@ -95,6 +96,32 @@ func tryLink(ns int, l plan.Link) error {
 	}
 	if err == nil {
 		_, err = c.Batch([]rtnetlink.Request{rtnetlink.ChangeLink(l.Name, unix.IFF_UP, unix.IFF_UP, nil)})
+	}
+	return errors.Join(err, c.Close())
+}
+
+// tryRates holds a link to a rate in both directions.
+func tryRates(ns int) error {
+	err := tryLink(ns, plan.Link{Name: "i0", Kind: plan.IFB})
+	if err != nil {
+		return err
+	}
+	c, err := rtnetlink.Dial(ns)
+	if err != nil {
+		return err
+	}
+	index := map[string]uint32{}
+	for _, name := range []string{"v0", "i0"} {
+		_, e := c.Batch([]rtnetlink.Request{rtnetlink.GetLink(name, func(b []byte) error {
+			l, err := rtnetlink.ParseLink(b)
+			index[name] = l.Index
+			return err
+		})})
+		err = errors.Join(err, e)
+	}
+	if err == nil {
+		s := plan.Shaper{Rate: 1e6, Burst: 64 << 10}
+		_, err = c.Batch(append(rtnetlink.NewRedirect(index["v0"], index["i0"]), rtnetlink.NewShaper(s, index["i0"])))
 	}
 	return errors.Join(err, c.Close())
 }

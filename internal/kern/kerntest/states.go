@@ -30,6 +30,7 @@ func RandomState(t *rapid.T) plan.State {
 		}
 	}
 	g.spanning()
+	g.traffic()
 	g.ports()
 	g.rules()
 	return g.s
