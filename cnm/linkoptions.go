@@ -20,10 +20,24 @@ type LinkOptions struct {
 	IfName string `json:"ifname,omitempty"` // its name, at most 15 bytes
 	// by names in which IFNAME stands for the link: net.ipv4.conf.IFNAME.log_martians
 	Sysctls map[string]string `json:"sysctls,omitempty"`
+	// bits a second that go to the sandbox, and that come from it; 0: as many as can
+	RateIn  uint64 `json:"rateIn,omitempty"`
+	RateOut uint64 `json:"rateOut,omitempty"`
 }
 
+// MinRate and MaxRate bound the rates of a link, in bits a second.
+const (
+	MinRate = 8_000
+	MaxRate = 1_000_000_000_000
+)
+
 // Given reports whether anything is asked for.
-func (o LinkOptions) Given() bool { return o.IfName != "" || len(o.Sysctls) > 0 }
+func (o LinkOptions) Given() bool {
+	return o.IfName != "" || len(o.Sysctls) > 0 || o.Limited()
+}
+
+// Limited reports whether the link is held to a rate in either direction.
+func (o LinkOptions) Limited() bool { return o.RateIn != 0 || o.RateOut != 0 }
 
 // LinkName is the name of the endpoint's link in its sandbox.
 func (e Endpoint) LinkName() string {
@@ -39,6 +53,13 @@ func defaultLink(index int) string { return "eth" + strconv.Itoa(index) }
 func (o LinkOptions) Check() error {
 	if err := o.checkName(); err != nil {
 		return err
+	}
+	for field, rate := range map[string]uint64{"rate-in": o.RateIn, "rate-out": o.RateOut} {
+		if rate != 0 && (rate < MinRate || rate > MaxRate) {
+			return &Error{Kind: ErrInvalid, Field: field, Value: fmt.Sprint(rate),
+				Reason: "not a number of bits a second that a link is held to",
+				Remedy: fmt.Sprintf("give one from %d to %d", MinRate, MaxRate)}
+		}
 	}
 	if len(o.Sysctls) > maxSysctls {
 		return &Error{Kind: ErrInvalid, Field: "sysctl", Value: fmt.Sprint(len(o.Sysctls)),

@@ -116,8 +116,9 @@ func decodeMAC(s string) (plan.MAC, error) {
 
 func decodeConnect(c *apiv1.ConnectRequest) (cnm.AttachRequest, error) {
 	out := cnm.AttachRequest{Network: c.GetNetwork(), Aliases: c.GetAliases(),
-		GwPriority:  int(c.GetGatewayPriority()),
-		LinkOptions: cnm.LinkOptions{IfName: c.GetIfname(), Sysctls: c.GetSysctls()}}
+		GwPriority: int(c.GetGatewayPriority()),
+		LinkOptions: cnm.LinkOptions{IfName: c.GetIfname(), Sysctls: c.GetSysctls(),
+			RateIn: c.GetRateIn(), RateOut: c.GetRateOut()}}
 	var err error
 	if out.MAC, err = decodeMAC(c.GetMacAddress()); err != nil {
 		return out, err

@@ -100,7 +100,7 @@ func encodeEndpoint(e EndpointView) *apiv1.Endpoint {
 		MacAddress: e.MAC.String(), Addresses: list(e.Addrs, prefix), Gateways: list(e.Gateways, addr),
 		Aliases: e.Aliases, Ports: list(e.Ports, encodePort), GatewayPriority: int32(e.GwPriority),
 		Sysctls:           e.Sysctls,
-		OutboundAddresses: list(e.Outbound, addr),
+		OutboundAddresses: list(e.Outbound, addr), RateIn: e.RateIn, RateOut: e.RateOut,
 	}
 }
 
@@ -163,7 +163,7 @@ func encodeConnect(r cnm.AttachRequest) *apiv1.ConnectRequest {
 	return &apiv1.ConnectRequest{
 		Network: r.Network, Addresses: list(r.Addrs, addr), MacAddress: r.MAC.String(),
 		Aliases: r.Aliases, GatewayPriority: int32(r.GwPriority), Ifname: r.IfName, Sysctls: r.Sysctls,
-		OutboundAddresses: list(r.Outbound, addr),
+		OutboundAddresses: list(r.Outbound, addr), RateIn: r.RateIn, RateOut: r.RateOut,
 	}
 }
 

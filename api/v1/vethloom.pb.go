@@ -1093,6 +1093,8 @@ type ConnectRequest struct {
 	Ifname            string                 `protobuf:"bytes,7,opt,name=ifname,proto3" json:"ifname,omitempty"`                                                                             // of the link in the sandbox; empty: eth0 and so on
 	Sysctls           map[string]string      `protobuf:"bytes,8,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of that link: net.ipv4.conf.IFNAME.log_martians
 	OutboundAddresses []string               `protobuf:"bytes,20,rep,name=outbound_addresses,json=outboundAddresses,proto3" json:"outbound_addresses,omitempty"`                             // of the host, for what leaves it; at most one a family
+	RateIn            uint64                 `protobuf:"varint,21,opt,name=rate_in,json=rateIn,proto3" json:"rate_in,omitempty"`                                                             // bits a second to the sandbox; 0: as many as can
+	RateOut           uint64                 `protobuf:"varint,22,opt,name=rate_out,json=rateOut,proto3" json:"rate_out,omitempty"`                                                          // bits a second from the sandbox
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -1188,6 +1190,20 @@ func (x *ConnectRequest) GetOutboundAddresses() []string {
 		return x.OutboundAddresses
 	}
 	return nil
+}
+
+func (x *ConnectRequest) GetRateIn() uint64 {
+	if x != nil {
+		return x.RateIn
+	}
+	return 0
+}
+
+func (x *ConnectRequest) GetRateOut() uint64 {
+	if x != nil {
+		return x.RateOut
+	}
+	return 0
 }
 
 type DisconnectRequest struct {
@@ -1304,6 +1320,8 @@ type Endpoint struct {
 	GatewayPriority   int32                  `protobuf:"varint,14,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
 	Sysctls           map[string]string      `protobuf:"bytes,15,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of its link in the sandbox, as asked for
 	OutboundAddresses []string               `protobuf:"bytes,20,rep,name=outbound_addresses,json=outboundAddresses,proto3" json:"outbound_addresses,omitempty"`
+	RateIn            uint64                 `protobuf:"varint,21,opt,name=rate_in,json=rateIn,proto3" json:"rate_in,omitempty"` // bits a second; 0: as many as can
+	RateOut           uint64                 `protobuf:"varint,22,opt,name=rate_out,json=rateOut,proto3" json:"rate_out,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -1448,6 +1466,20 @@ func (x *Endpoint) GetOutboundAddresses() []string {
 		return x.OutboundAddresses
 	}
 	return nil
+}
+
+func (x *Endpoint) GetRateIn() uint64 {
+	if x != nil {
+		return x.RateIn
+	}
+	return 0
+}
+
+func (x *Endpoint) GetRateOut() uint64 {
+	if x != nil {
+		return x.RateOut
+	}
+	return 0
 }
 
 type PortMapping struct {
@@ -7356,7 +7388,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x14PruneNetworksRequest\x12\x18\n" +
 	"\afilters\x18\x01 \x03(\tR\afilters\"-\n" +
 	"\x15PruneNetworksResponse\x12\x14\n" +
-	"\x05names\x18\x01 \x03(\tR\x05names\"\x93\x03\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\xc7\x03\n" +
 	"\x0eConnectRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x1c\n" +
@@ -7367,7 +7399,9 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x10gateway_priority\x18\x06 \x01(\x05R\x0fgatewayPriority\x12\x16\n" +
 	"\x06ifname\x18\a \x01(\tR\x06ifname\x12B\n" +
 	"\asysctls\x18\b \x03(\v2(.vethloom.v1.ConnectRequest.SysctlsEntryR\asysctls\x12-\n" +
-	"\x12outbound_addresses\x18\x14 \x03(\tR\x11outboundAddresses\x1a:\n" +
+	"\x12outbound_addresses\x18\x14 \x03(\tR\x11outboundAddresses\x12\x17\n" +
+	"\arate_in\x18\x15 \x01(\x04R\x06rateIn\x12\x19\n" +
+	"\brate_out\x18\x16 \x01(\x04R\arateOut\x1a:\n" +
 	"\fSysctlsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"a\n" +
@@ -7375,7 +7409,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"\x14\n" +
-	"\x12DisconnectResponse\"\xe7\x04\n" +
+	"\x12DisconnectResponse\"\x9b\x05\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -7396,7 +7430,9 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x05ports\x18\r \x03(\v2\x18.vethloom.v1.PortMappingR\x05ports\x12)\n" +
 	"\x10gateway_priority\x18\x0e \x01(\x05R\x0fgatewayPriority\x12<\n" +
 	"\asysctls\x18\x0f \x03(\v2\".vethloom.v1.Endpoint.SysctlsEntryR\asysctls\x12-\n" +
-	"\x12outbound_addresses\x18\x14 \x03(\tR\x11outboundAddresses\x1a:\n" +
+	"\x12outbound_addresses\x18\x14 \x03(\tR\x11outboundAddresses\x12\x17\n" +
+	"\arate_in\x18\x15 \x01(\x04R\x06rateIn\x12\x19\n" +
+	"\brate_out\x18\x16 \x01(\x04R\arateOut\x1a:\n" +
 	"\fSysctlsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaa\x01\n" +

@@ -271,6 +271,11 @@ func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest, requests []cnm.Atta
 		return nil, &cnm.Error{Kind: cnm.ErrInvalid, Field: "outbound-ip", Value: r.Outbound[0].String(),
 			Reason: fmt.Sprintf("networks of driver %s translate nothing", n.Driver), Remedy: "leave it out"}
 	}
+	if r.Limited() && !d.Capabilities().Ports {
+		return nil, &cnm.Error{Kind: cnm.ErrInvalid, Field: "rate", Value: fmt.Sprint(max(r.RateIn, r.RateOut)),
+			Reason: fmt.Sprintf("endpoints of driver %s have no end on the host that holds them to a rate", n.Driver),
+			Remedy: "leave it out, or choose a network with a bridge"}
+	}
 	if err := errors.Join(k.freeMAC(n, r.MAC), k.freeLink(s, r.IfName)); err != nil {
 		return nil, err
 	}
@@ -282,9 +287,10 @@ func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest, requests []cnm.Atta
 		ID: id, Network: n.ID, Sandbox: s.ID, NetNS: s.NetNS, Name: r.Name,
 		Index:   cnm.FreeIndex(k.ix.endpointsOf(s.ID), r.LinkOptions, requests),
 		Aliases: slices.Clone(r.Aliases), MAC: r.MAC, GwPriority: r.GwPriority, Phase: cnm.Active,
-		LinkOptions: cnm.LinkOptions{IfName: r.IfName, Sysctls: maps.Clone(r.Sysctls)},
-		Outbound:    slices.Clone(r.Outbound),
-		Serves:      slices.Clone(r.Serves), Hostname: r.Hostname,
+		LinkOptions: cnm.LinkOptions{IfName: r.IfName, Sysctls: maps.Clone(r.Sysctls), RateIn: r.RateIn,
+			RateOut: r.RateOut},
+		Outbound: slices.Clone(r.Outbound),
+		Serves:   slices.Clone(r.Serves), Hostname: r.Hostname,
 	}
 	k.ix.putEndpoint(e, true)
 	return &joining{request: r, network: n, e: e}, nil

@@ -35,6 +35,7 @@ func RenderEndpoint(n cnm.Network, e cnm.Endpoint, o Options, h cnm.Host) (plan.
 	r := endpointRender{n: n, e: e, o: o, h: h, host: EndpointLinkName(e.ID), inside: e.LinkName(),
 		rules: firewall.Elements{Owner: endpointScope(e)}}
 	r.link(o.mtu(n, h))
+	r.limit(o.mtu(n, h))
 	r.addresses()
 	r.state.Routes = append(r.state.Routes, append(siblings(n, e), o.Routes...).For(e, r.state)...)
 	r.sysctls()

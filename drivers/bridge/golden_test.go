@@ -56,6 +56,8 @@ func stateText(s plan.State) string {
 	lines(&b, s.Addrs)
 	lines(&b, s.Routes)
 	lines(&b, s.FDB)
+	lines(&b, s.Shapers)
+	lines(&b, s.Redirects)
 	lines(&b, s.Sysctls)
 	lines(&b, s.Ports)
 	return b.String() + nftText(s.Rules)
@@ -161,6 +163,8 @@ func TestEndpointGolden(t *testing.T) {
 	}
 	outbound := testEndpoint()
 	outbound.Outbound = []netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("2001:db8::9")}
+	limited := testEndpoint()
+	limited.RateIn, limited.RateOut = 100_000_000, 64_000
 	half := testEndpoint()
 	half.Addrs, half.Ports, half.Index, half.GwPriority = half.Addrs[:1], published.Ports[:1], 2, 10
 	internal := testNetwork()
@@ -177,6 +181,7 @@ func TestEndpointGolden(t *testing.T) {
 		"bound":    {with(onlyIPv4(testNetwork()), "host-binding", "127.0.0.1"), half},
 		"internal": {internal, testEndpoint()},
 		"outbound": {testNetwork(), outbound},
+		"limited":  {testNetwork(), limited},
 		"no-icc":   {with(testNetwork(), "icc", "false", "source-validation", "false"), testEndpoint()},
 	} {
 		t.Run(name, func(t *testing.T) {

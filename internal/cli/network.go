@@ -326,6 +326,8 @@ func (a networks) networkConnect() *cobra.Command {
 	f.StringVar(&o.ifname, "ifname", "", "name of the link in the container")
 	f.StringArrayVar(&o.sysctls, "sysctl", nil, "sysctl of that link, as net.ipv4.conf.IFNAME.NAME=VALUE")
 	f.StringArrayVar(&o.options, "driver-opt", nil, "the same by Docker's names, KEY=VALUE")
+	f.StringVar(&o.rateIn, "rate-in", "", "bits a second to the container: 100mbit")
+	f.StringVar(&o.rateOut, "rate-out", "", "bits a second from the container")
 	f.StringArrayVar(&o.outbound, "outbound-ip", nil, "address of the host that what leaves it carries")
 	return cmd
 }
@@ -333,7 +335,7 @@ func (a networks) networkConnect() *cobra.Command {
 // connectFlags are those of connect.
 type connectFlags struct {
 	endpointFlags
-	ifname                     string
+	ifname, rateIn, rateOut    string
 	sysctls, options, outbound []string
 }
 
@@ -350,6 +352,12 @@ func (o *connectFlags) apply(r *apiv1.ConnectRequest) error {
 	}
 	if err == nil {
 		err = flagspec.Outbound(r, o.outbound)
+	}
+	if err == nil && o.rateIn != "" {
+		r.RateIn, err = flagspec.Rate(o.rateIn)
+	}
+	if err == nil && o.rateOut != "" {
+		r.RateOut, err = flagspec.Rate(o.rateOut)
 	}
 	return err
 }

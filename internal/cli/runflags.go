@@ -52,7 +52,8 @@ func (o *runFlags) flags(cmd *cobra.Command) {
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "label KEY=VALUE")
 
 	f.StringArrayVar(&o.networks, "network", nil, "network, host, none, container:NAME, or "+
-		"name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=…,ifname=…,sysctl=… (default bridge)")
+		"name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=…,ifname=…,sysctl=…,"+
+		"outbound-ip=…,rate-in=…,rate-out=… (default bridge)")
 	f.StringArrayVar(&o.networks, "net", nil, "the same as --network")
 	show.Must(f.MarkHidden("net"))
 	f.StringArrayVarP(&o.publish, "publish", "p", nil, publishUsage)

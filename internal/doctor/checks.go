@@ -63,7 +63,9 @@ var needs = map[string]struct {
 	"vxlan":        {Warning, "overlay networks and the vxlan backend", "modprobe vxlan"},
 	"tun":          {Warning, "the udp backend", "modprobe tun"},
 	"macvlan":      {Info, "macvlan networks", "modprobe macvlan"},
-	"sctp":         {Info, "publishing SCTP ports", "modprobe sctp"},
+	"rates": {Info, "rate-in and rate-out of containers",
+		"modprobe -a sch_tbf sch_ingress cls_u32 act_mirred ifb"},
+	"sctp": {Info, "publishing SCTP ports", "modprobe sctp"},
 }
 
 func features(f Facts) []Finding {

@@ -217,6 +217,10 @@ func TestNetwork(t *testing.T) {
 			Network: "web", Addresses: []string{"10.0.0.5", "fd00::5"}, MacAddress: "02:42:0a:00:00:05",
 			Aliases: []string{"a", "b"}, GatewayPriority: -7,
 		},
+		"name=web,outbound-ip=192.0.2.9,outbound-ip6=2001:db8::9,rate-in=2.5Gbit,rate-out=64000": {
+			Network: "web", OutboundAddresses: []string{"192.0.2.9", "2001:db8::9"}, RateIn: 2_500_000_000,
+			RateOut: 64_000,
+		},
 		"name=web,ifname=web0,sysctl=net.ipv4.conf.IFNAME.log_martians=1": {Network: "web", Ifname: "web0",
 			Sysctls: map[string]string{"net.ipv4.conf.IFNAME.log_martians": "1"}},
 		`name=web,"driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1,` +
@@ -245,6 +249,9 @@ func TestNetwork(t *testing.T) {
 		"name=web,mac-address=03:00:00:00:00:01": "multicast",
 		"name=web,mac-address=00:00:00:00:00:00": "null",
 		"name=web,mac-address=zz:00:00:00:00:00": `"zz" is not a hexadecimal byte`,
+		"name=web,rate-in=7kbit":                 "from 8kbit",
+		"name=web,rate-in=nan":                   "not a number of bits",
+		"name=web,rate-out=12mbyte":              `rate "12mbyte" is not a number of bits a second`,
 		"name=web,outbound-ip=fd00::5":           "not an IPv4 address",
 		"name=web,outbound-ip6=10.0.0.5":         "not an IPv6 address",
 		"name=web,gw-priority=5000":              "from -1000 to 1000",

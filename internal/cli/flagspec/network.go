@@ -13,7 +13,8 @@ import (
 
 // Network parses a value of --network: a network's name or ID, host, none,
 // container:ID, or the long form name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=…,ifname=…,sysctl=…,
-// outbound-ip=…, which is a line of comma-separated values, with quotes around those that have a comma.
+// outbound-ip=…,rate-in=…,rate-out=…, which is a line of comma-separated values, with quotes around those that have a
+// comma.
 func Network(value string) (*apiv1.ConnectRequest, error) {
 	c := &apiv1.ConnectRequest{}
 	if !strings.Contains(value, "=") {
@@ -60,6 +61,10 @@ func networkOption(c *apiv1.ConnectRequest, key, v string) (err error) {
 		c.MacAddress, err = MAC(v)
 	case "gw-priority":
 		c.GatewayPriority, err = Priority(v)
+	case "rate-in":
+		c.RateIn, err = Rate(v)
+	case "rate-out":
+		c.RateOut, err = Rate(v)
 	case "ifname":
 		err = IfName(c, v)
 	case "sysctl":
@@ -68,9 +73,32 @@ func networkOption(c *apiv1.ConnectRequest, key, v string) (err error) {
 		err = EndpointOption(c, v)
 	default:
 		err = fmt.Errorf("unknown option %q: known are name, ip, ip6, mac-address, alias, gw-priority, ifname, "+
-			"sysctl, driver-opt, outbound-ip, outbound-ip6", key)
+			"sysctl, driver-opt, outbound-ip, outbound-ip6, rate-in, rate-out", key)
 	}
 	return err
+}
+
+// Rate parses bits a second: a number, or one with kbit, mbit or gbit (of 1000) behind it.
+func Rate(v string) (uint64, error) {
+	number, unit := strings.TrimRight(strings.ToLower(v), "bitkmgs/"), uint64(1)
+	switch suffix := strings.ToLower(v)[len(number):]; strings.TrimSuffix(suffix, "/s") {
+	case "", "bit":
+	case "kbit":
+		unit = 1e3
+	case "mbit":
+		unit = 1e6
+	case "gbit":
+		unit = 1e9
+	default:
+		number = ""
+	}
+	n, err := strconv.ParseFloat(number, 64)
+	rate := n * float64(unit)
+	if err != nil || !(rate >= cnm.MinRate && rate <= cnm.MaxRate) {
+		return 0, fmt.Errorf("rate %q is not a number of bits a second, from 8kbit to 1000gbit: write 512kbit, "+
+			"100mbit or 2.5gbit", v)
+	}
+	return uint64(rate), nil
 }
 
 // IfName adds the name of the link in the container to a request.

@@ -462,3 +462,32 @@ func TestConfigOnlyNetworks(t *testing.T) {
 	)
 	n.ok("network", "rm", "web", "cfg")
 }
+
+// A container's rates are there after each start, and go with it.
+func TestRatesOfAContainer(t *testing.T) {
+	n := withImage(t)
+	n.ok("network", "create", "--subnet", "10.7.0.0/24", "web")
+	n.ok("network", "create", "--subnet", "10.8.0.0/24", "back")
+	n.refuses(
+		refusal{"run --rm --network name=web,rate-in=1 bb true", 125, `from 8kbit to 1000gbit`},
+		refusal{"run --rm --network name=none,rate-in=1mbit bb true", 125, `link options cannot be chosen`},
+	)
+	queues := func() string {
+		return n.Sh("tc qdisc show | grep -o 'tbf.* rate [^ ]*' | grep -o 'rate .*' | sort || true")
+	}
+	n.ok("run", "-d", "--name", "c", "--network", "name=web,rate-in=100mbit,rate-out=2.5gbit", "bb", "sleep", "1000")
+	is(t, "queues", queues(), "rate 100Mbit\nrate 2500Mbit\n")
+	n.ok("network", "connect", "--rate-out", "512kbit", "back", "c")
+	is(t, "queues of both networks", queues(), "rate 100Mbit\nrate 2500Mbit\nrate 512Kbit\n")
+	is(t, "net diff", n.ok("diff"), "")
+	n.Sh("tc qdisc del dev $(tc qdisc show | grep -o 'vle-[0-9a-f]* root.*rate 100Mbit' | cut -d' ' -f1) root")
+	n.eventually("the queue is back", func() bool { return queues() == "rate 100Mbit\nrate 2500Mbit\nrate 512Kbit\n" })
+	n.restart()
+	is(t, "net diff after a restart", n.ok("diff"), "")
+	n.ok("stop", "-t", "0", "c")
+	is(t, "queues after a stop", queues(), "")
+	n.ok("start", "c")
+	is(t, "queues after a start", queues(), "rate 100Mbit\nrate 2500Mbit\nrate 512Kbit\n")
+	n.ok("rm", "-f", "c")
+	is(t, "links left", n.Sh("ip -o link show type ifb"), "")
+}
