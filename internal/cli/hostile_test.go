@@ -24,13 +24,16 @@ import (
 const evil = "\x1b]0;pwned\x07\u009b2J\u202e"
 
 // newNetd serves a domain in memory, for the time of a test.
-func newNetd(t *testing.T) *netd {
+func newNetd(t *testing.T) *netd { return newNetdFor(t, nil) }
+
+// newNetdFor serves networks from elsewhere, unless that is nil.
+func newNetdFor(t *testing.T, networks server.Networks) *netd {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "net")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &netd{domain: fake.New(), path: filepath.Join(dir, "s")}
+	n := &netd{domain: fake.New(), path: filepath.Join(dir, "s"), networks: networks}
 	if err := n.start(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -41,11 +41,17 @@ type netd struct {
 	domain *fake.Domain
 	path   string
 	stop   func() error
+	// what serves networks in place of the domain; optional
+	networks server.Networks
 }
 
 func (n *netd) start(ctx context.Context) error {
+	networks := n.networks
+	if networks == nil {
+		networks = n.domain
+	}
 	srv, err := server.New(server.Config{
-		Networks: n.domain, Nodes: n.domain, Leases: n.domain, Names: n.domain,
+		Networks: networks, Nodes: n.domain, Leases: n.domain, Names: n.domain,
 		Sandboxes: n.domain, Containers: n.domain,
 		Images: n.domain, Volumes: n.domain, System: n.domain,
 		Grace: 2 * time.Second,
