@@ -119,20 +119,17 @@ func (v *serving) askAll(i inquiry) answerOf {
 	return out
 }
 
-// askOne asks a server over UDP, and over TCP when its answer is cut.
+// askOne asks a server, and again without EDNS where it does not know that (RFC 6891 section 7).
 func (v *serving) askOne(ctx context.Context, at netip.AddrPort, i inquiry) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	q := new(dns.Msg).SetQuestion(dns.Fqdn(i.name), i.qtype)
 	q.CheckingDisabled = i.off
 	q.SetEdns0(udpSize, i.do)
-	b, err := q.Pack()
-	if err != nil {
-		return nil, fmt.Errorf("encode the question: %w", err)
-	}
-	m, err := v.overUDP(ctx, at, q, b)
-	if err == nil && m.Truncated {
-		m, err = v.overTCP(ctx, at, q, b)
+	m, err := v.askOver(ctx, at, q)
+	if err == nil && (m.Rcode == dns.RcodeFormatError || m.Rcode == dns.RcodeNotImplemented) {
+		q.Id, q.Extra = dns.Id(), nil
+		m, err = v.askOver(ctx, at, q)
 	}
 	if err != nil && ctx.Err() != nil {
 		err = errors.New("no answer in time")
@@ -142,6 +139,19 @@ func (v *serving) askOne(ctx context.Context, at netip.AddrPort, i inquiry) (*dn
 	}
 	strip(m)
 	return m, nil
+}
+
+// askOver asks over UDP, and over TCP when the answer is cut.
+func (v *serving) askOver(ctx context.Context, at netip.AddrPort, q *dns.Msg) (*dns.Msg, error) {
+	b, err := q.Pack()
+	if err != nil {
+		return nil, fmt.Errorf("encode the question: %w", err)
+	}
+	m, err := v.overUDP(ctx, at, q, b)
+	if err == nil && m.Truncated {
+		return v.overTCP(ctx, at, q, b)
+	}
+	return m, err
 }
 
 // strip takes off what is between the server and us: EDNS (RFC 6891 section 6.1.1 has it hop by hop).
@@ -156,8 +166,15 @@ func strip(m *dns.Msg) {
 }
 
 // answers reports whether a message is the answer to a question. Others are not worth an error: anybody may send them.
+// Who could not read the question may leave it out.
 func answers(m, q *dns.Msg) bool {
-	return m.Response && m.Id == q.Id && m.Opcode == dns.OpcodeQuery && len(m.Question) == 1 &&
+	if !m.Response || m.Id != q.Id || m.Opcode != dns.OpcodeQuery {
+		return false
+	}
+	if len(m.Question) == 0 {
+		return m.Rcode == dns.RcodeFormatError && len(m.Answer)+len(m.Ns) == 0
+	}
+	return len(m.Question) == 1 &&
 		sameName(m.Question[0].Name, q.Question[0].Name) && m.Question[0].Qtype == q.Question[0].Qtype &&
 		m.Question[0].Qclass == q.Question[0].Qclass
 }
