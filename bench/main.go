@@ -34,7 +34,7 @@ type config struct {
 	timeout      time.Duration // of everything
 }
 
-var sectionNames = []string{"attach", "run", "streams", "tcp", "across"}
+var sectionNames = []string{"attach", "run", "streams", "tcp", "names", "across"}
 
 func parse(args []string, out io.Writer) (config, error) {
 	var c config
@@ -127,6 +127,8 @@ func run(args []string) (int, error) {
 		return isolate()
 	case stageInit:
 		return reap()
+	case stageNames:
+		return answerNames()
 	}
 	if cfg.bin == "" {
 		self, err := os.Executable()
@@ -166,7 +168,7 @@ func measure(ctx context.Context, cfg config) error {
 
 	var rep report
 	sections := map[string]section{"attach": grouped(attachGroup), "run": grouped(runGroup),
-		"streams": grouped(streamsGroup), "tcp": grouped(tcpGroup),
+		"streams": grouped(streamsGroup), "tcp": grouped(tcpGroup), "names": grouped(namesGroup),
 		"across": acrossSection}
 	for _, name := range cfg.groups() {
 		fmt.Fprintf(os.Stderr, "bench: %s\n", name)
