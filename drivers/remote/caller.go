@@ -36,7 +36,8 @@ type Caller struct {
 	used  atomic.Bool // there is, or was, a network of a plugin
 	wake  chan struct{}
 	// grants is nil where nobody gives addresses.
-	grants *Addresses
+	grants   *Addresses
+	replayed bool // plugins were asked again for what they gave before this start; for Run alone
 }
 
 // undoTime bounds what a plugin is told while somebody waits for a removal. What it takes longer for, or cannot be

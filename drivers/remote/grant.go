@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/drivers/remote/plugin"
@@ -312,6 +313,54 @@ func taken(all []cnm.Grant, id, pool, addr string) bool {
 			return p.Done && !p.Pool && p.PoolID == pool && p.Given.Addr().String() == addr
 		})
 	})
+}
+
+// replay asks again for what plugins gave that forget it when they start (RequiresRequestReplay). A plugin that has it
+// still refuses, which is as good.
+func (k *Caller) replay(ctx context.Context) error {
+	grants, err := cnm.ListGrants(ctx, k.cfg.Store)
+	if err != nil {
+		return err
+	}
+	// Pools come before the addresses of them.
+	slices.SortStableFunc(grants, func(a, b cnm.Grant) int { return strings.Compare(a.Endpoint, b.Endpoint) })
+	var errs []error
+	for _, o := range grants {
+		g := &grant{Grant: o, k: k}
+		if err := g.replay(ctx); err != nil {
+			errs = append(errs, unusable(g.Driver, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (g *grant) replay(ctx context.Context) (err error) {
+	if g.p, err = g.k.findIPAM(ctx, g.Driver); err != nil {
+		return err
+	}
+	c, err := g.p.Capabilities(ctx)
+	if err != nil || !c.RequiresRequestReplay {
+		return err
+	}
+	space, _, err := g.p.DefaultAddressSpaces(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range g.Parts {
+		switch {
+		case !p.Done:
+			continue
+		case p.Pool:
+			p.Asked = p.Given.String()
+			_, err = g.p.RequestPool(ctx, poolConfig(space, p))
+		default:
+			_, err = g.p.RequestAddress(ctx, p.PoolID, p.Given.Addr().String(), p.Data)
+		}
+		if !plugin.Answered(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // orphans gives back what was given to networks and endpoints that have no record.

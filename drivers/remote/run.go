@@ -78,6 +78,12 @@ func (k *Caller) round(ctx context.Context, converge func(context.Context, plan.
 	if err := errors.Join(g.Wait(), errors.Join(errs...)); err != nil || k.grants == nil {
 		return err
 	}
+	if !k.replayed {
+		if err := k.replay(ctx); err != nil {
+			return err
+		}
+		k.replayed = true
+	}
 	return k.orphans(ctx)
 }
 

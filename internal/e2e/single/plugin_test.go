@@ -2,6 +2,7 @@ package single
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -56,6 +57,11 @@ func TestNetworkOfAPlugin(t *testing.T) {
 	}
 	reach()
 	matches(t, "inspect", n.ok("inspect", "-f", "{{.NetworkSettings.Networks.far.MacAddress}}", "a"), "^02:77:")
+	n.ok("port", "add", "b", "-p", "9090:90")
+	matches(t, "further ports", p.Last("NetworkDriver.ProgramExternalConnectivity"), `"HostPort":8080.*"HostPort":9090`)
+	n.ok("port", "rm", "b", "8080:80")
+	matches(t, "fewer ports", p.Last("NetworkDriver.ProgramExternalConnectivity"), `portmap":\[\{"Proto":6,"IP":"",`+
+		`"Port":90,"HostIP":"","HostPort":9090,"HostPortEnd":9090\}\]`)
 	calls := p.Calls()
 	n.restart()
 	reach()
@@ -300,6 +306,27 @@ func TestAddressesOfAPlugin(t *testing.T) {
 func pools(p *plugintest.Process) []string {
 	return slices.DeleteFunc(strings.Split(p.Made(), "\n"),
 		func(s string) bool { return !strings.HasPrefix(s, "pool") })
+}
+
+// A plugin that forgets what it has given is asked again when netd starts.
+func TestAddressesThatAPluginForgets(t *testing.T) {
+	n, p := withPlugin(t)
+	n.ok("network", "create", "--ipam-driver", "testplugin", "web")
+	n.ok("run", "-d", "--name", "a", "--network", "web", "bb", "sleep", "1000")
+	given := p.Made()
+	p.Kill()
+	if err := os.Remove(p.Socket + ".state"); err != nil {
+		t.Fatal(err)
+	}
+	p.Start()
+	is(t, "what the plugin knows", p.Made(), "")
+	p.Behave(plugintest.Fault{Method: "IpamDriver.GetCapabilities", How: plugintest.Answer,
+		Answer: `{"RequiresRequestReplay": true}`})
+	n.restart()
+	await.Value(t, "what the plugin has given", given, p.Made)
+	n.ok("rm", "-f", "a")
+	n.ok("network", "rm", "web")
+	clean(n, p)
 }
 
 // What an IPAM plugin answers is checked, and neither a lie nor the death of either side leaves anything behind.
