@@ -19,7 +19,7 @@ import (
 )
 
 func (a nodes) nodeCommands() []*cobra.Command {
-	return []*cobra.Command{a.status(), a.doctor(), a.diff(), a.events(), a.version(), a.completion()}
+	return []*cobra.Command{a.status(), a.doctor(), a.firewall(), a.diff(), a.events(), a.version(), a.completion()}
 }
 
 func (a nodes) status() *cobra.Command {

@@ -199,3 +199,37 @@ func TestIptablesRefuses(t *testing.T) {
 		`source-validation "true".*iptables \(nft\).*--firewall nftables.*-o source-validation=false`})
 	n.ok("network", "create", "--ipv6", "-o", "source-validation=false", "six")
 }
+
+// What net firewall tells an administrator to do has the effect that it tells of, before netd's own rules.
+func TestTheUsersRulesComeFirst(t *testing.T) {
+	for _, firewall := range []string{"nftables", "iptables"} {
+		t.Run(firewall, func(t *testing.T) {
+			n := withImage(t, "--firewall", firewall)
+			ns := n.outside("192.0.2.2/24", "10.99.0.2/24")
+			n.Sh("ip route add 10.99.0.0/24 via 192.0.2.2")
+			n.echoes(ns, "0.0.0.0:90")
+			n.ok("network", "create", "--subnet", "10.7.0.0/24", "web")
+			n.ok("run", "-d", "--name", "s", "--network", "web", "-p", "8080:80", "bb", "sh", "-c", echoServer)
+			box := "/proc/" + n.ok("inspect", "-f", "{{.State.Pid}}", "s") + "/ns/net"
+			answered := func(ns, from, to string) string {
+				c, err := n.dial(ns, from, to)
+				if err != nil {
+					return "silence"
+				}
+				c.lives(to)
+				c.Close() // before a rule stops its end, too
+				return "an answer"
+			}
+			n.talks(ns, "192.0.2.1:8080").Close()
+			is(t, "before", answered(box, "", "10.99.0.2:90"), "an answer")
+			is(t, "before", answered(ns, "10.99.0.2", "192.0.2.1:8080"), "an answer")
+			for _, part := range []string{"Forwarded", "Published"} {
+				n.Sh(n.ok("firewall", "-f", `{{range .`+part+`.Example}}{{println .}}{{end}}`))
+			}
+			is(t, "to what is forbidden", answered(box, "", "10.99.0.2:90"), "silence")
+			is(t, "to what is not", answered(box, "", "192.0.2.2:90"), "an answer")
+			is(t, "from where it is forbidden", answered(ns, "10.99.0.2", "192.0.2.1:8080"), "silence")
+			is(t, "from where it is not", answered(ns, "192.0.2.2", "192.0.2.1:8080"), "an answer")
+		})
+	}
+}
