@@ -77,6 +77,9 @@ func features(f Facts) []Finding {
 			continue
 		}
 		need, known := needs[feature.Name]
+		if strings.HasPrefix(f.Firewall, "iptables") && strings.HasPrefix(feature.Name, "nft ") {
+			need.severity, need.lost = Info, "firewall but that by iptables, which has the rules here"
+		}
 		if !known {
 			need.severity, need.lost, need.remedy = Warning, feature.Name, "modprobe "+feature.Name
 		}
@@ -168,6 +171,19 @@ func foreignForward(f Facts) []Finding {
 	return finding(check, Warning,
 		"dropped unless accepted by "+strings.Join(f.ForwardDrops,
 			", ")+": containers may reach nothing outside, and published ports may be closed", remedy)
+}
+
+// blockers names the rules that stop what is forwarded: their counters tell.
+func blockers(f Facts) []Finding {
+	var out []Finding
+	for _, b := range f.Blockers {
+		family, rest, _ := strings.Cut(b.Chain, " ")
+		out = append(out, finding("foreign forward rule", Warning,
+			fmt.Sprintf("%q in %s has stopped %d packets on their way through the host", b.Rule, b.Chain, b.Packets),
+			fmt.Sprintf("if the counter moves when a container sends: nft insert rule %s %s iifname \"%s*\" accept, "+
+				"or what the tool has for it", family, rest, linkname.Bridge))...)
+	}
+	return out
 }
 
 func bridgeNetfilter(f Facts) []Finding {

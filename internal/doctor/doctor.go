@@ -40,7 +40,7 @@ func Run(ctx context.Context, p Probe) []Finding {
 func Examine(f Facts) []Finding {
 	var all []Finding
 	for _, check := range []func(Facts) []Finding{
-		unknown, kernelVersion, features, forwarding, ipv6, foreignForward, bridgeNetfilter,
+		unknown, kernelVersion, features, forwarding, ipv6, foreignForward, blockers, bridgeNetfilter,
 		otherTools, overlaps, outbound, reversePath, reservedPorts, conntrack, neighbours,
 		cgroups, isolation, security, limits, disk, clock, cluster,
 	} {

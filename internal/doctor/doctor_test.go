@@ -86,6 +86,13 @@ func TestFindings(t *testing.T) {
 			"foreign forward policy", Warning, "ip6", "ip6tables -I DOCKER-USER -i 'vlb-+'"},
 		{"nft's drop", func(f *Facts) { f.ForwardDrops = []string{"inet filter forward"} }, "foreign forward policy",
 			Warning, "inet filter forward", `nft insert rule inet filter forward iifname "vlb-*" accept`},
+		{"a rule that stops packets", func(f *Facts) {
+			f.Blockers = []Blocker{{"ip filter ufw-reject-forward", "ip protocol tcp drop", 12}}
+		}, "foreign forward rule", Warning, `"ip protocol tcp drop" in ip filter ufw-reject-forward has stopped 12`,
+			`nft insert rule ip filter ufw-reject-forward iifname "vlb-*" accept`},
+		{"no nftables where iptables has the rules", func(f *Facts) {
+			f.Firewall, f.Features = "iptables (legacy)", []Feature{{"nft bridge", errors.New("not supported")}}
+		}, "feature nft bridge", Info, "which has the rules here", "modprobe"},
 		{"br_netfilter 6", set("bridge/bridge-nf-call-ip6tables", "1"), "bridge netfilter", Warning, "::1",
 			"--bridge-netfilter off"},
 		{"br_netfilter 4", set("bridge/bridge-nf-call-iptables", "1"), "bridge netfilter", Info, "IPv4",

@@ -19,6 +19,8 @@ type Facts struct {
 	DeadEnds       []string          // links by which no IPv4 comes in to be forwarded
 	Deaf           []string          // links that take no IPv6 configuration from routers, and have none
 	ForwardDrops   []string          // forward chains of others that drop what nobody accepts: "ip filter FORWARD"
+	Blockers       []Blocker         // rules of others that have stopped what is forwarded
+	Firewall       string            // what has netd's rules: nftables, iptables (nft), iptables (legacy)
 	DockerUser     bool              // a chain DOCKER-USER takes rules of others
 	Processes      []string          // other network tools that run: dockerd, firewalld, …
 	UFW            bool              // enabled in its configuration
@@ -53,6 +55,12 @@ type Facts struct {
 type Feature struct {
 	Name string // "bridge", "nft nat maps", …
 	Err  error  // nil: it did
+}
+
+// Blocker is a rule of others that has stopped packets.
+type Blocker struct {
+	Chain, Rule string
+	Packets     uint64
 }
 
 // Subnet is one subnet of a network.

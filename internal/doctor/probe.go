@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -127,6 +128,14 @@ func linksWith(sysctls map[string]string, name string, is func(string) bool) []s
 
 func (h Host) firewall(ctx context.Context, f *Facts) (err error) {
 	f.ForwardDrops, f.DockerUser, err = h.Kernel.ForeignForward(ctx)
+	if blockers, e := h.Kernel.ForwardBlockers(ctx); e == nil {
+		for _, b := range blockers {
+			f.Blockers = append(f.Blockers, Blocker(b))
+		}
+	} else {
+		err = errors.Join(err, e)
+	}
+	f.Firewall = h.Kernel.Firewall()
 	f.UFW = slices.Contains(strings.Fields(h.text("/etc/ufw/ufw.conf")), "ENABLED=yes")
 	return err
 }

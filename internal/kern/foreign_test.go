@@ -222,3 +222,56 @@ func TestForeignAcceptComesBehind(t *testing.T) {
 		})
 	}
 }
+
+// The rule of others that stops what containers send is named, and its counter proves it.
+func TestForwardBlockers(t *testing.T) {
+	for name, c := range map[string]struct{ setup, chain, rule string }{
+		"policy":        {"iptables-nft -P FORWARD DROP", "ip filter FORWARD", "-P FORWARD DROP"},
+		"legacy policy": {"iptables-legacy -P FORWARD DROP", "ip filter FORWARD", "-P FORWARD DROP"},
+		"legacy rule": {"for r in '-N mine' '-A FORWARD -j mine' '-A mine -p tcp -j DROP'; do iptables-legacy $r; done",
+			"ip filter mine", "-A mine -p tcp -j DROP"},
+		"rule": {"iptables-nft -N mine; iptables-nft -A FORWARD -j mine; iptables-nft -A mine -o wan -j DROP",
+			"ip filter mine", `oifname "wan" drop`},
+		"nftables": {"nft 'add table inet f; add chain inet f way { type filter hook forward priority 5; }; add rule " +
+			"inet f way ip protocol tcp counter reject; add rule inet f way ip6 daddr fd77::1 counter drop'",
+			"inet f way", "ip protocol tcp reject"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			env := kerntest.New(t)
+			f := kerntest.NewHosts(t, env)
+			k, err := Open(Config{RunDir: env.RunDir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer k.Close()
+			env.Sh(c.setup)
+			look := func() (before uint64, others int) {
+				t.Helper()
+				all, err := k.ForwardBlockers(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, b := range all {
+					if b.Chain != c.chain || !strings.HasPrefix(b.Rule, c.rule) {
+						t.Errorf("names %+v", b)
+						others++
+						continue
+					}
+					before = b.Packets
+				}
+				return before, others
+			}
+			last, _ := look()
+			for range 2 {
+				if _, err := f.Ask(f.Container, "tcp", kerntest.ClientAddr4+":7000", shortPatience); err == nil {
+					t.Error("what is stopped is answered")
+				}
+				now, _ := look()
+				if now <= last {
+					t.Errorf("counted %d after a packet, %d before", now, last)
+				}
+				last = now
+			}
+		})
+	}
+}
