@@ -58,23 +58,14 @@ func (w *watchers) tell(s plan.NameServer, e Entry) {
 	}
 }
 
-// Watch yields questions to the servers that are wanted, as they are answered, until the context ends.
+// Watch yields questions to the servers that are wanted, as they are answered, from now on until the context ends.
 func (s *Server) Watch(ctx context.Context, want func(plan.NameServer) bool) iter.Seq[Entry] {
+	x := &watcher{want: want, out: make(chan Entry, watchBuffer)}
+	s.watch.add(x)
+	leave := sync.OnceFunc(func() { s.watch.remove(x) })
+	context.AfterFunc(ctx, leave)
 	return func(yield func(Entry) bool) {
-		x := &watcher{want: want, out: make(chan Entry, watchBuffer)}
-		s.watch.mu.Lock()
-		if s.watch.all == nil {
-			s.watch.all = map[*watcher]bool{}
-		}
-		s.watch.all[x] = true
-		s.watch.n.Add(1)
-		s.watch.mu.Unlock()
-		defer func() {
-			s.watch.mu.Lock()
-			defer s.watch.mu.Unlock()
-			delete(s.watch.all, x)
-			s.watch.n.Add(-1)
-		}()
+		defer leave()
 		for {
 			select {
 			case <-ctx.Done():
@@ -88,4 +79,21 @@ func (s *Server) Watch(ctx context.Context, want func(plan.NameServer) bool) ite
 			}
 		}
 	}
+}
+
+func (w *watchers) add(x *watcher) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.all == nil {
+		w.all = map[*watcher]bool{}
+	}
+	w.all[x] = true
+	w.n.Add(1)
+}
+
+func (w *watchers) remove(x *watcher) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.all, x)
+	w.n.Add(-1)
 }
