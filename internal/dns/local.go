@@ -18,6 +18,9 @@ import (
 // localTTL is for how long our own answers may be kept, in seconds. What has gone is gone here at once.
 const localTTL = 5
 
+// ourDomain has the host's name and no other.
+const ourDomain = "vethloom.internal"
+
 // hostNames are what the host is called.
 var hostNames = [...]string{"host.vethloom.internal", "host.docker.internal"}
 
@@ -52,12 +55,18 @@ func (n *Names) find(server plan.NameServer, q question) finding {
 			"the name of each machine for itself (RFC 6761)")
 	case slices.Contains(hostNames[:], q.name):
 		n.findHost(&f, view, q)
+	case q.name == ourDomain || strings.HasSuffix(q.name, "."+ourDomain):
+		f.nothing(dns.RcodeNameError, "nothing is called so below "+ourDomain)
 	case strings.HasSuffix(q.name, ".in-addr.arpa") || strings.HasSuffix(q.name, ".ip6.arpa"):
 		n.findReverse(&f, view, q)
 	case strings.HasPrefix(q.name, "_"):
 		n.findService(&f, view, q)
 	default:
 		n.findName(&f, view, q)
+	}
+	if f.ours && f.rcode == dns.RcodeSuccess && q.qtype == dns.TypeANY {
+		f.extra, f.answer = nil, []dns.RR{&dns.HINFO{Cpu: "RFC8482", Hdr: dns.RR_Header{
+			Name: q.asked, Rrtype: dns.TypeHINFO, Class: dns.ClassINET, Ttl: localTTL}}}
 	}
 	return f
 }
@@ -92,7 +101,7 @@ func (f *finding) nothing(rcode int, why string) { f.ours, f.rcode, f.why = true
 func (f *finding) addresses(q question, addrs []netip.Addr, why string) {
 	f.ours, f.why = true, why
 	for _, a := range addrs {
-		if rr := addressRecord(q.asked, a); rr.Header().Rrtype == q.qtype || q.qtype == dns.TypeANY {
+		if rr := addressRecord(q.asked, a); rr.Header().Rrtype == q.qtype {
 			f.answer = append(f.answer, rr)
 		}
 	}
