@@ -2,60 +2,61 @@ package dns
 
 import (
 	"container/list"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/miekg/dns"
 )
 
-// Bounds of the cache.
+// Bounds of the cache. Answers are kept as they are sent: read, they take several times as much.
 const (
-	cacheEntries = 4096
-	cacheBytes   = 4 << 20
-	cacheAnswer  = 8 << 10         // a larger one is not kept
-	cachePlus    = time.Hour       // the longest that an answer is kept
-	cacheMinus   = 5 * time.Minute // and one that there is nothing (RFC 2308 section 5)
+	cacheShared  = 4 << 20   // bytes for those who ask the host's servers
+	cachePlace   = 128 << 10 // and for one sandbox with servers of its own
+	cachePlaces  = 4 << 20   // and for all of these together
+	cacheEntry   = 400       // what an answer takes beside its own bytes
+	cacheAnswer  = 8 << 10   // a larger one is not kept
+	cacheLongest = time.Hour
+	cacheNothing = 5 * time.Minute // the longest that it is kept that there is nothing (RFC 2308 section 5)
 )
 
-// cache keeps answers of servers elsewhere for as long as they say. The one that was used the longest ago goes first.
+// sharedPlace begins the place of those who ask the host's servers.
+const sharedPlace = "host "
+
+// cache keeps answers of servers elsewhere for as long as they say, apart for each place that is asked from. Of each
+// place, what was used the longest ago goes first.
 type cache struct {
-	mu    sync.Mutex
+	mu     sync.Mutex
+	places map[string]*shelf
+	others int // bytes of all places but the shared one
+	now    func() time.Time
+}
+
+// shelf has the answers of one place.
+type shelf struct {
 	byKey map[inquiry]*list.Element
 	used  *list.List // of *kept, the last used first
 	bytes int
-	now   func() time.Time
+	most  int
 }
 
 type kept struct {
 	inquiry
-	msg   *dns.Msg // never changed
+	b     []byte // never changed
 	size  int
 	since time.Time
 	until time.Time
 }
 
-func newCache() *cache {
-	return &cache{byKey: map[inquiry]*list.Element{}, used: list.New(), now: time.Now}
-}
+func newCache() *cache { return &cache{places: map[string]*shelf{}, now: time.Now} }
 
-// get returns a copy whose records say how long they are still right, and for how many seconds it is kept.
+// get returns a message whose records say how long they are still right, and for how many seconds it is kept.
 func (c *cache) get(i inquiry) (*dns.Msg, int) {
-	c.mu.Lock()
-	e := c.byKey[i]
-	if e == nil {
-		c.mu.Unlock()
+	k, now := c.find(i)
+	m := new(dns.Msg)
+	if k == nil || m.Unpack(k.b) != nil {
 		return nil, 0
 	}
-	k := e.Value.(*kept)
-	now := c.now()
-	if !now.Before(k.until) {
-		c.drop(e)
-		c.mu.Unlock()
-		return nil, 0
-	}
-	c.used.MoveToFront(e)
-	c.mu.Unlock()
-	m := k.msg.Copy()
 	age := uint32(now.Sub(k.since) / time.Second)
 	for _, part := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
 		for _, rr := range part {
@@ -66,40 +67,96 @@ func (c *cache) get(i inquiry) (*dns.Msg, int) {
 	return m, int(k.until.Sub(now) / time.Second)
 }
 
+func (c *cache) find(i inquiry) (*kept, time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	s := c.places[i.where]
+	if s == nil || s.byKey[i] == nil {
+		return nil, now
+	}
+	e := s.byKey[i]
+	k := e.Value.(*kept)
+	if !now.Before(k.until) {
+		c.drop(i.where, e)
+		return nil, now
+	}
+	s.used.MoveToFront(e)
+	return k, now
+}
+
 // put keeps an answer, where it says that it may be kept.
 func (c *cache) put(i inquiry, m *dns.Msg) {
 	life := lifeOf(m)
-	size := m.Len()
-	if life <= 0 || size > cacheAnswer {
+	if life <= 0 || m.Truncated {
+		return
+	}
+	m.Compress = true
+	b, err := m.Pack()
+	if err != nil || len(b) > cacheAnswer {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.byKey[i]; e != nil {
-		c.drop(e)
+	s := c.places[i.where]
+	if s == nil {
+		s = &shelf{byKey: map[inquiry]*list.Element{}, used: list.New(), most: cachePlace}
+		if strings.HasPrefix(i.where, sharedPlace) {
+			s.most = cacheShared
+		}
+		c.places[i.where] = s
+	}
+	if e := s.byKey[i]; e != nil {
+		c.drop(i.where, e)
+		c.places[i.where] = s // it may have been the only one
 	}
 	now := c.now()
-	c.byKey[i] = c.used.PushFront(&kept{i, m.Copy(), size, now, now.Add(life)})
-	c.bytes += size
-	for c.used.Len() > cacheEntries || c.bytes > cacheBytes {
-		c.drop(c.used.Back())
+	k := &kept{i, b, len(b) + len(i.name) + cacheEntry, now, now.Add(life)}
+	s.byKey[i] = s.used.PushFront(k)
+	c.count(i.where, s, k.size)
+	for s.bytes > s.most {
+		c.drop(i.where, s.used.Back())
+	}
+	for c.others > cachePlaces {
+		where, largest := c.largest()
+		c.drop(where, largest.used.Back())
 	}
 }
 
-func (c *cache) drop(e *list.Element) {
-	k := c.used.Remove(e).(*kept)
-	delete(c.byKey, k.inquiry)
-	c.bytes -= k.size
+// largest is the place that has the most of those that share a bound.
+func (c *cache) largest() (where string, s *shelf) {
+	for w, x := range c.places {
+		if !strings.HasPrefix(w, sharedPlace) && (s == nil || x.bytes > s.bytes) {
+			where, s = w, x
+		}
+	}
+	return where, s
+}
+
+func (c *cache) count(where string, s *shelf, size int) {
+	s.bytes += size
+	if !strings.HasPrefix(where, sharedPlace) {
+		c.others += size
+	}
+}
+
+func (c *cache) drop(where string, e *list.Element) {
+	s := c.places[where]
+	k := s.used.Remove(e).(*kept)
+	delete(s.byKey, k.inquiry)
+	c.count(where, s, -k.size)
+	if s.used.Len() == 0 {
+		delete(c.places, where)
+	}
 }
 
 // forget drops what was asked from one place.
 func (c *cache) forget(where string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i, e := range c.byKey {
-		if i.where == where {
-			c.drop(e)
-		}
+	if s := c.places[where]; s != nil {
+		c.count(where, s, -s.bytes)
+		delete(c.places, where)
 	}
 }
 
@@ -107,15 +164,18 @@ func (c *cache) forget(where string) {
 // there. One that does not say is not kept.
 func lifeOf(m *dns.Msg) time.Duration {
 	if m.Rcode == dns.RcodeSuccess && len(m.Answer) > 0 {
-		ttl := uint32(cachePlus / time.Second)
+		ttl := uint32(cacheLongest / time.Second)
 		for _, rr := range m.Answer {
 			ttl = min(ttl, rr.Header().Ttl)
 		}
 		return time.Duration(ttl) * time.Second
 	}
+	if m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError {
+		return 0
+	}
 	for _, rr := range m.Ns {
 		if soa, ok := rr.(*dns.SOA); ok {
-			ttl := min(soa.Hdr.Ttl, soa.Minttl, uint32(cacheMinus/time.Second))
+			ttl := min(soa.Hdr.Ttl, soa.Minttl, uint32(cacheNothing/time.Second))
 			return time.Duration(ttl) * time.Second
 		}
 	}

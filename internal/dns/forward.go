@@ -20,7 +20,7 @@ const (
 
 // inquiry is what servers elsewhere are asked: the same of several askers is asked once.
 type inquiry struct {
-	where   string // a server that asks from inside of its sandbox; "": all others
+	where   string // the place that is asked from, and whom
 	name    string
 	qtype   uint16
 	do, off bool // DNSSEC records are wanted; they are not to be checked (RFC 4035 sections 3.2.1 and 3.2.2)
@@ -35,7 +35,8 @@ type answerOf struct {
 
 // forward answers by what servers elsewhere say.
 func (v *serving) forward(ctx context.Context, w question, q *dns.Msg) reply {
-	i := inquiry{where: v.where, name: w.name, qtype: w.qtype, off: q.CheckingDisabled}
+	servers, where := v.upstreams()
+	i := inquiry{where: where, name: w.name, qtype: w.qtype, off: q.CheckingDisabled}
 	if opt := q.IsEdns0(); opt != nil {
 		i.do = opt.Do()
 	}
@@ -50,14 +51,16 @@ func (v *serving) forward(ctx context.Context, w question, q *dns.Msg) reply {
 	}
 	ctx, cancel := context.WithTimeout(ctx, totalTime)
 	defer cancel()
-	a, err := v.s.asking.do(ctx, i, func() answerOf { return v.askAll(i) })
+	a, err := v.s.asking.do(ctx, i, func() answerOf { return v.askAll(i, servers) })
 	if err != nil || a.msg == nil {
 		r := new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
 		r.RecursionAvailable = true
 		edns(q, r)
 		code, text := dns.ExtendedErrorCodeNoReachableAuthority, "no server answers"
-		if a.source == "" && err == nil {
+		if len(servers) == 0 {
 			code, text = dns.ExtendedErrorCodeNotReady, "there is no server to ask"
+		} else if errors.Is(err, errBusy) {
+			code, text = dns.ExtendedErrorCodeNotReady, err.Error()
 		}
 		extend(q, r, code, text)
 		return reply{msg: r, source: a.source, steps: append(a.steps, text)}
@@ -84,11 +87,15 @@ func dress(q, m *dns.Msg) *dns.Msg {
 }
 
 // askAll asks one server after the other until one has an answer that is one.
-func (v *serving) askAll(i inquiry) answerOf {
-	ctx, cancel := context.WithTimeout(v.s.life, totalTime)
+func (v *serving) askAll(i inquiry, servers []netip.AddrPort) (out answerOf) {
+	defer v.survive() // what a server sent
+	life := v.s.life  // others may wait for the same
+	if v.ask != nil {
+		life = v.life
+	}
+	ctx, cancel := context.WithTimeout(life, totalTime)
 	defer cancel()
-	var out answerOf
-	servers := v.s.health.order(v.upstreams())
+	servers = v.s.health.order(i.where, servers)
 	if len(servers) == 1 { // a packet may be lost
 		servers = append(servers, servers[0])
 	}
@@ -98,14 +105,16 @@ func (v *serving) askAll(i inquiry) answerOf {
 		m, err := v.askOne(ctx, at, i)
 		took := time.Since(begin).Round(10 * time.Microsecond)
 		out.source = at.Addr().String()
-		v.s.health.note(at, err == nil)
+		v.s.health.note(patient{i.where, at}, err == nil)
 		switch {
 		case err != nil:
 			out.steps = append(out.steps, fmt.Sprintf("asked %s (%s): %v", at.Addr(), took, err))
 		case m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError:
 			out.steps = append(out.steps, fmt.Sprintf("asked %s (%s): %s", at.Addr(), took, rcodeName(m.Rcode)))
 			out.msg = m
-			v.s.cache.put(i, m)
+			if life.Err() == nil { // else its place is gone
+				v.s.cache.put(i, m)
+			}
 			return out
 		default:
 			out.steps = append(out.steps, fmt.Sprintf("asked %s (%s): %s", at.Addr(), took, rcodeName(m.Rcode)))
@@ -234,15 +243,23 @@ func (v *serving) overUDP(ctx context.Context, at netip.AddrPort, q *dns.Msg, b 
 		if err != nil {
 			return nil, reason(err)
 		}
-		m := new(dns.Msg)
-		err = m.Unpack((*in)[:n])
-		if err == nil && answers(m, q) {
+		if m := accept((*in)[:n], q); m != nil {
 			return m, nil
 		}
-		if head := new(dns.Msg); err != nil && cut((*in)[:n], q, head) {
-			return head, nil
-		}
 	}
+}
+
+// accept returns what was sent where it is the answer to a question, or the head of one that was cut.
+func accept(b []byte, q *dns.Msg) *dns.Msg {
+	m := new(dns.Msg)
+	err := m.Unpack(b)
+	if err == nil && answers(m, q) {
+		return m
+	}
+	if head := new(dns.Msg); err != nil && cut(b, q, head) {
+		return head
+	}
+	return nil
 }
 
 // cut reports whether an answer that cannot be read says that it was cut: then it is asked for over TCP.
@@ -250,7 +267,7 @@ func cut(b []byte, q, head *dns.Msg) bool {
 	if len(b) < 12 || uint16(b[0])<<8|uint16(b[1]) != q.Id || b[2]&0x82 != 0x82 {
 		return false
 	}
-	head.Truncated = true
+	head.Id, head.Response, head.Truncated = q.Id, true, true
 	return true
 }
 
@@ -283,6 +300,11 @@ func interrupt(ctx context.Context, c net.Conn) (undo func() bool) {
 	return context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 }
 
+// maxFlights bounds the inquiries under way, of all name servers together.
+const maxFlights = 4096
+
+var errBusy = errors.New("too many questions are under way")
+
 // flights are the inquiries under way.
 type flights struct {
 	mu    sync.Mutex
@@ -293,6 +315,7 @@ type flights struct {
 type flight struct {
 	done chan struct{}
 	a    answerOf
+	wait int // those who have come for it
 }
 
 // do waits for the answer to an inquiry, which one of those who ask it sees to. It goes on for the others when one does
@@ -303,14 +326,15 @@ func (f *flights) do(ctx context.Context, i inquiry, ask func() answerOf) (answe
 		f.now = map[inquiry]*flight{}
 	}
 	x := f.now[i]
+	if x == nil && len(f.now) >= maxFlights {
+		f.mu.Unlock()
+		return answerOf{}, errBusy
+	}
 	if x == nil {
 		x = &flight{done: make(chan struct{})}
 		f.now[i] = x
 		f.tasks.Go(func() {
 			defer func() {
-				if recover() != nil { // by what a server sent
-					x.a = answerOf{source: "a server"}
-				}
 				f.mu.Lock()
 				delete(f.now, i)
 				f.mu.Unlock()
@@ -319,6 +343,7 @@ func (f *flights) do(ctx context.Context, i inquiry, ask func() answerOf) (answe
 			x.a = ask()
 		})
 	}
+	x.wait++
 	f.mu.Unlock()
 	select {
 	case <-x.done:

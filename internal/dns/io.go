@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -69,65 +70,80 @@ func (v *serving) packet(b []byte, sa unix.Sockaddr) {
 		return
 	}
 	since := time.Now()
-	q := new(dns.Msg)
-	if err := q.Unpack(b); err != nil {
-		v.malformed(b, sa)
-		return
-	}
-	r, elsewhere := v.respond(q, nil)
+	q, r, elsewhere := v.look(b)
 	if !elsewhere {
 		v.send(q, r, from, sa, since)
 		return
 	}
-	select {
-	case v.slots <- struct{}{}:
-	default:
-		v.floor.Add(1)
+	if !v.asking.take(from.Addr()) {
 		return // who floods waits for itself
 	}
 	v.tasks.Go(func() {
-		defer func() { <-v.slots }()
+		defer v.asking.give(from.Addr())
 		defer v.survive()
-		r, _ := v.respond(q, func(w question, q *dns.Msg) reply { return v.forward(v.life, w, q) })
-		v.send(q, r, from, sa, since)
+		v.send(q, v.elsewhere(q), from, sa, since)
 	})
 }
 
+// look reads a message and answers it, but where servers elsewhere must be asked.
+func (v *serving) look(b []byte) (q *dns.Msg, r reply, elsewhere bool) {
+	q = new(dns.Msg)
+	if err := q.Unpack(b); err != nil {
+		return new(dns.Msg), reply{msg: malformed(b), source: "names"}, false
+	}
+	r, elsewhere = v.respond(q, nil)
+	return q, r, elsewhere
+}
+
+// elsewhere answers a question for which servers elsewhere must be asked.
+func (v *serving) elsewhere(q *dns.Msg) reply {
+	r, _ := v.respond(q, func(w question, q *dns.Msg) reply { return v.forward(v.life, w, q) })
+	return r
+}
+
+// survive ends a panic: whoever can send what we fail at would end the resolver of everybody.
 func (v *serving) survive() {
 	if p := recover(); p != nil {
-		v.s.log.Error("a question could not be answered", "server", v.Key(), "panic", p)
+		v.s.panics.Add(1)
+		v.s.log.Error("a question could not be answered: this is a mistake in the resolver", "server", v.Key(),
+			"panic", fmt.Sprintf("%.200v", p))
 	}
 }
 
-// malformed answers what cannot be read, where it is at least a question with an ID.
-func (v *serving) malformed(b []byte, sa unix.Sockaddr) {
+// malformed is the answer to what cannot be read, where that is at least a question with an ID.
+func malformed(b []byte) *dns.Msg {
 	if len(b) < 12 || b[2]&0x80 != 0 {
-		return
+		return nil
 	}
-	r := make([]byte, 12)
-	copy(r, b[:2])
-	r[2], r[3] = 0x80|b[2]&0x79, 0x80|dns.RcodeFormatError
-	v.write(r, sa)
+	return &dns.Msg{MsgHdr: dns.MsgHdr{Id: binary.BigEndian.Uint16(b), Response: true, Opcode: int(b[2]>>3) & 15,
+		RecursionDesired: b[2]&1 != 0, RecursionAvailable: true, Rcode: dns.RcodeFormatError}}
 }
 
 func (v *serving) send(q *dns.Msg, r reply, from netip.AddrPort, sa unix.Sockaddr, since time.Time) {
 	if r.msg == nil {
 		return
 	}
-	r.msg.Compress = true
-	size := room(q)
-	out, err := r.msg.Pack()
-	if err == nil && len(out) > size {
-		r.msg.Truncate(size)
-		out, err = r.msg.Pack()
-	}
-	if err != nil {
-		out, err = new(dns.Msg).SetRcode(q, dns.RcodeServerFailure).Pack()
-	}
-	if err == nil {
+	v.note(q, r, from, since) // before who asked has the answer: what it asks next is noted later
+	if out, err := fit(r.msg, room(q)); err == nil {
 		v.write(out, sa)
 	}
-	v.note(q, r, from, since)
+}
+
+// fit encodes an answer. What is larger than the size is left out, with the bit that says so; what cannot be encoded
+// is an error of ours.
+func fit(m *dns.Msg, size int) ([]byte, error) {
+	m.Compress = true
+	out, err := m.Pack()
+	if err == nil && len(out) > size {
+		m.Truncate(size)
+		out, err = m.Pack()
+	}
+	if err == nil && len(out) <= size {
+		return out, nil
+	}
+	head := &dns.Msg{MsgHdr: m.MsgHdr, Question: m.Question}
+	head.Rcode, head.Authoritative, head.Truncated = dns.RcodeServerFailure, false, false
+	return head.Pack()
 }
 
 // write sends an answer. One that finds no room is lost, as any packet may be: it is asked for again.
@@ -185,39 +201,88 @@ func (v *serving) runTCP() {
 	}
 }
 
-// connection answers the questions of one connection, in their order.
-func (v *serving) connection(c net.Conn) {
-	defer v.survive()
-	from, err := netip.ParseAddrPort(c.RemoteAddr().String())
+// connection is one over TCP. Its questions are answered as their answers come (RFC 7766 section 6.2.1.1).
+type connection struct {
+	net.Conn
+	v     *serving
+	from  netip.AddrPort
+	mu    sync.Mutex    // held while a message is written
+	slots chan struct{} // questions that servers elsewhere are asked, at a time
+	tasks sync.WaitGroup
+}
+
+// maxPipelined are the questions of one connection that servers elsewhere are asked at a time.
+const maxPipelined = 16
+
+func (v *serving) connection(conn net.Conn) {
+	from, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	if err != nil || !v.mayAsk(from.Addr()) {
 		return
 	}
-	for {
-		b, err := readMessage(c, tcpIdle, maxQuestion)
-		if err != nil {
-			return
-		}
-		since := time.Now()
-		q := new(dns.Msg)
-		if q.Unpack(b) != nil {
-			return
-		}
-		r, _ := v.respond(q, func(w question, q *dns.Msg) reply { return v.forward(v.life, w, q) })
-		if r.msg == nil {
-			return
-		}
-		r.msg.Compress = true
-		out, err := r.msg.Pack()
-		if err != nil || len(out) > dns.MaxMsgSize {
-			if out, err = new(dns.Msg).SetRcode(q, dns.RcodeServerFailure).Pack(); err != nil {
-				return
-			}
-		}
-		if writeMessage(c, out) != nil {
-			return
-		}
-		v.note(q, r, from, since)
+	who := from.Addr().Unmap()
+	if !v.talking.take(who) {
+		return
 	}
+	defer v.talking.give(who)
+	c := &connection{Conn: conn, v: v, from: netip.AddrPortFrom(who, from.Port()),
+		slots: make(chan struct{}, maxPipelined)}
+	defer c.tasks.Wait()
+	defer v.survive()
+	for c.next() {
+	}
+}
+
+// next answers one question, and reports whether there may be more.
+func (c *connection) next() bool {
+	b, err := readMessage(c, tcpIdle, maxQuestion)
+	if err != nil {
+		return false
+	}
+	since := time.Now()
+	q, r, elsewhere := c.v.look(b)
+	switch {
+	case elsewhere:
+		c.slots <- struct{}{} // each has an end: forward has a time for everything
+		c.tasks.Go(func() {
+			defer func() { <-c.slots }()
+			defer c.v.survive()
+			r := reply{msg: busy(q), source: "names"}
+			if c.v.asking.take(c.from.Addr()) {
+				defer c.v.asking.give(c.from.Addr())
+				r = c.v.elsewhere(q)
+			}
+			c.send(q, r, since)
+		})
+		return true
+	case r.msg == nil:
+		return false
+	}
+	return c.send(q, r, since)
+}
+
+// busy is the answer to who has too many questions under way.
+func busy(q *dns.Msg) *dns.Msg {
+	r := new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
+	r.RecursionAvailable = true
+	edns(q, r)
+	extend(q, r, dns.ExtendedErrorCodeNotReady, "too many questions are under way")
+	return r
+}
+
+// send writes an answer and reports whether that went well.
+func (c *connection) send(q *dns.Msg, r reply, since time.Time) bool {
+	c.v.note(q, r, c.from, since)
+	out, err := fit(r.msg, dns.MaxMsgSize)
+	if err == nil {
+		c.mu.Lock()
+		err = writeMessage(c, out)
+		c.mu.Unlock()
+	}
+	if err != nil {
+		c.Close() // half a message may be there: nothing can follow it
+		return false
+	}
+	return true
 }
 
 // readMessage reads a message after its length (RFC 1035 section 4.2.2), of at most limit bytes.

@@ -55,6 +55,7 @@ type fabric struct {
 	box   string // where the sandbox asks
 	gate  string
 	path  string // resolv.conf
+	count int    // name servers
 }
 
 func member(zone, id string, ns plan.NetNS, rank int, names string, addrs ...string) plan.NameMember {
@@ -109,15 +110,16 @@ func (f *fabric) resolv(upstreams ...string) {
 	}
 }
 
-// serve opens sockets on loopback and serves at them.
+// serve opens sockets on loopback, at an address of their own, and serves at them.
 func (f *fabric) serve(n plan.NameServer, ask Sockets) string {
 	f.t.Helper()
-	udp, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	f.count++
+	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(f.count >> 8), byte(f.count)}), 53).String()
+	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(at)))
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	defer udp.Close()
-	at := udp.LocalAddr().String()
 	tcp, err := net.Listen("tcp", at)
 	if err != nil {
 		f.t.Fatal(err)

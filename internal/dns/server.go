@@ -53,6 +53,8 @@ type Server struct {
 	asking flights
 	pool   buffers
 	watch  watchers
+	panics atomic.Uint64
+	served atomic.Uint64 // name servers until now: their caches are told apart
 	life   context.Context
 	end    context.CancelFunc
 
@@ -64,17 +66,17 @@ type Server struct {
 // serving is one name server at work.
 type serving struct {
 	plan.NameServer
-	s     *Server
-	ask   *asker // from inside of a sandbox; nil: from here
-	where string // tells caches apart
-	udp   *net.UDPConn
-	tcp   net.Listener
-	slots chan struct{} // questions that servers elsewhere are asked, at a time
-	conns chan struct{} // connections at a time
-	stop  context.CancelFunc
-	life  context.Context
-	tasks sync.WaitGroup
-	floor atomic.Uint64 // questions that found no slot
+	s       *Server
+	ask     *asker // from inside of a sandbox; nil: from here
+	where   string // tells its cache from others; "" for those who ask the host's servers
+	udp     *net.UDPConn
+	tcp     net.Listener
+	asking  *quota        // questions that servers elsewhere are asked
+	talking *quota        // connections, of each who asks
+	conns   chan struct{} // and of all
+	stop    context.CancelFunc
+	life    context.Context
+	tasks   sync.WaitGroup
 }
 
 // What one sandbox may have at a time. Others have as much of their own.
@@ -90,6 +92,7 @@ func New(c Config) *Server {
 	}
 	s := &Server{names: c.Names, log: c.Log, resolv: newResolvFile(c.Resolv), cache: newCache(), health: newHealth(),
 		serving: map[string]*serving{}}
+	s.resolv.changed = s.cache.forget
 	s.life, s.end = context.WithCancel(context.Background())
 	return s
 }
@@ -115,12 +118,18 @@ func (s *Server) Serve(n plan.NameServer, socks Sockets) error {
 	return nil
 }
 
+// idle has bounds and no sockets yet.
+func (s *Server) idle(n plan.NameServer) *serving {
+	several := n.NS == ""
+	return &serving{NameServer: n, s: s, asking: newQuota(maxAsking, several), talking: newQuota(maxConns, several),
+		conns: make(chan struct{}, maxConns)}
+}
+
 func (s *Server) open(n plan.NameServer, socks Sockets) (*serving, error) {
 	if len(n.Upstreams) > 0 && (len(socks.AskUDP) == 0 || len(socks.AskTCP) == 0) {
 		return nil, errors.New("there are no sockets to ask its servers by")
 	}
-	v := &serving{NameServer: n, s: s, where: "", slots: make(chan struct{}, maxAsking),
-		conns: make(chan struct{}, maxConns)}
+	v := s.idle(n)
 	pc, err := net.FilePacketConn(socks.UDP)
 	if err != nil {
 		return nil, fmt.Errorf("use the UDP socket: %w", err)
@@ -140,13 +149,18 @@ func (s *Server) open(n plan.NameServer, socks Sockets) (*serving, error) {
 	socks.TCP.Close()
 	v.udp, v.tcp = udp, tcp
 	if len(n.Upstreams) > 0 {
-		v.ask, v.where = newAsker(socks.AskUDP, socks.AskTCP), n.Key()
+		v.ask = newAsker(socks.AskUDP, socks.AskTCP)
+		v.where = fmt.Sprintf("%s, %d", n.Key(), s.served.Add(1))
 	} else {
 		Sockets{AskUDP: socks.AskUDP, AskTCP: socks.AskTCP}.Close()
 	}
 	v.life, v.stop = context.WithCancel(s.life)
 	return v, nil
 }
+
+// Panics are how often a message could not be handled. Each is a mistake of this package, which nobody but who sent the
+// message noticed.
+func (s *Server) Panics() uint64 { return s.panics.Load() }
 
 // Stop ends a server by its key, and closes its sockets.
 func (s *Server) Stop(key string) {
@@ -186,16 +200,15 @@ func (v *serving) close() {
 	}
 }
 
-// upstreams are the servers elsewhere that are asked for this one.
-func (v *serving) upstreams() []netip.AddrPort {
+// upstreams are the servers elsewhere that are asked for this one, and the place that tells their answers from others.
+func (v *serving) upstreams() (servers []netip.AddrPort, where string) {
 	if v.ask == nil {
 		return v.s.resolv.servers()
 	}
-	out := make([]netip.AddrPort, len(v.Upstreams))
-	for i, a := range v.Upstreams {
-		out[i] = netip.AddrPortFrom(a, dnsPort)
+	for _, a := range v.Upstreams {
+		servers = append(servers, netip.AddrPortFrom(a, dnsPort))
 	}
-	return out
+	return servers, v.where
 }
 
 // dnsPort is where servers are asked (RFC 1035 section 4.2).

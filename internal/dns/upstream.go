@@ -2,9 +2,11 @@ package dns
 
 import (
 	"bufio"
+	"io"
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,6 +20,9 @@ type resolvFile struct {
 	next  time.Time // of the next look
 	seen  []stamp
 	found []netip.AddrPort
+	times int // that other servers were found
+
+	changed func(old string) // is told the place of answers that are not asked for any more
 }
 
 // stamp tells one state of a file from another, also where it is a link that leads elsewhere now.
@@ -30,34 +35,52 @@ type stamp struct {
 // resolvLook is how often the files are looked at, at most: when somebody asks.
 const resolvLook = time.Second
 
+// maxResolv bounds how much of a file is read.
+const maxResolv = 64 << 10
+
 // maxServers bounds how many servers are asked one after the other.
 const maxServers = 8
 
 func newResolvFile(paths []string) *resolvFile { return &resolvFile{paths: paths} }
 
-// servers are those that the first file names that names any.
-func (r *resolvFile) servers() []netip.AddrPort {
+// servers are those that the first file names that names any, and the place of their answers: with other servers it is
+// another one.
+func (r *resolvFile) servers() ([]netip.AddrPort, string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := time.Now()
-	if now.Before(r.next) {
-		return r.found
+	if now := time.Now(); !now.Before(r.next) {
+		r.next = now.Add(resolvLook)
+		r.look()
 	}
-	r.next = now.Add(resolvLook)
+	return r.found, r.place()
+}
+
+func (r *resolvFile) place() string { return sharedPlace + strconv.Itoa(r.times) }
+
+// look reads the files where one is another than before.
+func (r *resolvFile) look() {
 	seen := make([]stamp, len(r.paths))
 	for i, path := range r.paths {
 		seen[i] = stampOf(path)
 	}
 	if r.seen != nil && slices.Equal(seen, r.seen) {
-		return r.found
+		return
 	}
-	r.seen, r.found = seen, nil
+	r.seen = seen
+	var found []netip.AddrPort
 	for _, path := range r.paths {
-		if r.found = readServers(path); len(r.found) > 0 {
+		if found = readServers(path); len(found) > 0 {
 			break
 		}
 	}
-	return r.found
+	if slices.Equal(found, r.found) {
+		return
+	}
+	if r.changed != nil {
+		r.changed(r.place())
+	}
+	r.found = found
+	r.times++
 }
 
 func stampOf(path string) stamp {
@@ -74,13 +97,16 @@ func stampOf(path string) stamp {
 
 // readServers reads the servers of a file. A zone tells a link-local address's link.
 func readServers(path string) []netip.AddrPort {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO holds nobody up
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil
+	}
 	var out []netip.AddrPort
-	lines := bufio.NewScanner(f)
+	lines := bufio.NewScanner(io.LimitReader(f, maxResolv))
 	for lines.Scan() && len(out) < maxServers {
 		fields := strings.Fields(lines.Text())
 		if len(fields) < 2 || fields[0] != "nameserver" {
@@ -95,10 +121,16 @@ func readServers(path string) []netip.AddrPort {
 	return out
 }
 
-// health knows which servers have not answered lately: they are asked last.
+// health knows which servers have not answered lately: they are asked last. One that does not answer in one place may
+// do so in another.
 type health struct {
 	mu  sync.Mutex
-	bad map[netip.AddrPort]illness
+	bad map[patient]illness
+}
+
+type patient struct {
+	where string
+	at    netip.AddrPort
 }
 
 type illness struct {
@@ -113,16 +145,16 @@ const (
 	maxBad   = 1024
 )
 
-func newHealth() *health { return &health{bad: map[netip.AddrPort]illness{}} }
+func newHealth() *health { return &health{bad: map[patient]illness{}} }
 
 // order puts those that answer first, and keeps the order of the list otherwise.
-func (h *health) order(servers []netip.AddrPort) []netip.AddrPort {
+func (h *health) order(where string, servers []netip.AddrPort) []netip.AddrPort {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
 	var good, bad []netip.AddrPort
 	for _, s := range servers {
-		if h.bad[s].until.After(now) {
+		if h.bad[patient{where, s}].until.After(now) {
 			bad = append(bad, s)
 		} else {
 			good = append(good, s)
@@ -131,7 +163,7 @@ func (h *health) order(servers []netip.AddrPort) []netip.AddrPort {
 	return append(good, bad...)
 }
 
-func (h *health) note(s netip.AddrPort, answered bool) {
+func (h *health) note(s patient, answered bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if answered {
