@@ -49,6 +49,9 @@ func (a *asker) drain() {
 	}
 }
 
+// errNoSocket is no fault of the server that was to be asked.
+var errNoSocket = errors.New("too many questions of this sandbox are under way")
+
 // socket is one of an asker's: a connection while it is in use.
 type socket struct {
 	*os.File
@@ -91,7 +94,18 @@ func (a *asker) dial(ctx context.Context, network string, to netip.AddrPort) (ne
 		}
 		return s, nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, errNoSocket
+	}
+}
+
+// clear forgets what came for an earlier question: late answers, and errors that nobody has read.
+func (s *socket) clear(fd int) {
+	_, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	var b [1]byte
+	for range 1 << 10 { // more does not fit into it
+		if _, _, err := unix.Recvfrom(fd, b[:], unix.MSG_DONTWAIT); err != nil {
+			return
+		}
 	}
 }
 
@@ -104,6 +118,9 @@ func (s *socket) connect(ctx context.Context, to netip.AddrPort) error {
 		return err
 	}
 	ctl := raw.Control(func(fd uintptr) {
+		if s.home == s.a.udp {
+			s.clear(int(fd))
+		}
 		var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
 		if domain, failed := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN); failed == nil &&
 			domain == unix.AF_INET {

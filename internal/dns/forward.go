@@ -105,7 +105,9 @@ func (v *serving) askAll(i inquiry, servers []netip.AddrPort) (out answerOf) {
 		m, err := v.askOne(ctx, at, i)
 		took := time.Since(begin).Round(10 * time.Microsecond)
 		out.source = at.Addr().String()
-		v.s.health.note(patient{i.where, at}, err == nil)
+		if !errors.Is(err, errNoSocket) {
+			v.s.health.note(patient{i.where, at}, err == nil)
+		}
 		switch {
 		case err != nil:
 			out.steps = append(out.steps, fmt.Sprintf("asked %s (%s): %v", at.Addr(), took, err))
@@ -140,7 +142,7 @@ func (v *serving) askOne(ctx context.Context, at netip.AddrPort, i inquiry) (*dn
 		q.Id, q.Extra = dns.Id(), nil
 		m, err = v.askOver(ctx, at, q)
 	}
-	if err != nil && ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil && !errors.Is(err, errNoSocket) {
 		err = errors.New("no answer in time")
 	}
 	if err != nil {

@@ -470,3 +470,33 @@ func TestServersOfASandbox(t *testing.T) {
 		t.Errorf("over IPv6: %s", got)
 	}
 }
+
+// A sandbox's own servers do not answer: its questions wait for sockets, and end in time. When they answer again, so do
+// its questions.
+func TestServersOfASandboxThatAreSilent(t *testing.T) {
+	f := newFabric(t)
+	var well atomic.Bool
+	elsewhere(t, up2, func(w dns.ResponseWriter, q *dns.Msg) {
+		if well.Load() {
+			record("60 IN A 192.0.2.2")(w, q)
+		}
+	})
+	own := plan.NameServer{NS: "box", Addr: addr("127.0.0.12"), Upstreams: []netip.Addr{addr(up2)}}
+	at := f.serve(own, unbound(t, 2))
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			r, err := exchange("udp", at, new(dns.Msg).SetQuestion(fmt.Sprint("www", i, ".example."), dns.TypeA))
+			if err != nil || answer(r) != "SERVFAIL" {
+				t.Errorf("%v: %v", r, err)
+			}
+		})
+	}
+	wg.Wait()
+	well.Store(true)
+	for i := range 8 {
+		if got := answer(f.ask(at, fmt.Sprint("www", i, ".example"), dns.TypeA)); got != "192.0.2.2" {
+			t.Errorf("%s", got)
+		}
+	}
+}
