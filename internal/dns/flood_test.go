@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -334,6 +335,16 @@ func TestWatch(t *testing.T) {
 	f.srv.Watch(ctx, func(plan.NameServer) bool { return true })
 	cancel()
 	await.Value(t, "nobody watches", false, f.srv.watch.any)
+}
+
+// What servers elsewhere say is told to people in part, when it is long.
+func TestLongTextsAreCut(t *testing.T) {
+	rr := &dns.TXT{Hdr: dns.RR_Header{Name: "x.", Rrtype: dns.TypeTXT, Class: dns.ClassINET},
+		Txt: slices.Repeat([]string{strings.Repeat("\x00", 255)}, 100)}
+	got := texts(slices.Repeat([]dns.RR{rr}, 100))
+	if len(got) != maxTold || len(got[0]) > maxText+4 {
+		t.Errorf("%d texts, the first of %d bytes", len(got), len(got[0]))
+	}
 }
 
 func TestLookup(t *testing.T) {

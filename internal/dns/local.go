@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -298,7 +299,8 @@ func portOf(proto plan.L4, text string) (uint16, bool) {
 	if err == nil {
 		return uint16(number), number > 0
 	}
-	port, err := net.LookupPort(string(proto), text)
+	resolver := net.Resolver{PreferGo: true} // reads services(5) itself, once
+	port, err := resolver.LookupPort(context.Background(), string(proto), text)
 	return uint16(port), err == nil && port > 0
 }
 

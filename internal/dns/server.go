@@ -360,13 +360,20 @@ func rcodeName(code int) string {
 	return fmt.Sprintf("RCODE%d", code)
 }
 
-// maxTold bounds the records of an answer that are told to people.
-const maxTold = 16
+// What is told to people of an answer: so many records, and so much of each, in bytes.
+const (
+	maxTold = 16
+	maxText = 300
+)
 
 func texts(rrs []dns.RR) []string {
 	var out []string
 	for _, rr := range rrs[:min(len(rrs), maxTold)] {
-		out = append(out, rr.String())
+		text := rr.String()
+		if len(text) > maxText {
+			text = strings.ToValidUTF8(text[:maxText], "") + "…"
+		}
+		out = append(out, text)
 	}
 	return out
 }
