@@ -34,7 +34,14 @@ const (
 const (
 	answerResolver = "vethloom's resolver"
 	answerEcho     = "bare miekg/dns echo"
+	// answerElsewhere is the echo where servers elsewhere are asked
+	answerElsewhere = "elsewhere"
 )
+
+// elsewhereAddr is the server that the resolver asks.
+const elsewhereAddr = "127.0.0.53:53"
+
+const ()
 
 const (
 	sandboxes   = 500   // of the resolver
@@ -71,7 +78,64 @@ func namesGroup(ctx context.Context, m *machine) ([]group, error) {
 		}
 		memory.series(name).Samples = []float64{held}
 	}
-	return []group{g, memory}, nil
+	forwarding, err := forwardingGroup(ctx, m)
+	return append([]group{g, memory}, forwarding...), err
+}
+
+// forwardingGroup compares answers of a server elsewhere, each to another question, with those that the resolver has
+// asked it for.
+func forwardingGroup(ctx context.Context, m *machine) ([]group, error) {
+	g := group{Title: "An answer from elsewhere", Unit: "ms",
+		Notes: []string{"one question at a time, none of them twice; the difference is what the resolver adds"}}
+	echo, err := startAnswerer(ctx, answerElsewhere)
+	if err != nil {
+		return nil, err
+	}
+	resolver, err := startAnswerer(ctx, answerResolver)
+	if err != nil {
+		return nil, errors.Join(err, echo.stop())
+	}
+	ours := g.series(answerResolver)
+	direct := g.series("asked without it")
+	for i := range 100 * m.cfg.rounds {
+		for _, s := range []*series{direct, ours} {
+			at := resolver.at[0]
+			if s == direct {
+				at = echo.at[0]
+			}
+			took, failed := askOnce(at, fmt.Sprint("n", i, ".example."))
+			if err = errors.Join(err, failed); err != nil {
+				return nil, errors.Join(err, echo.stop(), resolver.stop())
+			}
+			s.add(took)
+		}
+	}
+	return []group{g}, errors.Join(echo.stop(), resolver.stop())
+}
+
+// askOnce says how long a question took, on a socket of its own.
+func askOnce(at, name string) (time.Duration, error) {
+	q, err := new(mdns.Msg).SetQuestion(name, mdns.TypeA).Pack()
+	if err != nil {
+		return 0, err
+	}
+	c, err := net.Dial("udp", at)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if _, err := c.Write(q); err != nil {
+		return 0, err
+	}
+	var in [512]byte
+	if n, err := c.Read(in[:]); err != nil || n < 4 || in[3]&15 != 0 {
+		return 0, fmt.Errorf("an answer of %d bytes, % x: %w", n, in[:4], err)
+	}
+	return time.Since(began), nil
 }
 
 // answerer is a process that answers.
@@ -225,14 +289,17 @@ func (a *answerer) resident() (float64, error) {
 
 // answerNames is the process: it answers until its standard input ends, at the addresses that it prints.
 func answerNames() (int, error) {
-	n := 1
-	if os.Getenv(answererVariable) == answerResolver {
+	n, place := 1, "127.0.0.1:0"
+	switch os.Getenv(answererVariable) {
+	case answerResolver:
 		n = sandboxes
+	case answerElsewhere:
+		place = elsewhereAddr
 	}
 	var at []string
 	var files []dns.Sockets
 	for range n {
-		addr, socks, err := nameSockets()
+		addr, socks, err := nameSockets(place)
 		if err != nil {
 			return 1, err
 		}
@@ -249,11 +316,12 @@ func answerNames() (int, error) {
 }
 
 // nameSockets opens what netd would hand over.
-func nameSockets() (string, dns.Sockets, error) {
-	u, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+func nameSockets(place string) (string, dns.Sockets, error) {
+	pc, err := net.ListenPacket("udp4", place)
 	if err != nil {
 		return "", dns.Sockets{}, err
 	}
+	u := pc.(*net.UDPConn)
 	defer u.Close()
 	at := u.LocalAddr().String()
 	l, err := net.Listen("tcp4", at)
@@ -276,7 +344,11 @@ func serveNames(files []dns.Sockets) (stop func(), err error) {
 	}
 	debug.SetGCPercent(50) // as net-resolver does
 	names := dns.NewNames()
-	srv := dns.New(dns.Config{Names: names})
+	resolv, err := resolvConf()
+	if err != nil {
+		return nil, err
+	}
+	srv := dns.New(dns.Config{Names: names, Resolv: []string{resolv}})
 	zone := plan.NameZone{ID: "f", Name: "front", Subnets: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/16")}}
 	names.Apply([]plan.Object{zone}, nil)
 	for i, socks := range files {
@@ -293,6 +365,16 @@ func serveNames(files []dns.Sockets) (stop func(), err error) {
 		}
 	}
 	return srv.Close, nil
+}
+
+// resolvConf writes a file that names the server elsewhere, in a /run of our own.
+func resolvConf() (string, error) {
+	host, _, err := net.SplitHostPort(elsewhereAddr)
+	if err != nil {
+		return "", err
+	}
+	const path = "/run/resolv.conf"
+	return path, os.WriteFile(path, []byte("nameserver "+host+"\n"), 0o644)
 }
 
 // serveEcho answers each question with one address, and knows nothing.
