@@ -12,7 +12,7 @@ sysusersdir=$prefix/lib/sysusers.d
 bash=$prefix/share/bash-completion/completions/net
 zsh=$prefix/share/zsh/site-functions/_net
 fish=$prefix/share/fish/vendor_completions.d/net.fish
-binaries=(netd net net-shim netlab)
+binaries=(netd net net-shim net-resolver netlab)
 
 reload() {
 	[ -z "$dest" ] && [ -d /run/systemd/system ] || return 0
@@ -44,6 +44,8 @@ install)
 	completion fish "$fish"
 	if [ -z "$dest" ]; then
 		getent group vethloom >/dev/null || groupadd --system vethloom
+		getent passwd vethloom-resolver >/dev/null ||
+			useradd --system --no-create-home --home-dir / --shell /usr/sbin/nologin vethloom-resolver
 	fi
 	reload
 	echo "Installed into $dest$bindir. Start it with: systemctl enable --now netd"
