@@ -234,6 +234,11 @@ func (e *records) resolvConf(s Spec, host bool) (out []byte, servers int, err er
 	if len(s.DNSSearch) > 0 {
 		given.search = slices.DeleteFunc(slices.Clone(s.DNSSearch), func(d string) bool { return d == "." })
 	}
+	isNdots := func(o string) bool { return strings.HasPrefix(o, "ndots:") }
+	own := slices.ContainsFunc(s.DNSOptions, isNdots)
+	if !host || own {
+		given.options = slices.DeleteFunc(given.options, isNdots)
+	}
 	given.options = append(given.options, s.DNSOptions...)
 	servers = len(given.servers)
 	if host && len(s.DNS)+len(s.DNSSearch)+len(s.DNSOptions) == 0 {
@@ -242,10 +247,8 @@ func (e *records) resolvConf(s Spec, host bool) (out []byte, servers int, err er
 	if !host {
 		given.servers = []string{resolverAddr}
 		// A name without a dot is asked for as it is first: with a search domain it would go to strangers.
-		if !slices.ContainsFunc(s.DNSOptions, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
-			given.options = append(slices.DeleteFunc(given.options, func(o string) bool {
-				return strings.HasPrefix(o, "ndots:")
-			}), "ndots:0")
+		if !own {
+			given.options = append(given.options, "ndots:0")
 		}
 	}
 	return given.text(), servers, nil

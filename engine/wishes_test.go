@@ -171,7 +171,7 @@ func TestGeneratedFiles(t *testing.T) {
 		ExtraHosts: []string{"db:10.9.8.7", "six:[fd00::7]"},
 		DNS:        []netip.Addr{netip.MustParseAddr("10.0.0.53")}})
 	cat := func(file string) string { return w.exec(c.ID, "cat", "/etc/"+file).out }
-	if got := cat("resolv.conf"); !strings.HasPrefix(got, "nameserver 10.0.0.53\n") ||
+	if got := cat("resolv.conf"); !strings.HasPrefix(got, "nameserver 127.0.0.11\n") ||
 		strings.Count(got, "nameserver") != 1 {
 		t.Errorf("resolv.conf: %q", got)
 	}
@@ -199,7 +199,8 @@ func TestGeneratedFiles(t *testing.T) {
 	}
 }
 
-// A host whose only resolver is on loopback has none for containers, which is said when one is made.
+// Containers ask the resolver of their sandbox, whatever the host's servers are. That there is none is said when one is
+// made.
 func TestNameServers(t *testing.T) {
 	w := newWorld(t)
 	dir := t.TempDir()
@@ -212,28 +213,38 @@ func TestNameServers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const stub = "nameserver 127.0.0.53\nnameserver ::1\nsearch example.org\n"
-	server := []netip.Addr{netip.MustParseAddr("10.0.0.53")}
+	const (
+		ours = "nameserver 127.0.0.11\n"
+		stub = "nameserver 127.0.0.53\nnameserver nonsense\ndomain old\nsearch example.org lab\noptions ndots:3 edns0\n"
+		kept = ours + "search example.org lab\noptions edns0 ndots:0\n"
+	)
+	given := engine.Spec{DNS: []netip.Addr{netip.MustParseAddr("10.0.0.53")}}
+	own := engine.Spec{DNSSearch: []string{"mine"}, DNSOptions: []string{"ndots:2"}}
 	for name, c := range map[string]struct {
 		main, upstream, network string
-		dns                     []netip.Addr
+		spec                    engine.Spec
 		warned                  bool
 		want                    string
 	}{
-		"on loopback alone": {stub, "", "front", nil, true, "search example.org\n"},
-		"none at all":       {"", "", "front", nil, true, ""},
-		"upstreams known": {stub, "nameserver fd00::53\nsearch up\n", "front", nil, false,
-			"nameserver fd00::53\nsearch up\n"},
-		"upstreams as useless": {stub, "nameserver 127.0.0.1\n", "front", nil, true, "search example.org\n"},
-		"given":                {stub, "", "front", server, false, "nameserver 10.0.0.53\nsearch example.org\n"},
-		"one of two": {stub + "nameserver 10.0.0.1\n", "", "front", nil, false,
-			"search example.org\nnameserver 10.0.0.1\n"},
-		"no network": {stub, "", "none", nil, false, "search example.org\n"},
+		"on loopback": {stub, "", "front", engine.Spec{}, false, kept},
+		"none at all": {"", "", "front", engine.Spec{}, true, ours + "options ndots:0\n"},
+		"in the second file": {"", "nameserver fd00::53\nsearch up\n", "front", engine.Spec{}, false,
+			ours + "search up\noptions ndots:0\n"},
+		"given":          {"", "", "front", given, false, ours + "options ndots:0\n"},
+		"its own search": {stub, "", "front", own, false, ours + "search mine\noptions edns0 ndots:2\n"},
+		"no search": {stub, "", "front", engine.Spec{DNSSearch: []string{"."}}, false,
+			ours + "options edns0 ndots:0\n"},
+		"no network": {stub, "", "none", engine.Spec{}, false, kept},
+		"the host's": {stub, "", "host", engine.Spec{}, false, stub},
+		"the host's, but one's own": {stub, "", "host", given, false,
+			"nameserver 10.0.0.53\nsearch example.org lab\noptions ndots:3 edns0\n"},
 	} {
 		write(main, c.main)
 		write(upstream, c.upstream)
-		made, warnings, err := w.e.Create(t.Context(), engine.Spec{Image: "busybox", Command: []string{"sleep", "1000"},
-			DNS: c.dns, Networks: []cnm.AttachRequest{{Network: c.network}}})
+		spec := c.spec
+		spec.Image, spec.Command = "busybox", []string{"sleep", "1000"}
+		spec.Networks = []cnm.AttachRequest{{Network: c.network}}
+		made, warnings, err := w.e.Create(t.Context(), spec)
 		if err != nil {
 			t.Fatal(err)
 		}
