@@ -188,7 +188,7 @@ func TestNetdRefusesClusterFlags(t *testing.T) {
 		if r.code != 1 {
 			t.Errorf("netd %s: exit code %d", c.args, r.code)
 		}
-		matches(t, "netd "+c.args, r.err, `^netd: .*`+c.words)
+		matches(t, "netd "+c.args, r.err, `(?m)^netd: .*`+c.words)
 	}
 }
 

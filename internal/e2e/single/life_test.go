@@ -34,7 +34,7 @@ func TestALife(t *testing.T) {
 		refusal{"exec c true", 1, `not running.*net start`},
 		refusal{"kill c", 1, `not running`},
 	)
-	is(t, "sockets of a stopped container", strings.TrimSpace(n.Sh("ss -Hltn")), "")
+	is(t, "sockets of a stopped container", strings.TrimSpace(n.Sh("ss -Hltn | grep -v '%vlb-.*:53 ' || true")), "")
 	n.ok("start", "c")
 	n.eventually("it began again", began(2))
 	is(t, "its volume", n.ok("exec", "c", "wc", "-l", "/v/runs"), "2 /v/runs")

@@ -78,7 +78,7 @@ func TestRunSettings(t *testing.T) {
 		{"--cap-drop ALL --cap-add NET_RAW", "grep CapEff /proc/self/status", "CapEff:\t0000000000002000"},
 		{"--userns auto", "id -u; [ $(awk '{print $2}' /proc/self/uid_map) -gt 65535 ] && echo mapped", "0\nmapped"},
 		{"--add-host tool:192.0.2.9", "grep tool /etc/hosts", "192.0.2.9\ttool"},
-		{"--dns 192.0.2.53", "cat /etc/resolv.conf", "nameserver 192.0.2.53"},
+		{"--dns 192.0.2.53", "cat /etc/resolv.conf", "nameserver 127.0.0.11\noptions ndots:0"},
 		{"--entrypoint /bin/echo", "", "-c"},
 		{"-v " + host + ":/v", "echo text > /v/f; cat /v/f", "text"},
 		{"-v ./dir:/v:ro", "cat /v/f; touch /v/g 2>/dev/null || echo no", "text\nno"},

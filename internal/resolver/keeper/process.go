@@ -280,7 +280,11 @@ func (k *Keeper) notePID(pid int) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(k.pidFile(), b, 0o600); err != nil {
+	next := k.pidFile() + ".new"
+	if err = os.WriteFile(next, b, 0o600); err == nil {
+		err = os.Rename(next, k.pidFile())
+	}
+	if err != nil {
 		return fmt.Errorf("note the number of net-resolver: %w", err)
 	}
 	return nil
