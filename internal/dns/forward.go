@@ -75,6 +75,8 @@ func dress(q, m *dns.Msg) *dns.Msg {
 	r.Id, r.Question = q.Id, q.Question
 	r.RecursionDesired, r.CheckingDisabled = q.RecursionDesired, q.CheckingDisabled
 	r.Authoritative, r.RecursionAvailable, r.Truncated = false, true, false
+	opt := q.IsEdns0()
+	r.AuthenticatedData = m.AuthenticatedData && (q.AuthenticatedData || opt != nil && opt.Do()) // RFC 6840 section 5.8
 	if len(m.Question) == 1 {
 		for _, rr := range r.Answer {
 			if rr.Header().Name == m.Question[0].Name {
@@ -135,7 +137,7 @@ func (v *serving) askOne(ctx context.Context, at netip.AddrPort, i inquiry) (*dn
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	q := new(dns.Msg).SetQuestion(dns.Fqdn(i.name), i.qtype)
-	q.CheckingDisabled = i.off
+	q.CheckingDisabled, q.AuthenticatedData = i.off, true // whether it was proved: RFC 6840 section 5.7
 	q.SetEdns0(udpSize, i.do)
 	m, err := v.askOver(ctx, at, q)
 	if err == nil && (m.Rcode == dns.RcodeFormatError || m.Rcode == dns.RcodeNotImplemented) {

@@ -315,6 +315,47 @@ func TestCache(t *testing.T) {
 	}
 }
 
+// Who wants to know whether an answer was proved is told what the server says, and the records that prove it are for
+// who asks for them.
+func TestProvedAnswers(t *testing.T) {
+	f := newFabric(t, up1)
+	elsewhere(t, up1, func(w dns.ResponseWriter, q *dns.Msg) {
+		r := new(dns.Msg).SetReply(q)
+		r.AuthenticatedData = q.AuthenticatedData && !q.CheckingDisabled
+		text := "60 IN A 192.0.2.1"
+		if q.IsEdns0().Do() {
+			text = "60 IN A 192.0.2.2"
+		}
+		rr, err := dns.NewRR(q.Question[0].Name + " " + text)
+		if err != nil {
+			t.Error(err)
+		}
+		r.Answer = []dns.RR{rr}
+		_ = w.WriteMsg(r)
+	})
+	for _, c := range []struct {
+		ad, do, cd, proved bool
+		want               string
+	}{
+		{false, false, false, false, "192.0.2.1"}, {true, false, false, true, "192.0.2.1"},
+		{false, true, false, true, "192.0.2.2"}, {true, true, true, false, "192.0.2.2"},
+	} {
+		q := new(dns.Msg).SetQuestion("www.example.", dns.TypeA)
+		q.AuthenticatedData, q.CheckingDisabled = c.ad, c.cd
+		q.SetEdns0(1232, c.do)
+		r, err := exchange("udp", f.box, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.AuthenticatedData != c.proved || r.CheckingDisabled != c.cd || r.IsEdns0().Do() != c.do {
+			t.Errorf("%+v: the head is %v", c, r.MsgHdr)
+		}
+		if answer(r) != c.want {
+			t.Errorf("%+v: %v", c, r)
+		}
+	}
+}
+
 // The same question of many is asked once.
 func TestTheSameIsAskedOnce(t *testing.T) {
 	f := newFabric(t, up1)
