@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -67,6 +68,7 @@ type diff struct {
 	sets, chains, elements                               delta
 	plain                                                []delta // of the kinds with compare, in their order
 	purge                                                []ConntrackFlush
+	kept                                                 map[netip.Addr]bool // made when first asked for
 
 	ends    ends
 	newNS   map[NetNS]bool  // made in this run

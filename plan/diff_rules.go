@@ -176,7 +176,8 @@ func (d *diff) wasMade(e Element) {
 }
 
 // wasDeleted forgets the flows of a published port that is no more, and those of an
-// endpoint's address when the element that lets it send has gone.
+// endpoint's address when the element that lets it send has gone, unless it keeps the address: then nobody looks at what
+// it sends any more.
 func (d *diff) wasDeleted(e Element) {
 	if isPortMap(e) {
 		d.purge = append(d.purge, portFlow(e))
@@ -190,10 +191,27 @@ func (d *diff) wasDeleted(e Element) {
 			part = p.Addr().String()
 		}
 		if a, err := netip.ParseAddr(part); err == nil && !a.IsLinkLocalUnicast() && !a.IsMulticast() &&
-			!a.IsUnspecified() {
+			!a.IsUnspecified() && !d.keeps(a) {
 			d.purge = append(d.purge, ConntrackFlush{Addr: a.String()})
 		}
 	}
+}
+
+// keeps reports whether a link that has the address keeps it.
+func (d *diff) keeps(a netip.Addr) bool {
+	if d.kept == nil {
+		d.kept = map[netip.Addr]bool{}
+		have := make(map[Addr]bool, len(d.have.Addrs))
+		for _, h := range d.have.Addrs {
+			have[h] = true
+		}
+		for _, w := range d.want.Addrs {
+			if have[w] && !d.isLost(w.NS, w.Link) {
+				d.kept[w.Prefix.Addr()] = true
+			}
+		}
+	}
+	return d.kept[a]
 }
 
 func portFlow(e Element) ConntrackFlush {

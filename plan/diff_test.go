@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -145,6 +146,14 @@ func TestDiffChanges(t *testing.T) {
 		want, have func(*plan.State)
 		ops        string
 	}{
+		"no source is checked any more, and its flows go on": {
+			want: func(s *plan.State) {
+				s.Rules.Elements = slices.DeleteFunc(s.Rules.Elements, func(e plan.Element) bool {
+					return e.Set == "source4"
+				})
+			},
+			ops: `delete bridge element source4 { vle-1 . 02:42:0a:01:00:02 . 10.1.0.2 comment "endpoint/1" }`,
+		},
 		"do not care": {
 			want: func(s *plan.State) { s.Links[0].MTU, s.Links[0].Peer.MAC = 0, plan.MAC{} },
 			have: func(s *plan.State) { s.Links[1].MAC = plan.MAC{2, 9} },
