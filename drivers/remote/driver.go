@@ -44,6 +44,9 @@ func (d Driver) CheckEndpoint(n cnm.Network, e cnm.Endpoint) error {
 	if e.NetNS == "" {
 		return invalid("its sandbox is the host itself, which joins no network of plugin %s", d.Plugin)
 	}
+	if e.Limited() || len(e.Outbound) > 0 {
+		return invalid("plugin %s cannot be told of rates and outbound addresses: leave them out", d.Plugin)
+	}
 	ports := 0
 	for _, p := range e.Ports {
 		if ports += int(p.Count); len(p.From) > 0 {

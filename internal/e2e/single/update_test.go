@@ -124,6 +124,12 @@ func TestNetworkUpdateUnderTraffic(t *testing.T) {
 			n.talks(ns, "10.7.0.2:80")
 		}},
 		{"--opt-rm gateway-mode", nil},
+		{"-o routes=198.51.100.0/24,via=10.7.0.9", func() {
+			matches(t, "a static route", c("ip route show 198.51.100.0/24"), "via 10.7.0.9 dev eth0")
+		}},
+		{"--opt-rm routes", func() { is(t, "no static route", c("ip route show 198.51.100.0/24"), "") }},
+		{"-o outbound-ip=192.0.2.1", nil},
+		{"--opt-rm outbound-ip", nil},
 	} {
 		n.ok(append(append([]string{"network", "update"}, strings.Fields(u.args)...), "web")...)
 		is(t, u.args+": net diff", n.ok("diff"), "")
@@ -136,7 +142,7 @@ func TestNetworkUpdateUnderTraffic(t *testing.T) {
 	}
 	n.refuses(
 		refusal{"network update -o bridge-name=br9 web", 1, `option "bridge-name": cannot change.*another network`},
-		refusal{"network update -o gateway-mode=isolated web", 1, `subnets would have a gateway, or have none`},
+		refusal{"network update -o gateway-mode=isolated web", 1, `without a gateway nothing leaves`},
 		refusal{"network update -o mtu=1 web", 1, `mtu="1": want a number of bytes`},
 		refusal{"network update --internal web", 1, `s: port 8080:80/tcp cannot be published: the network is internal`},
 		refusal{"network update -o nothing=1 web", 1, `unknown option "nothing"`},
