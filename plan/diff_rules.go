@@ -176,8 +176,8 @@ func (d *diff) wasMade(e Element) {
 }
 
 // wasDeleted forgets the flows of a published port that is no more, and those of an
-// endpoint's address when the element that lets it send has gone, unless it keeps the address: then nobody looks at what
-// it sends any more.
+// endpoint's address when the element that lets it send has gone, unless it keeps the address: then nobody looks at
+// what it sends any more.
 func (d *diff) wasDeleted(e Element) {
 	if isPortMap(e) {
 		d.purge = append(d.purge, portFlow(e))
