@@ -106,6 +106,10 @@ func TestSeveralSubnetsOfANetwork(t *testing.T) {
 	n.ok("exec", "c", "ping", "-c1", "-W5", "fd00:7::2")
 	matches(t, "routes", n.ok("exec", "b", "ip", "route"),
 		`10\.7\.0\.0/30 dev eth0(.|\n)*10\.99\.0\.0/16 via 10\.8\.0\.5 dev eth0`)
+	n.ok("network", "update", "-o", "routes=10.98.0.0/16,via=10.8.0.6", "wide")
+	routes := n.inside("b")("ip route show proto 117 | grep via | grep -v default")
+	is(t, "routes after an update", strings.TrimSpace(routes),
+		"10.98.0.0/16 via 10.8.0.6 dev eth0 metric 32001 onlink")
 	n.ok("stop", "-t", "0", "b")
 	n.ok("start", "b")
 	is(t, "after a stop", of("b"), "10.8.0.128 10.8.0.254 fd00:7::3 fd00:7::1")
