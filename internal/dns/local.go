@@ -60,10 +60,13 @@ func (n *Names) find(server plan.NameServer, q question) finding {
 		f.nothing(dns.RcodeNameError, "nothing is called so below "+ourDomain)
 	case strings.HasSuffix(q.name, ".in-addr.arpa") || strings.HasSuffix(q.name, ".ip6.arpa"):
 		n.findReverse(&f, view, q)
-	case strings.HasPrefix(q.name, "_"):
-		n.findService(&f, view, q)
 	default:
-		n.findName(&f, view, q)
+		if strings.HasPrefix(q.name, "_") {
+			n.findService(&f, view, q)
+		}
+		if !f.ours {
+			n.findName(&f, view, q)
+		}
 	}
 	if f.ours && f.rcode == dns.RcodeSuccess && q.qtype == dns.TypeANY {
 		f.extra, f.answer = nil, []dns.RR{&dns.HINFO{Cpu: "RFC8482", Hdr: dns.RR_Header{
@@ -217,7 +220,7 @@ func (n *Names) findReverse(f *finding, view []string, q question) {
 		for _, key := range n.byAddr[at{id, a}] {
 			if m := n.members[key]; len(m.Names) > 0 {
 				f.nothing(dns.RcodeSuccess, "the address of a container on network "+z.Name)
-				f.pointer(q, m.Names[0]+"."+z.Name+".")
+				f.pointer(q, fullName(m, z.Name))
 				return
 			}
 		}
@@ -226,6 +229,15 @@ func (n *Names) findReverse(f *finding, view []string, q question) {
 			return
 		}
 	}
+}
+
+// fullName is what a member is called with its network, or without where that is too long for DNS.
+func fullName(m plan.NameMember, zone string) string {
+	full := m.Names[0] + "." + zone + "."
+	if _, ok := dns.IsDomainName(full); !ok {
+		return m.Names[0] + "."
+	}
+	return full
 }
 
 func (f *finding) pointer(q question, to string) {
@@ -310,7 +322,7 @@ func (n *Names) service(f *finding, q question, m plan.NameMember, zone string, 
 	if q.qtype != dns.TypeSRV && q.qtype != dns.TypeANY {
 		return
 	}
-	target := m.Names[0] + "." + zone + "."
+	target := fullName(m, zone)
 	f.answer = append(f.answer, &dns.SRV{Port: port, Target: target,
 		Hdr: dns.RR_Header{Name: q.asked, Rrtype: dns.TypeSRV, Class: dns.ClassINET, Ttl: localTTL}})
 	for _, a := range m.Addrs {

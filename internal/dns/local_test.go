@@ -3,6 +3,7 @@ package dns
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +33,8 @@ func TestNamesOfNetworks(t *testing.T) {
 		{"2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.7.0.d.f.ip6.arpa", dns.TypePTR, "db.front."},
 		{"_80._tcp.db", dns.TypeSRV, "0 0 80 db.front."}, {"_http._tcp.store.front", dns.TypeSRV, "0 0 80 db.front."},
 		{"_domain._udp.db", dns.TypeSRV, "0 0 53 db.front."}, {"_81._tcp.db", dns.TypeSRV, "NXDOMAIN"},
-		{"_80._tcp.db", dns.TypeA, ""}, {"_nope._tcp.db", dns.TypeSRV, "NXDOMAIN"},
+		{"_80._tcp.db", dns.TypeA, ""}, {"_80._tcp.nobody.front", dns.TypeSRV, "NXDOMAIN"},
+		{"_nope._tcp.db", dns.TypeSRV, "NXDOMAIN"},
 	} {
 		for _, network := range []string{"udp", "tcp"} {
 			r, err := exchange(network, f.box, new(dns.Msg).SetQuestion(dns.Fqdn(c.name), c.qtype))
@@ -268,5 +270,45 @@ func TestAnswersThatDoNotFit(t *testing.T) {
 	r, err := exchange("tcp", f.box, new(dns.Msg).SetQuestion("many.", dns.TypeA))
 	if err != nil || len(r.Answer) != 200 {
 		t.Errorf("over TCP: %d records, %v", len(r.Answer), err)
+	}
+}
+
+// Names at the limits of DNS, and those that look like something else, are names.
+func TestUnusualNames(t *testing.T) {
+	f := newFabric(t)
+	zone := plan.NameZone{ID: "f", Name: "front", Subnets: []netip.Prefix{prefix("10.7.0.0/16")}}
+	f.names.Apply([]plan.Object{zone}, nil)
+	long := strings.Repeat("a", 63)
+	longest := strings.Join([]string{long, long, long, strings.Repeat("b", 61)}, ".")
+	for i, name := range []string{long, longest, "123", "10.7.0.99", "_under_score_", "xn--bcher-kva", "a.b.c", "-",
+		"com", "front", "host", "tcp", "local"} {
+		ip := fmt.Sprint("10.7.1.", i)
+		m := member("f", "unusual", "", 0, name, ip)
+		m.Ports = []plan.NamePort{{Proto: plan.TCP, Port: 80}}
+		f.names.Apply([]plan.Object{m}, nil)
+		for _, asked := range []string{name, strings.ToUpper(name)} {
+			if got := answer(f.ask(f.box, asked, dns.TypeA)); got != ip {
+				t.Errorf("%s: %q, want %s", asked, got, ip)
+			}
+		}
+		pointer := name + ".front."
+		if name == longest {
+			pointer = name + "."
+		} else if got := answer(f.ask(f.box, pointer, dns.TypeA)); got != ip {
+			t.Errorf("%s: %q, want %s", pointer, got, ip)
+		}
+		reverse, err := dns.ReverseAddr(ip)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := answer(f.ask(f.box, reverse, dns.TypePTR)); got != pointer {
+			t.Errorf("%s: %q, want %s", reverse, got, pointer)
+		}
+		if name == longest {
+			continue // nothing fits before it
+		}
+		if got := answer(f.ask(f.box, "_80._tcp."+name, dns.TypeSRV)); got != "0 0 80 "+pointer {
+			t.Errorf("the port of %s: %q", name, got)
+		}
 	}
 }
