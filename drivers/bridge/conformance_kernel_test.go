@@ -126,6 +126,21 @@ func TestFirewallConformance(t *testing.T) {
 	firewalls(t, func(t *testing.T, cfg kern.Config) { conforms(t, conformWorld(t, cfg, false)) })
 }
 
+// TestFramesConform lets frames within a network run through the rules of iptables too.
+func TestFramesConform(t *testing.T) {
+	w := conformWorld(t, kern.Config{Firewall: kern.Iptables, Variant: "legacy"}, true)
+	w.serve("front2", 80)
+	w.serve("quiet2", 80)
+	var probes []probe
+	for _, to := range []string{"10.1.0.3:80", "[fd01::3]:80"} {
+		probes = append(probes, probe{"front1", "tcp", to, "front2"}, probe{"front1", "udp", to, "front2"})
+	}
+	for _, to := range []string{"10.4.0.3:80", "[fd04::3]:80"} {
+		probes = append(probes, probe{"quiet1", "tcp", to, ""}, probe{"quiet1", "udp", to, ""})
+	}
+	w.askAll(probes)
+}
+
 func conforms(t *testing.T, w *world) {
 	t.Helper()
 	for box := range conformAddrs() {

@@ -26,6 +26,7 @@ func TestNetdRefuses(t *testing.T) {
 		{"--log-level loud", `"loud".*debug, info, warn, error`},
 		{"--log-format xml", `text, json`},
 		{"--bridge-netfilter maybe", `auto, keep, off`},
+		{"--firewall pf", `--firewall "pf".*auto, nftables, iptables`},
 		{"--http nonsense", `--http "nonsense".*127\.0\.0\.1:7470`},
 		{"--host tcp://127.0.0.1:1", `only a unix socket`},
 		{"--shim /nope", `--shim /nope.*no such file`},
