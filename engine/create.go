@@ -210,8 +210,29 @@ func (e *creator) check(s *Spec, img image.Image) error {
 	if _, err := capabilitySet(s.CapAdd, s.CapDrop); err != nil {
 		return err
 	}
+	if s.PublishAll {
+		publishAll(s, img)
+	}
 	return errors.Join(checkLimits(*s), checkNetworks(s), checkSysctls(*s), checkMounts(s.Mounts),
 		checkExtraHosts(s.ExtraHosts), checkDNS(*s))
+}
+
+// publishAll adds a mapping for each port that a container serves and publishes nowhere yet. Where none can be
+// published there is none to add: on the host's network, for example, they are all open.
+func publishAll(s *Spec, img image.Image) {
+	if len(s.Networks) == 1 {
+		alone := s.Networks[0].Network
+		if alone == cnm.NetworkHost || alone == cnm.NetworkNone || strings.HasPrefix(alone, joinPrefix) {
+			return
+		}
+	}
+	for _, p := range serves(*s, img) {
+		if !slices.ContainsFunc(s.Ports, func(m cnm.PortMapping) bool {
+			return m.Proto == p.Proto && p.Port >= m.Port && p.Port-m.Port < m.Count
+		}) {
+			s.Ports = append(s.Ports, cnm.PortMapping{Proto: p.Proto, Port: p.Port, Count: 1, Dynamic: true})
+		}
+	}
 }
 
 func validHostname(name string) bool {

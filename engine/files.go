@@ -38,7 +38,8 @@ var etcFiles = []string{hostsFile, hostnameFile, resolvFile}
 
 // files writes a container's generated files and returns how to show them to
 // it. Containers that share a network stack share the files of its owner.
-func (e *preparer) files(c *container, rec record, sandbox, netns string, eps []cnm.Endpoint) ([]shim.Bind, error) {
+func (e *preparer) files(ctx context.Context, c *container, rec record, sandbox, netns string,
+	eps []cnm.Endpoint) ([]shim.Bind, error) {
 	dir := c.dir
 	if sandbox != c.id {
 		owner := filepath.Join(e.containersDir(), sandbox)
@@ -51,7 +52,7 @@ func (e *preparer) files(c *container, rec record, sandbox, netns string, eps []
 	if err != nil {
 		return nil, err
 	}
-	hosts, err := hostsText(rec.Spec, name, netns, eps)
+	hosts, err := e.hostsText(ctx, rec.Spec, name, netns, eps)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +90,7 @@ func (e *preparer) NetworksChanged(ctx context.Context, sandbox string, eps []cn
 	if _, err := os.Stat(filepath.Join(c.dir, hostsFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil // never started: written then
 	}
-	text, err := hostsText(rec.Spec, e.hostname(rec, rec.NetNS), rec.NetNS, eps)
+	text, err := e.hostsText(ctx, rec.Spec, e.hostname(rec, rec.NetNS), rec.NetNS, eps)
 	if err == nil {
 		err = regenerate(c.dir, map[string][]byte{hostsFile: text})
 	}
@@ -151,7 +152,8 @@ ff02::1	ip6-allnodes
 ff02::2	ip6-allrouters
 `
 
-func hostsText(s Spec, hostname, netns string, eps []cnm.Endpoint) ([]byte, error) {
+func (e *preparer) hostsText(ctx context.Context, s Spec, hostname, netns string, eps []cnm.Endpoint) ([]byte,
+	error) {
 	var b strings.Builder
 	if netns == hostNetNS {
 		host, err := os.ReadFile("/etc/hosts")
@@ -167,7 +169,13 @@ func hostsText(s Spec, hostname, netns string, eps []cnm.Endpoint) ([]byte, erro
 		if err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(&b, "%s\t%s\n", addr, name)
+		addrs := []netip.Addr{addr}
+		if !addr.IsValid() {
+			addrs = e.hostGateway(ctx, netns, eps)
+		}
+		for _, a := range addrs {
+			fmt.Fprintf(&b, "%s\t%s\n", a, name)
+		}
 	}
 	names := hostname
 	if short, _, whole := strings.Cut(hostname, "."); whole {
@@ -181,15 +189,43 @@ func hostsText(s Spec, hostname, netns string, eps []cnm.Endpoint) ([]byte, erro
 	return []byte(b.String()), nil
 }
 
-// parseExtraHost reads name:address; an IPv6 address may be in brackets.
+// hostGatewayWord stands for the host's address in an extra host, as Docker has it.
+const hostGatewayWord = "host-gateway"
+
+// hostGateway is what a container reaches the host by: the gateways of the first of its networks that has some.
+func (e *preparer) hostGateway(ctx context.Context, netns string, eps []cnm.Endpoint) (out []netip.Addr) {
+	if netns == hostNetNS {
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	}
+	for _, ep := range eps {
+		n, err := e.c.Networks.Network(ctx, ep.Network)
+		if err != nil {
+			continue
+		}
+		for _, p := range n.Pools {
+			if p.Gateway.IsValid() {
+				out = append(out, p.Gateway)
+			}
+		}
+		if len(out) > 0 {
+			break
+		}
+	}
+	return out
+}
+
+// parseExtraHost reads name:address; an IPv6 address may be in brackets. The zero value is the host's.
 func parseExtraHost(entry string) (name string, addr netip.Addr, err error) {
 	name, text, ok := strings.Cut(entry, ":")
 	if ok && name != "" && !strings.ContainsAny(name, " \t\n") {
+		if text == hostGatewayWord {
+			return name, netip.Addr{}, nil
+		}
 		if addr, err = netip.ParseAddr(strings.Trim(text, "[]")); err == nil {
 			return name, addr, nil
 		}
 	}
-	return "", netip.Addr{}, invalid("add-host", entry, "not a name and an address", "write NAME:ADDRESS")
+	return "", netip.Addr{}, invalid("add-host", entry, "not a name and an address", "write NAME:ADDRESS, or NAME:host-gateway for the host")
 }
 
 func checkExtraHosts(entries []string) error {

@@ -38,10 +38,12 @@ type Spec struct {
 	StopSignal  string        `json:"stopSignal,omitempty"`
 	StopTimeout time.Duration `json:"stopTimeout,omitempty"` // 0: 10 s
 	// servers that it asks for names that are none of ours, from inside; none: the host's
-	DNS        []netip.Addr      `json:"dns,omitempty"`
-	DNSSearch  []string          `json:"dnsSearch,omitempty"`  // "." alone: none, not the host's either
-	DNSOptions []string          `json:"dnsOptions,omitempty"` // of resolv.conf(5)
-	Expose     []plan.NamePort   `json:"expose,omitempty"`     // ports it serves, beside those of its image
+	DNS        []netip.Addr    `json:"dns,omitempty"`
+	DNSSearch  []string        `json:"dnsSearch,omitempty"`  // "." alone: none, not the host's either
+	DNSOptions []string        `json:"dnsOptions,omitempty"` // of resolv.conf(5)
+	Expose     []plan.NamePort `json:"expose,omitempty"`     // ports it serves, beside those of its image
+	// of a request: what it serves is published at free host ports, and among Ports then
+	PublishAll bool              `json:"-"`
 	ExtraHosts []string          `json:"extraHosts,omitempty"` // name:address
 	Labels     map[string]string `json:"labels,omitempty"`
 }

@@ -159,7 +159,7 @@ func (l *launch) prepare(ctx context.Context, img image.Image) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	files, err := l.e.files(l.c, l.rec, l.sandbox, l.netns, l.eps)
+	files, err := l.e.files(ctx, l.c, l.rec, l.sandbox, l.netns, l.eps)
 	if err != nil {
 		return err
 	}

@@ -188,7 +188,7 @@ func decodeSpec(s *apiv1.ContainerSpec) (engine.Spec, error) {
 	out := engine.Spec{
 		Name: s.GetName(), Image: s.GetImage(), Command: s.GetCommand(), Entrypoint: s.GetEntrypoint(),
 		Env: s.GetEnv(), WorkDir: s.GetWorkDir(), User: s.GetUser(), Hostname: s.GetHostname(),
-		TTY: s.GetTty(), OpenStdin: s.GetOpenStdin(), Remove: s.GetRemove(),
+		TTY: s.GetTty(), OpenStdin: s.GetOpenStdin(), Remove: s.GetRemove(), PublishAll: s.GetPublishAll(),
 		Options: engine.Options{
 			Memory: s.GetMemory(), NanoCPUs: s.GetNanoCpus(), PidsLimit: s.GetPidsLimit(), Sysctls: s.GetSysctls(),
 			Privileged: s.GetPrivileged(), ReadOnly: s.GetReadOnly(),

@@ -2976,6 +2976,7 @@ type ContainerSpec struct {
 	DnsSearch     []string               `protobuf:"bytes,29,rep,name=dns_search,json=dnsSearch,proto3" json:"dns_search,omitempty"`                                                      // "." alone: none
 	DnsOptions    []string               `protobuf:"bytes,30,rep,name=dns_options,json=dnsOptions,proto3" json:"dns_options,omitempty"`                                                   // of resolv.conf(5)
 	Expose        []string               `protobuf:"bytes,31,rep,name=expose,proto3" json:"expose,omitempty"`                                                                             // ports that it serves beside those of its image: "80/tcp"
+	PublishAll    bool                   `protobuf:"varint,32,opt,name=publish_all,json=publishAll,proto3" json:"publish_all,omitempty"`                                                  // what it serves, each at a free host port; of a request
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3225,6 +3226,13 @@ func (x *ContainerSpec) GetExpose() []string {
 		return x.Expose
 	}
 	return nil
+}
+
+func (x *ContainerSpec) GetPublishAll() bool {
+	if x != nil {
+		return x.PublishAll
+	}
+	return false
 }
 
 type Mount struct {
@@ -7552,7 +7560,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x11ListLeasesRequest\x12\x18\n" +
 	"\afilters\x18\x01 \x03(\tR\afilters\"@\n" +
 	"\x12ListLeasesResponse\x12*\n" +
-	"\x06leases\x18\x01 \x03(\v2\x12.vethloom.v1.LeaseR\x06leases\"\xef\b\n" +
+	"\x06leases\x18\x01 \x03(\v2\x12.vethloom.v1.LeaseR\x06leases\"\x90\t\n" +
 	"\rContainerSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -7595,7 +7603,9 @@ const file_vethloom_proto_rawDesc = "" +
 	"dns_search\x18\x1d \x03(\tR\tdnsSearch\x12\x1f\n" +
 	"\vdns_options\x18\x1e \x03(\tR\n" +
 	"dnsOptions\x12\x16\n" +
-	"\x06expose\x18\x1f \x03(\tR\x06expose\x1a9\n" +
+	"\x06expose\x18\x1f \x03(\tR\x06expose\x12\x1f\n" +
+	"\vpublish_all\x18  \x01(\bR\n" +
+	"publishAll\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +

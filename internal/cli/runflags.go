@@ -57,12 +57,13 @@ func (o *runFlags) flags(cmd *cobra.Command) {
 	f.StringArrayVar(&o.networks, "net", nil, "the same as --network")
 	show.Must(f.MarkHidden("net"))
 	f.StringArrayVarP(&o.publish, "publish", "p", nil, publishUsage)
+	f.BoolVarP(&s.PublishAll, "publish-all", "P", false, "publish what it exposes, each port at a free one of the host")
 	o.endpoint.flags(cmd, "network-alias")
 	f.StringArrayVar(&s.Dns, "dns", nil, "address of a server to ask for names that are none of ours, from inside")
 	f.StringArrayVar(&s.DnsSearch, "dns-search", nil, "domain that is added to names; . for none")
 	f.StringArrayVar(&s.DnsOptions, "dns-option", nil, "option of resolv.conf(5), such as ndots:1")
 	f.StringArrayVar(&s.Expose, "expose", nil, "port that it serves, PORT[-PORT][/tcp|udp|sctp], for SRV records")
-	f.StringArrayVar(&o.extraHosts, "add-host", nil, "NAME:ADDRESS for /etc/hosts")
+	f.StringArrayVar(&o.extraHosts, "add-host", nil, "NAME:ADDRESS for /etc/hosts; NAME:host-gateway for the host")
 
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil,
 		"SOURCE:TARGET[:ro]; the source is a host path or a volume's name")
