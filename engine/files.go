@@ -225,7 +225,8 @@ func parseExtraHost(entry string) (name string, addr netip.Addr, err error) {
 			return name, addr, nil
 		}
 	}
-	return "", netip.Addr{}, invalid("add-host", entry, "not a name and an address", "write NAME:ADDRESS, or NAME:host-gateway for the host")
+	return "", netip.Addr{}, invalid("add-host", entry, "not a name and an address",
+		"write NAME:ADDRESS, or NAME:host-gateway for the host")
 }
 
 func checkExtraHosts(entries []string) error {

@@ -8,7 +8,8 @@ func TestFlagsOfDocker(t *testing.T) {
 	n.ok("network", "create", "--attachable", "--subnet", "10.7.0.0/24", "front")
 	n.ok("run", "-d", "--name", "all", "--network", "front", "-P", "--expose", "8000-8001", "--expose", "53/udp",
 		"-p", "127.0.0.1:9000:8001", "--add-host", "here:host-gateway", "bb", "sleep", "1000")
-	matches(t, "ports", n.ok("port", "all"), `(?s)^53/udp -> 0\.0\.0\.0:\d+.*8000/tcp -> .*8001/tcp -> 127\.0\.0\.1:9000$`)
+	matches(t, "ports", n.ok("port", "all"),
+		`(?s)^53/udp -> 0\.0\.0\.0:\d+.*8000/tcp -> .*8001/tcp -> 127\.0\.0\.1:9000$`)
 	matches(t, "hosts", n.ok("exec", "all", "cat", "/etc/hosts"), `(?m)^10\.7\.0\.1\there$`)
 	n.ok("stop", "-t", "0", "all")
 	n.ok("start", "all")
