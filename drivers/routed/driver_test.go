@@ -39,6 +39,10 @@ func TestNothingWithoutSubnet(t *testing.T) {
 
 // A node that has lost its uplink, or its network, keeps its own endpoints connected and nothing else.
 func TestBridgeAlone(t *testing.T) {
+	plain, err := bridge.DecodeOptions(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, d := range drivers() {
 		gone := network(d, true)
 		gone.Cluster.Gone = true
@@ -50,7 +54,7 @@ func TestBridgeAlone(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			alone, err := bridge.RenderNetwork(c.n, bridge.Defaults(), cnm.Host{MTU: 1500})
+			alone, err := bridge.RenderNetwork(c.n, plain, cnm.Host{MTU: 1500})
 			if err != nil {
 				t.Fatal(err)
 			}

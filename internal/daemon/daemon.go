@@ -278,7 +278,8 @@ func (d *daemon) services() server.Config {
 		Names:      lookups{d},
 		System: &system{
 			cfg: d.cfg, started: d.started, ctrl: d.ctrl, engine: d.engine, rec: d.rec,
-			render: d.render, events: d.events, notices: append(d.store.Notices(), d.notices...), examine: d.examine,
+			render: d.render, events: d.events, notices: append(d.store.Notices(), d.notices...),
+			examine: d.examine, names: d.names.Trouble,
 			cluster: d.clusterStatus, firewall: d.kernel.Firewall,
 		},
 		Log:     d.log,

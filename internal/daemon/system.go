@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,7 @@ type system struct {
 	render  *render.Renderer
 	events  *events
 	notices []string
+	names   func() error // why names are not answered
 	// firewall is what has the rules.
 	firewall func() string
 	examine  func(context.Context) []doctor.Finding
@@ -48,6 +50,9 @@ func (s *system) Status(ctx context.Context) (server.Status, error) {
 	st := server.Status{
 		Version: s.cfg.Version, Started: s.started, Root: s.cfg.Root, Run: s.cfg.Run,
 		Firewall: s.firewall(), MTU: s.render.Host().MTU, Notices: s.notices, Cluster: s.cluster(),
+	}
+	if err := s.names(); err != nil {
+		st.Notices = append(slices.Clip(st.Notices), "names are not answered: "+err.Error())
 	}
 	networks, err := s.ctrl.Networks(ctx)
 	if err != nil {

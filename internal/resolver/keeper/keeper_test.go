@@ -1,0 +1,225 @@
+package keeper_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/vethloom/vethloom/internal/await"
+	"github.com/vethloom/vethloom/internal/descriptor"
+	"github.com/vethloom/vethloom/internal/resolver/control"
+	"github.com/vethloom/vethloom/internal/resolver/keeper"
+	"github.com/vethloom/vethloom/plan"
+)
+
+// as makes this test binary a process that is started in the place of net-resolver, and behaves in that way.
+const as = "VETHLOOM_TEST_RESOLVER"
+
+func TestMain(m *testing.M) {
+	if how := os.Getenv("PATH"); strings.HasPrefix(how, as+"=") {
+		impostor(strings.TrimPrefix(how, as+"="))
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// impostor answers at the control socket in a way that netd must live with.
+func impostor(how string) {
+	f := os.NewFile(control.ListenerFD, "control")
+	l, err := net.FileListener(f)
+	if err != nil {
+		os.Exit(1)
+	}
+	var open atomic.Int32
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			os.Exit(1)
+		}
+		open.Add(1)
+		go func() {
+			serve(c.(*net.UnixConn), how)
+			c.Close()
+			if open.Add(-1) == 0 { // netd is gone, or has given it up
+				os.Exit(0)
+			}
+		}()
+	}
+}
+
+func serve(c *net.UnixConn, how string) {
+	conn := control.New(c)
+	for {
+		var q control.Request
+		all, err := conn.Receive(&q)
+		descriptor.Close(all)
+		if err != nil {
+			return
+		}
+		answer := any(control.Answer{Done: true})
+		switch {
+		case q.Hello != nil && how == "half":
+			_, _ = c.Write([]byte{0, 0})
+			continue
+		case q.Hello != nil && how == "long":
+			_, _ = c.Write(binary.BigEndian.AppendUint32(nil, 1<<31))
+			_, _ = c.Write(make([]byte, 4))
+			continue
+		case q.Hello != nil && how == "garbage":
+			_, _ = c.Write(append(binary.BigEndian.AppendUint64(nil, 5<<32), "{{{{{"...))
+			continue
+		case q.Hello != nil:
+			answer = control.Answer{Hello: &control.Hello{Version: control.Version, Build: "test"}}
+		case how == "silent":
+			continue
+		case how == "refusing":
+			answer = control.Answer{Error: "\x1b[2Jno" + strings.Repeat("!", 1000)}
+		case how == "dying":
+			os.Exit(3)
+		}
+		if conn.Send(answer) != nil {
+			return
+		}
+	}
+}
+
+// open opens a keeper whose process is this test binary, told how to behave by what it has of the environment.
+func open(t *testing.T, how string) (*keeper.Keeper, *bytes.Buffer) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", as+"="+how)
+	var log bytes.Buffer
+	k := keeper.Open(keeper.Config{Run: t.TempDir(), Path: self, Build: "test",
+		Log: slog.New(slog.NewTextHandler(&log, nil))})
+	t.Cleanup(func() {
+		if err := k.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return k, &log
+}
+
+var (
+	zone   = plan.NameZone{ID: "1", Name: "front"}
+	server = plan.NameServer{NS: "box", Addr: netip.MustParseAddr("127.0.0.11")}
+)
+
+func create(o plan.Object) []plan.Op { return []plan.Op{{Verb: plan.Create, Object: o}} }
+
+func sockets(t *testing.T) control.Sockets {
+	t.Helper()
+	u, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return control.Sockets{UDP: descriptor.Of(u), TCP: descriptor.Of(l)}
+}
+
+// Whatever a process that has read what strangers sent says, or does not say, netd goes on, and loses nothing of what
+// the next one is to have.
+func TestProcessesThatMisbehave(t *testing.T) {
+	for _, how := range []string{"half", "long", "garbage", "silent", "refusing", "dying"} {
+		t.Run(how, func(t *testing.T) {
+			begin := time.Now()
+			k, _ := open(t, how)
+			_ = k.Names(t.Context(), create(zone))
+			_ = k.Serve(t.Context(), server, sockets(t))
+			if took := time.Since(begin); took > 30*time.Second {
+				t.Errorf("netd waited for %s", took)
+			}
+			zones, _, servers := k.List()
+			if len(zones) != 1 || len(servers) != 1 {
+				t.Errorf("what there should be: %v %v", zones, servers)
+			}
+			if how == "refusing" {
+				err := k.Names(t.Context(), create(zone))
+				if err == nil || strings.ContainsRune(err.Error(), '\x1b') || len(err.Error()) > 400 {
+					t.Errorf("what it said is told as %v", err)
+				}
+			}
+			if err := k.Stop(t.Context(), server.Key()); err != nil && how != "refusing" {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A program that is not there is told, again and again, and nothing fails by it.
+func TestNoProgram(t *testing.T) {
+	var log bytes.Buffer
+	k := keeper.Open(keeper.Config{Run: t.TempDir(), Path: filepath.Join(t.TempDir(), "nothing"), Build: "test",
+		Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err := k.Names(t.Context(), create(zone)); err != nil {
+		t.Error(err)
+	}
+	if err := k.Trouble(); err == nil || !strings.Contains(err.Error(), "nothing") {
+		t.Errorf("the trouble is %v", err)
+	}
+	if _, err := k.Lookup(t.Context(), control.Lookup{Server: server.Key(), Name: "db"}); err == nil {
+		t.Error("a lookup without a resolver has an answer")
+	}
+	for _, err := range k.Watch(t.Context(), nil) {
+		if err == nil {
+			t.Error("a question is told without a resolver")
+		}
+	}
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The number that was noted is that of a process that has ended, and now another's: that one is left alone.
+func TestTheNumberOfAnother(t *testing.T) {
+	run := t.TempDir()
+	b, err := json.Marshal(map[string]any{"pid": os.Getpid(), "start": "1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(run, "resolver.pid"), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// A control socket that nobody answers at, as a process leaves it that was killed.
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(run, "resolver.sock"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", as+"=fine")
+	k := keeper.Open(keeper.Config{Run: run, Path: self, Build: "test", Log: slog.New(slog.DiscardHandler)})
+	await.True(t, "a process of its own", func() bool { return k.Trouble() == nil })
+	if err := k.Names(t.Context(), create(zone)); err != nil {
+		t.Error(err)
+	}
+	text, err := os.ReadFile(filepath.Join(run, "resolver.pid"))
+	if err != nil || strings.Contains(string(text), fmt.Sprintf(`"pid":%d,`, os.Getpid())) {
+		t.Errorf("the number noted is %s: %v", text, err)
+	}
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+}
