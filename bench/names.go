@@ -34,6 +34,7 @@ const (
 const (
 	answerResolver = "vethloom's resolver"
 	answerEcho     = "bare miekg/dns echo"
+	answerDocker   = "dockerd's resolver"
 	// answerElsewhere is the echo where servers elsewhere are asked
 	answerElsewhere = "elsewhere"
 )
@@ -78,8 +79,43 @@ func namesGroup(ctx context.Context, m *machine) ([]group, error) {
 		}
 		memory.series(name).Samples = []float64{held}
 	}
+	if err := dockerNames(ctx, m, questions, g.series(answerDocker), ours); err != nil {
+		return nil, fmt.Errorf("ask %s: %w", answerDocker, err)
+	}
 	forwarding, err := forwardingGroup(ctx, m)
 	return append([]group{g, memory}, forwarding...), err
+}
+
+// dockerNames asks dockerd's resolver from inside of a container, as nobody else can.
+func dockerNames(ctx context.Context, m *machine, questions int, s, ours *series) error {
+	d, err := m.startDocker(ctx)
+	if err != nil || d == nil {
+		return err
+	}
+	s.Ours = ours
+	for _, args := range [][]string{{"network", "create", "names"},
+		{"run", "-d", "--network", "names", "--name", "web", dockerImage, "sleep", "1000"}} {
+		if _, err := d.cli(ctx, args...); err != nil {
+			return err
+		}
+	}
+	inside, err := d.cli(ctx, "inspect", "-f", "/proc/{{.State.Pid}}/ns/net", "web")
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile("/run/docker.pid")
+	if err != nil {
+		return err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return fmt.Errorf("read dockerd's number: %w", err)
+	}
+	a := &answerer{pid: pid, at: []string{"127.0.0.11:53"}, place: inside}
+	err = a.measure(questions/5, m.cfg.tcpRounds+1, s)
+	_, failed := d.cli(ctx, "rm", "-f", "web")
+	_, left := d.cli(ctx, "network", "rm", "names")
+	return errors.Join(err, failed, left)
 }
 
 // forwardingGroup compares answers of a server elsewhere, each to another question, with those that the resolver has
@@ -140,9 +176,11 @@ func askOnce(at, name string) (time.Duration, error) {
 
 // answerer is a process that answers.
 type answerer struct {
-	cmd *exec.Cmd
-	in  io.Closer
-	at  []string // its addresses
+	cmd   *exec.Cmd
+	pid   int
+	in    io.Closer
+	at    []string // its addresses
+	place string   // the network namespace that it is asked from; "": this one
 }
 
 func startAnswerer(ctx context.Context, name string) (*answerer, error) {
@@ -162,6 +200,7 @@ func startAnswerer(ctx context.Context, name string) (*answerer, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
+	a.pid = cmd.Process.Pid
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", name, err), a.stop())
@@ -197,7 +236,13 @@ func (a *answerer) ask(questions int) error {
 	errs := make(chan error, askers)
 	var wg sync.WaitGroup
 	for i := range askers {
-		wg.Go(func() { errs <- askAt(a.part(i), &next, questions) })
+		wg.Go(func() {
+			err := enter(a.place)
+			if err == nil {
+				err = askAt(a.part(i), &next, questions)
+			}
+			errs <- err
+		})
 	}
 	wg.Wait()
 	close(errs)
@@ -252,7 +297,7 @@ func askAt(at []string, next *atomic.Int64, questions int) error {
 
 // cpu is the time that the process has run, in seconds.
 func (a *answerer) cpu() (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.cmd.Process.Pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.pid))
 	if err != nil {
 		return 0, err
 	}
@@ -274,7 +319,7 @@ func (a *answerer) cpu() (float64, error) {
 
 // resident is the memory that the process holds, in MB.
 func (a *answerer) resident() (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.cmd.Process.Pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.pid))
 	if err != nil {
 		return 0, err
 	}

@@ -5,6 +5,8 @@ import (
 	"os"
 	"runtime"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // newNetns makes a network namespace and pins it at path, as container runtimes do.
@@ -34,4 +36,21 @@ func dropNetns(path string) error {
 		return fmt.Errorf("unpin network namespace %s: %w", path, err)
 	}
 	return os.Remove(path)
+}
+
+// enter takes the goroutine into a network namespace, for good: its thread ends with it. An empty path is no other one.
+func enter(path string) error {
+	if path == "" {
+		return nil
+	}
+	runtime.LockOSThread()
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("enter network namespace %s: %w", path, err)
+	}
+	defer file.Close()
+	if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter network namespace %s: %w", path, err)
+	}
+	return nil
 }
