@@ -35,7 +35,7 @@ type NameHost interface {
 
 // How many sockets a server gets to ask from inside of its namespace. Questions share them.
 const (
-	askUDP = 4
+	askUDP = 8
 	askTCP = 2
 )
 
