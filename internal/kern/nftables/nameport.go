@@ -36,9 +36,8 @@ func SetNamePort(nsFd int, addr netip.Addr, port uint16) error {
 	b := nameBatch{seq: sock.nextSeq(16)}
 	b.control(unix.NFNL_MSG_BATCH_BEGIN)
 	b.table(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE)
-	b.table(unix.NFT_MSG_DELTABLE, 0)
-	b.table(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE)
 	b.chain()
+	b.flush()
 	for _, proto := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 		if err := errors.Join(b.rule(addr, proto, toNames(port)), b.rule(addr, proto, fromNames(port))); err != nil {
 			return fmt.Errorf("encode the rules for names: %w", err)
@@ -135,6 +134,14 @@ func (b *nameBatch) message(typ, flags uint16, fill func()) {
 
 func (b *nameBatch) table(typ, flags uint16) {
 	b.message(typ, flags, func() { b.w.Str(unix.NFTA_TABLE_NAME, plan.Table) })
+}
+
+// flush takes away the rules that there are. To delete a table would have the kernel wait for all its processors.
+func (b *nameBatch) flush() {
+	b.message(unix.NFT_MSG_DELRULE, 0, func() {
+		b.w.Str(unix.NFTA_RULE_TABLE, plan.Table)
+		b.w.Str(unix.NFTA_RULE_CHAIN, nameChain)
+	})
 }
 
 func (b *nameBatch) chain() {
