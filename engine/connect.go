@@ -32,9 +32,9 @@ func (e *connector) Connect(ctx context.Context, ref string, r cnm.AttachRequest
 	}
 	r.Network, r.Name, r.Before = n.Name, rec.Spec.Name, rec.Addrs[n.ID]
 	if live {
-		img, err := e.c.Images.Resolve(ctx, rec.ImageID)
-		if err != nil {
-			return ep, fmt.Errorf("find the image %s: %w", rec.Spec.Image, err)
+		img, missing := e.c.Images.Resolve(ctx, rec.ImageID)
+		if missing != nil {
+			return ep, fmt.Errorf("find the image %s: %w", rec.Spec.Image, missing)
 		}
 		r.Serves, r.Hostname = serves(rec.Spec, img), rec.Spec.Hostname
 		if ep, err = e.c.Networks.Attach(ctx, rec.Sandbox, r); err != nil {

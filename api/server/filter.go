@@ -99,25 +99,27 @@ func (f filters) boolean(key string, have bool) bool {
 // until is the time before which something was made that is wanted; the zero time without such a filter.
 func (f filters) until(now time.Time) (time.Time, error) {
 	var at time.Time
-	if len(f["until"]) > 1 {
-		return at, invalid("filter", "until="+f["until"][1], "is given twice", "give it once")
+	values := f["until"]
+	switch {
+	case len(values) == 0:
+		return at, nil
+	case len(values) > 1:
+		return at, invalid("filter", "until="+values[1], "is given twice", "give it once")
 	}
-	for _, value := range f["until"] {
-		if d, err := time.ParseDuration(value); err == nil {
-			return now.Add(-d), nil
-		}
-		if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
-			return time.Unix(seconds, 0), nil
-		}
-		for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateOnly} {
-			if at, err := time.ParseInLocation(layout, value, now.Location()); err == nil {
-				return at, nil
-			}
-		}
-		return at, invalid("filter", "until="+value, "is no time",
-			"use one such as 2026-01-31T15:04:05, the seconds since 1970, or how long ago: 24h, 10m")
+	value := values[0]
+	if d, err := time.ParseDuration(value); err == nil {
+		return now.Add(-d), nil
 	}
-	return at, nil
+	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
+		return time.Unix(seconds, 0), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateOnly} {
+		if at, err := time.ParseInLocation(layout, value, now.Location()); err == nil {
+			return at, nil
+		}
+	}
+	return at, invalid("filter", "until="+value, "is no time",
+		"use one such as 2026-01-31T15:04:05, the seconds since 1970, or how long ago: 24h, 10m")
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -139,11 +139,11 @@ func takePool(out plugin.Pool, p *cnm.GrantPart) error {
 	case out.PoolID == "" || len(out.PoolID) > maxID:
 		return fmt.Errorf("PoolID is %.60q", out.PoolID)
 	case err != nil || subnet != subnet.Masked() || subnet.Addr().Is4In6():
-		return fmt.Errorf("Pool is %.60q, which is no subnet", out.Pool)
+		return fmt.Errorf("the field Pool is %.60q, which is no subnet", out.Pool)
 	case subnet.Addr().Is6() != p.IPv6:
-		return fmt.Errorf("Pool is %s, which is of the other family", subnet)
+		return fmt.Errorf("the field Pool is %s, which is of the other family", subnet)
 	case p.Asked != "" && p.Asked != subnet.String():
-		return fmt.Errorf("Pool is %s, and %s was asked for", subnet, p.Asked)
+		return fmt.Errorf("the field Pool is %s, and %s was asked for", subnet, p.Asked)
 	}
 	p.PoolID, p.Given = out.PoolID, subnet
 	return nil
@@ -187,9 +187,9 @@ func (g *grant) address(ctx context.Context, pool cnm.GrantPart, asked string, o
 		a, err := parseAddr(out.Address)
 		switch {
 		case err != nil || !pool.Given.Contains(a):
-			err = fmt.Errorf("Address is %.60q, which is none of pool %s", out.Address, pool.Given)
+			err = fmt.Errorf("the field Address is %.60q, which is none of pool %s", out.Address, pool.Given)
 		case p.Asked != "" && p.Asked != a.String():
-			err = fmt.Errorf("Address is %s, and %s was asked for", a, p.Asked)
+			err = fmt.Errorf("the field Address is %s, and %s was asked for", a, p.Asked)
 		default:
 			p.Given = netip.PrefixFrom(a, pool.Given.Bits())
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/vethloom/vethloom/internal/cli/session"
 	"github.com/vethloom/vethloom/internal/cli/show"
 	"github.com/vethloom/vethloom/internal/cli/view"
+	"google.golang.org/grpc/codes"
 )
 
 func (a networks) networkCommand() *cobra.Command {
@@ -293,17 +294,24 @@ func (o *networkUpdateFlags) request(name string, internal bool) (*apiv1.UpdateN
 }
 
 func (a networks) networkRemove() *cobra.Command {
-	return &cobra.Command{
-		Use: "rm NETWORK...", Aliases: []string{"remove"}, Short: "Remove networks", Args: cobra.MinimumNArgs(1),
+	var force bool
+	cmd := &cobra.Command{
+		Use: "rm [flags] NETWORK...", Aliases: []string{"remove"}, Short: "Remove networks",
+		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.complete(networkNames, anyNumber),
 		Example:           "  net network rm web db",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			return a.each(args, func(name string) (string, error) {
 				_, err := c.Networks.Remove(ctx, &apiv1.RemoveNetworkRequest{Network: name})
+				if force && client.CodeOf(err) == codes.NotFound {
+					return "", nil
+				}
 				return name, about("network", name, err)
 			})
 		}),
 	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "say nothing of networks that do not exist")
+	return cmd
 }
 
 func (a networks) networkConnect() *cobra.Command {

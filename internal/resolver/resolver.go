@@ -95,7 +95,7 @@ func (r *Resolver) Run(ctx context.Context, l *net.UnixListener) error {
 		tasks.Go(func() {
 			defer r.connected(conn, false)
 			defer conn.Close()
-			if err := r.serve(ctx, conn); err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) {
+			if err := r.serve(ctx, conn); ctx.Err() == nil && !errors.Is(err, io.EOF) {
 				r.cfg.Log.Warn("a connection ended", "error", err)
 			}
 		})
@@ -153,7 +153,7 @@ func (r *Resolver) useless() bool {
 	return true
 }
 
-// serve answers one connection's requests.
+// serve answers one connection's requests until it ends, and tells why it did.
 func (r *Resolver) serve(ctx context.Context, c *control.Conn) error {
 	for {
 		var q control.Request
