@@ -8,12 +8,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/rootfile"
@@ -291,12 +294,21 @@ func (e *records) resolvConf(s Spec, host bool) (out []byte, servers int, err er
 	return given.text(), servers, nil
 }
 
+// readOptional reads a file of the host's that may be missing. What is no file, or has no end, is as one that is empty:
+// nothing waits for it.
 func readOptional(path string) ([]byte, error) {
-	b, err := os.ReadFile(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return b, err
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(f, etcLimit))
 }
 
 // resolv is what resolv.conf(5) says.

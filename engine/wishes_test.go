@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
 )
@@ -260,6 +262,23 @@ func TestNameServers(t *testing.T) {
 		}
 		if _, err := w.e.Remove(t.Context(), made.ID, true, false); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// Nothing waits for what the host has in the place of a file with its servers.
+func TestNameServersThatAreNoFile(t *testing.T) {
+	w := newWorld(t)
+	pipe := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := unix.Mkfifo(pipe, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{pipe, t.TempDir()} {
+		w.resolv = []string{path}
+		w.restart()
+		c := w.start(engine.Spec{Command: []string{"sleep", "1000"}})
+		if got := w.exec(c.ID, "cat", "/etc/resolv.conf").out; got != "nameserver 127.0.0.11\noptions ndots:0\n" {
+			t.Errorf("with %s: %q", path, got)
 		}
 	}
 }
