@@ -38,6 +38,7 @@ type Keeper struct {
 	members map[string]plan.NameMember
 	servers map[string]served
 	conn    *control.Conn // nil while there is no process
+	posted  int           // requests that it has not answered yet, and that nobody waits for
 	trouble error         // why there is none
 }
 
@@ -168,21 +169,46 @@ func (k *Keeper) drop(why error) {
 		k.conn.Close()
 		k.conn = nil
 	}
-	k.trouble = why
+	k.posted, k.trouble = 0, why
 }
 
 // call asks the process, if there is one. Without one nothing is lost: the next one is told everything. One that does
 // not answer is ended. The caller holds mu.
-func (k *Keeper) call(q control.Request, with ...descriptor.Descriptor) error {
+func (k *Keeper) call(q control.Request) error {
 	if k.conn == nil {
 		return nil
 	}
-	err := k.ask(q, with...)
-	refused, told := errors.AsType[*refusal](err)
-	if err == nil || told {
-		if told {
-			return refused
-		}
+	return k.settle(k.ask(q))
+}
+
+// maxPosted bounds the requests whose answers are still to come.
+const maxPosted = 64
+
+// post is call without waiting for the answer: on a busy machine the process may not run for some time. What comes
+// after is answered after it. The caller holds mu.
+func (k *Keeper) post(q control.Request, with ...descriptor.Descriptor) error {
+	if k.conn == nil {
+		return nil
+	}
+	if k.posted >= maxPosted {
+		return k.settle(k.ask(q, with...))
+	}
+	err := k.conn.SetDeadline(time.Now().Add(answerTime))
+	if err == nil {
+		err = k.conn.Send(q, with...)
+	}
+	if err == nil {
+		k.posted++
+	}
+	return k.settle(err)
+}
+
+// settle ends a process that did not answer, and hands on what one has told. The caller holds mu.
+func (k *Keeper) settle(err error) error {
+	if refused, told := errors.AsType[*refusal](err); told {
+		return refused
+	}
+	if err == nil {
 		return nil
 	}
 	k.cfg.Log.Warn("net-resolver does not answer; ending it", "error", err)
@@ -204,6 +230,20 @@ func (k *Keeper) ask(q control.Request, with ...descriptor.Descriptor) error {
 	if err := k.conn.Send(q, with...); err != nil {
 		return err
 	}
+	for ; k.posted > 0; k.posted-- {
+		err := k.answer()
+		if _, told := errors.AsType[*refusal](err); !told && err != nil {
+			return err
+		}
+		if err != nil {
+			k.cfg.Log.Warn("net-resolver has refused something", "error", err)
+		}
+	}
+	return k.answer()
+}
+
+// answer reads one. The caller holds mu.
+func (k *Keeper) answer() error {
 	var a control.Answer
 	all, err := k.conn.Receive(&a)
 	descriptor.Close(all)
@@ -229,7 +269,12 @@ func (k *Keeper) Names(_ context.Context, ops []plan.Op) error {
 				return err
 			}
 		}
-		if err := k.call(control.Request{Names: &n}); err != nil {
+		// A name that comes is there when this returns; one that goes is gone as soon as the process runs.
+		tell := k.call
+		if len(n.Zones)+len(n.Members) == 0 {
+			tell = func(q control.Request) error { return k.post(q) }
+		}
+		if err := tell(control.Request{Names: &n}); err != nil {
 			return err
 		}
 	}
@@ -269,7 +314,7 @@ func (k *Keeper) Serve(_ context.Context, n plan.NameServer, socks control.Socke
 		old.Close()
 	}
 	k.servers[n.Key()] = served{n, socks}
-	return k.call(control.Request{Serve: &n}, socks.All()...)
+	return k.post(control.Request{Serve: &n}, socks.All()...) // what is asked meanwhile waits in the sockets
 }
 
 // Stop implements [kern.NameHost].
@@ -282,7 +327,10 @@ func (k *Keeper) Stop(_ context.Context, key string) error {
 	}
 	delete(k.servers, key)
 	old.Close()
-	return k.call(control.Request{Stop: key})
+	if old.NS == "" {
+		return k.call(control.Request{Stop: key}) // its port is wanted for the next one
+	}
+	return k.post(control.Request{Stop: key})
 }
 
 // List implements [kern.NameHost].
