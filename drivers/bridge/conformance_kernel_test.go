@@ -247,6 +247,13 @@ func (w *world) sourcesSeen() {
 		{"front1", "10.1.0.3:80", "10.1.0.2"},
 		{"front1", "192.0.2.1:8081", "10.1.0.1"}, // a hairpin
 		{"", "127.0.0.1:8081", "10.1.0.1"},
+		{"", "[::1]:8081", "fd01::1"},
+		{"", "192.0.2.1:8081", "192.0.2.1"}, // the host itself, by another of its addresses
+		{"", "[2001:db8::1]:8081", "2001:db8::1"},
+		{"front2", "192.0.2.1:8081", "10.1.0.1"}, // a neighbour
+		{"front2", "[2001:db8::1]:8081", "fd01::1"},
+		{"back1", "192.0.2.1:8081", "10.1.0.1"}, // another network
+		{"back1", "[2001:db8::1]:8081", "fd01::1"},
 	} {
 		if got := w.reaches(c.from, "tcp", c.to, w.answerer(c.to)); !strings.HasSuffix(got, " saw "+c.sees) {
 			w.tb.Errorf("from %q to %s: %q, want it to see %s", c.from, c.to, got, c.sees)
