@@ -50,6 +50,7 @@ type EndpointView struct {
 	Interface     string // in the sandbox
 	HostLink      string
 	Gateways      []netip.Addr
+	Missing       []netip.Addr // that its ports wait for: the host does not have them
 }
 
 // Sandboxes is what the sandboxes service needs.

@@ -100,6 +100,7 @@ func encodeEndpoint(e EndpointView) *apiv1.Endpoint {
 		MacAddress: e.MAC.String(), Addresses: list(e.Addrs, prefix), Gateways: list(e.Gateways, addr),
 		Aliases: e.Aliases, Ports: list(e.Ports, encodePort), GatewayPriority: int32(e.GwPriority),
 		Sysctls:           e.Sysctls,
+		MissingAddresses:  list(e.Missing, addr),
 		OutboundAddresses: list(e.Outbound, addr), RateIn: e.RateIn, RateOut: e.RateOut,
 	}
 }

@@ -1319,6 +1319,7 @@ type Endpoint struct {
 	Ports             []*PortMapping         `protobuf:"bytes,13,rep,name=ports,proto3" json:"ports,omitempty"`
 	GatewayPriority   int32                  `protobuf:"varint,14,opt,name=gateway_priority,json=gatewayPriority,proto3" json:"gateway_priority,omitempty"`
 	Sysctls           map[string]string      `protobuf:"bytes,15,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of its link in the sandbox, as asked for
+	MissingAddresses  []string               `protobuf:"bytes,16,rep,name=missing_addresses,json=missingAddresses,proto3" json:"missing_addresses,omitempty"`                                 // that its ports wait for: the host does not have them
 	OutboundAddresses []string               `protobuf:"bytes,20,rep,name=outbound_addresses,json=outboundAddresses,proto3" json:"outbound_addresses,omitempty"`
 	RateIn            uint64                 `protobuf:"varint,21,opt,name=rate_in,json=rateIn,proto3" json:"rate_in,omitempty"` // bits a second; 0: as many as can
 	RateOut           uint64                 `protobuf:"varint,22,opt,name=rate_out,json=rateOut,proto3" json:"rate_out,omitempty"`
@@ -1457,6 +1458,13 @@ func (x *Endpoint) GetGatewayPriority() int32 {
 func (x *Endpoint) GetSysctls() map[string]string {
 	if x != nil {
 		return x.Sysctls
+	}
+	return nil
+}
+
+func (x *Endpoint) GetMissingAddresses() []string {
+	if x != nil {
+		return x.MissingAddresses
 	}
 	return nil
 }
@@ -7417,7 +7425,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"\x14\n" +
-	"\x12DisconnectResponse\"\x9b\x05\n" +
+	"\x12DisconnectResponse\"\xc8\x05\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -7437,7 +7445,8 @@ const file_vethloom_proto_rawDesc = "" +
 	"\aaliases\x18\f \x03(\tR\aaliases\x12.\n" +
 	"\x05ports\x18\r \x03(\v2\x18.vethloom.v1.PortMappingR\x05ports\x12)\n" +
 	"\x10gateway_priority\x18\x0e \x01(\x05R\x0fgatewayPriority\x12<\n" +
-	"\asysctls\x18\x0f \x03(\v2\".vethloom.v1.Endpoint.SysctlsEntryR\asysctls\x12-\n" +
+	"\asysctls\x18\x0f \x03(\v2\".vethloom.v1.Endpoint.SysctlsEntryR\asysctls\x12+\n" +
+	"\x11missing_addresses\x18\x10 \x03(\tR\x10missingAddresses\x12-\n" +
 	"\x12outbound_addresses\x18\x14 \x03(\tR\x11outboundAddresses\x12\x17\n" +
 	"\arate_in\x18\x15 \x01(\x04R\x06rateIn\x12\x19\n" +
 	"\brate_out\x18\x16 \x01(\x04R\arateOut\x1a:\n" +

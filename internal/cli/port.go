@@ -114,6 +114,7 @@ func (a containers) portRemove() *cobra.Command {
 type publishedPort struct {
 	container *apiv1.Container
 	network   string // that publishes it; empty while none does
+	missing   bool   // the host does not have the address yet
 	m         cnm.PortMapping
 	address   string
 }
@@ -168,15 +169,16 @@ func (a containers) portList() *cobra.Command {
 // portsOf are a container's ports where they are published, or while nothing publishes them, as they were asked for.
 func portsOf(ct *apiv1.Container) []publishedPort {
 	var out []publishedPort
-	add := func(network string, ports []cnm.PortMapping) {
+	add := func(network string, ports []cnm.PortMapping, missing ...string) {
 		for _, m := range ports {
 			for _, address := range m.Addresses() {
-				out = append(out, publishedPort{ct, network, m, address})
+				waits := m.HostIP.IsValid() && slices.Contains(missing, m.HostIP.String())
+				out = append(out, publishedPort{ct, network, waits, m, address})
 			}
 		}
 	}
 	for _, e := range ct.GetSandbox().GetEndpoints() {
-		add(e.GetNetwork(), view.EndpointPorts(e))
+		add(e.GetNetwork(), view.EndpointPorts(e), e.GetMissingAddresses()...)
 	}
 	if len(out) == 0 {
 		add("", view.PortMappings(ct.GetSpec().GetPorts()))
@@ -189,6 +191,8 @@ func portsOf(ct *apiv1.Container) []publishedPort {
 
 func (p publishedPort) state() string {
 	switch {
+	case p.missing:
+		return "waits for the address"
 	case p.network != "":
 		return "published"
 	case p.container.GetStatus() == "running" || p.container.GetStatus() == "paused":

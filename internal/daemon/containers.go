@@ -86,7 +86,17 @@ type containers struct {
 // Create implements [server.ContainerLife].
 func (c containers) Create(ctx context.Context, s engine.Spec) (id string, warnings []string, err error) {
 	made, warnings, err := c.Engine.Create(ctx, s)
-	return made.ID, warnings, err
+	if err != nil {
+		return made.ID, warnings, err
+	}
+	missing, unknown := c.nets.missing(ctx, made.Spec.Ports)
+	if unknown != nil {
+		warnings = append(warnings, unknown.Error())
+	}
+	for _, a := range missing {
+		warnings = append(warnings, fmt.Sprintf("the host has no address %s: what is published on it waits for it", a))
+	}
+	return made.ID, warnings, nil
 }
 
 // List implements [server.ContainerViews].

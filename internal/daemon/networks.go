@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
@@ -19,6 +20,8 @@ type networks struct {
 	ctrl   *controller.Controller
 	render *render.Renderer
 	path   func(plan.NetNS) string
+	// hostAddrs are the addresses that the host has.
+	hostAddrs func(context.Context) ([]netip.Addr, error)
 	// firewall is what has the rules.
 	firewall string
 	// containers knows containers by reference; nil until the engine is open.

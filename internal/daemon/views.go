@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -87,5 +88,26 @@ func (n *networks) endpointOf(ctx context.Context, net cnm.Network, e cnm.Endpoi
 		return v, err
 	}
 	v.ContainerID, v.ContainerName = b.Container, e.Name
-	return v, nil
+	v.Missing, err = n.missing(ctx, e.Ports)
+	return v, err
+}
+
+// missing are the addresses that ports are to be published on and that the host does not have.
+func (n *networks) missing(ctx context.Context, ports []cnm.PortMapping) (out []netip.Addr, err error) {
+	var have []netip.Addr
+	for _, m := range ports {
+		a := m.HostIP
+		if !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || slices.Contains(out, a) {
+			continue
+		}
+		if have == nil {
+			if have, err = n.hostAddrs(ctx); err != nil {
+				return nil, fmt.Errorf("look at the host's addresses: %w", err)
+			}
+		}
+		if !slices.Contains(have, a.WithZone("")) {
+			out = append(out, a)
+		}
+	}
+	return out, nil
 }

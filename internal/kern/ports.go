@@ -216,6 +216,14 @@ func bindExclusively(fd int, sa unix.Sockaddr, domain int, proto plan.L4) error 
 	if err := reuse(1); err != nil {
 		return err
 	}
+	// The host may get the address later: then the port is held already, and packets to it are led on.
+	free := func() error { return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1) }
+	if domain == unix.AF_INET6 {
+		free = func() error { return unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_FREEBIND, 1) }
+	}
+	if err := free(); err != nil {
+		return err
+	}
 	if err := unix.Bind(fd, sa); err != nil {
 		return err
 	}

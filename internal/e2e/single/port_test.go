@@ -322,3 +322,32 @@ func TestOneOfTenThousandPorts(t *testing.T) {
 	n.ok("port", "rm", "many", "8081:81")
 	t.Logf("one more of that container came and went in %v", time.Since(start))
 }
+
+// A port on an address that the host gets later waits for it, over a restart of netd too, and is nobody else's
+// meanwhile.
+func TestPortsThatWaitForAnAddress(t *testing.T) {
+	n := withImage(t)
+	ns := n.outside("192.0.2.2/24", "2001:db8::2/64")
+	n.ok("network", "create", "--ipv6", "web")
+	made := n.net("create", "--name", "s", "--network", "web", "-p", "192.0.2.77:8080:80",
+		"-p", "[2001:db8::77]:8080:80", "bb", "nc", "-ll", "-p", "80", "-e", "cat")
+	matches(t, "the warning", made.err, `(?s)no address 192\.0\.2\.77: .*waits.*no address 2001:db8::77`)
+	n.ok("start", "s")
+	states := func() string { return n.ok("port", "ls", "s", "--format", "{{.Address}} {{.State}}") }
+	waiting := "192.0.2.77:8080 waits for the address\n[2001:db8::77]:8080 waits for the address"
+	is(t, "without the address", states(), waiting)
+	n.restart()
+	is(t, "after a restart", states(), waiting)
+	matches(t, "the same port again", n.net("run", "--rm", "-p", "192.0.2.77:8080:80", "bb", "true").err,
+		`8080.*s`)
+	n.Sh("ip addr add 192.0.2.77/24 dev o0; ip addr add 2001:db8::77/64 dev o0 nodad")
+	is(t, "with the address", states(), "192.0.2.77:8080 published\n[2001:db8::77]:8080 published")
+	for _, at := range []string{"192.0.2.77:8080", "[2001:db8::77]:8080"} {
+		if err := n.talks(ns, at).echo(); err != nil {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
+	n.Sh("ip addr del 192.0.2.77/24 dev o0; ip addr del 2001:db8::77/64 dev o0")
+	is(t, "without it again", states(), waiting)
+	is(t, "the difference", n.ok("diff"), "")
+}
