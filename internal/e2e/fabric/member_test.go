@@ -18,8 +18,9 @@ func TestOneMemberOfEtcdIsIsolated(t *testing.T) {
 			"nft add rule inet cut $c tcp dport 2380 drop && nft add rule inet cut $c tcp sport 2380 drop; done")
 		for j, n := range []string{"n1", "n2", "n3"} {
 			name := fmt.Sprintf("made%d-%d", i, j)
-			f.run(n, "timeout 6 net network create -d overlay "+name)
-			f.run(n, "timeout 6 net run --rm --network "+name+" busybox true")
+			// The one call that meets a member as it loses its quorum may be told that it is unavailable.
+			f.until(n, "net network inspect "+name+" || timeout 6 net network create -d overlay "+name)
+			f.until(n, "timeout 6 net run --rm --network "+name+" busybox true")
 			for _, other := range []string{"n1", "n2", "n3"} {
 				f.until(other, "net network inspect "+name)
 				f.run(other, "test $(net node ls --filter status=ready -q | wc -l) = 3")
