@@ -74,7 +74,16 @@ type Peer struct {
 	// of an endpoint: what it is called on the network, in lower case, and what it serves
 	Names    []string        `json:"names,omitempty"`
 	Ports    []plan.NamePort `json:"ports,omitempty"`
+	Ingress  []Ingress       `json:"ingress,omitempty"` // of an endpoint: ports of its node that all nodes lead there
 	Revision uint64          `json:"-"`
+}
+
+// Owners are those of what this host has for the peer.
+func (p Peer) Owners() []plan.Owner {
+	if len(p.Ingress) == 0 {
+		return []plan.Owner{PeerOwner(p.ID)}
+	}
+	return []plan.Owner{PeerOwner(p.ID), IngressOwner(p.ID)}
 }
 
 // PeerDriver is a [Driver] of cluster networks.
@@ -138,6 +147,37 @@ type Membership interface {
 	// once the store can be reached.
 	Review(network string)
 }
+
+// Ingress is a range of host ports that every node of a network leads to the node that publishes them.
+type Ingress struct {
+	Proto plan.L4 `json:"proto"`
+	Port  uint16  `json:"port"`  // first of the range, on all nodes
+	Count uint16  `json:"count"` // length of the range, at least 1
+}
+
+// Check refuses what cannot be published.
+func (i Ingress) Check() error {
+	m, err := NewPortMapping(i.Proto, netip.Addr{}, uint32(i.Port), uint32(i.Port), uint32(i.Count))
+	if err == nil {
+		_, err = m.OnEveryNode()
+	}
+	return err
+}
+
+// Ingresses are those of an endpoint's ports.
+func Ingresses(e Endpoint) []Ingress {
+	var out []Ingress
+	for _, m := range e.Ports {
+		if m.Cluster {
+			out = append(out, Ingress{Proto: m.Proto, Port: m.HostPort, Count: m.Count})
+		}
+	}
+	return out
+}
+
+// IngressOwner is the owner of the host ports that lead to a peer. They are not the way to the peer itself: where
+// somebody else has such a port, the peer is as good as without.
+func IngressOwner(peer string) plan.Owner { return plan.Owner("ingress/" + peer) }
 
 // PeerOwner is the owner of what leads to a peer.
 func PeerOwner(id string) plan.Owner { return plan.Owner("peer/" + id) }

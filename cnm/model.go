@@ -149,4 +149,6 @@ type PortMapping struct {
 	Dynamic  bool       `json:"dynamic,omitempty"`
 	// From are the sources that reach the ports, none inside another; empty for all of both families.
 	From []netip.Prefix `json:"from,omitempty"`
+	// Cluster has every node that the network is on lead the host ports to the sandbox, and not its own node alone.
+	Cluster bool `json:"cluster,omitempty"`
 }

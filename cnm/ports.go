@@ -56,9 +56,42 @@ func checkPortRange(field string, first, count uint32) error {
 		Remedy: "ports are 1 to 65535"}
 }
 
+// MaxIngress bounds the host ports of an endpoint that every node leads on: each holds them by open files.
+const MaxIngress = 256
+
+// OnEveryNode is the mapping with Cluster, or why there is none.
+func (m PortMapping) OnEveryNode() (PortMapping, error) {
+	refuse := func(reason, remedy string) (PortMapping, error) {
+		return m, &Error{Kind: ErrInvalid, Field: "mode", Value: "cluster", Reason: reason, Remedy: remedy}
+	}
+	m.Cluster = true
+	switch {
+	case m.Dynamic:
+		return refuse("a port that is picked is free on one node, and not on all",
+			"name the host port: 8080:80,mode=cluster")
+	case m.HostIP.IsValid():
+		return refuse(fmt.Sprintf("%s is an address of one host", m.HostIP), "leave out the host address")
+	case len(m.From) > 0:
+		return refuse("what other nodes lead on carries their addresses, so from= would keep it out",
+			"leave out from=, or publish on the container's own node alone")
+	case m.Count > MaxIngress:
+		return refuse(fmt.Sprintf("its %d ports are more than %d", m.Count, MaxIngress), "publish a smaller range")
+	}
+	return m, nil
+}
+
+// checked is the mapping made anew, as it must be.
+func (m PortMapping) checked() (PortMapping, error) {
+	n, err := NewPortMapping(m.Proto, m.HostIP, uint32(m.HostPort), uint32(m.Port), uint32(m.Count), m.From...)
+	if err == nil && m.Cluster {
+		n, err = n.OnEveryNode()
+	}
+	return n, err
+}
+
 // Check refuses what is wrong with the mapping by itself.
 func (m PortMapping) Check() error {
-	_, err := NewPortMapping(m.Proto, m.HostIP, uint32(m.HostPort), uint32(m.Port), uint32(m.Count), m.From...)
+	_, err := m.checked()
 	return err
 }
 
@@ -70,7 +103,7 @@ func NormalizePorts(ports []PortMapping) ([]PortMapping, error) {
 		if m.Dynamic {
 			m.HostPort = 0
 		}
-		m, err := NewPortMapping(m.Proto, m.HostIP, uint32(m.HostPort), uint32(m.Port), uint32(m.Count), m.From...)
+		m, err := m.checked()
 		if err != nil {
 			return nil, err
 		}
@@ -169,6 +202,9 @@ func (m PortMapping) String() string {
 	for _, p := range m.From {
 		to += ",from=" + p.String()
 	}
+	if m.Cluster {
+		to += ",mode=cluster"
+	}
 	switch from := portSpan(m.HostPort, m.Count); {
 	case m.HostIP.IsValid() && m.HostPort == 0:
 		return hostPort(m.HostIP.String(), "") + ":" + to
@@ -227,6 +263,39 @@ func CheckPublish(n Network, d Driver, ports []PortMapping) error {
 	if n.Internal {
 		return ports[0].Refuse(fmt.Sprintf("network %q is internal, nothing outside reaches it", n.Name),
 			"publish on a network that is not internal")
+	}
+	return nil
+}
+
+// CheckModes refuses ports of every node on a network that other nodes do not have or that publishes on an address of
+// its own, and more of them than nodes hold.
+func CheckModes(n Network, ports []PortMapping) error {
+	sum := 0
+	for _, m := range ports {
+		if err := m.checkMode(n); err != nil {
+			return err
+		}
+		if m.Cluster {
+			sum += int(m.Count)
+		}
+		if sum > MaxIngress {
+			return m.Refuse(fmt.Sprintf("with it every node would hold %d ports for the container, more than %d", sum,
+				MaxIngress), "publish fewer with mode=cluster")
+		}
+	}
+	return nil
+}
+
+func (m PortMapping) checkMode(n Network) error {
+	switch {
+	case !m.Cluster:
+		return nil
+	case n.Cluster == nil:
+		return m.Refuse(fmt.Sprintf("network %q is of this host alone", n.Name),
+			"leave out mode=cluster, or publish on a network of the cluster")
+	case m.HostIP.IsValid():
+		return m.Refuse(fmt.Sprintf("network %q publishes on %s (option host-binding), an address of one host", n.Name,
+			m.HostIP), "leave out mode=cluster, or publish on another network")
 	}
 	return nil
 }

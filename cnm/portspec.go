@@ -3,6 +3,7 @@ package cnm
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -10,9 +11,9 @@ import (
 )
 
 // ParsePort reads what a user writes to publish a port or a range of them:
-// [IP:][HOST:]CONTAINER[/PROTOCOL][,from=SUBNET]…, with an IPv6 address in brackets, or the long form
-// target=CONTAINER[,published=HOST][,host_ip=IP][,protocol=PROTOCOL][,from=SUBNET]…. A mapping without a host
-// port is Dynamic. The error is an [ErrInvalid].
+// [IP:][HOST:]CONTAINER[/PROTOCOL][,from=SUBNET]…[,mode=host|cluster], with an IPv6 address in brackets, or the long
+// form target=CONTAINER[,published=HOST][,host_ip=IP][,protocol=PROTOCOL][,from=SUBNET]…[,mode=MODE]. A mapping
+// without a host port is Dynamic. The error is an [ErrInvalid].
 func ParsePort(text string) (PortMapping, error) {
 	m, err := parsePort(text)
 	if err != nil {
@@ -22,74 +23,94 @@ func ParsePort(text string) (PortMapping, error) {
 }
 
 func parsePort(text string) (none PortMapping, err error) {
-	short, options, _ := strings.Cut(text, ",")
+	short, rest, further := strings.Cut(text, ",")
 	if strings.Contains(short, "=") {
 		return parseLongPort(text)
 	}
-	from, err := parseSources(text, options)
-	if err != nil {
-		return none, err
+	var o portOptions
+	for option := range strings.SplitSeq(rest, ",") {
+		key, v, _ := strings.Cut(option, "=")
+		if known, err := o.set(key, v); err != nil {
+			return none, err
+		} else if !known && further {
+			return none, fmt.Errorf("unknown option %q: known are from=SUBNET and mode=host or cluster", key)
+		}
 	}
 	m, err := parseShortPort(short)
-	if err == nil && len(from) > 0 {
-		m.From, err = checkSources(from, m.HostIP)
+	if err != nil {
+		return m, err
 	}
-	return m, err
+	return o.of(m)
 }
 
-// parseSources reads the options of the short form.
-func parseSources(text, options string) (from []netip.Prefix, err error) {
-	for _, o := range strings.Split(options, ",") {
-		key, v, _ := strings.Cut(o, "=")
-		switch {
-		case o == "" && !strings.Contains(text, ","):
-			return nil, nil
-		case key != "from":
-			return nil, fmt.Errorf("unknown option %q: known is from=SUBNET", key)
-		}
-		p, err := ParseSource(v)
+// portOptions are what both forms have beside the port itself.
+type portOptions struct {
+	from []netip.Prefix
+	mode string
+}
+
+// set takes an option, and reports whether it is one.
+func (o *portOptions) set(key, value string) (known bool, err error) {
+	switch key {
+	case "from":
+		p, err := ParseSource(value)
 		if err != nil {
-			return nil, err
+			return true, err
 		}
-		from = append(from, p)
+		o.from = append(o.from, p)
+	case "mode":
+		if value == "ingress" { // as Docker's services call it
+			value = "cluster"
+		}
+		if value != "host" && value != "cluster" || o.mode != "" {
+			return true, fmt.Errorf("mode %q: want one of host, for the container's node alone, and cluster, for "+
+				"every node of the network", value)
+		}
+		o.mode = value
+	default:
+		return false, nil
 	}
-	return from, nil
+	return true, nil
+}
+
+// of is the mapping with the options.
+func (o portOptions) of(m PortMapping) (PortMapping, error) {
+	var err error
+	if len(o.from) > 0 {
+		m.From, err = checkSources(o.from, m.HostIP)
+	}
+	if err == nil && o.mode == "cluster" {
+		m, err = m.OnEveryNode()
+	}
+	return m, err
 }
 
 // parseLongPort reads the form of names and values, as Compose files and services have it.
 func parseLongPort(text string) (none PortMapping, err error) {
 	given := map[string]string{}
-	var from []netip.Prefix
-	for o := range strings.SplitSeq(text, ",") {
-		key, v, _ := strings.Cut(o, "=")
-		_, twice := given[key]
-		switch key {
-		case "from":
-			p, err := ParseSource(v)
-			if err != nil {
-				return none, err
-			}
-			from = append(from, p)
+	var o portOptions
+	for option := range strings.SplitSeq(text, ",") {
+		key, v, _ := strings.Cut(option, "=")
+		known, err := o.set(key, v)
+		switch {
+		case err != nil:
+			return none, err
+		case known:
 			continue
-		case "target", "published", "host_ip", "protocol":
-		case "mode":
-			if v != "host" {
-				return none, fmt.Errorf("mode %q: ports are published on the container's host, which is mode=host", v)
-			}
-		default:
+		case !slices.Contains([]string{"target", "published", "host_ip", "protocol"}, key):
 			return none, fmt.Errorf("unknown option %q: known are target, published, host_ip, protocol, mode, from",
 				key)
 		}
-		if v == "" || twice {
+		if _, twice := given[key]; v == "" || twice {
 			return none, fmt.Errorf("option %q has no value or is given twice", key)
 		}
 		given[key] = v
 	}
 	m, err := parseShortPort(shortPort(given))
-	if err == nil && len(from) > 0 {
-		m.From, err = checkSources(from, m.HostIP)
+	if err != nil {
+		return m, err
 	}
-	return m, err
+	return o.of(m)
 }
 
 // shortPort puts the values of the long form into the short one.

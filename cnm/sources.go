@@ -26,6 +26,14 @@ func ParseSource(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// Mode is host for a port of the sandbox's node alone, cluster for one of every node of its network.
+func (m PortMapping) Mode() string {
+	if m.Cluster {
+		return "cluster"
+	}
+	return "host"
+}
+
 // Sources lists who reaches the mapping; empty for everybody.
 func (m PortMapping) Sources() string {
 	var out []string

@@ -150,7 +150,7 @@ func isPortMap(e Element) bool {
 		return false
 	}
 	switch e.Set {
-	case "any4", "any6": // on every address
+	case "any4", "any6", "ingress4", "ingress6": // on every address
 		return len(e.Keys) == 2
 	case "ports4", "ports6", "range4", "range6":
 		return len(e.Keys) == 3
@@ -219,9 +219,9 @@ func portFlow(e Element) ConntrackFlush {
 	switch {
 	case len(keys) == 4:
 		keys, from = keys[1:], CanonicalPart(keys[0])
-	case e.Set == "any4":
+	case e.Set == "any4", e.Set == "ingress4":
 		keys = append([]string{"0.0.0.0/0"}, keys...)
-	case e.Set == "any6":
+	case e.Set == "any6", e.Set == "ingress6":
 		keys = append([]string{"::/0"}, keys...)
 	}
 	return ConntrackFlush{Proto: L4(strings.ToLower(keys[1])), From: from,

@@ -44,9 +44,14 @@ func (e *ForeignLinkError) Error() string { return "link " + e.Link + " is not t
 type PortTakenError struct {
 	Port PortReservation // the one port that is taken
 	By   string          // "nginx (pid 812)"; "" when that could not be found out
+	// For is the owner that this process holds it for, where it does.
+	For Owner
 }
 
 func (e *PortTakenError) Error() string {
+	if e.For != "" {
+		return e.Port.String() + ": " + ErrPortTaken.Error() + ": it is held for " + string(e.For)
+	}
 	if e.By == "" {
 		return e.Port.String() + ": " + ErrPortTaken.Error()
 	}

@@ -181,7 +181,12 @@ func decodePort(m *apiv1.PortMapping) (cnm.PortMapping, error) {
 		}
 		from = append(from, p)
 	}
-	return cnm.NewPortMapping(plan.L4(m.GetProto()), host, m.GetHostPort(), m.GetContainerPort(), m.GetCount(), from...)
+	p, err := cnm.NewPortMapping(plan.L4(m.GetProto()), host, m.GetHostPort(), m.GetContainerPort(), m.GetCount(),
+		from...)
+	if err == nil && m.GetCluster() {
+		p, err = p.OnEveryNode()
+	}
+	return p, err
 }
 
 func decodeSpec(s *apiv1.ContainerSpec) (engine.Spec, error) {

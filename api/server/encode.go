@@ -109,6 +109,7 @@ func encodePort(p cnm.PortMapping) *apiv1.PortMapping {
 	return &apiv1.PortMapping{
 		Proto: string(p.Proto), HostIp: addr(p.HostIP), HostPort: uint32(p.HostPort),
 		ContainerPort: uint32(p.Port), Count: uint32(max(p.Count, 1)), From: list(p.From, prefix),
+		Cluster: p.Cluster,
 	}
 }
 

@@ -1496,8 +1496,9 @@ type PortMapping struct {
 	HostIp        string                 `protobuf:"bytes,2,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"`        // empty: every address
 	HostPort      uint32                 `protobuf:"varint,3,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"` // 0: the daemon picks
 	ContainerPort uint32                 `protobuf:"varint,4,opt,name=container_port,json=containerPort,proto3" json:"container_port,omitempty"`
-	Count         uint32                 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"` // 0 is 1
-	From          []string               `protobuf:"bytes,6,rep,name=from,proto3" json:"from,omitempty"`    // subnets or addresses that reach it; none: all
+	Count         uint32                 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`     // 0 is 1
+	From          []string               `protobuf:"bytes,6,rep,name=from,proto3" json:"from,omitempty"`        // subnets or addresses that reach it; none: all
+	Cluster       bool                   `protobuf:"varint,7,opt,name=cluster,proto3" json:"cluster,omitempty"` // every node of the network leads the host port to the container, not its own node alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1572,6 +1573,13 @@ func (x *PortMapping) GetFrom() []string {
 		return x.From
 	}
 	return nil
+}
+
+func (x *PortMapping) GetCluster() bool {
+	if x != nil {
+		return x.Cluster
+	}
+	return false
 }
 
 type CreateSandboxRequest struct {
@@ -7452,14 +7460,15 @@ const file_vethloom_proto_rawDesc = "" +
 	"\brate_out\x18\x16 \x01(\x04R\arateOut\x1a:\n" +
 	"\fSysctlsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaa\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc4\x01\n" +
 	"\vPortMapping\x12\x14\n" +
 	"\x05proto\x18\x01 \x01(\tR\x05proto\x12\x17\n" +
 	"\ahost_ip\x18\x02 \x01(\tR\x06hostIp\x12\x1b\n" +
 	"\thost_port\x18\x03 \x01(\rR\bhostPort\x12%\n" +
 	"\x0econtainer_port\x18\x04 \x01(\rR\rcontainerPort\x12\x14\n" +
 	"\x05count\x18\x05 \x01(\rR\x05count\x12\x12\n" +
-	"\x04from\x18\x06 \x03(\tR\x04from\"\x91\x02\n" +
+	"\x04from\x18\x06 \x03(\tR\x04from\x12\x18\n" +
+	"\acluster\x18\a \x01(\bR\acluster\"\x91\x02\n" +
 	"\x14CreateSandboxRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x127\n" +
 	"\bnetworks\x18\x02 \x03(\v2\x1b.vethloom.v1.ConnectRequestR\bnetworks\x12.\n" +

@@ -48,7 +48,7 @@ type Action string
 const (
 	ActionCreate     Action = "create"
 	ActionRemove     Action = "remove"
-	ActionUpdate     Action = "update" // a network has other options or labels
+	ActionUpdate     Action = "update" // a network has other options or labels, an endpoint other ports
 	ActionConnect    Action = "connect"
 	ActionDisconnect Action = "disconnect"
 	// an endpoint has other addresses, because its node's share of the network has changed

@@ -126,7 +126,7 @@ func (k *shared) ownersOf(ctx context.Context, network string) ([]plan.Owner, er
 	}
 	owners := []plan.Owner{cnm.NetworkOwner(network)}
 	for _, p := range peers {
-		owners = append(owners, cnm.PeerOwner(p.Key.ID))
+		owners = append(owners, cnm.PeerOwner(p.Key.ID), cnm.IngressOwner(p.Key.ID))
 	}
 	return owners, nil
 }

@@ -175,6 +175,9 @@ func (k *endpoints) bound(n cnm.Network, ports []cnm.PortMapping) []cnm.PortMapp
 func (k *endpoints) assignPorts(e *cnm.Endpoint, want []cnm.PortMapping) error {
 	if n := k.ix.networks[e.Network]; n != nil {
 		want = k.bound(n.v, want)
+		if err := cnm.CheckModes(n.v, want); err != nil {
+			return err
+		}
 	}
 	err := k.ix.ports.assign(e, want)
 	var held *heldError

@@ -44,6 +44,9 @@ func (k *endpoints) moved(ctx context.Context, sandbox string, before, after []c
 		err = k.undo(ctx, err, func(ctx context.Context) error { return k.setPorts(ctx, before) })
 		return fmt.Errorf("publish the ports of sandbox %s: %w", cnm.Short(sandbox), err)
 	}
+	for _, e := range after {
+		k.emitEndpoint(ActionUpdate, e, "")
+	}
 	return nil
 }
 
@@ -196,5 +199,6 @@ func (k *endpoints) publisher(sandbox string) (*cnm.Endpoint, error) {
 func samePort(want, have cnm.PortMapping) bool {
 	return want.Proto == have.Proto && (want.HostIP == have.HostIP || !want.HostIP.IsValid()) &&
 		want.Port == have.Port && want.Count == have.Count && slices.Equal(want.From, have.From) &&
+		want.Cluster == have.Cluster &&
 		want.Dynamic == have.Dynamic && (want.Dynamic || want.HostPort == have.HostPort)
 }

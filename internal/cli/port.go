@@ -18,7 +18,7 @@ import (
 )
 
 // publishUsage is what -p takes.
-const publishUsage = "[IP:][HOST:]CONTAINER[/tcp|udp|sctp][,from=SUBNET]..., ranges too"
+const publishUsage = "[IP:][HOST:]CONTAINER[/tcp|udp|sctp][,from=SUBNET]...[,mode=cluster], ranges too"
 
 // containerPort shows ports as Docker does, and has the commands that change them.
 func (a containers) containerPort() *cobra.Command {
@@ -129,6 +129,7 @@ func (a containers) portList() *cobra.Command {
 			{Name: "Address", Header: "ADDRESS", Value: func(p publishedPort) string { return p.address }},
 			{Name: "Network", Header: "NETWORK", Value: func(p publishedPort) string { return p.network }},
 			{Name: "From", Header: "FROM", Value: func(p publishedPort) string { return p.m.Sources() }},
+			{Name: "Mode", Header: "MODE", Value: func(p publishedPort) string { return p.m.Mode() }},
 			{Name: "State", Header: "STATE", Value: publishedPort.state},
 			{Name: "ID", Header: "CONTAINER ID", Hidden: true,
 				Value: func(p publishedPort) string { return p.container.GetId() }},

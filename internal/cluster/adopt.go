@@ -111,9 +111,9 @@ func (m networks) wakePeers(n cnm.Network) error {
 	}
 	m.adopted[n.ID] = string(b)
 	var scopes []plan.Owner
-	for id, p := range m.peers.known {
+	for _, p := range m.peers.known {
 		if p.peer.Network == n.ID {
-			scopes = append(scopes, cnm.PeerOwner(id))
+			scopes = append(scopes, p.peer.Owners()...)
 		}
 	}
 	m.cfg.Wake(scopes...)

@@ -117,10 +117,12 @@ func (m peers) commitPeers(ctx context.Context, changes []peerChange) error {
 			return fmt.Errorf("keep the peers: %w", errors.Join(err, m.rereadPeers(ctx)))
 		}
 		for _, c := range batch {
+			had := m.known[c.write.Key.ID].peer.Ingress
 			if err := m.committed(ctx, c); err != nil {
 				return err
 			}
-			scopes = append(scopes, cnm.PeerOwner(c.write.Key.ID))
+			both := cnm.Peer{ID: c.write.Key.ID, Ingress: slices.Concat(had, c.peer.Ingress)}
+			scopes = append(scopes, both.Owners()...)
 		}
 		if err := m.committedNodes(ctx, nodes); err != nil {
 			return errors.Join(err, m.rereadPeers(ctx))
@@ -229,7 +231,7 @@ func (m peers) endpointPeer(id string, e record.Endpoint) (cnm.Peer, bool) {
 		return cnm.Peer{}, false
 	}
 	p := cnm.Peer{ID: id, Network: e.Network, Node: e.Node, Endpoint: true, Addr4: e.Addr4, Addr6: e.Addr6, MAC: e.MAC,
-		Names: e.Names(), Ports: e.Serves}
+		Names: e.Names(), Ports: e.Serves, Ingress: e.Ingress}
 	for _, a := range e.Addrs {
 		p.Prefixes = append(p.Prefixes, netip.PrefixFrom(a, a.BitLen()))
 	}
@@ -246,7 +248,8 @@ func samePeer(a, b cnm.Peer) bool {
 	return a.Network == b.Network && a.Node == b.Node && a.Endpoint == b.Endpoint &&
 		slices.Equal(a.Prefixes, b.Prefixes) &&
 		a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6 && a.MAC == b.MAC && a.MAC6 == b.MAC6 && a.Backend == b.Backend &&
-		slices.Equal(a.Names, b.Names) && slices.Equal(a.Ports, b.Ports)
+		slices.Equal(a.Names, b.Names) && slices.Equal(a.Ports, b.Ports) &&
+		slices.Equal(a.Ingress, b.Ingress)
 }
 
 // grace is how long a peer that etcd does not have any more stays: none when its node has taken it back, its

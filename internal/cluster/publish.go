@@ -66,7 +66,8 @@ func (m publisher) ownEndpoints(ctx context.Context) (map[string]record.Endpoint
 			continue
 		}
 		p := record.Endpoint{ID: e.ID, Network: e.Network, Node: m.id, Name: e.Name, Aliases: e.Aliases, MAC: e.MAC,
-			Addr4: u.Addr4, Addr6: u.Addr6, Also: alsoCalled(e), Serves: cnm.DNSPorts(e)}
+			Addr4: u.Addr4, Addr6: u.Addr6, Also: alsoCalled(e), Serves: cnm.DNSPorts(e),
+			Ingress: cnm.Ingresses(e)}
 		for _, a := range e.Addrs {
 			p.Addrs = append(p.Addrs, a.Addr())
 		}

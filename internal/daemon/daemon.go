@@ -406,8 +406,12 @@ func lowerError(l plan.Link, err error) error {
 
 func modelError(err error) error {
 	if taken, ok := errors.AsType[*plan.PortTakenError](err); ok {
+		by := taken.By
+		if strings.HasPrefix(string(taken.For), string(cnm.IngressOwner(""))) {
+			by = "a container of another node, on every node (mode=cluster)"
+		}
 		return &cnm.PortTakenError{
-			Proto: taken.Port.Proto, Addr: taken.Port.Addr, Port: taken.Port.From, By: taken.By, Cause: err,
+			Proto: taken.Port.Proto, Addr: taken.Port.Addr, Port: taken.Port.From, By: by, Cause: err,
 		}
 	}
 	if op, ok := errors.AsType[*plan.OpError](err); ok {

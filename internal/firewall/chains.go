@@ -185,8 +185,17 @@ func publishRules() []plan.Rule {
 				Verdict: plan.DNAT, Target: m.name, Key: m.key, Addr: f.ip,
 			})
 		}
+		rules = append(rules, ingressRule(f))
 	}
 	return rules
+}
+
+// ingressRule leads what comes for a port of every node on to the node that publishes it. What the host itself sends to
+// its loopback address cannot leave it.
+func ingressRule(f family) plan.Rule {
+	return plan.Rule{Match: []plan.Match{is(plan.NFProto, f.proto), not(is(f.daddr, f.loopback)),
+		is(plan.L4Proto, string(plan.TCP), string(plan.UDP), string(plan.SCTP))},
+		Verdict: plan.DNAT, Target: f.ingress, Key: []plan.Field{plan.L4Proto, plan.DPort}, Addr: f.ip}
 }
 
 // chosen gives what leaves the host the address that a map has for its source.
@@ -207,6 +216,9 @@ func postroutingRules() []plan.Rule {
 			rule(plan.Return, ip, own),
 			rule(plan.Return, ip, in(f.cluster, f.saddr, f.daddr)),
 			rule(plan.Return, ip, is(f.daddr, f.multicast...)),
+			// What another node publishes comes back by this one, which has translated it.
+			rule(plan.Masquerade, ip, is(plan.L4Proto, string(plan.TCP), string(plan.UDP), string(plan.SCTP)),
+				in(f.onward, f.daddr, plan.L4Proto, plan.DPort), is(plan.CTStatus, "dnat")),
 			// What leaves by an address of its own choice: an endpoint, or all of a network.
 			chosen(f, f.leave, ip), chosen(f, f.leaveNet, ip),
 			rule(plan.Masquerade, ip, in(f.masq, f.saddr)),

@@ -141,6 +141,13 @@ func (e *Elements) publish(p Publication, f family) {
 	}
 }
 
+// Ingress leads a port of every node to the node that publishes it.
+func (e *Elements) Ingress(proto plan.L4, port uint16, node netip.Addr) {
+	f, number := familyOf(node), number(port)
+	e.add(plan.Inet, f.ingress, []string{string(proto), number}, node.String(), number)
+	e.inet(f.onward, node.String(), string(proto), number)
+}
+
 // span is the host ports as nft(8) writes them.
 func (p Publication) span() string {
 	if p.Count <= 1 {

@@ -38,6 +38,8 @@ type family struct {
 	ranges       string
 	from         string // as ports and ranges, by source too
 	fromRanges   string
+	ingress      string // as anywhere, to the node that publishes a port for all
+	onward       string // address . proto . port: where these lead
 	source       string
 	loopback     string
 	any          string
@@ -50,7 +52,8 @@ func v4() family {
 		local: "local4", cluster: "cluster4", nodes: "nodes4", masq: "masq4", leave: "leave4", leaveNet: "leavenet4",
 		open:     "open4",
 		anywhere: "any4", ports: "ports4", ranges: "range4",
-		from: "from4", fromRanges: "fromrange4", source: "source4", loopback: "127.0.0.0/8", any: "0.0.0.0/0",
+		from: "from4", fromRanges: "fromrange4", ingress: "ingress4", onward: "onward4",
+		source: "source4", loopback: "127.0.0.0/8", any: "0.0.0.0/0",
 		multicast: []string{"224.0.0.0/4", "255.255.255.255"},
 	}
 }
@@ -61,7 +64,8 @@ func v6() family {
 		local: "local6", cluster: "cluster6", nodes: "nodes6", masq: "masq6", leave: "leave6", leaveNet: "leavenet6",
 		open:     "open6",
 		anywhere: "any6", ports: "ports6", ranges: "range6",
-		from: "from6", fromRanges: "fromrange6", source: "source6", loopback: "::1", any: "::/0",
+		from: "from6", fromRanges: "fromrange6", ingress: "ingress6", onward: "onward6",
+		source: "source6", loopback: "::1", any: "::/0",
 		multicast: []string{"ff00::/8"},
 	}
 }
@@ -117,6 +121,8 @@ func baseSets() []plan.Set {
 			interval(inet(f.ranges, port...), f.addr),
 			interval(inet(f.from, fromPort...), f.addr, plan.TypePort),
 			interval(inet(f.fromRanges, fromPort...), f.addr),
+			numbered(inet(f.ingress, port[1:]...), f.addr),
+			inet(f.onward, port...),
 			br(f.source, plan.TypeIfName, plan.TypeEther, f.addr),
 		)
 	}

@@ -113,7 +113,10 @@ func (k *Kernel) port(op plan.Op) error {
 		return fmt.Errorf("%s: want an address and ports from 1 to 65535", want)
 	}
 	if h := k.ports.overlap(want); h != nil {
-		return fmt.Errorf("%w: %s is held for %s", plan.ErrPortTaken, h, h.Owner)
+		one := want
+		one.From = max(want.From, h.From)
+		one.To = one.From
+		return &plan.PortTakenError{Port: one, For: h.Owner}
 	}
 	h := &hold{PortReservation: want}
 	err := k.enter(want.NS, func() error {

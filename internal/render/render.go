@@ -124,6 +124,9 @@ func (r *Renderer) All(ctx context.Context) (map[plan.Owner]reconcile.Want, erro
 		if n, ok := byID[p.Network]; ok {
 			st, err := r.peer(n, p)
 			add(cnm.PeerOwner(p.ID), st, err)
+			if len(p.Ingress) > 0 {
+				add(cnm.IngressOwner(p.ID), r.ingress(n, p), nil)
+			}
 		}
 	}
 	return out, r.nodes(ctx, add)
@@ -149,6 +152,9 @@ func (r *Renderer) Render(ctx context.Context, owner plan.Owner) (plan.State, er
 	}
 	if id, ok := strings.CutPrefix(string(owner), string(cnm.PeerOwner(""))); ok {
 		return r.peerByID(ctx, id)
+	}
+	if id, ok := strings.CutPrefix(string(owner), string(cnm.IngressOwner(""))); ok {
+		return r.ingressByID(ctx, id)
 	}
 	if addr, ok := strings.CutPrefix(string(owner), string(cnm.NodeOwner(""))); ok {
 		return r.nodeByAddr(ctx, addr)
@@ -257,18 +263,7 @@ func (r *Renderer) endpointByID(ctx context.Context, e cnm.Endpoint) (plan.State
 
 // peerByID renders the path to a peer: none without its record or its network's.
 func (r *Renderer) peerByID(ctx context.Context, id string) (plan.State, error) {
-	rec, err := r.store.Get(ctx, cnm.Key{Kind: cnm.KindPeer, ID: id})
-	if errors.Is(err, cnm.ErrNotFound) {
-		return plan.State{}, nil
-	}
-	if err != nil {
-		return plan.State{}, err
-	}
-	p, err := cnm.PeerOf(rec)
-	if err != nil {
-		return plan.State{}, err
-	}
-	n, err := r.networkOfPeers(ctx, p.Network)
+	n, p, err := r.peerOf(ctx, id)
 	if errors.Is(err, cnm.ErrNotFound) {
 		return plan.State{}, nil
 	}
@@ -276,6 +271,20 @@ func (r *Renderer) peerByID(ctx context.Context, id string) (plan.State, error) 
 		return plan.State{}, err
 	}
 	return r.peer(n, p)
+}
+
+// peerOf reads a peer and its network. The error is a [cnm.ErrNotFound] where one of them is not there.
+func (r *Renderer) peerOf(ctx context.Context, id string) (cnm.Network, cnm.Peer, error) {
+	rec, err := r.store.Get(ctx, cnm.Key{Kind: cnm.KindPeer, ID: id})
+	if err != nil {
+		return cnm.Network{}, cnm.Peer{}, err
+	}
+	p, err := cnm.PeerOf(rec)
+	if err != nil {
+		return cnm.Network{}, p, err
+	}
+	n, err := r.networkOfPeers(ctx, p.Network)
+	return n, p, err
 }
 
 // nodeByAddr renders what a node that peers are on may do: nothing without its record.

@@ -9,7 +9,8 @@ import (
 
 const portForms = "use [IP:][HOST:]CONTAINER[/tcp|udp|sctp], " +
 	"for example 8080:80, 127.0.0.1:8080:80, [::1]:8080:80, 8000-8010:80-90 or 53/udp; " +
-	"with ,from=SUBNET for some clients only; or target=CONTAINER,published=HOST,…"
+	"with ,from=SUBNET for some clients only, ,mode=cluster on every node of the network; " +
+	"or target=CONTAINER,published=HOST,…"
 
 // Ports parses the values of -p. A range whose host ports are left to the
 // daemon becomes one mapping a port, because free ports need not be adjacent.
@@ -42,7 +43,7 @@ func ports(what string, values []string, split bool) ([]*apiv1.PortMapping, erro
 		for i := range n {
 			out = append(out, &apiv1.PortMapping{
 				Proto: string(m.Proto), HostIp: host, HostPort: uint32(m.HostPort), ContainerPort: uint32(m.Port) + i,
-				Count: each, From: from,
+				Count: each, From: from, Cluster: m.Cluster,
 			})
 		}
 	}

@@ -462,7 +462,7 @@ func LabelList(m map[string]string) string {
 // PortMapping is a mapping that the daemon has checked.
 func PortMapping(p *apiv1.PortMapping) cnm.PortMapping {
 	m := cnm.PortMapping{Proto: plan.L4(p.GetProto()), HostPort: uint16(p.GetHostPort()),
-		Port: uint16(p.GetContainerPort()), Count: uint16(max(p.GetCount(), 1))}
+		Port: uint16(p.GetContainerPort()), Count: uint16(max(p.GetCount(), 1)), Cluster: p.GetCluster()}
 	if a, err := netip.ParseAddr(p.GetHostIp()); err == nil { // empty: every address
 		m.HostIP = a
 	}

@@ -45,10 +45,28 @@ func CheckEndpoint(id string, e Endpoint) error {
 		return fmt.Errorf("it has %d names and serves %d ports, more than %d and %d", 1+len(e.Aliases)+len(e.Also),
 			len(e.Serves), maxNames, maxServed)
 	}
+	if err := checkIngress(e.Ingress); err != nil {
+		return err
+	}
 	for _, a := range e.Addrs {
 		if !a.IsValid() {
 			return fmt.Errorf("one of its addrs is empty")
 		}
+	}
+	return nil
+}
+
+// checkIngress refuses ports that no node can publish, and more than a node is to hold for one endpoint.
+func checkIngress(ports []cnm.Ingress) error {
+	sum := 0
+	for _, p := range ports {
+		if err := p.Check(); err != nil {
+			return err
+		}
+		sum += int(p.Count)
+	}
+	if sum > cnm.MaxIngress {
+		return fmt.Errorf("it is published by %d ports of every node, more than %d", sum, cnm.MaxIngress)
 	}
 	return nil
 }

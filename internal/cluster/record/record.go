@@ -53,13 +53,15 @@ type Endpoint struct {
 	// what it is called beside these: the beginning of its container's ID, and what that calls itself
 	Also   []string        `json:"also,omitempty"`
 	Serves []plan.NamePort `json:"serves,omitempty"` // for SRV records
-	MAC    plan.MAC        `json:"mac"`
-	Addrs  []netip.Addr    `json:"addrs,omitempty"`
-	Addr4  netip.Addr      `json:"addr4,omitzero"` // the node's, on the underlay
-	Addr6  netip.Addr      `json:"addr6,omitzero"`
+	// ports of its node that all nodes lead there
+	Ingress []cnm.Ingress `json:"ingress,omitempty"`
+	MAC     plan.MAC      `json:"mac"`
+	Addrs   []netip.Addr  `json:"addrs,omitempty"`
+	Addr4   netip.Addr    `json:"addr4,omitzero"` // the node's, on the underlay
+	Addr6   netip.Addr    `json:"addr6,omitzero"`
 }
 
-// maxNames bounds the names of an endpoint, and what it serves.
+// maxNames bounds the names of an endpoint, maxServed what it serves.
 const (
 	maxNames  = 64
 	maxServed = 256

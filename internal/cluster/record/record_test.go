@@ -71,6 +71,20 @@ func TestCheckEndpoint(t *testing.T) {
 		"another endpoint":   {func(e *record.Endpoint) { e.ID = "f" }, []string{`"n"`, `"f"`}},
 		"of no node":         {func(e *record.Endpoint) { e.Node = "" }, []string{"no node"}},
 		"without a MAC":      {func(e *record.Endpoint) { e.MAC = plan.MAC{} }, []string{"no mac"}},
+		"of every node": {func(e *record.Endpoint) {
+			e.Ingress = []cnm.Ingress{{Proto: "tcp", Port: 80, Count: 2}, {Proto: "udp", Port: 53, Count: 254}}
+		}, nil},
+		"of too many ports": {func(e *record.Endpoint) {
+			e.Ingress = []cnm.Ingress{{Proto: "tcp", Port: 80, Count: 200}, {Proto: "udp", Port: 80, Count: 200}}
+		}, []string{"400"}},
+		"of a port that is none": {func(e *record.Endpoint) { e.Ingress = []cnm.Ingress{{Proto: "tcp", Count: 1}} },
+			[]string{"port \"0\""}},
+		"of ports beyond the last": {func(e *record.Endpoint) {
+			e.Ingress = []cnm.Ingress{{Proto: "tcp", Port: 65535, Count: 2}}
+		}, []string{"65535"}},
+		"of a strange transport": {func(e *record.Endpoint) {
+			e.Ingress = []cnm.Ingress{{Proto: "\x1b", Port: 1, Count: 1}}
+		}, []string{"transport"}},
 		"with an empty addr": {func(e *record.Endpoint) { e.Addrs = append(e.Addrs, netip.Addr{}) },
 			[]string{"addrs"}},
 		"a dot moved from one": {func(e *record.Endpoint) { e.Network, e.ID = "n.", "e" }, []string{`"n."`}},
