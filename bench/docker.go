@@ -17,6 +17,7 @@ import (
 // docker is a dockerd of our own, with everything it keeps below the scratch directory.
 type docker struct {
 	host string // unix://…
+	pid  int
 	http *http.Client
 }
 
@@ -25,33 +26,40 @@ const (
 	dockerCgroup = "/vethloom-bench-docker"
 )
 
-// startDocker starts dockerd, once; an error means that there is none on this machine.
+// startDocker starts the dockerd that most comparisons share, once; none when there is none on this machine.
 func (m *machine) startDocker(ctx context.Context) (*docker, error) {
-	if m.docker != nil {
+	if m.docker != nil || m.started["docker"] {
 		return m.docker, nil
 	}
-	if m.started["docker"] {
-		return nil, nil
-	}
 	m.started["docker"] = true
-	for _, name := range []string{"dockerd", "docker"} {
-		if _, err := exec.LookPath(name); err != nil {
+	var err error
+	m.docker, err = m.dockerd(ctx, "docker")
+	return m.docker, err
+}
+
+// dockerd starts a dockerd with further flags; its name is that of its files. It is nil when there is none on this
+// machine.
+func (m *machine) dockerd(ctx context.Context, name string, flags ...string) (*docker, error) {
+	for _, program := range []string{"dockerd", "docker"} {
+		if _, err := exec.LookPath(program); err != nil {
 			m.missing("docker: make bench-deps installs it", err)
 			return nil, nil
 		}
 	}
 	// Socket paths are at most 107 bytes: /run is private to this run.
-	socket := "/run/docker.sock"
-	m.defers(func() { removeCgroups(dockerCgroup) })
+	place := "/run/" + name
+	socket := place + ".sock"
+	cgroup := dockerCgroup + "-" + name
+	m.defers(func() { removeCgroups(cgroup) })
 	// A network namespace of its own: dockerd drops what it does not know in the FORWARD chain, bridged frames
 	// included.
-	p, err := m.daemon("unshare", "--net", "dockerd", "--data-root", filepath.Join(m.dir, "docker"), "--exec-root",
-		"/run/docker",
-		"--pidfile", "/run/docker.pid", "--cgroup-parent", dockerCgroup, "-H", "unix://"+socket, "--log-level", "error")
+	p, err := m.daemonAs(name, "unshare", append([]string{"--net", "dockerd", "--data-root",
+		filepath.Join(m.dir, name), "--exec-root", place, "--pidfile", place + ".pid", "--cgroup-parent",
+		cgroup, "-H", "unix://" + socket, "--log-level", "error"}, flags...)...)
 	if err != nil {
 		return nil, err
 	}
-	d := &docker{host: "unix://" + socket, http: &http.Client{Transport: &http.Transport{
+	d := &docker{host: "unix://" + socket, pid: p.cmd.Process.Pid, http: &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var dialer net.Dialer
 			return dialer.DialContext(ctx, "unix", socket)
@@ -66,7 +74,6 @@ func (m *machine) startDocker(ctx context.Context) (*docker, error) {
 	if _, err := d.cli(ctx, "import", m.tar, dockerImage); err != nil {
 		return nil, err
 	}
-	m.docker = d
 	return d, nil
 }
 

@@ -42,8 +42,6 @@ const (
 // elsewhereAddr is the server that the resolver asks.
 const elsewhereAddr = "127.0.0.53:53"
 
-const ()
-
 const (
 	sandboxes   = 500   // of the resolver
 	askers      = 16    // sockets that wait for one answer each
@@ -103,15 +101,7 @@ func dockerNames(ctx context.Context, m *machine, questions int, s, ours *series
 	if err != nil {
 		return err
 	}
-	text, err := os.ReadFile("/run/docker.pid")
-	if err != nil {
-		return err
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return fmt.Errorf("read dockerd's number: %w", err)
-	}
-	a := &answerer{pid: pid, at: []string{"127.0.0.11:53"}, place: inside}
+	a := &answerer{pid: d.pid, at: []string{"127.0.0.11:53"}, place: inside}
 	err = a.measure(questions/5, m.cfg.tcpRounds+1, s)
 	_, failed := d.cli(ctx, "rm", "-f", "web")
 	_, left := d.cli(ctx, "network", "rm", "names")
