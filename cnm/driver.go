@@ -32,6 +32,19 @@ type LinkNamer interface {
 	NetworkLink(Network) string
 }
 
+// LANDriver is a [Driver] whose networks are LANs that the host is on.
+type LANDriver interface {
+	Driver
+	// LAN is where the network is; the zero value when its options are none the driver knows.
+	LAN(Network) LAN
+}
+
+// LAN says how a network's LAN is reached.
+type LAN struct {
+	Link   string // the link of the host that is on it, past all VLAN tags
+	Detect bool   // the LAN is asked whether anybody has an address before an endpoint gets it
+}
+
 // GatewayChooser is a [Driver] whose networks need not have a gateway.
 type GatewayChooser interface {
 	// HasGateway reports whether subnets of the family have one. It is asked before the network has subnets.

@@ -18,6 +18,7 @@ type Driver struct{}
 var (
 	_ cnm.Driver          = Driver{}
 	_ cnm.LinkNamer       = Driver{}
+	_ cnm.LANDriver       = Driver{}
 	_ cnm.EndpointChecker = Driver{}
 	_ cnm.Updater         = Driver{}
 )
@@ -38,6 +39,15 @@ func (Driver) NetworkLink(n cnm.Network) string {
 		return ""
 	}
 	return o.lan()
+}
+
+// LAN implements [cnm.LANDriver].
+func (Driver) LAN(n cnm.Network) cnm.LAN {
+	o, err := DecodeOptions(n.Options)
+	if err != nil {
+		return cnm.LAN{}
+	}
+	return cnm.LAN{Link: o.lower(n), Detect: o.Detect}
 }
 
 // CheckNetwork refuses unknown or malformed options, pools that no LAN can have, and an address of the host's that

@@ -26,6 +26,7 @@ type Options struct {
 	Mode   string // one of plan.MacvlanModes
 	MTU    int    // bytes; 0: that of the parent
 	Routes bridge.Routes
+	Detect bool // the LAN is asked whether anybody has an address before it is given
 	// Host is whether the host reaches the endpoints, and HostAddrs the addresses that it has for that.
 	Host      bool
 	HostAddrs []netip.Addr
@@ -35,6 +36,12 @@ type Options struct {
 
 func knownOptions() []bridge.Option[Options] {
 	return []bridge.Option[Options]{
+		{Name: "duplicate-detection", Set: func(o *Options, value string) (err error) {
+			if o.Detect, err = strconv.ParseBool(value); err != nil {
+				return errors.New("want true or false")
+			}
+			return nil
+		}},
 		{Name: "host-access", Set: setHost},
 		{Name: "mode", Alias: "macvlan_mode", Set: setMode},
 		{Name: "mtu", Alias: "com.docker.network.driver.mtu", Set: func(o *Options, value string) (err error) {
@@ -94,7 +101,7 @@ func (Driver) Option(name string) (own string, inPlace bool) {
 // DecodeOptions decodes a network's options. An unknown name, a malformed value and options that do not fit each other
 // are errors that say so.
 func DecodeOptions(given map[string]string) (Options, error) {
-	o := Options{Mode: "bridge"}
+	o := Options{Mode: "bridge", Detect: true}
 	if err := bridge.Decode(name, knownOptions(), given, &o); err != nil {
 		return o, err
 	}

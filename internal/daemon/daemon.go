@@ -41,6 +41,7 @@ import (
 	"github.com/vethloom/vethloom/internal/resolver/keeper"
 	"github.com/vethloom/vethloom/internal/store/bolt"
 	"github.com/vethloom/vethloom/ipam"
+	"github.com/vethloom/vethloom/ipam/lan"
 	"github.com/vethloom/vethloom/plan"
 )
 
@@ -141,7 +142,7 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	d.rec = reconcile.New(reconcile.Config{Kernel: d.applied(), Source: d.render, Log: d.log, Observer: d.passed})
 	d.ctrl, err = controller.New(ctx, controller.Config{
-		Store: records, IPAM: d.remote.Over(addresses), Drivers: drivers, Outside: d.remote, Cluster: d.member,
+		Store: records, IPAM: addressing(d, addresses, drivers), Drivers: drivers, Outside: d.remote, Cluster: d.member,
 		Fabric: fabric{Reconciler: d.rec, remote: d.remote}, HostAddrs: d.kernel.Addresses,
 		DynamicPorts: d.dynamicPorts, Log: d.log, Events: d.recordChanged,
 	})
@@ -156,6 +157,11 @@ func (d *daemon) open(ctx context.Context) error {
 	d.nets = &networks{ctrl: d.ctrl, render: d.render, path: d.kernel.NetNSPath,
 		hostAddrs: d.kernel.Addresses, firewall: d.kernel.Firewall()}
 	return d.expressible(ctx)
+}
+
+// addressing is who gives networks their addresses: package ipam, or a plugin, and the LAN has a say.
+func addressing(d *daemon, own cnm.IPAM, drivers []cnm.Driver) cnm.IPAM {
+	return lan.Over(lan.Config{IPAM: d.remote.Over(own), Drivers: drivers, Prober: d.kernel, Log: d.log})
 }
 
 // openNames starts what answers names, or takes it up again.

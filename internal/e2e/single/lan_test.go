@@ -65,6 +65,33 @@ func TestContainersOnALAN(t *testing.T) {
 	is(t, "left on the host", n.Sh("ip -o link | grep -c 'vl[mv]-' || true"), "0\n")
 }
 
+// An address that somebody else on the LAN has is passed over, and refused to who asks for it; of each family.
+func TestAddressesThatOthersHave(t *testing.T) {
+	n, far := withLAN(t)
+	far.Sh("ip addr add 192.0.2.33/24 dev lan0; ip -6 addr add 2001:db8::2/64 dev lan0 nodad")
+	n.ok("network", "create", "-d", "macvlan", "-o", "parent=lan0", "--subnet", "192.0.2.0/24",
+		"--ip-range", "192.0.2.32/27", "--gateway", "192.0.2.100", "--subnet", "2001:db8::/64", "lan")
+	const addrs = "{{.NetworkSettings.Networks.lan.IPAddress}} {{.NetworkSettings.Networks.lan.GlobalIPv6Address}}"
+	run := func(name string, args ...string) string {
+		n.ok(append(append([]string{"run", "-d", "--name", name, "--network", "lan"}, args...), "bb", "sleep",
+			"1000")...)
+		return n.ok("inspect", "-f", addrs, name)
+	}
+	is(t, "the first", run("a"), "192.0.2.32 2001:db8::3")
+	is(t, "the next", run("b"), "192.0.2.34 2001:db8::4")
+	_, mac, _ := strings.Cut(strings.TrimSpace(far.Sh("ip -o link show lan0 | grep -o 'ether [0-9a-f:]*'")), " ")
+	n.refuses(
+		refusal{"run --rm --network lan --ip 192.0.2.33 bb true", 125, `"192.0.2.33": the host with MAC address ` +
+			mac + ` has it already, on the LAN of link lan0; ask for another address`},
+		refusal{"run --rm --network lan --ip6 2001:db8::2 bb true", 125, `"2001:db8::2": the host with MAC address`},
+		refusal{"run --rm --network lan --ip 192.0.2.1 bb true", 125, `"192.0.2.1": the host itself has it`},
+	)
+	n.ok("network", "update", "-o", "duplicate-detection=false", "lan")
+	matches(t, "without detection", run("c", "--ip", "192.0.2.33"), `192\.0\.2\.33 2001:db8::.`)
+	n.ok("rm", "-f", "a", "b", "c")
+	n.ok("network", "rm", "lan")
+}
+
 // A VLAN of the parent is made for the network, and goes with it; a kernel without VLANs is told of.
 func TestContainersOnAVLAN(t *testing.T) {
 	n, far := withLAN(t)

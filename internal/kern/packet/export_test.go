@@ -1,0 +1,4 @@
+package packet
+
+// Claims is the filter of [InUse].
+var Claims = claims
