@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -172,4 +174,15 @@ func (h *host) keys(ctx context.Context, node string) (out []string) {
 		}
 	}
 	return out
+}
+
+// A network that was written already, though its maker was not told so, is not made a second time.
+func TestANetworkThatWasWrittenIsNotMadeAgain(t *testing.T) {
+	ctx, _, one, _ := pair(t, cluster.Times{})
+	made := one.create(ctx, "web", "overlay", "10.1.0.0/16")
+	again, err := one.Member.Create(ctx, made, []cnm.PoolRequest{{Subnet: netip.MustParsePrefix("10.2.0.0/16")}},
+		cnm.TunnelRequest{})
+	if err != nil || !slices.Equal(again.Cluster.Subnets, made.Cluster.Subnets) {
+		t.Errorf("made again: %+v, %v", again.Cluster, err)
+	}
 }

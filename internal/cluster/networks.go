@@ -92,6 +92,13 @@ func (m networks) createShared(ctx context.Context, d cnm.Driver, n cnm.Network,
 		if err != nil {
 			return n, err
 		}
+		if i := slices.IndexFunc(others, func(o cnm.Network) bool { return o.ID == n.ID }); i >= 0 {
+			// What looked like a conflict was written: the answer was lost, and the guard is another's since.
+			m.written(n.ID, int64(others[i].Revision))
+			made := others[i]
+			made.Revision = n.Revision
+			return made, nil
+		}
 		next := clone(withCluster(n))
 		if err := nameFree(n, others); err != nil {
 			return n, err

@@ -67,30 +67,52 @@ func (f *failover) unary(ctx context.Context, method string, req, reply any, cc 
 		return invoke(ctx, method, req, reply, cc, opts...) // about a member itself, or to log in
 	}
 	ctx = clientv3.WithRequireLeader(ctx)
+	call := func(ctx context.Context, req, reply any) error { return invoke(ctx, method, req, reply, cc, opts...) }
+	unsure, err := f.call(ctx, req, func(ctx context.Context) error { return call(ctx, req, reply) })
+	if txn, ok := req.(*etcdserverpb.TxnRequest); ok && unsure && err == nil {
+		if answer, ok := reply.(*etcdserverpb.TxnResponse); ok && !answer.Succeeded {
+			return settle(ctx, txn, answer, func(ctx context.Context, q *etcdserverpb.TxnRequest,
+				a *etcdserverpb.TxnResponse) error {
+				_, err := f.call(ctx, q, func(ctx context.Context) error { return call(ctx, q, a) })
+				return err
+			})
+		}
+	}
+	return err
+}
+
+// call makes a call, at another member again where that can do no harm. Unsure tells that what succeeded or failed was
+// not the first time, and that an earlier time may have been the one that did it.
+func (f *failover) call(ctx context.Context, req any, invoke func(context.Context) error) (unsure bool, err error) {
 	begin := time.Now()
 	for again := 0; ; again++ {
 		done, left := false, f.current()
 		err := f.attempt(ctx, left, func(ctx context.Context) error {
-			err := invoke(ctx, method, req, reply, cc, opts...)
+			err := invoke(ctx)
 			done = context.Cause(ctx) != errLeft
 			return err
 		})
 		if err == nil && time.Since(begin) < slowCall {
 			f.well()
 		}
-		switch {
-		case err == nil || again == maxRetries || ctx.Err() != nil:
-			return err
-		case !done && method != etcdserverpb.KV_Range_FullMethodName:
-			// What was sent may have been done.
-			return status.Error(codes.DeadlineExceeded, errLeft.Error())
-		case done && !unavailable(err):
-			return err
+		if err == nil || again == maxRetries || ctx.Err() != nil {
+			return unsure, err
+		}
+		switch maybe := !done || uncertain(err); {
+		case !maybe && !unavailable(err):
+			return unsure, err
+		case maybe && !repeatable(req):
+			if !done {
+				err = status.Error(codes.Unavailable, errLeft.Error()) // after a DeadlineExceeded, etcd's client tries again
+			}
+			return unsure, err
+		case maybe:
+			unsure = true
 		}
 		switch {
 		case !done || f.look(ctx, left):
-		case !noLeader(err) || time.Since(begin) > election || !sleep(ctx, askAgain):
-			return err
+		case !noLeader(err) && !leaderLost(err) || time.Since(begin) > election || !sleep(ctx, askAgain):
+			return unsure, err
 		default:
 			again-- // it has cost nothing
 		}
@@ -111,6 +133,12 @@ func unavailable(err error) bool {
 }
 
 func noLeader(err error) bool { return errors.Is(rpctypes.Error(err), rpctypes.ErrNoLeader) }
+
+// leaderLost reports whether a member lost its leader over a call.
+func leaderLost(err error) bool {
+	e := rpctypes.Error(err)
+	return errors.Is(e, rpctypes.ErrLeaderChanged) || errors.Is(e, rpctypes.ErrTimeoutDueToLeaderFail)
+}
 
 // current is closed when the member in use is left.
 func (f *failover) current() chan struct{} {

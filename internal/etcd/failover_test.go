@@ -59,24 +59,164 @@ func TestAMemberIsNoUse(t *testing.T) {
 	}
 }
 
-// change reads and then writes, as netd does to make a network: the first time it fails it is made again at once.
+// change reads and then writes, as netd does to make a network: no call fails.
 func change(t *testing.T, c *clientv3.Client, key string) {
 	t.Helper()
 	begin := time.Now()
-	var err error
-	for time.Since(begin) < soon {
-		ctx, cancel := context.WithTimeout(t.Context(), soon)
-		if _, err = c.Get(ctx, "/d/guard"); err == nil {
-			_, err = c.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", 0)).
-				Then(clientv3.OpPut(key, "1")).Commit()
-		}
-		cancel()
-		if err == nil {
-			break
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	_, err := c.Get(ctx, "/d/guard")
+	if err == nil {
+		r, failed := c.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", 0)).
+			Then(clientv3.OpPut(key, "1")).Commit()
+		if err = failed; err == nil && !r.Succeeded {
+			t.Errorf("%s is said to be there already", key)
 		}
 	}
 	t.Logf("%s after %v: %v", key, time.Since(begin), err)
-	if d := time.Since(begin); err != nil || d > soon {
-		t.Errorf("a change took %v: %v", d, err)
+	if err != nil {
+		t.Errorf("a change failed after %v: %v", time.Since(begin), err)
+	}
+}
+
+// at is a client that is at a certain member.
+func (c *three) at(t *testing.T, i int) *clientv3.Client {
+	t.Helper()
+	for {
+		client, err := etcd.Dial(etcd.Config{Endpoints: c.endpoints})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if client.Endpoints()[0] == c.endpoints[i] {
+			t.Cleanup(func() { _ = client.Close() })
+			return client
+		}
+		_ = client.Close()
+	}
+}
+
+// A change that is under way when its member loses the others, or hangs, or dies, is made at another one, whether the
+// member led them or not. What it was is done once.
+func TestACallMeetsAMemberThatLosesTheOthers(t *testing.T) {
+	for name, harm := range map[string]func(*testing.T, *process){
+		"isolated": func(t *testing.T, p *process) { p.tell(t, "cut") },
+		"stopped":  func(t *testing.T, p *process) { p.signal(t, syscall.SIGSTOP) },
+		"dead":     func(_ *testing.T, p *process) { p.kill() },
+	} {
+		for _, leads := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, leads: %v", name, leads), func(t *testing.T) {
+				cluster := newThree(t)
+				put(t, etcdtest.Dial(t, etcd.Config{Endpoints: cluster.endpoints}), "/d/first", "1")
+				i := cluster.leader(t, etcdtest.Dial(t, etcd.Config{Endpoints: cluster.endpoints}))
+				if !leads {
+					i = (i + 1) % 3
+				}
+				client := cluster.at(t, i)
+				put(t, client, "/d/second", "1")
+				harm(t, cluster.processes[i])
+				ctx, cancel := context.WithTimeout(t.Context(), soon)
+				defer cancel()
+				r, err := client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision("/d/a"), "=", 0)).
+					Then(clientv3.OpPut("/d/a", "1")).Commit()
+				if err != nil || !r.Succeeded {
+					t.Fatalf("a transaction: %+v, %v", r, err)
+				}
+				now, err := client.Get(ctx, "/d/a")
+				if err != nil || len(now.Kvs) != 1 || now.Kvs[0].ModRevision != r.Header.Revision ||
+					now.Kvs[0].Version != 1 {
+					t.Errorf("written at %d: %+v, %v", r.Header.Revision, now, err)
+				}
+			})
+		}
+	}
+}
+
+// deaf is a client that is at a member whose answers are lost, another one that is well, and a key's revision.
+func deaf(t *testing.T) (client, other *clientv3.Client, old int64) {
+	t.Helper()
+	cluster := newThree(t)
+	p := newProxy(t, cluster.endpoints[0][len("unix://"):])
+	cluster.endpoints[0] = "unix://" + p.path
+	client, other = cluster.at(t, 0), etcdtest.Dial(t, etcd.Config{Endpoints: cluster.endpoints[1:]})
+	put(t, client, "/d/old", "1")
+	r, err := other.Get(t.Context(), "/d/old")
+	if err != nil || len(r.Kvs) != 1 {
+		t.Fatalf("/d/old: %+v, %v", r, err)
+	}
+	p.loseAnswers()
+	return client, other, r.Kvs[0].ModRevision
+}
+
+// What was done and not answered for is told from what was not done, and is done once.
+func TestTheAnswerToATransactionIsLost(t *testing.T) {
+	mod := func(key string, revision int64) clientv3.Cmp {
+		return clientv3.Compare(clientv3.ModRevision(key), "=", revision)
+	}
+	for name, c := range map[string]struct {
+		key  string
+		do   clientv3.Op
+		want int64 // the key's version then; 0: there is none
+	}{
+		"makes":   {"/d/new", clientv3.OpPut("/d/new", "2"), 1},
+		"changes": {"/d/old", clientv3.OpPut("/d/old", "2"), 2},
+		"deletes": {"/d/old", clientv3.OpDelete("/d/old"), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, other, old := deaf(t)
+			if c.key != "/d/old" {
+				old = 0
+			}
+			r, err := client.Txn(t.Context()).If(mod(c.key, old)).Then(c.do).Commit()
+			if err != nil || !r.Succeeded || len(r.Responses) != 1 {
+				t.Fatalf("the transaction: %+v, %v", r, err)
+			}
+			now, err := other.Get(t.Context(), c.key)
+			if err != nil || c.want == 0 && len(now.Kvs) > 0 {
+				t.Fatalf("then: %+v, %v", now, err)
+			}
+			if c.want > 0 && (now.Kvs[0].Version != c.want || now.Kvs[0].ModRevision != r.Header.Revision) {
+				t.Errorf("written at %d, then: %+v", r.Header.Revision, now)
+			}
+		})
+	}
+	t.Run("somebody was quicker", func(t *testing.T) {
+		client, other, old := deaf(t)
+		put(t, other, "/d/old", "theirs")
+		r, err := client.Txn(t.Context()).If(mod("/d/old", old)).Then(clientv3.OpPut("/d/old", "ours")).Commit()
+		if err != nil || r.Succeeded {
+			t.Errorf("the transaction: %+v, %v", r, err)
+		}
+	})
+	t.Run("somebody changed it since", func(t *testing.T) {
+		client, other, old := deaf(t)
+		seen := other.Watch(t.Context(), "/d/old", clientv3.WithRev(old+1))
+		overwritten := make(chan error, 1)
+		go func() {
+			<-seen
+			_, err := other.Put(t.Context(), "/d/old", "theirs")
+			overwritten <- err
+		}()
+		r, err := client.Txn(t.Context()).If(mod("/d/old", old)).Then(clientv3.OpPut("/d/old", "ours")).Commit()
+		if err := <-overwritten; err != nil {
+			t.Fatal(err)
+		}
+		if err != nil || r.Succeeded {
+			t.Errorf("the transaction: %+v, %v", r, err)
+		}
+	})
+}
+
+// What cannot be told is not done again.
+func TestTheAnswerToAWriteIsLost(t *testing.T) {
+	client, other, _ := deaf(t)
+	if r, err := client.Put(t.Context(), "/d/old", "2"); err == nil {
+		t.Errorf("a write without an answer: %+v", r)
+	}
+	r, err := other.Get(t.Context(), "/d/old")
+	if err != nil || r.Kvs[0].Version != 2 {
+		t.Errorf("it was not done once: %+v, %v", r, err)
+	}
+	if _, err := client.Grant(t.Context(), 10); err != nil {
+		t.Errorf("a lease: %v", err)
 	}
 }

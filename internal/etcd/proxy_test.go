@@ -15,6 +15,7 @@ type proxy struct {
 	mu    sync.Mutex
 	down  bool
 	hold  chan struct{} // closed: bytes flow
+	mute  bool          // what the other side answers is lost
 	conns map[net.Conn]bool
 }
 
@@ -63,8 +64,8 @@ func (p *proxy) serve(c net.Conn) {
 	p.conns[c], p.conns[s] = true, true
 	p.mu.Unlock()
 	var both sync.WaitGroup
-	both.Go(func() { p.copy(s, c) })
-	both.Go(func() { p.copy(c, s) })
+	both.Go(func() { p.copy(s, c, false) })
+	both.Go(func() { p.copy(c, s, true) })
 	both.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -72,17 +73,17 @@ func (p *proxy) serve(c net.Conn) {
 	delete(p.conns, s)
 }
 
-func (p *proxy) copy(to, from net.Conn) {
+func (p *proxy) copy(to, from net.Conn, answers bool) {
 	defer to.Close()
 	defer from.Close()
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
 		p.mu.Lock()
-		hold := p.hold
+		hold, lost := p.hold, p.mute && answers
 		p.mu.Unlock()
 		<-hold
-		if n > 0 {
+		if n > 0 && !lost {
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
 			}
@@ -108,6 +109,13 @@ func (p *proxy) heal() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.down = false
+}
+
+// loseAnswers lets through what is asked alone.
+func (p *proxy) loseAnswers() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mute = true
 }
 
 // stall lets nothing through, as a host that is gone does.

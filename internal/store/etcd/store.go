@@ -129,8 +129,8 @@ func record(k cnm.Key, kv *mvccpb.KeyValue) cnm.Record {
 	return cnm.Record{Key: k, Value: v, Revision: uint64(kv.ModRevision)}
 }
 
-// Commit implements [cnm.Store]. When the connection breaks after the request was sent, it returns
-// cnm.ErrUnavailable without knowing whether the commit was done: the caller reads before it tries again.
+// Commit implements [cnm.Store]. When no member answers after the request was sent, it returns cnm.ErrUnavailable
+// without knowing whether the commit was done: the caller reads before it tries again.
 func (s *Store) Commit(ctx context.Context, writes ...cnm.Write) error {
 	_, err := s.commit(ctx, writes, func(int) clientv3.LeaseID { return s.lease })
 	return err
