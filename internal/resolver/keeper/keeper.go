@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ type Config struct {
 	Build  string   // of this program; a resolver of another one is replaced
 	Resolv []string // the files that name the host's servers
 	Log    *slog.Logger
+	Pause  time.Duration // between two looks at whether the process is there; 0: 5 s
 }
 
 // Keeper has the names and sockets that there are, and a process that answers. Its methods may be called concurrently.
@@ -53,6 +55,12 @@ type served struct {
 const (
 	answerTime = 2 * time.Second
 	startTime  = 5 * time.Second
+)
+
+// How often a process is looked at that nobody has asked for anything, and how long it may take to say that it is there.
+const (
+	lookPause = 5 * time.Second
+	lookTime  = 4 * time.Second
 )
 
 // Limits of what a process may say that it has. It has read what strangers sent.
@@ -111,14 +119,15 @@ func (k *Keeper) watch(ctx context.Context, life *control.Conn) {
 	wait := newBackoff()
 	for {
 		if life != nil {
-			k.await(ctx, life)
+			why := k.await(ctx, life)
 			if ctx.Err() != nil {
 				return
 			}
 			k.mu.Lock()
-			k.drop(errors.New("net-resolver has ended"))
+			k.drop(why)
+			k.kill()
 			k.mu.Unlock()
-			k.cfg.Log.Warn("net-resolver has ended; starting it again")
+			k.cfg.Log.Warn("net-resolver is started again", "reason", why)
 		}
 		select {
 		case <-ctx.Done():
@@ -129,19 +138,40 @@ func (k *Keeper) watch(ctx context.Context, life *control.Conn) {
 	}
 }
 
-// await returns when the process at the other end of a connection is gone, or the context is done.
-func (k *Keeper) await(ctx context.Context, life *control.Conn) {
+// await returns when the process at the other end of a connection is gone, hangs, or says what it was not asked, or when
+// the context is done.
+func (k *Keeper) await(ctx context.Context, life *control.Conn) error {
 	stop := context.AfterFunc(ctx, func() { life.Close() })
 	defer stop()
 	defer life.Close()
+	pause := cmp.Or(k.cfg.Pause, lookPause)
 	for {
-		var a control.Answer
-		all, err := life.Receive(&a)
-		descriptor.Close(all)
-		if err != nil {
-			return
+		_, err := k.hear(life, pause)
+		switch {
+		case err == nil:
+			return errors.New("net-resolver says what it was not asked")
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return errors.New("net-resolver has ended")
+		}
+		err = life.SetDeadline(time.Now().Add(lookTime))
+		if err == nil {
+			err = life.Send(control.Request{Hello: &control.Hello{Version: control.Version, Build: k.cfg.Build}})
+		}
+		a, heard := k.hear(life, lookTime)
+		if err = errors.Join(err, heard); err != nil || a.Hello == nil {
+			return fmt.Errorf("net-resolver does not say that it is there: %w", err)
 		}
 	}
+}
+
+// hear reads what the process says within some time.
+func (k *Keeper) hear(life *control.Conn, within time.Duration) (a control.Answer, err error) {
+	if err := life.SetDeadline(time.Now().Add(within)); err != nil {
+		return a, err
+	}
+	all, err := life.Receive(&a)
+	descriptor.Close(all)
+	return a, err
 }
 
 // backoff is how long to wait before a process is started again: not at all, unless they end soon after each other.

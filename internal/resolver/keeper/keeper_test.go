@@ -66,7 +66,7 @@ func end() { _ = syscall.Kill(os.Getpid(), syscall.SIGKILL) }
 
 func serve(c *net.UnixConn, how string) {
 	conn := control.New(c)
-	for {
+	for n := 0; ; n++ {
 		var q control.Request
 		all, err := conn.Receive(&q)
 		descriptor.Close(all)
@@ -85,6 +85,12 @@ func serve(c *net.UnixConn, how string) {
 		case q.Hello != nil && how == "garbage":
 			_, _ = c.Write(append(binary.BigEndian.AppendUint64(nil, 5<<32), "{{{{{"...))
 			continue
+		case q.Hello != nil && how == "hanging" && n > 0:
+			continue
+		case q.Hello != nil && how == "chatting":
+			for conn.Send(control.Answer{Hello: &control.Hello{Version: control.Version, Build: "test"}}) == nil {
+			}
+			return
 		case q.Hello != nil:
 			answer = control.Answer{Hello: &control.Hello{Version: control.Version, Build: "test"}}
 		case how == "silent":
@@ -101,7 +107,7 @@ func serve(c *net.UnixConn, how string) {
 }
 
 // open opens a keeper whose process is this test binary, told how to behave by what it has of the environment.
-func open(t *testing.T, how string) (*keeper.Keeper, *bytes.Buffer) {
+func open(t *testing.T, how string) (*keeper.Keeper, string) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -109,14 +115,15 @@ func open(t *testing.T, how string) (*keeper.Keeper, *bytes.Buffer) {
 	}
 	t.Setenv("PATH", as+"="+how)
 	var log bytes.Buffer
-	k := keeper.Open(keeper.Config{Run: t.TempDir(), Path: self, Build: "test",
+	run := t.TempDir()
+	k := keeper.Open(keeper.Config{Run: run, Path: self, Build: "test", Pause: 10 * time.Millisecond,
 		Log: slog.New(slog.NewTextHandler(&log, nil))})
 	t.Cleanup(func() {
 		if err := k.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return k, &log
+	return k, run
 }
 
 var (
@@ -164,6 +171,24 @@ func TestProcessesThatMisbehave(t *testing.T) {
 			if err := k.Stop(t.Context(), server.Key()); err != nil && how != "refusing" {
 				t.Error(err)
 			}
+		})
+	}
+}
+
+// A process that nobody asks for anything, and that hangs or speaks without end, is replaced all the same.
+func TestProcessesThatAreLeftAlone(t *testing.T) {
+	for _, how := range []string{"hanging", "chatting"} {
+		t.Run(how, func(t *testing.T) {
+			_, run := open(t, how)
+			pid := func() string {
+				b, err := os.ReadFile(filepath.Join(run, "resolver.pid"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return string(b)
+			}
+			first := pid()
+			await.True(t, "another process", func() bool { return pid() != first })
 		})
 	}
 }
