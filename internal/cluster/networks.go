@@ -37,16 +37,20 @@ func (m *core) ready() error {
 		Remedy: "networks of this node alone work; for those of the cluster see that etcd runs and --etcd names it"}
 }
 
-// rest is how long calls wait for an etcd that was there a moment ago: a client that goes from one of its members to
-// another is without for less.
-const rest = 3 * time.Second
+// rest is how long calls wait for an etcd that was there a moment ago: members find another leader in less, and a client
+// goes from one of them to another.
+const (
+	rest   = 3 * time.Second
+	moment = 10 * time.Second
+)
 
 // awaitReady waits until etcd can be asked, if it could a moment ago.
 func (m *core) awaitReady(ctx context.Context) error {
+	begin := time.Now()
 	for {
 		m.mu.Lock()
-		turned, left := m.turned, rest-time.Since(m.state.Since)
-		wait := !m.state.Connected && m.state.Synced && left > 0
+		turned, left := m.turned, rest-time.Since(begin)
+		wait := !m.state.Connected && m.state.Synced && left > 0 && begin.Sub(m.state.Since) < moment
 		m.mu.Unlock()
 		if !wait {
 			return m.ready()

@@ -26,10 +26,15 @@ func TestOneMemberOfEtcdIsIsolated(t *testing.T) {
 			}
 		}
 		f.run(e, "nft delete table inet cut")
-		// It is one member at a time: TCP has to have brought what was lost before the next one is no use.
-		f.until("n1", "etcdctl endpoint health")
+		// It is one member at a time: TCP has to have brought what was lost, and the others to have found a leader whom
+		// the one that is back does not question, before the next one is no use.
 		for _, e := range []string{"e1", "e2", "e3"} {
 			f.until(e, "ss -Htn '( sport = 2380 or dport = 2380 )' | awk '$3 > 0 { waits = 1 } END { exit waits }'")
+		}
+		f.until("n1", "etcdctl endpoint health")
+		f.converged("n1", "n2", "n3")
+		for _, n := range []string{"n1", "n2", "n3"} {
+			f.until(n, "net status | grep -q '^Store: *connected'")
 		}
 	}
 	f.converged("n1", "n2", "n3")
