@@ -28,6 +28,9 @@ const (
 	nobodyID = 65534
 )
 
+// maxLog bounds the log, in bytes.
+const maxLog = 1 << 20
+
 func main() {
 	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "net-resolver:", err)
@@ -70,7 +73,7 @@ func run(args []string) error {
 	debug.SetGCPercent(50) // memory counts more than the last tenth of its speed
 	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	// It goes on when netd's terminal goes.
-	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE, unix.SIGXFSZ)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 	return resolver.New(cfg).Run(ctx, listener)
@@ -102,6 +105,11 @@ func dropPrivileges() error {
 		if err := errors.Join(errs[:]...); err != nil {
 			return err
 		}
+	}
+	// What it writes is its log, which nobody keeps short, where netd keeps its state.
+	limit := unix.Rlimit{Cur: maxLog, Max: maxLog}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+		return fmt.Errorf("bound the log: %w", err)
 	}
 	if err := syscall.Setgroups(nil); err != nil {
 		return fmt.Errorf("leave all groups: %w", err)

@@ -181,8 +181,7 @@ func (a lookups) plainQuery(q *apiv1.NameQuery) error {
 	if len(q.GetRecords()) > 0 {
 		values := make([]string, 0, len(q.GetRecords()))
 		for _, r := range q.GetRecords() {
-			fields := strings.Fields(r)
-			values = append(values, fields[len(fields)-1])
+			values = append(values, r[strings.LastIndexAny(r, " \t")+1:])
 		}
 		answer = strings.Join(values, ", ")
 	}

@@ -42,6 +42,9 @@ func TestQuestionsDoNotDriveTheTerminal(t *testing.T) {
 // Every form of the log has the same questions.
 func TestFormsOfTheLogOfQuestions(t *testing.T) {
 	n := newNetd(t)
+	if out, errs, code := n.call(t, "dns", "log", "blank"); code != 0 || !strings.Contains(out, "db A -> , ") {
+		t.Errorf("an answer without a text: %d %q %q", code, out, errs)
+	}
 	out, _, _ := n.call(t, "dns", "log", "front", "--format", "json")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	if len(lines) != 2 {

@@ -46,6 +46,10 @@ func (d *systemPart) WatchNames(_ context.Context, askers []string) iter.Seq2[se
 		if len(askers) == 0 {
 			askers = []string{"web"}
 		}
+		if slices.Contains(askers, "blank") { // as a resolver may say that was taken over
+			yield(server.NameQuery{Asker: "web", Name: "db", Type: "A", Records: []string{"", " "}}, nil)
+			return
+		}
 		at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 		for _, q := range []server.NameQuery{
 			{Time: at, Asker: askers[0], Client: "10.7.0.2:40000", Name: "db", Type: "A", Rcode: "NOERROR",

@@ -176,8 +176,9 @@ func TestNamesSurvive(t *testing.T) {
 	}
 	sockets := func() string { return n.inside("web")("ss -Hlnu -e | grep -o 'ino:[0-9]*'") }
 	before := sockets()
-	if matches(t, "who answers", n.Sh(fmt.Sprintf("ps -o user= -p %d; grep -E 'CapEff|NoNewPrivs' /proc/%[1]d/status",
-		n.resolver())), `(?s)nobody.*CapEff:\s+0000000000000000.*NoNewPrivs:\s+1`); t.Failed() {
+	if matches(t, "who answers", n.Sh(fmt.Sprintf("ps -o user= -p %d; grep -E 'CapEff|NoNewPrivs' /proc/%[1]d/status; "+
+		"grep 'file size' /proc/%[1]d/limits", n.resolver())),
+		`(?s)nobody.*CapEff:\s+0000000000000000.*NoNewPrivs:\s+1.*file size\s+1048576\s+1048576`); t.Failed() {
 		return
 	}
 	for range 3 {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -104,8 +105,9 @@ type Answer struct {
 
 // Conn sends and receives messages. One goroutine may send while another receives.
 type Conn struct {
-	c    *net.UnixConn
-	send sync.Mutex
+	c        *net.UnixConn
+	send     sync.Mutex
+	received atomic.Int64
 }
 
 // New makes a Conn of a connection.
@@ -122,6 +124,9 @@ func Dial(path string) (*Conn, error) {
 
 // Close ends the connection.
 func (c *Conn) Close() error { return c.c.Close() }
+
+// Received is how many bytes messages had that have come, the one included that could not be decoded.
+func (c *Conn) Received() int64 { return c.received.Load() }
 
 // SetDeadline bounds what is under way and what comes.
 func (c *Conn) SetDeadline(t time.Time) error { return c.c.SetDeadline(t) }
@@ -187,6 +192,7 @@ func (c *Conn) Receive(v any) (files []descriptor.Descriptor, err error) {
 		return files, fmt.Errorf("a message of %d bytes with %d of %d descriptors: want at most %d bytes and all",
 			size, len(files), count, MaxMessage)
 	}
+	c.received.Add(int64(size))
 	b := make([]byte, size)
 	if _, err := io.ReadFull(c.c, b); err != nil {
 		return files, err

@@ -67,6 +67,7 @@ const (
 const (
 	maxNames   = 1 << 20
 	maxServers = 1 << 15
+	maxTold    = 256 << 20 // bytes
 )
 
 // Open takes up the process that there is, or starts one. From then on there is always one, until Close.

@@ -2,6 +2,7 @@ package keeper_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -54,7 +55,7 @@ func impostor(how string) {
 		go func() {
 			serve(c.(*net.UnixConn), how)
 			c.Close()
-			if open.Add(-1) == 0 { // netd is gone, or has given it up
+			if open.Add(-1) == 0 && how != "boundless" { // netd is gone, or has given it up
 				end()
 			}
 		}()
@@ -93,6 +94,19 @@ func serve(c *net.UnixConn, how string) {
 			return
 		case q.Hello != nil:
 			answer = control.Answer{Hello: &control.Hello{Version: control.Version, Build: "test"}}
+		case q.List && how == "boundless":
+			for n := 0; ; n++ {
+				many := make([]plan.NameMember, control.MaxObjects)
+				for i := range many {
+					many[i] = plan.NameMember{Zone: "1", ID: fmt.Sprint(i), Names: []string{strings.Repeat("x", 4000)}}
+				}
+				if conn.Send(control.Answer{Names: &control.Names{Members: many}}) != nil {
+					return
+				}
+			}
+		case q.Watch != nil && how == "watched":
+			_ = conn.Send(control.Answer{Query: &control.Query{Name: "db"}})
+			return
 		case how == "silent":
 			continue
 		case how == "refusing":
@@ -190,6 +204,46 @@ func TestProcessesThatAreLeftAlone(t *testing.T) {
 			first := pid()
 			await.True(t, "another process", func() bool { return pid() != first })
 		})
+	}
+}
+
+// A process that an earlier netd has left tells of names without end. It is ended, and what it told is not believed.
+func TestAProcessThatTellsWithoutEnd(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := keeper.Config{Run: t.TempDir(), Path: self, Build: "test", Log: slog.New(slog.DiscardHandler)}
+	t.Setenv("PATH", as+"=boundless")
+	k := keeper.Open(c)
+	_ = k.Serve(t.Context(), server, sockets(t)) // so that the process stays
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", as+"=fine")
+	k = keeper.Open(c)
+	if zones, members, servers := k.List(); len(zones)+len(members)+len(servers) > 0 {
+		t.Errorf("%d zones, %d members and %d servers are believed", len(zones), len(members), len(servers))
+	}
+	if err := k.Trouble(); err != nil {
+		t.Error(err)
+	}
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A process that ends each connection at which questions are watched does not keep netd busy.
+func TestWatchingAProcessThatEndsIt(t *testing.T) {
+	k, _ := open(t, "watched")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	n := 0
+	for range k.Watch(ctx, nil) {
+		n++
+	}
+	if n == 0 || n > 20 {
+		t.Errorf("%d questions in a second", n)
 	}
 }
 

@@ -14,6 +14,9 @@ import (
 // lookupTime bounds a lookup. The resolver itself gives servers elsewhere less.
 const lookupTime = 15 * time.Second
 
+// watchPause is before questions are watched again.
+const watchPause = 100 * time.Millisecond
+
 // Lookup says what a server would answer, and why.
 func (k *Keeper) Lookup(ctx context.Context, q control.Lookup) (control.Explanation, error) {
 	conn, stop, err := k.aside(ctx)
@@ -53,6 +56,10 @@ func (k *Keeper) Watch(ctx context.Context, servers []string) iter.Seq2[control.
 			if ctx.Err() == nil && err != nil && k.Trouble() != nil {
 				yield(control.Query{}, err)
 				return
+			}
+			select { // it may end each time
+			case <-ctx.Done():
+			case <-time.After(watchPause):
 			}
 		}
 	}

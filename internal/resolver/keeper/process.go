@@ -32,7 +32,9 @@ func (k *Keeper) adopt() (life *control.Conn) {
 	}
 	k.mu.Lock()
 	k.conn = conn
-	err = k.takeList()
+	if err = k.takeList(); err != nil {
+		k.forget()
+	}
 	if err == nil && (hello.Version != control.Version || hello.Build != k.cfg.Build) {
 		err = errors.New("it is of another version")
 		_ = k.ask(control.Request{Quit: true})
@@ -50,6 +52,16 @@ func (k *Keeper) adopt() (life *control.Conn) {
 		return k.begin()
 	}
 	return life
+}
+
+// forget drops what a process has told of which not all can be used: the next pass makes it again. The caller holds mu.
+func (k *Keeper) forget() {
+	for _, s := range k.servers {
+		s.Close()
+	}
+	clear(k.zones)
+	clear(k.members)
+	clear(k.servers)
 }
 
 // takeList reads what the process has. The caller holds mu.
@@ -92,7 +104,7 @@ func (k *Keeper) takeList() error {
 		default:
 			return errors.New("its answer is to another question")
 		}
-		if len(k.zones)+len(k.members) > maxNames || len(k.servers) > maxServers {
+		if len(k.zones)+len(k.members) > maxNames || len(k.servers) > maxServers || k.conn.Received() > maxTold {
 			return errors.New("it tells of more than there can be")
 		}
 	}
