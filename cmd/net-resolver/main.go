@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -53,8 +54,14 @@ func run(args []string) error {
 	place := flags.String("place", "", "the control socket")
 	flags.StringVar(&cfg.Build, "build", "", "version of the netd that starts it")
 	flags.Var((*list)(&cfg.Resolv), "resolv", "a file that names the host's servers; may be given several times")
+	wait := flags.Bool("wait", false, "wait until netd has noted the process")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *wait {
+		if err := noted(); err != nil {
+			return err
+		}
 	}
 	if *place == "" {
 		return errors.New("it is started by netd: run 'net dns lookup' instead")
@@ -77,6 +84,16 @@ func run(args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 	return resolver.New(cfg).Run(ctx, listener)
+}
+
+// noted returns once netd has noted this process.
+func noted() error {
+	f := os.NewFile(control.WaitFD, "wait")
+	defer f.Close()
+	if _, err := io.ReadFull(f, make([]byte, 1)); err != nil {
+		return fmt.Errorf("wait for netd: %w", err)
+	}
+	return nil
 }
 
 func inherited() (*net.UnixListener, error) {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -161,6 +162,38 @@ func (n *node) resolver() int {
 		n.t.Fatalf("resolver.pid: %q: %v", text, err)
 	}
 	return pid
+}
+
+// A resolver of a netd that was killed before it had noted the process ends: nobody could end it when it hangs.
+func TestAResolverThatNobodyHasNoted(t *testing.T) {
+	place := filepath.Join(t.TempDir(), "sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: place, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	socket, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	wait, noted, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer wait.Close()
+	cmd := exec.CommandContext(t.Context(), program(t, "net-resolver"), "--place", place, "--wait")
+	cmd.ExtraFiles = []*os.File{socket, wait}
+	var out strings.Builder
+	cmd.Stderr = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	noted.Close()
+	if err := cmd.Wait(); err == nil {
+		t.Error("it works")
+	}
+	matches(t, "it ends", out.String(), `wait for netd: EOF`)
 }
 
 // Names are answered whoever is killed, by the same sockets.

@@ -29,6 +29,9 @@ const (
 // ListenerFD is the descriptor of the control socket that the resolver is started with.
 const ListenerFD = 3
 
+// WaitFD is that of a pipe from which the resolver reads a byte before it does anything, when it is told to wait.
+const WaitFD = 4
+
 // MaxObjects is how many names a message has at most.
 const MaxObjects = 1000
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -55,7 +56,7 @@ func impostor(how string) {
 		go func() {
 			serve(c.(*net.UnixConn), how)
 			c.Close()
-			if open.Add(-1) == 0 && how != "boundless" { // netd is gone, or has given it up
+			if open.Add(-1) == 0 && how != "boundless" && how != "staying" { // netd is gone, or has given it up
 				end()
 			}
 		}()
@@ -228,6 +229,37 @@ func TestAProcessThatTellsWithoutEnd(t *testing.T) {
 	if err := k.Trouble(); err != nil {
 		t.Error(err)
 	}
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A process that an earlier netd has left hangs: it would keep the sockets that the next one needs.
+func TestAProcessThatWasLeftHangs(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := keeper.Config{Run: t.TempDir(), Path: self, Build: "test", Log: slog.New(slog.DiscardHandler)}
+	t.Setenv("PATH", as+"=staying")
+	k := keeper.Open(c)
+	_ = k.Serve(t.Context(), server, sockets(t)) // so that the process stays
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(c.Run, "resolver.pid"))
+	var noted struct{ PID int }
+	if err = errors.Join(err, json.Unmarshal(b, &noted)); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(noted.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", as+"=fine")
+	k = keeper.Open(c)
+	await.True(t, "the process that hung is gone", func() bool {
+		return errors.Is(syscall.Kill(noted.PID, 0), syscall.ESRCH)
+	})
 	if err := k.Close(); err != nil {
 		t.Error(err)
 	}

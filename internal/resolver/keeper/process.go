@@ -143,6 +143,7 @@ func (k *Keeper) dial() (*control.Conn, control.Hello, error) {
 func (k *Keeper) begin() (life *control.Conn) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.kill() // there may be one that hangs, with sockets that the next one needs
 	err := k.launch()
 	if err == nil {
 		k.conn, _, err = k.dial()
@@ -223,13 +224,20 @@ func (k *Keeper) launch() error {
 		return fmt.Errorf("open the log of net-resolver: %w", err)
 	}
 	defer logs.Close()
-	args := []string{"net-resolver", "--build", k.cfg.Build, "--place", k.socket()}
+	// Until its number is noted it does nothing: a netd that is killed before leaves none that nobody can end.
+	wait, noted, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer wait.Close()
+	defer noted.Close()
+	args := []string{"net-resolver", "--build", k.cfg.Build, "--place", k.socket(), "--wait"}
 	for _, r := range k.cfg.Resolv {
 		args = append(args, "--resolv", r)
 	}
 	pid, err := forkWithoutPrivileges(k.cfg.Path, args, &syscall.ProcAttr{
 		Dir: "/", Env: []string{"PATH=" + os.Getenv("PATH"), "GOMAXPROCS=2", "GOTRACEBACK=single"},
-		Files: []uintptr{null.Fd(), null.Fd(), logs.Fd(), listener.Fd()},
+		Files: []uintptr{null.Fd(), null.Fd(), logs.Fd(), listener.Fd(), wait.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
@@ -243,7 +251,11 @@ func (k *Keeper) launch() error {
 			}
 		}
 	}()
-	return k.notePID(pid)
+	if err := k.notePID(pid); err != nil {
+		return err
+	}
+	_, err = noted.Write([]byte{0})
+	return err
 }
 
 // forkWithoutPrivileges starts a program that no file gives privileges to, whatever it runs (PR_SET_NO_NEW_PRIVS of
@@ -302,6 +314,9 @@ func (k *Keeper) notePID(pid int) error {
 	return nil
 }
 
+// killTime is how long the end of a process that was killed is waited for: its sockets are free then.
+const killTime = time.Second
+
 // kill ends a process that does not answer. What it said its number is would not count: netd has noted it.
 func (k *Keeper) kill() {
 	b, err := os.ReadFile(k.pidFile())
@@ -319,6 +334,7 @@ func (k *Keeper) kill() {
 	defer unix.Close(fd)
 	if start, err := startOf(p.PID); err == nil && start == p.Start {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(killTime.Milliseconds()))
 	}
 }
 
