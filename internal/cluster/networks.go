@@ -37,8 +37,8 @@ func (m *core) ready() error {
 		Remedy: "networks of this node alone work; for those of the cluster see that etcd runs and --etcd names it"}
 }
 
-// rest is how long calls wait for an etcd that was there a moment ago: members find another leader in less, and a client
-// goes from one of them to another.
+// rest is how long calls wait for an etcd that was there a moment ago: members find another leader in less, and a
+// client goes from one of them to another.
 const (
 	rest   = 3 * time.Second
 	moment = 10 * time.Second

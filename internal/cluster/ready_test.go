@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// A call that comes while members of etcd look for another leader waits as long as any other for them, however long they
-// have been without one.
+// A call that comes while members of etcd look for another leader waits as long as any other for them, however long
+// they have been without one.
 func TestACallWaitsForAnElection(t *testing.T) {
 	m := &core{turned: make(chan struct{})}
 	m.state.Synced, m.state.Since = true, time.Now().Add(-rest)

@@ -82,9 +82,9 @@ func undoes(compares []*etcdserverpb.Compare, key []byte, deletes bool) bool {
 	return false
 }
 
-// settle finds out whether a transaction that was made again, and did nothing then, was done the first time: all that it
-// writes is there, of one revision. Its answer then says so. What somebody else has changed since counts as not done:
-// who asked has to read again, as after any other conflict.
+// settle finds out whether a transaction that was made again, and did nothing then, was done the first time: all that
+// it writes is there, of one revision. Its answer then says so. What somebody else has changed since counts as not
+// done: who asked has to read again, as after any other conflict.
 func settle(ctx context.Context, r *etcdserverpb.TxnRequest, reply *etcdserverpb.TxnResponse,
 	look func(context.Context, *etcdserverpb.TxnRequest, *etcdserverpb.TxnResponse) error) error {
 	var reads []*etcdserverpb.RequestOp

@@ -103,7 +103,8 @@ func (f *failover) call(ctx context.Context, req any, invoke func(context.Contex
 			return unsure, err
 		case maybe && !repeatable(req):
 			if !done {
-				err = status.Error(codes.Unavailable, errLeft.Error()) // after a DeadlineExceeded, etcd's client tries again
+				// After a DeadlineExceeded etcd's client would try again.
+				err = status.Error(codes.Unavailable, errLeft.Error())
 			}
 			return unsure, err
 		case maybe:

@@ -57,7 +57,8 @@ const (
 	startTime  = 5 * time.Second
 )
 
-// How often a process is looked at that nobody has asked for anything, and how long it may take to say that it is there.
+// How often a process is looked at that nobody has asked for anything, and how long it may take to say that it is
+// there.
 const (
 	lookPause = 5 * time.Second
 	lookTime  = 4 * time.Second
@@ -139,8 +140,8 @@ func (k *Keeper) watch(ctx context.Context, life *control.Conn) {
 	}
 }
 
-// await returns when the process at the other end of a connection is gone, hangs, or says what it was not asked, or when
-// the context is done.
+// await returns when the process at the other end of a connection is gone, hangs, or says what it was not asked, or
+// when the context is done.
 func (k *Keeper) await(ctx context.Context, life *control.Conn) error {
 	stop := context.AfterFunc(ctx, func() { life.Close() })
 	defer stop()
