@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"time"
 
@@ -229,6 +230,7 @@ func (v *serving) connection(conn net.Conn) {
 	defer c.tasks.Wait()
 	defer v.survive()
 	for c.next() {
+		runtime.Gosched() // others first: there may be more in this connection, without end
 	}
 }
 
