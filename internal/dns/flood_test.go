@@ -3,10 +3,13 @@ package dns
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,6 +71,42 @@ func TestAFloodHarmsNoOther(t *testing.T) {
 	}
 	if used := v.asking.used(); used > maxAsking {
 		t.Errorf("%d questions under way", used)
+	}
+}
+
+// So many sandboxes ask all they may of servers that do not answer that no question more could be under way. There is
+// room for another one all the same.
+func TestManyFloodsLeaveRoom(t *testing.T) {
+	f := newFabric(t, up1)
+	elsewhere(t, up1, record("60 IN A 192.0.2.1"))
+	ctx, cancel := context.WithCancel(t.Context())
+	var under sync.WaitGroup
+	var refused atomic.Int32
+	defer under.Wait()
+	defer cancel()
+	for i := range 2 * maxFlights / maxAsking {
+		v := f.srv.idle(plan.NameServer{NS: plan.NetNS(fmt.Sprint(i)), Addr: addr("127.0.0.11")})
+		for j := range maxAsking {
+			if !v.asking.take(addr("127.0.0.1")) {
+				t.Fatal("a sandbox may not ask what it may")
+			}
+			under.Go(func() {
+				defer v.asking.give(addr("127.0.0.1"))
+				i := inquiry{name: fmt.Sprintf("flood%d-%d", i, j)}
+				_, err := f.srv.asking.do(ctx, i, v.asking.used(), func() answerOf { <-ctx.Done(); return answerOf{} })
+				if errors.Is(err, errBusy) {
+					refused.Add(1)
+				}
+			})
+		}
+	}
+	await.True(t, "the floods are under way", func() bool {
+		f.srv.asking.mu.Lock()
+		defer f.srv.asking.mu.Unlock()
+		return len(f.srv.asking.now)+int(refused.Load()) == 2*maxFlights
+	})
+	if got := answer(f.ask(f.box, "www.example", dns.TypeA)); got != "192.0.2.1" {
+		t.Errorf("%s from elsewhere", got)
 	}
 }
 

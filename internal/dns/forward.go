@@ -51,7 +51,7 @@ func (v *serving) forward(ctx context.Context, w question, q *dns.Msg) reply {
 	}
 	ctx, cancel := context.WithTimeout(ctx, totalTime)
 	defer cancel()
-	a, err := v.s.asking.do(ctx, i, func() answerOf { return v.askAll(i, servers) })
+	a, err := v.s.asking.do(ctx, i, v.asking.used(), func() answerOf { return v.askAll(i, servers) })
 	if err != nil || a.msg == nil {
 		r := new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
 		r.RecursionAvailable = true
@@ -309,6 +309,16 @@ const maxFlights = 4096
 
 var errBusy = errors.New("too many questions are under way")
 
+// share is how many questions one name server may have under way for another one to be asked, when so many more may be.
+// The less room there is, the less of it one gets: however many of them flood, there is some for the next one.
+func share(room int) int {
+	const half = maxFlights / 2
+	if room >= half {
+		return maxAsking
+	}
+	return min(max(maxAsking*room*room/(half*half), 1), room)
+}
+
 // flights are the inquiries under way.
 type flights struct {
 	mu    sync.Mutex
@@ -323,14 +333,14 @@ type flight struct {
 }
 
 // do waits for the answer to an inquiry, which one of those who ask it sees to. It goes on for the others when one does
-// not wait any more.
-func (f *flights) do(ctx context.Context, i inquiry, ask func() answerOf) (answerOf, error) {
+// not wait any more. Has is how many questions of one name server are under way.
+func (f *flights) do(ctx context.Context, i inquiry, has int, ask func() answerOf) (answerOf, error) {
 	f.mu.Lock()
 	if f.now == nil {
 		f.now = map[inquiry]*flight{}
 	}
 	x := f.now[i]
-	if x == nil && len(f.now) >= maxFlights {
+	if x == nil && has > share(maxFlights-len(f.now)) {
 		f.mu.Unlock()
 		return answerOf{}, errBusy
 	}
