@@ -159,8 +159,8 @@ func (e *preparer) hostsText(ctx context.Context, s Spec, hostname, netns string
 	error) {
 	var b strings.Builder
 	if netns == hostNetNS {
-		host, err := os.ReadFile("/etc/hosts")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		host, err := readOptional("/etc/hosts")
+		if err != nil {
 			return nil, err
 		}
 		b.Write(host)
@@ -294,12 +294,14 @@ func (e *records) resolvConf(s Spec, host bool) (out []byte, servers int, err er
 	return given.text(), servers, nil
 }
 
-// readOptional reads a file of the host's that may be missing. What is no file, or has no end, is as one that is empty:
-// nothing waits for it.
+// readOptional reads a file of the host's that may be missing. What is no file, or leads to none, or has no end, is as
+// one that is empty: nothing waits for it, and no container is without it.
 func readOptional(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	for _, none := range []error{fs.ErrNotExist, unix.ELOOP, unix.ENOTDIR, unix.ENXIO, unix.ENODEV} {
+		if errors.Is(err, none) {
+			return nil, nil
+		}
 	}
 	if err != nil {
 		return nil, err

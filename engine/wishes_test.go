@@ -3,6 +3,7 @@ package engine_test
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -273,7 +274,17 @@ func TestNameServersThatAreNoFile(t *testing.T) {
 	if err := unix.Mkfifo(pipe, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{pipe, t.TempDir()} {
+	loop := filepath.Join(t.TempDir(), "loop")
+	if err := os.Symlink(loop, loop); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, path := range []string{pipe, t.TempDir(), loop, socket, filepath.Join(socket, "below")} {
 		w.resolv = []string{path}
 		w.restart()
 		c := w.start(engine.Spec{Command: []string{"sleep", "1000"}})
