@@ -182,8 +182,9 @@ func (n *Names) disown(f *finding, view []string, name string) {
 		if !below || z.Name == "" {
 			continue
 		}
-		known := n.owned[short] > 0 || n.lately.has(short)
-		if known || slices.Contains(view, id) && !isPublic(z.Name) {
+		known, on, public := n.owned[short] > 0 || n.lately.has(short), slices.Contains(view, id), isPublic(z.Name)
+		// What others call a network takes no domain of the world away from who is not on it.
+		if on && (known || !public) || known && !public {
 			f.nothing(dns.RcodeNameError, "nothing of this name is on network "+z.Name)
 			return
 		}

@@ -127,6 +127,18 @@ func TestNamesComeAndGo(t *testing.T) {
 	if up.times("example.dev") != 1 || up.times("known.dev") != 0 {
 		t.Error("the domain dev is hidden, or what is known of it was asked for")
 	}
+	// Nor does one that others have made take a domain away from who is not on it.
+	com, google := plan.NameZone{ID: "c", Name: "com"}, member("c", "11", "", 0, "google", "10.11.0.2")
+	f.names.Apply([]plan.Object{com, google}, nil)
+	want("google.com", "NXDOMAIN")
+	if up.times("google.com") != 1 {
+		t.Error("a network that others have made hides google.com")
+	}
+	want("far.other", "NXDOMAIN")
+	if up.times("far.other") != 0 {
+		t.Error("a name on another network was asked for elsewhere")
+	}
+	f.names.Apply(nil, []plan.Object{com, google})
 	zones, members := f.names.List()
 	if len(zones) != 4 || len(members) != 9 {
 		t.Errorf("%d zones and %d members", len(zones), len(members))
