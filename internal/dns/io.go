@@ -71,6 +71,9 @@ func (v *serving) packet(b []byte, sa unix.Sockaddr) {
 		return
 	}
 	since := time.Now()
+	if !v.pace.take(from.Addr(), since) {
+		return
+	}
 	q, r, elsewhere := v.look(b)
 	if !elsewhere {
 		v.send(q, r, from, sa, since)

@@ -74,6 +74,7 @@ type serving struct {
 	asking  *quota        // questions that servers elsewhere are asked
 	talking *quota        // connections, of each who asks
 	conns   chan struct{} // and of all
+	pace    *pace         // of those who ask over UDP; nil where all are one
 	stop    context.CancelFunc
 	life    context.Context
 	tasks   sync.WaitGroup
@@ -121,8 +122,12 @@ func (s *Server) Serve(n plan.NameServer, socks Sockets) error {
 // idle has bounds and no sockets yet.
 func (s *Server) idle(n plan.NameServer) *serving {
 	several := n.NS == ""
-	return &serving{NameServer: n, s: s, asking: newQuota(maxAsking, several), talking: newQuota(maxConns, several),
+	v := &serving{NameServer: n, s: s, asking: newQuota(maxAsking, several), talking: newQuota(maxConns, several),
 		conns: make(chan struct{}, maxConns)}
+	if several {
+		v.pace = newPace()
+	}
+	return v
 }
 
 func (s *Server) open(n plan.NameServer, socks Sockets) (*serving, error) {

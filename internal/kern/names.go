@@ -39,6 +39,9 @@ const (
 	askTCP = 2
 )
 
+// sharedBuffer is for questions over UDP at a gateway, in bytes: some thousands.
+const sharedBuffer = 2 << 20
+
 // dnsPort is where names are asked for (RFC 1035 section 4.2).
 const dnsPort = 53
 
@@ -243,6 +246,12 @@ func nameSocket(n plan.NameServer, kind int, port uint16) (descriptor.Descriptor
 			// Nothing that comes by another link is taken in, whatever address it was sent to.
 			if err := unix.BindToDevice(fd, n.Link); err != nil {
 				return fmt.Errorf("bind to link %s: %w", n.Link, err)
+			}
+		}
+		if n.Link != "" && kind == unix.SOCK_DGRAM {
+			// Several ask there: what one of them sends while the server does not run leaves room for the others.
+			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, sharedBuffer); err != nil {
+				return fmt.Errorf("make room for questions: %w", err)
 			}
 		}
 		if n.Link != "" || kind == unix.SOCK_STREAM {
