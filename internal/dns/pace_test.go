@@ -39,7 +39,8 @@ func TestEachIsReadAtItsOwnPace(t *testing.T) {
 	}
 }
 
-// One who asks at a gateway without end is thrown away, and another one is answered; in its sandbox one asks as it likes.
+// What one asks at a gateway without end is thrown away, and another one is answered; in its sandbox one asks as it
+// likes.
 func TestAFloodAtAGateway(t *testing.T) {
 	f := newFabric(t)
 	for at, want := range map[string]bool{f.gate: false, f.box: true} {
