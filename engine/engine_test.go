@@ -134,6 +134,8 @@ func (n *networks) Publish(_ context.Context, _ string, ports []cnm.PortMapping)
 	return n.fail
 }
 
+func (n *networks) Settled() {}
+
 func (n *networks) NetNSPath(s cnm.Sandbox) string {
 	n.mu.Lock()
 	defer n.mu.Unlock()

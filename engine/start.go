@@ -123,6 +123,7 @@ func (l *launch) run(ctx context.Context) error {
 	if err := l.child.Create(ctx, l.bundle); err != nil {
 		return err
 	}
+	l.e.c.Networks.Settled()
 	if l.attach != nil {
 		if err := l.attach(); err != nil {
 			return fmt.Errorf("attach to the container: %w", err)

@@ -154,7 +154,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return fmt.Errorf("open the prober of other nodes: %w", err)
 	}
 	d.closing(d.prober.Close)
-	d.nets = &networks{ctrl: d.ctrl, render: d.render, path: d.kernel.NetNSPath,
+	d.nets = &networks{ctrl: d.ctrl, settled: d.names.Settled, render: d.render, path: d.kernel.NetNSPath,
 		hostAddrs: d.kernel.Addresses, firewall: d.kernel.Firewall()}
 	return d.expressible(ctx)
 }

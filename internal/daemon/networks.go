@@ -24,6 +24,8 @@ type networks struct {
 	hostAddrs func(context.Context) ([]netip.Addr, error)
 	// firewall is what has the rules.
 	firewall string
+	// settled waits until the resolver knows the names there are.
+	settled func()
 	// containers knows containers by reference; nil until the engine is open.
 	containers *engine.Engine
 }
@@ -55,8 +57,13 @@ func (n *networks) Network(ctx context.Context, ref string) (cnm.Network, error)
 
 // Attach implements [engine.Networks].
 func (n *networks) Attach(ctx context.Context, sandbox string, r cnm.AttachRequest) (cnm.Endpoint, error) {
-	return n.ctrl.Attach(ctx, sandbox, r)
+	e, err := n.ctrl.Attach(ctx, sandbox, r)
+	n.settled()
+	return e, err
 }
+
+// Settled implements [engine.Networks].
+func (n *networks) Settled() { n.settled() }
 
 // Detach implements [engine.Networks].
 func (n *networks) Detach(ctx context.Context, sandbox, network string) error {
@@ -198,7 +205,7 @@ func (n *networks) Connect(ctx context.Context, container string, r cnm.AttachRe
 	}
 	var e cnm.Endpoint
 	if bare {
-		e, err = n.ctrl.Attach(ctx, sandbox, r)
+		e, err = n.Attach(ctx, sandbox, r)
 	} else {
 		e, err = n.containers.Connect(ctx, container, r)
 	}
@@ -235,6 +242,7 @@ type sandboxes struct{ *networks }
 // CreateSandbox implements [server.Sandboxes].
 func (s sandboxes) CreateSandbox(ctx context.Context, r cnm.SandboxRequest) (server.SandboxView, error) {
 	b, ends, err := s.ctrl.CreateSandbox(ctx, r)
+	s.settled()
 	if err != nil {
 		return server.SandboxView{}, err
 	}

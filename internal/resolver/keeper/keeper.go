@@ -262,6 +262,14 @@ func (k *Keeper) ask(q control.Request, with ...descriptor.Descriptor) error {
 	if err := k.conn.Send(q, with...); err != nil {
 		return err
 	}
+	if err := k.catchUp(); err != nil {
+		return err
+	}
+	return k.answer()
+}
+
+// catchUp reads the answers to what was posted. The caller holds mu.
+func (k *Keeper) catchUp() error {
 	for ; k.posted > 0; k.posted-- {
 		err := k.answer()
 		if _, told := errors.AsType[*refusal](err); !told && err != nil {
@@ -271,7 +279,22 @@ func (k *Keeper) ask(q control.Request, with ...descriptor.Descriptor) error {
 			k.cfg.Log.Warn("net-resolver has refused something", "error", err)
 		}
 	}
-	return k.answer()
+	return nil
+}
+
+// Settled returns once the process knows what there was to know before. Who starts a program in a sandbox waits for it
+// at the last moment: until then the process had time to run. Without a process there is nothing to wait for.
+func (k *Keeper) Settled() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.conn == nil || k.posted == 0 {
+		return
+	}
+	err := k.conn.SetDeadline(time.Now().Add(answerTime))
+	if err == nil {
+		err = k.catchUp()
+	}
+	_ = k.settle(err) // it ends the process: nothing is refused here
 }
 
 // answer reads one. The caller holds mu.
@@ -290,7 +313,7 @@ func (k *Keeper) answer() error {
 	return nil
 }
 
-// Names implements [kern.NameHost].
+// Names implements [kern.NameHost]. [Keeper.Settled] says when the process knows them.
 func (k *Keeper) Names(_ context.Context, ops []plan.Op) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -301,12 +324,7 @@ func (k *Keeper) Names(_ context.Context, ops []plan.Op) error {
 				return err
 			}
 		}
-		// A name that comes is there when this returns; one that goes is gone as soon as the process runs.
-		tell := k.call
-		if len(n.Zones)+len(n.Members) == 0 {
-			tell = func(q control.Request) error { return k.post(q) }
-		}
-		if err := tell(control.Request{Names: &n}); err != nil {
+		if err := k.post(control.Request{Names: &n}); err != nil {
 			return err
 		}
 	}
