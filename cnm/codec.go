@@ -8,7 +8,7 @@ import (
 
 // record is a value the store keeps for the controller.
 type record interface {
-	Network | Sandbox | Endpoint | Peer | Call | Grant
+	Network | Sandbox | Endpoint | Peer | Call | Grant | Lease
 }
 
 // NetworkOf decodes a record of [KindNetwork].
@@ -51,6 +51,18 @@ func GrantOf(r Record) (Grant, error) {
 	g, err := decode[Grant](r)
 	g.Revision = r.Revision
 	return g, err
+}
+
+// LeaseOf decodes a record of [KindLease].
+func LeaseOf(r Record) (Lease, error) {
+	l, err := decode[Lease](r)
+	l.Revision = r.Revision
+	return l, err
+}
+
+// ListLeases reads every record of leases, in order of ID.
+func ListLeases(ctx context.Context, s Store) ([]Lease, error) {
+	return list(ctx, s, KindLease, LeaseOf)
 }
 
 // ListGrants reads every record of what IPAM drivers of others have given, in order of ID.

@@ -3,6 +3,8 @@ package cnm
 import (
 	"context"
 	"net/netip"
+
+	"github.com/vethloom/vethloom/plan"
 )
 
 // PoolRequest asks for one subnet of a new network. The zero value asks for a
@@ -35,6 +37,9 @@ type Claim struct {
 	Addrs  []netip.Prefix // with the subnet's length, IPv4 first
 	Writes []Write
 	Finish func(committed bool) // may be nil
+	// MAC and Leased are the endpoint's where who gives the address decides on them; else the zero value and nil.
+	MAC    plan.MAC
+	Leased *Leased
 }
 
 // Done reports whether the commit with the claim's writes succeeded. It must be
@@ -43,6 +48,13 @@ func (c *Claim) Done(committed bool) {
 	if c.Finish != nil {
 		c.Finish(committed)
 	}
+}
+
+// EndpointClaimer is an [IPAM] that must know more of an endpoint than its ID.
+type EndpointClaimer interface {
+	IPAM
+	// ClaimFor is Claim for an endpoint that has no addresses yet.
+	ClaimFor(ctx context.Context, n Network, e Endpoint, want, before []netip.Addr) (*Claim, error)
 }
 
 // IPAM gives networks their subnets and endpoints their addresses. Package

@@ -123,8 +123,9 @@ type Endpoint struct {
 	// its default route has the kernel's own metric: it is that of the sandbox, for programs that change it
 	Plain bool `json:"plain,omitempty"`
 	LinkOptions
-	Phase    Phase  `json:"phase"`
-	Revision uint64 `json:"-"`
+	Leased   *Leased `json:"leased,omitempty"` // nil without a DHCP server; never changed, only replaced
+	Phase    Phase   `json:"phase"`
+	Revision uint64  `json:"-"`
 }
 
 // Attached reports whether a sandbox has the endpoint.

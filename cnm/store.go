@@ -22,6 +22,7 @@ const (
 	KindMember    Kind = "member" // what this node knows of itself as a member of the cluster
 	KindCall      Kind = "call"   // what drivers of others were asked for, see Call
 	KindGrant     Kind = "grant"  // what IPAM drivers of others have given, see Grant
+	KindLease     Kind = "lease"  // what a LAN's DHCP server has given, see Lease
 )
 
 // Key names a record. IDs may hold any byte but NUL.

@@ -23,7 +23,11 @@ const extendTries = 10
 func (k *addresses) claim(ctx context.Context, j *joining) (err error) {
 	id, want := owner(j.e.ID), j.request.Addrs
 	if j.network.Cluster == nil {
-		j.claim, err = k.ipam.Claim(ctx, j.network, id, want, j.request.Before)
+		if c, ok := k.ipam.(cnm.EndpointClaimer); ok {
+			j.claim, err = c.ClaimFor(ctx, j.network, j.e, want, j.request.Before)
+		} else {
+			j.claim, err = k.ipam.Claim(ctx, j.network, id, want, j.request.Before)
+		}
 		return err
 	}
 	cluster, err := k.membership(j.network)
@@ -211,4 +215,34 @@ func (k *addresses) readdress(endpoints []cnm.Endpoint) {
 			endpoints[i].Addrs = ent.v.Addrs
 		}
 	}
+}
+
+// Readdress gives an endpoint other addresses, as a DHCP server has decided, and returns once the kernel agrees. The
+// error is a [cnm.ErrNotFound] when it is gone or going.
+func (k *endpoints) Readdress(ctx context.Context, endpoint string, addrs []netip.Prefix, l *cnm.Leased) (cnm.Endpoint,
+	error) {
+	var now cnm.Endpoint
+	err := k.commit(ctx, func() ([]cnm.Write, error) {
+		w, err := cnm.Change(ctx, k.store, cnm.KindEndpoint, endpoint, func(e *cnm.Endpoint) {
+			e.Addrs, e.Leased = addrs, l
+			now = *e
+		})
+		if err == nil && now.Phase == cnm.Deleting {
+			err = notFound("endpoint", cnm.Short(endpoint), nil)
+		}
+		return []cnm.Write{w}, err
+	})
+	if err != nil {
+		return now, fmt.Errorf("give endpoint %s other addresses: %w", cnm.Short(endpoint), err)
+	}
+	k.mu.Lock()
+	if ent := k.ix.endpoints[endpoint]; ent != nil {
+		ent.v.Addrs, ent.v.Leased = slices.Clone(addrs), l
+	}
+	k.mu.Unlock()
+	if err := k.converge(ctx, cnm.EndpointOwner(endpoint)); err != nil {
+		return now, err
+	}
+	k.emitEndpoint(ActionRenumber, now, k.containerOf(now.Sandbox))
+	return copyEndpoint(now), nil
 }

@@ -179,7 +179,10 @@ func (k *endpoints) prepare(ctx context.Context, s cnm.Sandbox, requests []cnm.A
 		if err := k.addrs.claim(ctx, j); err != nil {
 			return js, k.explain(err, j.network, r.Addrs)
 		}
-		j.e.Addrs = j.claim.Addrs
+		j.e.Addrs, j.e.Leased = j.claim.Addrs, j.claim.Leased
+		if j.claim.MAC != (plan.MAC{}) {
+			j.e.MAC = j.claim.MAC
+		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -55,9 +55,21 @@ func RenderEndpoint(n cnm.Network, e cnm.Endpoint, o Options, h cnm.Host) (plan.
 func RenderInside(n cnm.Network, e cnm.Endpoint, h cnm.Host) plan.State {
 	r := endpointRender{n: n, e: e, h: h, inside: e.LinkName()}
 	r.addresses()
+	r.leased()
 	r.sysctls()
 	r.ownSysctls()
 	return r.state
+}
+
+// leased are the routes that a DHCP server has given.
+func (r *endpointRender) leased() {
+	if r.e.Leased == nil || len(r.e.Addrs) == 0 {
+		return
+	}
+	for _, given := range r.e.Leased.Routes {
+		r.state.Routes = append(r.state.Routes, plan.Route{NS: r.e.NetNS, Dst: given.Dst, Via: given.Via,
+			Link: r.inside})
+	}
 }
 
 // CheckEndpoint implements [cnm.EndpointChecker]. Ports that are still to be chosen (Dynamic
@@ -140,6 +152,9 @@ func (r *endpointRender) addresses() {
 	for _, a := range r.e.Addrs {
 		r.state.Addrs = append(r.state.Addrs, plan.Addr{NS: r.e.NetNS, Link: r.inside, Prefix: a})
 		gw := poolOf(r.n, a.Addr()).Gateway
+		if l := r.e.Leased; l != nil && a.Addr().Is4() && l.Router.IsValid() {
+			gw = l.Router
+		}
 		if r.n.Internal || !gw.IsValid() || r.routed(gw.Is4()) {
 			continue
 		}

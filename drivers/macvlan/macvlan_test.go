@@ -32,7 +32,13 @@ func TestGolden(t *testing.T) {
 		Plain: true, MAC: plan.MAC{0x02, 0x42, 192, 0, 2, 7},
 		Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/24"), netip.MustParsePrefix("2001:db8::7/64")}}
 	h := cnm.Host{Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8"), netip.MustParsePrefix("192.0.2.1/24")}}
+	leased := e
+	leased.Addrs = e.Addrs[:1]
+	leased.Leased = &cnm.Leased{Router: netip.MustParseAddr("192.0.2.99"), Routes: []cnm.GivenRoute{
+		{Dst: netip.MustParsePrefix("198.51.100.0/24"), Via: netip.MustParseAddr("192.0.2.98")},
+		{Dst: netip.MustParsePrefix("203.0.113.0/24")}}}
 	for name, n := range map[string]cnm.Network{
+		"leased":        lan("parent", "eth0"),
 		"plain":         lan("parent", "eth0"),
 		"private-vlan":  lan("parent", "eth0.100", "mode", "private", "mtu", "1400"),
 		"passthru":      lan("parent", "eth0.100", "vlan", "none", "mode", "passthru"),
@@ -43,6 +49,10 @@ func TestGolden(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if err := (Driver{}).CheckNetwork(n); err != nil {
 				t.Fatal(err)
+			}
+			e := e
+			if name == "leased" {
+				e = leased
 			}
 			var b strings.Builder
 			for _, render := range []func() (plan.State, error){
@@ -64,10 +74,13 @@ func TestGolden(t *testing.T) {
 }
 
 func TestCheckNetworkRefuses(t *testing.T) {
+	dhcp := lan("parent", "eth0", "mode", "passthru")
+	dhcp.IPAM = &cnm.NetworkIPAM{Driver: cnm.DHCP}
 	for _, c := range []struct {
 		n    cnm.Network
 		want string
 	}{
+		{dhcp, "leave --ipam-driver dhcp out"},
 		{lan(), "-o parent=eth0"},
 		{lan("parent", "a/b"), "not the name of a link"},
 		{lan("parent", "vlb-12345678"), "not a link to a LAN"},
@@ -76,6 +89,7 @@ func TestCheckNetworkRefuses(t *testing.T) {
 		{lan("parent", "eth0", "vlan", "0"), "1 to 4094"},
 		{lan("parent", "eth0", "vlan", "4095"), "1 to 4094"},
 		{lan("parent", "eth0", "mtu", "1000"), "at least 1280"},
+		{lan("parent", "eth0", "duplicate-detection", "perhaps"), "want true or false"},
 		{lan("parent", "eth0", "paernt", "eth1"), "unknown option"},
 		{lan("parent", "eth0", "host-access", "maybe"), "want true, false"},
 		{lan("parent", "eth0", "host-access", "192.0.2.9"), "--aux-address host=192.0.2.9"},
