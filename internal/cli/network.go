@@ -74,7 +74,8 @@ func (a networks) networkCreate() *cobra.Command {
 	f.BoolVar(&o.ipv6, "ipv6", false, "give endpoints IPv6 addresses")
 	f.BoolVar(&o.internal, "internal", false, "no way out of the network")
 	f.Bool("attachable", true, "taken as Docker's: containers may be on every network")
-	f.StringVar(&o.ipam, "ipam-driver", "", "plugin that gives subnets and addresses (default: netd itself)")
+	f.StringVar(&o.ipam, "ipam-driver", "",
+		"who gives subnets and addresses: dhcp (the LAN's server) or a plugin (default: netd itself)")
 	f.StringArrayVar(&o.ipamOptions, "ipam-opt", nil, "option KEY=VALUE of the IPAM plugin")
 	f.StringArrayVarP(&o.options, "opt", "o", nil, "driver option KEY=VALUE")
 	f.StringArrayVar(&o.routes, "route", nil, "route of containers, SUBNET[,via=ADDRESS]; the same as -o routes=")

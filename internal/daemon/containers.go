@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 
 	"github.com/vethloom/vethloom/api/server"
@@ -75,6 +76,15 @@ func (n *networks) changed(ctx context.Context, sandbox string) error {
 		return err
 	}
 	return n.containers.NetworksChanged(ctx, sandbox, ends)
+}
+
+// readdress gives an endpoint what a DHCP server has decided, and tells its container's files.
+func (n *networks) readdress(ctx context.Context, endpoint string, addrs []netip.Prefix, l *cnm.Leased) error {
+	e, err := n.ctrl.Readdress(ctx, endpoint, addrs, l)
+	if err != nil {
+		return err
+	}
+	return n.changed(ctx, e.Sandbox)
 }
 
 // containers shows the engine's containers together with their networks.

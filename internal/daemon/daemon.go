@@ -41,6 +41,7 @@ import (
 	"github.com/vethloom/vethloom/internal/resolver/keeper"
 	"github.com/vethloom/vethloom/internal/store/bolt"
 	"github.com/vethloom/vethloom/ipam"
+	"github.com/vethloom/vethloom/ipam/dhcp"
 	"github.com/vethloom/vethloom/ipam/lan"
 	"github.com/vethloom/vethloom/plan"
 )
@@ -67,6 +68,7 @@ type daemon struct {
 	events *events
 	member *cluster.Member
 	remote *remote.Caller
+	leases *dhcp.Leases
 	prober *health.Prober
 
 	images  *image.Store
@@ -140,9 +142,12 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.learnHost(ctx); err != nil {
 		return err
 	}
+	if err := openLeases(ctx, d, records, addresses, drivers); err != nil {
+		return err
+	}
 	d.rec = reconcile.New(reconcile.Config{Kernel: d.applied(), Source: d.render, Log: d.log, Observer: d.passed})
 	d.ctrl, err = controller.New(ctx, controller.Config{
-		Store: records, IPAM: addressing(d, addresses, drivers), Drivers: drivers, Outside: d.remote, Cluster: d.member,
+		Store: records, IPAM: d.leases, Drivers: drivers, Outside: d.remote, Cluster: d.member,
 		Fabric: fabric{Reconciler: d.rec, remote: d.remote}, HostAddrs: d.kernel.Addresses,
 		DynamicPorts: d.dynamicPorts, Log: d.log, Events: d.recordChanged,
 	})
@@ -159,9 +164,14 @@ func (d *daemon) open(ctx context.Context) error {
 	return d.expressible(ctx)
 }
 
-// addressing is who gives networks their addresses: package ipam, or a plugin, and the LAN has a say.
-func addressing(d *daemon, own cnm.IPAM, drivers []cnm.Driver) cnm.IPAM {
-	return lan.Over(lan.Config{IPAM: d.remote.Over(own), Drivers: drivers, Prober: d.kernel, Log: d.log})
+// openLeases opens who gives networks their addresses: package ipam, or a plugin, where the LAN has a say, or the LAN's
+// DHCP server.
+func openLeases(ctx context.Context, d *daemon, records cnm.Store, own cnm.IPAM, drivers []cnm.Driver) (err error) {
+	d.leases, err = dhcp.New(ctx, dhcp.Config{
+		IPAM:  lan.Over(lan.Config{IPAM: d.remote.Over(own), Drivers: drivers, Prober: d.kernel, Log: d.log}),
+		Pools: own, Store: records, Drivers: drivers, Network: d.kernel, Log: d.log,
+	})
+	return err
 }
 
 // openNames starts what answers names, or takes it up again.
@@ -249,7 +259,10 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	if _, err := sdnotify.SdNotify(false, sdnotify.SdNotifyReady); err != nil {
 		d.log.Warn("could not tell systemd", "err", err)
 	}
-	return srv.Serve(ctx, l)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return srv.Serve(ctx, l) })
+	g.Go(func() error { return d.leases.Run(ctx, d.nets.readdress) })
+	return g.Wait()
 }
 
 // listenHTTP takes the address of metrics and health before anything is done, so

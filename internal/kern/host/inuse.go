@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -34,4 +35,11 @@ func (h *Host) InUse(ctx context.Context, link string, addrs []netip.Addr) (map[
 		return nil, fmt.Errorf("ask the LAN of %s who has %v: %w", link, ask, err)
 	}
 	return used, nil
+}
+
+// DHCP opens a connection for a client of DHCP on a LAN, who has the hardware address there. The error is a
+// [plan.NoLinkError] when there is no such link.
+func (h *Host) DHCP(link string, mac plan.MAC) (net.PacketConn, error) {
+	const client = 68 // RFC 2131 section 4.1
+	return packet.ListenUDP(h.fd, link, mac, client)
 }

@@ -74,11 +74,8 @@ func (s *Socket) bind(fd int, filter []bpf.RawInstruction) error {
 		return os.NewSyscallError("setsockopt SO_ATTACH_FILTER", err)
 	}
 	// Answers to a solicitation without a source go to all nodes, and the link may be without IPv6.
-	err = unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &unix.PacketMreq{
-		Ifindex: int32(s.link.Index), Type: unix.PACKET_MR_MULTICAST, Alen: uint16(len(s.MAC)),
-		Address: [8]byte{0x33, 0x33, 0, 0, 0, 1}})
-	if err != nil {
-		return os.NewSyscallError("setsockopt PACKET_ADD_MEMBERSHIP", err)
+	if err := s.join(unix.PACKET_MR_MULTICAST, plan.MAC{0x33, 0x33, 0, 0, 0, 1}); err != nil {
+		return err
 	}
 	err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: bigEndian(unix.ETH_P_ALL), Ifindex: s.link.Index})
 	return os.NewSyscallError("bind", err)
@@ -89,6 +86,21 @@ func bigEndian(v uint16) uint16 {
 		return v
 	}
 	return bits.ReverseBytes16(v)
+}
+
+// join has the link take frames to one more hardware address.
+func (s *Socket) join(kind uint16, mac plan.MAC) error {
+	conn, err := s.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	m := unix.PacketMreq{Ifindex: int32(s.link.Index), Type: kind, Alen: uint16(len(mac))}
+	copy(m.Address[:], mac[:])
+	var joined error
+	err = conn.Control(func(fd uintptr) {
+		joined = unix.SetsockoptPacketMreq(int(fd), unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m)
+	})
+	return errors.Join(err, os.NewSyscallError("setsockopt PACKET_ADD_MEMBERSHIP", joined))
 }
 
 // Close closes the socket.
