@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/vethloom/vethloom/plan"
 )
@@ -95,6 +96,14 @@ type PeerDriver interface {
 	RenderPeer(Network, Peer, Host) (plan.State, error)
 }
 
+// Flooder is a [PeerDriver] whose networks send what is for many endpoints to each node that has some.
+type Flooder interface {
+	PeerDriver
+	// RenderNode renders the way to all endpoints of a network that are on a node, by one of its addresses on the
+	// underlay.
+	RenderNode(n Network, node netip.Addr, h Host) (plan.State, error)
+}
+
 // Path is how packets of a network get to a peer.
 type Path struct {
 	Addr  netip.Addr     // what answers at its far end; the zero value: nothing that this node could ask
@@ -182,8 +191,29 @@ func IngressOwner(peer string) plan.Owner { return plan.Owner("ingress/" + peer)
 // PeerOwner is the owner of what leads to a peer.
 func PeerOwner(id string) plan.Owner { return plan.Owner("peer/" + id) }
 
-// NodeOwner is the owner of what concerns a node that peers are on, by its address on the underlay.
-func NodeOwner(addr string) plan.Owner { return plan.Owner("node/" + addr) }
+// NodeOwner is the owner of what concerns a node that peers are on, by its [NodeID].
+func NodeOwner(id string) plan.Owner { return plan.Owner("node/" + id) }
+
+// NodeID is the ID of the record of a node by its address on the underlay: of one that endpoints of a network are on,
+// or, without a network, of one that any peers are on.
+func NodeID(network string, a netip.Addr) string {
+	if network == "" {
+		return a.String()
+	}
+	return PeerID(network, a.String())
+}
+
+// ParseNodeID is the short ID of the network, if there is one, and the node's address.
+func ParseNodeID(id string) (network string, a netip.Addr, err error) {
+	addr := id
+	if i := strings.IndexByte(id, '/'); i >= 0 {
+		network, addr = id[:i], id[i+1:]
+	}
+	if a, err = netip.ParseAddr(addr); err != nil {
+		return "", netip.Addr{}, fmt.Errorf("the record of node %q: %w", id, err)
+	}
+	return network, a, nil
+}
 
 // PeerID is the ID of a peer's record.
 func PeerID(network, key string) string { return Short(network) + "/" + key }

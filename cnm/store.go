@@ -18,7 +18,7 @@ const (
 	KindImage     Kind = "image"
 	KindVolume    Kind = "volume"
 	KindPeer      Kind = "peer"   // what other nodes have of cluster networks, as last seen
-	KindNode      Kind = "node"   // the address of a node that peers are on; its ID is all it says
+	KindNode      Kind = "node"   // a node that peers are on; its ID, a [NodeID], is all it says
 	KindMember    Kind = "member" // what this node knows of itself as a member of the cluster
 	KindCall      Kind = "call"   // what drivers of others were asked for, see Call
 	KindGrant     Kind = "grant"  // what IPAM drivers of others have given, see Grant

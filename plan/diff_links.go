@@ -176,7 +176,8 @@ func sameLink(want, have Link) bool {
 	if want.Owner != have.Owner || want.Master != have.Master || want.Master != "" && want.Port != have.Port {
 		return false
 	}
-	return sameMAC(want.MAC, have.MAC) && (want.Kind != Veth || sameMAC(want.Peer.MAC, have.Peer.MAC))
+	return want.Querier == have.Querier && sameMAC(want.MAC, have.MAC) &&
+		(want.Kind != Veth || sameMAC(want.Peer.MAC, have.Peer.MAC))
 }
 
 func sameMAC(want, have MAC) bool { return want == MAC{} || want == have }

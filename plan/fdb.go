@@ -8,6 +8,8 @@ type FDBEntry struct {
 	Link string     // the device, or the port
 	MAC  MAC        // what is behind it
 	Dst  netip.Addr // of a VXLAN device: the remote tunnel endpoint; the zero value: the entry is the bridge's
+	// Yields has an entry of a bridge not take the address from another port. It is not observed.
+	Yields bool
 }
 
 // Key is the link, the hardware address, and whether the entry is the bridge's. The zero address stands for
@@ -25,7 +27,11 @@ func (f FDBEntry) Key() string {
 
 func (f FDBEntry) String() string {
 	if !f.Dst.IsValid() {
-		return words(f.NS, "fdb", macText(f.MAC), "dev", f.Link, "master static")
+		line := []string{"fdb", macText(f.MAC), "dev", f.Link, "master static"}
+		if f.Yields {
+			line = append(line, "yields")
+		}
+		return words(f.NS, line...)
 	}
 	return words(f.NS, "fdb", macText(f.MAC), "dev", f.Link, "dst", f.Dst.String())
 }

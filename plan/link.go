@@ -56,7 +56,10 @@ type Link struct {
 	Peer   VethPeer    // meaningful for Veth
 	VXLAN  VXLANDevice // meaningful for VXLAN
 	Lower  Lower       // meaningful for VLAN and Macvlan
-	Given  GivenLink   // meaningful for Given
+	// Querier has a Bridge ask who listens to which multicast group, and send frames to a group to those alone.
+	// Without one a bridge sends them everywhere.
+	Querier bool
+	Given   GivenLink // meaningful for Given
 }
 
 // GivenLink is a link that somebody else makes in the fabric's namespace. To make it is to move it to where it is
@@ -97,6 +100,7 @@ type BridgePort struct {
 	// NoLearning keeps the bridge from learning what is behind the port: what is there has an [FDBEntry].
 	NoLearning bool
 	NoFlood    bool // unicast frames to addresses that the bridge does not know do not leave by the port
+	Groups     bool // all multicast frames leave by the port, whoever listens behind it
 }
 
 // VethPeer is the other end of a veth pair. It has the MTU, the scope mark and the
@@ -115,6 +119,9 @@ func (l Link) String() string {
 	if l.Kind == VXLAN {
 		parts = append(parts, l.VXLAN.String())
 	}
+	if l.Querier {
+		parts = append(parts, "querier")
+	}
 	if l.Lower != (Lower{}) {
 		parts = append(parts, l.Lower.String())
 	}
@@ -129,18 +136,7 @@ func (l Link) String() string {
 	}
 	if l.Master != "" {
 		parts = append(parts, "master", l.Master)
-		if l.Port.Isolated {
-			parts = append(parts, "isolated")
-		}
-		if l.Port.Hairpin {
-			parts = append(parts, "hairpin")
-		}
-		if l.Port.NoLearning {
-			parts = append(parts, "learning off")
-		}
-		if l.Port.NoFlood {
-			parts = append(parts, "flood off")
-		}
+		parts = append(parts, l.Port.words()...)
 	}
 	if l.Up {
 		parts = append(parts, "up")
@@ -154,6 +150,20 @@ func (l Link) String() string {
 		parts = append(parts, "alias", AliasPrefix+string(l.Owner))
 	}
 	return words(l.NS, parts...)
+}
+
+// words are the flags as a part of the port's line.
+func (p BridgePort) words() (out []string) {
+	for _, flag := range []struct {
+		set  bool
+		text string
+	}{{p.Isolated, "isolated"}, {p.Hairpin, "hairpin"}, {p.NoLearning, "learning off"}, {p.NoFlood, "flood off"},
+		{p.Groups, "groups all"}} {
+		if flag.set {
+			out = append(out, flag.text)
+		}
+	}
+	return out
 }
 
 // String is the peer as a part of its link's line.

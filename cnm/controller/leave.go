@@ -128,6 +128,13 @@ func (k *shared) ownersOf(ctx context.Context, network string) ([]plan.Owner, er
 	for _, p := range peers {
 		owners = append(owners, cnm.PeerOwner(p.Key.ID), cnm.IngressOwner(p.Key.ID))
 	}
+	nodes, err := k.store.Find(ctx, cnm.KindNode, cnm.PeerID(network, ""))
+	if err != nil {
+		return nil, fmt.Errorf("find the nodes with endpoints of the network: %w", err)
+	}
+	for _, n := range nodes {
+		owners = append(owners, cnm.NodeOwner(n.Key.ID))
+	}
 	return owners, nil
 }
 

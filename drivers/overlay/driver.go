@@ -8,6 +8,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/drivers/bridge"
+	"github.com/vethloom/vethloom/internal/firewall"
 	"github.com/vethloom/vethloom/internal/linkname"
 	"github.com/vethloom/vethloom/plan"
 )
@@ -20,6 +21,7 @@ var (
 	_ cnm.GatewayChooser = Driver{}
 	_ cnm.LinkNamer      = Driver{}
 	_ cnm.Updater        = Driver{}
+	_ cnm.Flooder        = Driver{}
 )
 
 const name = "overlay"
@@ -146,19 +148,23 @@ func (Driver) RenderNetwork(n cnm.Network, h cnm.Host) (plan.State, error) {
 	if err != nil {
 		return plan.State{}, err
 	}
-	br := slices.IndexFunc(s.Links, func(l plan.Link) bool { return l.Kind == plan.Bridge })
+	br := &s.Links[slices.IndexFunc(s.Links, func(l plan.Link) bool { return l.Kind == plan.Bridge })]
 	// Every node has the gateway's address. Each with a MAC of its own, a bridge never
 	// sees its own one come in from another node.
-	s.Links[br].MAC = mac(n.ID, h.Node, "bridge")
+	br.MAC = mac(n.ID, h.Node, "bridge")
 	if !meets(n, h) {
 		return s, nil
 	}
+	br.Querier = o.floods()
 	if n.Cluster.VNI == 0 {
 		return plan.State{}, fmt.Errorf(
 			"network %s has no VNI in the cluster's records: remove it and create it again", n.Name)
 	}
-	s.Links = append(s.Links, device(n, o, s.Links[br], h))
+	s.Links = append(s.Links, device(n, o, *br, h))
 	s.Sysctls = append(s.Sysctls, sysctls(n, h)...)
+	e := firewall.Elements{Owner: br.Owner}
+	e.Stretched(LinkName(n.ID))
+	s.Rules.Elements = append(s.Rules.Elements, e.List...)
 	return s, nil
 }
 
@@ -184,9 +190,10 @@ func device(n cnm.Network, o Options, br plan.Link, h cnm.Host) plan.Link {
 		Name: LinkName(n.ID), Owner: br.Owner, Kind: plan.VXLAN, MAC: mac(n.ID, h.Node, "vxlan"), MTU: br.MTU, Up: true,
 		Master: br.Name,
 		// Isolated endpoints reach none on other nodes either. The bridge learns nothing of what is on other nodes: an
-		// endpoint that moves would be looked for where it was. What it does not know goes to the device, whose
-		// entries say where it is.
-		Port:  plan.BridgePort{Isolated: !o.Bridge.ICC, NoLearning: true},
+		// endpoint that moves would be looked for where it was. It has an entry for each endpoint elsewhere, and what
+		// it does not know stays here: the device would send it to all nodes, as it does with multicast.
+		Port: plan.BridgePort{Isolated: !o.Bridge.ICC, NoLearning: true, NoFlood: true,
+			Groups: o.floods()},
 		VXLAN: v,
 	}
 }

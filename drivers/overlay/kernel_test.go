@@ -213,6 +213,40 @@ func (w *world) box(name string, home *node, addrs ...string) {
 			w.tb.Fatal(err)
 		}
 	}
+	w.copies()
+}
+
+// copies renders which nodes each node sends what is for many to.
+func (w *world) copies() {
+	w.tb.Helper()
+	on := map[*node]bool{}
+	for _, home := range w.homes {
+		on[home] = true
+	}
+	for _, n := range w.nodes {
+		for _, other := range w.nodes {
+			delete(n.peers, "at "+other.name)
+			if other == n || !on[other] {
+				continue
+			}
+			for _, a := range []netip.Addr{other.host.Uplink.Addr4, other.host.Uplink.Addr6} {
+				s, err := overlay.Driver{}.RenderNode(w.network, a, n.host)
+				if err != nil {
+					w.tb.Fatal(err)
+				}
+				n.peers["at "+other.name] = n.peers["at "+other.name].Merge(s)
+			}
+		}
+	}
+}
+
+// forget has the other nodes know a box no more.
+func (w *world) forget(name string) {
+	delete(w.homes, name)
+	for _, n := range w.nodes {
+		delete(n.peers, name)
+	}
+	w.copies()
 }
 
 // path is where the namespace of a box or a node is.
@@ -272,22 +306,28 @@ func (w *world) pings(from, to string, want bool, more ...string) {
 	}
 }
 
+// inner is what nft(8) calls the bytes of a frame inside a tunnel: after those of UDP and VXLAN.
+func inner(offset int) string { return fmt.Sprintf("@th,%d", 8*(8+8+offset)) }
+
+// reports are frames in a tunnel with hop-by-hop options. A VXLAN device with IPv6 on, a router as its host is, says
+// once and at a time of its own that it is in the group of all routers.
+var reports = fmt.Sprintf("udp dport 4789 %s,16 0x86dd %s,8 0", inner(12), inner(14+6))
+
 // countUnderlay counts what the first node sends over the underlay on VXLAN's port: everything, ARP
 // and neighbour solicitations.
 func (w *world) countUnderlay() {
 	w.tb.Helper()
-	const inner = 8 + 8 // bytes of UDP and VXLAN before the inner frame
-	at := func(bytes int) string { return fmt.Sprintf("@th,%d", 8*(inner+bytes)) }
 	w.must("", "nft", fmt.Sprintf(`table netdev watch {
 		counter sent {}
 		counter inner_arp {}
 		counter solicitations {}
 		chain in { type filter hook ingress device port1 priority 0;
+			%s accept
 			udp dport 4789 counter name sent
 			udp dport 4789 %s,16 0x0806 counter name inner_arp
 			udp dport 4789 %s,16 0x86dd %s,8 58 %s,8 135 counter name solicitations
 		}
-	}`, at(12), at(12), at(14+6), at(14+40)))
+	}`, reports, inner(12), inner(12), inner(14+6), inner(14+40)))
 	w.tb.Cleanup(func() { w.must("", "nft", "delete", "table", "netdev", "watch") })
 	arp, solicitation := make([]byte, 8+14+64), make([]byte, 8+14+64) // of a network that nobody has
 	arp[8+12], arp[8+13] = 0x08, 0x06

@@ -21,10 +21,14 @@ type Options struct {
 	Bridge bridge.Options
 	VNI    uint32 // 0: one that no other network has
 	Port   uint16 // UDP
+	// Multicast has broadcast and multicast frames go to every node that has endpoints of the network.
+	Multicast bool
 }
 
 func knownOptions() []bridge.Option[Options] {
 	return append(bridge.OptionsIn(func(o *Options) *bridge.Options { return &o.Bridge }),
+		bridge.Option[Options]{Name: "multicast",
+			Set: bridge.Bool(func(o *Options) *bool { return &o.Multicast })},
 		bridge.Option[Options]{Name: "port", Set: func(o *Options, value string) error {
 			n, err := number(value, 1<<16-1)
 			o.Port = uint16(n)
@@ -52,10 +56,10 @@ func (Driver) Option(name string) (own string, inPlace bool) {
 	return bridge.OptionOf(knownOptions(), append(bridge.Fixed(), "port", "vni"), name)
 }
 
-// DecodeOptions decodes a network's options: the bridge's, and vni and port. An unknown name and a malformed
+// DecodeOptions decodes a network's options: the bridge's, and multicast, vni and port. An unknown name and a malformed
 // value are errors that say so.
 func DecodeOptions(given map[string]string) (Options, error) {
-	o := Options{Bridge: bridge.Defaults(), Port: defaultPort}
+	o := Options{Bridge: bridge.Defaults(), Port: defaultPort, Multicast: true}
 	if err := bridge.Decode(name, knownOptions(), given, &o); err != nil {
 		return Options{}, err
 	}

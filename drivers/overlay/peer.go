@@ -10,7 +10,8 @@ import (
 )
 
 // RenderPeer renders the way to an endpoint of another node: a neighbour entry for each of its addresses, which the
-// VXLAN device answers from, and the forwarding entry of its MAC. It refuses what would lead
+// VXLAN device answers from, and the forwarding entries of its MAC, of the bridge to the device and of the device to
+// the node. An endpoint of this node with that MAC keeps the bridge's. It refuses what would lead
 // traffic of this node astray; the error is a [cnm.ErrInvalid].
 func (Driver) RenderPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (plan.State, error) {
 	if n.Phase == cnm.Deleting || !meets(n, h) {
@@ -21,7 +22,10 @@ func (Driver) RenderPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (plan.State, err
 		return plan.State{}, invalid(fmt.Errorf("network %s: endpoint %s of node %s: %w", n.Name, p.ID, p.Node, err))
 	}
 	link := LinkName(n.ID)
-	s := plan.State{FDB: []plan.FDBEntry{{Link: link, MAC: p.MAC, Dst: dst}}}
+	s := plan.State{FDB: []plan.FDBEntry{
+		{Link: link, MAC: p.MAC, Dst: dst},
+		{Link: link, MAC: p.MAC, Yields: true},
+	}}
 	for _, a := range p.Prefixes {
 		s.Neighs = append(s.Neighs, plan.Neigh{Link: link, IP: a.Addr(), MAC: p.MAC})
 	}
@@ -47,7 +51,7 @@ func checkPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (netip.Addr, error) {
 		}
 	}
 	for _, a := range []netip.Addr{p.Addr4, p.Addr6} {
-		if a.IsValid() && (a == h.Uplink.Addr4 || a == h.Uplink.Addr6) {
+		if own(a, h) {
 			return netip.Addr{}, fmt.Errorf(
 				"its node's address %s is this node's own: give each node an address of its own (--node-ip)", a)
 		}
@@ -56,11 +60,20 @@ func checkPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (netip.Addr, error) {
 	if here.Is6() {
 		dst, family = p.Addr6, "IPv6"
 	}
-	if !dst.IsValid() || dst.Is4() != here.Is4() || dst.IsUnspecified() || dst.IsMulticast() || dst.IsLoopback() {
+	if !leads(dst, here) {
 		return netip.Addr{}, fmt.Errorf("its node has no %s address, and this node's tunnels end at %s: give all "+
 			"nodes an address of one family (--node-ip)", family, here)
 	}
 	return dst, nil
+}
+
+func own(a netip.Addr, h cnm.Host) bool {
+	return a.IsValid() && (a == h.Uplink.Addr4 || a == h.Uplink.Addr6)
+}
+
+// leads reports whether a tunnel from here can end at an address.
+func leads(to, here netip.Addr) bool {
+	return to.IsValid() && to.Is4() == here.Is4() && !to.IsUnspecified() && !to.IsMulticast() && !to.IsLoopback()
 }
 
 func checkAddr(n cnm.Network, a netip.Prefix) error {

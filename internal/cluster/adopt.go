@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -114,6 +115,11 @@ func (m networks) wakePeers(n cnm.Network) error {
 	for _, p := range m.peers.known {
 		if p.peer.Network == n.ID {
 			scopes = append(scopes, p.peer.Owners()...)
+		}
+	}
+	for id := range m.peers.nodes {
+		if strings.HasPrefix(id, cnm.PeerID(n.ID, "")) {
+			scopes = append(scopes, cnm.NodeOwner(id))
 		}
 	}
 	m.cfg.Wake(scopes...)

@@ -160,7 +160,7 @@ func newCore(cfg Config) *core {
 	m.leases = leases{m}
 	m.blocks = blocks{core: m, extending: &sync.RWMutex{}, idle: map[ownBlock]time.Time{}}
 	m.peers = peers{core: m, known: map[string]peerState{}, vanishing: map[string]bool{},
-		nodes: map[netip.Addr]peerNode{}}
+		nodes: map[string]peerNode{}}
 	return m
 }
 

@@ -8,24 +8,32 @@ import (
 	"github.com/vethloom/vethloom/cnm"
 )
 
-// peerNode is a node that peers are on. The firewall lets its address send to the ports of tunnels, so it has a
-// record of its own: with one for all nodes, each further node would cost more than the last.
+// peerNode is a node that peers are on, or one that endpoints of one network are on. The firewall lets the first
+// send to the ports of tunnels, and the second gets what is for many on that network. So each has a record of its
+// own: with one for all nodes, each further node would cost more than the last.
 type peerNode struct {
 	peers    int
 	revision uint64 // of the record; 0: there is none
 }
 
-func nodeKey(a netip.Addr) cnm.Key { return cnm.Key{Kind: cnm.KindNode, ID: a.String()} }
+func nodeKey(id string) cnm.Key { return cnm.Key{Kind: cnm.KindNode, ID: id} }
 
 // count adds n to the peers of a peer's node.
 func (m peers) count(p cnm.Peer, n int) { add(m.nodes, p, n) }
 
-func add(nodes map[netip.Addr]peerNode, p cnm.Peer, n int) {
+func add(nodes map[string]peerNode, p cnm.Peer, n int) {
 	for _, a := range []netip.Addr{p.Addr4, p.Addr6} {
-		if isNode(a) {
-			node := nodes[a]
+		if !isNode(a) {
+			continue
+		}
+		ids := []string{cnm.NodeID("", a)}
+		if p.Endpoint {
+			ids = append(ids, cnm.NodeID(p.Network, a))
+		}
+		for _, id := range ids {
+			node := nodes[id]
 			node.peers += n
-			nodes[a] = node
+			nodes[id] = node
 		}
 	}
 }
@@ -42,7 +50,7 @@ func isNode(a netip.Addr) bool {
 
 // nodeWrites are the records of nodes that come and go with changes of peers.
 func (m peers) nodeWrites(changes []peerChange) []cnm.Write {
-	changed := map[netip.Addr]peerNode{}
+	changed := map[string]peerNode{}
 	for _, c := range changes {
 		add(changed, m.known[c.write.Key.ID].peer, -1)
 		if c.write.Value != nil {
@@ -50,10 +58,10 @@ func (m peers) nodeWrites(changes []peerChange) []cnm.Write {
 		}
 	}
 	var writes []cnm.Write
-	for a, c := range changed {
-		node := m.nodes[a]
+	for id, c := range changed {
+		node := m.nodes[id]
 		node.peers += c.peers
-		if w, ok := node.write(a); ok {
+		if w, ok := node.write(id); ok {
 			writes = append(writes, w)
 		}
 	}
@@ -61,8 +69,8 @@ func (m peers) nodeWrites(changes []peerChange) []cnm.Write {
 }
 
 // write is what makes the record agree with the count.
-func (n peerNode) write(a netip.Addr) (cnm.Write, bool) {
-	w := cnm.Write{Key: nodeKey(a), Revision: n.revision}
+func (n peerNode) write(id string) (cnm.Write, bool) {
+	w := cnm.Write{Key: nodeKey(id), Revision: n.revision}
 	if n.peers > 0 {
 		w.Value = []byte("{}")
 	}
@@ -72,21 +80,17 @@ func (n peerNode) write(a netip.Addr) (cnm.Write, bool) {
 // committedNodes takes note of the revisions that records have got.
 func (m peers) committedNodes(ctx context.Context, writes []cnm.Write) error {
 	for _, w := range writes {
-		a, err := netip.ParseAddr(w.Key.ID)
-		if err != nil {
-			return fmt.Errorf("the record of node %q: %w", w.Key.ID, err)
-		}
 		if w.Value == nil {
-			delete(m.nodes, a)
+			delete(m.nodes, w.Key.ID)
 			continue
 		}
 		r, err := m.cfg.Local.Get(ctx, w.Key)
 		if err != nil {
-			return fmt.Errorf("read the node %s: %w", a, err)
+			return fmt.Errorf("read the node %s: %w", w.Key.ID, err)
 		}
-		node := m.nodes[a]
+		node := m.nodes[w.Key.ID]
 		node.revision = r.Revision
-		m.nodes[a] = node
+		m.nodes[w.Key.ID] = node
 	}
 	return nil
 }
@@ -99,16 +103,12 @@ func (m peers) rereadNodes(ctx context.Context) error {
 	}
 	var writes []cnm.Write
 	for _, r := range records {
-		a, err := netip.ParseAddr(r.Key.ID)
-		if err != nil {
-			return fmt.Errorf("the record of node %q: %w", r.Key.ID, err)
-		}
-		node := m.nodes[a]
+		node := m.nodes[r.Key.ID]
 		node.revision = r.Revision
-		m.nodes[a] = node
+		m.nodes[r.Key.ID] = node
 	}
-	for a, node := range m.nodes {
-		if w, ok := node.write(a); ok {
+	for id, node := range m.nodes {
+		if w, ok := node.write(id); ok {
 			writes = append(writes, w)
 		}
 	}

@@ -19,7 +19,7 @@ type peers struct {
 	*core
 	known     map[string]peerState // of the local store, by ID
 	vanishing map[string]bool      // those that etcd has no more, and that stay for a grace
-	nodes     map[netip.Addr]peerNode
+	nodes     map[string]peerNode  // by [cnm.NodeID]
 }
 
 // localBatch is how many peers one commit to the local store has at most.

@@ -22,7 +22,7 @@ type Config struct {
 // without elements, and the forwarding sysctls.
 func Base(c Config) plan.State {
 	return plan.State{
-		Rules:   plan.Ruleset{Chains: append(inetChains(), sourceChain()), Sets: baseSets()},
+		Rules:   plan.Ruleset{Chains: append(inetChains(), bridgeChains()...), Sets: baseSets()},
 		Sysctls: baseSysctls(c),
 	}
 }

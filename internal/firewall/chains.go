@@ -228,20 +228,20 @@ func postroutingRules() []plan.Rule {
 	return rules
 }
 
-// sourceChain checks what the ports of our bridges send. The first two rules
-// settle nearly every packet with one look-up.
-func sourceChain() plan.Chain {
-	return plan.Chain{Family: plan.BridgeTable, Name: "source", Rules: sourceRules(),
-		Base: plan.Base{Type: "filter", Hook: "prerouting", Priority: prioBridge, Policy: "accept"}}
-}
-
+// sourceRules check what the ports of our bridges send. After one comparison, two rules settle nearly every packet with
+// one look-up.
 func sourceRules() []plan.Rule {
 	ip, ip6, arp := is(plan.EtherType, "ip"), is(plan.EtherType, "ip6"), is(plan.EtherType, "arp")
 	icmp6 := is(plan.L4Proto, "ipv6-icmp")
 	from := func(addr plan.Field, set string) plan.Match { return in(set, plan.IIfName, plan.EtherSaddr, addr) }
-	return []plan.Rule{
+	rules := []plan.Rule{
+		// Who asks for the members of groups (IGMP's general query goes to 224.0.0.1) is the bridge alone.
+		dropped(ip, is(plan.IPDaddr, "224.0.0.1"), is(plan.L4Proto, "igmp"), in(setGuarded, plan.IIfName)),
 		rule(plan.Accept, ip, from(plan.IPSaddr, v4().source)),
 		rule(plan.Accept, ip6, not(icmp6), from(plan.IP6Saddr, v6().source)),
+	}
+	rules = append(rules, ofLink(plan.IIfName)...)
+	return append(rules,
 		rule(plan.Accept, not(in(setGuarded, plan.IIfName))),
 		dropped(not(in(setSourceMAC, plan.IIfName, plan.EtherSaddr))),
 
@@ -251,8 +251,8 @@ func sourceRules() []plan.Rule {
 		rule(plan.Accept, arp, is(plan.ARPSaddrIP, "0.0.0.0")),
 		rule(plan.Accept, arp, in(v4().source, plan.IIfName, plan.ARPSaddrEther, plan.ARPSaddrIP)),
 
-		// Router advertisements (134) and redirects (137) are for routers to send.
-		dropped(ip6, icmp6, is(plan.ICMPv6Type, "nd-router-advert", "nd-redirect")),
+		// Queries for members of groups (130), router advertisements (134) and redirects (137) are for routers to send.
+		dropped(ip6, icmp6, is(plan.ICMPv6Type, "mld-listener-query", "nd-router-advert", "nd-redirect")),
 		// A neighbour advertisement (RFC 4861) speaks for its target, whatever its source is.
 		dropped(ip6, icmp6, is(plan.ICMPv6Type, "nd-neighbor-advert"), not(from(plan.ICMPv6Target, v6().source))),
 		rule(plan.Accept, ip6, icmp6, from(plan.IP6Saddr, v6().source)),
@@ -261,5 +261,5 @@ func sourceRules() []plan.Rule {
 		rule(plan.Accept, ip6, icmp6, is(plan.IP6Saddr, "::"),
 			is(plan.ICMPv6Type, "nd-neighbor-solicit", "mld-listener-report", "mld2-listener-report")),
 		dropped(),
-	}
+	)
 }

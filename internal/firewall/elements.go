@@ -82,6 +82,10 @@ func (e *Elements) ForwardCluster(in, out string) {
 	e.add(plan.Inet, setForward, []string{in, out}, string(plan.Jump)+" "+chainCluster)
 }
 
+// Stretched is a bridge port that leads to other nodes' bridges of the same network. What bridges and routers say to
+// those on their own link does not come in by it.
+func (e *Elements) Stretched(port string) { e.add(plan.BridgeTable, setStretched, []string{port}) }
+
 // Source lets a bridge port send from these addresses alone.
 func (e *Elements) Source(port string, mac plan.MAC, addrs []netip.Prefix) {
 	e.add(plan.BridgeTable, setGuarded, []string{port})

@@ -16,6 +16,7 @@ const (
 
 	setGuarded   = "guarded"
 	setSourceMAC = "sourcemac"
+	setStretched = "stretched"
 )
 
 // family holds what differs between the two IP families, so that everything
@@ -104,6 +105,7 @@ func baseSets() []plan.Set {
 		inet(setTunnelPorts, plan.TypePort),
 		br(setGuarded, plan.TypeIfName),
 		br(setSourceMAC, plan.TypeIfName, plan.TypeEther),
+		br(setStretched, plan.TypeIfName),
 	}
 	for _, f := range families() {
 		port := []plan.DataType{f.addr, plan.TypeInetProto, plan.TypePort}

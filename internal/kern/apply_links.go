@@ -360,12 +360,7 @@ func (s *session) modifyLink(l, old plan.Link) error {
 			a.U32(unix.IFLA_MASTER, master)
 		}
 	}), rtnetlink.ChangeLink(l.Name, rtnetlink.UpFlag(l.Up), unix.IFF_UP, nil))
-	if l.Master != "" {
-		// The flags are those of a port, so it has to be one first.
-		near = append(near, rtnetlink.ChangeLink(l.Name, 0, 0,
-			func(a *attr.Builder) { rtnetlink.PortFlags(a, l.Port) }))
-	}
-	if err := s.send(l.NS, near...); err != nil {
+	if err := s.send(l.NS, append(near, bridging(l, old)...)...); err != nil {
 		return err
 	}
 	if l.Kind != plan.Veth {
@@ -373,6 +368,18 @@ func (s *session) modifyLink(l, old plan.Link) error {
 	}
 	far := append(s.resize(l.Peer.Name, l, old), s.farEnd(l, changed(l.Peer.MAC, old.Peer.MAC))...)
 	return s.send(l.Peer.NS, far...)
+}
+
+// bridging sets what a link is as a bridge, or as a port: one it has to be before it gets a port's flags.
+func bridging(l, old plan.Link) (out []rtnetlink.Request) {
+	if l.Kind == plan.Bridge && l.Querier != old.Querier {
+		out = append(out, rtnetlink.ChangeBridge(l))
+	}
+	if l.Master != "" {
+		out = append(out, rtnetlink.ChangeLink(l.Name, 0, 0,
+			func(a *attr.Builder) { rtnetlink.PortFlags(a, l.Port) }))
+	}
+	return out
 }
 
 // resize is the MTU before anything else, where it may have been too small for IPv6: the kernel takes no attributes of

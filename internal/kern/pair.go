@@ -79,7 +79,7 @@ func (p *pairing) first(neighbours map[uint32]*rtnetlink.Link, l *rtnetlink.Link
 	scope, _, _ := l.Owner()
 	out := plan.Link{
 		NS: l.NS, Name: l.Name, Owner: scope, Kind: l.Kind, MAC: l.MAC, MTU: l.MTU, Up: l.Up, Port: l.Port,
-		VXLAN: l.Device(),
+		VXLAN: l.Device(), Querier: l.Querier,
 	}
 	if m := neighbours[l.MasterIndex]; m != nil {
 		out.Master = m.Name

@@ -129,18 +129,31 @@ func (r *Renderer) All(ctx context.Context) (map[plan.Owner]reconcile.Want, erro
 			}
 		}
 	}
-	return out, r.nodes(ctx, add)
+	return out, r.nodes(ctx, byID, add)
 }
 
 // nodes renders every node that peers are on.
-func (r *Renderer) nodes(ctx context.Context, add func(plan.Owner, plan.State, error)) error {
+func (r *Renderer) nodes(ctx context.Context, byID map[string]cnm.Network,
+	add func(plan.Owner, plan.State, error)) error {
 	records, err := r.store.List(ctx, cnm.KindNode)
 	if err != nil {
 		return fmt.Errorf("list the nodes that peers are on: %w", err)
 	}
-	for _, n := range records {
-		st, err := node(n.Key.ID)
-		add(cnm.NodeOwner(n.Key.ID), st, err)
+	short := make(map[string]cnm.Network, len(byID))
+	for id, n := range byID {
+		short[cnm.Short(id)] = n
+	}
+	for _, rec := range records {
+		network, addr, err := cnm.ParseNodeID(rec.Key.ID)
+		var st plan.State
+		switch n, ok := short[network]; {
+		case err != nil:
+		case network == "":
+			st = sender(rec.Key.ID, addr)
+		case ok:
+			st, err = r.flood(n, addr)
+		}
+		add(cnm.NodeOwner(rec.Key.ID), st, err)
 	}
 	return nil
 }
@@ -156,8 +169,8 @@ func (r *Renderer) Render(ctx context.Context, owner plan.Owner) (plan.State, er
 	if id, ok := strings.CutPrefix(string(owner), string(cnm.IngressOwner(""))); ok {
 		return r.ingressByID(ctx, id)
 	}
-	if addr, ok := strings.CutPrefix(string(owner), string(cnm.NodeOwner(""))); ok {
-		return r.nodeByAddr(ctx, addr)
+	if id, ok := strings.CutPrefix(string(owner), string(cnm.NodeOwner(""))); ok {
+		return r.nodeByID(ctx, id)
 	}
 	if short, ok := strings.CutPrefix(string(owner), string(cnm.NamesOwner(""))); ok {
 		return r.namesByID(ctx, short)
@@ -287,25 +300,50 @@ func (r *Renderer) peerOf(ctx context.Context, id string) (cnm.Network, cnm.Peer
 	return n, p, err
 }
 
-// nodeByAddr renders what a node that peers are on may do: nothing without its record.
-func (r *Renderer) nodeByAddr(ctx context.Context, addr string) (plan.State, error) {
-	switch _, err := r.store.Get(ctx, cnm.Key{Kind: cnm.KindNode, ID: addr}); {
+// nodeByID renders what a node that peers are on may do, or what one that endpoints of a network are on is sent:
+// nothing without its record.
+func (r *Renderer) nodeByID(ctx context.Context, id string) (plan.State, error) {
+	switch _, err := r.store.Get(ctx, cnm.Key{Kind: cnm.KindNode, ID: id}); {
 	case errors.Is(err, cnm.ErrNotFound):
 		return plan.State{}, nil
 	case err != nil:
 		return plan.State{}, err
 	}
-	return node(addr)
+	network, addr, err := cnm.ParseNodeID(id)
+	if err != nil || network == "" {
+		return sender(id, addr), err
+	}
+	found, err := r.store.Find(ctx, cnm.KindNetwork, network)
+	if err != nil || len(found) == 0 {
+		return plan.State{}, err
+	}
+	n, err := r.networkOfPeers(ctx, found[0].Key.ID)
+	if err != nil {
+		return plan.State{}, err
+	}
+	return r.flood(n, addr)
 }
 
-func node(addr string) (plan.State, error) {
-	a, err := netip.ParseAddr(addr)
-	if err != nil {
-		return plan.State{}, fmt.Errorf("the record of node %q: %w", addr, err)
+// sender renders a node that may send to tunnels.
+func sender(id string, a netip.Addr) plan.State {
+	if !a.IsValid() {
+		return plan.State{}
 	}
-	e := firewall.Elements{Owner: cnm.NodeOwner(addr)}
+	e := firewall.Elements{Owner: cnm.NodeOwner(id)}
 	e.TunnelPeer(a)
-	return plan.State{Rules: plan.Ruleset{Elements: e.List}}, nil
+	return plan.State{Rules: plan.Ruleset{Elements: e.List}}
+}
+
+// flood renders the way of what is for many endpoints of a network to a node that has some.
+func (r *Renderer) flood(n cnm.Network, node netip.Addr) (plan.State, error) {
+	d, err := r.driver(n)
+	if err != nil || n.Phase == cnm.Deleting || n.Cluster == nil || n.Gone() || n.Left() {
+		return plan.State{}, err
+	}
+	if f, ok := d.(cnm.Flooder); ok {
+		return f.RenderNode(n, node, r.Host())
+	}
+	return plan.State{}, nil
 }
 
 // networkOfPeers reads a network. As thousands of peers may be of one, it is decoded once for each of its revisions.

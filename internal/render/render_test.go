@@ -150,6 +150,7 @@ func TestEachKindOfRecord(t *testing.T) {
 		cnm.NodeOwner("192.0.2.7"):   `inet element nodes4 { 192.0.2.7 comment "node/192.0.2.7" }`,
 		cnm.NodeOwner("2001:db8::7"): `inet element nodes6 { 2001:db8::7 comment "node/2001:db8::7" }`,
 		cnm.NodeOwner("192.0.2.8"):   "", // no record
+		cnm.NodeOwner(cnm.NodeID(id("e"), netip.MustParseAddr("192.0.2.7"))): "",
 	} {
 		if got := w.text(t, owner); got != want {
 			t.Errorf("%s wants %q, not %q", owner, got, want)

@@ -15,6 +15,8 @@ const (
 	macSet      = "sourcemac"
 	sourceSet4  = "source4"
 	sourceSet6  = "source6"
+	// ports that lead to other nodes' bridges
+	stretchedSet = "stretched"
 )
 
 // hasBridge reports whether a ruleset has something for ebtables.
@@ -30,12 +32,14 @@ func compileBridge(r plan.Ruleset) (program, error) {
 		return p, nil
 	}
 	macs, addrs := map[string][]string{}, map[string][]string{}
-	var ports []string
+	var ports, stretched []string
 	for _, e := range r.Elements {
 		switch {
 		case e.Family != plan.BridgeTable:
 		case e.Set == guardedSet:
 			ports = append(ports, e.Keys[0])
+		case e.Set == stretchedSet:
+			stretched = append(stretched, e.Keys[0])
 		case e.Set == macSet:
 			macs[e.Keys[0]] = append(macs[e.Keys[0]], e.Keys[1])
 		case e.Set == sourceSet4:
@@ -47,10 +51,15 @@ func compileBridge(r plan.Ruleset) (program, error) {
 			return program{}, unsupported("the set " + e.Set + " of frames")
 		}
 	}
-	slices.Sort(ports)
 	chains := p.tables.table("nat").chains
 	top := prefix + sourceChain
-	for _, port := range ports {
+	for _, port := range slices.Sorted(slices.Values(stretched)) {
+		if err := checkLink(port); err != nil {
+			return program{}, err
+		}
+		chains[top] = append(chains[top], ofLink(top, port)...)
+	}
+	for _, port := range slices.Sorted(slices.Values(ports)) {
 		name := prefix + port
 		if err := checkLink(port); err != nil {
 			return program{}, err
@@ -63,6 +72,17 @@ func compileBridge(r plan.Ruleset) (program, error) {
 	return p, nil
 }
 
+// ofLink drops what bridges and routers say to those on their own link, where it comes from other nodes' bridges:
+// IGMP and MLD, advertisements of routers and those of neighbours that nobody asked for, redirects.
+func ofLink(chain, port string) []string {
+	rules := []string{"-A " + chain + " -p IPv4 -i " + port + " --ip-proto igmp -j DROP"}
+	for _, types := range []string{"130:132", "134", "136 --ip6-dst ff00::/8", "137", "143"} {
+		rules = append(rules,
+			"-A "+chain+" -p IPv6 -i "+port+" --ip6-proto ipv6-icmp --ip6-icmp-type "+types+" -j DROP")
+	}
+	return rules
+}
+
 // guard lets a port send from its addresses alone, by IPv4 and ARP; see docs/design/firewall.md.
 func guard(name string, macs, addrs []string) (rules []string) {
 	add := func(words ...string) { rules = append(rules, "-A "+name+" "+strings.Join(words, " ")) }
@@ -70,6 +90,7 @@ func guard(name string, macs, addrs []string) (rules []string) {
 		add("-s ! " + m + " -j DROP")
 		add("-p ARP --arp-mac-src ! " + m + " -j DROP")
 	}
+	add("-p IPv4 --ip-dst 224.0.0.1 --ip-proto igmp -j DROP")
 	if len(macs) > 0 {
 		add("-p ARP --arp-ip-src 0.0.0.0 -j RETURN")
 		slices.Sort(addrs)

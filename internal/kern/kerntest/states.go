@@ -57,6 +57,7 @@ func (g *generator) bridge(i int) {
 	l := plan.Link{
 		Name: fmt.Sprintf("vl%d", i), Owner: plan.Owner(fmt.Sprintf("network/%d", i)), Kind: plan.Bridge,
 		MTU: pick(g, "mtu", 0, 1400, 1500), Up: g.chance(90, "up"), MAC: g.mac(i),
+		Querier: g.chance(50, "querier"),
 	}
 	g.s.Links = append(g.s.Links, l)
 	g.taken[l.Key()] = true
@@ -240,7 +241,8 @@ func (g *generator) rules() {
 // port makes the flags of a bridge port.
 func (g *generator) port() plan.BridgePort {
 	return plan.BridgePort{Isolated: g.chance(50, "isolated"), Hairpin: g.chance(50, "hairpin"),
-		NoLearning: g.chance(50, "learning off"), NoFlood: g.chance(50, "flood off")}
+		NoLearning: g.chance(50, "learning off"), NoFlood: g.chance(50, "flood off"),
+		Groups: g.chance(50, "all groups")}
 }
 
 // behind may have the bridge of a port know an address behind it.

@@ -227,6 +227,7 @@ var protocols = [...]struct {
 	number byte
 }{
 	{"tcp", unix.IPPROTO_TCP}, {"udp", unix.IPPROTO_UDP}, {"sctp", unix.IPPROTO_SCTP}, {"icmp", unix.IPPROTO_ICMP},
+	{"igmp", unix.IPPROTO_IGMP},
 	{"ipv6-icmp", unix.IPPROTO_ICMPV6}, {"dccp", unix.IPPROTO_DCCP}, {"udplite", unix.IPPROTO_UDPLITE},
 	{"esp", unix.IPPROTO_ESP},
 	{"ah", unix.IPPROTO_AH}, {"gre", unix.IPPROTO_GRE},

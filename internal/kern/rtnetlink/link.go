@@ -35,7 +35,10 @@ const (
 	brportMode          = 4  // IFLA_BRPORT_MODE, the hairpin flag
 	brportLearning      = 8  // IFLA_BRPORT_LEARNING
 	brportFlood         = 9  // IFLA_BRPORT_UNICAST_FLOOD
+	brportRouter        = 25 // IFLA_BRPORT_MULTICAST_ROUTER
 	brportIsolated      = 33 // IFLA_BRPORT_ISOLATED
+	routerLearned       = 1  // MDB_RTR_TYPE_TEMP_QUERY: groups go to a port that a router was heard by
+	routerAlways        = 2  // MDB_RTR_TYPE_PERM
 	filterSkipStats     = 1 << 3
 	MinIPv6MTU          = 1280
 	sizeofIfInfo        = unix.SizeofIfInfomsg
@@ -108,8 +111,7 @@ func NewLink(l plan.Link, master, lower uint32, ns int) Request {
 		}
 		switch l.Kind {
 		case plan.Bridge:
-			a.Nest(unix.IFLA_INFO_DATA,
-				func(a *attr.Builder) { a.U32(unix.IFLA_BR_FDB_MAX_LEARNED, maxLearned) })
+			a.Nest(unix.IFLA_INFO_DATA, func(a *attr.Builder) { bridgeData(a, l) })
 		case plan.VLAN, plan.Macvlan:
 			a.Nest(unix.IFLA_INFO_DATA, func(a *attr.Builder) { lowerData(a, l) })
 		case plan.Veth:
@@ -122,6 +124,33 @@ func NewLink(l plan.Link, master, lower uint32, ns int) Request {
 // maxLearned is how many addresses a bridge learns from its ports, where it learns at all: what is behind them may send
 // from any number. Kernels before 6.7 know no limit and ignore it.
 const maxLearned = 8192
+
+// answerTime is how long those asked for their groups may take, in hundredths of a second. The kernel's own choice is
+// ten seconds, in which a port that has just joined a bridge gets no neighbour solicitations.
+const answerTime = 100
+
+func bridgeData(a *attr.Builder, l plan.Link) {
+	a.U32(unix.IFLA_BR_FDB_MAX_LEARNED, maxLearned)
+	querier(a, l)
+}
+
+// querier has a bridge ask for groups, or not.
+func querier(a *attr.Builder, l plan.Link) {
+	a.U8(unix.IFLA_BR_MCAST_QUERIER, bit(l.Querier))
+	if l.Querier {
+		a.Bytes(unix.IFLA_BR_MCAST_QUERY_RESPONSE_INTVL, binary.NativeEndian.AppendUint64(nil, answerTime))
+	}
+}
+
+// ChangeBridge sets what a bridge was made with and can change.
+func ChangeBridge(l plan.Link) Request {
+	return ChangeLink(l.Name, 0, 0, func(a *attr.Builder) {
+		a.Nest(unix.IFLA_LINKINFO, func(a *attr.Builder) {
+			a.Str(unix.IFLA_INFO_KIND, string(plan.Bridge))
+			a.Nest(unix.IFLA_INFO_DATA, func(a *attr.Builder) { querier(a, l) })
+		})
+	})
+}
 
 // A bridge takes the MTU of its ports until somebody sets another one than it
 // has. So it is made with one next to what it should have and then given that, lest
@@ -173,6 +202,7 @@ func PortFlags(a *attr.Builder, p plan.BridgePort) {
 			a.U8(brportMode, bit(p.Hairpin))
 			a.U8(brportLearning, bit(!p.NoLearning))
 			a.U8(brportFlood, bit(!p.NoFlood))
+			a.U8(brportRouter, routerLearned+bit(p.Groups))
 			a.U8(brportIsolated, bit(p.Isolated))
 		})
 	})
@@ -228,6 +258,7 @@ type Link struct {
 	odd              bool // a VXLAN device that is not as we make them
 	NS               plan.NetNS
 	Lower            plan.Lower // without the link, whose index is PeerIndex
+	Querier          bool
 }
 
 // Owner is the scope the alias names. A link of ours that has no alias yet has
@@ -300,6 +331,8 @@ func (l *Link) parseInfo(b []byte) error {
 			l.Kind = plan.LinkKind(attr.Text(v))
 		case unix.IFLA_INFO_DATA:
 			switch l.Kind {
+			case plan.Bridge:
+				return l.parseBridge(v)
 			case plan.VXLAN:
 				return l.parseVXLAN(v)
 			case plan.TUN:
@@ -316,11 +349,22 @@ func (l *Link) parseInfo(b []byte) error {
 					l.Port.NoLearning = attr.U8(v) == 0
 				case brportFlood:
 					l.Port.NoFlood = attr.U8(v) == 0
+				case brportRouter:
+					l.Port.Groups = attr.U8(v) == routerAlways
 				case brportIsolated:
 					l.Port.Isolated = attr.U8(v) != 0
 				}
 				return nil
 			})
+		}
+		return nil
+	})
+}
+
+func (l *Link) parseBridge(b []byte) error {
+	return attr.Each(b, func(kind uint16, v []byte) error {
+		if kind == unix.IFLA_BR_MCAST_QUERIER {
+			l.Querier = attr.U8(v) != 0
 		}
 		return nil
 	})

@@ -41,8 +41,11 @@ func DelNeigh(n plan.Neigh, index uint32) Request {
 func NewFDB(f plan.FDBEntry, index uint32) Request {
 	a := fdbMsg(f, index)
 	flags := createOrReplaceFlag
-	if f.MAC == (plan.MAC{}) {
+	switch {
+	case f.MAC == plan.MAC{}:
 		flags = netlink.Create | netlink.Append
+	case f.Yields:
+		flags = netlink.Create | netlink.Excl
 	}
 	return Request{Kind: unix.RTM_NEWNEIGH, flags: flags, Data: a.B}
 }
