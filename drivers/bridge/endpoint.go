@@ -61,9 +61,9 @@ func RenderInside(n cnm.Network, e cnm.Endpoint, h cnm.Host) plan.State {
 	return r.state
 }
 
-// leased are the routes that a DHCP server has given.
+// leased are the routes that a DHCP server has given. They lead out of the network.
 func (r *endpointRender) leased() {
-	if r.e.Leased == nil || len(r.e.Addrs) == 0 {
+	if r.e.Leased == nil || len(r.e.Addrs) == 0 || r.n.Internal {
 		return
 	}
 	for _, given := range r.e.Leased.Routes {

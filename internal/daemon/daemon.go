@@ -299,7 +299,7 @@ func (d *daemon) services() server.Config {
 		System: &system{
 			cfg: d.cfg, started: d.started, ctrl: d.ctrl, engine: d.engine, rec: d.rec,
 			render: d.render, events: d.events, notices: append(d.store.Notices(), d.notices...),
-			examine: d.examine, names: d.names.Trouble,
+			examine: d.examine, names: d.names.Trouble, leases: d.leases.Trouble,
 			cluster: d.clusterStatus, firewall: d.kernel.Firewall,
 		},
 		Log:     d.log,

@@ -29,6 +29,7 @@ type system struct {
 	events  *events
 	notices []string
 	names   func() error // why names are not answered
+	leases  func() error // why leases of DHCP servers are not renewed
 	// firewall is what has the rules.
 	firewall func() string
 	examine  func(context.Context) []doctor.Finding
@@ -50,6 +51,9 @@ func (s *system) Status(ctx context.Context) (server.Status, error) {
 	st := server.Status{
 		Version: s.cfg.Version, Started: s.started, Root: s.cfg.Root, Run: s.cfg.Run,
 		Firewall: s.firewall(), MTU: s.render.Host().MTU, Notices: s.notices, Cluster: s.cluster(),
+	}
+	if err := s.leases(); err != nil {
+		st.Notices = append(slices.Clip(st.Notices), err.Error())
 	}
 	if err := s.names(); err != nil {
 		st.Notices = append(slices.Clip(st.Notices), "names are not answered: "+err.Error())

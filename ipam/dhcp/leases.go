@@ -59,6 +59,7 @@ type Leases struct {
 	held   map[string]bool      // endpoints that have no record yet
 	busy   map[string]bool      // endpoints whose lease is being looked at
 	next   map[string]time.Time // by endpoint: when that is next; the zero value: now
+	failed map[string]error     // by endpoint: why its lease could not be kept the last time
 }
 
 var _ cnm.EndpointClaimer = (*Leases)(nil)
@@ -72,7 +73,8 @@ func New(ctx context.Context, c Config) (*Leases, error) {
 		c.Now = time.Now
 	}
 	s := &Leases{IPAM: c.IPAM, cfg: c, lans: map[string]cnm.LANDriver{}, wake: make(chan struct{}, 1),
-		leases: map[string]cnm.Lease{}, held: map[string]bool{}, busy: map[string]bool{}, next: map[string]time.Time{}}
+		leases: map[string]cnm.Lease{}, held: map[string]bool{}, busy: map[string]bool{}, next: map[string]time.Time{},
+		failed: map[string]error{}}
 	for _, d := range c.Drivers {
 		if l, ok := d.(cnm.LANDriver); ok {
 			s.lans[d.Name()] = l
@@ -289,7 +291,7 @@ func (s *Leases) acquire(ctx context.Context, n cnm.Network, l cnm.Lease, hints 
 		if t, err = c.request(ctx, offer, t, accept); err != nil {
 			return l, silent(l.Link, err)
 		}
-		mac, used, err := s.used(ctx, l)
+		mac, used, err := s.used(ctx, n, l)
 		if err != nil {
 			return l, err
 		}
@@ -315,8 +317,11 @@ func (s *Leases) agreed(l cnm.Lease, t terms) cnm.Lease {
 	return l
 }
 
-// used tells who has a lease's address.
-func (s *Leases) used(ctx context.Context, l cnm.Lease) (plan.MAC, bool, error) {
+// used tells who has a lease's address, on networks where the LAN is asked.
+func (s *Leases) used(ctx context.Context, n cnm.Network, l cnm.Lease) (plan.MAC, bool, error) {
+	if d := s.lans[n.Driver]; d == nil || !d.LAN(n).Detect {
+		return plan.MAC{}, false, nil
+	}
 	used, err := s.cfg.Network.InUse(ctx, l.Link, []netip.Addr{l.Addr.Addr()})
 	mac, ok := used[l.Addr.Addr()]
 	return mac, ok && mac != l.MAC, err

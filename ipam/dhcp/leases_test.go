@@ -317,6 +317,11 @@ func TestAnAddressInUseIsDeclined(t *testing.T) {
 	if b.server.count("DECLINE 192.0.2.50") != 1 {
 		t.Errorf("the server heard %v", b.server.heard)
 	}
+	addr = "192.0.2.50"
+	b.net.Options["duplicate-detection"] = "false"
+	if err := b.joins("b"); err != nil || b.has("b") != "[192.0.2.50/24]" {
+		t.Errorf("without detection: got %s, %v; want 192.0.2.50", b.has("b"), err)
+	}
 }
 
 // Without its server a lease ends, and with it the endpoint's address. When the server is back, so is the address.
@@ -329,11 +334,16 @@ func TestALeaseEnds(t *testing.T) {
 	await.True(t, "it is renewed", func() bool { return b.server.count("REQUEST 192.0.2.50") > 1 })
 	b.server.answers(nobody)
 	await.True(t, "it has ended", func() bool { return b.has("a") == "[]" })
+	await.True(t, "the trouble is told", func() bool {
+		err := b.Trouble()
+		return err != nil && strings.Contains(err.Error(), "of 192.0.2.50 for endpoint aaaaaaaaaaaa, which has ended: ")
+	})
 	if b.server.count("REQUEST 192.0.2.50") < 3 {
 		t.Errorf("the server was not asked again: %v", b.server.heard)
 	}
 	b.server.answers(gives("192.0.2.52", 3600))
 	await.True(t, "the server is back", func() bool { return b.has("a") == "[192.0.2.52/24]" })
+	await.True(t, "there is no trouble", func() bool { return b.Trouble() == nil })
 }
 
 // A server that refuses to renew a lease has given another address, and other routes come with it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -106,6 +107,9 @@ func (s *Leases) keep(ctx context.Context, l cnm.Lease, readdress Readdress) {
 	}
 	s.mu.Lock()
 	delete(s.busy, l.Endpoint)
+	if s.failed[l.Endpoint] = err; err == nil {
+		delete(s.failed, l.Endpoint)
+	}
 	if _, same := s.next[l.Endpoint]; same { // else somebody wants it looked at once more
 		s.next[l.Endpoint] = again
 	}
@@ -114,6 +118,26 @@ func (s *Leases) keep(ctx context.Context, l cnm.Lease, readdress Readdress) {
 	}
 	s.mu.Unlock()
 	s.Wake()
+}
+
+// Trouble is why leases could not be kept so far, or nil.
+func (s *Leases) Trouble() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(s.failed)) {
+		l := s.leases[id]
+		return fmt.Errorf("%d leases of DHCP could not be renewed so far, such as that of %s for endpoint %s, "+
+			"which %s: %w",
+			len(s.failed), l.Addr.Addr(), cnm.Short(id), ends(l), s.failed[id])
+	}
+	return nil
+}
+
+func ends(l cnm.Lease) string {
+	if l.Lost || l.Since.IsZero() {
+		return "has ended"
+	}
+	return "ends at " + l.Since.Add(l.For).Format(time.TimeOnly)
 }
 
 // tend does what a lease's time or its endpoint's end asks for, and returns when it is to be looked at again.

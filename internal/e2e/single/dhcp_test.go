@@ -120,7 +120,7 @@ func TestAddressesOfADHCPServer(t *testing.T) {
 // A lease is renewed by whichever netd there is. Where the server refuses to, the container has another address.
 func TestALeaseIsRenewed(t *testing.T) {
 	n, far := withLAN(t)
-	renewing := []string{"--dhcp-option=option:T1,3s", "--dhcp-option=option:T2,100s"}
+	renewing := []string{"--dhcp-option=option:T1,3s", "--dhcp-option=option:T2,12s"}
 	server := serveDHCP(t, far, append(renewing, longLeases)...)
 	n.ok("network", "create", "-d", "macvlan", "-o", "parent=lan0", "--ipam-driver", "dhcp", "lan")
 	n.ok("run", "-d", "--name", "a", "--network", "lan", "bb", "sleep", "1000")
@@ -136,6 +136,9 @@ func TestALeaseIsRenewed(t *testing.T) {
 		t.Errorf("%d offers, want 2: the lease was not renewed", got)
 	}
 	server.stop()
+	await.True(t, "the status tells of it", func() bool {
+		return strings.Contains(n.ok("status"), " leases of DHCP could not be renewed so far, such as that of "+a)
+	})
 	serveDHCP(t, far, append(renewing, "--dhcp-range=192.0.2.80,192.0.2.90,255.255.255.0,1h")...)
 	var b string
 	await.True(t, "it has an address of the new range", func() bool {
