@@ -76,9 +76,11 @@ func compileBridge(r plan.Ruleset) (program, error) {
 // IGMP and MLD, advertisements of routers and those of neighbours that nobody asked for, redirects.
 func ofLink(chain, port string) []string {
 	rules := []string{"-A " + chain + " -p IPv4 -i " + port + " --ip-proto igmp -j DROP"}
-	for _, types := range []string{"130:132", "134", "136 --ip6-dst ff00::/8", "137", "143"} {
-		rules = append(rules,
-			"-A "+chain+" -p IPv6 -i "+port+" --ip6-proto ipv6-icmp --ip6-icmp-type "+types+" -j DROP")
+	for _, types := range []string{"--ip6-proto ipv6-icmp --ip6-icmp-type 130:132/0:255",
+		"--ip6-proto ipv6-icmp --ip6-icmp-type router-advertisement",
+		"--ip6-dst ff00::/8 --ip6-proto ipv6-icmp --ip6-icmp-type neighbour-advertisement",
+		"--ip6-proto ipv6-icmp --ip6-icmp-type redirect", "--ip6-proto ipv6-icmp --ip6-icmp-type 143/0:255"} {
+		rules = append(rules, "-A "+chain+" -p IPv6 -i "+port+" "+types+" -j DROP")
 	}
 	return rules
 }

@@ -57,6 +57,7 @@ func someRules() plan.Ruleset {
 	net.Tunnel("vlt-1")
 	net.ForwardCluster("vlt-1", "vlb-1")
 	net.TunnelPort(4789)
+	net.Stretched("vlx-1")
 	net.TunnelPeer(netip.MustParseAddr("192.0.2.7"))
 	net.TunnelPeer(netip.MustParseAddr("2001:db8::7"))
 	end := firewall.Elements{Owner: "endpoint/b"}
@@ -132,7 +133,8 @@ func TestRepairs(t *testing.T) {
 				"4 -A INPUT -j VETHLOOM-input", "4 -D VETHLOOM-ledger 3", "4 -F VETHLOOM-ledger",
 				"4 -A VETHLOOM-ledger -m comment --comment 'e inet bridges x'", "4 -N VETHLOOM-stray",
 				"4 -I VETHLOOM-forward -j ACCEPT", "4 -t mangle -F", "ebtables -t nat -F",
-				"ebtables -t nat -D VETHLOOM-vlp-1 1", "4 -R VETHLOOM-forward 2 -j DROP",
+				"ebtables -t nat -D VETHLOOM-vlp-1 1", "ebtables -t nat -D VETHLOOM-source 2",
+				"4 -R VETHLOOM-forward 2 -j DROP",
 			} {
 				h.env.Sh(strings.NewReplacer("4 -", h.tool+" -", "6 -", "ip6tables-"+variant+" -").Replace(harm))
 				if deviates, err := h.rules.Deviates(t.Context()); err != nil || !deviates {
