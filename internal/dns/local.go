@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -142,6 +143,20 @@ func (n *Names) match(zone, name string) []string {
 	return nil
 }
 
+// maxAnswer bounds the records of an answer, about: of more that have a name, each time others are told.
+const maxAnswer = 256
+
+// from are all elements, beginning with one and going round.
+func from(keys []string, first int) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := range keys {
+			if !yield(keys[(first+i)%len(keys)]) {
+				return
+			}
+		}
+	}
+}
+
 // findName answers with the addresses of all that have the name. A network that comes first has the first word: what
 // is called so on others comes after it.
 func (n *Names) findName(f *finding, view []string, q question) {
@@ -151,7 +166,10 @@ func (n *Names) findName(f *finding, view []string, q question) {
 			continue
 		}
 		var addrs []netip.Addr
-		for _, key := range keys {
+		for key := range from(keys, rand.IntN(len(keys))) {
+			if len(addrs) >= maxAnswer {
+				break // to tell of thousands takes a while, and nobody has use for it
+			}
 			addrs = append(addrs, n.members[key].Addrs...)
 		}
 		rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
@@ -291,8 +309,12 @@ func (n *Names) findService(f *finding, view []string, q question) {
 		return
 	}
 	for _, id := range view {
-		for _, key := range n.match(id, target.name) {
+		keys := n.match(id, target.name)
+		for key := range from(keys, rand.IntN(max(len(keys), 1))) {
 			m := n.members[key]
+			if len(f.answer) >= maxAnswer {
+				break
+			}
 			if len(m.Names) == 0 || !slices.Contains(m.Ports, plan.NamePort{Proto: proto, Port: port}) {
 				continue
 			}

@@ -145,6 +145,38 @@ func TestNamesComeAndGo(t *testing.T) {
 	}
 }
 
+// Thousands have one name: an answer has some of them, and another one others.
+func TestAnswersAreBounded(t *testing.T) {
+	f := newFabric(t)
+	var put []plan.Object
+	for i := range 4000 {
+		m := member("f", fmt.Sprint("x", i), "", 0, "many", fmt.Sprintf("10.7.%d.%d", i>>8, i&255))
+		m.Ports = []plan.NamePort{{Proto: plan.TCP, Port: 80}}
+		put = append(put, m)
+	}
+	f.names.Apply(put, nil)
+	for name, qtype := range map[string]uint16{"many": dns.TypeA, "_80._tcp.many": dns.TypeSRV} {
+		seen := map[string]bool{}
+		for range 20 {
+			r, err := exchange("tcp", f.box, new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(r.Answer) != maxAnswer {
+				t.Fatalf("%s: %d records, want %d", name, len(r.Answer), maxAnswer)
+			}
+			for _, rr := range append(r.Answer, r.Extra...) {
+				if a, ok := rr.(*dns.A); ok {
+					seen[a.A.String()] = true
+				}
+			}
+		}
+		if len(seen) <= maxAnswer {
+			t.Errorf("%s: always the same ones", name)
+		}
+	}
+}
+
 func TestRecentNamesAreBounded(t *testing.T) {
 	r := newRecent(3)
 	for _, n := range strings.Fields("a b a c d") {
