@@ -304,15 +304,24 @@ func interrupt(ctx context.Context, c net.Conn) (undo func() bool) {
 	return context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 }
 
-// maxFlights bounds the inquiries under way, of all name servers together.
-const maxFlights = 4096
+// maxFlights bounds the inquiries under way, of all name servers together. Each has a descriptor: they get a quarter of
+// those that this process may have at most.
+const (
+	maxFlights  = 4096
+	flightsPart = 4
+)
+
+// flightsFor is how many inquiries there may be with a limit of descriptors.
+func flightsFor(descriptors uint64) int {
+	return int(min(max(descriptors/flightsPart, 16), maxFlights))
+}
 
 var errBusy = errors.New("too many questions are under way")
 
 // share is how many questions one name server may have under way for another one to be asked, when so many more may be.
 // The less room there is, the less of it one gets: however many of them flood, there is some for the next one.
-func share(room int) int {
-	const half = maxFlights / 2
+func share(room, most int) int {
+	half := most / 2
 	if room >= half {
 		return maxAsking
 	}
@@ -321,6 +330,7 @@ func share(room int) int {
 
 // flights are the inquiries under way.
 type flights struct {
+	most  int
 	mu    sync.Mutex
 	now   map[inquiry]*flight
 	tasks sync.WaitGroup
@@ -340,7 +350,7 @@ func (f *flights) do(ctx context.Context, i inquiry, has int, ask func() answerO
 		f.now = map[inquiry]*flight{}
 	}
 	x := f.now[i]
-	if x == nil && has > share(maxFlights-len(f.now)) {
+	if x == nil && has > share(f.most-len(f.now), f.most) {
 		f.mu.Unlock()
 		return answerOf{}, errBusy
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/plan"
 )
@@ -93,6 +94,11 @@ func New(c Config) *Server {
 	}
 	s := &Server{names: c.Names, log: c.Log, resolv: newResolvFile(c.Resolv), cache: newCache(), health: newHealth(),
 		serving: map[string]*serving{}}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		limit.Cur = 1024
+	}
+	s.asking.most = flightsFor(limit.Cur)
 	s.resolv.changed = s.cache.forget
 	s.life, s.end = context.WithCancel(context.Background())
 	return s

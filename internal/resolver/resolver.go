@@ -20,6 +20,9 @@ import (
 	"github.com/vethloom/vethloom/plan"
 )
 
+// acceptPause is before a connection is taken that there was no descriptor for.
+const acceptPause = 20 * time.Millisecond
+
 // lonely is how long a resolver that serves no sandbox waits for a netd.
 const lonely = 10 * time.Second
 
@@ -86,6 +89,13 @@ func (r *Resolver) Run(ctx context.Context, l *net.UnixListener) error {
 		c, err := l.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
 			break
+		}
+		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) {
+			select { // it passes, and those who ask for names are not to blame
+			case <-ctx.Done():
+			case <-time.After(acceptPause):
+			}
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("take a connection: %w", err)

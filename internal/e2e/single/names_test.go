@@ -17,6 +17,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/vethloom/vethloom/internal/await"
+	"github.com/vethloom/vethloom/internal/resolver/control"
 )
 
 // asks sends a question from a container's network stack to its resolver and returns the values of the answer, sorted,
@@ -194,6 +195,57 @@ func TestAResolverThatNobodyHasNoted(t *testing.T) {
 		t.Error("it works")
 	}
 	matches(t, "it ends", out.String(), `wait for netd: EOF`)
+}
+
+// A resolver that has no descriptor left, as those who flood it may see to, goes on, and netd reaches it after that.
+func TestAResolverWithoutDescriptors(t *testing.T) {
+	place := filepath.Join(t.TempDir(), "sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: place, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	socket, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	const limit = 40
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" --place "$1"`, limit),
+		program(t, "net-resolver"), place)
+	cmd.ExtraFiles = []*os.File{socket}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	var conns []*control.Conn
+	for range 2 * limit {
+		conn, err := control.Dial(place)
+		if err == nil {
+			err = conn.Send(control.Request{Hello: &control.Hello{Version: control.Version}})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conns = append(conns, conn)
+	}
+	answers := func(conn *control.Conn) {
+		t.Helper()
+		var a control.Answer
+		if err := conn.SetDeadline(time.Now().Add(await.Patience)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Receive(&a); err != nil || a.Hello == nil {
+			t.Fatalf("it says %+v: %v", a, err)
+		}
+	}
+	for i, conn := range conns { // all have been taken before that there are descriptors for
+		answers(conn)
+		if i >= limit/2 {
+			conns[i-limit/2].Close()
+		}
+	}
 }
 
 // Names are answered whoever is killed, by the same sockets.
