@@ -113,7 +113,8 @@ func TestManyFloodsLeaveRoom(t *testing.T) {
 
 // A process that may have few descriptors keeps most of them for other things than questions elsewhere.
 func TestQuestionsAreBoundedByDescriptors(t *testing.T) {
-	for limit, want := range map[uint64]int{10: 16, 1024: 256, 4096: 1024, 1 << 20: maxFlights, math.MaxUint64: maxFlights} {
+	for limit, want := range map[uint64]int{10: 16, 1024: 256, 4096: 1024, 1 << 20: maxFlights,
+		math.MaxUint64: maxFlights} {
 		if got := flightsFor(limit); got != want {
 			t.Errorf("%d with %d descriptors, want %d", got, limit, want)
 		}
