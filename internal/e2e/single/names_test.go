@@ -165,19 +165,25 @@ func (n *node) resolver() int {
 	return pid
 }
 
-// A resolver of a netd that was killed before it had noted the process ends: nobody could end it when it hangs.
-func TestAResolverThatNobodyHasNoted(t *testing.T) {
-	place := filepath.Join(t.TempDir(), "sock")
+// controlSocket is what a resolver is started with, and its place.
+func controlSocket(t *testing.T) (place string, socket *os.File) {
+	t.Helper()
+	place = filepath.Join(t.TempDir(), "sock")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: place, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	socket, err := l.File()
-	if err != nil {
+	t.Cleanup(func() { l.Close() })
+	if socket, err = l.File(); err != nil {
 		t.Fatal(err)
 	}
-	defer socket.Close()
+	t.Cleanup(func() { socket.Close() })
+	return place, socket
+}
+
+// A resolver of a netd that was killed before it had noted the process ends: nobody could end it when it hangs.
+func TestAResolverThatNobodyHasNoted(t *testing.T) {
+	place, socket := controlSocket(t)
 	wait, noted, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -199,17 +205,7 @@ func TestAResolverThatNobodyHasNoted(t *testing.T) {
 
 // A resolver that has no descriptor left, as those who flood it may see to, goes on, and netd reaches it after that.
 func TestAResolverWithoutDescriptors(t *testing.T) {
-	place := filepath.Join(t.TempDir(), "sock")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: place, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	socket, err := l.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
+	place, socket := controlSocket(t)
 	const limit = 40
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" --place "$1"`, limit),
 		program(t, "net-resolver"), place)
