@@ -87,6 +87,7 @@ func TestGolden(t *testing.T) {
 		"no-icc":      {network("icc", "false", "masquerade", "false", "bridge-name", "br-web"), host(true, false)},
 		"no-uplink":   {network(), host(false, false)},
 		"no-cluster":  {gone, host(true, true)},
+		"no-groups":   {network("multicast", "false"), host(true, false)},
 		"third-party": {network("gateway-mode", "routed"), host(true, true)},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -105,7 +106,12 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden.Equal(t, name+".txt", "network\n"+text(s)+"\nendpoint\n"+text(e)+"\npeer\n"+text(p))
+			copies, err := Driver{}.RenderNode(c.n, peer().Addr4, c.h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden.Equal(t, name+".txt", "network\n"+text(s)+"\nendpoint\n"+text(e)+"\npeer\n"+text(p)+"\nnode\n"+
+				text(copies))
 		})
 	}
 }
@@ -116,8 +122,9 @@ func TestDeletingRendersNothing(t *testing.T) {
 	s, err := Driver{}.RenderNetwork(n, host(true, true))
 	p, err2 := Driver{}.RenderPeer(n, peer(), host(true, true))
 	e, err3 := Driver{}.RenderEndpoint(n, endpoint(), host(true, true))
-	if err := errors.Join(err, err2, err3); err != nil || !s.Empty() || !p.Empty() || !e.Empty() {
-		t.Errorf("%v\n%s%s%s", err, text(s), text(p), text(e))
+	c, err4 := Driver{}.RenderNode(n, peer().Addr4, host(true, true))
+	if err := errors.Join(err, err2, err3, err4); err != nil || !s.Empty() || !p.Empty() || !e.Empty() || !c.Empty() {
+		t.Errorf("%v\n%s%s%s%s", err, text(s), text(p), text(e), text(c))
 	}
 }
 
@@ -133,6 +140,22 @@ func TestEveryNodeHasLinksOfItsOwn(t *testing.T) {
 				seen[m] = network + node + use
 			}
 		}
+	}
+}
+
+// What is for many goes to no address that the device's tunnels cannot end at, and none of this node's own.
+func TestNodesThatGetCopies(t *testing.T) {
+	for to, want := range map[string]string{
+		"192.0.2.2": "fdb 00:00:00:00:00:00 dev vlx-3f2a91bc dst 192.0.2.2\n", "192.0.2.1": "", "2001:db8::2": "",
+		"0.0.0.0": "", "127.0.0.1": "", "224.0.0.1": "",
+	} {
+		if s, err := (Driver{}).RenderNode(network(), addr(to), host(true, true)); err != nil || text(s) != want {
+			t.Errorf("%s gives %q, %v; want %q", to, text(s), err, want)
+		}
+	}
+	s, err := Driver{}.RenderNode(network("icc", "false"), addr("192.0.2.2"), host(true, true))
+	if err != nil || !s.Empty() {
+		t.Errorf("endpoints that reach none elsewhere send %s: %v", text(s), err)
 	}
 }
 

@@ -32,14 +32,15 @@ func ofLink() (names []string, frames [][]byte) {
 	return names, frames
 }
 
-// frame is an Ethernet frame to a group or to everybody, of the first box. Nothing that filters it looks at checksums.
+// frame is an Ethernet frame to a group or to everybody, of the first box. The flow label, and IPv4's identification,
+// tell it from those that the box sends by itself. Nothing that filters it looks at checksums.
 func frame(proto byte, from, to string, payload []byte) []byte {
 	src, dst := netip.MustParseAddr(from), netip.MustParseAddr(to)
 	eth := []byte{0x33, 0x33, 0, 0, 0, 1, 2, 0x42, 0, 0, 0, 1, 0x86, 0xdd}
-	ip := []byte{0x60, 0, 0, 0, 0, byte(len(payload)), proto, 255}
+	ip := []byte{0x60, 0, 0xbe, 0xef, 0, byte(len(payload)), proto, 255}
 	if src.Is4() {
 		eth = []byte{1, 0, 0x5e, 0, 0, 1, 2, 0x42, 0, 0, 0, 1, 8, 0}
-		ip = []byte{0x45, 0, 0, byte(20 + len(payload)), 0, 0, 0, 0, 1, proto, 0, 0}
+		ip = []byte{0x45, 0, 0, byte(20 + len(payload)), 0xbe, 0xef, 0, 0, 1, proto, 0, 0}
 	}
 	return slices.Concat(eth, ip, src.AsSlice(), dst.AsSlice(), payload)
 }
@@ -64,11 +65,11 @@ func (w *world) sends(box string, b []byte) {
 	}
 }
 
-// frames counts the frames of the first box that come to another one, and returns the count.
+// frames counts the frames of [frame] that come to another one, and returns the count.
 func (w *world) frames(box string) func() string {
 	w.tb.Helper()
 	w.must(box, "nft", "table netdev frames {\ncounter got {}\nchain in {\ntype filter hook ingress device eth0 "+
-		"priority 0;\nether saddr 02:42:00:00:00:01 meta protocol { ip, ip6 } counter name got\n}\n}")
+		"priority 0;\nip id 0xbeef counter name got\nip6 flowlabel 0xbeef counter name got\n}\n}")
 	w.tb.Cleanup(func() { w.must(box, "nft", "delete", "table", "netdev", "frames") })
 	return func() string {
 		_, after, _ := strings.Cut(w.must(box, "nft", "list", "counter", "netdev", "frames", "got"), "packets ")
