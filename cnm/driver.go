@@ -43,6 +43,9 @@ type LANDriver interface {
 type LAN struct {
 	Link   string // the link of the host that is on it, past all VLAN tags
 	Detect bool   // the LAN is asked whether anybody has an address before an endpoint gets it
+	// OwnMACs: the hardware address of an endpoint's record is the one that it has on the LAN, and nobody else's there.
+	// A DHCP server can give it an address then.
+	OwnMACs bool
 }
 
 // GatewayChooser is a [Driver] whose networks need not have a gateway.

@@ -47,7 +47,7 @@ func (Driver) LAN(n cnm.Network) cnm.LAN {
 	if err != nil {
 		return cnm.LAN{}
 	}
-	return cnm.LAN{Link: o.lower(n), Detect: o.Detect}
+	return cnm.LAN{Link: o.lower(n), Detect: o.Detect, OwnMACs: o.Mode != "passthru"}
 }
 
 // CheckNetwork refuses unknown or malformed options, pools that no LAN can have, and an address of the host's that
@@ -62,10 +62,6 @@ func (Driver) CheckNetwork(n cnm.Network) error {
 	}
 	if n.IPv6 && o.MTU != 0 && o.MTU < 1280 {
 		return invalid(fmt.Errorf("option mtu=%d: IPv6 needs at least 1280 (RFC 8200 section 5)", o.MTU))
-	}
-	if o.Mode == "passthru" && n.IPAM != nil && n.IPAM.Driver == cnm.DHCP {
-		return invalid(fmt.Errorf("option mode=passthru: the container has the hardware address of link %s, and a "+
-			"lease is for one of its own; choose another mode, or leave --ipam-driver %s out", o.Parent, cnm.DHCP))
 	}
 	for i, a := range o.HostAddrs {
 		if err := checkHostAddr(n, a); err != nil {

@@ -74,13 +74,10 @@ func TestGolden(t *testing.T) {
 }
 
 func TestCheckNetworkRefuses(t *testing.T) {
-	dhcp := lan("parent", "eth0", "mode", "passthru")
-	dhcp.IPAM = &cnm.NetworkIPAM{Driver: cnm.DHCP}
 	for _, c := range []struct {
 		n    cnm.Network
 		want string
 	}{
-		{dhcp, "leave --ipam-driver dhcp out"},
 		{lan(), "-o parent=eth0"},
 		{lan("parent", "a/b"), "not the name of a link"},
 		{lan("parent", "vlb-12345678"), "not a link to a LAN"},

@@ -102,11 +102,11 @@ func (s *Leases) Pools(ctx context.Context, n cnm.Network, requests []cnm.PoolRe
 	if !ours(n) {
 		return s.IPAM.Pools(ctx, n, requests)
 	}
-	d := s.lans[n.Driver]
+	lan, err := s.lanOf(n)
+	if err != nil {
+		return nil, err
+	}
 	switch {
-	case d == nil:
-		return nil, invalid("IPAM driver", cnm.DHCP, fmt.Sprintf("networks of driver %s are on no LAN", n.Driver),
-			"choose the driver macvlan")
 	case n.IPv6 || !n.IPv4:
 		return nil, invalid("IPAM driver", cnm.DHCP, "it gives addresses of IPv4, and of IPv4 alone",
 			"leave IPv6 out, and IPv4 on")
@@ -119,11 +119,33 @@ func (s *Leases) Pools(ctx context.Context, n cnm.Network, requests []cnm.PoolRe
 		return nil, invalid("ip-range", r.Range.String(), "the DHCP server chooses the addresses", "leave it out")
 	}
 	if !r.Subnet.IsValid() || !r.Gateway.IsValid() {
-		if err := s.learn(ctx, n, d.LAN(n).Link, r); err != nil {
+		if err := s.learn(ctx, n, lan.Link, r); err != nil {
 			return nil, err
 		}
 	}
 	return s.cfg.Pools.Pools(ctx, n, requests)
+}
+
+// lanOf is where a network's endpoints can have leases.
+func (s *Leases) lanOf(n cnm.Network) (cnm.LAN, error) {
+	refuse := func(reason string) (cnm.LAN, error) {
+		return cnm.LAN{}, invalid("IPAM driver", cnm.DHCP, reason, "choose the driver macvlan, without mode=passthru")
+	}
+	d := s.lans[n.Driver]
+	if d == nil {
+		return refuse(fmt.Sprintf("networks of driver %s are on no LAN", n.Driver))
+	}
+	lan := d.LAN(n)
+	if lan.Link == "" {
+		if err := d.CheckNetwork(n); err != nil {
+			return lan, err
+		}
+		return refuse("the network is on no LAN")
+	}
+	if !lan.OwnMACs {
+		return refuse("the network's containers have no hardware addresses of their own, which leases are for")
+	}
+	return lan, nil
 }
 
 // learn asks the server for the subnet and the router.
@@ -199,17 +221,17 @@ func (s *Leases) ClaimFor(ctx context.Context, n cnm.Network, e cnm.Endpoint, wa
 	if !ours(n) {
 		return s.IPAM.Claim(ctx, n, "endpoint/"+e.ID, want, before)
 	}
-	d := s.lans[n.Driver]
-	if d == nil {
-		return nil, fmt.Errorf("network %s: driver %s is on no LAN", n.Name, n.Driver)
+	lan, err := s.lanOf(n)
+	if err != nil {
+		return nil, fmt.Errorf("network %s: %w", n.Name, err)
 	}
-	l := cnm.Lease{Endpoint: e.ID, Network: n.ID, Link: d.LAN(n).Link, MAC: e.MAC, Hostname: hostname(e)}
+	l := cnm.Lease{Endpoint: e.ID, Network: n.ID, Link: lan.Link, MAC: e.MAC, Hostname: hostname(e)}
 	if l.MAC == (plan.MAC{}) {
 		l.MAC = macOf(e.ID)
 	}
 	hint := slices.Concat(want, before)
 	s.hold(e.ID, true)
-	l, err := s.acquire(ctx, n, l, hint, len(want) > 0)
+	l, err = s.acquire(ctx, n, l, hint, len(want) > 0)
 	if err != nil {
 		s.hold(e.ID, false)
 		s.soon(e.ID)

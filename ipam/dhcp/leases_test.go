@@ -35,9 +35,10 @@ type rogue struct {
 	conn net.PacketConn
 	done chan struct{}
 
-	mu     sync.Mutex
-	answer func(*dhcpv4.DHCPv4) []*dhcpv4.DHCPv4
-	heard  []string // types of messages, with the address they are about
+	mu      sync.Mutex
+	unicast bool // who has an address is answered there
+	answer  func(*dhcpv4.DHCPv4) []*dhcpv4.DHCPv4
+	heard   []string // types of messages, with the address they are about
 }
 
 func (r *rogue) serve() {
@@ -58,10 +59,13 @@ func (r *rogue) serve() {
 		}
 		r.mu.Lock()
 		r.heard = append(r.heard, fmt.Sprintf("%s %s", m.MessageType(), about))
-		answers := r.answer(m)
+		answers, to := r.answer(m), net.IPv4bcast
+		if r.unicast && !m.ClientIPAddr.IsUnspecified() {
+			to = m.ClientIPAddr
+		}
 		r.mu.Unlock()
 		for _, a := range answers {
-			_, _ = r.conn.WriteTo(a.ToBytes(), &net.UDPAddr{IP: net.IPv4bcast, Port: 68})
+			_, _ = r.conn.WriteTo(a.ToBytes(), &net.UDPAddr{IP: to, Port: 68})
 		}
 	}
 }
@@ -118,6 +122,7 @@ type bed struct {
 	t      *testing.T
 	kernel *kern.Kernel
 	store  cnm.Store
+	here   *kerntest.Env
 	far    *kerntest.Env
 	server *rogue
 	net    cnm.Network
@@ -132,7 +137,7 @@ func newBed(t *testing.T) *bed {
 	here.Sh(fmt.Sprintf("ip link add lan0 type veth peer name lan0 netns /proc/%d/fd/%d; ip link set lan0 up",
 		os.Getpid(), far.NetNS()))
 	far.Sh("ip link set lan0 up; ip addr add 192.0.2.100/24 dev lan0")
-	b := &bed{t: t, store: mem.New(), far: far, server: &rogue{answer: nobody, done: make(chan struct{})}}
+	b := &bed{t: t, store: mem.New(), here: here, far: far, server: &rogue{answer: nobody, done: make(chan struct{})}}
 	err := far.Do("", func() (err error) {
 		b.server.conn, err = server4.NewIPv4UDPConn("lan0", &net.UDPAddr{Port: 67})
 		return err
@@ -398,6 +403,35 @@ func TestLeasesAfterACrash(t *testing.T) {
 	b.leaves("a")
 	await.True(t, "its lease goes back", func() bool { return b.server.count("RELEASE 192.0.2.50") == 1 })
 	await.True(t, "nothing is left", func() bool { return b.leases() == 0 })
+}
+
+// A renewal is answered to the endpoint's own address. Where that is behind a bridge, the bridge has it too.
+func TestARenewalPassesABridge(t *testing.T) {
+	box := kerntest.New(t)
+	b := newBed(t)
+	b.here.Sh("ip link add br0 type bridge; ip link set br0 up; ip link set lan0 master br0")
+	defer b.here.Sh("ip link del br0; ip link del p0")
+	b.here.Sh(fmt.Sprintf("ip link add p0 type veth peer name eth0 netns /proc/%d/fd/%d; ip link set p0 master br0 up",
+		os.Getpid(), box.NetNS()))
+	b.server.unicast = true
+	b.server.answers(gives("192.0.2.50", 6))
+	b.net.Options["parent"] = "br0"
+	if err := b.joins("a"); err != nil {
+		t.Fatal(err)
+	}
+	box.Sh("ip link set eth0 address " + b.record("a").MAC.String() + " up; ip addr add 192.0.2.50/24 dev eth0")
+	since := func() time.Time {
+		l, err := cnm.ListLeases(t.Context(), b.store)
+		if err != nil || len(l) != 1 {
+			t.Fatalf("leases %v, %v", l, err)
+		}
+		return l[0].Since
+	}
+	first := since()
+	await.True(t, "it is renewed again and again", func() bool { return since().Sub(first) > 7*time.Second })
+	if got := b.server.count("DISCOVER"); got != 1 || b.has("a") != "[192.0.2.50/24]" {
+		t.Errorf("%s after %d offers, want the first address with one", b.has("a"), got)
+	}
 }
 
 // A lease for ever is never asked for again, and one whose link is gone is forgotten without a word.

@@ -104,7 +104,7 @@ func TestAddressesOfADHCPServer(t *testing.T) {
 		refusal{"network create -d macvlan -o parent=lan0.9 --ipam-driver dhcp --ipv6 other", 1, `leave IPv6 out`},
 		refusal{"network create -d macvlan -o parent=lan0.9 --ipam-driver dhcp other", 1, `--subnet and --gateway`},
 		refusal{"network create -d macvlan -o parent=lan1 -o mode=passthru --ipam-driver dhcp --subnet 10.9.0.0/24 " +
-			"--gateway 10.9.0.1 other", 1, `mode=passthru`},
+			"--gateway 10.9.0.1 other", 1, `without mode=passthru`},
 		refusal{"network create -d macvlan -o parent=lan1 --ipam-driver dhcp --subnet 10.9.0.0/24 --ip-range " +
 			"10.9.0.0/25 other", 1, `the DHCP server chooses`},
 	)

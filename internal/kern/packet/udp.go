@@ -27,6 +27,7 @@ func ListenUDP(ns int, link string, mac plan.MAC, port uint16) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A link without a filter of addresses becomes promiscuous by it; a bridge shows then what it forwards.
 	if err := s.join(unix.PACKET_MR_UNICAST, mac); err != nil {
 		s.Close()
 		return nil, err
