@@ -32,11 +32,23 @@ type LinkNamer interface {
 	NetworkLink(Network) string
 }
 
-// LANDriver is a [Driver] whose networks are LANs that the host is on.
+// LANDriver is a [Driver] whose networks may be LANs that the host is on.
 type LANDriver interface {
 	Driver
-	// LAN is where the network is; the zero value when its options are none the driver knows.
+	// LAN is where the network is; the zero value when it is on none, or its options are none the driver knows.
 	LAN(Network) LAN
+}
+
+// IsLAN reports whether a network is a LAN that the host is on: its subnets may be those that the host has, and nothing
+// is translated, so no ports are published.
+func IsLAN(d Driver, n Network) bool {
+	l, ok := d.(LANDriver)
+	return ok && l.LAN(n) != LAN{}
+}
+
+// Publishes reports whether endpoints of a network can publish ports.
+func Publishes(d Driver, n Network) bool {
+	return d.Capabilities().Ports && !n.Internal && !IsLAN(d, n)
 }
 
 // LAN says how a network's LAN is reached.
@@ -85,7 +97,6 @@ type PortBinder interface {
 type Capabilities struct {
 	Addresses bool // networks have pools and endpoints have addresses
 	Ports     bool // endpoints can publish ports
-	LAN       bool // networks are the host's own LANs: their subnets may be those that the host has
 	Singleton bool // only the builtin network of this driver exists (host, none)
 	// the driver chooses the hardware addresses of endpoints that nobody has asked for
 	OwnMACs bool

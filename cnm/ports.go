@@ -260,6 +260,11 @@ func CheckPublish(n Network, d Driver, ports []PortMapping) error {
 		return ports[0].Refuse(fmt.Sprintf("network %q (driver %s) cannot publish ports", n.Name, n.Driver),
 			"publish on a bridge network")
 	}
+	if IsLAN(d, n) {
+		return ports[0].Refuse(fmt.Sprintf("network %q is a LAN: every port of the container can be reached at "+
+			"its own address, and none is published on the host", n.Name),
+			"leave the port out, or publish on another network")
+	}
 	if n.Internal {
 		return ports[0].Refuse(fmt.Sprintf("network %q is internal, nothing outside reaches it", n.Name),
 			"publish on a network that is not internal")

@@ -32,6 +32,17 @@ func (e *NoLinkError) Error() string { return "the host has no link " + e.Link }
 
 func (e *NoLinkError) Unwrap() error { return e.Err }
 
+// UnfitLinkError tells why a link of the host's does not become a port of a bridge of ours.
+type UnfitLinkError struct {
+	Link           string
+	Reason, Remedy string
+	Err            error // of the kernel, if it was asked
+}
+
+func (e *UnfitLinkError) Error() string { return "link " + e.Link + " " + e.Reason + ": " + e.Remedy }
+
+func (e *UnfitLinkError) Unwrap() error { return e.Err }
+
 // ForeignLinkError tells why a link was not taken that somebody was said to have made for a sandbox.
 type ForeignLinkError struct {
 	Link   string // in the fabric's namespace

@@ -15,12 +15,13 @@ type kind struct {
 
 // kinds are all of them, in the order of [State.Objects]. Those with compare are made in this order, after addresses
 // and before routes, and removed in the opposite one.
-func kinds() [21]kind {
+func kinds() [22]kind {
 	return [...]kind{
 		kindOf("namespace", func(s *State) *[]Namespace { return &s.Namespaces }),
 		kindOf("link", func(s *State) *[]Link { return &s.Links }),
 		kindOf("addr", func(s *State) *[]Addr { return &s.Addrs }),
 		kindOf("route", func(s *State) *[]Route { return &s.Routes }),
+		memberKind(),
 		policyKind(),
 		fdbKind(),
 		neighKind(),

@@ -27,6 +27,7 @@ type NetNS string
 type State struct {
 	Namespaces  []Namespace
 	Links       []Link
+	Members     []MemberLink
 	Addrs       []Addr
 	Routes      []Route
 	Policies    []PolicyRule

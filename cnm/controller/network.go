@@ -206,7 +206,7 @@ func families(d cnm.Driver, r cnm.NetworkRequest, n *cnm.Network) ([]cnm.PoolReq
 	}
 	chooser, chooses := d.(cnm.GatewayChooser)
 	for i, p := range pools {
-		pools[i].LAN = d.Capabilities().LAN
+		pools[i].LAN = cnm.IsLAN(d, *n)
 		pools[i].NoGateway = chooses && !chooser.HasGateway(*n, p.Is6())
 	}
 	return pools, nil

@@ -187,7 +187,7 @@ func (k *endpoints) publisher(sandbox string) (*cnm.Endpoint, error) {
 		if err != nil {
 			return nil, err
 		}
-		if d.Capabilities().Ports && !n.v.Internal && (best == nil || before(e, *best)) {
+		if cnm.Publishes(d, n.v) && (best == nil || before(e, *best)) {
 			best = &e
 		}
 	}

@@ -111,7 +111,7 @@ func (k *sandboxes) placePorts(r *cnm.SandboxRequest) error {
 		if err != nil {
 			return err
 		}
-		if d.Capabilities().Ports && !n.Internal && (best < 0 || a.GwPriority > r.Attach[best].GwPriority) {
+		if cnm.Publishes(d, n) && (best < 0 || a.GwPriority > r.Attach[best].GwPriority) {
 			best = i
 		}
 	}

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,6 +19,7 @@ type Driver struct{}
 var (
 	_ cnm.Driver         = Driver{}
 	_ cnm.GatewayChooser = Driver{}
+	_ cnm.LANDriver      = Driver{}
 	_ cnm.LinkNamer      = Driver{}
 	_ cnm.Updater        = Driver{}
 )
@@ -53,7 +55,7 @@ func (Driver) PortAddr(n cnm.Network) netip.Addr {
 // HasGateway implements [cnm.GatewayChooser].
 func (Driver) HasGateway(n cnm.Network, ipv6 bool) bool {
 	o, err := options(n)
-	return err != nil || o.HasGateway(ipv6)
+	return err != nil || o.OnLAN() || o.HasGateway(ipv6)
 }
 
 // HasGateway reports whether the host has a gateway address of the family on the network.
@@ -61,11 +63,14 @@ func (o Options) HasGateway(ipv6 bool) bool {
 	return !ipv6 && o.Mode4 != Isolated || ipv6 && o.Mode6 != Isolated
 }
 
-// NetworkLink is the name of the network's bridge.
+// NetworkLink is the name of the network's bridge, or that of the LAN that it is on: no two networks are on the same.
 func (Driver) NetworkLink(n cnm.Network) string {
 	o, err := DecodeOptions(n.Options)
-	if err != nil {
+	switch {
+	case err != nil:
 		return ""
+	case o.Parent.Link != "":
+		return o.Parent.Name()
 	}
 	return o.Link(n)
 }
@@ -95,7 +100,7 @@ func (o Options) mtu(n cnm.Network, h cnm.Host) int {
 	switch {
 	case o.MTU != 0:
 		return o.MTU
-	case h.MTU == 0:
+	case o.OnLAN() || h.MTU == 0: // the way that the host has to elsewhere says nothing of the LAN
 		return 1500
 	case n.IPv6 && h.MTU < minMTUIPv6:
 		return minMTUIPv6 // below it the kernel takes IPv6 off the link; the host fragments
@@ -136,7 +141,7 @@ func checkNetwork(n cnm.Network, o Options) error {
 	if n.IPv6 && o.MTU != 0 && o.MTU < minMTUIPv6 {
 		return fmt.Errorf("option mtu=%d: IPv6 needs at least %d (RFC 8200 section 5)", o.MTU, minMTUIPv6)
 	}
-	if err := checkModes(n, o); err != nil {
+	if err := errors.Join(checkModes(n, o), checkLAN(n, o)); err != nil {
 		return err
 	}
 	if err := checkOutbound(n, o); err != nil {
@@ -147,7 +152,7 @@ func checkNetwork(n cnm.Network, o Options) error {
 			return fmt.Errorf("subnets %s and %s overlap: give the network subnets that do not", n.Pools[j].Subnet,
 				p.Subnet)
 		}
-		if g := p.Gateway; g.IsValid() && !o.HasGateway(g.Is6()) {
+		if g := p.Gateway; g.IsValid() && !o.OnLAN() && !o.HasGateway(g.Is6()) {
 			return fmt.Errorf("option gateway-mode=%s: the network was made with the gateway %s: make another one",
 				Isolated, g)
 		}
@@ -167,7 +172,7 @@ func checkModes(n cnm.Network, o Options) error {
 		case f.on && n.Internal && f.mode.open():
 			return fmt.Errorf("nothing outside reaches an internal network: leave out gateway-mode=%s or internal",
 				f.mode)
-		case f.on && !n.Internal && f.mode == Isolated:
+		case f.on && !n.Internal && f.mode == Isolated && !o.OnLAN():
 			return fmt.Errorf("option gateway-mode=%s: without a gateway nothing leaves the network: make it internal "+
 				"too", f.mode)
 		}

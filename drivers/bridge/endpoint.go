@@ -112,6 +112,9 @@ func checkEndpoint(n cnm.Network, o Options, e cnm.Endpoint) error {
 	case e.MAC[0]&1 != 0:
 		return fmt.Errorf("MAC address %s is a group address: the first byte must be even", e.MAC)
 	}
+	if o.OnLAN() && len(e.Ports) > 0 {
+		return fmt.Errorf("port %s: the network is a LAN, on which every port can be reached: publish none", e.Ports[0])
+	}
 	for _, a := range e.Addrs {
 		if !poolOf(n, a.Addr()).Subnet.IsValid() {
 			return fmt.Errorf("address %s is in no subnet of the network", a.Addr())
@@ -135,11 +138,11 @@ func (r *endpointRender) link(mtu int) {
 		Name: r.host, Owner: endpointScope(r.e), Kind: plan.Veth, MTU: mtu, Up: true,
 		Master: r.o.Link(r.n),
 		// Hairpin always: with bridge-nf-call-iptables=1 a published port of
-		// the endpoint itself turns round inside the bridge.
+		// the endpoint itself turns round inside the bridge. On a LAN nothing is published.
 		//
 		// With source validation the endpoint's own address is all there is behind the port. A bridge learns from
 		// frames to link-local groups (IEEE 802.1D, 7.12.6) before any filter sees them, so it must not learn.
-		Port: plan.BridgePort{Isolated: !r.o.ICC, Hairpin: true, NoLearning: r.o.SourceValidation,
+		Port: plan.BridgePort{Isolated: !r.o.ICC, Hairpin: !r.o.OnLAN(), NoLearning: r.o.SourceValidation,
 			NoFlood: r.o.SourceValidation},
 		Peer: plan.VethPeer{NS: r.e.NetNS, Name: r.inside, MAC: r.e.MAC},
 	}}

@@ -53,6 +53,7 @@ func nftText(r plan.Ruleset) string {
 func stateText(s plan.State) string {
 	var b strings.Builder
 	lines(&b, s.Links)
+	lines(&b, s.Members)
 	lines(&b, s.Addrs)
 	lines(&b, s.Routes)
 	lines(&b, s.FDB)
@@ -133,7 +134,10 @@ func TestNetworkGolden(t *testing.T) {
 		"mixed":      with(testNetwork(), "gateway-mode", "nat-unprotected", "gateway-mode-ipv6", "routed"),
 		"outbound": with(testNetwork(), "com.docker.network.host_ipv4", "192.0.2.9", "outbound-ip6",
 			"2001:db8::9"),
-		"no-icc": with(testNetwork(), "icc", "false", "masquerade", "false", "bridge-name", "br-front"),
+		"lan":       with(testNetwork(), "parent", "eth1", "icc", "false"),
+		"lan-vlan":  with(testNetwork(), "parent", "eth1.100", "mtu", "9000"),
+		"unmanaged": with(testNetwork(), "bridge-name", "br0", "unmanaged", "true"),
+		"no-icc":    with(testNetwork(), "icc", "false", "masquerade", "false", "bridge-name", "br-front"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := Driver{}.RenderNetwork(n, cnm.Host{MTU: 1450})

@@ -42,6 +42,9 @@ func RenderNetwork(n cnm.Network, o Options, h cnm.Host) (plan.State, error) {
 		return plan.State{}, fmt.Errorf("network %s has IPv6, and this host's kernel has it switched off: remove "+
 			"ipv6.disable=1 from its command line or make the network without IPv6", n.Name)
 	}
+	if o.OnLAN() {
+		return renderLAN(n, o, h), nil
+	}
 	r := networkRender{n: n, o: o, h: h, link: o.Link(n)}
 	r.state.Links = []plan.Link{{
 		Name: r.link, Owner: networkScope(n), Kind: plan.Bridge,

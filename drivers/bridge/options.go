@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/drivers/lan"
 	"github.com/vethloom/vethloom/internal/linkname"
 )
 
@@ -51,6 +52,10 @@ type Options struct {
 	Outbound4, Outbound6 netip.Addr
 	Routes               Routes
 	BridgeName           string // "": derived from the network's ID
+	// A network with a parent, or on a bridge that somebody else has made (unmanaged), is a LAN of the host's.
+	Parent    lan.Parent
+	Unmanaged bool
+	Detect    bool // the LAN is asked whether anybody has an address before it is given
 
 	mode            GatewayMode // of a family that has none of its own
 	askedMasquerade bool
@@ -116,14 +121,17 @@ func OptionOf[T any](known []Option[T], fixed []string, name string) (own string
 
 // Option implements [cnm.Updater].
 func (Driver) Option(name string) (own string, inPlace bool) {
-	return OptionOf(knownOptions(), Fixed(), name)
+	return OptionOf(ownOptions(), append(Fixed(), "parent", "unmanaged", "vlan"), name)
 }
 
 // DecodeOptions decodes the options of a network of the driver bridge. An unknown name, a
 // malformed value and one option under both of its names are errors that say so.
 func DecodeOptions(given map[string]string) (Options, error) {
 	o := Defaults()
-	if err := Decode("bridge", knownOptions(), given, &o); err != nil {
+	if err := Decode("bridge", ownOptions(), given, &o); err != nil {
+		return Options{}, err
+	}
+	if err := o.settleLAN(given); err != nil {
 		return Options{}, err
 	}
 	return o, o.Settle()

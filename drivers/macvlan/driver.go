@@ -30,7 +30,7 @@ func (Driver) Name() string { return name }
 func (Driver) Scope() cnm.Scope { return cnm.Local }
 
 // Capabilities: addresses of the LAN, and no ports, as nothing is translated.
-func (Driver) Capabilities() cnm.Capabilities { return cnm.Capabilities{Addresses: true, LAN: true} }
+func (Driver) Capabilities() cnm.Capabilities { return cnm.Capabilities{Addresses: true} }
 
 // NetworkLink is the LAN that the network is on: no two networks are on the same.
 func (Driver) NetworkLink(n cnm.Network) string {
@@ -38,7 +38,7 @@ func (Driver) NetworkLink(n cnm.Network) string {
 	if err != nil {
 		return ""
 	}
-	return o.lan()
+	return o.Name()
 }
 
 // LAN implements [cnm.LANDriver].
@@ -47,7 +47,7 @@ func (Driver) LAN(n cnm.Network) cnm.LAN {
 	if err != nil {
 		return cnm.LAN{}
 	}
-	return cnm.LAN{Link: o.lower(n), Detect: o.Detect, OwnMACs: o.Mode != "passthru"}
+	return cnm.LAN{Link: o.Lower(n), Detect: o.Detect, OwnMACs: o.Mode != "passthru"}
 }
 
 // CheckNetwork refuses unknown or malformed options, pools that no LAN can have, and an address of the host's that
@@ -109,20 +109,13 @@ func (Driver) RenderNetwork(n cnm.Network, h cnm.Host) (plan.State, error) {
 	if err != nil || n.Phase == cnm.Deleting {
 		return s, err
 	}
-	if o.VLAN != 0 {
-		lower := o.lower(n)
-		s.Links = append(s.Links, plan.Link{Name: lower, Owner: cnm.NetworkOwner(n.ID), Kind: plan.VLAN, Up: true,
-			Lower: plan.Lower{Link: o.Parent, Tag: o.VLAN}})
-		if !h.NoIPv6 { // the host has no business on it
-			s.Sysctls = append(s.Sysctls, plan.Sysctl{Path: "ipv6/conf/" + lower + "/disable_ipv6", Value: "1"})
-		}
-	}
+	s = o.Render(n, h, "")
 	if !o.Host {
 		return s, nil
 	}
 	own := linkname.Of(linkname.MACVLAN, n.ID)
 	s.Links = append(s.Links, plan.Link{Name: own, Owner: cnm.NetworkOwner(n.ID), Kind: plan.Macvlan, Up: true,
-		MTU: o.MTU, Lower: plan.Lower{Link: o.lower(n), Mode: o.Mode}})
+		MTU: o.MTU, Lower: plan.Lower{Link: o.Lower(n), Mode: o.Mode}})
 	// It answers those on the network, and not the LAN's: for them the host's address is at the parent.
 	s.Sysctls = append(s.Sysctls, plan.Sysctl{Path: "ipv4/conf/" + own + "/arp_filter", Value: "1"})
 	ipv6 := "1"
@@ -167,7 +160,7 @@ func (d Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.
 	s := bridge.RenderInside(n, e, h)
 	s.Routes = append(s.Routes, o.Routes.For(e, s)...)
 	link := plan.Link{NS: e.NetNS, Name: e.LinkName(), Owner: cnm.EndpointOwner(e.ID), Kind: plan.Macvlan,
-		MAC: e.MAC, MTU: o.MTU, Up: true, Lower: plan.Lower{Link: o.lower(n), Mode: o.Mode}}
+		MAC: e.MAC, MTU: o.MTU, Up: true, Lower: plan.Lower{Link: o.Lower(n), Mode: o.Mode}}
 	if o.Mode == "passthru" {
 		link.MAC = plan.MAC{} // that of the parent
 	}

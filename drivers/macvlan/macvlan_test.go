@@ -11,7 +11,7 @@ import (
 	"github.com/vethloom/vethloom/plan"
 )
 
-func lan(kv ...string) cnm.Network {
+func network(kv ...string) cnm.Network {
 	pool := func(subnet, gateway string) cnm.Pool {
 		return cnm.Pool{Subnet: netip.MustParsePrefix(subnet), Range: netip.MustParsePrefix(subnet),
 			Gateway: netip.MustParseAddr(gateway), Aux: map[string]netip.Addr{}}
@@ -28,7 +28,7 @@ func lan(kv ...string) cnm.Network {
 }
 
 func TestGolden(t *testing.T) {
-	e := cnm.Endpoint{ID: "91bc3f2a" + strings.Repeat("1", 56), Network: lan().ID, NetNS: "box", Phase: cnm.Active,
+	e := cnm.Endpoint{ID: "91bc3f2a" + strings.Repeat("1", 56), Network: network().ID, NetNS: "box", Phase: cnm.Active,
 		Plain: true, MAC: plan.MAC{0x02, 0x42, 192, 0, 2, 7},
 		Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/24"), netip.MustParsePrefix("2001:db8::7/64")}}
 	h := cnm.Host{Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8"), netip.MustParsePrefix("192.0.2.1/24")}}
@@ -38,13 +38,13 @@ func TestGolden(t *testing.T) {
 		{Dst: netip.MustParsePrefix("198.51.100.0/24"), Via: netip.MustParseAddr("192.0.2.98")},
 		{Dst: netip.MustParsePrefix("203.0.113.0/24")}}}
 	for name, n := range map[string]cnm.Network{
-		"leased":        lan("parent", "eth0"),
-		"plain":         lan("parent", "eth0"),
-		"private-vlan":  lan("parent", "eth0.100", "mode", "private", "mtu", "1400"),
-		"passthru":      lan("parent", "eth0.100", "vlan", "none", "mode", "passthru"),
-		"host":          lan("parent", "eth0", "host-access", "true"),
-		"host-addrs":    lan("parent", "eth0", "vlan", "7", "host-access", "192.0.2.250,2001:db8::fa"),
-		"host-not-here": lan("parent", "eth0", "host-access", "false", "com.docker.network.driver.mtu", "9000"),
+		"leased":        network("parent", "eth0"),
+		"plain":         network("parent", "eth0"),
+		"private-vlan":  network("parent", "eth0.100", "mode", "private", "mtu", "1400"),
+		"passthru":      network("parent", "eth0.100", "vlan", "none", "mode", "passthru"),
+		"host":          network("parent", "eth0", "host-access", "true"),
+		"host-addrs":    network("parent", "eth0", "vlan", "7", "host-access", "192.0.2.250,2001:db8::fa"),
+		"host-not-here": network("parent", "eth0", "host-access", "false", "com.docker.network.driver.mtu", "9000"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := (Driver{}).CheckNetwork(n); err != nil {
@@ -78,22 +78,22 @@ func TestCheckNetworkRefuses(t *testing.T) {
 		n    cnm.Network
 		want string
 	}{
-		{lan(), "-o parent=eth0"},
-		{lan("parent", "a/b"), "not the name of a link"},
-		{lan("parent", "vlb-12345678"), "not a link to a LAN"},
-		{lan("parent", "lo"), "not a link to a LAN"},
-		{lan("parent", "eth0", "mode", "l2"), "bridge, private, vepa, passthru"},
-		{lan("parent", "eth0", "vlan", "0"), "1 to 4094"},
-		{lan("parent", "eth0", "vlan", "4095"), "1 to 4094"},
-		{lan("parent", "eth0", "mtu", "1000"), "at least 1280"},
-		{lan("parent", "eth0", "duplicate-detection", "perhaps"), "want true or false"},
-		{lan("parent", "eth0", "paernt", "eth1"), "unknown option"},
-		{lan("parent", "eth0", "host-access", "maybe"), "want true, false"},
-		{lan("parent", "eth0", "host-access", "192.0.2.9"), "--aux-address host=192.0.2.9"},
-		{lan("parent", "eth0", "host-access", "192.0.2.254"), "is the gateway"},
-		{lan("parent", "eth0", "host-access", "10.0.0.9"), "in no subnet"},
-		{lan("parent", "eth0", "host-access", "192.0.2.250,192.0.2.250"), "second address"},
-		{lan("parent", "eth0", "host-access", "true", "mode", "private"), "leave one of the two out"},
+		{network(), "-o parent=eth0"},
+		{network("parent", "a/b"), "not the name of a link"},
+		{network("parent", "vlb-12345678"), "not a link to a LAN"},
+		{network("parent", "lo"), "not a link to a LAN"},
+		{network("parent", "eth0", "mode", "l2"), "bridge, private, vepa, passthru"},
+		{network("parent", "eth0", "vlan", "0"), "1 to 4094"},
+		{network("parent", "eth0", "vlan", "4095"), "1 to 4094"},
+		{network("parent", "eth0", "mtu", "1000"), "at least 1280"},
+		{network("parent", "eth0", "duplicate-detection", "perhaps"), "want true or false"},
+		{network("parent", "eth0", "paernt", "eth1"), "unknown option"},
+		{network("parent", "eth0", "host-access", "maybe"), "want true, false"},
+		{network("parent", "eth0", "host-access", "192.0.2.9"), "--aux-address host=192.0.2.9"},
+		{network("parent", "eth0", "host-access", "192.0.2.254"), "is the gateway"},
+		{network("parent", "eth0", "host-access", "10.0.0.9"), "in no subnet"},
+		{network("parent", "eth0", "host-access", "192.0.2.250,192.0.2.250"), "second address"},
+		{network("parent", "eth0", "host-access", "true", "mode", "private"), "leave one of the two out"},
 	} {
 		if err := (Driver{}).CheckNetwork(c.n); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %v, want %q", c.n.Options, err, c.want)

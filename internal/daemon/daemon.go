@@ -403,7 +403,7 @@ func lowerError(l plan.Link, err error) error {
 	_, missing := errors.AsType[*plan.NoLinkError](err)
 	switch {
 	case missing:
-		e.Kind, e.Reason, e.Remedy = cnm.ErrNotFound, "the host has no link of this name", "ip link shows what it has"
+		e.Kind, e.Reason, e.Remedy = cnm.ErrNotFound, noSuchLink, seeLinks
 	case errors.Is(err, unix.EEXIST) && l.Kind == plan.VLAN:
 		e.Kind = cnm.ErrExists
 		e.Reason = fmt.Sprintf("the host has a link for VLAN %d of it that netd did not make", l.Lower.Tag)
@@ -423,6 +423,27 @@ func lowerError(l plan.Link, err error) error {
 	return e
 }
 
+// memberError says why a link of the host's does not become a port of a network's bridge.
+func memberError(m plan.MemberLink, err error) error {
+	e := &cnm.Error{Kind: cnm.ErrForbidden, Field: "parent", Value: m.Link, Cause: err}
+	unfit, known := errors.AsType[*plan.UnfitLinkError](err)
+	_, missing := errors.AsType[*plan.NoLinkError](err)
+	switch {
+	case missing:
+		e.Kind, e.Reason, e.Remedy = cnm.ErrNotFound, noSuchLink, seeLinks
+	case known:
+		e.Reason, e.Remedy = "it "+unfit.Reason, unfit.Remedy
+	default:
+		return err
+	}
+	return e
+}
+
+const (
+	noSuchLink = "the host has no link of this name"
+	seeLinks   = "ip link shows what it has"
+)
+
 func modelError(err error) error {
 	if taken, ok := errors.AsType[*plan.PortTakenError](err); ok {
 		by := taken.By
@@ -436,7 +457,10 @@ func modelError(err error) error {
 	if op, ok := errors.AsType[*plan.OpError](err); ok {
 		l, ok := op.Op.Object.(plan.Link)
 		hold, holds := op.Op.Object.(plan.PortReservation)
+		member, joins := op.Op.Object.(plan.MemberLink)
 		switch {
+		case joins:
+			return memberError(member, err)
 		case holds && errors.Is(err, unix.EMFILE):
 			return &cnm.Error{
 				Kind: cnm.ErrExhausted, Field: "publish", Value: fmt.Sprintf("%d-%d", hold.From, hold.To), Cause: err,

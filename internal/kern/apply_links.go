@@ -40,6 +40,9 @@ func (s *session) enqueue(op plan.Op) error {
 	if o, ok := op.Object.(plan.Redirect); ok {
 		return s.redirect(op, o, index)
 	}
+	if o, ok := op.Object.(plan.MemberLink); ok {
+		return member(s, op, o, index)
+	}
 	r, err := onLink(op, index)
 	if err != nil {
 		return err

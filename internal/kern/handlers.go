@@ -39,7 +39,7 @@ func (k *Kernel) handlerTable() map[string]handler {
 			return s.namespace(op)
 		})},
 		"link": {queue: (*session).queuedLink}, "addr": onLink, "route": onLink, "neigh": onLink, "fdb": onLink,
-		"shaper": onLink, "redirect": onLink,
+		"shaper": onLink, "redirect": onLink, "member": onLink,
 		"policy": {queue: (*session).queued},
 		"set":    rules, "chain": rules, "element": rules,
 		"sysctl": {group: "sysctl", oneNetNS: true, apply: func(_ context.Context, s *session, part []plan.Op) error {

@@ -293,6 +293,7 @@ func (v *view) collect(s *plan.State, owned, going map[*rtnetlink.Link]bool) {
 		s.Routes = append(s.Routes, r.Route)
 	}
 	s.Policies = append(s.Policies, v.policies...)
+	v.collectMembers(s, owned, going)
 	v.collectTraffic(s, owned, going)
 	for _, n := range v.neighs {
 		if l := v.links[n.Index]; l != nil && !going[l] {

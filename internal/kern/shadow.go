@@ -1,6 +1,7 @@
 package kern
 
 import (
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ type shadow struct {
 	addrs   map[string]plan.Addr
 	routes  map[string]plan.Route
 	sysctls map[string]plan.Sysctl
+	members map[string]string    // links of others that are ports of our bridges, and of which
 	entries entries              // of neighbours and forwarding
 	going   map[string]time.Time // links removed with a namespace, which takes its time, and when
 	active  int                  // runs of Apply
@@ -52,7 +54,7 @@ func (s *shadow) set(epoch uint64, state plan.State) {
 
 func (s *shadow) reset() {
 	s.links, s.addrs, s.routes = map[string]plan.Link{}, map[string]plan.Addr{}, map[string]plan.Route{}
-	s.sysctls = map[string]plan.Sysctl{}
+	s.sysctls, s.members = map[string]plan.Sysctl{}, map[string]string{}
 	s.entries.reset()
 	if s.going == nil {
 		s.going = map[string]time.Time{}
@@ -135,6 +137,8 @@ func (s *shadow) put(o plan.Object) {
 		if o.Kind != plan.Loopback {
 			s.links[o.Name] = o
 		}
+	case plan.MemberLink:
+		s.members[o.Link] = o.Bridge
 	case plan.Addr:
 		s.addrs[o.Key()] = o
 	case plan.Route:
@@ -162,6 +166,8 @@ func (s *shadow) remove(o plan.Object) {
 		if o.Kind == plan.Veth && o.Peer.NS == "" {
 			s.removeLink(o.Peer.Name)
 		}
+	case plan.MemberLink:
+		delete(s.members, o.Link)
 	case plan.Addr:
 		delete(s.addrs, o.Key())
 	case plan.Route:
@@ -179,6 +185,7 @@ func (s *shadow) remove(o plan.Object) {
 func (s *shadow) removeLink(name string) {
 	delete(s.links, name)
 	s.entries.removeLink(name)
+	maps.DeleteFunc(s.members, func(_, bridge string) bool { return bridge == name })
 	for k, a := range s.addrs {
 		if a.Link == name {
 			delete(s.addrs, k)
@@ -216,6 +223,8 @@ func (s *shadow) linkDrifted(l rtnetlink.Link, master string, gone bool) bool {
 	want, known := s.links[l.Name]
 	scope, peer, owned := l.Owner()
 	switch {
+	case !known && s.members[l.Name] != "":
+		return gone || s.members[l.Name] != master
 	case !known:
 		return !gone && owned && !peer && !s.leaving(l.Name)
 	case gone:

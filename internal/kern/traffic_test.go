@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
 	"github.com/vethloom/vethloom/plan"
 )
@@ -37,13 +38,7 @@ func TestTrafficDrift(t *testing.T) {
 		"ip link del vli-1",
 		"ip link del vle-1",
 	} {
-		env.Sh(change)
-		woken(t, drift, change)
-		if ops := converge(t, k, want); len(ops) == 0 {
-			t.Errorf("%s: nothing to repair", change)
-		}
-		settled(t, k, want)
-		calm(t, drift, "the repair")
+		repaired(t, env, k, drift, want, change)
 	}
 	env.Sh("tc qdisc add dev vlb-1 root handle 5: pfifo; tc filter add dev vle-1 ingress prio 9 protocol ip u32 " +
 		"match u32 0 0 action mirred egress mirror dev vlb-1")
@@ -58,4 +53,16 @@ func TestTrafficDrift(t *testing.T) {
 	}
 	converge(t, k, plan.State{})
 	calm(t, drift, "our own removal")
+}
+
+// repaired has others change something that is noticed, and repairs it.
+func repaired(t *testing.T, env *kerntest.Env, k *kern.Kernel, drift <-chan struct{}, want plan.State, change string) {
+	t.Helper()
+	env.Sh(change)
+	woken(t, drift, change)
+	if ops := converge(t, k, want); len(ops) == 0 {
+		t.Errorf("%s: nothing to repair", change)
+	}
+	settled(t, k, want)
+	calm(t, drift, "the repair")
 }

@@ -65,7 +65,7 @@ func (r *Renderer) Names(n cnm.Network) (plan.State, error) {
 	if err != nil {
 		return plan.State{}, nil // the network's own render says why
 	}
-	if d, err := r.driver(n); err != nil || d.Capabilities().LAN {
+	if d, err := r.driver(n); err != nil || cnm.IsLAN(d, n) {
 		return plan.State{}, err
 	}
 	return nameServers(n, st), nil

@@ -31,7 +31,7 @@ func (k *Kernel) apply(op plan.Op) error {
 			return ErrMissing
 		}
 		return put(t.policies, op.Verb, o)
-	case plan.Neigh, plan.FDBEntry, plan.Shaper, plan.Redirect:
+	case plan.Neigh, plan.FDBEntry, plan.Shaper, plan.Redirect, plan.MemberLink:
 		return t.entry(op)
 	case plan.Tunnel:
 		return t.tunnel(op.Verb, o)
@@ -79,6 +79,8 @@ func (t *tables) entry(op plan.Op) error {
 			return fmt.Errorf("link %s: %w", o.To, ErrMissing)
 		}
 		return onLink(t, t.redirects, op.Verb, o)
+	case plan.MemberLink:
+		return onLink(t, t.joined, op.Verb, o)
 	}
 	return fmt.Errorf("%s: no such kind of object", op.Kind())
 }
@@ -353,6 +355,8 @@ func (k *Kernel) remove(o plan.Object) error {
 		missing = !take(t.shapers, o)
 	case plan.Redirect:
 		missing = !take(t.redirects, o)
+	case plan.MemberLink:
+		missing = !take(t.joined, o)
 	case plan.Tunnel:
 		missing = !take(t.tunnels, o)
 		drop(t.remotes, func(r plan.TunnelPeer) bool { return r.Link == o.Link })
@@ -426,6 +430,7 @@ func (t *tables) removeEnd(ns plan.NetNS, name string) {
 	drop(t.fdb, func(f plan.FDBEntry) bool { return f.NS == ns && f.Link == name })
 	drop(t.shapers, func(s plan.Shaper) bool { return ns == "" && s.Link == name })
 	drop(t.redirects, func(r plan.Redirect) bool { return ns == "" && r.Link == name })
+	drop(t.joined, func(m plan.MemberLink) bool { return ns == "" && m.Bridge == name })
 	drop(t.sysctls, func(s plan.Sysctl) bool { return s.NS == ns && s.Link() == name })
 }
 

@@ -56,6 +56,7 @@ type tables struct {
 	fdb        map[string]plan.FDBEntry
 	shapers    map[string]plan.Shaper
 	redirects  map[string]plan.Redirect
+	joined     map[string]plan.MemberLink // the links are taken to be there
 	tunnels    map[string]plan.Tunnel
 	remotes    map[string]plan.TunnelPeer
 	zones      map[string]plan.NameZone
@@ -94,6 +95,7 @@ func New() *Kernel {
 			fdb:        map[string]plan.FDBEntry{},
 			shapers:    map[string]plan.Shaper{},
 			redirects:  map[string]plan.Redirect{},
+			joined:     map[string]plan.MemberLink{},
 			tunnels:    map[string]plan.Tunnel{},
 			remotes:    map[string]plan.TunnelPeer{},
 			zones:      map[string]plan.NameZone{},
@@ -149,6 +151,7 @@ func (k *Kernel) snapshot() plan.State {
 	s.Links = append(s.Links, sorted(t.links)...)
 	s.Addrs, s.Routes, s.Neighs, s.FDB = sorted(t.addrs), sorted(t.routes), sorted(t.neighs), sorted(t.fdb)
 	s.Policies, s.Shapers, s.Redirects = sorted(t.policies), sorted(t.shapers), sorted(t.redirects)
+	s.Members = sorted(t.joined)
 	s.Tunnels, s.TunnelPeers = sorted(t.tunnels), sorted(t.remotes)
 	s.NameZones, s.NameMembers, s.NameServers = sorted(t.zones), sorted(t.members), sorted(t.servers)
 	s.Sysctls, s.Ports, s.Accepts = sorted(t.sysctls), sorted(t.ports), sorted(t.accepts)

@@ -32,6 +32,7 @@ const (
 	addrGenModeNone     = 1  // IN6_ADDR_GEN_MODE_NONE
 	inetConf            = 1  // IFLA_INET_CONF
 	promoteSecondaries  = 20 // IPV4_DEVCONF_PROMOTE_SECONDARIES
+	brportCost          = 3  // IFLA_BRPORT_COST
 	brportMode          = 4  // IFLA_BRPORT_MODE, the hairpin flag
 	brportLearning      = 8  // IFLA_BRPORT_LEARNING
 	brportFlood         = 9  // IFLA_BRPORT_UNICAST_FLOOD
@@ -254,6 +255,7 @@ type Link struct {
 	MTU              int
 	Up               bool
 	Port             plan.BridgePort
+	member           bool // a port that we have made of somebody else's link
 	VXLAN            plan.VXLANDevice
 	odd              bool // a VXLAN device that is not as we make them
 	NS               plan.NetNS
@@ -343,6 +345,8 @@ func (l *Link) parseInfo(b []byte) error {
 		case unix.IFLA_INFO_SLAVE_DATA:
 			return attr.Each(v, func(kind uint16, v []byte) error {
 				switch kind {
+				case brportCost:
+					l.member = attr.U32(v) == memberCost
 				case brportMode:
 					l.Port.Hairpin = attr.U8(v) != 0
 				case brportLearning:
