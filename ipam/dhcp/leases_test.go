@@ -322,7 +322,7 @@ func TestAnAddressInUseIsDeclined(t *testing.T) {
 	if b.server.count("DECLINE 192.0.2.50") != 1 {
 		t.Errorf("the server heard %v", b.server.heard)
 	}
-	addr = "192.0.2.50"
+	b.server.answers(gives("192.0.2.50", 3600))
 	b.net.Options["duplicate-detection"] = "false"
 	if err := b.joins("b"); err != nil || b.has("b") != "[192.0.2.50/24]" {
 		t.Errorf("without detection: got %s, %v; want 192.0.2.50", b.has("b"), err)
