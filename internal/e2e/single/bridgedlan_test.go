@@ -76,3 +76,35 @@ func TestContainersOnABridgedLAN(t *testing.T) {
 	matches(t, "the host's link", n.Sh("ip -o link show lan0"), `<BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1500 qdisc .*`)
 	is(t, "bridges", n.Sh("ip -o link show master lan0; ip -o link | grep -c 'vle-\\|master' || true"), "0\n")
 }
+
+// A bridge that an administrator has made gets ports, and stays as it is; a container speaks for nobody else on it.
+func TestContainersOnABridgeOfSomebodyElse(t *testing.T) {
+	n, far := withLAN(t)
+	n.Sh("ip link add br0 type bridge; ip link set br0 up; ip addr flush dev lan0 scope global; " +
+		"ip link set lan0 master br0; ip addr add 192.0.2.1/24 dev br0; ip -6 addr add 2001:db8::1/64 dev br0 nodad")
+	defer n.Sh("ip link del br0")
+	const asItIs = "ip -d link show br0 | sed 's/gc_timer *[0-9.]*//'; ip -o addr show br0 scope global"
+	before := n.Sh(asItIs)
+	n.ok("network", "create", "-o", "bridge-name=br0", "-o", "unmanaged=true", "--subnet", "192.0.2.0/24",
+		"--ip-range", "192.0.2.32/27", "--gateway", "192.0.2.100", "--subnet", "2001:db8::/64", "theirs")
+	n.refuses(refusal{"network create -o bridge-name=br0 -o unmanaged=true other", 1, `"br0": network "theirs" has`},
+		refusal{"network create -d macvlan -o parent=br0 other", 1, `"br0": network "theirs" has`},
+		refusal{"network create -o unmanaged=true other", 1, `-o bridge-name=br0`})
+	n.ok("run", "-d", "--name", "a", "--network", "theirs", "--cap-add", "NET_ADMIN", "bb", "sleep", "1000")
+	const addrs = "{{.NetworkSettings.Networks.theirs.IPAddress}} " +
+		"{{.NetworkSettings.Networks.theirs.GlobalIPv6Address}}"
+	a4, a6, _ := strings.Cut(n.ok("inspect", "-f", addrs, "a"), " ")
+	for _, there := range []string{a4, a6} {
+		far.Run("ping", "-c1", "-W5", there)
+		n.Run("ping", "-c1", "-W5", there)
+	}
+	inside := n.inside("a")
+	inside("ip addr add 192.0.2.77/24 dev eth0")
+	if r := n.net("exec", "a", "ping", "-c1", "-W1", "-I", "192.0.2.77", "192.0.2.100"); r.code == 0 {
+		t.Error("the container speaks with an address that is not its own")
+	}
+	n.ok("exec", "a", "ping", "-c1", "-W5", "-I", a4, "192.0.2.100")
+	n.ok("rm", "-f", "a")
+	n.ok("network", "rm", "theirs")
+	is(t, "the bridge afterwards", n.Sh(asItIs), before)
+}
