@@ -80,7 +80,7 @@ func sameDevice(want, have Link) bool {
 		return want.Peer.NS == have.Peer.NS && want.Peer.Name == have.Peer.Name
 	case want.Kind == VXLAN:
 		return want.VXLAN == have.VXLAN
-	case want.Kind == VLAN || want.Kind == Macvlan:
+	case want.Kind.OnLower():
 		return want.Lower == have.Lower
 	case want.Kind == Given:
 		return want.Given.Name == have.Given.Name

@@ -17,6 +17,7 @@ const (
 	TUN     LinkKind = "tun"
 	VLAN    LinkKind = "vlan"
 	Macvlan LinkKind = "macvlan"
+	IPvlan  LinkKind = "ipvlan"
 	// IFB is a link that what comes in by others goes through, to be held to a rate: see [Redirect].
 	IFB      LinkKind = "ifb"
 	Loopback LinkKind = "loopback"
@@ -55,7 +56,7 @@ type Link struct {
 	Port   BridgePort  // meaningful with Master
 	Peer   VethPeer    // meaningful for Veth
 	VXLAN  VXLANDevice // meaningful for VXLAN
-	Lower  Lower       // meaningful for VLAN and Macvlan
+	Lower  Lower       // meaningful where OnLower
 	// Querier has a Bridge ask who listens to which multicast group, and send frames to a group to those alone.
 	// Without one a bridge sends them everywhere.
 	Querier bool
@@ -75,8 +76,18 @@ type GivenLink struct {
 type Lower struct {
 	Link string // in the fabric's namespace, whatever the namespace of the link on it
 	Tag  uint16 // of a VLAN (IEEE 802.1Q): 1 to 4094
-	Mode string // of a Macvlan: one of MacvlanModes
+	Mode string // of a Macvlan: one of MacvlanModes; of an IPvlan: one of IPvlanModes
+	Flag string // of an IPvlan: one of IPvlanFlags
 }
+
+// OnLower reports whether links of that kind sit on another one.
+func (k LinkKind) OnLower() bool { return k == VLAN || k == Macvlan || k == IPvlan }
+
+// IPvlanModes are the layers that links on the same lower one share it at.
+func IPvlanModes() []string { return []string{"l2", "l3", "l3s"} }
+
+// IPvlanFlags are what links on the same lower one may be to each other.
+func IPvlanFlags() []string { return []string{"bridge", "private", "vepa"} }
 
 // MacvlanModes are what links on the same lower one may be to each other.
 func MacvlanModes() []string { return []string{"bridge", "private", "vepa", "passthru"} }
@@ -183,6 +194,9 @@ func (o Lower) String() string {
 	}
 	if o.Mode != "" {
 		text += " mode " + o.Mode
+	}
+	if o.Flag != "" {
+		text += " " + o.Flag
 	}
 	return text
 }

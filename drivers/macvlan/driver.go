@@ -135,9 +135,13 @@ func (Driver) RenderNetwork(n cnm.Network, h cnm.Host) (plan.State, error) {
 // CheckEndpoint refuses published ports and sandboxes without a namespace of their own. The error is a
 // [cnm.ErrInvalid].
 func (Driver) CheckEndpoint(n cnm.Network, e cnm.Endpoint) error {
+	return checkEndpoint(name, n, e)
+}
+
+func checkEndpoint(driver string, n cnm.Network, e cnm.Endpoint) error {
 	switch {
 	case e.NetNS == "":
-		return invalid(fmt.Errorf("its sandbox is the host itself, which joins no network of driver %s", name))
+		return invalid(fmt.Errorf("its sandbox is the host itself, which joins no network of driver %s", driver))
 	case len(e.Ports) > 0:
 		return invalid(fmt.Errorf("network %s is a LAN: every port of the container can be reached at its own "+
 			"address, and none is published on the host", n.Name))

@@ -27,11 +27,15 @@ func network(kv ...string) cnm.Network {
 	return n
 }
 
-func TestGolden(t *testing.T) {
-	e := cnm.Endpoint{ID: "91bc3f2a" + strings.Repeat("1", 56), Network: network().ID, NetNS: "box", Phase: cnm.Active,
+func onLAN() cnm.Endpoint {
+	return cnm.Endpoint{ID: "91bc3f2a" + strings.Repeat("1", 56), Network: network().ID, NetNS: "box",
+		Phase: cnm.Active,
 		Plain: true, MAC: plan.MAC{0x02, 0x42, 192, 0, 2, 7},
 		Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/24"), netip.MustParsePrefix("2001:db8::7/64")}}
-	h := cnm.Host{Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8"), netip.MustParsePrefix("192.0.2.1/24")}}
+}
+
+func TestGolden(t *testing.T) {
+	e := onLAN()
 	leased := e
 	leased.Addrs = e.Addrs[:1]
 	leased.Leased = &cnm.Leased{Router: netip.MustParseAddr("192.0.2.99"), Routes: []cnm.GivenRoute{
@@ -47,30 +51,37 @@ func TestGolden(t *testing.T) {
 		"host-not-here": network("parent", "eth0", "host-access", "false", "com.docker.network.driver.mtu", "9000"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := (Driver{}).CheckNetwork(n); err != nil {
-				t.Fatal(err)
-			}
 			e := e
 			if name == "leased" {
 				e = leased
 			}
-			var b strings.Builder
-			for _, render := range []func() (plan.State, error){
-				func() (plan.State, error) { return Driver{}.RenderNetwork(n, h) },
-				func() (plan.State, error) { return Driver{}.RenderEndpoint(n, e, h) },
-			} {
-				s, err := render()
-				if err != nil {
-					t.Fatal(err)
-				}
-				for o := range s.Objects() {
-					fmt.Fprintln(&b, o)
-				}
-				b.WriteString("\n")
-			}
-			golden.Equal(t, name+".txt", b.String())
+			sameAsGolden(t, Driver{}, name, n, e)
 		})
 	}
+}
+
+// sameAsGolden compares what a driver renders of a network and an endpoint.
+func sameAsGolden(t *testing.T, d cnm.Driver, name string, n cnm.Network, e cnm.Endpoint) {
+	t.Helper()
+	if err := d.CheckNetwork(n); err != nil {
+		t.Fatal(err)
+	}
+	h := cnm.Host{Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8"), netip.MustParsePrefix("192.0.2.1/24")}}
+	var b strings.Builder
+	for _, render := range []func() (plan.State, error){
+		func() (plan.State, error) { return d.RenderNetwork(n, h) },
+		func() (plan.State, error) { return d.RenderEndpoint(n, e, h) },
+	} {
+		s, err := render()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for o := range s.Objects() {
+			fmt.Fprintln(&b, o)
+		}
+		b.WriteString("\n")
+	}
+	golden.Equal(t, name+".txt", b.String())
 }
 
 func TestCheckNetworkRefuses(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -18,7 +17,8 @@ const name = "macvlan"
 // Options are a macvlan network's options, decoded.
 type Options struct {
 	lan.Parent
-	Mode   string // one of plan.MacvlanModes
+	Mode   string // one of plan.MacvlanModes, or plan.IPvlanModes
+	Flag   string // of ipvlan: one of plan.IPvlanFlags
 	MTU    int    // bytes; 0: that of the parent
 	Routes bridge.Routes
 	Detect bool // the LAN is asked whether anybody has an address before it is given
@@ -36,7 +36,8 @@ func knownOptions() []bridge.Option[Options] {
 			return nil
 		}},
 		{Name: "host-access", Set: setHost},
-		{Name: "mode", Alias: "macvlan_mode", Set: setMode},
+		{Name: "mode", Alias: "macvlan_mode",
+			Set: oneOf(plan.MacvlanModes(), func(o *Options) *string { return &o.Mode })},
 		{Name: "mtu", Alias: "com.docker.network.driver.mtu", Set: func(o *Options, value string) (err error) {
 			if o.MTU, err = strconv.Atoi(value); err != nil || o.MTU < 68 || o.MTU > 65535 {
 				return errors.New("want a number of bytes from 68 to 65535")
@@ -47,14 +48,6 @@ func knownOptions() []bridge.Option[Options] {
 		{Name: "routes", Set: func(o *Options, value string) error { return o.Routes.Set(value) }},
 		{Name: "vlan", Set: func(o *Options, value string) error { return o.SetVLAN(value) }},
 	}
-}
-
-func setMode(o *Options, value string) error {
-	if !slices.Contains(plan.MacvlanModes(), value) {
-		return fmt.Errorf("want %s", strings.Join(plan.MacvlanModes(), ", "))
-	}
-	o.Mode = value
-	return nil
 }
 
 func setHost(o *Options, value string) error {

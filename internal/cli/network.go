@@ -64,7 +64,7 @@ func (a networks) networkCreate() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.driver, "driver", "d", "",
-		"bridge (default), macvlan; across hosts: overlay, vxlan, udp or host-gw; or the name of a plugin")
+		"bridge (default), macvlan, ipvlan; across hosts: overlay, vxlan, udp or host-gw; or the name of a plugin")
 	f.StringArrayVar(&o.subnets, "subnet", nil,
 		"subnet, or only a length ('/24') to have a free one picked; on one host several a family")
 	f.StringArrayVar(&o.gateways, "gateway", nil, "gateway of the subnet that holds it")

@@ -215,7 +215,7 @@ func (d *daemon) serve(ctx context.Context) error {
 // drivers are those that this netd has.
 func drivers() []cnm.Driver {
 	return []cnm.Driver{
-		bridge.Driver{}, host.Driver{}, null.Driver{}, macvlan.Driver{}, overlay.Driver{},
+		bridge.Driver{}, host.Driver{}, null.Driver{}, macvlan.Driver{}, macvlan.IPvlan{}, overlay.Driver{},
 		routed.Driver{Backend: hostgw.Backend{}}, routed.Driver{Backend: vxlan.Backend{}},
 		routed.Driver{Backend: udp.Backend{}},
 	}
@@ -410,7 +410,7 @@ func lowerError(l plan.Link, err error) error {
 		e.Remedy = "name that link: -o parent=NAME -o vlan=none; ip -d link shows it"
 	case errors.Is(err, unix.EOPNOTSUPP):
 		e.Kind = cnm.ErrUnavailable
-		module := map[plan.LinkKind]string{plan.Macvlan: "macvlan", plan.VLAN: "8021q"}[l.Kind]
+		module := map[plan.LinkKind]string{plan.Macvlan: "macvlan", plan.IPvlan: "ipvlan", plan.VLAN: "8021q"}[l.Kind]
 		e.Reason, e.Remedy = fmt.Sprintf("this kernel has no links of kind %s", l.Kind), "modprobe "+module
 	case errors.Is(err, unix.EBUSY):
 		e.Reason, e.Remedy = "the link belongs to a bridge or a bond", "name that one as the parent"
@@ -470,7 +470,7 @@ func modelError(err error) error {
 		case !ok:
 		case op.Op.Verb == plan.Create && l.Kind == plan.Given:
 			return givenError(l, err)
-		case op.Op.Verb == plan.Create && (l.Kind == plan.Macvlan || l.Kind == plan.VLAN):
+		case op.Op.Verb == plan.Create && l.Kind.OnLower():
 			return lowerError(l, err)
 		case op.Op.Verb == plan.Create && l.Kind == plan.Bridge && errors.Is(err, unix.EEXIST):
 			return &cnm.Error{

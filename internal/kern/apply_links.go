@@ -218,7 +218,7 @@ func (s *session) createLink(l plan.Link) error {
 
 // lower is the index of the link that another one sits on, 0 for none.
 func (s *session) lower(l plan.Link) (uint32, error) {
-	if l.Kind != plan.VLAN && l.Kind != plan.Macvlan {
+	if !l.Kind.OnLower() {
 		return 0, nil
 	}
 	index, err := s.lookup("", l.Lower.Link)
@@ -251,8 +251,7 @@ func (s *session) firstEnd(l plan.Link) []rtnetlink.Request {
 }
 
 func hasCarrier(k plan.LinkKind) bool {
-	return k == plan.VXLAN || k == plan.TUN || k == plan.VLAN || k == plan.Macvlan ||
-		k == plan.IFB
+	return k == plan.VXLAN || k == plan.TUN || k == plan.IFB || k.OnLower()
 }
 
 // evict removes a link of ours in the fabric's namespace that would go by itself
@@ -324,7 +323,7 @@ func checkLink(l plan.Link) error {
 		return rtnetlink.CheckLinkName(l.Peer.Name)
 	case plan.VXLAN:
 		return rtnetlink.CheckVXLAN(l.VXLAN)
-	case plan.VLAN, plan.Macvlan:
+	case plan.VLAN, plan.Macvlan, plan.IPvlan:
 		return rtnetlink.CheckLower(l)
 	case plan.Given:
 		return checkGiven(l)

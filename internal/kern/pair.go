@@ -88,7 +88,7 @@ func (p *pairing) first(neighbours map[uint32]*rtnetlink.Link, l *rtnetlink.Link
 		out.Kind, out.Given.Name = plan.Given, name
 		return out
 	}
-	if l.Kind == plan.VLAN || l.Kind == plan.Macvlan {
+	if l.Kind.OnLower() {
 		out.Lower = l.Lower
 		if lower := p.view("").links[l.PeerIndex]; lower != nil && (l.NS == "") == (l.NSID < 0) {
 			out.Lower.Link = lower.Name

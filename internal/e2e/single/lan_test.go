@@ -129,3 +129,24 @@ func TestAContainerThatHasALinkForItself(t *testing.T) {
 	is(t, "hardware address", n.inside("p")(fmt.Sprintf(ether, "eth0")), n.Sh(fmt.Sprintf(ether, "lan0")))
 	n.refuses(refusal{"run --rm --network alone bb true", 125, `passthru there is one only`})
 }
+
+// Containers on an ipvlan network share the link's hardware address. A kernel without ipvlan is told of when the
+// network is made.
+func TestContainersOnAnIPvlan(t *testing.T) {
+	n, far := withLAN(t)
+	const create = "network create -d ipvlan -o parent=lan0 --subnet 192.0.2.0/24 --ip-range 192.0.2.32/27 " +
+		"--gateway 192.0.2.100 ip"
+	n.refuses(refusal{"network create -d ipvlan -o parent=lan0 -o ipvlan_mode=l4 ip", 1, `want l2, l3, l3s`})
+	r := far.Sh("ip link add ipv0 link lan0 type ipvlan mode l2 2>&1 && ip link del ipv0 || true")
+	if strings.Contains(r, "Unknown device") {
+		n.refuses(refusal{create, 1, `"lan0": this kernel has no links of kind ipvlan.*modprobe ipvlan`})
+		is(t, "networks", n.ok("network", "ls", "-q", "--filter", "name=ip"), "")
+		return
+	}
+	n.ok(strings.Fields(create)...)
+	n.ok("run", "-d", "--name", "a", "--network", "ip", "bb", "sleep", "1000")
+	far.Run("ping", "-c1", "-W5", "192.0.2.32")
+	n.refuses(refusal{"run --rm --network ip --mac-address 02:00:00:00:00:0b bb true", 125, `that of the parent`})
+	n.ok("rm", "-f", "a")
+	n.ok("network", "rm", "ip")
+}

@@ -113,7 +113,7 @@ func NewLink(l plan.Link, master, lower uint32, ns int) Request {
 		switch l.Kind {
 		case plan.Bridge:
 			a.Nest(unix.IFLA_INFO_DATA, func(a *attr.Builder) { bridgeData(a, l) })
-		case plan.VLAN, plan.Macvlan:
+		case plan.VLAN, plan.Macvlan, plan.IPvlan:
 			a.Nest(unix.IFLA_INFO_DATA, func(a *attr.Builder) { lowerData(a, l) })
 		case plan.Veth:
 			a.Nest(unix.IFLA_INFO_DATA, func(a *attr.Builder) { peerData(a, l, ns) })
@@ -339,7 +339,7 @@ func (l *Link) parseInfo(b []byte) error {
 				return l.parseVXLAN(v)
 			case plan.TUN:
 				return l.parseTUN(v)
-			case plan.VLAN, plan.Macvlan:
+			case plan.VLAN, plan.Macvlan, plan.IPvlan:
 				return l.parseLower(v)
 			}
 		case unix.IFLA_INFO_SLAVE_DATA:
