@@ -129,7 +129,8 @@ func (s *Leases) Pools(ctx context.Context, n cnm.Network, requests []cnm.PoolRe
 // lanOf is where a network's endpoints can have leases.
 func (s *Leases) lanOf(n cnm.Network) (cnm.LAN, error) {
 	refuse := func(reason string) (cnm.LAN, error) {
-		return cnm.LAN{}, invalid("IPAM driver", cnm.DHCP, reason, "choose the driver macvlan, without mode=passthru")
+		return cnm.LAN{}, invalid("IPAM driver", cnm.DHCP, reason,
+			"choose the driver macvlan without mode=passthru, or bridge with -o parent=LINK")
 	}
 	d := s.lans[n.Driver]
 	if d == nil {

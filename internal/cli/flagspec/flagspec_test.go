@@ -67,7 +67,7 @@ func TestPorts(t *testing.T) {
 		"80,from=::ffff:10.0.0.0/104": `is no subnet`,
 		"target=80,published=":        `"published" has no value`,
 		"target=80,target=81":         `given twice`,
-		"target=80,mode=ingress":      `mode=host`,
+		"target=80,mode=ingress":      `name the host port: 8080:80,mode=cluster`,
 		"published=80":                `container port: "" is not a port number`,
 		"target=80,name=web":          `unknown option "name"`,
 		"90-80":                       `range "90-80" ends before it begins`,

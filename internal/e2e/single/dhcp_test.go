@@ -100,7 +100,8 @@ func TestAddressesOfADHCPServer(t *testing.T) {
 	far.Run("ping", "-c1", "-W5", a)
 	n.refuses(
 		refusal{"run --rm --network lan --ip 192.0.2.59 bb true", 125, `192\.0\.2\.59 is asked for`},
-		refusal{"network create --ipam-driver dhcp other", 1, `driver bridge are on no LAN; choose the driver macvlan`},
+		refusal{"network create --ipam-driver dhcp other", 1,
+			`on no LAN; choose the driver macvlan without mode=passthru, or bridge with -o parent=LINK`},
 		refusal{"network create -d macvlan -o parent=lan0.9 --ipam-driver dhcp --ipv6 other", 1, `leave IPv6 out`},
 		refusal{"network create -d macvlan -o parent=lan0.9 --ipam-driver dhcp other", 1, `--subnet and --gateway`},
 		refusal{"network create -d macvlan -o parent=lan1 -o mode=passthru --ipam-driver dhcp --subnet 10.9.0.0/24 " +
