@@ -92,12 +92,30 @@ type Sandbox struct {
 	ID    string     `json:"id"`
 	NetNS plan.NetNS `json:"netns"` // a pinned namespace; "" with Host
 	// the fabric's own namespace: nothing to make, endpoints carry no links
-	Host      bool              `json:"host,omitempty"`
-	Container string            `json:"container,omitempty"`
+	Host bool `json:"host,omitempty"`
+	// Engine is whose container the sandbox belongs to: one of the engines below, "" for this program's own.
+	Engine    string            `json:"engine,omitempty"`
+	Adopted   *Adopted          `json:"adopted,omitempty"`   // nil: the namespace is made for it
+	Handed    bool              `json:"handed,omitempty"`    // its engine takes the links' inner ends away: NetNS is ""
+	Container string            `json:"container,omitempty"` // ID, in its engine
 	Labels    map[string]string `json:"labels,omitempty"`
 	DNS       []netip.Addr      `json:"dns,omitempty"` // servers that it asks, from inside; none: the host's
 	Phase     Phase             `json:"phase"`
 	Revision  uint64            `json:"-"`
+}
+
+// The engines of others.
+const (
+	EngineDocker   = "docker"
+	EngineCNI      = "cni"
+	EngineNetavark = "netavark"
+)
+
+// Adopted is a network namespace that somebody else has made, and removes.
+type Adopted struct {
+	Path   string `json:"path"`   // where its engine has it
+	Cookie uint64 `json:"cookie"` // SO_NETNS_COOKIE: no other namespace of the boot has it
+	Boot   string `json:"boot"`   // the boot's ID
 }
 
 // Endpoint is a place on a network: addresses, a MAC address, names and ports. Once a sandbox has it, it is
