@@ -115,7 +115,6 @@ const (
 type Adopted struct {
 	Path   string `json:"path"`   // where its engine has it
 	Cookie uint64 `json:"cookie"` // SO_NETNS_COOKIE: no other namespace of the boot has it
-	Boot   string `json:"boot"`   // the boot's ID
 }
 
 // Endpoint is a place on a network: addresses, a MAC address, names and ports. Once a sandbox has it, it is
@@ -140,6 +139,8 @@ type Endpoint struct {
 	Outbound []netip.Addr `json:"outbound,omitempty"`
 	// its default route has the kernel's own metric: it is that of the sandbox, for programs that change it
 	Plain bool `json:"plain,omitempty"`
+	// Origin is what the sandbox's engine calls the network, where it has a name of its own for it.
+	Origin string `json:"origin,omitempty"`
 	LinkOptions
 	Leased   *Leased `json:"leased,omitempty"` // nil without a DHCP server; never changed, only replaced
 	Phase    Phase   `json:"phase"`

@@ -50,6 +50,7 @@ type AttachRequest struct {
 	// ports that it serves beside those published, for name resolution
 	Serves   []plan.NamePort `json:"-"`
 	Hostname string          `json:"-"` // what its container calls itself, where somebody chose that
+	Origin   string          `json:"-"` // what the sandbox's engine calls the network
 }
 
 // Check refuses what cannot be right, whatever the state.
@@ -101,11 +102,14 @@ func checkAddrs(field, remedy string, addrs []netip.Addr) error {
 // SandboxRequest asks for a network stack with endpoints in it.
 type SandboxRequest struct {
 	ID        string // chosen by the caller, which makes the call idempotent; "": the controller chooses
+	Engine    string // whose container it is; "": this program's own
 	Container string
-	Name      string // of endpoints whose request has none
-	Labels    map[string]string
-	Host      bool            // the fabric's own namespace; the same as attaching to network host alone
-	Attach    []AttachRequest // network host or none stands alone
-	Ports     []PortMapping   // published on the endpoint that provides the default route
-	DNS       []netip.Addr    // servers that it asks for names that are none of ours; none: the host's
+	// Adopt is the path of a network namespace that the engine has made; "": one is made
+	Adopt  string
+	Name   string // of endpoints whose request has none
+	Labels map[string]string
+	Host   bool            // the fabric's own namespace; the same as attaching to network host alone
+	Attach []AttachRequest // network host or none stands alone
+	Ports  []PortMapping   // published on the endpoint that provides the default route
+	DNS    []netip.Addr    // servers that it asks for names that are none of ours; none: the host's
 }

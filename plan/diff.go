@@ -27,7 +27,7 @@ import (
 //  9. forwarding entries and neighbours, tunnels and then their remotes, before the
 //     routes that lead packets to them;
 //  10. routes, connected ones before those through a gateway;
-//  11. namespaces go, with everything in them;
+//  11. namespaces go, with everything in them, or are let go where somebody else made them;
 //  12. ports are let go, when nothing leads to them any more.
 func Diff(want, have State) []Op {
 	d := newDiff(want, have)
@@ -96,7 +96,9 @@ func newDiff(want, have State) *diff {
 		d.newNS[o.(Namespace).Name] = true
 	}
 	for _, o := range d.namespaces.delete {
-		d.goneNS[o.(Namespace).Name] = true
+		if ns := o.(Namespace).Name; !ns.Adopted() {
+			d.goneNS[ns] = true
+		}
 	}
 	d.compareLinks()
 	d.compareOnLinks()

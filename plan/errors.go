@@ -22,6 +22,14 @@ var (
 	ErrUnsupported = errors.New("this kernel does not support it")
 )
 
+// NoNamespaceError tells why a network namespace that somebody else has made was not taken.
+type NoNamespaceError struct {
+	Path   string
+	Reason string
+}
+
+func (e *NoNamespaceError) Error() string { return "network namespace " + e.Path + " " + e.Reason }
+
 // NoLinkError tells which link of the host another one was to sit on.
 type NoLinkError struct {
 	Link string

@@ -22,6 +22,8 @@ type Config struct {
 	// DynamicPorts returns the range that host ports are picked from, and
 	// which of them must not be. Nil: 49152 to 65535 (RFC 6335 section 6).
 	DynamicPorts func() (from, to uint16, reserved func(uint16) bool)
+	// Identify returns the cookie of a network namespace of somebody else (SO_NETNS_COOKIE). Nil: none is adopted.
+	Identify func(path string) (cookie uint64, err error)
 	// HostAddrs returns the addresses of the host that what leaves it may carry. Nil: nobody asks whether it has one.
 	HostAddrs func(context.Context) ([]netip.Addr, error)
 	Now       func() time.Time // nil: time.Now

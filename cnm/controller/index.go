@@ -215,6 +215,10 @@ func copyNetwork(n cnm.Network) cnm.Network {
 
 func copySandbox(s cnm.Sandbox) cnm.Sandbox {
 	s.Labels, s.DNS = maps.Clone(s.Labels), slices.Clone(s.DNS)
+	if s.Adopted != nil {
+		a := *s.Adopted
+		s.Adopted = &a
+	}
 	s.Revision = 0
 	return s
 }

@@ -30,6 +30,7 @@ type records struct {
 	cluster cnm.Membership
 	now     func() time.Time
 
+	identify  func(path string) (uint64, error)           // nil: no namespace of others is adopted
 	hostAddrs func(context.Context) ([]netip.Addr, error) // nil: not known
 	log       *slog.Logger
 	events    func(Event)
@@ -43,7 +44,7 @@ type records struct {
 func newRecords(c Config) *records {
 	r := &records{
 		store: c.Store, ipam: c.IPAM, fabric: c.Fabric, cluster: c.Cluster, outside: c.Outside,
-		hostAddrs: c.HostAddrs, now: c.Now, log: c.Log, events: c.Events,
+		identify: c.Identify, hostAddrs: c.HostAddrs, now: c.Now, log: c.Log, events: c.Events,
 		drivers: map[string]cnm.Driver{},
 	}
 	if r.now == nil {

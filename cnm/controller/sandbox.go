@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -47,7 +48,10 @@ func (k *sandboxes) CreateSandbox(ctx context.Context, r cnm.SandboxRequest) (cn
 		endpoints, err := k.EndpointsOf(ctx, s.ID)
 		return s, endpoints, err
 	}
-	s, err := k.holdSandbox(r)
+	s, err := k.newSandbox(r)
+	if err == nil {
+		err = k.holdSandbox(s)
+	}
 	if err != nil {
 		return cnm.Sandbox{}, nil, err
 	}
@@ -220,23 +224,53 @@ func (k *records) ownersOf(sandbox string) []plan.Owner {
 	return owners
 }
 
-func (k *sandboxes) holdSandbox(r cnm.SandboxRequest) (cnm.Sandbox, error) {
-	s := copySandbox(cnm.Sandbox{ID: r.ID, Host: r.Host, Container: r.Container, Labels: r.Labels, DNS: r.DNS,
-		Phase: cnm.Active})
-	if !r.Host {
+// newSandbox is the record of a sandbox.
+func (k *sandboxes) newSandbox(r cnm.SandboxRequest) (cnm.Sandbox, error) {
+	s := copySandbox(cnm.Sandbox{ID: r.ID, Host: r.Host, Engine: r.Engine, Container: r.Container, Labels: r.Labels,
+		DNS: r.DNS, Phase: cnm.Active})
+	switch {
+	case r.Host:
+	case r.Adopt == "":
 		s.NetNS = plan.NetNS(cnm.Short(r.ID))
+	default:
+		if k.identify == nil {
+			return s, foreign(r.Adopt, "this netd adopts none", "")
+		}
+		cookie, err := k.identify(r.Adopt)
+		if no, ok := errors.AsType[*plan.NoNamespaceError](err); ok {
+			return s, foreign(r.Adopt, no.Reason, "give the path of the container's namespace")
+		}
+		if err != nil {
+			return s, err
+		}
+		s.NetNS, s.Adopted = plan.AdoptedNetNS(cnm.Short(r.ID)), &cnm.Adopted{Path: r.Adopt, Cookie: cookie}
 	}
+	return s, nil
+}
+
+func foreign(path, reason, remedy string) error {
+	return &cnm.Error{Kind: cnm.ErrInvalid, Field: "network namespace", Value: path, Reason: reason, Remedy: remedy}
+}
+
+// holdSandbox enters a new sandbox into the index, so that no other request takes its place.
+func (k *sandboxes) holdSandbox(s cnm.Sandbox) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.ix.shortTaken(cnm.KindSandbox, r.ID) {
-		return s, &cnm.Error{
-			Kind: cnm.ErrExists, Field: "sandbox", Value: r.ID,
+	if k.ix.shortTaken(cnm.KindSandbox, s.ID) {
+		return &cnm.Error{
+			Kind: cnm.ErrExists, Field: "sandbox", Value: s.ID,
 			Reason: fmt.Sprintf("another one begins with the same %d digits", cnm.ShortLen),
 			Remedy: "choose another ID",
 		}
 	}
+	for _, o := range k.ix.sandboxes {
+		if a := o.v.Adopted; a != nil && s.Adopted != nil && a.Cookie == s.Adopted.Cookie {
+			return foreign(s.Adopted.Path, "is the one of "+o.v.Engine+" container "+cnm.Short(o.v.Container)+" already",
+				"remove that container first")
+		}
+	}
 	k.ix.putSandbox(s, true)
-	return s, nil
+	return nil
 }
 
 // inSandbox says which sandbox could not be made, unless it is a container's: then the

@@ -149,6 +149,7 @@ func (d *daemon) open(ctx context.Context) error {
 	d.ctrl, err = controller.New(ctx, controller.Config{
 		Store: records, IPAM: d.leases, Drivers: drivers, Outside: d.remote, Cluster: d.member,
 		Fabric: fabric{Reconciler: d.rec, remote: d.remote}, HostAddrs: d.kernel.Addresses,
+		Identify: d.kernel.Identify,
 		DynamicPorts: d.dynamicPorts, Log: d.log, Events: d.recordChanged,
 	})
 	if err != nil {

@@ -168,17 +168,18 @@ func (s *session) leave(ns plan.NetNS) {
 }
 
 func (s *session) namespace(op plan.Op) error {
-	ns := op.Object.(plan.Namespace).Name
+	o := op.Object.(plan.Namespace)
 	switch op.Verb {
 	case plan.Create:
-		c, err := s.k.pins.Create(ns)
+		c, err := s.k.pin(o)
 		if err == nil {
-			s.conns[ns] = c
+			s.conns[o.Name] = c
 		}
 		return err
 	case plan.Delete:
-		s.leave(ns)
-		return s.k.pins.Delete(ns)
+		err := s.k.letGo(o.Name)
+		s.leave(o.Name)
+		return errors.Join(err, s.k.pins.Delete(o.Name))
 	}
 	return badVerb(op)
 }

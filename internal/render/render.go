@@ -453,5 +453,9 @@ func (*Renderer) Sandbox(b cnm.Sandbox) plan.State {
 	if b.Host || b.Phase == cnm.Deleting {
 		return plan.State{}
 	}
-	return plan.State{Namespaces: []plan.Namespace{{Name: b.NetNS}}, NameServers: []plan.NameServer{sandboxServer(b)}}
+	ns := plan.Namespace{Name: b.NetNS}
+	if b.Adopted != nil {
+		ns.Path, ns.Cookie = b.Adopted.Path, b.Adopted.Cookie
+	}
+	return plan.State{Namespaces: []plan.Namespace{ns}, NameServers: []plan.NameServer{sandboxServer(b)}}
 }

@@ -129,6 +129,16 @@ func (p Pins) List() ([]plan.NetNS, error) {
 // Create makes a namespace, brings its loopback up and pins it. The
 // socket returned is in it.
 func (p Pins) Create(ns plan.NetNS) (*rtnetlink.Conn, error) {
+	return p.pin(ns, "/proc/thread-self/ns/net", func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make a network namespace: %w", err)
+		}
+		return nil
+	})
+}
+
+// pin pins the namespace that is at a path once enter has been called, on a thread of its own.
+func (p Pins) pin(ns plan.NetNS, from string, enter func() error) (*rtnetlink.Conn, error) {
 	if err := Check(ns); err != nil {
 		return nil, err
 	}
@@ -143,8 +153,8 @@ func (p Pins) Create(ns plan.NetNS) (*rtnetlink.Conn, error) {
 	file.Close()
 	var c *rtnetlink.Conn
 	err = OnThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("make a network namespace: %w", err)
+		if err := enter(); err != nil {
+			return err
 		}
 		if err := loopbackUp(); err != nil {
 			return err
@@ -152,7 +162,7 @@ func (p Pins) Create(ns plan.NetNS) (*rtnetlink.Conn, error) {
 		if c, err = rtnetlink.Dial(0); err != nil {
 			return err
 		}
-		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+		if err := unix.Mount(from, path, "", unix.MS_BIND, ""); err != nil {
 			return errors.Join(fmt.Errorf("pin at %s: %w", path, err), c.Close())
 		}
 		return nil

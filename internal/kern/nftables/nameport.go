@@ -52,6 +52,25 @@ func SetNamePort(nsFd int, addr netip.Addr, port uint16) error {
 	return sock.acknowledged(ctx)
 }
 
+// RemoveNamePort takes away all that [SetNamePort] has made in a namespace, which goes on without it.
+func RemoveNamePort(nsFd int) error {
+	sock, err := dial(nsFd)
+	if err != nil {
+		return err
+	}
+	defer sock.close()
+	ctx := context.Background()
+	b := nameBatch{seq: sock.nextSeq(4)}
+	b.control(unix.NFNL_MSG_BATCH_BEGIN)
+	b.table(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE) // one that is not there cannot be deleted
+	b.table(unix.NFT_MSG_DELTABLE, unix.NLM_F_ACK)
+	b.control(unix.NFNL_MSG_BATCH_END)
+	if err := sock.send(ctx, b.w.B); err != nil {
+		return fmt.Errorf("remove the rules for names: %w", err)
+	}
+	return sock.acknowledged(ctx)
+}
+
 // acknowledged reads the answer to a batch whose last message asks for one.
 func (s *conn) acknowledged(ctx context.Context) error {
 	msgs, err := s.receive(ctx)

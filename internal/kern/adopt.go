@@ -1,0 +1,91 @@
+package kern
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/vethloom/vethloom/internal/kern/netns"
+	"github.com/vethloom/vethloom/internal/kern/nftables"
+	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
+	"github.com/vethloom/vethloom/plan"
+)
+
+// Identify tells the cookie of the network namespace at a path of somebody else, by which it can be adopted. The error
+// is a [plan.NoNamespaceError] where there is none that can be.
+func (k *Kernel) Identify(path string) (cookie uint64, err error) {
+	f, err := k.openForeign(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return netns.Cookie(f)
+}
+
+// Holds reports whether a path still leads to the namespace that was adopted from it. It is false, too, where the
+// namespace has not been pinned.
+func (k *Kernel) Holds(ns plan.NetNS, path string) bool {
+	pin, err := k.openPin(ns)
+	if err != nil {
+		return false
+	}
+	defer pin.Close()
+	f, err := netns.OpenForeign(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return netns.Same(pin, f)
+}
+
+// openForeign opens a namespace that a sandbox may have.
+func (k *Kernel) openForeign(path string) (*os.File, error) {
+	f, err := netns.OpenForeign(path)
+	if err != nil {
+		return nil, err
+	}
+	if netns.Same(f, k.self) {
+		f.Close()
+		return nil, &plan.NoNamespaceError{Path: path, Reason: "is the host's own"}
+	}
+	return f, nil
+}
+
+// pin makes a namespace, or takes one of somebody else, and pins it. The socket returned is in it.
+func (k *Kernel) pin(o plan.Namespace) (*rtnetlink.Conn, error) {
+	if o.Path == "" {
+		return k.pins.Create(o.Name)
+	}
+	f, err := k.openForeign(o.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	cookie, err := netns.Cookie(f)
+	if err != nil {
+		return nil, err
+	}
+	if cookie != o.Cookie {
+		return nil, &plan.NoNamespaceError{Path: o.Path, Reason: "is another one than it was"}
+	}
+	return k.pins.Adopt(o.Name, f)
+}
+
+// letGo removes from an adopted namespace what is not removed object by object.
+func (k *Kernel) letGo(ns plan.NetNS) error {
+	if !ns.Adopted() {
+		return nil
+	}
+	f, err := k.openPin(ns)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open the namespace: %w", err)
+	}
+	defer f.Close()
+	if err := nftables.RemoveNamePort(int(f.Fd())); err != nil && !errors.Is(err, plan.ErrUnsupported) {
+		return fmt.Errorf("remove what leads questions about names: %w", err)
+	}
+	return nil
+}
