@@ -1,6 +1,7 @@
 package cnm
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -12,6 +13,9 @@ const (
 	maxDNSName  = 253
 	maxDNSLabel = 63
 )
+
+// ResolverAddr is where every sandbox asks for names, as Docker's do.
+func ResolverAddr() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 11}) }
 
 // DNSNames are what others on an endpoint's network can look it up by: its name, its further names, the beginning
 // of its sandbox's ID, which is the container's, and what that calls itself. Those that are no names in DNS are left

@@ -44,6 +44,9 @@ func isAlnum(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 }
 
+// FieldNetNS is the field of errors about a network namespace that somebody else has made.
+const FieldNetNS = "network namespace"
+
 // CheckID refuses what cannot be a sandbox's ID.
 func CheckID(id string) error {
 	ok := len(id) >= ShortLen && len(id) <= 64 && strings.Trim(id, "0123456789abcdef") == ""

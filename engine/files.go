@@ -248,9 +248,6 @@ const (
 	hostResolvedD = "/run/systemd/resolve/resolv.conf"
 )
 
-// resolverAddr is where a sandbox asks for names.
-const resolverAddr = "127.0.0.11"
-
 // resolvConf is what a container asks for names by: the resolver of its sandbox, with the host's search domains and
 // options where it has none of its own; on the host's network what the host has. It tells how many servers there are
 // that the resolver can ask.
@@ -285,7 +282,7 @@ func (e *records) resolvConf(s Spec, host bool) (out []byte, servers int, err er
 		return text, servers, nil
 	}
 	if !host {
-		given.servers = []string{resolverAddr}
+		given.servers = []string{cnm.ResolverAddr().String()}
 		// A name without a dot is asked for as it is first: with a search domain it would go to strangers.
 		if !own {
 			given.options = append(given.options, "ndots:0")

@@ -40,7 +40,7 @@ func (k *addresses) claim(ctx context.Context, j *joining) (err error) {
 	if j.claim, err = k.ipam.Claim(ctx, j.network, id, want, j.request.Before); !errors.Is(err, cnm.ErrNoBlock) {
 		return err
 	}
-	unlock, err := k.locks.lock(ctx, "extend/"+j.network.ID)
+	unlock, err := k.locks.Lock(ctx, "extend/"+j.network.ID)
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (k *addresses) catchUp(ctx context.Context, js []*joining) error {
 }
 
 func (k *addresses) catchUpOne(ctx context.Context, j *joining) error {
-	unlock, err := k.locks.lock(ctx, "network/"+j.network.ID)
+	unlock, err := k.locks.Lock(ctx, "network/"+j.network.ID)
 	if err != nil {
 		return err
 	}

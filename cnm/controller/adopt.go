@@ -45,7 +45,7 @@ func (k *shared) adoptNetwork(ctx context.Context, n cnm.Network) (fresh bool, e
 	if err := k.checkAdopted(n); err != nil {
 		return false, err
 	}
-	unlock, err := k.locks.lock(ctx, "network/"+n.ID)
+	unlock, err := k.locks.Lock(ctx, "network/"+n.ID)
 	if err != nil {
 		return false, err
 	}
@@ -312,7 +312,7 @@ func (k *shared) abandon(ctx context.Context, id string) (cnm.Network, error) {
 
 // disconnect marks a network as one that the cluster has no more.
 func (k *shared) disconnect(ctx context.Context, id string) error {
-	unlock, err := k.locks.lock(ctx, "network/"+id)
+	unlock, err := k.locks.Lock(ctx, "network/"+id)
 	if err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func (k *endpoints) Attach(ctx context.Context, sandbox string, r cnm.AttachRequ
 	if r.Ports, err = cnm.NormalizePorts(r.Ports); err != nil {
 		return cnm.Endpoint{}, err
 	}
-	unlock, err := k.locks.lock(ctx, "sandbox/"+sandbox)
+	unlock, err := k.locks.Lock(ctx, "sandbox/"+sandbox)
 	if err != nil {
 		return cnm.Endpoint{}, err
 	}
@@ -232,6 +232,41 @@ func (k *endpoints) chooseDefault(sandbox string, js []*joining) {
 // before reports whether a provides a sandbox's default route rather than b, where a comes later in the sandbox.
 func before(a, b cnm.Endpoint) bool {
 	return a.GwPriority > b.GwPriority || a.GwPriority == b.GwPriority && a.Plain && !b.Plain
+}
+
+// Free refuses when a network has no address for another endpoint. It knows nothing of what a plugin or a DHCP server
+// would give, nor of blocks that this node may get.
+func (k *endpoints) Free(ctx context.Context, network string) error {
+	n, err := k.Network(ctx, network)
+	if err != nil {
+		return err
+	}
+	d, err := k.driver(n)
+	if err != nil || n.IPAM != nil || !d.Capabilities().Addresses {
+		return err
+	}
+	if n.Cluster != nil {
+		cluster, err := k.membership(n)
+		if err == nil {
+			err = cluster.Usable(n.ID)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	unlock, err := k.locks.Lock(ctx, "free/"+n.ID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	c, err := k.ipam.Claim(ctx, n, "a look", nil, nil)
+	if err == nil {
+		c.Done(false)
+	}
+	if errors.Is(err, cnm.ErrNoBlock) {
+		return nil
+	}
+	return err
 }
 
 // owner is what address records know an endpoint by.
@@ -493,7 +528,7 @@ func (k *endpoints) commitPorts(ctx context.Context, endpoints []cnm.Endpoint) e
 // Detach removes a sandbox's endpoint on a network. When the kernel cannot be made
 // to agree, the endpoint stays marked and goes with a later pass.
 func (k *endpoints) Detach(ctx context.Context, sandbox, network string) error {
-	unlock, err := k.locks.lock(ctx, "sandbox/"+sandbox)
+	unlock, err := k.locks.Lock(ctx, "sandbox/"+sandbox)
 	if err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ func (k *shared) sharedNetwork(ctx context.Context, ref string) (cnm.Network, er
 
 // setLeft commits that this node has left the network, or has not, and has the kernel agree.
 func (k *shared) setLeft(ctx context.Context, n cnm.Network, left bool) error {
-	unlock, err := k.locks.lock(ctx, "network/"+n.ID)
+	unlock, err := k.locks.Lock(ctx, "network/"+n.ID)
 	if err != nil {
 		return err
 	}

@@ -302,7 +302,7 @@ func always(cnm.Network) bool { return true }
 
 // removeNetworkIf removes a network that is still what it should be.
 func (k *removals) removeNetworkIf(ctx context.Context, id string, due func(cnm.Network) bool) error {
-	unlock, err := k.locks.lock(ctx, "network/"+id)
+	unlock, err := k.locks.Lock(ctx, "network/"+id)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ func (k *endpoints) Publish(ctx context.Context, sandbox string, ports []cnm.Por
 	if err != nil {
 		return err
 	}
-	unlock, err := k.locks.lock(ctx, "sandbox/"+sandbox)
+	unlock, err := k.locks.Lock(ctx, "sandbox/"+sandbox)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/keylock"
 	"github.com/vethloom/vethloom/plan"
 )
 
@@ -35,7 +36,7 @@ type records struct {
 	log       *slog.Logger
 	events    func(Event)
 
-	locks keyLocks // one change at a time of one sandbox, one deletion of one network
+	locks keylock.Locks // one change at a time of one sandbox, one deletion of one network
 
 	mu sync.Mutex // guards ix; never held during I/O
 	ix *index

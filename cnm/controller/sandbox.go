@@ -36,7 +36,7 @@ func (k *sandboxes) CreateSandbox(ctx context.Context, r cnm.SandboxRequest) (cn
 		}
 		r.ID = id
 	}
-	unlock, err := k.locks.lock(ctx, "sandbox/"+r.ID)
+	unlock, err := k.locks.Lock(ctx, "sandbox/"+r.ID)
 	if err != nil {
 		return cnm.Sandbox{}, nil, err
 	}
@@ -249,7 +249,7 @@ func (k *sandboxes) newSandbox(r cnm.SandboxRequest) (cnm.Sandbox, error) {
 }
 
 func foreign(path, reason, remedy string) error {
-	return &cnm.Error{Kind: cnm.ErrInvalid, Field: "network namespace", Value: path, Reason: reason, Remedy: remedy}
+	return &cnm.Error{Kind: cnm.ErrInvalid, Field: cnm.FieldNetNS, Value: path, Reason: reason, Remedy: remedy}
 }
 
 // holdSandbox enters a new sandbox into the index, so that no other request takes its place.
@@ -265,7 +265,8 @@ func (k *sandboxes) holdSandbox(s cnm.Sandbox) error {
 	}
 	for _, o := range k.ix.sandboxes {
 		if a := o.v.Adopted; a != nil && s.Adopted != nil && a.Cookie == s.Adopted.Cookie {
-			return foreign(s.Adopted.Path, "is the one of "+o.v.Engine+" container "+cnm.Short(o.v.Container)+" already",
+			return foreign(s.Adopted.Path, fmt.Sprintf("is that of %s container %s already", o.v.Engine,
+				cnm.Short(o.v.Container)),
 				"remove that container first")
 		}
 	}
@@ -282,11 +283,19 @@ func inSandbox(r cnm.SandboxRequest, id string, err error) error {
 	return fmt.Errorf("create sandbox %s: %w", cnm.Short(id), err)
 }
 
+// Repair makes the kernel agree with a sandbox and its endpoints.
+func (k *sandboxes) Repair(ctx context.Context, sandbox string) error {
+	k.mu.Lock()
+	owners := k.ownersOf(sandbox)
+	k.mu.Unlock()
+	return k.converge(ctx, owners...)
+}
+
 // DeleteSandbox detaches and removes everything of a sandbox; one that does not exist
 // is no error. When the kernel cannot be made to agree, the records stay marked
 // and go with a later pass.
 func (k *sandboxes) DeleteSandbox(ctx context.Context, id string) error {
-	unlock, err := k.locks.lock(ctx, "sandbox/"+id)
+	unlock, err := k.locks.Lock(ctx, "sandbox/"+id)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func (k *shared) share(ctx context.Context, d cnm.Driver, n cnm.Network, pools [
 
 // dropHeld frees a name, unless a network has it now.
 func (k *shared) dropHeld(ctx context.Context, id string) error {
-	unlock, err := k.locks.lock(ctx, "network/"+id)
+	unlock, err := k.locks.Lock(ctx, "network/"+id)
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func (k *shared) dropHeld(ctx context.Context, id string) error {
 // removeShared removes a network that no endpoint is on from the cluster, and then from this node. When the
 // cluster refuses, it is open again. No lock that Adopt or Abandon need is held while the cluster is asked.
 func (k *shared) removeShared(ctx context.Context, n cnm.Network) error {
-	unlock, err := k.locks.lock(ctx, "share/"+n.ID)
+	unlock, err := k.locks.Lock(ctx, "share/"+n.ID)
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ func (k *updates) UpdateNetwork(ctx context.Context, ref string, c cnm.NetworkCh
 	if err != nil {
 		return cnm.Network{}, err
 	}
-	unlock, err := k.locks.lock(ctx, "update/"+n.ID)
+	unlock, err := k.locks.Lock(ctx, "update/"+n.ID)
 	if err != nil {
 		return cnm.Network{}, err
 	}
@@ -85,7 +85,7 @@ func (k *updates) revert(ctx context.Context, before, after cnm.Network) error {
 // network before and after.
 func (k *updates) commitChange(ctx context.Context, id string, edit func(cnm.Network) (cnm.Network, error)) (
 	before, after cnm.Network, err error) {
-	unlock, err := k.locks.lock(ctx, "network/"+id)
+	unlock, err := k.locks.Lock(ctx, "network/"+id)
 	if err != nil {
 		return before, after, err
 	}
@@ -282,7 +282,7 @@ func (k *updates) rebind(ctx context.Context, before, after cnm.Network) error {
 }
 
 func (k *updates) rebindOne(ctx context.Context, before, after cnm.Network, e cnm.Endpoint) error {
-	unlock, err := k.locks.lock(ctx, "sandbox/"+e.Sandbox)
+	unlock, err := k.locks.Lock(ctx, "sandbox/"+e.Sandbox)
 	if err != nil {
 		return err
 	}
@@ -343,7 +343,7 @@ func (k *updates) promote(ctx context.Context, network string) error {
 
 // promote has an endpoint provide its sandbox's default route when none does.
 func (k *endpoints) promote(ctx context.Context, e cnm.Endpoint) error {
-	unlock, err := k.locks.lock(ctx, "sandbox/"+e.Sandbox)
+	unlock, err := k.locks.Lock(ctx, "sandbox/"+e.Sandbox)
 	if err != nil {
 		return err
 	}
@@ -425,7 +425,7 @@ func (k *updates) refuseBinding(before, after cnm.Network) error {
 
 // follow gives a network of this node the options and labels that the cluster's record has.
 func (k *shared) follow(ctx context.Context, made cnm.Network) error {
-	unlock, err := k.locks.lock(ctx, "network/"+made.ID)
+	unlock, err := k.locks.Lock(ctx, "network/"+made.ID)
 	if err != nil {
 		return err
 	}

@@ -44,6 +44,7 @@ import (
 	"github.com/vethloom/vethloom/ipam/dhcp"
 	"github.com/vethloom/vethloom/ipam/lan"
 	"github.com/vethloom/vethloom/plan"
+	attachments "github.com/vethloom/vethloom/plugin/attach/server"
 )
 
 // daemon is one running netd.
@@ -149,7 +150,7 @@ func (d *daemon) open(ctx context.Context) error {
 	d.ctrl, err = controller.New(ctx, controller.Config{
 		Store: records, IPAM: d.leases, Drivers: drivers, Outside: d.remote, Cluster: d.member,
 		Fabric: fabric{Reconciler: d.rec, remote: d.remote}, HostAddrs: d.kernel.Addresses,
-		Identify: d.kernel.Identify,
+		Identify:     d.kernel.Identify,
 		DynamicPorts: d.dynamicPorts, Log: d.log, Events: d.recordChanged,
 	})
 	if err != nil {
@@ -255,6 +256,10 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	engines, err := attachments.Listen(d.cfg.attachSocket())
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
 	d.ready.Store(true)
 	d.log.Info("ready", "host", d.cfg.Host, "took", time.Since(d.started).Round(time.Millisecond))
 	if _, err := sdnotify.SdNotify(false, sdnotify.SdNotifyReady); err != nil {
@@ -262,6 +267,9 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return srv.Serve(ctx, l) })
+	others := d.attachments()
+	g.Go(func() error { return others.Serve(ctx, engines) })
+	g.Go(func() error { others.Watch(ctx); return nil })
 	g.Go(func() error { return d.leases.Run(ctx, d.nets.readdress) })
 	return g.Wait()
 }

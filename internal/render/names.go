@@ -10,9 +10,6 @@ import (
 	"github.com/vethloom/vethloom/plan"
 )
 
-// resolverAddr is where every sandbox asks for names, as Docker's do.
-var resolverAddr = netip.AddrFrom4([4]byte{127, 0, 0, 11})
-
 // zone is what a resolver knows of a network, from what is rendered for it: the addresses of the host on it are those
 // that its links get.
 func zone(n cnm.Network, st plan.State) plan.NameZone {
@@ -113,7 +110,7 @@ func peerMember(n cnm.Network, p cnm.Peer) plan.NameMember {
 
 // sandboxServer is where a sandbox asks for names.
 func sandboxServer(b cnm.Sandbox) plan.NameServer {
-	return plan.NameServer{NS: b.NetNS, Addr: resolverAddr, Upstreams: b.DNS}
+	return plan.NameServer{NS: b.NetNS, Addr: cnm.ResolverAddr(), Upstreams: b.DNS}
 }
 
 // named reports whether a network's endpoints have names: those with addresses have.

@@ -1,0 +1,17 @@
+package daemon
+
+import (
+	"path/filepath"
+
+	"github.com/vethloom/vethloom/plugin/attach"
+	attachments "github.com/vethloom/vethloom/plugin/attach/server"
+)
+
+// attachSocket is where programs of other engines ask for attachments.
+func (c Config) attachSocket() string { return filepath.Join(c.Run, filepath.Base(attach.Socket)) }
+
+// attachments is what answers them.
+func (d *daemon) attachments() *attachments.Server {
+	return attachments.New(attachments.Config{Controller: d.ctrl, Kernel: d.kernel, Render: d.render,
+		Settled: d.names.Settled, Later: attach.LaterDir(d.cfg.attachSocket()), Log: d.log})
+}
