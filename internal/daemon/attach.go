@@ -10,8 +10,8 @@ import (
 // attachSocket is where programs of other engines ask for attachments.
 func (c Config) attachSocket() string { return filepath.Join(c.Run, filepath.Base(attach.Socket)) }
 
-// attachments is what answers them.
-func (d *daemon) attachments() *attachments.Server {
+// attachmentsOf is what answers them.
+func attachmentsOf(d *daemon) *attachments.Server {
 	return attachments.New(attachments.Config{Controller: d.ctrl, Kernel: d.kernel, Render: d.render,
-		Settled: d.names.Settled, Later: attach.LaterDir(d.cfg.attachSocket()), Log: d.log})
+		Resync: d.rec.Resync, Settled: d.names.Settled, Later: attach.LaterDir(d.cfg.attachSocket()), Log: d.log})
 }

@@ -267,7 +267,7 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return srv.Serve(ctx, l) })
-	others := d.attachments()
+	others := attachmentsOf(d)
 	g.Go(func() error { return others.Serve(ctx, engines) })
 	g.Go(func() error { others.Watch(ctx); return nil })
 	g.Go(func() error { return d.leases.Run(ctx, d.nets.readdress) })

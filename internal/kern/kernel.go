@@ -15,7 +15,6 @@ import (
 	"github.com/vethloom/vethloom/internal/kern/netns"
 	"github.com/vethloom/vethloom/internal/kern/nftables"
 	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
-	"github.com/vethloom/vethloom/plan"
 )
 
 // Config says what a [Kernel] is bound to.
@@ -40,13 +39,12 @@ type Kernel struct {
 	*rulers
 	handlers map[string]handler // by kind of object
 	log      *slog.Logger
-	pins     netns.Pins
-	self     *os.File // the fabric's own namespace
-	rules    *nftables.Rules
-	tunnels  TunnelHost
-	names    NameHost
-	buffer   int  // bytes of notifications that may wait
-	ipv6     bool // whether the kernel has IPv6 at all
+	namespaces
+	rules   *nftables.Rules
+	tunnels TunnelHost
+	names   NameHost
+	buffer  int  // bytes of notifications that may wait
+	ipv6    bool // whether the kernel has IPv6 at all
 
 	mu    sync.Mutex
 	idle  []*rtnetlink.Conn // spare sockets in the fabric's namespace
@@ -111,15 +109,6 @@ func (k *Kernel) open(cfg Config) error {
 
 // fd is the descriptor of the fabric's own namespace.
 func (k *Kernel) fd() int { return int(k.self.Fd()) }
-
-// NetNSPath is where a namespace can be opened; for the fabric's own, a path that is
-// valid in this process.
-func (k *Kernel) NetNSPath(ns plan.NetNS) string {
-	if ns == "" {
-		return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), k.fd())
-	}
-	return k.pins.Path(ns)
-}
 
 // Close ends the watchers, waits for them, and lets go of sockets and held
 // ports. What is in the kernel stays.

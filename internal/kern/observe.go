@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/vethloom/vethloom/internal/kern/netns"
 	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
 	"github.com/vethloom/vethloom/plan"
 	"golang.org/x/sync/errgroup"
@@ -222,24 +221,6 @@ func (k *Kernel) giveBackNS(ns plan.NetNS, c *rtnetlink.Conn) {
 	} else {
 		c.Close()
 	}
-}
-
-// openPin opens a pinned namespace.
-func (k *Kernel) openPin(ns plan.NetNS) (*os.File, error) {
-	if err := netns.Check(ns); err != nil {
-		return nil, err
-	}
-	path := k.NetNSPath(ns)
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	var st unix.Statfs_t
-	if unix.Fstatfs(int(file.Fd()), &st) != nil || st.Type != unix.NSFS_MAGIC {
-		file.Close()
-		return nil, fmt.Errorf("%s is no namespace: %w", path, os.ErrNotExist)
-	}
-	return file, nil
 }
 
 // assemble turns the namespaces' views into one state.

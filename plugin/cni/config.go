@@ -31,7 +31,7 @@ type config struct {
 	types.PluginConf
 
 	Network         string            `json:"network"` // ours; "": called as the configuration
-	Driver          string            `json:"driver"`  // with one of these four the network is made where it is not there
+	Driver          string            `json:"driver"`  // with one of these four it is made where it is not there
 	Subnets         []netip.Prefix    `json:"subnets"`
 	IPv6            bool              `json:"ipv6"`
 	Options         map[string]string `json:"options"`
@@ -81,9 +81,9 @@ type ipRange struct {
 // envArgs are what CNI_ARGS may say.
 type envArgs struct {
 	types.CommonArgs
-	IP               types.UnmarshallableString
-	MAC              types.UnmarshallableString
-	K8S_POD_NAME     types.UnmarshallableString //nolint:revive,staticcheck // the variable's name
+	IP           types.UnmarshallableString
+	MAC          types.UnmarshallableString
+	K8S_POD_NAME types.UnmarshallableString //nolint:revive,staticcheck // the variable's name
 	K8S_POD_NAMESPACE,
 	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString //nolint:revive,staticcheck // the same
 }
@@ -91,8 +91,8 @@ type envArgs struct {
 // readConfig decodes a configuration.
 func readConfig(text []byte) (c config, err error) {
 	if err := json.Unmarshal(text, &c); err != nil {
-		return c, types.NewError(types.ErrDecodingFailure, fmt.Sprintf("the network configuration cannot be decoded: %v",
-			err), "")
+		return c, types.NewError(types.ErrDecodingFailure, fmt.Sprintf("the configuration cannot be decoded: %v", err),
+			"")
 	}
 	if err := version.ParsePrevResult(&c.PluginConf); err != nil {
 		return c, types.NewError(types.ErrDecodingFailure, fmt.Sprintf("prevResult cannot be decoded: %v", err), "")

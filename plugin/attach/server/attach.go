@@ -57,7 +57,7 @@ func check(r attach.Request) error {
 		return nil
 	case attach.Attach, attach.Detach, attach.Check:
 	default:
-		return invalid("call %q: there is no such one; vethloom-cni and netd must be of one version", r.Call)
+		return invalid("call %q: there is no such one; %s", r.Call, oneVersion)
 	}
 	if r.Container == "" {
 		return invalid("container: its ID is missing")
@@ -66,7 +66,7 @@ func check(r attach.Request) error {
 		return invalid("interface: its name in the container is missing")
 	}
 	if r.Call == attach.Attach && !filepath.IsAbs(r.NetNS) {
-		return &attach.Error{Kind: attach.NoNetNS, Message: fmt.Sprintf("network namespace %q: no absolute path", r.NetNS)}
+		return noNetNS(r.NetNS, "no absolute path")
 	}
 	return nil
 }
@@ -134,6 +134,7 @@ func (s *Server) again(ctx context.Context, e cnm.Endpoint, r attach.Request) er
 	if n.ID != e.Network || r.Origin != e.Origin {
 		return cnm.LinkTaken(r.Interface, n.Name)
 	}
+	s.Resync()
 	return s.Controller.Repair(ctx, e.Sandbox)
 }
 
@@ -262,15 +263,15 @@ func (s *Server) check(ctx context.Context, r attach.Request) (*attach.Result, e
 		return nil, err
 	}
 	if !s.holds(sb) || r.NetNS != "" && sb.Adopted.Path != r.NetNS {
-		return nil, &attach.Error{Kind: attach.NoNetNS, Message: fmt.Sprintf("network namespace %q: is not the one that "+
-			"was attached; attach the container again", r.NetNS)}
+		return nil, noNetNS(r.NetNS, "is not the one that was attached; attach the container again")
 	}
 	for _, p := range r.Had {
 		if !slices.Contains(e.Addrs, p) {
-			return nil, &attach.Error{Kind: attach.Failed, Message: fmt.Sprintf("interface %s has not the address %s that "+
-				"it was given: its node's share of the network has changed; attach the container again", r.Interface, p)}
+			return nil, fmt.Errorf("interface %s has not the address %s that it was given: its node's share of the "+
+				"network has changed; attach the container again", r.Interface, p)
 		}
 	}
+	s.Resync()
 	if err := s.Controller.Repair(ctx, id); err != nil {
 		return nil, err
 	}

@@ -8,16 +8,27 @@ import (
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/plan"
 	"github.com/vethloom/vethloom/plugin/attach"
+	"golang.org/x/sys/unix"
 )
 
 func invalid(format string, args ...any) error {
 	return &attach.Error{Kind: attach.Invalid, Message: fmt.Sprintf(format, args...)}
 }
 
+func noNetNS(path, reason string) error {
+	return &attach.Error{Kind: attach.NoNetNS, Message: fmt.Sprintf("network namespace %q: %s", path, reason)}
+}
+
 // told is an error as the caller gets it.
 func told(err error) *attach.Error {
 	if e, ok := errors.AsType[*attach.Error](err); ok {
 		return e
+	}
+	if op, ok := errors.AsType[*plan.OpError](err); ok && errors.Is(err, unix.EEXIST) {
+		if l, ok := op.Op.Object.(plan.Link); ok && l.Peer.NS.Adopted() {
+			return &attach.Error{Kind: attach.Conflict, Message: fmt.Sprintf("interface %q: the container has a link "+
+				"of that name already, by another plugin; give one of them another name", l.Peer.Name)}
+		}
 	}
 	return &attach.Error{Kind: kindOf(err), Message: err.Error()}
 }

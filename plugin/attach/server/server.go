@@ -36,9 +36,11 @@ type Config struct {
 	Controller Controller
 	Kernel     Kernel
 	Render     Renderer
-	Settled    func() // waits until names of what was attached are known
-	Later      string // folder of detaches that nobody could be asked for
-	Log        *slog.Logger
+	// Resync has the next pass look at the kernel, instead of going by what was applied before.
+	Resync  func()
+	Settled func() // waits until names of what was attached are known
+	Later   string // folder of detaches that nobody could be asked for
+	Log     *slog.Logger
 }
 
 // Server answers calls, and removes what engines have forgotten.
@@ -137,19 +139,22 @@ func receive(c *net.UnixConn) (r attach.Request, err error) {
 	return parse(text)
 }
 
+// oneVersion is what to do where a program and netd do not understand each other.
+const oneVersion = "install vethloom-cni and netd of one version"
+
 // parse decodes a request. A field that is not known is an error: what it asks for would not be done.
 func parse(text []byte) (r attach.Request, err error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
-		return attach.Request{}, invalid("the request is not one: %v; vethloom-cni and netd must be of one version", err)
+		return attach.Request{}, invalid("the request is not one: %v; %s", err, oneVersion)
 	}
 	if d.More() {
 		return attach.Request{}, invalid("the request has more behind its end")
 	}
 	if r.Version != attach.Version {
-		return attach.Request{}, invalid("the request is of version %d, and netd knows version %d: install vethloom-cni "+
-			"and netd of one version", r.Version, attach.Version)
+		return attach.Request{}, invalid("the request is of version %d, and netd knows version %d; %s", r.Version,
+			attach.Version, oneVersion)
 	}
 	return r, nil
 }

@@ -9,11 +9,45 @@ import (
 	"github.com/vethloom/vethloom/internal/kern/nftables"
 	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
 	"github.com/vethloom/vethloom/plan"
+	"golang.org/x/sys/unix"
 )
+
+// namespaces are those of the fabric and of sandboxes.
+type namespaces struct {
+	pins netns.Pins
+	self *os.File // the fabric's own namespace
+}
+
+// NetNSPath is where a namespace can be opened; for the fabric's own, a path that is
+// valid in this process.
+func (k *namespaces) NetNSPath(ns plan.NetNS) string {
+	if ns == "" {
+		return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), k.self.Fd())
+	}
+	return k.pins.Path(ns)
+}
+
+// openPin opens a pinned namespace.
+func (k *namespaces) openPin(ns plan.NetNS) (*os.File, error) {
+	if err := netns.Check(ns); err != nil {
+		return nil, err
+	}
+	path := k.NetNSPath(ns)
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Statfs_t
+	if unix.Fstatfs(int(file.Fd()), &st) != nil || st.Type != unix.NSFS_MAGIC {
+		file.Close()
+		return nil, fmt.Errorf("%s is no namespace: %w", path, os.ErrNotExist)
+	}
+	return file, nil
+}
 
 // Identify tells the cookie of the network namespace at a path of somebody else, by which it can be adopted. The error
 // is a [plan.NoNamespaceError] where there is none that can be.
-func (k *Kernel) Identify(path string) (cookie uint64, err error) {
+func (k *namespaces) Identify(path string) (cookie uint64, err error) {
 	f, err := k.openForeign(path)
 	if err != nil {
 		return 0, err
@@ -24,7 +58,7 @@ func (k *Kernel) Identify(path string) (cookie uint64, err error) {
 
 // Holds reports whether a path still leads to the namespace that was adopted from it. It is false, too, where the
 // namespace has not been pinned.
-func (k *Kernel) Holds(ns plan.NetNS, path string) bool {
+func (k *namespaces) Holds(ns plan.NetNS, path string) bool {
 	pin, err := k.openPin(ns)
 	if err != nil {
 		return false
@@ -39,7 +73,7 @@ func (k *Kernel) Holds(ns plan.NetNS, path string) bool {
 }
 
 // openForeign opens a namespace that a sandbox may have.
-func (k *Kernel) openForeign(path string) (*os.File, error) {
+func (k *namespaces) openForeign(path string) (*os.File, error) {
 	f, err := netns.OpenForeign(path)
 	if err != nil {
 		return nil, err
@@ -52,7 +86,7 @@ func (k *Kernel) openForeign(path string) (*os.File, error) {
 }
 
 // pin makes a namespace, or takes one of somebody else, and pins it. The socket returned is in it.
-func (k *Kernel) pin(o plan.Namespace) (*rtnetlink.Conn, error) {
+func (k *namespaces) pin(o plan.Namespace) (*rtnetlink.Conn, error) {
 	if o.Path == "" {
 		return k.pins.Create(o.Name)
 	}
@@ -72,7 +106,7 @@ func (k *Kernel) pin(o plan.Namespace) (*rtnetlink.Conn, error) {
 }
 
 // letGo removes from an adopted namespace what is not removed object by object.
-func (k *Kernel) letGo(ns plan.NetNS) error {
+func (k *namespaces) letGo(ns plan.NetNS) error {
 	if !ns.Adopted() {
 		return nil
 	}

@@ -66,7 +66,8 @@ func TestAdoptedNamespace(t *testing.T) {
 	inside := func(args ...string) string {
 		return env.Run("nsenter", append([]string{"--net=" + path, "--"}, args...)...)
 	}
-	if got := inside("ip", "-br", "addr"); !strings.Contains(got, "10.9.0.2/24") || !strings.Contains(got, "127.0.0.1") {
+	got := inside("ip", "-br", "addr")
+	if !strings.Contains(got, "10.9.0.2/24") || !strings.Contains(got, "127.0.0.1") {
 		t.Errorf("addresses in the namespace:\n%s", got)
 	}
 	inside("ip", "addr", "flush", "dev", "eth0")
@@ -75,7 +76,7 @@ func TestAdoptedNamespace(t *testing.T) {
 	settled(t, k, want)
 
 	converge(t, k, plan.State{})
-	got := inside("ip", "-br", "link") + inside("ip", "rule") + inside("ip", "route", "show", "table", "all")
+	got = inside("ip", "-br", "link") + inside("ip", "rule") + inside("ip", "route", "show", "table", "all")
 	for _, ours := range []string{"eth0", "11700", "10.9.0"} {
 		if strings.Contains(got, ours) {
 			t.Errorf("%s is still in the namespace:\n%s", ours, got)
