@@ -10,7 +10,7 @@ import (
 )
 
 // lookTime is how often netd looks for namespaces that are gone and for detaches that were left.
-const lookTime = 20 * time.Second
+const lookTime = 10 * time.Second
 
 // collect detaches all of a network of the engine's but what it says it has.
 func (s *Server) collect(ctx context.Context, r attach.Request) (int, error) {
