@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/netip"
+	"slices"
 )
 
 // Limits of both sides.
@@ -28,6 +29,8 @@ const (
 	Check   Call = "check"   // look whether it is as it was answered, and repair it
 	Collect Call = "collect" // detach all of a network of the engine's but those in Valid
 	Ready   Call = "ready"   // can a container be attached now?
+	// what a network is, which is made where there is none
+	Describe Call = "describe"
 )
 
 // Key names an attachment.
@@ -85,9 +88,22 @@ type Port struct {
 
 // Answer is what comes back.
 type Answer struct {
-	Error    *Error  `json:"error,omitempty"`
-	Result   *Result `json:"result,omitempty"`   // of Attach and Check
-	Detached int     `json:"detached,omitempty"` // of Collect
+	Error    *Error   `json:"error,omitempty"`
+	Result   *Result  `json:"result,omitempty"`   // of Attach and Check
+	Detached int      `json:"detached,omitempty"` // of Collect
+	Network  *Network `json:"network,omitempty"`  // of Describe
+}
+
+// Network is one of netd's.
+type Network struct {
+	Driver   string    `json:"driver"`
+	Internal bool      `json:"internal,omitempty"`
+	Subnets  []Address `json:"subnets"` // with their gateways
+}
+
+// Has reports whether a subnet is the network's.
+func (n *Network) Has(p netip.Prefix) bool {
+	return slices.ContainsFunc(n.Subnets, func(a Address) bool { return a.Prefix == p.Masked() })
 }
 
 // Result is an attachment as it is in the kernel.

@@ -53,7 +53,7 @@ func check(r attach.Request) error {
 		return invalid("a name of the container or its network has more than %d bytes", maxID)
 	}
 	switch r.Call {
-	case attach.Collect, attach.Ready:
+	case attach.Collect, attach.Ready, attach.Describe:
 		return nil
 	case attach.Attach, attach.Detach, attach.Check:
 	default:
@@ -191,17 +191,36 @@ func (s *Server) request(ctx context.Context, r attach.Request) (cnm.AttachReque
 		}
 		ask.Ports = append(ask.Ports, m)
 	}
-	_, err := s.Controller.Network(ctx, r.Network)
+	_, err := s.network(ctx, r)
+	return ask, err
+}
+
+// network finds the network of a request, and makes it where there is none and the request says how.
+func (s *Server) network(ctx context.Context, r attach.Request) (cnm.Network, error) {
+	n, err := s.Controller.Network(ctx, r.Network)
 	if !errors.Is(err, cnm.ErrNotFound) || r.Create == nil {
-		return ask, err
+		return n, err
 	}
-	_, err = s.Controller.CreateNetwork(ctx, create(r.Network, *r.Create))
+	n, err = s.Controller.CreateNetwork(ctx, create(r.Network, *r.Create))
 	if errors.Is(err, cnm.ErrExists) { // another container's call was faster; or it is said why not
-		if _, e := s.Controller.Network(ctx, r.Network); e == nil {
-			err = nil
+		if made, e := s.Controller.Network(ctx, r.Network); e == nil {
+			return made, nil
 		}
 	}
-	return ask, err
+	return n, err
+}
+
+// describe tells what a network is.
+func (s *Server) describe(ctx context.Context, r attach.Request) (*attach.Network, error) {
+	n, err := s.network(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	d := &attach.Network{Driver: n.Driver, Internal: n.Internal, Subnets: []attach.Address{}}
+	for _, p := range n.Pools {
+		d.Subnets = append(d.Subnets, attach.Address{Prefix: p.Subnet, Gateway: p.Gateway})
+	}
+	return d, nil
 }
 
 func create(name string, c attach.Create) cnm.NetworkRequest {

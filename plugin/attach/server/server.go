@@ -199,6 +199,8 @@ func (s *Server) call(ctx context.Context, r attach.Request) (a attach.Answer, e
 		a.Result, err = s.check(ctx, r)
 	case attach.Collect:
 		a.Detached, err = s.collect(ctx, r)
+	case attach.Describe:
+		a.Network, err = s.describe(ctx, r)
 	case attach.Ready:
 		err = s.ready(ctx, r)
 	}
