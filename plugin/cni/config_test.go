@@ -46,21 +46,24 @@ func TestRequestOfAConfiguration(t *testing.T) {
 }
 
 func TestConfigurationsThatAreRefused(t *testing.T) {
-	for text, want := range map[string]struct {
+	type refusal struct {
+		text string // behind the name
 		code uint
 		says string
-	}{
-		`{"name": "web"`: {types.ErrDecodingFailure, "decoded"},
-		`{"name": "web", "subnets": ["10.7.0.0"]}`:                            {types.ErrDecodingFailure, "decoded"},
-		`{"name": "web", "ipam": {"type": "dhcp"}}`:                           {types.ErrInvalidNetworkConfig, `"dhcp"`},
-		`{"name": "web", "runtimeConfig": {"dns": 5}}`:                        {types.ErrInvalidNetworkConfig, "dns"},
-		`{"name": "web", "runtimeConfig": {"ips": ["x"]}}`:                    {types.ErrInvalidNetworkConfig, `"x"`},
-		`{"name": "web", "cniVersion": "1.0.0", "prevResult": {"ips": "no"}}`: {types.ErrDecodingFailure, "prevResult"},
-		`{"name": "web", "runtimeConfig": {"portMappings": [{"hostPort": 1, "containerPort": -1}]}}`: {
-			types.ErrInvalidNetworkConfig, `"1:-1"`},
-		`{"name": "web", "runtimeConfig": {"portMappings": [{"hostPort": 1, "containerPort": 1, "hostIP": "lo"}]}}`: {
-			types.ErrInvalidNetworkConfig, `"lo"`},
+	}
+	const bad = types.ErrInvalidNetworkConfig
+	port := func(p string) string { return `, "runtimeConfig": {"portMappings": [` + p + `]}}` }
+	for _, want := range []refusal{
+		{``, types.ErrDecodingFailure, "decoded"},
+		{`, "subnets": ["10.7.0.0"]}`, types.ErrDecodingFailure, "decoded"},
+		{`, "ipam": {"type": "dhcp"}}`, bad, `"dhcp"`},
+		{`, "runtimeConfig": {"dns": 5}}`, bad, "dns"},
+		{`, "runtimeConfig": {"ips": ["x"]}}`, bad, `"x"`},
+		{`, "cniVersion": "1.0.0", "prevResult": {"ips": "no"}}`, types.ErrDecodingFailure, "prevResult"},
+		{port(`{"hostPort": 1, "containerPort": -1}`), bad, `"1:-1"`},
+		{port(`{"hostPort": 1, "containerPort": 1, "hostIP": "lo"}`), bad, `"lo"`},
 	} {
+		text := `{"name": "web"` + want.text
 		c, err := readConfig([]byte(text))
 		if err == nil {
 			_, err = c.request(attach.Attach, &skel.CmdArgs{ContainerID: "x", IfName: "eth0"})
@@ -79,10 +82,11 @@ func TestCodesOfErrors(t *testing.T) {
 		kind attach.Kind
 		code uint
 	}{
-		{attach.Attach, attach.Unavailable, 11}, {attach.Attach, attach.Exhausted, 11}, {attach.Attach, attach.NoNetNS, 8},
-		{attach.Attach, attach.Invalid, 7}, {attach.Attach, attach.NotFound, 7}, {attach.Attach, attach.Conflict, 100},
-		{attach.Attach, attach.Failed, 101}, {attach.Check, attach.NotFound, 3}, {attach.Ready, attach.Exhausted, 51},
-		{attach.Ready, attach.Unavailable, 50}, {attach.Ready, attach.NotFound, 50}, {attach.Collect, attach.Failed, 101},
+		{attach.Attach, attach.Unavailable, 11}, {attach.Attach, attach.Exhausted, 11},
+		{attach.Attach, attach.NoNetNS, 8}, {attach.Attach, attach.Invalid, 7}, {attach.Attach, attach.NotFound, 7},
+		{attach.Attach, attach.Conflict, 100}, {attach.Attach, attach.Failed, 101}, {attach.Check, attach.NotFound, 3},
+		{attach.Ready, attach.Exhausted, 51}, {attach.Ready, attach.Unavailable, 50},
+		{attach.Ready, attach.NotFound, 50}, {attach.Collect, attach.Failed, 101},
 	} {
 		err := coded(k.call, &attach.Error{Kind: k.kind, Message: "m"})
 		if e, ok := errors.AsType[*types.Error](err); !ok || e.Code != k.code {

@@ -13,18 +13,19 @@ import (
 )
 
 func TestRequestsThatAreRefused(t *testing.T) {
+	const cni = `{"version": 1, "engine": "cni", `
 	for text, want := range map[string]string{
 		``:               "EOF",
 		`{}`:             "version 0",
 		`{"version": 2}`: "version 2",
-		`{"version": 1, "call": "attach", "x": 1}`:                                                               "unknown field",
-		`{"version": 1} {}`:                                                                                      "behind its end",
-		`{"version": 1, "call": "dance", "engine": "cni"}`:                                                       `call "dance"`,
-		`{"version": 1, "call": "attach", "engine": "docker"}`:                                                   `engine "docker"`,
-		`{"version": 1, "call": "attach", "engine": "cni"}`:                                                      "container",
-		`{"version": 1, "call": "detach", "engine": "cni", "container": "x"}`:                                    "interface",
-		`{"version": 1, "call": "attach", "engine": "cni", "container": "x", "interface": "eth0", "netns": "x"}`: "absolute",
-		`{"version": 1, "call": "detach", "engine": "cni", "container": "` + strings.Repeat("x", 257) + `"}`:     "256 bytes",
+		`{"version": 1, "call": "attach", "x": 1}`:                                  "unknown field",
+		`{"version": 1} {}`:                                                         "behind its end",
+		`{"version": 1, "call": "attach", "engine": "docker"}`:                      `engine "docker"`,
+		cni + `"call": "dance"}`:                                                    `call "dance"`,
+		cni + `"call": "attach"}`:                                                   "container",
+		cni + `"call": "detach", "container": "x"}`:                                 "interface",
+		cni + `"call": "attach", "container": "x", "interface": "e", "netns": "x"}`: "absolute",
+		cni + `"call": "detach", "container": "` + strings.Repeat("x", 257) + `"}`:  "256 bytes",
 	} {
 		r, err := parse([]byte(text))
 		if err == nil {
