@@ -34,7 +34,7 @@ type config struct {
 	timeout      time.Duration // of everything
 }
 
-var sectionNames = []string{"attach", "run", "streams", "tcp", "names", "ports", "across"}
+var sectionNames = []string{"attach", "run", "streams", "tcp", "names", "ports", "engines", "across"}
 
 func parse(args []string, out io.Writer) (config, error) {
 	var c config
@@ -169,7 +169,7 @@ func measure(ctx context.Context, cfg config) error {
 	var rep report
 	sections := map[string]section{"attach": grouped(attachGroup), "run": grouped(runGroup),
 		"streams": grouped(streamsGroup), "tcp": grouped(tcpGroup), "names": grouped(namesGroup),
-		"ports":  grouped(portsGroup),
+		"ports": grouped(portsGroup), "engines": grouped(enginesGroup),
 		"across": acrossSection}
 	for _, name := range cfg.groups() {
 		fmt.Fprintf(os.Stderr, "bench: %s\n", name)

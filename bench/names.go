@@ -308,8 +308,11 @@ func (a *answerer) cpu() (float64, error) {
 }
 
 // resident is the memory that the process holds, in MB.
-func (a *answerer) resident() (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.pid))
+func (a *answerer) resident() (float64, error) { return resident(a.pid) }
+
+// resident is the memory that a process holds, in MB.
+func resident(pid int) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}

@@ -17,6 +17,7 @@ const (
 
 // fabric is a netd of our own.
 type fabric struct {
+	pid    int // of netd
 	host   string
 	net    string // the command line
 	client *client.Client
@@ -36,7 +37,7 @@ func (m *machine) startFabric(ctx context.Context) (*fabric, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &fabric{host: host, net: m.cfg.path("net")}
+	f := &fabric{pid: p.cmd.Process.Pid, host: host, net: m.cfg.path("net")}
 	err = poll(ctx, p, func(ctx context.Context) error {
 		c, err := client.Dial(ctx, host, client.Options{})
 		if err != nil {

@@ -105,8 +105,9 @@ func (k *namespaces) pin(o plan.Namespace) (*rtnetlink.Conn, error) {
 	return k.pins.Adopt(o.Name, f)
 }
 
-// letGo removes from an adopted namespace what is not removed object by object.
-func (k *namespaces) letGo(ns plan.NetNS) error {
+// letGo removes from an adopted namespace what is not removed object by object. That goes on behind the change: the
+// kernel waits for all its processors before a table is gone, and most such namespaces go anyway.
+func (k *Kernel) letGo(ns plan.NetNS) error {
 	if !ns.Adopted() {
 		return nil
 	}
@@ -117,9 +118,11 @@ func (k *namespaces) letGo(ns plan.NetNS) error {
 	if err != nil {
 		return fmt.Errorf("open the namespace: %w", err)
 	}
-	defer f.Close()
-	if err := nftables.RemoveNamePort(int(f.Fd())); err != nil && !errors.Is(err, plan.ErrUnsupported) {
-		return fmt.Errorf("remove what leads questions about names: %w", err)
-	}
+	k.tasks.Go(func() {
+		defer f.Close()
+		if err := nftables.RemoveNamePort(int(f.Fd())); err != nil && !errors.Is(err, plan.ErrUnsupported) {
+			k.log.Warn("what leads questions about names stays in a namespace", "netns", ns, "err", err)
+		}
+	})
 	return nil
 }
