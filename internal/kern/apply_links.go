@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/vethloom/vethloom/internal/kern/attr"
 	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
@@ -413,6 +414,7 @@ func (s *session) deleteLinks() error {
 	first := s.next
 	ns := s.ops[first].NS()
 	var ask, drop []rtnetlink.Request
+	var names []string
 	for ; s.next < len(s.ops); s.next++ {
 		op := s.ops[s.next]
 		l, ok := op.Object.(plan.Link)
@@ -423,7 +425,7 @@ func (s *session) deleteLinks() error {
 		if err := s.closeTunnel(l); err != nil {
 			return s.fail(s.next, err)
 		}
-		ask = append(ask, s.confirm(l.Name, &drop))
+		ask, names = append(ask, s.confirm(l.Name, &drop)), append(names, l.Name)
 	}
 	c, err := s.conn(ns)
 	if errors.Is(err, os.ErrNotExist) {
@@ -438,10 +440,60 @@ func (s *session) deleteLinks() error {
 	if len(drop) > 1 {
 		drop = grouped(drop, dropGroup+s.k.drops.Add(1)%0xffff)
 	}
-	if i, err := c.Batch(drop); err != nil {
+	if i, err := s.drop(ns, c, drop, names); err != nil {
 		return s.fail(drop[i].Op, err)
 	}
 	return nil
+}
+
+// drop removes links and returns once nobody sees them any more. The kernel answers later: it waits until nobody can
+// hold a reference, for some 15 ms.
+func (s *session) drop(ns plan.NetNS, c *rtnetlink.Conn, drop []rtnetlink.Request, names []string) (int, error) {
+	if len(drop) == 0 {
+		return 0, nil
+	}
+	own, err := s.k.borrowNS(ns)
+	if err != nil {
+		return 0, err
+	}
+	type answer struct {
+		at  int
+		err error
+	}
+	answered := make(chan answer, 1)
+	s.k.tasks.Go(func() {
+		at, err := own.Batch(drop)
+		s.k.giveBackNS(ns, own)
+		answered <- answer{at, err}
+	})
+	look := time.NewTicker(dropLook)
+	defer look.Stop()
+	for {
+		select {
+		case a := <-answered:
+			return a.at, a.err
+		case <-look.C:
+		}
+		if gone(c, names) {
+			return 0, nil
+		}
+	}
+}
+
+// dropLook is how often is looked whether links are gone.
+const dropLook = 300 * time.Microsecond
+
+// gone reports whether there is no link of these names. While a link is being taken away the kernel does not answer.
+func gone(c *rtnetlink.Conn, names []string) bool {
+	left := false
+	var ask []rtnetlink.Request
+	for _, name := range names {
+		r := rtnetlink.GetLink(name, func([]byte) error { left = true; return nil })
+		r.Settled = []unix.Errno{unix.ENODEV}
+		ask = append(ask, r)
+	}
+	_, err := c.Batch(ask)
+	return err == nil && !left
 }
 
 // dropGroup is the first of the groups that links are put in to be removed together.
