@@ -440,19 +440,19 @@ func (s *session) deleteLinks() error {
 	if len(drop) > 1 {
 		drop = grouped(drop, dropGroup+s.k.drops.Add(1)%0xffff)
 	}
-	if i, err := s.drop(ns, c, drop, names); err != nil {
+	if i, err := s.k.remove(ns, c, drop, names); err != nil {
 		return s.fail(drop[i].Op, err)
 	}
 	return nil
 }
 
-// drop removes links and returns once nobody sees them any more. The kernel answers later: it waits until nobody can
+// remove removes links and returns once nobody sees them any more. The kernel answers later: it waits until nobody can
 // hold a reference, for some 15 ms.
-func (s *session) drop(ns plan.NetNS, c *rtnetlink.Conn, drop []rtnetlink.Request, names []string) (int, error) {
+func (k *Kernel) remove(ns plan.NetNS, c *rtnetlink.Conn, drop []rtnetlink.Request, names []string) (int, error) {
 	if len(drop) == 0 {
 		return 0, nil
 	}
-	own, err := s.k.borrowNS(ns)
+	own, err := k.borrowNS(ns)
 	if err != nil {
 		return 0, err
 	}
@@ -461,9 +461,9 @@ func (s *session) drop(ns plan.NetNS, c *rtnetlink.Conn, drop []rtnetlink.Reques
 		err error
 	}
 	answered := make(chan answer, 1)
-	s.k.tasks.Go(func() {
+	k.tasks.Go(func() {
 		at, err := own.Batch(drop)
-		s.k.giveBackNS(ns, own)
+		k.giveBackNS(ns, own)
 		answered <- answer{at, err}
 	})
 	look := time.NewTicker(dropLook)
