@@ -213,11 +213,14 @@ func (k *records) checkLink(n cnm.Network) error {
 	}
 	for id, other := range k.ix.networks {
 		if id != n.ID && k.linkOf(other.v) == link {
-			return &cnm.Error{
-				Kind: cnm.ErrExists, Field: "link", Value: link,
+			e := &cnm.Error{Kind: cnm.ErrExists, Field: "link", Value: link,
 				Reason: fmt.Sprintf("network %q has the link of this name", other.v.Name),
-				Remedy: "choose another name for the link, or none to have one made",
+				Remedy: "choose another name for the link, or none to have one made"}
+			if d := k.driverOf(n); d != nil && cnm.IsLAN(d, n) {
+				e.Reason = fmt.Sprintf("network %q has it: a LAN is one network", other.v.Name)
+				e.Remedy = "put containers on that one, or name another link, or a VLAN of this one: -o vlan=ID"
 			}
+			return e
 		}
 	}
 	return nil

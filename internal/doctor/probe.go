@@ -105,7 +105,12 @@ func (h Host) sysctls(ctx context.Context, f *Facts) error {
 	f.ConntrackMax, _ = strconv.Atoi(all["netfilter/nf_conntrack_max"])
 	strict := all["ipv4/conf/all/rp_filter"] // the greater of the link's and that of "all" counts
 	f.StrictLinks = linksWith(all, "rp_filter", func(v string) bool { return max(v, strict) == "1" })
-	f.DeadEnds = linksWith(all, "forwarding", func(v string) bool { return v == "0" })
+	own, err := h.Kernel.OwnLinks(ctx) // forward as netd has decided: a LAN's bridge does not
+	if err != nil {
+		return err
+	}
+	f.DeadEnds = slices.DeleteFunc(linksWith(all, "forwarding", func(v string) bool { return v == "0" }),
+		func(link string) bool { return slices.Contains(own, link) })
 	f.Deaf, err = h.Kernel.DeafLinks(ctx)
 	return err
 }

@@ -71,6 +71,21 @@ func (h *Host) IPv6Host(ctx context.Context) (none bool, accepting []string, err
 // outward are the kinds of links that a router of the host's may be behind; "" is a device.
 var outward = []plan.LinkKind{"", plan.Veth, "vlan", "bond", "team", "macvlan"}
 
+// OwnLinks are the names of the links that carry a mark of ours.
+func (h *Host) OwnLinks(ctx context.Context) ([]string, error) {
+	v, err := h.readHost(ctx, true)
+	if err != nil {
+		return nil, fmt.Errorf("look for our own links: %w", err)
+	}
+	var own []string
+	for _, l := range v.links {
+		if _, _, ours := l.Owner(); ours {
+			own = append(own, l.Name)
+		}
+	}
+	return own, nil
+}
+
 // DeafLinks are the links of others by which the host could get its IPv6 addresses from a router's advertisements, and
 // does not since it forwards: they are up, have no address but their own, and accept_ra is 1. A link that came after
 // forwarding was switched on is one: see IPv6Host.
