@@ -76,6 +76,8 @@ type Peer struct {
 	Names    []string        `json:"names,omitempty"`
 	Ports    []plan.NamePort `json:"ports,omitempty"`
 	Ingress  []Ingress       `json:"ingress,omitempty"` // of an endpoint: ports of its node that all nodes lead there
+	Engine   string          `json:"engine,omitempty"`  // of an endpoint: whose container it is
+	Since    int64           `json:"since,omitempty"`   // of an endpoint: when it was made, in seconds of Unix time
 	Revision uint64          `json:"-"`
 }
 

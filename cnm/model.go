@@ -111,6 +111,15 @@ const (
 	EngineNetavark = "netavark"
 )
 
+// KnownEngine is the name of an engine as it may be shown: what others have written can be anything.
+func KnownEngine(name string) string {
+	switch name {
+	case "", EngineDocker, EngineCNI, EngineNetavark:
+		return name
+	}
+	return "other"
+}
+
 // Adopted is a network namespace that somebody else has made, and removes.
 type Adopted struct {
 	Path   string `json:"path"`   // where its engine has it
@@ -138,7 +147,9 @@ type Endpoint struct {
 	// addresses of the host that what leaves it for the outside carries, at most one a family; without: the network's
 	Outbound []netip.Addr `json:"outbound,omitempty"`
 	// its default route has the kernel's own metric: it is that of the sandbox, for programs that change it
-	Plain bool `json:"plain,omitempty"`
+	Plain   bool      `json:"plain,omitempty"`
+	Engine  string    `json:"engine,omitempty"` // its sandbox's
+	Created time.Time `json:"created,omitzero"`
 	// Origin is what the sandbox's engine calls the network, where it has a name of its own for it.
 	Origin string `json:"origin,omitempty"`
 	LinkOptions

@@ -32,6 +32,8 @@ type Networks interface {
 	// Connect joins a container, or a sandbox, to a further network.
 	Connect(ctx context.Context, container string, r cnm.AttachRequest) (EndpointView, error)
 	Disconnect(ctx context.Context, network, container string, force bool) error
+	// ListEndpoints lists who is on a network, or on any for "", on this node and on others.
+	ListEndpoints(ctx context.Context, network string) ([]EndpointView, error)
 }
 
 // NetworkView is a network with what belongs to it.
@@ -51,6 +53,7 @@ type EndpointView struct {
 	HostLink      string
 	Gateways      []netip.Addr
 	Missing       []netip.Addr // that its ports wait for: the host does not have them
+	Node          string       // name of its node, where others may be meant
 }
 
 // Sandboxes is what the sandboxes service needs.

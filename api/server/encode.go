@@ -102,6 +102,7 @@ func encodeEndpoint(e EndpointView) *apiv1.Endpoint {
 		Sysctls:           e.Sysctls,
 		MissingAddresses:  list(e.Missing, addr),
 		OutboundAddresses: list(e.Outbound, addr), RateIn: e.RateIn, RateOut: e.RateOut,
+		Engine: e.Engine, Node: e.Node, Created: timestamp(e.Created),
 	}
 }
 

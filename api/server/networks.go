@@ -134,3 +134,12 @@ func (s *networksService) Disconnect(ctx context.Context, r *apiv1.DisconnectReq
 	}
 	return &apiv1.DisconnectResponse{}, nil
 }
+
+func (s *networksService) Endpoints(ctx context.Context, r *apiv1.ListEndpointsRequest) (*apiv1.ListEndpointsResponse,
+	error) {
+	all, err := s.networks.ListEndpoints(ctx, r.GetNetwork())
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.ListEndpointsResponse{Endpoints: list(all, encodeEndpoint)}, nil
+}

@@ -1323,6 +1323,9 @@ type Endpoint struct {
 	OutboundAddresses []string               `protobuf:"bytes,20,rep,name=outbound_addresses,json=outboundAddresses,proto3" json:"outbound_addresses,omitempty"`
 	RateIn            uint64                 `protobuf:"varint,21,opt,name=rate_in,json=rateIn,proto3" json:"rate_in,omitempty"` // bits a second; 0: as many as can
 	RateOut           uint64                 `protobuf:"varint,22,opt,name=rate_out,json=rateOut,proto3" json:"rate_out,omitempty"`
+	Engine            string                 `protobuf:"bytes,23,opt,name=engine,proto3" json:"engine,omitempty"` // whose container it is: docker, cni, netavark; empty: vethloom's own
+	Node              string                 `protobuf:"bytes,24,opt,name=node,proto3" json:"node,omitempty"`     // its name
+	Created           *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=created,proto3" json:"created,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -1490,6 +1493,115 @@ func (x *Endpoint) GetRateOut() uint64 {
 	return 0
 }
 
+func (x *Endpoint) GetEngine() string {
+	if x != nil {
+		return x.Engine
+	}
+	return ""
+}
+
+func (x *Endpoint) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Endpoint) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+type ListEndpointsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEndpointsRequest) Reset() {
+	*x = ListEndpointsRequest{}
+	mi := &file_vethloom_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEndpointsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEndpointsRequest) ProtoMessage() {}
+
+func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEndpointsRequest.ProtoReflect.Descriptor instead.
+func (*ListEndpointsRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ListEndpointsRequest) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+type ListEndpointsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Endpoints     []*Endpoint            `protobuf:"bytes,1,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEndpointsResponse) Reset() {
+	*x = ListEndpointsResponse{}
+	mi := &file_vethloom_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEndpointsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEndpointsResponse) ProtoMessage() {}
+
+func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEndpointsResponse.ProtoReflect.Descriptor instead.
+func (*ListEndpointsResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListEndpointsResponse) GetEndpoints() []*Endpoint {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
 type PortMapping struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Proto         string                 `protobuf:"bytes,1,opt,name=proto,proto3" json:"proto,omitempty"`
@@ -1505,7 +1617,7 @@ type PortMapping struct {
 
 func (x *PortMapping) Reset() {
 	*x = PortMapping{}
-	mi := &file_vethloom_proto_msgTypes[20]
+	mi := &file_vethloom_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1629,7 @@ func (x *PortMapping) String() string {
 func (*PortMapping) ProtoMessage() {}
 
 func (x *PortMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[20]
+	mi := &file_vethloom_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1642,7 @@ func (x *PortMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
 func (*PortMapping) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{20}
+	return file_vethloom_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PortMapping) GetProto() string {
@@ -1594,7 +1706,7 @@ type CreateSandboxRequest struct {
 
 func (x *CreateSandboxRequest) Reset() {
 	*x = CreateSandboxRequest{}
-	mi := &file_vethloom_proto_msgTypes[21]
+	mi := &file_vethloom_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1718,7 @@ func (x *CreateSandboxRequest) String() string {
 func (*CreateSandboxRequest) ProtoMessage() {}
 
 func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[21]
+	mi := &file_vethloom_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1731,7 @@ func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxRequest.ProtoReflect.Descriptor instead.
 func (*CreateSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{21}
+	return file_vethloom_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateSandboxRequest) GetId() string {
@@ -1663,7 +1775,7 @@ type Sandbox struct {
 
 func (x *Sandbox) Reset() {
 	*x = Sandbox{}
-	mi := &file_vethloom_proto_msgTypes[22]
+	mi := &file_vethloom_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +1787,7 @@ func (x *Sandbox) String() string {
 func (*Sandbox) ProtoMessage() {}
 
 func (x *Sandbox) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[22]
+	mi := &file_vethloom_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +1800,7 @@ func (x *Sandbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sandbox.ProtoReflect.Descriptor instead.
 func (*Sandbox) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{22}
+	return file_vethloom_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Sandbox) GetId() string {
@@ -1735,7 +1847,7 @@ type RemoveSandboxRequest struct {
 
 func (x *RemoveSandboxRequest) Reset() {
 	*x = RemoveSandboxRequest{}
-	mi := &file_vethloom_proto_msgTypes[23]
+	mi := &file_vethloom_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +1859,7 @@ func (x *RemoveSandboxRequest) String() string {
 func (*RemoveSandboxRequest) ProtoMessage() {}
 
 func (x *RemoveSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[23]
+	mi := &file_vethloom_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +1872,7 @@ func (x *RemoveSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSandboxRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{23}
+	return file_vethloom_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RemoveSandboxRequest) GetId() string {
@@ -1778,7 +1890,7 @@ type RemoveSandboxResponse struct {
 
 func (x *RemoveSandboxResponse) Reset() {
 	*x = RemoveSandboxResponse{}
-	mi := &file_vethloom_proto_msgTypes[24]
+	mi := &file_vethloom_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +1902,7 @@ func (x *RemoveSandboxResponse) String() string {
 func (*RemoveSandboxResponse) ProtoMessage() {}
 
 func (x *RemoveSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[24]
+	mi := &file_vethloom_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +1915,7 @@ func (x *RemoveSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSandboxResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{24}
+	return file_vethloom_proto_rawDescGZIP(), []int{26}
 }
 
 type ListSandboxesRequest struct {
@@ -1814,7 +1926,7 @@ type ListSandboxesRequest struct {
 
 func (x *ListSandboxesRequest) Reset() {
 	*x = ListSandboxesRequest{}
-	mi := &file_vethloom_proto_msgTypes[25]
+	mi := &file_vethloom_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +1938,7 @@ func (x *ListSandboxesRequest) String() string {
 func (*ListSandboxesRequest) ProtoMessage() {}
 
 func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[25]
+	mi := &file_vethloom_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +1951,7 @@ func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesRequest.ProtoReflect.Descriptor instead.
 func (*ListSandboxesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{25}
+	return file_vethloom_proto_rawDescGZIP(), []int{27}
 }
 
 type ListSandboxesResponse struct {
@@ -1851,7 +1963,7 @@ type ListSandboxesResponse struct {
 
 func (x *ListSandboxesResponse) Reset() {
 	*x = ListSandboxesResponse{}
-	mi := &file_vethloom_proto_msgTypes[26]
+	mi := &file_vethloom_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +1975,7 @@ func (x *ListSandboxesResponse) String() string {
 func (*ListSandboxesResponse) ProtoMessage() {}
 
 func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[26]
+	mi := &file_vethloom_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +1988,7 @@ func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesResponse.ProtoReflect.Descriptor instead.
 func (*ListSandboxesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{26}
+	return file_vethloom_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListSandboxesResponse) GetSandboxes() []*Sandbox {
@@ -1897,7 +2009,7 @@ type LookupNameRequest struct {
 
 func (x *LookupNameRequest) Reset() {
 	*x = LookupNameRequest{}
-	mi := &file_vethloom_proto_msgTypes[27]
+	mi := &file_vethloom_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1909,7 +2021,7 @@ func (x *LookupNameRequest) String() string {
 func (*LookupNameRequest) ProtoMessage() {}
 
 func (x *LookupNameRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[27]
+	mi := &file_vethloom_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1922,7 +2034,7 @@ func (x *LookupNameRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupNameRequest.ProtoReflect.Descriptor instead.
 func (*LookupNameRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{27}
+	return file_vethloom_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LookupNameRequest) GetAsker() string {
@@ -1955,7 +2067,7 @@ type LookupNameResponse struct {
 
 func (x *LookupNameResponse) Reset() {
 	*x = LookupNameResponse{}
-	mi := &file_vethloom_proto_msgTypes[28]
+	mi := &file_vethloom_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2079,7 @@ func (x *LookupNameResponse) String() string {
 func (*LookupNameResponse) ProtoMessage() {}
 
 func (x *LookupNameResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[28]
+	mi := &file_vethloom_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2092,7 @@ func (x *LookupNameResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupNameResponse.ProtoReflect.Descriptor instead.
 func (*LookupNameResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{28}
+	return file_vethloom_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LookupNameResponse) GetAnswers() []*NameAnswer {
@@ -2002,7 +2114,7 @@ type NameAnswer struct {
 
 func (x *NameAnswer) Reset() {
 	*x = NameAnswer{}
-	mi := &file_vethloom_proto_msgTypes[29]
+	mi := &file_vethloom_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2126,7 @@ func (x *NameAnswer) String() string {
 func (*NameAnswer) ProtoMessage() {}
 
 func (x *NameAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[29]
+	mi := &file_vethloom_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2139,7 @@ func (x *NameAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameAnswer.ProtoReflect.Descriptor instead.
 func (*NameAnswer) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{29}
+	return file_vethloom_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NameAnswer) GetType() string {
@@ -2067,7 +2179,7 @@ type WatchNamesRequest struct {
 
 func (x *WatchNamesRequest) Reset() {
 	*x = WatchNamesRequest{}
-	mi := &file_vethloom_proto_msgTypes[30]
+	mi := &file_vethloom_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2191,7 @@ func (x *WatchNamesRequest) String() string {
 func (*WatchNamesRequest) ProtoMessage() {}
 
 func (x *WatchNamesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[30]
+	mi := &file_vethloom_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2204,7 @@ func (x *WatchNamesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNamesRequest.ProtoReflect.Descriptor instead.
 func (*WatchNamesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{30}
+	return file_vethloom_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WatchNamesRequest) GetAskers() []string {
@@ -2120,7 +2232,7 @@ type NameQuery struct {
 
 func (x *NameQuery) Reset() {
 	*x = NameQuery{}
-	mi := &file_vethloom_proto_msgTypes[31]
+	mi := &file_vethloom_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2132,7 +2244,7 @@ func (x *NameQuery) String() string {
 func (*NameQuery) ProtoMessage() {}
 
 func (x *NameQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[31]
+	mi := &file_vethloom_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2145,7 +2257,7 @@ func (x *NameQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameQuery.ProtoReflect.Descriptor instead.
 func (*NameQuery) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{31}
+	return file_vethloom_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NameQuery) GetTime() *timestamppb.Timestamp {
@@ -2238,7 +2350,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_vethloom_proto_msgTypes[32]
+	mi := &file_vethloom_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2250,7 +2362,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[32]
+	mi := &file_vethloom_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2263,7 +2375,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{32}
+	return file_vethloom_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Node) GetId() string {
@@ -2360,7 +2472,7 @@ type NodeSubnet struct {
 
 func (x *NodeSubnet) Reset() {
 	*x = NodeSubnet{}
-	mi := &file_vethloom_proto_msgTypes[33]
+	mi := &file_vethloom_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2372,7 +2484,7 @@ func (x *NodeSubnet) String() string {
 func (*NodeSubnet) ProtoMessage() {}
 
 func (x *NodeSubnet) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[33]
+	mi := &file_vethloom_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2385,7 +2497,7 @@ func (x *NodeSubnet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSubnet.ProtoReflect.Descriptor instead.
 func (*NodeSubnet) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{33}
+	return file_vethloom_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodeSubnet) GetNetwork() string {
@@ -2423,7 +2535,7 @@ type PeerHealth struct {
 
 func (x *PeerHealth) Reset() {
 	*x = PeerHealth{}
-	mi := &file_vethloom_proto_msgTypes[34]
+	mi := &file_vethloom_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2435,7 +2547,7 @@ func (x *PeerHealth) String() string {
 func (*PeerHealth) ProtoMessage() {}
 
 func (x *PeerHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[34]
+	mi := &file_vethloom_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2448,7 +2560,7 @@ func (x *PeerHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerHealth.ProtoReflect.Descriptor instead.
 func (*PeerHealth) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{34}
+	return file_vethloom_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PeerHealth) GetPath() string {
@@ -2544,7 +2656,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_vethloom_proto_msgTypes[35]
+	mi := &file_vethloom_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2556,7 +2668,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[35]
+	mi := &file_vethloom_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2569,7 +2681,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{35}
+	return file_vethloom_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListNodesRequest) GetFilters() []string {
@@ -2588,7 +2700,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_vethloom_proto_msgTypes[36]
+	mi := &file_vethloom_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2600,7 +2712,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[36]
+	mi := &file_vethloom_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2613,7 +2725,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{36}
+	return file_vethloom_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -2632,7 +2744,7 @@ type InspectNodeRequest struct {
 
 func (x *InspectNodeRequest) Reset() {
 	*x = InspectNodeRequest{}
-	mi := &file_vethloom_proto_msgTypes[37]
+	mi := &file_vethloom_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2644,7 +2756,7 @@ func (x *InspectNodeRequest) String() string {
 func (*InspectNodeRequest) ProtoMessage() {}
 
 func (x *InspectNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[37]
+	mi := &file_vethloom_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2657,7 +2769,7 @@ func (x *InspectNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectNodeRequest.ProtoReflect.Descriptor instead.
 func (*InspectNodeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{37}
+	return file_vethloom_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *InspectNodeRequest) GetNode() string {
@@ -2676,7 +2788,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_vethloom_proto_msgTypes[38]
+	mi := &file_vethloom_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2688,7 +2800,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[38]
+	mi := &file_vethloom_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2701,7 +2813,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{38}
+	return file_vethloom_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -2720,7 +2832,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_vethloom_proto_msgTypes[39]
+	mi := &file_vethloom_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2732,7 +2844,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[39]
+	mi := &file_vethloom_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2745,7 +2857,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{39}
+	return file_vethloom_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RemoveNodeResponse) GetId() string {
@@ -2773,7 +2885,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_vethloom_proto_msgTypes[40]
+	mi := &file_vethloom_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2785,7 +2897,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[40]
+	mi := &file_vethloom_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2798,7 +2910,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{40}
+	return file_vethloom_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Lease) GetNetwork() string {
@@ -2880,7 +2992,7 @@ type ListLeasesRequest struct {
 
 func (x *ListLeasesRequest) Reset() {
 	*x = ListLeasesRequest{}
-	mi := &file_vethloom_proto_msgTypes[41]
+	mi := &file_vethloom_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2892,7 +3004,7 @@ func (x *ListLeasesRequest) String() string {
 func (*ListLeasesRequest) ProtoMessage() {}
 
 func (x *ListLeasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[41]
+	mi := &file_vethloom_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2905,7 +3017,7 @@ func (x *ListLeasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeasesRequest.ProtoReflect.Descriptor instead.
 func (*ListLeasesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{41}
+	return file_vethloom_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListLeasesRequest) GetFilters() []string {
@@ -2924,7 +3036,7 @@ type ListLeasesResponse struct {
 
 func (x *ListLeasesResponse) Reset() {
 	*x = ListLeasesResponse{}
-	mi := &file_vethloom_proto_msgTypes[42]
+	mi := &file_vethloom_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3048,7 @@ func (x *ListLeasesResponse) String() string {
 func (*ListLeasesResponse) ProtoMessage() {}
 
 func (x *ListLeasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[42]
+	mi := &file_vethloom_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3061,7 @@ func (x *ListLeasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeasesResponse.ProtoReflect.Descriptor instead.
 func (*ListLeasesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{42}
+	return file_vethloom_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListLeasesResponse) GetLeases() []*Lease {
@@ -2999,7 +3111,7 @@ type ContainerSpec struct {
 
 func (x *ContainerSpec) Reset() {
 	*x = ContainerSpec{}
-	mi := &file_vethloom_proto_msgTypes[43]
+	mi := &file_vethloom_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3011,7 +3123,7 @@ func (x *ContainerSpec) String() string {
 func (*ContainerSpec) ProtoMessage() {}
 
 func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[43]
+	mi := &file_vethloom_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3024,7 +3136,7 @@ func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerSpec.ProtoReflect.Descriptor instead.
 func (*ContainerSpec) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{43}
+	return file_vethloom_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ContainerSpec) GetName() string {
@@ -3264,7 +3376,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_vethloom_proto_msgTypes[44]
+	mi := &file_vethloom_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3276,7 +3388,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[44]
+	mi := &file_vethloom_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3289,7 +3401,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{44}
+	return file_vethloom_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Mount) GetSource() string {
@@ -3336,7 +3448,7 @@ type CreateContainerRequest struct {
 
 func (x *CreateContainerRequest) Reset() {
 	*x = CreateContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[45]
+	mi := &file_vethloom_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3348,7 +3460,7 @@ func (x *CreateContainerRequest) String() string {
 func (*CreateContainerRequest) ProtoMessage() {}
 
 func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[45]
+	mi := &file_vethloom_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3361,7 +3473,7 @@ func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerRequest.ProtoReflect.Descriptor instead.
 func (*CreateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{45}
+	return file_vethloom_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CreateContainerRequest) GetSpec() *ContainerSpec {
@@ -3381,7 +3493,7 @@ type CreateContainerResponse struct {
 
 func (x *CreateContainerResponse) Reset() {
 	*x = CreateContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[46]
+	mi := &file_vethloom_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3393,7 +3505,7 @@ func (x *CreateContainerResponse) String() string {
 func (*CreateContainerResponse) ProtoMessage() {}
 
 func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[46]
+	mi := &file_vethloom_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3406,7 +3518,7 @@ func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerResponse.ProtoReflect.Descriptor instead.
 func (*CreateContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{46}
+	return file_vethloom_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CreateContainerResponse) GetId() string {
@@ -3432,7 +3544,7 @@ type StartContainerRequest struct {
 
 func (x *StartContainerRequest) Reset() {
 	*x = StartContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3444,7 +3556,7 @@ func (x *StartContainerRequest) String() string {
 func (*StartContainerRequest) ProtoMessage() {}
 
 func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3457,7 +3569,7 @@ func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerRequest.ProtoReflect.Descriptor instead.
 func (*StartContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{47}
+	return file_vethloom_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StartContainerRequest) GetContainer() string {
@@ -3475,7 +3587,7 @@ type StartContainerResponse struct {
 
 func (x *StartContainerResponse) Reset() {
 	*x = StartContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3487,7 +3599,7 @@ func (x *StartContainerResponse) String() string {
 func (*StartContainerResponse) ProtoMessage() {}
 
 func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3500,7 +3612,7 @@ func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerResponse.ProtoReflect.Descriptor instead.
 func (*StartContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{48}
+	return file_vethloom_proto_rawDescGZIP(), []int{50}
 }
 
 type AttachRequest struct {
@@ -3519,7 +3631,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3531,7 +3643,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3544,7 +3656,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{49}
+	return file_vethloom_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *AttachRequest) GetMessage() isAttachRequest_Message {
@@ -3645,7 +3757,7 @@ type AttachOptions struct {
 
 func (x *AttachOptions) Reset() {
 	*x = AttachOptions{}
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3657,7 +3769,7 @@ func (x *AttachOptions) String() string {
 func (*AttachOptions) ProtoMessage() {}
 
 func (x *AttachOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3670,7 +3782,7 @@ func (x *AttachOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachOptions.ProtoReflect.Descriptor instead.
 func (*AttachOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{50}
+	return file_vethloom_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *AttachOptions) GetContainer() string {
@@ -3717,7 +3829,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3729,7 +3841,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3742,7 +3854,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{51}
+	return file_vethloom_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ExecRequest) GetMessage() isExecRequest_Message {
@@ -3850,7 +3962,7 @@ type ExecOptions struct {
 
 func (x *ExecOptions) Reset() {
 	*x = ExecOptions{}
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3862,7 +3974,7 @@ func (x *ExecOptions) String() string {
 func (*ExecOptions) ProtoMessage() {}
 
 func (x *ExecOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3875,7 +3987,7 @@ func (x *ExecOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOptions.ProtoReflect.Descriptor instead.
 func (*ExecOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{52}
+	return file_vethloom_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ExecOptions) GetContainer() string {
@@ -3967,7 +4079,7 @@ type ExecResume struct {
 
 func (x *ExecResume) Reset() {
 	*x = ExecResume{}
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3979,7 +4091,7 @@ func (x *ExecResume) String() string {
 func (*ExecResume) ProtoMessage() {}
 
 func (x *ExecResume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3992,7 +4104,7 @@ func (x *ExecResume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResume.ProtoReflect.Descriptor instead.
 func (*ExecResume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{53}
+	return file_vethloom_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ExecResume) GetId() string {
@@ -4026,7 +4138,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4038,7 +4150,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4051,7 +4163,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{54}
+	return file_vethloom_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -4083,7 +4195,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4095,7 +4207,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4108,7 +4220,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{55}
+	return file_vethloom_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AttachResponse) GetMessage() isAttachResponse_Message {
@@ -4194,7 +4306,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4206,7 +4318,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4219,7 +4331,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{56}
+	return file_vethloom_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Started) GetId() string {
@@ -4262,7 +4374,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4274,7 +4386,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4287,7 +4399,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{57}
+	return file_vethloom_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ExitStatus) GetCode() int32 {
@@ -4331,7 +4443,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4343,7 +4455,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4356,7 +4468,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{58}
+	return file_vethloom_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LogsRequest) GetContainer() string {
@@ -4405,7 +4517,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4417,7 +4529,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4430,7 +4542,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{59}
+	return file_vethloom_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LogsResponse) GetTime() *timestamppb.Timestamp {
@@ -4464,7 +4576,7 @@ type ListContainersRequest struct {
 
 func (x *ListContainersRequest) Reset() {
 	*x = ListContainersRequest{}
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4476,7 +4588,7 @@ func (x *ListContainersRequest) String() string {
 func (*ListContainersRequest) ProtoMessage() {}
 
 func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4489,7 +4601,7 @@ func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersRequest.ProtoReflect.Descriptor instead.
 func (*ListContainersRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{60}
+	return file_vethloom_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListContainersRequest) GetAll() bool {
@@ -4515,7 +4627,7 @@ type ListContainersResponse struct {
 
 func (x *ListContainersResponse) Reset() {
 	*x = ListContainersResponse{}
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4527,7 +4639,7 @@ func (x *ListContainersResponse) String() string {
 func (*ListContainersResponse) ProtoMessage() {}
 
 func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4540,7 +4652,7 @@ func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersResponse.ProtoReflect.Descriptor instead.
 func (*ListContainersResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{61}
+	return file_vethloom_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListContainersResponse) GetContainers() []*Container {
@@ -4559,7 +4671,7 @@ type InspectContainerRequest struct {
 
 func (x *InspectContainerRequest) Reset() {
 	*x = InspectContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4571,7 +4683,7 @@ func (x *InspectContainerRequest) String() string {
 func (*InspectContainerRequest) ProtoMessage() {}
 
 func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4584,7 +4696,7 @@ func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectContainerRequest.ProtoReflect.Descriptor instead.
 func (*InspectContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{62}
+	return file_vethloom_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *InspectContainerRequest) GetContainer() string {
@@ -4618,7 +4730,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4630,7 +4742,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4643,7 +4755,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{63}
+	return file_vethloom_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Container) GetId() string {
@@ -4768,7 +4880,7 @@ type StopContainerRequest struct {
 
 func (x *StopContainerRequest) Reset() {
 	*x = StopContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4780,7 +4892,7 @@ func (x *StopContainerRequest) String() string {
 func (*StopContainerRequest) ProtoMessage() {}
 
 func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4793,7 +4905,7 @@ func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerRequest.ProtoReflect.Descriptor instead.
 func (*StopContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{64}
+	return file_vethloom_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *StopContainerRequest) GetContainer() string {
@@ -4818,7 +4930,7 @@ type StopContainerResponse struct {
 
 func (x *StopContainerResponse) Reset() {
 	*x = StopContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4830,7 +4942,7 @@ func (x *StopContainerResponse) String() string {
 func (*StopContainerResponse) ProtoMessage() {}
 
 func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4843,7 +4955,7 @@ func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerResponse.ProtoReflect.Descriptor instead.
 func (*StopContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{65}
+	return file_vethloom_proto_rawDescGZIP(), []int{67}
 }
 
 type KillContainerRequest struct {
@@ -4856,7 +4968,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4868,7 +4980,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4881,7 +4993,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{66}
+	return file_vethloom_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *KillContainerRequest) GetContainer() string {
@@ -4906,7 +5018,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4918,7 +5030,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4931,7 +5043,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{67}
+	return file_vethloom_proto_rawDescGZIP(), []int{69}
 }
 
 type RemoveContainerRequest struct {
@@ -4945,7 +5057,7 @@ type RemoveContainerRequest struct {
 
 func (x *RemoveContainerRequest) Reset() {
 	*x = RemoveContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4957,7 +5069,7 @@ func (x *RemoveContainerRequest) String() string {
 func (*RemoveContainerRequest) ProtoMessage() {}
 
 func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4970,7 +5082,7 @@ func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{68}
+	return file_vethloom_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RemoveContainerRequest) GetContainer() string {
@@ -5003,7 +5115,7 @@ type RemoveContainerResponse struct {
 
 func (x *RemoveContainerResponse) Reset() {
 	*x = RemoveContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5015,7 +5127,7 @@ func (x *RemoveContainerResponse) String() string {
 func (*RemoveContainerResponse) ProtoMessage() {}
 
 func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5028,7 +5140,7 @@ func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerResponse.ProtoReflect.Descriptor instead.
 func (*RemoveContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{69}
+	return file_vethloom_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RemoveContainerResponse) GetId() string {
@@ -5047,7 +5159,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5059,7 +5171,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5072,7 +5184,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{70}
+	return file_vethloom_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *WaitContainerRequest) GetContainer() string {
@@ -5094,7 +5206,7 @@ type ChangePortsRequest struct {
 
 func (x *ChangePortsRequest) Reset() {
 	*x = ChangePortsRequest{}
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5106,7 +5218,7 @@ func (x *ChangePortsRequest) String() string {
 func (*ChangePortsRequest) ProtoMessage() {}
 
 func (x *ChangePortsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5119,7 +5231,7 @@ func (x *ChangePortsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePortsRequest.ProtoReflect.Descriptor instead.
 func (*ChangePortsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{71}
+	return file_vethloom_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ChangePortsRequest) GetContainer() string {
@@ -5151,7 +5263,7 @@ type ChangePortsResponse struct {
 
 func (x *ChangePortsResponse) Reset() {
 	*x = ChangePortsResponse{}
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5163,7 +5275,7 @@ func (x *ChangePortsResponse) String() string {
 func (*ChangePortsResponse) ProtoMessage() {}
 
 func (x *ChangePortsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5176,7 +5288,7 @@ func (x *ChangePortsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePortsResponse.ProtoReflect.Descriptor instead.
 func (*ChangePortsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{72}
+	return file_vethloom_proto_rawDescGZIP(), []int{74}
 }
 
 type ImportRequest struct {
@@ -5192,7 +5304,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5204,7 +5316,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5217,7 +5329,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{73}
+	return file_vethloom_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ImportRequest) GetMessage() isImportRequest_Message {
@@ -5272,7 +5384,7 @@ type ImportOptions struct {
 
 func (x *ImportOptions) Reset() {
 	*x = ImportOptions{}
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5284,7 +5396,7 @@ func (x *ImportOptions) String() string {
 func (*ImportOptions) ProtoMessage() {}
 
 func (x *ImportOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5297,7 +5409,7 @@ func (x *ImportOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOptions.ProtoReflect.Descriptor instead.
 func (*ImportOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{74}
+	return file_vethloom_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ImportOptions) GetReference() string {
@@ -5330,7 +5442,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5342,7 +5454,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5355,7 +5467,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{75}
+	return file_vethloom_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ImportResponse) GetId() string {
@@ -5374,7 +5486,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5386,7 +5498,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5399,7 +5511,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{76}
+	return file_vethloom_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *LoadRequest) GetData() []byte {
@@ -5418,7 +5530,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5430,7 +5542,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5443,7 +5555,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{77}
+	return file_vethloom_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *LoadResponse) GetReferences() []string {
@@ -5462,7 +5574,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5474,7 +5586,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5487,7 +5599,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{78}
+	return file_vethloom_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ListImagesRequest) GetFilters() []string {
@@ -5506,7 +5618,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5518,7 +5630,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5531,7 +5643,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{79}
+	return file_vethloom_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -5550,7 +5662,7 @@ type InspectImageRequest struct {
 
 func (x *InspectImageRequest) Reset() {
 	*x = InspectImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5562,7 +5674,7 @@ func (x *InspectImageRequest) String() string {
 func (*InspectImageRequest) ProtoMessage() {}
 
 func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5575,7 +5687,7 @@ func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageRequest.ProtoReflect.Descriptor instead.
 func (*InspectImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{80}
+	return file_vethloom_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *InspectImageRequest) GetImage() string {
@@ -5608,7 +5720,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5620,7 +5732,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5633,7 +5745,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{81}
+	return file_vethloom_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *Image) GetId() string {
@@ -5751,7 +5863,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5763,7 +5875,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5776,7 +5888,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{82}
+	return file_vethloom_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *RemoveImageRequest) GetImage() string {
@@ -5803,7 +5915,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5815,7 +5927,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5828,7 +5940,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{83}
+	return file_vethloom_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *RemoveImageResponse) GetUntagged() []string {
@@ -5855,7 +5967,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5867,7 +5979,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5880,7 +5992,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{84}
+	return file_vethloom_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *TagImageRequest) GetSource() string {
@@ -5905,7 +6017,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5917,7 +6029,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5930,7 +6042,7 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{85}
+	return file_vethloom_proto_rawDescGZIP(), []int{87}
 }
 
 type CreateVolumeRequest struct {
@@ -5943,7 +6055,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5955,7 +6067,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5968,7 +6080,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{86}
+	return file_vethloom_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *CreateVolumeRequest) GetName() string {
@@ -5998,7 +6110,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6010,7 +6122,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6023,7 +6135,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{87}
+	return file_vethloom_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *Volume) GetName() string {
@@ -6070,7 +6182,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6082,7 +6194,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6095,7 +6207,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{88}
+	return file_vethloom_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ListVolumesRequest) GetFilters() []string {
@@ -6114,7 +6226,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6126,7 +6238,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6139,7 +6251,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{89}
+	return file_vethloom_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -6158,7 +6270,7 @@ type InspectVolumeRequest struct {
 
 func (x *InspectVolumeRequest) Reset() {
 	*x = InspectVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6170,7 +6282,7 @@ func (x *InspectVolumeRequest) String() string {
 func (*InspectVolumeRequest) ProtoMessage() {}
 
 func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6183,7 +6295,7 @@ func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectVolumeRequest.ProtoReflect.Descriptor instead.
 func (*InspectVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{90}
+	return file_vethloom_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *InspectVolumeRequest) GetName() string {
@@ -6202,7 +6314,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6214,7 +6326,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6227,7 +6339,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{91}
+	return file_vethloom_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *RemoveVolumeRequest) GetName() string {
@@ -6245,7 +6357,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6257,7 +6369,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6270,7 +6382,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{92}
+	return file_vethloom_proto_rawDescGZIP(), []int{94}
 }
 
 type PruneVolumesRequest struct {
@@ -6282,7 +6394,7 @@ type PruneVolumesRequest struct {
 
 func (x *PruneVolumesRequest) Reset() {
 	*x = PruneVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6294,7 +6406,7 @@ func (x *PruneVolumesRequest) String() string {
 func (*PruneVolumesRequest) ProtoMessage() {}
 
 func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6307,7 +6419,7 @@ func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesRequest.ProtoReflect.Descriptor instead.
 func (*PruneVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{93}
+	return file_vethloom_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *PruneVolumesRequest) GetAll() bool {
@@ -6326,7 +6438,7 @@ type PruneVolumesResponse struct {
 
 func (x *PruneVolumesResponse) Reset() {
 	*x = PruneVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6338,7 +6450,7 @@ func (x *PruneVolumesResponse) String() string {
 func (*PruneVolumesResponse) ProtoMessage() {}
 
 func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6351,7 +6463,7 @@ func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesResponse.ProtoReflect.Descriptor instead.
 func (*PruneVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{94}
+	return file_vethloom_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *PruneVolumesResponse) GetNames() []string {
@@ -6369,7 +6481,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6381,7 +6493,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6394,7 +6506,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{95}
+	return file_vethloom_proto_rawDescGZIP(), []int{97}
 }
 
 type VersionResponse struct {
@@ -6409,7 +6521,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_vethloom_proto_msgTypes[96]
+	mi := &file_vethloom_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6421,7 +6533,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[96]
+	mi := &file_vethloom_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6434,7 +6546,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{96}
+	return file_vethloom_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -6473,7 +6585,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_vethloom_proto_msgTypes[97]
+	mi := &file_vethloom_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6485,7 +6597,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[97]
+	mi := &file_vethloom_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6498,7 +6610,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{97}
+	return file_vethloom_proto_rawDescGZIP(), []int{99}
 }
 
 type StatusResponse struct {
@@ -6526,7 +6638,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_vethloom_proto_msgTypes[98]
+	mi := &file_vethloom_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6538,7 +6650,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[98]
+	mi := &file_vethloom_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6551,7 +6663,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{98}
+	return file_vethloom_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -6692,7 +6804,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_vethloom_proto_msgTypes[99]
+	mi := &file_vethloom_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6704,7 +6816,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[99]
+	mi := &file_vethloom_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6717,7 +6829,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{99}
+	return file_vethloom_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ClusterStatus) GetStore() string {
@@ -6809,7 +6921,7 @@ type OwnerError struct {
 
 func (x *OwnerError) Reset() {
 	*x = OwnerError{}
-	mi := &file_vethloom_proto_msgTypes[100]
+	mi := &file_vethloom_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6821,7 +6933,7 @@ func (x *OwnerError) String() string {
 func (*OwnerError) ProtoMessage() {}
 
 func (x *OwnerError) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[100]
+	mi := &file_vethloom_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6834,7 +6946,7 @@ func (x *OwnerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerError.ProtoReflect.Descriptor instead.
 func (*OwnerError) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{100}
+	return file_vethloom_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *OwnerError) GetOwner() string {
@@ -6873,7 +6985,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_vethloom_proto_msgTypes[101]
+	mi := &file_vethloom_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6885,7 +6997,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[101]
+	mi := &file_vethloom_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6898,7 +7010,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{101}
+	return file_vethloom_proto_rawDescGZIP(), []int{103}
 }
 
 type DiffResponse struct {
@@ -6910,7 +7022,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_vethloom_proto_msgTypes[102]
+	mi := &file_vethloom_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6922,7 +7034,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[102]
+	mi := &file_vethloom_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6935,7 +7047,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{102}
+	return file_vethloom_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *DiffResponse) GetOps() []*Op {
@@ -6959,7 +7071,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_vethloom_proto_msgTypes[103]
+	mi := &file_vethloom_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6971,7 +7083,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[103]
+	mi := &file_vethloom_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6984,7 +7096,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{103}
+	return file_vethloom_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *Op) GetVerb() string {
@@ -7037,7 +7149,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_vethloom_proto_msgTypes[104]
+	mi := &file_vethloom_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7049,7 +7161,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[104]
+	mi := &file_vethloom_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7062,7 +7174,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{104}
+	return file_vethloom_proto_rawDescGZIP(), []int{106}
 }
 
 type DoctorResponse struct {
@@ -7074,7 +7186,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_vethloom_proto_msgTypes[105]
+	mi := &file_vethloom_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7086,7 +7198,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[105]
+	mi := &file_vethloom_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7099,7 +7211,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{105}
+	return file_vethloom_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -7121,7 +7233,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vethloom_proto_msgTypes[106]
+	mi := &file_vethloom_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7133,7 +7245,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[106]
+	mi := &file_vethloom_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7146,7 +7258,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{106}
+	return file_vethloom_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *Finding) GetCheck() string {
@@ -7186,7 +7298,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_vethloom_proto_msgTypes[107]
+	mi := &file_vethloom_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7198,7 +7310,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[107]
+	mi := &file_vethloom_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7211,7 +7323,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{107}
+	return file_vethloom_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *EventsRequest) GetFilters() []string {
@@ -7234,7 +7346,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_vethloom_proto_msgTypes[108]
+	mi := &file_vethloom_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7246,7 +7358,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[108]
+	mi := &file_vethloom_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7259,7 +7371,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{108}
+	return file_vethloom_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -7433,7 +7545,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"\x14\n" +
-	"\x12DisconnectResponse\"\xc8\x05\n" +
+	"\x12DisconnectResponse\"\xaa\x06\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -7457,10 +7569,17 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x11missing_addresses\x18\x10 \x03(\tR\x10missingAddresses\x12-\n" +
 	"\x12outbound_addresses\x18\x14 \x03(\tR\x11outboundAddresses\x12\x17\n" +
 	"\arate_in\x18\x15 \x01(\x04R\x06rateIn\x12\x19\n" +
-	"\brate_out\x18\x16 \x01(\x04R\arateOut\x1a:\n" +
+	"\brate_out\x18\x16 \x01(\x04R\arateOut\x12\x16\n" +
+	"\x06engine\x18\x17 \x01(\tR\x06engine\x12\x12\n" +
+	"\x04node\x18\x18 \x01(\tR\x04node\x124\n" +
+	"\acreated\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x1a:\n" +
 	"\fSysctlsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc4\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"0\n" +
+	"\x14ListEndpointsRequest\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\"L\n" +
+	"\x15ListEndpointsResponse\x123\n" +
+	"\tendpoints\x18\x01 \x03(\v2\x15.vethloom.v1.EndpointR\tendpoints\"\xc4\x01\n" +
 	"\vPortMapping\x12\x14\n" +
 	"\x05proto\x18\x01 \x01(\tR\x05proto\x12\x17\n" +
 	"\ahost_ip\x18\x02 \x01(\tR\x06hostIp\x12\x1b\n" +
@@ -7932,7 +8051,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"attributes\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xea\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xbe\x06\n" +
 	"\bNetworks\x12A\n" +
 	"\x06Create\x12!.vethloom.v1.CreateNetworkRequest\x1a\x14.vethloom.v1.Network\x12K\n" +
 	"\x04List\x12 .vethloom.v1.ListNetworksRequest\x1a!.vethloom.v1.ListNetworksResponse\x12C\n" +
@@ -7944,7 +8063,8 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x04Join\x12\x1f.vethloom.v1.JoinNetworkRequest\x1a .vethloom.v1.JoinNetworkResponse\x12=\n" +
 	"\aConnect\x12\x1b.vethloom.v1.ConnectRequest\x1a\x15.vethloom.v1.Endpoint\x12M\n" +
 	"\n" +
-	"Disconnect\x12\x1e.vethloom.v1.DisconnectRequest\x1a\x1f.vethloom.v1.DisconnectResponse2\xee\x01\n" +
+	"Disconnect\x12\x1e.vethloom.v1.DisconnectRequest\x1a\x1f.vethloom.v1.DisconnectResponse\x12R\n" +
+	"\tEndpoints\x12!.vethloom.v1.ListEndpointsRequest\x1a\".vethloom.v1.ListEndpointsResponse2\xee\x01\n" +
 	"\tSandboxes\x12A\n" +
 	"\x06Create\x12!.vethloom.v1.CreateSandboxRequest\x1a\x14.vethloom.v1.Sandbox\x12O\n" +
 	"\x06Remove\x12!.vethloom.v1.RemoveSandboxRequest\x1a\".vethloom.v1.RemoveSandboxResponse\x12M\n" +
@@ -8004,7 +8124,7 @@ func file_vethloom_proto_rawDescGZIP() []byte {
 	return file_vethloom_proto_rawDescData
 }
 
-var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 128)
+var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 130)
 var file_vethloom_proto_goTypes = []any{
 	(*Pool)(nil),                    // 0: vethloom.v1.Pool
 	(*CreateNetworkRequest)(nil),    // 1: vethloom.v1.CreateNetworkRequest
@@ -8026,301 +8146,307 @@ var file_vethloom_proto_goTypes = []any{
 	(*DisconnectRequest)(nil),       // 17: vethloom.v1.DisconnectRequest
 	(*DisconnectResponse)(nil),      // 18: vethloom.v1.DisconnectResponse
 	(*Endpoint)(nil),                // 19: vethloom.v1.Endpoint
-	(*PortMapping)(nil),             // 20: vethloom.v1.PortMapping
-	(*CreateSandboxRequest)(nil),    // 21: vethloom.v1.CreateSandboxRequest
-	(*Sandbox)(nil),                 // 22: vethloom.v1.Sandbox
-	(*RemoveSandboxRequest)(nil),    // 23: vethloom.v1.RemoveSandboxRequest
-	(*RemoveSandboxResponse)(nil),   // 24: vethloom.v1.RemoveSandboxResponse
-	(*ListSandboxesRequest)(nil),    // 25: vethloom.v1.ListSandboxesRequest
-	(*ListSandboxesResponse)(nil),   // 26: vethloom.v1.ListSandboxesResponse
-	(*LookupNameRequest)(nil),       // 27: vethloom.v1.LookupNameRequest
-	(*LookupNameResponse)(nil),      // 28: vethloom.v1.LookupNameResponse
-	(*NameAnswer)(nil),              // 29: vethloom.v1.NameAnswer
-	(*WatchNamesRequest)(nil),       // 30: vethloom.v1.WatchNamesRequest
-	(*NameQuery)(nil),               // 31: vethloom.v1.NameQuery
-	(*Node)(nil),                    // 32: vethloom.v1.Node
-	(*NodeSubnet)(nil),              // 33: vethloom.v1.NodeSubnet
-	(*PeerHealth)(nil),              // 34: vethloom.v1.PeerHealth
-	(*ListNodesRequest)(nil),        // 35: vethloom.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),       // 36: vethloom.v1.ListNodesResponse
-	(*InspectNodeRequest)(nil),      // 37: vethloom.v1.InspectNodeRequest
-	(*RemoveNodeRequest)(nil),       // 38: vethloom.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),      // 39: vethloom.v1.RemoveNodeResponse
-	(*Lease)(nil),                   // 40: vethloom.v1.Lease
-	(*ListLeasesRequest)(nil),       // 41: vethloom.v1.ListLeasesRequest
-	(*ListLeasesResponse)(nil),      // 42: vethloom.v1.ListLeasesResponse
-	(*ContainerSpec)(nil),           // 43: vethloom.v1.ContainerSpec
-	(*Mount)(nil),                   // 44: vethloom.v1.Mount
-	(*CreateContainerRequest)(nil),  // 45: vethloom.v1.CreateContainerRequest
-	(*CreateContainerResponse)(nil), // 46: vethloom.v1.CreateContainerResponse
-	(*StartContainerRequest)(nil),   // 47: vethloom.v1.StartContainerRequest
-	(*StartContainerResponse)(nil),  // 48: vethloom.v1.StartContainerResponse
-	(*AttachRequest)(nil),           // 49: vethloom.v1.AttachRequest
-	(*AttachOptions)(nil),           // 50: vethloom.v1.AttachOptions
-	(*ExecRequest)(nil),             // 51: vethloom.v1.ExecRequest
-	(*ExecOptions)(nil),             // 52: vethloom.v1.ExecOptions
-	(*ExecResume)(nil),              // 53: vethloom.v1.ExecResume
-	(*WindowSize)(nil),              // 54: vethloom.v1.WindowSize
-	(*AttachResponse)(nil),          // 55: vethloom.v1.AttachResponse
-	(*Started)(nil),                 // 56: vethloom.v1.Started
-	(*ExitStatus)(nil),              // 57: vethloom.v1.ExitStatus
-	(*LogsRequest)(nil),             // 58: vethloom.v1.LogsRequest
-	(*LogsResponse)(nil),            // 59: vethloom.v1.LogsResponse
-	(*ListContainersRequest)(nil),   // 60: vethloom.v1.ListContainersRequest
-	(*ListContainersResponse)(nil),  // 61: vethloom.v1.ListContainersResponse
-	(*InspectContainerRequest)(nil), // 62: vethloom.v1.InspectContainerRequest
-	(*Container)(nil),               // 63: vethloom.v1.Container
-	(*StopContainerRequest)(nil),    // 64: vethloom.v1.StopContainerRequest
-	(*StopContainerResponse)(nil),   // 65: vethloom.v1.StopContainerResponse
-	(*KillContainerRequest)(nil),    // 66: vethloom.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),   // 67: vethloom.v1.KillContainerResponse
-	(*RemoveContainerRequest)(nil),  // 68: vethloom.v1.RemoveContainerRequest
-	(*RemoveContainerResponse)(nil), // 69: vethloom.v1.RemoveContainerResponse
-	(*WaitContainerRequest)(nil),    // 70: vethloom.v1.WaitContainerRequest
-	(*ChangePortsRequest)(nil),      // 71: vethloom.v1.ChangePortsRequest
-	(*ChangePortsResponse)(nil),     // 72: vethloom.v1.ChangePortsResponse
-	(*ImportRequest)(nil),           // 73: vethloom.v1.ImportRequest
-	(*ImportOptions)(nil),           // 74: vethloom.v1.ImportOptions
-	(*ImportResponse)(nil),          // 75: vethloom.v1.ImportResponse
-	(*LoadRequest)(nil),             // 76: vethloom.v1.LoadRequest
-	(*LoadResponse)(nil),            // 77: vethloom.v1.LoadResponse
-	(*ListImagesRequest)(nil),       // 78: vethloom.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),      // 79: vethloom.v1.ListImagesResponse
-	(*InspectImageRequest)(nil),     // 80: vethloom.v1.InspectImageRequest
-	(*Image)(nil),                   // 81: vethloom.v1.Image
-	(*RemoveImageRequest)(nil),      // 82: vethloom.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),     // 83: vethloom.v1.RemoveImageResponse
-	(*TagImageRequest)(nil),         // 84: vethloom.v1.TagImageRequest
-	(*TagImageResponse)(nil),        // 85: vethloom.v1.TagImageResponse
-	(*CreateVolumeRequest)(nil),     // 86: vethloom.v1.CreateVolumeRequest
-	(*Volume)(nil),                  // 87: vethloom.v1.Volume
-	(*ListVolumesRequest)(nil),      // 88: vethloom.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),     // 89: vethloom.v1.ListVolumesResponse
-	(*InspectVolumeRequest)(nil),    // 90: vethloom.v1.InspectVolumeRequest
-	(*RemoveVolumeRequest)(nil),     // 91: vethloom.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),    // 92: vethloom.v1.RemoveVolumeResponse
-	(*PruneVolumesRequest)(nil),     // 93: vethloom.v1.PruneVolumesRequest
-	(*PruneVolumesResponse)(nil),    // 94: vethloom.v1.PruneVolumesResponse
-	(*VersionRequest)(nil),          // 95: vethloom.v1.VersionRequest
-	(*VersionResponse)(nil),         // 96: vethloom.v1.VersionResponse
-	(*StatusRequest)(nil),           // 97: vethloom.v1.StatusRequest
-	(*StatusResponse)(nil),          // 98: vethloom.v1.StatusResponse
-	(*ClusterStatus)(nil),           // 99: vethloom.v1.ClusterStatus
-	(*OwnerError)(nil),              // 100: vethloom.v1.OwnerError
-	(*DiffRequest)(nil),             // 101: vethloom.v1.DiffRequest
-	(*DiffResponse)(nil),            // 102: vethloom.v1.DiffResponse
-	(*Op)(nil),                      // 103: vethloom.v1.Op
-	(*DoctorRequest)(nil),           // 104: vethloom.v1.DoctorRequest
-	(*DoctorResponse)(nil),          // 105: vethloom.v1.DoctorResponse
-	(*Finding)(nil),                 // 106: vethloom.v1.Finding
-	(*EventsRequest)(nil),           // 107: vethloom.v1.EventsRequest
-	(*Event)(nil),                   // 108: vethloom.v1.Event
-	nil,                             // 109: vethloom.v1.Pool.AuxAddressesEntry
-	nil,                             // 110: vethloom.v1.CreateNetworkRequest.OptionsEntry
-	nil,                             // 111: vethloom.v1.CreateNetworkRequest.LabelsEntry
-	nil,                             // 112: vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
-	nil,                             // 113: vethloom.v1.Network.OptionsEntry
-	nil,                             // 114: vethloom.v1.Network.LabelsEntry
-	nil,                             // 115: vethloom.v1.Network.IpamOptionsEntry
-	nil,                             // 116: vethloom.v1.UpdateNetworkRequest.OptionsEntry
-	nil,                             // 117: vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	nil,                             // 118: vethloom.v1.ConnectRequest.SysctlsEntry
-	nil,                             // 119: vethloom.v1.Endpoint.SysctlsEntry
-	nil,                             // 120: vethloom.v1.CreateSandboxRequest.LabelsEntry
-	nil,                             // 121: vethloom.v1.Sandbox.LabelsEntry
-	nil,                             // 122: vethloom.v1.ContainerSpec.LabelsEntry
-	nil,                             // 123: vethloom.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 124: vethloom.v1.Image.LabelsEntry
-	nil,                             // 125: vethloom.v1.CreateVolumeRequest.LabelsEntry
-	nil,                             // 126: vethloom.v1.Volume.LabelsEntry
-	nil,                             // 127: vethloom.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil),   // 128: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 129: google.protobuf.Duration
+	(*ListEndpointsRequest)(nil),    // 20: vethloom.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil),   // 21: vethloom.v1.ListEndpointsResponse
+	(*PortMapping)(nil),             // 22: vethloom.v1.PortMapping
+	(*CreateSandboxRequest)(nil),    // 23: vethloom.v1.CreateSandboxRequest
+	(*Sandbox)(nil),                 // 24: vethloom.v1.Sandbox
+	(*RemoveSandboxRequest)(nil),    // 25: vethloom.v1.RemoveSandboxRequest
+	(*RemoveSandboxResponse)(nil),   // 26: vethloom.v1.RemoveSandboxResponse
+	(*ListSandboxesRequest)(nil),    // 27: vethloom.v1.ListSandboxesRequest
+	(*ListSandboxesResponse)(nil),   // 28: vethloom.v1.ListSandboxesResponse
+	(*LookupNameRequest)(nil),       // 29: vethloom.v1.LookupNameRequest
+	(*LookupNameResponse)(nil),      // 30: vethloom.v1.LookupNameResponse
+	(*NameAnswer)(nil),              // 31: vethloom.v1.NameAnswer
+	(*WatchNamesRequest)(nil),       // 32: vethloom.v1.WatchNamesRequest
+	(*NameQuery)(nil),               // 33: vethloom.v1.NameQuery
+	(*Node)(nil),                    // 34: vethloom.v1.Node
+	(*NodeSubnet)(nil),              // 35: vethloom.v1.NodeSubnet
+	(*PeerHealth)(nil),              // 36: vethloom.v1.PeerHealth
+	(*ListNodesRequest)(nil),        // 37: vethloom.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),       // 38: vethloom.v1.ListNodesResponse
+	(*InspectNodeRequest)(nil),      // 39: vethloom.v1.InspectNodeRequest
+	(*RemoveNodeRequest)(nil),       // 40: vethloom.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),      // 41: vethloom.v1.RemoveNodeResponse
+	(*Lease)(nil),                   // 42: vethloom.v1.Lease
+	(*ListLeasesRequest)(nil),       // 43: vethloom.v1.ListLeasesRequest
+	(*ListLeasesResponse)(nil),      // 44: vethloom.v1.ListLeasesResponse
+	(*ContainerSpec)(nil),           // 45: vethloom.v1.ContainerSpec
+	(*Mount)(nil),                   // 46: vethloom.v1.Mount
+	(*CreateContainerRequest)(nil),  // 47: vethloom.v1.CreateContainerRequest
+	(*CreateContainerResponse)(nil), // 48: vethloom.v1.CreateContainerResponse
+	(*StartContainerRequest)(nil),   // 49: vethloom.v1.StartContainerRequest
+	(*StartContainerResponse)(nil),  // 50: vethloom.v1.StartContainerResponse
+	(*AttachRequest)(nil),           // 51: vethloom.v1.AttachRequest
+	(*AttachOptions)(nil),           // 52: vethloom.v1.AttachOptions
+	(*ExecRequest)(nil),             // 53: vethloom.v1.ExecRequest
+	(*ExecOptions)(nil),             // 54: vethloom.v1.ExecOptions
+	(*ExecResume)(nil),              // 55: vethloom.v1.ExecResume
+	(*WindowSize)(nil),              // 56: vethloom.v1.WindowSize
+	(*AttachResponse)(nil),          // 57: vethloom.v1.AttachResponse
+	(*Started)(nil),                 // 58: vethloom.v1.Started
+	(*ExitStatus)(nil),              // 59: vethloom.v1.ExitStatus
+	(*LogsRequest)(nil),             // 60: vethloom.v1.LogsRequest
+	(*LogsResponse)(nil),            // 61: vethloom.v1.LogsResponse
+	(*ListContainersRequest)(nil),   // 62: vethloom.v1.ListContainersRequest
+	(*ListContainersResponse)(nil),  // 63: vethloom.v1.ListContainersResponse
+	(*InspectContainerRequest)(nil), // 64: vethloom.v1.InspectContainerRequest
+	(*Container)(nil),               // 65: vethloom.v1.Container
+	(*StopContainerRequest)(nil),    // 66: vethloom.v1.StopContainerRequest
+	(*StopContainerResponse)(nil),   // 67: vethloom.v1.StopContainerResponse
+	(*KillContainerRequest)(nil),    // 68: vethloom.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),   // 69: vethloom.v1.KillContainerResponse
+	(*RemoveContainerRequest)(nil),  // 70: vethloom.v1.RemoveContainerRequest
+	(*RemoveContainerResponse)(nil), // 71: vethloom.v1.RemoveContainerResponse
+	(*WaitContainerRequest)(nil),    // 72: vethloom.v1.WaitContainerRequest
+	(*ChangePortsRequest)(nil),      // 73: vethloom.v1.ChangePortsRequest
+	(*ChangePortsResponse)(nil),     // 74: vethloom.v1.ChangePortsResponse
+	(*ImportRequest)(nil),           // 75: vethloom.v1.ImportRequest
+	(*ImportOptions)(nil),           // 76: vethloom.v1.ImportOptions
+	(*ImportResponse)(nil),          // 77: vethloom.v1.ImportResponse
+	(*LoadRequest)(nil),             // 78: vethloom.v1.LoadRequest
+	(*LoadResponse)(nil),            // 79: vethloom.v1.LoadResponse
+	(*ListImagesRequest)(nil),       // 80: vethloom.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),      // 81: vethloom.v1.ListImagesResponse
+	(*InspectImageRequest)(nil),     // 82: vethloom.v1.InspectImageRequest
+	(*Image)(nil),                   // 83: vethloom.v1.Image
+	(*RemoveImageRequest)(nil),      // 84: vethloom.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),     // 85: vethloom.v1.RemoveImageResponse
+	(*TagImageRequest)(nil),         // 86: vethloom.v1.TagImageRequest
+	(*TagImageResponse)(nil),        // 87: vethloom.v1.TagImageResponse
+	(*CreateVolumeRequest)(nil),     // 88: vethloom.v1.CreateVolumeRequest
+	(*Volume)(nil),                  // 89: vethloom.v1.Volume
+	(*ListVolumesRequest)(nil),      // 90: vethloom.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),     // 91: vethloom.v1.ListVolumesResponse
+	(*InspectVolumeRequest)(nil),    // 92: vethloom.v1.InspectVolumeRequest
+	(*RemoveVolumeRequest)(nil),     // 93: vethloom.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),    // 94: vethloom.v1.RemoveVolumeResponse
+	(*PruneVolumesRequest)(nil),     // 95: vethloom.v1.PruneVolumesRequest
+	(*PruneVolumesResponse)(nil),    // 96: vethloom.v1.PruneVolumesResponse
+	(*VersionRequest)(nil),          // 97: vethloom.v1.VersionRequest
+	(*VersionResponse)(nil),         // 98: vethloom.v1.VersionResponse
+	(*StatusRequest)(nil),           // 99: vethloom.v1.StatusRequest
+	(*StatusResponse)(nil),          // 100: vethloom.v1.StatusResponse
+	(*ClusterStatus)(nil),           // 101: vethloom.v1.ClusterStatus
+	(*OwnerError)(nil),              // 102: vethloom.v1.OwnerError
+	(*DiffRequest)(nil),             // 103: vethloom.v1.DiffRequest
+	(*DiffResponse)(nil),            // 104: vethloom.v1.DiffResponse
+	(*Op)(nil),                      // 105: vethloom.v1.Op
+	(*DoctorRequest)(nil),           // 106: vethloom.v1.DoctorRequest
+	(*DoctorResponse)(nil),          // 107: vethloom.v1.DoctorResponse
+	(*Finding)(nil),                 // 108: vethloom.v1.Finding
+	(*EventsRequest)(nil),           // 109: vethloom.v1.EventsRequest
+	(*Event)(nil),                   // 110: vethloom.v1.Event
+	nil,                             // 111: vethloom.v1.Pool.AuxAddressesEntry
+	nil,                             // 112: vethloom.v1.CreateNetworkRequest.OptionsEntry
+	nil,                             // 113: vethloom.v1.CreateNetworkRequest.LabelsEntry
+	nil,                             // 114: vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
+	nil,                             // 115: vethloom.v1.Network.OptionsEntry
+	nil,                             // 116: vethloom.v1.Network.LabelsEntry
+	nil,                             // 117: vethloom.v1.Network.IpamOptionsEntry
+	nil,                             // 118: vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	nil,                             // 119: vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	nil,                             // 120: vethloom.v1.ConnectRequest.SysctlsEntry
+	nil,                             // 121: vethloom.v1.Endpoint.SysctlsEntry
+	nil,                             // 122: vethloom.v1.CreateSandboxRequest.LabelsEntry
+	nil,                             // 123: vethloom.v1.Sandbox.LabelsEntry
+	nil,                             // 124: vethloom.v1.ContainerSpec.LabelsEntry
+	nil,                             // 125: vethloom.v1.ContainerSpec.SysctlsEntry
+	nil,                             // 126: vethloom.v1.Image.LabelsEntry
+	nil,                             // 127: vethloom.v1.CreateVolumeRequest.LabelsEntry
+	nil,                             // 128: vethloom.v1.Volume.LabelsEntry
+	nil,                             // 129: vethloom.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),   // 130: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 131: google.protobuf.Duration
 }
 var file_vethloom_proto_depIdxs = []int32{
-	109, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
+	111, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
 	0,   // 1: vethloom.v1.CreateNetworkRequest.pools:type_name -> vethloom.v1.Pool
-	110, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
-	111, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
-	112, // 4: vethloom.v1.CreateNetworkRequest.ipam_options:type_name -> vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
+	112, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
+	113, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
+	114, // 4: vethloom.v1.CreateNetworkRequest.ipam_options:type_name -> vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
 	0,   // 5: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
-	113, // 6: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
-	114, // 7: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
-	128, // 8: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
+	115, // 6: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
+	116, // 7: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
+	130, // 8: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
 	19,  // 9: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
 	3,   // 10: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
-	115, // 11: vethloom.v1.Network.ipam_options:type_name -> vethloom.v1.Network.IpamOptionsEntry
+	117, // 11: vethloom.v1.Network.ipam_options:type_name -> vethloom.v1.Network.IpamOptionsEntry
 	2,   // 12: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
-	116, // 13: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
-	117, // 14: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	118, // 15: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
-	20,  // 16: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
-	119, // 17: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
-	16,  // 18: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
-	20,  // 19: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
-	120, // 20: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
-	19,  // 21: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
-	121, // 22: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
-	22,  // 23: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
-	29,  // 24: vethloom.v1.LookupNameResponse.answers:type_name -> vethloom.v1.NameAnswer
-	128, // 25: vethloom.v1.NameQuery.time:type_name -> google.protobuf.Timestamp
-	129, // 26: vethloom.v1.NameQuery.took:type_name -> google.protobuf.Duration
-	128, // 27: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	33,  // 28: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
-	33,  // 29: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
-	34,  // 30: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
-	129, // 31: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
-	128, // 32: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
-	32,  // 33: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
-	128, // 34: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
-	40,  // 35: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
-	16,  // 36: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
-	20,  // 37: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
-	44,  // 38: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
-	129, // 39: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
-	122, // 40: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
-	123, // 41: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
-	43,  // 42: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
-	50,  // 43: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
-	54,  // 44: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
-	54,  // 45: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
-	52,  // 46: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
-	54,  // 47: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
-	54,  // 48: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
-	53,  // 49: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
-	56,  // 50: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
-	57,  // 51: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
-	128, // 52: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
-	128, // 53: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	128, // 54: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	128, // 55: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	63,  // 56: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
-	43,  // 57: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
-	128, // 58: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
-	128, // 59: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
-	128, // 60: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
-	22,  // 61: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
-	129, // 62: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
-	20,  // 63: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
-	20,  // 64: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
-	74,  // 65: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
-	81,  // 66: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
-	128, // 67: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
-	124, // 68: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
-	125, // 69: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
-	126, // 70: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
-	128, // 71: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
-	87,  // 72: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
-	128, // 73: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	100, // 74: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
-	99,  // 75: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
-	128, // 76: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
-	128, // 77: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
-	128, // 78: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
-	128, // 79: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
-	103, // 80: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
-	106, // 81: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
-	128, // 82: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	127, // 83: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
-	1,   // 84: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
-	4,   // 85: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
-	6,   // 86: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
-	7,   // 87: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
-	13,  // 88: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
-	14,  // 89: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
-	9,   // 90: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
-	11,  // 91: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
-	16,  // 92: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
-	17,  // 93: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
-	21,  // 94: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
-	23,  // 95: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
-	25,  // 96: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
-	35,  // 97: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
-	37,  // 98: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
-	38,  // 99: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
-	27,  // 100: vethloom.v1.Names.Lookup:input_type -> vethloom.v1.LookupNameRequest
-	30,  // 101: vethloom.v1.Names.Watch:input_type -> vethloom.v1.WatchNamesRequest
-	41,  // 102: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
-	45,  // 103: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
-	47,  // 104: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
-	49,  // 105: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
-	51,  // 106: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
-	58,  // 107: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
-	60,  // 108: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
-	62,  // 109: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
-	64,  // 110: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
-	66,  // 111: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
-	68,  // 112: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
-	70,  // 113: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
-	71,  // 114: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
-	73,  // 115: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
-	76,  // 116: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
-	78,  // 117: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
-	80,  // 118: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
-	82,  // 119: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
-	84,  // 120: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
-	86,  // 121: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
-	88,  // 122: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
-	90,  // 123: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
-	91,  // 124: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
-	93,  // 125: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
-	95,  // 126: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
-	97,  // 127: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
-	101, // 128: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
-	104, // 129: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
-	107, // 130: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
-	2,   // 131: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
-	5,   // 132: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
-	2,   // 133: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
-	8,   // 134: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
-	2,   // 135: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
-	15,  // 136: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
-	10,  // 137: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
-	12,  // 138: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
-	19,  // 139: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
-	18,  // 140: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
-	22,  // 141: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
-	24,  // 142: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
-	26,  // 143: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
-	36,  // 144: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
-	32,  // 145: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
-	39,  // 146: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
-	28,  // 147: vethloom.v1.Names.Lookup:output_type -> vethloom.v1.LookupNameResponse
-	31,  // 148: vethloom.v1.Names.Watch:output_type -> vethloom.v1.NameQuery
-	42,  // 149: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
-	46,  // 150: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
-	48,  // 151: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
-	55,  // 152: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
-	55,  // 153: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
-	59,  // 154: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
-	61,  // 155: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
-	63,  // 156: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
-	65,  // 157: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
-	67,  // 158: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
-	69,  // 159: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
-	57,  // 160: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
-	72,  // 161: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
-	75,  // 162: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
-	77,  // 163: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
-	79,  // 164: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
-	81,  // 165: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
-	83,  // 166: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
-	85,  // 167: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
-	87,  // 168: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
-	89,  // 169: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
-	87,  // 170: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
-	92,  // 171: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
-	94,  // 172: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
-	96,  // 173: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
-	98,  // 174: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
-	102, // 175: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
-	105, // 176: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
-	108, // 177: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
-	131, // [131:178] is the sub-list for method output_type
-	84,  // [84:131] is the sub-list for method input_type
-	84,  // [84:84] is the sub-list for extension type_name
-	84,  // [84:84] is the sub-list for extension extendee
-	0,   // [0:84] is the sub-list for field type_name
+	118, // 13: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	119, // 14: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	120, // 15: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
+	22,  // 16: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
+	121, // 17: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
+	130, // 18: vethloom.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
+	19,  // 19: vethloom.v1.ListEndpointsResponse.endpoints:type_name -> vethloom.v1.Endpoint
+	16,  // 20: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
+	22,  // 21: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
+	122, // 22: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
+	19,  // 23: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
+	123, // 24: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
+	24,  // 25: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
+	31,  // 26: vethloom.v1.LookupNameResponse.answers:type_name -> vethloom.v1.NameAnswer
+	130, // 27: vethloom.v1.NameQuery.time:type_name -> google.protobuf.Timestamp
+	131, // 28: vethloom.v1.NameQuery.took:type_name -> google.protobuf.Duration
+	130, // 29: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	35,  // 30: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
+	35,  // 31: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
+	36,  // 32: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
+	131, // 33: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
+	130, // 34: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
+	34,  // 35: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
+	130, // 36: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
+	42,  // 37: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
+	16,  // 38: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
+	22,  // 39: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
+	46,  // 40: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
+	131, // 41: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	124, // 42: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
+	125, // 43: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
+	45,  // 44: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
+	52,  // 45: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
+	56,  // 46: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
+	56,  // 47: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
+	54,  // 48: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
+	56,  // 49: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
+	56,  // 50: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
+	55,  // 51: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
+	58,  // 52: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
+	59,  // 53: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
+	130, // 54: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
+	130, // 55: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	130, // 56: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	130, // 57: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	65,  // 58: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
+	45,  // 59: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
+	130, // 60: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
+	130, // 61: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
+	130, // 62: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	24,  // 63: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
+	131, // 64: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	22,  // 65: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
+	22,  // 66: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
+	76,  // 67: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
+	83,  // 68: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
+	130, // 69: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
+	126, // 70: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
+	127, // 71: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
+	128, // 72: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
+	130, // 73: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	89,  // 74: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
+	130, // 75: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	102, // 76: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
+	101, // 77: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
+	130, // 78: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
+	130, // 79: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
+	130, // 80: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
+	130, // 81: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
+	105, // 82: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
+	108, // 83: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
+	130, // 84: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	129, // 85: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
+	1,   // 86: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
+	4,   // 87: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
+	6,   // 88: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
+	7,   // 89: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
+	13,  // 90: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
+	14,  // 91: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
+	9,   // 92: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
+	11,  // 93: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
+	16,  // 94: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
+	17,  // 95: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
+	20,  // 96: vethloom.v1.Networks.Endpoints:input_type -> vethloom.v1.ListEndpointsRequest
+	23,  // 97: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
+	25,  // 98: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
+	27,  // 99: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
+	37,  // 100: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
+	39,  // 101: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
+	40,  // 102: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
+	29,  // 103: vethloom.v1.Names.Lookup:input_type -> vethloom.v1.LookupNameRequest
+	32,  // 104: vethloom.v1.Names.Watch:input_type -> vethloom.v1.WatchNamesRequest
+	43,  // 105: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
+	47,  // 106: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
+	49,  // 107: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
+	51,  // 108: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
+	53,  // 109: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
+	60,  // 110: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
+	62,  // 111: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
+	64,  // 112: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
+	66,  // 113: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
+	68,  // 114: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
+	70,  // 115: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
+	72,  // 116: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
+	73,  // 117: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
+	75,  // 118: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
+	78,  // 119: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
+	80,  // 120: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
+	82,  // 121: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
+	84,  // 122: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
+	86,  // 123: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
+	88,  // 124: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
+	90,  // 125: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
+	92,  // 126: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
+	93,  // 127: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
+	95,  // 128: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
+	97,  // 129: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
+	99,  // 130: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
+	103, // 131: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
+	106, // 132: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
+	109, // 133: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
+	2,   // 134: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
+	5,   // 135: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
+	2,   // 136: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
+	8,   // 137: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
+	2,   // 138: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
+	15,  // 139: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
+	10,  // 140: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
+	12,  // 141: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
+	19,  // 142: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
+	18,  // 143: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
+	21,  // 144: vethloom.v1.Networks.Endpoints:output_type -> vethloom.v1.ListEndpointsResponse
+	24,  // 145: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
+	26,  // 146: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
+	28,  // 147: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
+	38,  // 148: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
+	34,  // 149: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
+	41,  // 150: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
+	30,  // 151: vethloom.v1.Names.Lookup:output_type -> vethloom.v1.LookupNameResponse
+	33,  // 152: vethloom.v1.Names.Watch:output_type -> vethloom.v1.NameQuery
+	44,  // 153: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
+	48,  // 154: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
+	50,  // 155: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
+	57,  // 156: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
+	57,  // 157: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
+	61,  // 158: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
+	63,  // 159: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
+	65,  // 160: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
+	67,  // 161: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
+	69,  // 162: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
+	71,  // 163: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
+	59,  // 164: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
+	74,  // 165: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
+	77,  // 166: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
+	79,  // 167: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
+	81,  // 168: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
+	83,  // 169: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
+	85,  // 170: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
+	87,  // 171: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
+	89,  // 172: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
+	91,  // 173: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
+	89,  // 174: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
+	94,  // 175: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
+	96,  // 176: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
+	98,  // 177: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
+	100, // 178: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
+	104, // 179: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
+	107, // 180: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
+	110, // 181: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
+	134, // [134:182] is the sub-list for method output_type
+	86,  // [86:134] is the sub-list for method input_type
+	86,  // [86:86] is the sub-list for extension type_name
+	86,  // [86:86] is the sub-list for extension extendee
+	0,   // [0:86] is the sub-list for field type_name
 }
 
 func init() { file_vethloom_proto_init() }
@@ -8329,27 +8455,27 @@ func file_vethloom_proto_init() {
 		return
 	}
 	file_vethloom_proto_msgTypes[13].OneofWrappers = []any{}
-	file_vethloom_proto_msgTypes[49].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[51].OneofWrappers = []any{
 		(*AttachRequest_Options)(nil),
 		(*AttachRequest_Stdin)(nil),
 		(*AttachRequest_CloseStdin)(nil),
 		(*AttachRequest_Resize)(nil),
 		(*AttachRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[51].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[53].OneofWrappers = []any{
 		(*ExecRequest_Options)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_CloseStdin)(nil),
 		(*ExecRequest_Resize)(nil),
 		(*ExecRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[55].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[57].OneofWrappers = []any{
 		(*AttachResponse_Started)(nil),
 		(*AttachResponse_Stdout)(nil),
 		(*AttachResponse_Stderr)(nil),
 		(*AttachResponse_Exit)(nil),
 	}
-	file_vethloom_proto_msgTypes[73].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[75].OneofWrappers = []any{
 		(*ImportRequest_Options)(nil),
 		(*ImportRequest_Data)(nil),
 	}
@@ -8359,7 +8485,7 @@ func file_vethloom_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vethloom_proto_rawDesc), len(file_vethloom_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   128,
+			NumMessages:   130,
 			NumExtensions: 0,
 			NumServices:   9,
 		},

@@ -31,6 +31,7 @@ const (
 	Networks_Join_FullMethodName       = "/vethloom.v1.Networks/Join"
 	Networks_Connect_FullMethodName    = "/vethloom.v1.Networks/Connect"
 	Networks_Disconnect_FullMethodName = "/vethloom.v1.Networks/Disconnect"
+	Networks_Endpoints_FullMethodName  = "/vethloom.v1.Networks/Endpoints"
 )
 
 // NetworksClient is the client API for Networks service.
@@ -50,6 +51,8 @@ type NetworksClient interface {
 	// Connect attaches a container, or a bare sandbox, that exists to a further network.
 	Connect(ctx context.Context, in *ConnectRequest, opts ...grpc.CallOption) (*Endpoint, error)
 	Disconnect(ctx context.Context, in *DisconnectRequest, opts ...grpc.CallOption) (*DisconnectResponse, error)
+	// Endpoints lists who is on the networks, on this node and on others.
+	Endpoints(ctx context.Context, in *ListEndpointsRequest, opts ...grpc.CallOption) (*ListEndpointsResponse, error)
 }
 
 type networksClient struct {
@@ -160,6 +163,16 @@ func (c *networksClient) Disconnect(ctx context.Context, in *DisconnectRequest, 
 	return out, nil
 }
 
+func (c *networksClient) Endpoints(ctx context.Context, in *ListEndpointsRequest, opts ...grpc.CallOption) (*ListEndpointsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListEndpointsResponse)
+	err := c.cc.Invoke(ctx, Networks_Endpoints_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NetworksServer is the server API for Networks service.
 // All implementations must embed UnimplementedNetworksServer
 // for forward compatibility.
@@ -177,6 +190,8 @@ type NetworksServer interface {
 	// Connect attaches a container, or a bare sandbox, that exists to a further network.
 	Connect(context.Context, *ConnectRequest) (*Endpoint, error)
 	Disconnect(context.Context, *DisconnectRequest) (*DisconnectResponse, error)
+	// Endpoints lists who is on the networks, on this node and on others.
+	Endpoints(context.Context, *ListEndpointsRequest) (*ListEndpointsResponse, error)
 	mustEmbedUnimplementedNetworksServer()
 }
 
@@ -216,6 +231,9 @@ func (UnimplementedNetworksServer) Connect(context.Context, *ConnectRequest) (*E
 }
 func (UnimplementedNetworksServer) Disconnect(context.Context, *DisconnectRequest) (*DisconnectResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Disconnect not implemented")
+}
+func (UnimplementedNetworksServer) Endpoints(context.Context, *ListEndpointsRequest) (*ListEndpointsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Endpoints not implemented")
 }
 func (UnimplementedNetworksServer) mustEmbedUnimplementedNetworksServer() {}
 func (UnimplementedNetworksServer) testEmbeddedByValue()                  {}
@@ -418,6 +436,24 @@ func _Networks_Disconnect_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Networks_Endpoints_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListEndpointsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NetworksServer).Endpoints(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Networks_Endpoints_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NetworksServer).Endpoints(ctx, req.(*ListEndpointsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Networks_ServiceDesc is the grpc.ServiceDesc for Networks service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -464,6 +500,10 @@ var Networks_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Disconnect",
 			Handler:    _Networks_Disconnect_Handler,
+		},
+		{
+			MethodName: "Endpoints",
+			Handler:    _Networks_Endpoints_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

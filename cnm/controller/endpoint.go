@@ -328,7 +328,7 @@ func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest, requests []cnm.Atta
 		LinkOptions: cnm.LinkOptions{IfName: r.IfName, Sysctls: maps.Clone(r.Sysctls), RateIn: r.RateIn,
 			RateOut: r.RateOut},
 		Outbound: slices.Clone(r.Outbound),
-		Serves:   slices.Clone(r.Serves), Hostname: r.Hostname, Origin: r.Origin,
+		Serves:   slices.Clone(r.Serves), Hostname: r.Hostname, Origin: r.Origin, Engine: s.Engine, Created: k.now(),
 	}
 	k.ix.putEndpoint(e, true)
 	return &joining{request: r, network: n, e: e}, nil

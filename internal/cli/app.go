@@ -119,7 +119,7 @@ func (a *App) Root() *cobra.Command {
 	root.AddCommand(containers{a}.containerCommands()...)
 	root.AddCommand(networks{a}.networkCommand(), volumes{a}.volumeCommand(), images{a}.imageCommand())
 	root.AddCommand(images{a}.imageShortcuts()...)
-	root.AddCommand(lookups{a}.dnsCommand())
+	root.AddCommand(lookups{a}.dnsCommand(), networks{a}.endpointCommand())
 	root.AddCommand(nodes{a}.clusterNode(), nodes{a}.clusterLease())
 	root.AddCommand(nodes{a}.nodeCommands()...)
 	for _, c := range root.Commands() {

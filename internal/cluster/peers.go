@@ -231,7 +231,7 @@ func (m peers) endpointPeer(id string, e record.Endpoint) (cnm.Peer, bool) {
 		return cnm.Peer{}, false
 	}
 	p := cnm.Peer{ID: id, Network: e.Network, Node: e.Node, Endpoint: true, Addr4: e.Addr4, Addr6: e.Addr6, MAC: e.MAC,
-		Names: e.Names(), Ports: e.Serves, Ingress: e.Ingress}
+		Names: e.Names(), Ports: e.Serves, Ingress: e.Ingress, Engine: cnm.KnownEngine(e.Engine), Since: e.Since}
 	for _, a := range e.Addrs {
 		p.Prefixes = append(p.Prefixes, netip.PrefixFrom(a, a.BitLen()))
 	}
@@ -249,7 +249,7 @@ func samePeer(a, b cnm.Peer) bool {
 		slices.Equal(a.Prefixes, b.Prefixes) &&
 		a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6 && a.MAC == b.MAC && a.MAC6 == b.MAC6 && a.Backend == b.Backend &&
 		slices.Equal(a.Names, b.Names) && slices.Equal(a.Ports, b.Ports) &&
-		slices.Equal(a.Ingress, b.Ingress)
+		slices.Equal(a.Ingress, b.Ingress) && a.Engine == b.Engine && a.Since == b.Since
 }
 
 // grace is how long a peer that etcd does not have any more stays: none when its node has taken it back, its

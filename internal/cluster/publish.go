@@ -67,7 +67,10 @@ func (m publisher) ownEndpoints(ctx context.Context) (map[string]record.Endpoint
 		}
 		p := record.Endpoint{ID: e.ID, Network: e.Network, Node: m.id, Name: e.Name, Aliases: e.Aliases, MAC: e.MAC,
 			Addr4: u.Addr4, Addr6: u.Addr6, Also: alsoCalled(e), Serves: cnm.DNSPorts(e),
-			Ingress: cnm.Ingresses(e)}
+			Ingress: cnm.Ingresses(e), Engine: e.Engine}
+		if !e.Created.IsZero() {
+			p.Since = e.Created.Unix()
+		}
 		for _, a := range e.Addrs {
 			p.Addrs = append(p.Addrs, a.Addr())
 		}

@@ -297,7 +297,7 @@ func (d *daemon) listenHTTP(ctx context.Context) error {
 // services are what the API serves.
 func (d *daemon) services() server.Config {
 	return server.Config{
-		Networks:   d.nets,
+		Networks:   attendance{d.nets, d},
 		Sandboxes:  sandboxes{d.nets},
 		Containers: containers{Engine: d.engine, nets: d.nets},
 		Images:     images{Store: d.images, daemon: d},

@@ -343,3 +343,18 @@ func (e *CommandError) Error() string {
 func (e *CommandError) ExitCode() int { return e.Code }
 
 var errNotRunning = errors.New("it is not running")
+
+// ListEndpoints implements [server.Networks].
+func (d *networkPart) ListEndpoints(_ context.Context, network string) ([]server.EndpointView, error) {
+	if err := d.enter("ListEndpoints"); err != nil {
+		return nil, err
+	}
+	defer d.mu.Unlock()
+	var out []server.EndpointView
+	for _, n := range d.networks {
+		if network == "" || n.Name == network {
+			out = append(out, d.networkView(n).Endpoints...)
+		}
+	}
+	return out, nil
+}

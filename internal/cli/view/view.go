@@ -64,6 +64,7 @@ type memberView struct {
 	MacAddress  string
 	IPv4Address string
 	IPv6Address string
+	Engine      string `json:",omitempty"` // whose container it is, where it is none of vethloom's own
 }
 
 func Network(n *apiv1.Network) networkView {
@@ -84,7 +85,8 @@ func Network(n *apiv1.Network) networkView {
 		})
 	}
 	for _, e := range n.GetEndpoints() {
-		m := memberView{Name: e.GetContainer(), EndpointID: e.GetId(), MacAddress: e.GetMacAddress()}
+		m := memberView{Name: e.GetContainer(), EndpointID: e.GetId(), MacAddress: e.GetMacAddress(),
+			Engine: e.GetEngine()}
 		for _, s := range e.GetAddresses() {
 			if p, err := netip.ParsePrefix(s); err == nil && p.Addr().Is4() {
 				m.IPv4Address = s

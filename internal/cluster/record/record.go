@@ -59,6 +59,8 @@ type Endpoint struct {
 	Addrs   []netip.Addr  `json:"addrs,omitempty"`
 	Addr4   netip.Addr    `json:"addr4,omitzero"` // the node's, on the underlay
 	Addr6   netip.Addr    `json:"addr6,omitzero"`
+	Engine  string        `json:"engine,omitempty"` // whose container it is
+	Since   int64         `json:"since,omitempty"`  // when it was made, in seconds of Unix time
 }
 
 // maxNames bounds the names of an endpoint, maxServed what it serves.

@@ -23,6 +23,8 @@ func TestNamesAcrossNodes(t *testing.T) {
 		return fmt.Sprintf("net exec a-%s nslookup %s | grep -c '^Address.* [0-9a-f.:]*$' | grep -qx %s", d, name, want)
 	}
 	for _, d := range drivers {
+		f.until("n1", fmt.Sprintf("net endpoint ls web-%s --format '{{.Name}} {{.Node}} {{.Engine}}' | "+
+			"tr '\\n' ' ' | grep -x 'a-%[1]s n1 vethloom b-%[1]s n2 vethloom '", d))
 		for _, name := range []string{"b-" + d, "b-" + d + ".web-" + d} {
 			f.until("n1", asks(d, name, "2")) // one of each family
 		}

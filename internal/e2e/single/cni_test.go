@@ -173,6 +173,9 @@ func TestContainersOfCNI(t *testing.T) {
 		r := n.call("", nil, "nsenter", "--net="+far, "sh", "-c", "echo | busybox nc -w 3 192.0.2.1 8080")
 		return r.out == "pod"
 	})
+	matches(t, "who is on the network", n.ok("endpoint", "ls", "web", "--format",
+		"{{.Name}} {{.Engine}} {{.ContainerID}} {{.Addresses}} {{.Since}}"),
+		`(?s)^db vethloom .*shop cni pod1 10\.7\.0\.99, fd07::\S+ .* ago$`)
 	r.in("pod1", "ip addr flush dev eth0 scope global; ip route flush table all; true")
 	if err := r.do(func(ctx context.Context) error { return r.CheckNetworkList(ctx, l, c) }); err != nil {
 		t.Errorf("CHECK: %v", err)
