@@ -11,6 +11,9 @@ import (
 type Facts struct {
 	Unknown []string // what could not be found out, and why
 
+	CNI       []CNIConfig // in the order in which runtimes look at them
+	CNIPlugin bool        // our plugin is where runtimes look for plugins
+
 	Release  string    // of the kernel: "6.1.0-28-amd64"
 	Features []Feature // tried in a network namespace of their own
 

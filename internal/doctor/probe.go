@@ -48,6 +48,7 @@ func (h Host) Facts(ctx context.Context) Facts {
 	learn("disk", h.disk(&f))
 	learn("limits", h.limits(&f))
 	h.security(&f)
+	h.cni(&f)
 	f.Networks, f.Cluster = h.Networks, h.Cluster
 	return f
 }
