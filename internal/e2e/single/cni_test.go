@@ -364,6 +364,36 @@ func TestFaultsOfCNI(t *testing.T) {
 	is(t, "containers", n.attached(), "0")
 }
 
+// An engine that was killed while it started a container starts it again in another namespace. A container that is put
+// on a second network publishes its ports once.
+func TestCNIStartedAgain(t *testing.T) {
+	n := newNode(t)
+	r := newRuntime(n)
+	n.ok("network", "create", "--subnet", "10.7.0.0/24", "web")
+	n.ok("network", "create", "back")
+	l, c := r.list(web), r.box("pod")
+	back := r.list(strings.Replace(web, `"name": "web"`, `"name": "back"`, 1))
+	ports := map[string]any{"portMappings": []map[string]any{{"hostPort": 8080, "containerPort": 80}}}
+	c.CapabilityArgs = ports
+	r.add(l, c)
+	again := r.box("again")
+	again.ContainerID, again.CapabilityArgs = c.ContainerID, ports
+	res := r.add(l, again)
+	is(t, "sandbox", res.Interfaces[1].Sandbox, again.NetNS)
+	is(t, "containers on web", n.attached(), "1")
+	is(t, "links in the first namespace", r.in("pod", "ip -o link | wc -l"), "1\n")
+	second := *again
+	second.IfName = "eth1"
+	r.add(back, &second)
+	n.says(again.NetNS, "pod")
+	n.eventually("the port is published", func() bool {
+		return n.Sh("echo | busybox nc -w 3 127.0.0.1 8080 || true") == "pod\n"
+	})
+	r.del(back, &second)
+	r.del(l, again)
+	is(t, "containers on web", n.attached(), "0")
+}
+
 // The reference plugins come after ours, and after theirs ours has a second link.
 func TestCNIChains(t *testing.T) {
 	n := newNode(t)

@@ -93,6 +93,11 @@ func (s *Server) attach(ctx context.Context, r attach.Request) (*attach.Result, 
 		return nil, err
 	}
 	sb, ok, err := s.standing(ctx, id)
+	if err == nil && ok && sb.Adopted.Path != r.NetNS {
+		// A container has one namespace. An engine that was killed while it started this one knows nothing of the
+		// other, and will never detach it.
+		ok, err = false, s.Controller.DeleteSandbox(ctx, id)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -105,15 +110,14 @@ func (s *Server) attach(ctx context.Context, r attach.Request) (*attach.Result, 
 		s.Settled()
 		return s.result(ctx, ends[0])
 	}
-	if sb.Adopted == nil || sb.Adopted.Path != r.NetNS {
-		return nil, &cnm.Error{Kind: cnm.ErrExists, Field: cnm.FieldNetNS, Value: r.NetNS,
-			Reason: "the container has another one", Remedy: "detach it from all networks first"}
-	}
 	e, there, err := s.endpoint(ctx, id, r.Interface)
 	if err != nil {
 		return nil, err
 	}
 	if !there {
+		if ask.Ports, err = s.unpublished(ctx, id, ask.Ports); err != nil {
+			return nil, err
+		}
 		e, err = s.Controller.Attach(ctx, id, ask)
 	} else {
 		err = s.again(ctx, e, r)
@@ -123,6 +127,22 @@ func (s *Server) attach(ctx context.Context, r attach.Request) (*attach.Result, 
 	}
 	s.Settled()
 	return s.result(ctx, e)
+}
+
+// unpublished are ports without those that the container has published by another network. Engines name all ports of a
+// container with each of its networks.
+func (s *Server) unpublished(ctx context.Context, sandbox string, ports []cnm.PortMapping) ([]cnm.PortMapping, error) {
+	ends, err := s.Controller.EndpointsOf(ctx, sandbox)
+	if err != nil {
+		return nil, err
+	}
+	published := map[string]bool{}
+	for _, e := range ends {
+		for _, p := range e.Ports {
+			published[p.String()] = true
+		}
+	}
+	return slices.DeleteFunc(ports, func(p cnm.PortMapping) bool { return published[p.String()] }), nil
 }
 
 // again answers a request for what is there already.
