@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vethloom/vethloom/engine/shim/shimtest"
 	"github.com/vethloom/vethloom/internal/await"
 )
 
@@ -22,9 +23,12 @@ func newPodman(n *node) *podman {
 	t := n.t
 	t.Helper()
 	p := &podman{node: n, dir: t.TempDir()}
+	if err := os.Mkdir(p.dir+"/net", 0o755); err != nil {
+		t.Fatal(err)
+	}
 	// Locks in files, since those in memory are one set for the whole machine. netd holds published ports itself. The
 	// limits are some that a test's machine lets Podman set.
-	write(t, filepath.Join(p.dir, "containers.conf"), `[engine]
+	shimtest.Write(t, filepath.Join(p.dir, "containers.conf"), `[engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "none"
@@ -38,7 +42,7 @@ cni_plugin_dirs = ["`+filepath.Dir(program(t, "vethloom-cni"))+`", "/usr/lib/cni
 network_config_dir = "`+p.dir+`/net"
 `)
 	for _, name := range []string{"web", "back"} {
-		write(t, filepath.Join(p.dir, "net", name+".conflist"), `{"cniVersion": "1.0.0", "name": "`+name+`", "plugins":
+		shimtest.Write(t, filepath.Join(p.dir, "net", name+".conflist"), `{"cniVersion": "1.0.0", "name": "`+name+`", "plugins":
 			[{"type": "vethloom-cni", "socket": "`+filepath.Join(n.RunDir, "attach.sock")+`", "capabilities":
 			{"portMappings": true, "ips": true, "mac": true, "aliases": true}}]}`)
 	}
@@ -50,16 +54,6 @@ network_config_dir = "`+p.dir+`/net"
 	})
 	p.ok("import", rootfs(t), "bb")
 	return p
-}
-
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // commandLines reports whether a process has the text in its command line.
