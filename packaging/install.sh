@@ -13,6 +13,7 @@ bash=$prefix/share/bash-completion/completions/net
 zsh=$prefix/share/zsh/site-functions/_net
 fish=$prefix/share/fish/vendor_completions.d/net.fish
 binaries=(netd net net-shim net-resolver vethloom-cni netlab)
+plugins=/opt/cni/bin # where CNI runtimes look for plugins, whatever the prefix is
 
 reload() {
 	[ -z "$dest" ] && [ -d /run/systemd/system ] || return 0
@@ -37,6 +38,11 @@ install)
 		install -m 755 "bin/$b" "$dest$bindir/.$b.new"
 		mv -f "$dest$bindir/.$b.new" "$dest$bindir/$b"
 	done
+	# What somebody else has put there stays.
+	install -d "$dest$plugins"
+	if [ ! -e "$dest$plugins/vethloom-cni" ] && [ ! -L "$dest$plugins/vethloom-cni" ]; then
+		ln -s "$bindir/vethloom-cni" "$dest$plugins/vethloom-cni"
+	fi
 	sed "s#@BINDIR@#$bindir#" packaging/netd.service >"$dest$unitdir/netd.service"
 	install -m 644 packaging/sysusers.conf "$dest$sysusersdir/vethloom.conf"
 	completion bash "$bash"
@@ -51,6 +57,9 @@ install)
 	echo "Installed into $dest$bindir. Start it with: systemctl enable --now netd"
 	;;
 uninstall)
+	if [ "$(readlink "$dest$plugins/vethloom-cni")" = "$bindir/vethloom-cni" ]; then
+		rm -f "$dest$plugins/vethloom-cni"
+	fi
 	for b in "${binaries[@]}"; do
 		rm -f "$dest$bindir/$b"
 	done
