@@ -67,8 +67,8 @@ state = "`+c.dir+`/state"
     snapshotter = "native"
 `)
 	shimtest.Write(t, c.dir+"/crictl.yaml", "")
-	shimtest.Write(t, c.dir+"/conf/web.conflist", `{"cniVersion": "1.0.0", "name": "web", "plugins": [{"type": "vethloom-cni",
-		"socket": "`+filepath.Join(n.RunDir, "attach.sock")+`",
+	shimtest.Write(t, c.dir+"/conf/web.conflist", `{"cniVersion": "1.0.0", "name": "web", "plugins": [{
+		"type": "vethloom-cni", "socket": "`+filepath.Join(n.RunDir, "attach.sock")+`",
 		"capabilities": {"portMappings": true, "bandwidth": true}}]}`)
 	for _, path := range []string{program(t, "vethloom-cni"), "/usr/lib/cni/loopback"} {
 		if err := os.Symlink(path, filepath.Join(c.dir, "bin", filepath.Base(path))); err != nil {

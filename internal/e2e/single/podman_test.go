@@ -42,9 +42,9 @@ cni_plugin_dirs = ["`+filepath.Dir(program(t, "vethloom-cni"))+`", "/usr/lib/cni
 network_config_dir = "`+p.dir+`/net"
 `)
 	for _, name := range []string{"web", "back"} {
-		shimtest.Write(t, filepath.Join(p.dir, "net", name+".conflist"), `{"cniVersion": "1.0.0", "name": "`+name+`", "plugins":
-			[{"type": "vethloom-cni", "socket": "`+filepath.Join(n.RunDir, "attach.sock")+`", "capabilities":
-			{"portMappings": true, "ips": true, "mac": true, "aliases": true}}]}`)
+		shimtest.Write(t, filepath.Join(p.dir, "net", name+".conflist"), `{"cniVersion": "1.0.0", "name":
+			"`+name+`", "plugins": [{"type": "vethloom-cni", "socket": "`+filepath.Join(n.RunDir, "attach.sock")+`",
+			"capabilities": {"portMappings": true, "ips": true, "mac": true, "aliases": true}}]}`)
 	}
 	t.Cleanup(func() {
 		p.podman("rm", "-f", "-a", "-t", "0")
