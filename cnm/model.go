@@ -133,6 +133,7 @@ type Endpoint struct {
 	Network string         `json:"network"` // network ID
 	Sandbox string         `json:"sandbox"` // sandbox ID; "" while no sandbox has it
 	NetNS   plan.NetNS     `json:"netns"`   // the sandbox's, so that a render needs no second record
+	Handed  bool           `json:"handed,omitempty"` // the sandbox's, likewise: NetNS is ""
 	Index   int            `json:"index"`   // position among the sandbox's endpoints: see LinkName
 	Name    string         `json:"name,omitempty"`
 	Aliases []string       `json:"aliases,omitempty"`

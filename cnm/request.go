@@ -106,6 +106,7 @@ type SandboxRequest struct {
 	Container string
 	// Adopt is the path of a network namespace that the engine has made; "": one is made
 	Adopt  string
+	Handed bool   // the engine takes the links' inner ends away; in place of Adopt
 	Name   string // of endpoints whose request has none
 	Labels map[string]string
 	Host   bool            // the fabric's own namespace; the same as attaching to network host alone

@@ -77,7 +77,7 @@ func sameDevice(want, have Link) bool {
 	case want.Kind != have.Kind:
 		return false
 	case want.Kind == Veth:
-		return want.Peer.NS == have.Peer.NS && want.Peer.Name == have.Peer.Name
+		return want.Peer.Loose || want.Peer.NS == have.Peer.NS && want.Peer.Name == have.Peer.Name
 	case want.Kind == VXLAN:
 		return want.VXLAN == have.VXLAN
 	case want.Kind.OnLower():
@@ -114,7 +114,7 @@ func (d *diff) noteAddress(want, have Link) {
 	if !sameMAC(want.MAC, have.MAC) {
 		d.readdressed[want.Key()] = true
 	}
-	if want.Kind == Veth && !sameMAC(want.Peer.MAC, have.Peer.MAC) {
+	if want.Kind == Veth && !want.Peer.Loose && !sameMAC(want.Peer.MAC, have.Peer.MAC) {
 		d.readdressed[want.peerKey()] = true
 	}
 }
@@ -177,7 +177,7 @@ func sameLink(want, have Link) bool {
 		return false
 	}
 	return want.Querier == have.Querier && sameMAC(want.MAC, have.MAC) &&
-		(want.Kind != Veth || sameMAC(want.Peer.MAC, have.Peer.MAC))
+		(want.Kind != Veth || want.Peer.Loose || sameMAC(want.Peer.MAC, have.Peer.MAC))
 }
 
 func sameMAC(want, have MAC) bool { return want == MAC{} || want == have }

@@ -120,6 +120,9 @@ type VethPeer struct {
 	NS   NetNS
 	Name string
 	MAC  MAC
+	// Loose is an end that somebody else takes away once the pair is made, and may rename and change: it is made, with
+	// all it should have, and never looked for. It is not observed.
+	Loose bool
 }
 
 // Key is the name of the link, or of the first end of a veth pair, in its namespace.
@@ -182,6 +185,9 @@ func (p VethPeer) String() string {
 	text := in(p.NS, p.Name)
 	if m := p.MAC.String(); m != "" {
 		text += " address " + m
+	}
+	if p.Loose {
+		text += " loose"
 	}
 	return text
 }

@@ -314,6 +314,12 @@ func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest, requests []cnm.Atta
 			Reason: fmt.Sprintf("endpoints of driver %s have no end on the host that holds them to a rate", n.Driver),
 			Remedy: "leave it out, or choose a network with a bridge"}
 	}
+	if s.Handed && !d.Capabilities().Ports {
+		return nil, &cnm.Error{Kind: cnm.ErrInvalid, Field: "network", Value: n.Name,
+			Reason: fmt.Sprintf("endpoints of driver %s have no end on the host: %s cannot be given theirs", n.Driver,
+				s.Engine),
+			Remedy: "choose a network of driver bridge, overlay, vxlan, host-gw or udp"}
+	}
 	if err := errors.Join(k.freeMAC(n, r.MAC), k.freeLink(s, r.IfName)); err != nil {
 		return nil, err
 	}
@@ -322,7 +328,7 @@ func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest, requests []cnm.Atta
 		return nil, err
 	}
 	e := cnm.Endpoint{
-		ID: id, Network: n.ID, Sandbox: s.ID, NetNS: s.NetNS, Name: r.Name,
+		ID: id, Network: n.ID, Sandbox: s.ID, NetNS: s.NetNS, Handed: s.Handed, Name: r.Name,
 		Index:   cnm.FreeIndex(k.ix.endpointsOf(s.ID), r.LinkOptions, requests),
 		Aliases: slices.Clone(r.Aliases), MAC: r.MAC, GwPriority: r.GwPriority, Phase: cnm.Active,
 		LinkOptions: cnm.LinkOptions{IfName: r.IfName, Sysctls: maps.Clone(r.Sysctls), RateIn: r.RateIn,

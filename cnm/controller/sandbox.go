@@ -229,7 +229,12 @@ func (k *sandboxes) newSandbox(r cnm.SandboxRequest) (cnm.Sandbox, error) {
 	s := copySandbox(cnm.Sandbox{ID: r.ID, Host: r.Host, Engine: r.Engine, Container: r.Container, Labels: r.Labels,
 		DNS: r.DNS, Phase: cnm.Active})
 	switch {
+	case r.Host && r.Handed:
+		return s, &cnm.Error{Kind: cnm.ErrInvalid, Field: "network", Value: cnm.NetworkHost,
+			Reason: "there is no link on it to hand over", Remedy: "use the engine's own network of that kind"}
 	case r.Host:
+	case r.Handed:
+		s.Handed = true
 	case r.Adopt == "":
 		s.NetNS = plan.NetNS(cnm.Short(r.ID))
 	default:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/firewall"
+	"github.com/vethloom/vethloom/internal/linkname"
 	"github.com/vethloom/vethloom/plan"
 )
 
@@ -32,14 +33,16 @@ func RenderEndpoint(n cnm.Network, e cnm.Endpoint, o Options, h cnm.Host) (plan.
 	if err := checkEndpoint(n, o, e); err != nil {
 		return plan.State{}, invalid(fmt.Errorf("endpoint %s of network %s: %w", short(e.ID), n.Name, err))
 	}
-	r := endpointRender{n: n, e: e, o: o, h: h, host: EndpointLinkName(e.ID), inside: e.LinkName(),
+	r := endpointRender{n: n, e: e, o: o, h: h, host: EndpointLinkName(e.ID), inside: insideName(e),
 		rules: firewall.Elements{Owner: endpointScope(e)}}
 	r.link(o.mtu(n, h))
 	r.limit(o.mtu(n, h))
-	r.addresses()
-	r.state.Routes = append(r.state.Routes, append(siblings(n, e), o.Routes...).For(e, r.state)...)
-	r.sysctls()
-	r.ownSysctls()
+	if !e.Handed {
+		r.addresses()
+		r.state.Routes = append(r.state.Routes, append(siblings(n, e), o.Routes...).For(e, r.state)...)
+		r.sysctls()
+		r.ownSysctls()
+	}
 	if o.SourceValidation {
 		r.rules.Source(r.host, e.MAC, e.Addrs)
 	}
@@ -49,6 +52,15 @@ func RenderEndpoint(n cnm.Network, e cnm.Endpoint, o Options, h cnm.Host) (plan.
 	}
 	r.state.Rules.Elements = r.rules.List
 	return r.state, nil
+}
+
+// insideName is that of the pair's other end. One that is handed over is in the fabric's own namespace, until its engine
+// has taken it.
+func insideName(e cnm.Endpoint) string {
+	if e.Handed {
+		return linkname.Of(linkname.Loose, e.ID)
+	}
+	return e.LinkName()
 }
 
 // RenderInside renders what an endpoint has in its sandbox beside its link: addresses, routes and sysctls.
@@ -100,7 +112,7 @@ func CheckEndpoint(n cnm.Network, e cnm.Endpoint, o Options) error {
 
 func checkEndpoint(n cnm.Network, o Options, e cnm.Endpoint) error {
 	switch {
-	case e.NetNS == "":
+	case e.NetNS == "" && !e.Handed:
 		return fmt.Errorf("its sandbox is the host itself, which joins no network of driver %s: use a sandbox with "+
 			"a network namespace", n.Driver)
 	case e.Index < 0 || e.Index > cnm.MaxIndex:
@@ -144,7 +156,7 @@ func (r *endpointRender) link(mtu int) {
 		// frames to link-local groups (IEEE 802.1D, 7.12.6) before any filter sees them, so it must not learn.
 		Port: plan.BridgePort{Isolated: !r.o.ICC, Hairpin: !r.o.OnLAN(), NoLearning: r.o.SourceValidation,
 			NoFlood: r.o.SourceValidation},
-		Peer: plan.VethPeer{NS: r.e.NetNS, Name: r.inside, MAC: r.e.MAC},
+		Peer: plan.VethPeer{NS: r.e.NetNS, Name: r.inside, MAC: r.e.MAC, Loose: r.e.Handed},
 	}}
 	if r.o.SourceValidation {
 		r.state.FDB = []plan.FDBEntry{{Link: r.host, MAC: r.e.MAC}}

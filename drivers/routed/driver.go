@@ -138,7 +138,7 @@ func (d Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.
 		return plan.State{}, err
 	}
 	s, err := bridge.RenderEndpoint(n, e, r.o.Bridge, r.inner)
-	if err != nil || n.Cluster == nil || n.Cluster.Gone {
+	if err != nil || n.Cluster == nil || n.Cluster.Gone || e.Handed {
 		return s, err
 	}
 	for _, p := range n.Pools {

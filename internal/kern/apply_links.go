@@ -366,7 +366,7 @@ func (s *session) modifyLink(l, old plan.Link) error {
 	if err := s.send(l.NS, append(near, bridging(l, old)...)...); err != nil {
 		return err
 	}
-	if l.Kind != plan.Veth {
+	if l.Kind != plan.Veth || l.Peer.Loose {
 		return nil
 	}
 	far := append(s.resize(l.Peer.Name, l, old), s.farEnd(l, changed(l.Peer.MAC, old.Peer.MAC))...)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/vethloom/vethloom/internal/kern/attr"
 	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
+	"github.com/vethloom/vethloom/internal/linkname"
 	"github.com/vethloom/vethloom/plan"
 	"golang.org/x/sys/unix"
 )
@@ -103,6 +104,9 @@ func (p *pairing) first(neighbours map[uint32]*rtnetlink.Link, l *rtnetlink.Link
 	}
 	p.taken[other], p.owned[other] = true, true
 	out.Peer = plan.VethPeer{NS: other.NS, Name: other.Name, MAC: other.MAC}
+	if linkname.IsLoose(other.Name) && other.NS == "" {
+		return out // somebody is to take it away, or has brought it back
+	}
 	if s, peer, ok := other.Owner(); !ok || !peer || s != scope || other.Up != l.Up {
 		out.Up = false
 	}

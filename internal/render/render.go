@@ -450,7 +450,7 @@ func (r *Renderer) driver(n cnm.Network) (cnm.Driver, error) {
 
 // Sandbox is the namespace of a sandbox that has one of its own.
 func (*Renderer) Sandbox(b cnm.Sandbox) plan.State {
-	if b.Host || b.Phase == cnm.Deleting {
+	if b.Host || b.Handed || b.Phase == cnm.Deleting {
 		return plan.State{}
 	}
 	ns := plan.Namespace{Name: b.NetNS}
