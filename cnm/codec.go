@@ -8,7 +8,7 @@ import (
 
 // record is a value the store keeps for the controller.
 type record interface {
-	Network | Sandbox | Endpoint | Peer | Call | Grant | Lease
+	Network | Sandbox | Endpoint | Peer | Call | Grant | Lease | Reservation
 }
 
 // NetworkOf decodes a record of [KindNetwork].
@@ -100,6 +100,10 @@ func list[T record](ctx context.Context, s Store, kind Kind, of func(Record) (T,
 	if err != nil {
 		return nil, fmt.Errorf("list %s records: %w", kind, err)
 	}
+	return decoded(records, of)
+}
+
+func decoded[T record](records []Record, of func(Record) (T, error)) ([]T, error) {
 	out := make([]T, 0, len(records))
 	for _, r := range records {
 		v, err := of(r)

@@ -130,11 +130,11 @@ type Adopted struct {
 // attached: only then does it have links.
 type Endpoint struct {
 	ID      string         `json:"id"`
-	Network string         `json:"network"` // network ID
-	Sandbox string         `json:"sandbox"` // sandbox ID; "" while no sandbox has it
-	NetNS   plan.NetNS     `json:"netns"`   // the sandbox's, so that a render needs no second record
+	Network string         `json:"network"`          // network ID
+	Sandbox string         `json:"sandbox"`          // sandbox ID; "" while no sandbox has it
+	NetNS   plan.NetNS     `json:"netns"`            // the sandbox's, so that a render needs no second record
 	Handed  bool           `json:"handed,omitempty"` // the sandbox's, likewise: NetNS is ""
-	Index   int            `json:"index"`   // position among the sandbox's endpoints: see LinkName
+	Index   int            `json:"index"`            // position among the sandbox's endpoints: see LinkName
 	Name    string         `json:"name,omitempty"`
 	Aliases []string       `json:"aliases,omitempty"`
 	MAC     plan.MAC       `json:"mac"`
@@ -154,9 +154,11 @@ type Endpoint struct {
 	// Origin is what the sandbox's engine calls the network, where it has a name of its own for it.
 	Origin string `json:"origin,omitempty"`
 	LinkOptions
-	Leased   *Leased `json:"leased,omitempty"` // nil without a DHCP server; never changed, only replaced
-	Phase    Phase   `json:"phase"`
-	Revision uint64  `json:"-"`
+	// Holds are further owners of its addresses: it had them reserved before it was made.
+	Holds    []string `json:"holds,omitempty"`
+	Leased   *Leased  `json:"leased,omitempty"` // nil without a DHCP server; never changed, only replaced
+	Phase    Phase    `json:"phase"`
+	Revision uint64   `json:"-"`
 }
 
 // Attached reports whether a sandbox has the endpoint.

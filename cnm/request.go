@@ -35,12 +35,14 @@ type NetworkChange struct {
 // AttachRequest asks for an endpoint on a network: of a sandbox that exists, of one that is
 // made with it, or of a container, which keeps the request for its next start.
 type AttachRequest struct {
-	Network string       `json:"network"`           // name, ID or the unambiguous beginning of an ID
-	Name    string       `json:"name,omitempty"`    // what the sandbox is called, for people and for name resolution
-	Addrs   []netip.Addr `json:"addrs,omitempty"`   // at most one a family; a family without one gets a free address
-	Before  []netip.Addr `json:"-"`                 // it had these the last time: given again where they are free
-	MAC     plan.MAC     `json:"mac"`               // the zero value: derived from the first address
-	Aliases []string     `json:"aliases,omitempty"` // further names on this network
+	Network string       `json:"network"`         // name, ID or the unambiguous beginning of an ID
+	Name    string       `json:"name,omitempty"`  // what the sandbox is called, for people and for name resolution
+	Addrs   []netip.Addr `json:"addrs,omitempty"` // at most one a family; a family without one gets a free address
+	Before  []netip.Addr `json:"-"`               // it had these the last time: given again where they are free
+	// Reserved are the keys of reservations that the endpoint takes over, at most one a family
+	Reserved []string `json:"-"`
+	MAC      plan.MAC `json:"mac"`               // the zero value: derived from the first address
+	Aliases  []string `json:"aliases,omitempty"` // further names on this network
 	// gateway priority: the highest provides the default route
 	GwPriority int           `json:"priority,omitempty"`
 	Ports      []PortMapping `json:"ports,omitempty"`

@@ -10,19 +10,21 @@ type Kind string
 
 // The kinds of records.
 const (
-	KindNetwork   Kind = "network"
-	KindSandbox   Kind = "sandbox"
-	KindEndpoint  Kind = "endpoint"
-	KindAddress   Kind = "address" // ipam: one record an address in use
-	KindContainer Kind = "container"
-	KindImage     Kind = "image"
-	KindVolume    Kind = "volume"
-	KindPeer      Kind = "peer"   // what other nodes have of cluster networks, as last seen
-	KindNode      Kind = "node"   // a node that peers are on; its ID, a [NodeID], is all it says
-	KindMember    Kind = "member" // what this node knows of itself as a member of the cluster
-	KindCall      Kind = "call"   // what drivers of others were asked for, see Call
-	KindGrant     Kind = "grant"  // what IPAM drivers of others have given, see Grant
-	KindLease     Kind = "lease"  // what a LAN's DHCP server has given, see Lease
+	KindNetwork  Kind = "network"
+	KindSandbox  Kind = "sandbox"
+	KindEndpoint Kind = "endpoint"
+	KindAddress  Kind = "address" // ipam: one record an address in use
+	// addresses without an endpoint, see Reservation
+	KindReservation Kind = "reservation"
+	KindContainer   Kind = "container"
+	KindImage       Kind = "image"
+	KindVolume      Kind = "volume"
+	KindPeer        Kind = "peer"   // what other nodes have of cluster networks, as last seen
+	KindNode        Kind = "node"   // a node that peers are on; its ID, a [NodeID], is all it says
+	KindMember      Kind = "member" // what this node knows of itself as a member of the cluster
+	KindCall        Kind = "call"   // what drivers of others were asked for, see Call
+	KindGrant       Kind = "grant"  // what IPAM drivers of others have given, see Grant
+	KindLease       Kind = "lease"  // what a LAN's DHCP server has given, see Lease
 )
 
 // Key names a record. IDs may hold any byte but NUL.
@@ -68,7 +70,7 @@ type Store interface {
 // describe what exists in a running kernel. One commit holds only kinds of one sort.
 func (k Kind) Durable() bool {
 	switch k {
-	case KindSandbox, KindEndpoint, KindAddress:
+	case KindSandbox, KindEndpoint, KindAddress, KindReservation:
 		return false
 	}
 	return true

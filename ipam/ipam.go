@@ -149,6 +149,9 @@ func (m *IPAM) Claim(ctx context.Context, n cnm.Network, owner string, want, bef
 	}
 	h := &holding{owner: owner, pending: true}
 	for _, pools := range e.families() {
+		if !cnm.OwnsFamily(owner, pools[0].Subnet.Addr().Is6()) {
+			continue
+		}
 		a, ok := pools.take(owner, wanted, before)
 		if !ok {
 			e.drop(h)

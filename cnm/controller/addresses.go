@@ -18,48 +18,60 @@ type addresses struct{ *records }
 // gone to others by the time it asks for one of them.
 const extendTries = 10
 
-// claim gets the endpoint its addresses. When this node's blocks of a cluster network have none, the
-// cluster is asked for another block, by one caller at a time.
+// claim gets the endpoint its addresses.
 func (k *addresses) claim(ctx context.Context, j *joining) (err error) {
 	id, want := owner(j.e.ID), j.request.Addrs
-	if j.network.Cluster == nil {
-		if c, ok := k.ipam.(cnm.EndpointClaimer); ok {
-			j.claim, err = c.ClaimFor(ctx, j.network, j.e, want, j.request.Before)
-		} else {
-			j.claim, err = k.ipam.Claim(ctx, j.network, id, want, j.request.Before)
+	if len(j.request.Reserved) > 0 {
+		return k.takeOver(ctx, j)
+	}
+	j.network, j.claim, err = k.get(ctx, j.network, want, func(n cnm.Network) (*cnm.Claim, error) {
+		if c, ok := k.ipam.(cnm.EndpointClaimer); ok && n.Cluster == nil {
+			return c.ClaimFor(ctx, n, j.e, want, j.request.Before)
 		}
-		return err
+		return k.ipam.Claim(ctx, n, id, want, j.request.Before)
+	})
+	return err
+}
+
+// get asks for addresses. When this node's blocks of a cluster network have none, the cluster is asked for another
+// block, by one caller at a time. It returns the network as it then is.
+func (k *addresses) get(ctx context.Context, n cnm.Network, want []netip.Addr,
+	ask func(cnm.Network) (*cnm.Claim, error)) (cnm.Network, *cnm.Claim, error) {
+	if n.Cluster == nil {
+		c, err := ask(n)
+		return n, c, err
 	}
-	cluster, err := k.membership(j.network)
+	cluster, err := k.membership(n)
+	if err == nil {
+		err = cluster.Usable(n.ID)
+	}
 	if err != nil {
-		return err
+		return n, nil, err
 	}
-	if err := cluster.Usable(j.network.ID); err != nil {
-		return err
+	c, err := ask(n)
+	if !errors.Is(err, cnm.ErrNoBlock) {
+		return n, c, err
 	}
-	if j.claim, err = k.ipam.Claim(ctx, j.network, id, want, j.request.Before); !errors.Is(err, cnm.ErrNoBlock) {
-		return err
-	}
-	unlock, err := k.locks.Lock(ctx, "extend/"+j.network.ID)
+	unlock, err := k.locks.Lock(ctx, "extend/"+n.ID)
 	if err != nil {
-		return err
+		return n, nil, err
 	}
 	defer unlock()
-	if j.claim, err = k.ipam.Claim(ctx, j.network, id, want, j.request.Before); !errors.Is(err, cnm.ErrNoBlock) {
-		return err // another call has got a block meanwhile
+	if c, err = ask(n); !errors.Is(err, cnm.ErrNoBlock) {
+		return n, c, err // another call has got a block meanwhile
 	}
 	for try := 1; ; try++ {
-		n, err := k.Network(ctx, j.network.ID) // with the blocks that others have got for it meanwhile
+		now, err := k.Network(ctx, n.ID) // with the blocks that others have got for it meanwhile
 		if err == nil {
-			n, err = cluster.Extend(ctx, n, want)
+			now, err = cluster.Extend(ctx, now, want)
 		}
 		if err != nil {
-			return fmt.Errorf("get this node more addresses of network %s: %w", j.network.Name, err)
+			return n, nil, fmt.Errorf("get this node more addresses of network %s: %w", n.Name, err)
 		}
-		j.network = n
-		j.claim, err = k.ipam.Claim(ctx, n, id, want, j.request.Before)
+		n = now
+		c, err := ask(n)
 		if len(want) > 0 || try == extendTries || !errors.Is(err, cnm.ErrNoBlock) {
-			return err
+			return n, c, err
 		}
 	}
 }

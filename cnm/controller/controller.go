@@ -73,6 +73,7 @@ type Controller struct {
 	*updates
 	*endpoints
 	*sandboxes
+	*reservations
 }
 
 // New reads the records and returns a controller for them. Endpoints without
@@ -88,7 +89,7 @@ func New(ctx context.Context, c Config) (*Controller, error) {
 		records: r, removals: out, shared: sh, endpoints: ends,
 		networks:  &networks{records: r, shared: sh, out: out},
 		updates:   &updates{records: r, ends: ends, shared: sh},
-		sandboxes: &sandboxes{records: r, ends: ends, out: out},
+		sandboxes: &sandboxes{records: r, ends: ends, out: out}, reservations: &reservations{r, addrs},
 	}
 	if err := k.load(ctx); err != nil {
 		return nil, err

@@ -226,7 +226,7 @@ func copySandbox(s cnm.Sandbox) cnm.Sandbox {
 func copyEndpoint(e cnm.Endpoint) cnm.Endpoint {
 	e.Aliases, e.Addrs, e.Ports = slices.Clone(e.Aliases), slices.Clone(e.Addrs), slices.Clone(e.Ports)
 	e.Sysctls = maps.Clone(e.Sysctls)
-	e.Outbound = slices.Clone(e.Outbound)
+	e.Outbound, e.Holds = slices.Clone(e.Outbound), slices.Clone(e.Holds)
 	e.Serves = slices.Clone(e.Serves)
 	e.Revision = 0
 	return e

@@ -278,7 +278,10 @@ func (k *networks) DeleteNetwork(ctx context.Context, ref string) (cnm.Network, 
 		return cnm.Network{}, &cnm.Error{Kind: cnm.ErrForbidden, Field: "network", Value: n.Name,
 			Reason: "builtin, it cannot be removed", Remedy: "leave it: it costs nothing when it is not used"}
 	}
-	if err := k.shared.removeAnywhere(ctx, n); err != nil {
+	if err = k.unreserved(ctx, n); err == nil {
+		err = k.shared.removeAnywhere(ctx, n)
+	}
+	if err != nil {
 		return cnm.Network{}, fmt.Errorf("remove network %s: %w", n.Name, err)
 	}
 	return n, nil

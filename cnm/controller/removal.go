@@ -219,12 +219,14 @@ func (k *removals) removeRuntime(ctx context.Context, b *batch) error {
 	err := k.commit(ctx, func() (writes []cnm.Write, err error) {
 		done(false)
 		for _, e := range b.endpoints {
-			c, err := k.ipam.Release(ctx, e.Network, owner(e.ID))
-			if err != nil {
-				return nil, err
+			for _, o := range append([]string{owner(e.ID)}, e.Holds...) {
+				c, err := k.ipam.Release(ctx, e.Network, o)
+				if err != nil {
+					return nil, err
+				}
+				claims = append(claims, c)
+				writes = append(writes, c.Writes...)
 			}
-			claims = append(claims, c)
-			writes = append(writes, c.Writes...)
 			if writes, err = k.appendRemoval(ctx, writes, cnm.Key{Kind: cnm.KindEndpoint, ID: e.ID}); err != nil {
 				return nil, err
 			}
