@@ -24,6 +24,7 @@ const (
 	KindMember      Kind = "member" // what this node knows of itself as a member of the cluster
 	KindCall        Kind = "call"   // what drivers of others were asked for, see Call
 	KindGrant       Kind = "grant"  // what IPAM drivers of others have given, see Grant
+	KindDocker      Kind = "docker" // networks of Docker's, by their IDs there, see plugin/docker
 	KindLease       Kind = "lease"  // what a LAN's DHCP server has given, see Lease
 )
 

@@ -47,6 +47,7 @@ type Config struct {
 	Times        cluster.Times `json:"-"` // for tests; Lease is LeaseTTL
 	CgroupParent string        // cgroup under which containers get theirs; empty: derived from Run
 	Plugins      string        // folders with plugins' sockets and specs, with commas; empty: those of Docker
+	DockerPlugin string        // socket that dockerd finds this netd by; "off": none
 	PluginWait   time.Duration // bounds each call of a plugin
 	LogLevel     string        // debug, info, warn or error
 	LogFormat    string        // text or json

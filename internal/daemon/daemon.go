@@ -45,6 +45,7 @@ import (
 	"github.com/vethloom/vethloom/ipam/lan"
 	"github.com/vethloom/vethloom/plan"
 	attachments "github.com/vethloom/vethloom/plugin/attach/server"
+	"github.com/vethloom/vethloom/plugin/docker"
 )
 
 // daemon is one running netd.
@@ -71,6 +72,10 @@ type daemon struct {
 	remote *remote.Caller
 	leases *dhcp.Leases
 	prober *health.Prober
+
+	docker       *docker.Server
+	dockerSocket net.Listener // nil: dockerd is not answered
+	records      cnm.Store
 
 	images  *image.Store
 	volumes *volume.Volumes
@@ -116,6 +121,9 @@ func (d *daemon) open(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := d.openDocker(); err != nil {
+		return err
+	}
 	if d.boot, err = d.cfg.bootID(); err != nil {
 		return err
 	}
@@ -128,6 +136,7 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	drivers := drivers()
 	records := d.stored()
+	d.records = records
 	if err := d.openRemote(ctx, records, drivers); err != nil {
 		return err
 	}
@@ -244,6 +253,7 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	if err := d.openEngine(ctx); err != nil {
 		return err
 	}
+	d.docker.Use(docker.Backend{Controller: d.ctrl, Render: d.render, Store: d.records})
 	services := d.services()
 	if err := d.registry.Register(newInventory(services.System.Status)); err != nil {
 		return fmt.Errorf("export metrics: %w", err)

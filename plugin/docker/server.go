@@ -1,0 +1,227 @@
+package docker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/plan"
+)
+
+// Controller is what the server needs of the model's Controller.
+type Controller interface {
+	Network(ctx context.Context, ref string) (cnm.Network, error)
+	CreateNetwork(ctx context.Context, r cnm.NetworkRequest) (cnm.Network, error)
+	DeleteNetwork(ctx context.Context, ref string) (cnm.Network, error)
+	Sandbox(ctx context.Context, ref string) (cnm.Sandbox, error)
+	EndpointsOf(ctx context.Context, sandbox string) ([]cnm.Endpoint, error)
+	EndpointsOn(ctx context.Context, network string) ([]cnm.Endpoint, error)
+	CreateSandbox(ctx context.Context, r cnm.SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error)
+	DeleteSandbox(ctx context.Context, id string) error
+	Publish(ctx context.Context, sandbox string, ports []cnm.PortMapping) error
+	Reserve(ctx context.Context, network, key string, ipv6 bool, want netip.Addr) (cnm.Reservation, error)
+	Unreserve(ctx context.Context, network, key string, ipv6 bool) error
+	Reservations(ctx context.Context, network string) ([]cnm.Reservation, error)
+}
+
+// Renderer tells what a container is to have for an endpoint.
+type Renderer interface {
+	Endpoint(ctx context.Context, n cnm.Network, e cnm.Endpoint) (plan.State, error)
+}
+
+// Backend is what requests are answered with.
+type Backend struct {
+	Controller Controller
+	Render     Renderer
+	Store      cnm.Store
+}
+
+const (
+	answerTime = 1800 * time.Millisecond // dockerd waits for ever: each answer comes within 2 s
+	workTime   = 30 * time.Second        // bounds what goes on behind it
+	maxBody    = 1 << 20                 // bytes of a request
+)
+
+// Server answers dockerd.
+type Server struct {
+	log   *slog.Logger
+	ready chan struct{} // closed once back is there
+	back  Backend
+	calls sync.WaitGroup
+
+	mu    sync.Mutex
+	under map[string]*work // by method and body
+}
+
+// work is a request that is being carried out.
+type work struct {
+	done   chan struct{}
+	answer any
+	err    error
+}
+
+// New makes a server that has nothing to answer with yet: until Use it says that netd is starting.
+func New(log *slog.Logger) *Server {
+	return &Server{log: log, ready: make(chan struct{}), under: map[string]*work{}}
+}
+
+// Use gives the server what it answers with. It is called once.
+func (s *Server) Use(b Backend) {
+	s.back = b
+	close(s.ready)
+}
+
+// Listen takes the place of an earlier netd's socket. Only root may ask.
+func Listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("--docker-plugin %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("--docker-plugin %s: remove the socket of an earlier run: %w", path, err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("--docker-plugin %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("--docker-plugin %s: %w", path, err), l.Close())
+	}
+	return rootOnly{l}, nil
+}
+
+// rootOnly takes connections of root's processes alone.
+type rootOnly struct{ *net.UnixListener }
+
+// Accept closes the connections of others.
+func (l rootOnly) Accept() (net.Conn, error) {
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		raw, err := c.SyscallConn()
+		var cred *unix.Ucred
+		if err == nil {
+			err = errors.Join(raw.Control(func(fd uintptr) {
+				cred, err = unix.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+			}), err)
+		}
+		if err == nil && cred.Uid == 0 {
+			return c, nil
+		}
+		_ = c.Close() // who may not ask gets no answer
+	}
+}
+
+// Serve answers until the context ends, and waits for what is under way.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{Handler: s, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second,
+		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	stopped := make(chan error, 1)
+	defer context.AfterFunc(ctx, func() {
+		bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTime)
+		defer cancel()
+		stopped <- errors.Join(srv.Shutdown(bound), srv.Close())
+	})()
+	err := srv.Serve(l)
+	if errors.Is(err, http.ErrServerClosed) {
+		if err = <-stopped; errors.Is(err, context.DeadlineExceeded) {
+			err = nil
+		}
+	}
+	s.calls.Wait()
+	return err
+}
+
+// ServeHTTP answers one call.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	method := filepath.Base(r.URL.Path)
+	answer, err := s.call(r, method)
+	if err != nil {
+		// Both names: dockerd looks for one with network drivers, for the other with IPAM drivers.
+		answer = map[string]string{"Err": err.Error(), "Error": err.Error()}
+	}
+	level := slog.LevelDebug
+	if err != nil {
+		level = slog.LevelWarn
+	}
+	s.log.Log(r.Context(), level, "call of dockerd", "method", method, "err", err)
+	w.Header().Set("Content-Type", "application/vnd.docker.plugins.v1.2+json")
+	if err := json.NewEncoder(w).Encode(answer); err != nil {
+		s.log.DebugContext(r.Context(), "dockerd did not take an answer", "method", method, "err", err)
+	}
+}
+
+// call answers a call, within the bound.
+func (s *Server) call(r *http.Request, method string) (any, error) {
+	if r.Method != http.MethodPost {
+		return nil, refuse("method", r.Method, "only POST is answered", "this is dockerd's door; net is for people")
+	}
+	if a, ok := fixed(method); ok {
+		return a, nil
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	if err != nil {
+		return nil, fmt.Errorf("read the request: %w", err)
+	}
+	do, err := s.decode(method, body)
+	if err != nil {
+		return nil, err
+	}
+	return s.carryOut(r.Context(), method+string(body), do)
+}
+
+// carryOut does the work, or joins the same work that is under way, and waits for it as long as dockerd may wait.
+func (s *Server) carryOut(ctx context.Context, key string, do func(context.Context) (any, error)) (any, error) {
+	bound := time.NewTimer(answerTime)
+	defer bound.Stop()
+	select {
+	case <-s.ready:
+	case <-bound.C:
+		return nil, unavailable("netd is starting")
+	}
+	s.mu.Lock()
+	w := s.under[key]
+	if w == nil {
+		w = &work{done: make(chan struct{})}
+		s.under[key] = w
+		s.calls.Go(func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), workTime)
+			defer cancel()
+			w.answer, w.err = do(ctx)
+			s.mu.Lock()
+			delete(s.under, key)
+			s.mu.Unlock()
+			close(w.done)
+		})
+	}
+	s.mu.Unlock()
+	select {
+	case <-w.done:
+		return w.answer, w.err
+	case <-bound.C:
+		return nil, unavailable("netd is still at it")
+	}
+}
+
+func unavailable(reason string) error {
+	return &cnm.Error{Kind: cnm.ErrUnavailable, Reason: reason, Remedy: "try again in a moment"}
+}
+
+func refuse(field, value, reason, remedy string) error {
+	return &cnm.Error{Kind: cnm.ErrInvalid, Field: field, Value: value, Reason: reason, Remedy: remedy}
+}
