@@ -22,7 +22,8 @@ func (k *reservations) Reserve(ctx context.Context, network, key string, ipv6 bo
 	error) {
 	if key == "" || len(key) > cnm.MaxKey {
 		return cnm.Reservation{}, &cnm.Error{Kind: cnm.ErrInvalid, Field: "key", Value: key,
-			Reason: "not one that a reservation can have", Remedy: fmt.Sprintf("choose one of 1 to %d bytes", cnm.MaxKey)}
+			Reason: "not one that a reservation can have",
+			Remedy: fmt.Sprintf("choose one of 1 to %d bytes", cnm.MaxKey)}
 	}
 	n, unlock, err := k.lock(ctx, network)
 	if err != nil {

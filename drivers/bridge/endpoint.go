@@ -54,8 +54,8 @@ func RenderEndpoint(n cnm.Network, e cnm.Endpoint, o Options, h cnm.Host) (plan.
 	return r.state, nil
 }
 
-// insideName is that of the pair's other end. One that is handed over is in the fabric's own namespace, until its engine
-// has taken it.
+// insideName is that of the pair's other end. One that is handed over is in the fabric's own namespace, until its
+// engine has taken it.
 func insideName(e cnm.Endpoint) string {
 	if e.Handed {
 		return linkname.Of(linkname.Loose, e.ID)

@@ -121,7 +121,7 @@ func (d *daemon) open(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := d.openDocker(); err != nil {
+	if err := openDocker(d); err != nil {
 		return err
 	}
 	if d.boot, err = d.cfg.bootID(); err != nil {

@@ -13,8 +13,8 @@ import (
 // DockerSocket is where dockerd looks for a plugin of our name.
 const DockerSocket = "/run/docker/plugins/vethloom.sock"
 
-// dockerSocket is where dockerd is answered, "" for nowhere. By itself it is only where Docker is, and only for the netd
-// with the usual run directory: several on one machine would take each other's.
+// dockerSocket is where dockerd is answered, "" for nowhere. By itself it is only where Docker is, and only for
+// the netd with the usual run directory: several on one machine would take each other's.
 func (c Config) dockerSocket() string {
 	switch {
 	case c.DockerPlugin == "off":
@@ -29,7 +29,7 @@ func (c Config) dockerSocket() string {
 }
 
 // openDocker makes the socket before anything that can wait: dockerd waits for a plugin for ever.
-func (d *daemon) openDocker() (err error) {
+func openDocker(d *daemon) (err error) {
 	d.docker = docker.New(d.log)
 	path := d.cfg.dockerSocket()
 	if path == "" {
