@@ -433,8 +433,8 @@ func TestCNIChains(t *testing.T) {
 // serve is a script that answers at port 80, a connection after the other.
 func serve(what string) string { return "while echo " + what + " | nc -l -p 80 >/dev/null; do :; done" }
 
-// says answers at port 80 of a namespace until the test ends.
-func (n *node) says(place, what string) {
+// says answers at port 80 of a namespace until it is stopped, or the test ends.
+func (n *node) says(place, what string) (stop func()) {
 	n.t.Helper()
 	var l net.Listener
 	err := n.Do(place, func() (err error) {
@@ -444,7 +444,8 @@ func (n *node) says(place, what string) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.t.Cleanup(func() { l.Close() })
+	stop = func() { l.Close() }
+	n.t.Cleanup(stop)
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -455,4 +456,5 @@ func (n *node) says(place, what string) {
 			c.Close()
 		}
 	}()
+	return stop
 }

@@ -78,7 +78,7 @@ type node struct {
 	log   *bytes.Buffer
 }
 
-// newNode starts a netd; at the test's end nothing of it may be left.
+// newNode starts a netd, whose flags name its run directory as RUN; at the test's end nothing of it may be left.
 func newNode(t *testing.T, flags ...string) *node {
 	t.Helper()
 	n := &node{Env: kerntest.New(t), t: t, root: t.TempDir(), log: &bytes.Buffer{}, gone: make(chan error, 1)}
@@ -86,7 +86,10 @@ func newNode(t *testing.T, flags ...string) *node {
 	if err := os.Chmod(filepath.Dir(n.root), 0o711); err != nil { // for root of containers with user namespaces
 		t.Fatal(err)
 	}
-	n.flags = append([]string{"--root", n.root, "--run", n.RunDir, "--http", "", "--bridge-netfilter", "off"}, flags...)
+	n.flags = []string{"--root", n.root, "--run", n.RunDir, "--http", "", "--bridge-netfilter", "off"}
+	for _, f := range flags {
+		n.flags = append(n.flags, strings.ReplaceAll(f, "RUN/", n.RunDir+"/"))
+	}
 	n.start()
 	t.Cleanup(n.leave)
 	return n
