@@ -50,7 +50,8 @@ func (d *dockerd) begin() {
 	script := fmt.Sprintf("mount --make-rprivate / && mount -t tmpfs tmpfs /run && mkdir -p /run/docker/plugins && "+
 		"rm -f %[2]s/exec/containerd/containerd.pid && "+
 		"ln -s %[1]s/docker-plugin.sock /run/docker/plugins/vethloom.sock && exec dockerd --data-root %[2]s/data "+
-		"--exec-root %[2]s/exec --pidfile %[2]s/pid -H unix://%[3]s --cgroup-parent /%[4]s --bridge none --log-level warn",
+		"--exec-root %[2]s/exec --pidfile %[2]s/pid -H unix://%[3]s --cgroup-parent /%[4]s --bridge none "+
+		"--log-level warn",
 		d.RunDir, d.dir, d.socket, d.cgroup)
 	d.cmd, d.gone = exec.Command("unshare", "-m", "sh", "-c", script), make(chan error, 1)
 	d.cmd.Stderr, d.cmd.Stdout = d.log, d.log
