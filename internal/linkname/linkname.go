@@ -18,7 +18,9 @@ const (
 )
 
 // Prefixes are all of them: no user's name for a bridge may begin with one.
-func Prefixes() []string { return []string{Bridge, Veth, VXLAN, VXLAN6, TUN, MACVLAN, VLAN, IFB, Loose} }
+func Prefixes() []string {
+	return []string{Bridge, Veth, VXLAN, VXLAN6, TUN, MACVLAN, VLAN, IFB, Loose}
+}
 
 // IDLen is how many digits of an ID a name holds.
 const IDLen = 8
