@@ -12,9 +12,9 @@ import (
 )
 
 // Network parses a value of --network: a network's name or ID, host, none,
-// container:ID, or the long form name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=…,ifname=…,sysctl=…,
-// outbound-ip=…,rate-in=…,rate-out=…, which is a line of comma-separated values, with quotes around those that have a
-// comma.
+// container:ID, or the long form name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=…,ifname=…,
+// sysctl=…,outbound-ip=…,rate-in=…,rate-out=…, which is a line of comma-separated values, with quotes around
+// those that have a comma.
 func Network(value string) (*apiv1.ConnectRequest, error) {
 	c := &apiv1.ConnectRequest{}
 	if !strings.Contains(value, "=") {
