@@ -13,10 +13,12 @@ import (
 	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/cluster"
 	"github.com/vethloom/vethloom/internal/cluster/clustertest"
+	"github.com/vethloom/vethloom/internal/soak"
 )
 
-// flood is how many records of each kind somebody writes who wants to take the nodes' memory.
-const flood = 100_000
+// flood is how many records of each kind somebody writes who wants to take the nodes' memory. The race detector is on
+// in etcd too, which runs in this process.
+var flood = 100_000 / soak.Stride(2)
 
 // Somebody writes more nodes into etcd than there can be. Those that were there before are known as ever, and what
 // they have; of the others as many as there is room for. A node that joins meanwhile works, and is known by name once

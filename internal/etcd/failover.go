@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -44,7 +45,8 @@ type failover struct {
 	left    chan struct{} // closed when it is left
 	looking chan struct{} // closed after the look that is under way; nil: there is none
 	looked  time.Time
-	vain    int // looks that found no better member, one after the other
+	vain    int  // looks that found no better member, one after the other
+	choose  bool // the last look found a member that waits for a quorum
 }
 
 func newFailover(c Config) *failover {
@@ -112,12 +114,20 @@ func (f *failover) call(ctx context.Context, req any, invoke func(context.Contex
 		}
 		switch {
 		case !done || f.look(ctx, left):
-		case !noLeader(err) && !leaderLost(err) || time.Since(begin) > election || !sleep(ctx, askAgain):
+		case !f.electing(err) || time.Since(begin) > election || !sleep(ctx, askAgain):
 			return unsure, err
 		default:
 			again-- // it has cost nothing
 		}
 	}
+}
+
+// electing reports whether a call that failed can be answered once the members have chosen a leader: the one in use
+// says so, or it cannot be reached, and another one waits for a quorum.
+func (f *failover) electing(err error) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return noLeader(err) || leaderLost(err) || unavailable(err) && f.choose
 }
 
 // well takes note of a call that was answered as it should be.
@@ -210,10 +220,14 @@ func (f *failover) search(at int, done chan struct{}) {
 	defer cancel()
 	answers := make(chan int, len(f.endpoints))
 	var all sync.WaitGroup
+	var waits atomic.Bool
 	for i := range f.endpoints {
 		all.Go(func() {
-			if f.healthy(ctx, i) {
+			switch f.ask(ctx, i) {
+			case codes.OK:
 				answers <- i
+			case codes.DeadlineExceeded:
+				waits.Store(true)
 			}
 		})
 	}
@@ -235,6 +249,7 @@ func (f *failover) search(at int, done chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.vain++
+	f.choose = waits.Load()
 	if better >= 0 && f.client != nil {
 		f.vain = 0
 		f.at = better
@@ -246,23 +261,26 @@ func (f *failover) search(at int, done chan struct{}) {
 	close(done)
 }
 
-// healthy reports whether a member answers a read that needs a quorum.
-func (f *failover) healthy(ctx context.Context, i int) bool {
+// ask is OK when a member answers a read that needs a quorum. DeadlineExceeded is that it can be reached, and has no
+// quorum yet.
+func (f *failover) ask(ctx context.Context, i int) codes.Code {
 	c := f.c
 	c.Endpoints = f.endpoints[i : i+1]
 	client, err := Dial(c)
 	if err != nil {
-		return false
+		return codes.Unavailable
 	}
 	defer client.Close()
 	conn := client.ActiveConnection()
 	// Not by the client's own way, which tries again and again.
 	_, err = etcdserverpb.NewKVClient(conn).Range(ctx, &etcdserverpb.RangeRequest{Key: []byte("\x00"), CountOnly: true})
-	switch status.Code(err) {
-	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
-		return false
+	switch code := status.Code(err); {
+	case noLeader(err), leaderLost(err):
+		return codes.DeadlineExceeded
+	case code == codes.Unavailable, code == codes.DeadlineExceeded, code == codes.Canceled:
+		return code
 	}
-	return true // also when this user may not read it: that was found out with a quorum
+	return codes.OK // also when this user may not read it: that was found out with a quorum
 }
 
 // stream is a [grpc.StreamClientInterceptor]. Of streams only those that renew leases are calls: the others wait.
