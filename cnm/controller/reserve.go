@@ -25,12 +25,11 @@ func (k *reservations) Reserve(ctx context.Context, network, key string, ipv6 bo
 			Reason: "not one that a reservation can have",
 			Remedy: fmt.Sprintf("choose one of 1 to %d bytes", cnm.MaxKey)}
 	}
-	n, unlock, err := k.lock(ctx, network)
-	if err != nil {
-		return cnm.Reservation{}, err
+	n, err := k.Network(ctx, network)
+	if err == nil {
+		err = k.reservable(n)
 	}
-	defer unlock()
-	if err := k.reservable(n); err != nil {
+	if err != nil {
 		return cnm.Reservation{}, err
 	}
 	var wants []netip.Addr
@@ -51,13 +50,27 @@ func (k *reservations) Reserve(ctx context.Context, network, key string, ipv6 bo
 	}
 	r := cnm.Reservation{Network: n.ID, Key: key, Addr: claim.Addrs[0], Since: k.now()}
 	if len(claim.Writes) > 0 { // else it has it
-		err = k.commit(ctx, func() ([]cnm.Write, error) {
-			w, err := cnm.Put(cnm.KindReservation, cnm.ReservationID(n.ID, key, ipv6), r, 0)
-			return append(slices.Clone(claim.Writes), w), err
-		})
+		err = k.keep(ctx, r, claim)
 	}
 	claim.Done(err == nil)
 	return r, err
+}
+
+// keep commits a reservation, of a network that is still there. While the address is looked for the network is not
+// locked: its node may have to get more of its addresses, which changes it.
+func (k *reservations) keep(ctx context.Context, r cnm.Reservation, claim *cnm.Claim) error {
+	n, unlock, err := k.lock(ctx, r.Network)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := k.reservable(n); err != nil {
+		return err
+	}
+	return k.commit(ctx, func() ([]cnm.Write, error) {
+		w, err := cnm.Put(cnm.KindReservation, cnm.ReservationID(n.ID, r.Key, r.Addr.Addr().Is6()), r, 0)
+		return append(slices.Clone(claim.Writes), w), err
+	})
 }
 
 // lock finds a network, and keeps it from being removed.
