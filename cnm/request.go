@@ -101,6 +101,13 @@ func checkAddrs(field, remedy string, addrs []netip.Addr) error {
 	return nil
 }
 
+// Identity is what an engine calls a container of which it tells only once its sandbox is there.
+type Identity struct {
+	Container string   // its ID
+	Name      string   // for people and for name resolution
+	Aliases   []string // further names
+}
+
 // SandboxRequest asks for a network stack with endpoints in it.
 type SandboxRequest struct {
 	ID        string // chosen by the caller, which makes the call idempotent; "": the controller chooses

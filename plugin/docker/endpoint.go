@@ -11,6 +11,9 @@ import (
 	"github.com/vethloom/vethloom/plan"
 )
 
+// endpointLabel of a sandbox is the ID of Docker's endpoint that it was made for.
+const endpointLabel = "docker.endpoint"
+
 // sandboxID is that of the sandbox for an endpoint of Docker's: the same at each try.
 func sandboxID(endpoint string) string {
 	sum := sha256.Sum256([]byte(cnm.EngineDocker + endpoint))
@@ -18,7 +21,7 @@ func sandboxID(endpoint string) string {
 }
 
 func (s *Server) createEndpoint(ctx context.Context, r endpointRequest) (any, error) {
-	k, _, err := s.lookup(ctx, r.NetworkID)
+	k, _, err := s.back.lookup(ctx, r.NetworkID)
 	if err != nil {
 		return nil, err
 	}
@@ -28,7 +31,7 @@ func (s *Server) createEndpoint(ctx context.Context, r endpointRequest) (any, er
 	}
 	_, ends, err := s.back.Controller.CreateSandbox(ctx, cnm.SandboxRequest{ID: sandboxID(r.EndpointID),
 		Engine: cnm.EngineDocker, Handed: true, Attach: []cnm.AttachRequest{ask},
-		Labels: map[string]string{"docker.endpoint": r.EndpointID}})
+		Labels: map[string]string{endpointLabel: r.EndpointID}})
 	if err != nil {
 		return nil, err
 	}
@@ -161,20 +164,35 @@ func (s *Server) publish(ctx context.Context, r endpointRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var ports []cnm.PortMapping
-	for _, b := range r.Options.Ports {
-		m, err := b.mapping()
-		if err != nil {
-			return nil, err
+	for shift := uint16(0); ; shift++ {
+		var ports []cnm.PortMapping
+		more := false
+		for _, b := range r.Options.Ports {
+			m, err := b.mapping(shift)
+			if err != nil {
+				return nil, err
+			}
+			ports = append(ports, m)
+			more = more || shift < b.spare()
 		}
-		ports = append(ports, m)
+		err := s.back.Controller.Publish(ctx, e.Sandbox, ports)
+		if err == nil || !more || !errors.Is(err, cnm.ErrPortTaken) {
+			return struct{}{}, err
+		}
 	}
-	return struct{}{}, s.back.Controller.Publish(ctx, e.Sandbox, ports)
 }
 
-// mapping is a published port. Docker gives a range of host ports to choose one from.
-func (b portBinding) mapping() (cnm.PortMapping, error) {
-	m := cnm.PortMapping{HostPort: b.HostPort, Port: b.Port, Count: 1, Dynamic: b.HostPort == 0}
+// spare is how many host ports there are beside the first.
+func (b portBinding) spare() uint16 {
+	if b.HostPort == 0 || b.HostPortEnd < b.HostPort {
+		return 0
+	}
+	return b.HostPortEnd - b.HostPort
+}
+
+// mapping is a published port. Docker gives a range of host ports to choose one from: shift says which.
+func (b portBinding) mapping(shift uint16) (cnm.PortMapping, error) {
+	m := cnm.PortMapping{HostPort: b.HostPort + min(shift, b.spare()), Port: b.Port, Count: 1, Dynamic: b.HostPort == 0}
 	switch b.Proto {
 	case 6:
 		m.Proto = "tcp"

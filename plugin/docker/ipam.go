@@ -79,7 +79,11 @@ func (s *Server) requestAddress(ctx context.Context, r addressRequest) (any, err
 	if r.Options["RequestAddressType"] == "com.docker.network.gateway" {
 		return gateway(n, ipv6, want)
 	}
-	key := keys + rand.Text()
+	// One that it names it may ask for again: it is reserved once, and becomes the endpoint's that is made first.
+	key := keys + "at/" + want.String()
+	if !want.IsValid() {
+		key = keys + "any/" + rand.Text()
+	}
 	got, err := s.back.Controller.Reserve(ctx, n.ID, key, ipv6, want)
 	if err == nil {
 		return address(got.Addr), nil
@@ -93,8 +97,23 @@ func (s *Server) requestAddress(ctx context.Context, r addressRequest) (any, err
 	return nil, err
 }
 
+// addressAnswer is an address with the length of its subnet.
+type addressAnswer struct {
+	Address string
+	Data    map[string]string
+}
+
 func address(p netip.Prefix) any {
-	return map[string]any{"Address": p.String(), "Data": map[string]string{}}
+	return addressAnswer{Address: p.String(), Data: map[string]string{}}
+}
+
+// giveBack takes back an address that nobody has waited for.
+func (s *Server) giveBack(ctx context.Context, r addressRequest, answer any) error {
+	if a, ok := answer.(addressAnswer); ok {
+		r.Address = a.Address
+	}
+	_, err := s.releaseAddress(ctx, r)
+	return err
 }
 
 // gateway answers for the gateway. Docker wants one of each network: the subnet's own address, which nobody has, stands

@@ -16,14 +16,16 @@ import (
 type known struct {
 	Network string `json:"network"`        // our network's ID
 	Made    bool   `json:"made,omitempty"` // for Docker: it goes with Docker's
+	// Aux are addresses that Docker has reserved for its user, and gives back with the network.
+	Aux []netip.Addr `json:"aux,omitempty"`
 }
 
 func keyOf(id string) cnm.Key { return cnm.Key{Kind: cnm.KindDocker, ID: id} }
 
 // lookup finds a network of Docker's.
-func (s *Server) lookup(ctx context.Context, id string) (known, cnm.Record, error) {
+func (b Backend) lookup(ctx context.Context, id string) (known, cnm.Record, error) {
 	var k known
-	rec, err := s.back.Store.Get(ctx, keyOf(id))
+	rec, err := b.Store.Get(ctx, keyOf(id))
 	if err == nil {
 		err = json.Unmarshal(rec.Value, &k)
 	}
@@ -35,7 +37,7 @@ func (s *Server) lookup(ctx context.Context, id string) (known, cnm.Record, erro
 }
 
 func (s *Server) createNetwork(ctx context.Context, r networkRequest) (any, error) {
-	switch _, _, err := s.lookup(ctx, r.NetworkID); {
+	switch _, _, err := s.back.lookup(ctx, r.NetworkID); {
 	case err == nil:
 		return struct{}{}, nil // an earlier request has made it
 	case !errors.Is(err, cnm.ErrNotFound):
@@ -58,6 +60,15 @@ func (s *Server) createNetwork(ctx context.Context, r networkRequest) (any, erro
 		return nil, err
 	}
 	k.Network = n.ID
+	for _, p := range pools {
+		for _, text := range p.AuxAddresses {
+			a, err := parseAddr(text)
+			if err != nil {
+				return nil, err
+			}
+			k.Aux = append(k.Aux, a)
+		}
+	}
 	value, err := json.Marshal(k)
 	if err == nil {
 		err = s.back.Store.Commit(ctx, cnm.Write{Key: keyOf(r.NetworkID), Value: value})
@@ -123,21 +134,26 @@ func poolFrom(p poolData) (cnm.PoolRequest, error) {
 }
 
 func (s *Server) deleteNetwork(ctx context.Context, r networkRequest) (any, error) {
-	k, rec, err := s.lookup(ctx, r.NetworkID)
+	return struct{}{}, s.back.forget(ctx, r.NetworkID)
+}
+
+// forget removes the record of a network of Docker's, and what was made for it. One that is not known is no error.
+func (b Backend) forget(ctx context.Context, id string) error {
+	k, rec, err := b.lookup(ctx, id)
 	if errors.Is(err, cnm.ErrNotFound) {
-		return struct{}{}, nil
+		return nil
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if k.Made {
-		if _, err := s.back.Controller.DeleteNetwork(ctx, k.Network); err != nil && !errors.Is(err, cnm.ErrNotFound) {
-			return nil, err
+		if _, err := b.Controller.DeleteNetwork(ctx, k.Network); err != nil && !errors.Is(err, cnm.ErrNotFound) {
+			return err
 		}
 	}
-	err = s.back.Store.Commit(ctx, cnm.Write{Key: rec.Key, Revision: rec.Revision})
+	err = b.Store.Commit(ctx, cnm.Write{Key: rec.Key, Revision: rec.Revision})
 	if err != nil && !errors.Is(err, cnm.ErrConflict) {
-		return nil, fmt.Errorf("forget the network: %w", err)
+		return fmt.Errorf("forget the network: %w", err)
 	}
-	return struct{}{}, nil
+	return nil
 }

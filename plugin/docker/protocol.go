@@ -91,14 +91,23 @@ func fixed(method string) (any, bool) {
 }
 
 // decode reads a request.
-func (s *Server) decode(method string, body []byte) (func(context.Context) (any, error), error) {
+func (s *Server) decode(method string, body []byte) (task, error) {
+	t, err := s.taskOf(method, body)
+	if method != "IpamDriver.RequestAddress" { // two of those ask for two addresses
+		t.key = method + string(body)
+	}
+	return t, err
+}
+
+// taskOf is what a method does with the body.
+func (s *Server) taskOf(method string, body []byte) (task, error) {
 	switch method {
 	case "NetworkDriver.CreateNetwork":
-		return typed(body, s.createNetwork)
+		return undone(body, s.createNetwork, inverse(s.deleteNetwork))
 	case "NetworkDriver.DeleteNetwork":
 		return typed(body, s.deleteNetwork)
 	case "NetworkDriver.CreateEndpoint":
-		return typed(body, s.createEndpoint)
+		return undone(body, s.createEndpoint, inverse(s.deleteEndpoint))
 	case "NetworkDriver.DeleteEndpoint":
 		return typed(body, s.deleteEndpoint)
 	case "NetworkDriver.EndpointOperInfo":
@@ -112,11 +121,11 @@ func (s *Server) decode(method string, body []byte) (func(context.Context) (any,
 	case "IpamDriver.RequestPool":
 		return typed(body, s.requestPool)
 	case "IpamDriver.RequestAddress":
-		return typed(body, s.requestAddress)
+		return undone(body, s.requestAddress, s.giveBack)
 	case "IpamDriver.ReleaseAddress":
 		return typed(body, s.releaseAddress)
 	}
-	return nil, refuse("method", method, "there is no such method of Docker's plugin protocol", "upgrade netd")
+	return task{}, refuse("method", method, "there is no such method of Docker's plugin protocol", "upgrade netd")
 }
 
 // request is checked before it is looked at.
@@ -124,20 +133,37 @@ type request interface {
 	check() error
 }
 
-func typed[R request](body []byte, do func(context.Context, R) (any, error)) (func(context.Context) (any, error),
-	error) {
+func typed[R request](body []byte, do func(context.Context, R) (any, error)) (task, error) {
+	return undone(body, do, nil)
+}
+
+// inverse is a request that takes back another of the same form.
+func inverse[R request](do func(context.Context, R) (any, error)) func(context.Context, R, any) error {
+	return func(ctx context.Context, r R, _ any) error {
+		_, err := do(ctx, r)
+		return err
+	}
+}
+
+// undone is a request whose work can be taken back.
+func undone[R request](body []byte, do func(context.Context, R) (any, error),
+	undo func(context.Context, R, any) error) (t task, err error) {
 	var r R
 	d := json.NewDecoder(bytes.NewReader(body))
 	if err := d.Decode(&r); err != nil {
-		return nil, fmt.Errorf("the request is not what the protocol has there: %w", err)
+		return t, fmt.Errorf("the request is not what the protocol has there: %w", err)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return nil, refuse("request", "", "there is more than one JSON object in it", "send one")
+		return t, refuse("request", "", "there is more than one JSON object in it", "send one")
 	}
 	if err := r.check(); err != nil {
-		return nil, err
+		return t, err
 	}
-	return func(ctx context.Context) (any, error) { return do(ctx, r) }, nil
+	t.do = func(ctx context.Context) (any, error) { return do(ctx, r) }
+	if undo != nil {
+		t.undo = func(ctx context.Context, answer any) error { return undo(ctx, r, answer) }
+	}
+	return t, nil
 }
 
 func (r networkRequest) check() error { return cnm.CheckID(r.NetworkID) }

@@ -24,9 +24,12 @@ import (
 // Controller is what the server needs of the model's Controller.
 type Controller interface {
 	Network(ctx context.Context, ref string) (cnm.Network, error)
+	Networks(ctx context.Context) ([]cnm.Network, error)
 	CreateNetwork(ctx context.Context, r cnm.NetworkRequest) (cnm.Network, error)
 	DeleteNetwork(ctx context.Context, ref string) (cnm.Network, error)
 	Sandbox(ctx context.Context, ref string) (cnm.Sandbox, error)
+	Sandboxes(ctx context.Context) ([]cnm.Sandbox, error)
+	SetIdentity(ctx context.Context, sandbox string, who cnm.Identity) error
 	EndpointsOf(ctx context.Context, sandbox string) ([]cnm.Endpoint, error)
 	EndpointsOn(ctx context.Context, network string) ([]cnm.Endpoint, error)
 	CreateSandbox(ctx context.Context, r cnm.SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error)
@@ -68,9 +71,18 @@ type Server struct {
 
 // work is a request that is being carried out.
 type work struct {
-	done   chan struct{}
-	answer any
-	err    error
+	done    chan struct{}
+	waiters int // requests that wait for it
+	answer  any
+	err     error
+}
+
+// task is what a request asks for.
+type task struct {
+	key string // of requests that ask for the same; "": none does
+	do  func(context.Context) (any, error)
+	// undo takes back what nobody has waited for; nil: it does no harm. dockerd forgets what it got no answer about.
+	undo func(ctx context.Context, answer any) error
 }
 
 // New makes a server that has nothing to answer with yet: until Use it says that netd is starting.
@@ -177,44 +189,73 @@ func (s *Server) call(r *http.Request, method string) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the request: %w", err)
 	}
-	do, err := s.decode(method, body)
+	t, err := s.decode(method, body)
 	if err != nil {
 		return nil, err
 	}
-	return s.carryOut(r.Context(), method+string(body), do)
+	return s.carryOut(r.Context(), t)
 }
 
 // carryOut does the work, or joins the same work that is under way, and waits for it as long as dockerd may wait.
-func (s *Server) carryOut(ctx context.Context, key string, do func(context.Context) (any, error)) (any, error) {
+func (s *Server) carryOut(ctx context.Context, t task) (any, error) {
 	bound := time.NewTimer(answerTime)
 	defer bound.Stop()
 	select {
 	case <-s.ready:
 	case <-bound.C:
 		return nil, unavailable("netd is starting")
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	s.mu.Lock()
-	w := s.under[key]
-	if w == nil {
-		w = &work{done: make(chan struct{})}
-		s.under[key] = w
-		s.calls.Go(func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), workTime)
-			defer cancel()
-			w.answer, w.err = do(ctx)
-			s.mu.Lock()
-			delete(s.under, key)
-			s.mu.Unlock()
-			close(w.done)
-		})
-	}
-	s.mu.Unlock()
+	w := s.begin(ctx, t)
 	select {
 	case <-w.done:
 		return w.answer, w.err
 	case <-bound.C:
-		return nil, unavailable("netd is still at it")
+	case <-ctx.Done(): // dockerd has gone
 	}
+	s.mu.Lock()
+	w.waiters--
+	s.mu.Unlock()
+	return nil, unavailable("netd is still at it")
+}
+
+// begin starts the work, unless the same is under way.
+func (s *Server) begin(ctx context.Context, t task) *work {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w := s.under[t.key]; w != nil && t.key != "" {
+		w.waiters++
+		return w
+	}
+	w := &work{done: make(chan struct{}), waiters: 1}
+	if t.key != "" {
+		s.under[t.key] = w
+	}
+	ctx = context.WithoutCancel(ctx)
+	s.calls.Go(func() { s.work(ctx, w, t) })
+	return w
+}
+
+// work does it, and takes it back when nobody waits any more.
+func (s *Server) work(ctx context.Context, w *work, t task) {
+	bound, cancel := context.WithTimeout(ctx, workTime)
+	defer cancel()
+	w.answer, w.err = t.do(bound)
+	s.mu.Lock()
+	late := w.waiters == 0 && w.err == nil && t.undo != nil
+	s.mu.Unlock()
+	if late { // who comes now is told to try again
+		bound, cancel := context.WithTimeout(ctx, workTime)
+		defer cancel()
+		err := t.undo(bound, w.answer)
+		s.log.WarnContext(ctx, "took back what dockerd did not wait for", "err", err)
+		w.err = errors.Join(unavailable("netd had taken too long for it, and took it back"), err)
+	}
+	s.mu.Lock()
+	delete(s.under, t.key)
+	s.mu.Unlock()
+	close(w.done)
 }
 
 func unavailable(reason string) error {

@@ -119,7 +119,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add("IpamDriver.RequestAddress", []byte(`{"PoolID":"`+id64+`/4","Address":"10.7.0.9"}`))
 	s := New(slog.New(slog.DiscardHandler))
 	f.Fuzz(func(t *testing.T, method string, body []byte) {
-		if do, err := s.decode(method, body); err == nil && do == nil {
+		if todo, err := s.decode(method, body); err == nil && todo.do == nil {
 			t.Fatal("nothing to do, and no error")
 		}
 	})
