@@ -84,6 +84,8 @@ func flags(f *pflag.FlagSet, cfg *daemon.Config, file *string) {
 		"`folders` of network plugins' sockets and specs, with commas (default: those of Docker)")
 	f.StringVar(&cfg.DockerPlugin, "docker-plugin", cfg.DockerPlugin,
 		"socket that dockerd asks for its networks at, or off (default "+daemon.DockerSocket+" where Docker is)")
+	f.StringVar(&cfg.Docker, "docker", cfg.Docker, "`address` of the dockerd that gets the networks of the cluster, "+
+		"and whose containers get their names here: unix:///run/docker.sock (default none)")
 	f.DurationVar(&cfg.PluginWait, "plugin-wait", cfg.PluginWait, "bound of each call of a network plugin")
 	f.StringVar(&cfg.Resolver, "resolver", cfg.Resolver, "path of net-resolver (default: beside netd, or in PATH)")
 	f.StringVar(&cfg.ResolvConf, "resolv-conf", cfg.ResolvConf,

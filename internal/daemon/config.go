@@ -48,6 +48,7 @@ type Config struct {
 	CgroupParent string        // cgroup under which containers get theirs; empty: derived from Run
 	Plugins      string        // folders with plugins' sockets and specs, with commas; empty: those of Docker
 	DockerPlugin string        // socket that dockerd finds this netd by; "off": none
+	Docker       string        // address of the dockerd whose networks and containers are followed; empty: none
 	PluginWait   time.Duration // bounds each call of a plugin
 	LogLevel     string        // debug, info, warn or error
 	LogFormat    string        // text or json
@@ -99,6 +100,10 @@ func (c *Config) Check() error {
 	}
 	if !strings.HasPrefix(c.Host, "unix:///") {
 		return fmt.Errorf("--host %q: only a unix socket can be served: give unix:///path/to/netd.sock", c.Host)
+	}
+	if c.Docker != "" && !strings.HasPrefix(c.Docker, "unix:///") {
+		return fmt.Errorf("--docker %q: only a dockerd of this host can be followed: give unix:///run/docker.sock",
+			c.Docker)
 	}
 	if c.Firewall == "" {
 		c.Firewall = "auto"

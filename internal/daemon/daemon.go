@@ -75,6 +75,7 @@ type daemon struct {
 
 	docker       *docker.Server
 	dockerSocket net.Listener // nil: dockerd is not answered
+	follower     *docker.Follower
 	records      cnm.Store
 
 	images  *image.Store
@@ -165,6 +166,9 @@ func (d *daemon) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the networks: %w", err)
 	}
+	if d.follower, err = followerOf(d); err != nil {
+		return err
+	}
 	d.member.Use(d.ctrl)
 	if d.prober, err = health.New(health.Options{}); err != nil {
 		return fmt.Errorf("open the prober of other nodes: %w", err)
@@ -253,7 +257,7 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	if err := d.openEngine(ctx); err != nil {
 		return err
 	}
-	d.docker.Use(docker.Backend{Controller: d.ctrl, Render: d.render, Store: d.records})
+	d.docker.Use(dockerBackend(d))
 	services := d.services()
 	if err := d.registry.Register(newInventory(services.System.Status)); err != nil {
 		return fmt.Errorf("export metrics: %w", err)
@@ -280,6 +284,9 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	others := attachmentsOf(d)
 	g.Go(func() error { return others.Serve(ctx, engines) })
 	g.Go(func() error { others.Watch(ctx); return nil })
+	if d.dockerSocket != nil {
+		g.Go(func() error { d.follower.Run(ctx); return nil })
+	}
 	g.Go(func() error { return d.leases.Run(ctx, d.nets.readdress) })
 	return g.Wait()
 }
@@ -318,7 +325,7 @@ func (d *daemon) services() server.Config {
 		System: &system{
 			cfg: d.cfg, started: d.started, ctrl: d.ctrl, engine: d.engine, rec: d.rec,
 			render: d.render, events: d.events, notices: append(d.store.Notices(), d.notices...),
-			examine: d.examine, names: d.names.Trouble, leases: d.leases.Trouble,
+			examine: d.examine, names: d.names.Trouble, leases: d.leases.Trouble, docker: d.follower.Trouble,
 			cluster: d.clusterStatus, firewall: d.kernel.Firewall,
 		},
 		Log:     d.log,

@@ -28,6 +28,22 @@ func (c Config) dockerSocket() string {
 	return DockerSocket
 }
 
+func dockerBackend(d *daemon) docker.Backend {
+	return docker.Backend{Controller: d.ctrl, Render: d.render, Store: d.records}
+}
+
+// followerOf follows the dockerd that was named, if one was.
+func followerOf(d *daemon) (*docker.Follower, error) {
+	var engine docker.Engine
+	if d.cfg.Docker != "" {
+		var err error
+		if engine, err = docker.Dial(d.cfg.Docker); err != nil {
+			return nil, err
+		}
+	}
+	return docker.NewFollower(dockerBackend(d), engine, d.log), nil
+}
+
 // openDocker makes the socket before anything that can wait: dockerd waits for a plugin for ever.
 func openDocker(d *daemon) (err error) {
 	d.docker = docker.New(d.log)

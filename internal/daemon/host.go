@@ -93,6 +93,9 @@ func (d *daemon) watchHost(ctx context.Context, changed <-chan struct{}) error {
 // recordChanged tells watchers of a change of networks, sandboxes or endpoints.
 func (d *daemon) recordChanged(e controller.Event) {
 	d.member.Changed()
+	if e.Kind == cnm.KindNetwork && d.follower != nil {
+		d.follower.Wake() // Docker may have to get it
+	}
 	attrs := map[string]string{}
 	for k, v := range map[string]string{"name": e.Name, "network": e.Network, "sandbox": e.Sandbox,
 		"container": e.Container} {

@@ -30,6 +30,7 @@ type system struct {
 	notices []string
 	names   func() error // why names are not answered
 	leases  func() error // why leases of DHCP servers are not renewed
+	docker  func() error // what is wrong with the networks and containers of Docker
 	// firewall is what has the rules.
 	firewall func() string
 	examine  func(context.Context) []doctor.Finding
@@ -57,6 +58,9 @@ func (s *system) Status(ctx context.Context) (server.Status, error) {
 	}
 	if err := s.names(); err != nil {
 		st.Notices = append(slices.Clip(st.Notices), "names are not answered: "+err.Error())
+	}
+	if err := s.docker(); err != nil {
+		st.Notices = append(slices.Clip(st.Notices), "Docker: "+err.Error())
 	}
 	networks, err := s.ctrl.Networks(ctx)
 	if err != nil {

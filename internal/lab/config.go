@@ -45,7 +45,7 @@ type Config struct {
 	NoImage bool   `json:"noImage,omitempty"` // do not import busybox on each node
 	// directory of netd, net, net-shim and netlab: VETHLOOM_BIN, else that of this program
 	Bin   string   `json:"bin"`
-	Flags []string `json:"flags,omitempty"` // further flags of netd
+	Flags []string `json:"flags,omitempty"` // further flags of netd; RUN/ is its --run
 }
 
 // Bind makes flags of a command line for what a lab is made of.

@@ -9,14 +9,18 @@ import (
 	"strings"
 )
 
-// netd is the command line of a node's daemon.
+// netd is the command line of a node's daemon. It answers a dockerd on its host, should there be one, at a socket of
+// its own: the nodes have one file system.
 func (l *state) netd(m Member) []string {
 	args := []string{l.program("netd"), "--root", l.path(m.Name, "root"), "--run", l.path(m.Name, "run"),
-		"--cgroup-parent", "/" + l.cgroup() + "/" + m.Name}
+		"--cgroup-parent", "/" + l.cgroup() + "/" + m.Name, "--docker-plugin", l.path(m.Name, "run", "docker.sock")}
 	if urls := l.Endpoints(); urls != "" {
 		args = append(args, "--etcd", urls, "--node-name", m.Name, "--iface", "eth0")
 	}
-	return append(args, l.Flags...)
+	for _, f := range l.Flags {
+		args = append(args, strings.ReplaceAll(f, "RUN/", l.path(m.Name, "run")+"/"))
+	}
+	return args
 }
 
 func (l *state) program(name string) string { return filepath.Join(l.Bin, name) }
