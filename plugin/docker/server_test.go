@@ -4,25 +4,38 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/await"
+	"github.com/vethloom/vethloom/internal/store/mem"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // serve starts a server that has nothing to answer with yet, and returns a client of its socket.
 func serve(t *testing.T) (path string, post func(method, body string) map[string]any) {
+	t.Helper()
+	_, path, post = server(t)
+	return path, post
+}
+
+func server(t *testing.T) (s *Server, path string, post func(method, body string) map[string]any) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "s.sock")
 	l, err := Listen(path)
@@ -31,7 +44,7 @@ func serve(t *testing.T) (path string, post func(method, body string) map[string
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	s := New(slog.New(slog.DiscardHandler))
+	s = New(slog.New(slog.DiscardHandler))
 	go func() { done <- s.Serve(ctx, l) }()
 	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
@@ -43,7 +56,7 @@ func serve(t *testing.T) (path string, post func(method, body string) map[string
 			t.Error(err)
 		}
 	})
-	return path, func(method, body string) map[string]any {
+	return s, path, func(method, body string) map[string]any {
 		t.Helper()
 		c := http.Client{Transport: tr}
 		r, err := c.Post("http://plugin/"+method, "application/json", strings.NewReader(body))
@@ -109,6 +122,126 @@ func TestOthersAreNotAnswered(t *testing.T) {
 	ask.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	if out, err := ask.CombinedOutput(); err == nil || bytes.Contains(out, []byte("Implements")) {
 		t.Errorf("an answer for nobody: %v, %s", err, out)
+	}
+}
+
+// slow is a netd that does what it is asked for only when it may.
+type slow struct {
+	Controller
+	asked, may chan struct{}
+	undone     chan string
+
+	mu    sync.Mutex
+	given int
+}
+
+func (w *slow) Network(context.Context, string) (cnm.Network, error) {
+	return cnm.Network{ID: id("8"), Name: "web", Pools: []cnm.Pool{{Subnet: netip.MustParsePrefix("10.7.0.0/24")}}}, nil
+}
+
+func (w *slow) Reservations(context.Context, string) ([]cnm.Reservation, error) { return nil, nil }
+
+func (w *slow) Reserve(_ context.Context, network, key string, _ bool, _ netip.Addr) (cnm.Reservation, error) {
+	w.asked <- struct{}{}
+	<-w.may
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.given++
+	return cnm.Reservation{Network: network, Key: key, Addr: netip.MustParsePrefix(fmt.Sprintf("10.7.0.%d/24", w.given))}, nil
+}
+
+func (w *slow) CreateSandbox(_ context.Context, r cnm.SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error) {
+	w.asked <- struct{}{}
+	<-w.may
+	return cnm.Sandbox{ID: r.ID}, []cnm.Endpoint{{Addrs: []netip.Prefix{netip.MustParsePrefix("10.7.0.2/24")}}}, nil
+}
+
+func (w *slow) DeleteSandbox(_ context.Context, id string) error {
+	w.undone <- id
+	return nil
+}
+
+// behind is a server before a slow netd that knows one network of Docker's.
+func behind(t *testing.T) (s *Server, w *slow, path string, post func(method, body string) map[string]any) {
+	t.Helper()
+	s, path, post = server(t)
+	w = &slow{asked: make(chan struct{}, 8), may: make(chan struct{}), undone: make(chan string, 1)}
+	store := mem.New()
+	if err := store.Commit(t.Context(), cnm.Write{Key: keyOf(id64),
+		Value: []byte(`{"network": "` + id("8") + `"}`)}); err != nil {
+		t.Fatal(err)
+	}
+	s.Use(Backend{Controller: w, Store: store})
+	return s, w, path, post
+}
+
+// What took longer than dockerd waits is taken back: dockerd does not know it.
+func TestWhatComesTooLate(t *testing.T) {
+	s, w, path, post := behind(t)
+	body := `{"NetworkID": "` + id64 + `", "EndpointID": "` + id64 + `"}`
+	a := post("NetworkDriver.CreateEndpoint", body)
+	if text, _ := a["Err"].(string); !strings.Contains(text, "still at it") {
+		t.Errorf("answered: %v", a)
+	}
+	close(w.may)
+	if got := <-w.undone; got != sandboxID(id64) {
+		t.Errorf("taken back: %s", got)
+	}
+	w.may = make(chan struct{})
+	<-w.asked
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(conn, "POST /NetworkDriver.CreateEndpoint HTTP/1.1\r\nHost: p\r\nContent-Length: %d\r\n\r\n%s",
+		len(body), body)
+	<-w.asked
+	conn.Close() // dockerd was killed
+	await.True(t, "nobody waits any more", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, under := range s.under {
+			return under.waiters == 0
+		}
+		return false
+	})
+	close(w.may)
+	if got := <-w.undone; got != sandboxID(id64) {
+		t.Errorf("taken back: %s", got)
+	}
+}
+
+// Two that ask for any address at once get two. A request that comes twice is carried out once.
+func TestRequestsAtOnce(t *testing.T) {
+	_, w, _, post := behind(t)
+	answers := make(chan map[string]any, 2)
+	twice := func(method, body string) {
+		for range 2 {
+			go func() { answers <- post(method, body) }()
+		}
+	}
+	twice("IpamDriver.RequestAddress", `{"PoolID": "`+id("8")+`/4"}`)
+	<-w.asked
+	<-w.asked
+	close(w.may)
+	if one, two := (<-answers)["Address"], (<-answers)["Address"]; one == two || one == nil || two == nil {
+		t.Errorf("two addresses: %v, %v", one, two)
+	}
+	w.may = make(chan struct{})
+	twice("NetworkDriver.CreateEndpoint", `{"NetworkID": "`+id64+`", "EndpointID": "`+id64+`"}`)
+	<-w.asked
+	select {
+	case a := <-answers:
+		t.Errorf("answered before it is done: %v", a)
+	case <-w.asked:
+		t.Error("carried out twice")
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(w.may)
+	for range 2 {
+		if a := <-answers; a["Interface"] == nil {
+			t.Errorf("answered: %v", a)
+		}
 	}
 }
 
