@@ -88,6 +88,7 @@ func flags(f *pflag.FlagSet, cfg *daemon.Config, file *string) {
 		"and whose containers get their names here: unix:///run/docker.sock (default none)")
 	f.DurationVar(&cfg.PluginWait, "plugin-wait", cfg.PluginWait, "bound of each call of a network plugin")
 	f.StringVar(&cfg.Resolver, "resolver", cfg.Resolver, "path of net-resolver (default: beside netd, or in PATH)")
+	f.StringVar(&cfg.Relay, "relay", cfg.Relay, "path of net-relay (default: beside netd, or in PATH)")
 	f.StringVar(&cfg.ResolvConf, "resolv-conf", cfg.ResolvConf,
 		"file that names the servers to ask for names (default /etc/resolv.conf, then systemd-resolved's)")
 	f.StringVar(&cfg.BridgeNetfilter, "bridge-netfilter", cfg.BridgeNetfilter,

@@ -26,6 +26,7 @@ type Config struct {
 	HTTP            string // metrics and health, host:port; empty for none
 	Shim            string // path of net-shim; empty: beside this program, or in PATH
 	Resolver        string // path of net-resolver; likewise
+	Relay           string // path of net-relay; likewise, where dockerd is answered
 	BridgeNetfilter string // auto, keep or off: see [Config.Check]
 	Firewall        string // auto, nftables or iptables: what has the rules
 	BridgeSubnet    string // of the builtin network bridge, one a family with a comma between; empty: a free one
@@ -142,7 +143,11 @@ func (c *Config) Check() error {
 	if c.ResolvConf != "" && !filepath.IsAbs(c.ResolvConf) {
 		return fmt.Errorf("--resolv-conf %q: give a whole path", c.ResolvConf)
 	}
-	return errors.Join(program("net-shim", "--shim", &c.Shim), program("net-resolver", "--resolver", &c.Resolver))
+	err = errors.Join(program("net-shim", "--shim", &c.Shim), program("net-resolver", "--resolver", &c.Resolver))
+	if c.dockerSocket() != "" {
+		err = errors.Join(err, program("net-relay", "--relay", &c.Relay))
+	}
+	return err
 }
 
 // program completes the path of a program that netd starts, and refuses one that cannot be started.

@@ -73,10 +73,10 @@ type daemon struct {
 	leases *dhcp.Leases
 	prober *health.Prober
 
-	docker       *docker.Server
-	dockerSocket net.Listener // nil: dockerd is not answered
-	follower     *docker.Follower
-	records      cnm.Store
+	docker   *docker.Server
+	answered bool // dockerd is
+	follower *docker.Follower
+	records  cnm.Store
 
 	images  *image.Store
 	volumes *volume.Volumes
@@ -284,7 +284,7 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	others := attachmentsOf(d)
 	g.Go(func() error { return others.Serve(ctx, engines) })
 	g.Go(func() error { others.Watch(ctx); return nil })
-	if d.dockerSocket != nil {
+	if d.answered {
 		g.Go(func() error { d.follower.Run(ctx); return nil })
 	}
 	g.Go(func() error { return d.leases.Run(ctx, d.nets.readdress) })

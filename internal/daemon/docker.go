@@ -3,11 +3,14 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 
+	"github.com/vethloom/vethloom/internal/rootsocket"
 	"github.com/vethloom/vethloom/plugin/docker"
+	"github.com/vethloom/vethloom/plugin/docker/relay"
 )
 
 // DockerSocket is where dockerd looks for a plugin of our name.
@@ -44,19 +47,21 @@ func followerOf(d *daemon) (*docker.Follower, error) {
 	return docker.NewFollower(dockerBackend(d), engine, d.log), nil
 }
 
-// openDocker makes the socket before anything that can wait: dockerd waits for a plugin for ever.
-func openDocker(d *daemon) (err error) {
+// openDocker has dockerd answered before anything that can wait: it waits for a plugin for ever.
+func openDocker(d *daemon) error {
 	d.docker = docker.New(d.log)
 	path := d.cfg.dockerSocket()
 	if path == "" {
 		return nil
 	}
-	if d.dockerSocket, err = docker.Listen(path); err != nil {
-		return err
+	inner := filepath.Join(d.cfg.Run, "relay.sock")
+	l, err := rootsocket.Listen(inner)
+	if err != nil {
+		return fmt.Errorf("%s: %w", inner, err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- d.docker.Serve(ctx, d.dockerSocket) }()
+	go func() { done <- d.docker.Serve(ctx, rootsocket.Only(l)) }()
 	d.closing(func() error {
 		stop()
 		if err := <-done; !errors.Is(err, net.ErrClosed) {
@@ -64,5 +69,11 @@ func openDocker(d *daemon) (err error) {
 		}
 		return nil
 	})
+	keeper, err := relay.Open(relay.Config{Path: path, Netd: inner, Program: d.cfg.Relay, Log: d.log})
+	if err != nil {
+		return fmt.Errorf("--docker-plugin %s: %w", path, err)
+	}
+	d.answered = true
+	d.closing(keeper.Close)
 	return nil
 }

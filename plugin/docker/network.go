@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/plugin/docker/relay"
 )
 
 // known is the record of a network of Docker's.
@@ -44,7 +45,7 @@ func (s *Server) createNetwork(ctx context.Context, r networkRequest) (any, erro
 		return nil, err
 	}
 	pools := append(slices.Clone(r.IPv4Data), r.IPv6Data...)
-	ours := slices.ContainsFunc(pools, func(p poolData) bool { return p.AddressSpace == addressSpace })
+	ours := slices.ContainsFunc(pools, func(p poolData) bool { return p.AddressSpace == relay.AddressSpace })
 	name := r.Options.Generic["net"]
 	switch {
 	case name != "" && !ours:

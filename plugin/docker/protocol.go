@@ -67,29 +67,6 @@ type (
 	}
 )
 
-// addressSpace is that of our pools: it tells them from those of Docker's own IPAM.
-const addressSpace = "vethloom"
-
-// fixed are the answers that depend on nothing.
-func fixed(method string) (any, bool) {
-	switch method {
-	case "Plugin.Activate":
-		return map[string][]string{"Implements": {"NetworkDriver", "IpamDriver"}}, true
-	case "NetworkDriver.GetCapabilities":
-		// Scope global would have dockerd look for a store of its own.
-		return map[string]any{"Scope": "local", "ConnectivityScope": "global", "GwAllocChecker": true}, true
-	case "IpamDriver.GetCapabilities":
-		return map[string]bool{"RequiresMACAddress": false, "RequiresRequestReplay": false}, true
-	case "IpamDriver.GetDefaultAddressSpaces":
-		return map[string]string{"LocalDefaultAddressSpace": addressSpace,
-			"GlobalDefaultAddressSpace": addressSpace}, true
-	case "NetworkDriver.GwAllocCheck", "NetworkDriver.DiscoverNew", "NetworkDriver.DiscoverDelete",
-		"NetworkDriver.AllocateNetwork", "NetworkDriver.FreeNetwork", "IpamDriver.ReleasePool":
-		return struct{}{}, true
-	}
-	return nil, false
-}
-
 // decode reads a request.
 func (s *Server) decode(method string, body []byte) (task, error) {
 	t, err := s.taskOf(method, body)

@@ -2,7 +2,6 @@ package docker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,15 +9,13 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/plan"
+	"github.com/vethloom/vethloom/plugin/docker/relay"
 )
 
 // Controller is what the server needs of the model's Controller.
@@ -55,7 +52,6 @@ type Backend struct {
 const (
 	answerTime = 1800 * time.Millisecond // dockerd waits for ever: each answer comes within 2 s
 	workTime   = 30 * time.Second        // bounds what goes on behind it
-	maxBody    = 1 << 20                 // bytes of a request
 )
 
 // Server answers dockerd.
@@ -96,64 +92,9 @@ func (s *Server) Use(b Backend) {
 	close(s.ready)
 }
 
-// Listen takes the place of an earlier netd's socket. Only root may ask.
-func Listen(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("--docker-plugin %s: %w", path, err)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("--docker-plugin %s: remove the socket of an earlier run: %w", path, err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("--docker-plugin %s: %w", path, err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("--docker-plugin %s: %w", path, err), l.Close())
-	}
-	return rootOnly{l}, nil
-}
-
-// rootOnly takes connections of root's processes alone.
-type rootOnly struct{ *net.UnixListener }
-
-// Accept closes the connections of others.
-func (l rootOnly) Accept() (net.Conn, error) {
-	for {
-		c, err := l.AcceptUnix()
-		if err != nil {
-			return nil, err
-		}
-		raw, err := c.SyscallConn()
-		var cred *unix.Ucred
-		if err == nil {
-			err = raw.Control(func(fd uintptr) { // without credentials, nobody is known to be root
-				cred, _ = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-			})
-		}
-		if err == nil && cred != nil && cred.Uid == 0 {
-			return c, nil
-		}
-		_ = c.Close() // who may not ask gets no answer
-	}
-}
-
 // Serve answers until the context ends, and waits for what is under way.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	srv := &http.Server{Handler: s, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second,
-		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
-	stopped := make(chan error, 1)
-	defer context.AfterFunc(ctx, func() {
-		bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTime)
-		defer cancel()
-		stopped <- errors.Join(srv.Shutdown(bound), srv.Close())
-	})()
-	err := srv.Serve(l)
-	if errors.Is(err, http.ErrServerClosed) {
-		if err = <-stopped; errors.Is(err, context.DeadlineExceeded) {
-			err = nil
-		}
-	}
+	err := relay.Serve(ctx, l, s, s.log)
 	s.calls.Wait()
 	return err
 }
@@ -162,17 +103,12 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	method := filepath.Base(r.URL.Path)
 	answer, err := s.call(r, method)
-	if err != nil {
-		// Both names: dockerd looks for one with network drivers, for the other with IPAM drivers.
-		answer = map[string]string{"Err": err.Error(), "Error": err.Error()}
-	}
 	level := slog.LevelDebug
 	if err != nil {
 		level = slog.LevelWarn
 	}
 	s.log.Log(r.Context(), level, "call of dockerd", "method", method, "err", err)
-	w.Header().Set("Content-Type", "application/vnd.docker.plugins.v1.2+json")
-	if err := json.NewEncoder(w).Encode(answer); err != nil {
+	if err := relay.Answer(w, answer, err); err != nil {
 		s.log.DebugContext(r.Context(), "dockerd did not take an answer", "method", method, "err", err)
 	}
 }
@@ -182,10 +118,10 @@ func (s *Server) call(r *http.Request, method string) (any, error) {
 	if r.Method != http.MethodPost {
 		return nil, refuse("method", r.Method, "only POST is answered", "this is dockerd's door; net is for people")
 	}
-	if a, ok := fixed(method); ok {
+	if a, ok := relay.Fixed(method); ok {
 		return a, nil
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, relay.MaxBody))
 	if err != nil {
 		return nil, fmt.Errorf("read the request: %w", err)
 	}

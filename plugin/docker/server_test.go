@@ -23,7 +23,9 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/await"
+	"github.com/vethloom/vethloom/internal/rootsocket"
 	"github.com/vethloom/vethloom/internal/store/mem"
+	"github.com/vethloom/vethloom/plugin/docker/relay"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,14 +40,14 @@ func serve(t *testing.T) (path string, post func(method, body string) map[string
 func server(t *testing.T) (s *Server, path string, post func(method, body string) map[string]any) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "s.sock")
-	l, err := Listen(path)
+	l, err := rootsocket.Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	s = New(slog.New(slog.DiscardHandler))
-	go func() { done <- s.Serve(ctx, l) }()
+	go func() { done <- s.Serve(ctx, rootsocket.Only(l)) }()
 	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}}
@@ -86,7 +88,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{"NetworkDriver.CreateNetwork", `{"NetworkID": "` + id64 + `"} {}`, "more than one"},
 		{"NetworkDriver.CreateNetwork", `{"NetworkID": "` + id64 + `", "IPv4Data": 5}`, "cannot unmarshal"},
 		{"NetworkDriver.Join", `{"NetworkID": "` + id64 + `"}`, "not an ID"},
-		{"NetworkDriver.CreateNetwork", `{"x": "` + strings.Repeat("a", maxBody) + `"}`, "too large"},
+		{"NetworkDriver.CreateNetwork", `{"x": "` + strings.Repeat("a", relay.MaxBody) + `"}`, "too large"},
 		{"IpamDriver.RequestPool", `{}`, "--ipam-opt net=NAME"},
 		{"IpamDriver.RequestAddress", `{"PoolID": "a/5"}`, "no pool of this driver"},
 		{"NetworkDriver.Dance", `{}`, "no such method"},
