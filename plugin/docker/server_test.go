@@ -149,7 +149,8 @@ func (w *slow) Reserve(_ context.Context, network, key string, _ bool, _ netip.A
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.given++
-	return cnm.Reservation{Network: network, Key: key, Addr: netip.MustParsePrefix(fmt.Sprintf("10.7.0.%d/24", w.given))}, nil
+	return cnm.Reservation{Network: network, Key: key,
+		Addr: netip.MustParsePrefix(fmt.Sprintf("10.7.0.%d/24", w.given))}, nil
 }
 
 func (w *slow) CreateSandbox(_ context.Context, r cnm.SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error) {

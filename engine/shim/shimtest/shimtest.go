@@ -1,4 +1,4 @@
-// Package shimtest builds what tests of real containers need: net-shim, net-resolver, and a
+// Package shimtest builds what tests of real containers need: net-shim, net-resolver, net-relay, and a
 // root filesystem made of busybox.
 package shimtest
 
@@ -16,6 +16,7 @@ import (
 var (
 	shim     = sync.OnceValues(func() (string, error) { return build("net-shim") })
 	resolver = sync.OnceValues(func() (string, error) { return build("net-resolver") })
+	relay    = sync.OnceValues(func() (string, error) { return build("net-relay") })
 )
 
 // build builds a program of this module.
@@ -38,6 +39,9 @@ func Binary(t testing.TB) string { return program(t, shim) }
 
 // Resolver builds net-resolver in the same way.
 func Resolver(t testing.TB) string { return program(t, resolver) }
+
+// Relay builds net-relay in the same way.
+func Relay(t testing.TB) string { return program(t, relay) }
 
 func program(t testing.TB, built func() (string, error)) string {
 	t.Helper()
