@@ -2,6 +2,7 @@
 package dockerdtest
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -27,12 +28,13 @@ type Config struct {
 // Dockerd is one that runs, or has run.
 type Dockerd struct {
 	Config
-	t    testing.TB
-	dir  string
-	name string // of its cgroup
-	cmd  *exec.Cmd
-	gone chan error
-	log  *os.File // a pipe would be held by what outlives dockerd
+	t      testing.TB
+	dir    string
+	name   string    // of its cgroup
+	holder *exec.Cmd // of the mount namespace
+	cmd    *exec.Cmd
+	gone   chan error
+	log    *os.File // a pipe would be held by what outlives dockerd
 }
 
 var number atomic.Int64
@@ -45,6 +47,7 @@ func New(t testing.TB, c Config) *Dockerd {
 	if d.log, err = os.Create(filepath.Join(d.dir, "log")); err != nil {
 		t.Fatal(err)
 	}
+	d.place()
 	t.Cleanup(func() {
 		if d.cmd != nil {
 			d.End(os.Interrupt)
@@ -54,15 +57,28 @@ func New(t testing.TB, c Config) *Dockerd {
 			text, _ := os.ReadFile(d.log.Name())
 			t.Logf("log of dockerd:\n%s", text)
 		}
-		out, err := exec.Command("sh", "-c", "find /sys/fs/cgroup -depth -type d -path '*"+d.name+
-			"*' -exec rmdir {} + 2>/dev/null; awk '$5 ~ \"^"+d.dir+
-			"\" {print $5}' /proc/self/mountinfo | sort -r | xargs -r umount -l").CombinedOutput()
-		if err != nil {
-			t.Errorf("remove what dockerd has left: %v: %s", err, out)
-		}
+		d.sweep()
 	})
 	d.Begin()
 	return d
+}
+
+// sweep ends containers that dockerd has lost, each of which has a shim, and removes what is left of them.
+func (d *Dockerd) sweep() {
+	const script = `
+groups() { find /sys/fs/cgroup -depth -type d -path "*$1*"; }
+groups "$1" | while read -r g; do cat "$g/cgroup.procs"; done | xargs -r kill -9
+grep -la "shim.*$2" /proc/[0-9]*/cmdline | cut -d/ -f3 | xargs -r kill -9
+for i in $(seq 100); do
+	groups "$1" | xargs -r rmdir
+	[ -z "$(groups "$1")" ] && break
+	sleep 0.05
+done
+awk -v dir="$2" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r | xargs -r umount -l
+[ -z "$(groups "$1")" ]`
+	if out, err := exec.Command("sh", "-c", script, "sweep", d.name, d.dir).CombinedOutput(); err != nil {
+		d.t.Errorf("remove what dockerd has left: %v: %s", err, out)
+	}
 }
 
 // Begin starts dockerd and waits until it answers.
@@ -78,23 +94,48 @@ func (d *Dockerd) Answers() bool {
 	return err == nil
 }
 
-// Launch starts dockerd, with a containerd that it starts: one that was killed leaves a number behind that dockerd
-// takes for it. It is in a mount namespace of its own: there netd's socket is where it looks for plugins.
-func (d *Dockerd) Launch() {
+// place makes a mount namespace for this dockerd, which its restarts have too: with netd's socket where dockerd looks for
+// plugins, and a /run of its own. It is there until the test process ends.
+func (d *Dockerd) place() {
 	d.t.Helper()
-	keep, back := "", "" // its own /run, but the two directories that are shared
+	keep, back := "", "" // what is shared in /run, if it is there
 	for i, at := range []string{filepath.Dir(d.Plugin), filepath.Dir(d.Socket)} {
 		kept := fmt.Sprintf("%s/kept%d", d.dir, i)
 		keep += fmt.Sprintf("mkdir -p %s && mount --bind %s %[1]s && ", kept, at)
 		back += fmt.Sprintf("mkdir -p %s && mount --bind %s %[1]s && ", at, kept)
 	}
-	script := "mount --make-rprivate / && " + keep + "mount -t tmpfs tmpfs /run && " + back + fmt.Sprintf(
-		"mkdir -p /run/docker/plugins && rm -f %[2]s/exec/containerd/containerd.pid && "+
-			"ln -s %[1]s /run/docker/plugins/vethloom.sock && exec dockerd --data-root %[2]s/data "+
-			"--exec-root %[2]s/exec --pidfile %[2]s/pid -H unix://%[3]s --cgroup-parent /%[4]s --bridge none "+
-			"--log-level warn %[5]s",
-		d.Plugin, d.dir, d.Socket, d.name, strings.Join(d.Args, " "))
-	cmd := exec.Command("unshare", "-m", "sh", "-c", script)
+	d.holder = exec.Command("unshare", "-m", "sh", "-c", "mount --make-rprivate / && "+keep+
+		"mount -t tmpfs tmpfs /run && "+back+"mkdir -p /run/docker/plugins && "+
+		"ln -s "+d.Plugin+" /run/docker/plugins/vethloom.sock && echo ready && exec cat")
+	d.holder.Stderr = d.log
+	in, err := d.holder.StdinPipe()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	out, err := d.holder.StdoutPipe()
+	if err == nil {
+		err = d.holder.Start()
+	}
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() {
+		in.Close()
+		_ = d.holder.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		d.t.Fatalf("make a place for dockerd: %v: %q", err, line)
+	}
+}
+
+// Launch starts dockerd, with a containerd that it starts: one that was killed leaves a number behind that dockerd
+// takes for it.
+func (d *Dockerd) Launch() {
+	d.t.Helper()
+	cmd := exec.Command("nsenter", fmt.Sprintf("--mount=/proc/%d/ns/mnt", d.holder.Process.Pid), "sh", "-c",
+		fmt.Sprintf("rm -f %[1]s/exec/containerd/containerd.pid && exec dockerd --data-root %[1]s/data "+
+			"--exec-root %[1]s/exec --pidfile %[1]s/pid -H unix://%[2]s --cgroup-parent /%[3]s --bridge none "+
+			"--log-level warn %[4]s", d.dir, d.Socket, d.name, strings.Join(d.Args, " ")))
 	cmd.Stderr, cmd.Stdout = d.log, d.log
 	if err := d.Start(cmd); err != nil {
 		d.t.Fatal(err)
