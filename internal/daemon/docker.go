@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/vethloom/vethloom/internal/rootsocket"
@@ -16,8 +17,8 @@ import (
 // DockerSocket is where dockerd looks for a plugin of our name.
 const DockerSocket = "/run/docker/plugins/vethloom.sock"
 
-// dockerSocket is where dockerd is answered, "" for nowhere. By itself it is only where Docker is, and only for
-// the netd with the usual run directory: several on one machine would take each other's.
+// dockerSocket is where dockerd is answered, "" for nowhere. By itself it is only where there is a dockerd, which may
+// start later, and only for the netd with the usual run directory: several on one machine would take each other's.
 func (c Config) dockerSocket() string {
 	switch {
 	case c.DockerPlugin == "off":
@@ -25,7 +26,9 @@ func (c Config) dockerSocket() string {
 	case c.DockerPlugin != "":
 		return c.DockerPlugin
 	}
-	if _, err := os.Stat(filepath.Dir(filepath.Dir(DockerSocket))); err != nil || c.Run != Defaults().Run {
+	_, runs := os.Stat(filepath.Dir(filepath.Dir(DockerSocket)))
+	_, installed := exec.LookPath("dockerd")
+	if c.Run != Defaults().Run || runs != nil && installed != nil {
 		return ""
 	}
 	return DockerSocket

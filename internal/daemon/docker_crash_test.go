@@ -37,7 +37,7 @@ func (n *node) asDocker(method, body string) error {
 // TestDockersCallsKilledAtEveryStep kills netd before each step of what dockerd asks for, and repeats the call at the
 // next netd, as dockerd does.
 func TestDockersCallsKilledAtEveryStep(t *testing.T) {
-	network, own := "1111" + sandboxID[4:], "2222" + sandboxID[4:]
+	network, own := "1111"+sandboxID[4:], "2222"+sandboxID[4:]
 	of := fmt.Sprintf(`{"NetworkID": %q, "EndpointID": %q`, network, sandboxID)
 	pool := ""
 	calls := func(list ...string) func(*node) error {

@@ -52,7 +52,9 @@ func OfRoot(c *net.UnixConn) error {
 	}
 	var cred *unix.Ucred
 	var failed error
-	err = raw.Control(func(fd uintptr) { cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	err = raw.Control(func(fd uintptr) {
+		cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
 	if err = errors.Join(err, failed); err != nil || cred == nil { // nobody is known to be root
 		return fmt.Errorf("find out who asks: %w", err)
 	}
