@@ -57,8 +57,9 @@ func TestDockersCallsKilledAtEveryStep(t *testing.T) {
 	stop := calls("NetworkDriver.RevokeExternalConnectivity", of+"}", "NetworkDriver.Leave", of+"}",
 		"NetworkDriver.DeleteEndpoint", of+"}", "IpamDriver.ReleaseAddress",
 		`{"PoolID": "POOL", "Address": "10.66.0.77"}`)
-	create := calls("NetworkDriver.CreateNetwork", `{"NetworkID": "`+own+`", "Options": {"com.docker.network.generic": `+
-		`{"icc": "false"}}, "IPv4Data": [{"AddressSpace": "LocalDefault", "Pool": "10.67.0.0/24"}]}`)
+	create := calls("NetworkDriver.CreateNetwork", `{"NetworkID": "`+own+`", "Options": `+
+		`{"com.docker.network.generic": {"icc": "false"}}, "IPv4Data": [{"AddressSpace": "LocalDefault", `+
+		`"Pool": "10.67.0.0/24"}]}`)
 	remove := calls("NetworkDriver.DeleteNetwork", `{"NetworkID": "`+own+`"}`)
 	for _, c := range []struct {
 		name   string

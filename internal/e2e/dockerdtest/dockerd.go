@@ -94,8 +94,8 @@ func (d *Dockerd) Answers() bool {
 	return err == nil
 }
 
-// place makes a mount namespace for this dockerd, which its restarts have too: with netd's socket where dockerd looks for
-// plugins, and a /run of its own. It is there until the test process ends.
+// place makes a mount namespace for this dockerd, which its restarts have too: with netd's socket where dockerd looks
+// for plugins, and a /run of its own. It is there until the test process ends.
 func (d *Dockerd) place() {
 	d.t.Helper()
 	keep, back := "", "" // what is shared in /run, if it is there
