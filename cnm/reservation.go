@@ -3,6 +3,7 @@ package cnm
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -10,11 +11,21 @@ import (
 // Reservation is an address of one family that somebody has on a network before there is an endpoint. It goes with
 // the reboot, or becomes an endpoint's.
 type Reservation struct {
-	Network  string       `json:"network"` // its ID
-	Key      string       `json:"key"`     // who has asked, and for what; chosen by them
-	Addr     netip.Prefix `json:"addr"`    // with the subnet's length
+	Network  string       `json:"network"`         // its ID
+	Key      string       `json:"key"`             // who has asked, and for what; chosen by them
+	Addr     netip.Prefix `json:"addr"`            // with the subnet's length
+	NetNS    *Adopted     `json:"netns,omitempty"` // whose end ends it; nil: who has asked gives it back
 	Since    time.Time    `json:"since"`
 	Revision uint64       `json:"-"`
+}
+
+// ReservationRequest asks for an address of one family.
+type ReservationRequest struct {
+	Network string
+	Key     string
+	IPv6    bool
+	Want    netip.Addr // the zero value: a free one
+	NetNS   *Adopted   // of the reservation
 }
 
 // MaxKey bounds the keys of reservations, in bytes.
@@ -55,4 +66,17 @@ func FindReservations(ctx context.Context, s Store, network string) ([]Reservati
 		return nil, err
 	}
 	return decoded(records, ReservationOf)
+}
+
+// ReservationsOf reads the reservations on all networks whose keys begin with what is given.
+func ReservationsOf(ctx context.Context, s Store, key string) ([]Reservation, error) {
+	records, err := s.List(ctx, KindReservation)
+	if err != nil {
+		return nil, err
+	}
+	// The ID is the network, the family and the key: no record of others is decoded.
+	return decoded(slices.DeleteFunc(records, func(r Record) bool {
+		parts := strings.SplitN(r.Key.ID, "/", 3)
+		return len(parts) < 3 || !strings.HasPrefix(parts[2], key)
+	}), ReservationOf)
 }

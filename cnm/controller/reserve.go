@@ -16,16 +16,15 @@ type reservations struct {
 	addrs *addresses
 }
 
-// Reserve keeps an address of one family of a network for the key: want, or a free one where that is the zero value.
-// A key that has one already gets the same.
-func (k *reservations) Reserve(ctx context.Context, network, key string, ipv6 bool, want netip.Addr) (cnm.Reservation,
-	error) {
-	if key == "" || len(key) > cnm.MaxKey {
-		return cnm.Reservation{}, &cnm.Error{Kind: cnm.ErrInvalid, Field: "key", Value: key,
+// Reserve keeps an address of one family of a network for the key. A key that has one already gets the same, and
+// counts for the namespace that was named last.
+func (k *reservations) Reserve(ctx context.Context, q cnm.ReservationRequest) (cnm.Reservation, error) {
+	if q.Key == "" || len(q.Key) > cnm.MaxKey {
+		return cnm.Reservation{}, &cnm.Error{Kind: cnm.ErrInvalid, Field: "key", Value: q.Key,
 			Reason: "not one that a reservation can have",
 			Remedy: fmt.Sprintf("choose one of 1 to %d bytes", cnm.MaxKey)}
 	}
-	n, err := k.Network(ctx, network)
+	n, err := k.Network(ctx, q.Network)
 	if err == nil {
 		err = k.reservable(n)
 	}
@@ -33,10 +32,10 @@ func (k *reservations) Reserve(ctx context.Context, network, key string, ipv6 bo
 		return cnm.Reservation{}, err
 	}
 	var wants []netip.Addr
-	if want.IsValid() {
-		wants = append(wants, want.Unmap())
+	if q.Want.IsValid() {
+		wants = append(wants, q.Want.Unmap())
 	}
-	who := cnm.ReservationOwner(key, ipv6)
+	who := cnm.ReservationOwner(q.Key, q.IPv6)
 	n, claim, err := k.addrs.get(ctx, n, wants, func(n cnm.Network) (*cnm.Claim, error) {
 		return k.ipam.Claim(ctx, n, who, wants, nil)
 	})
@@ -48,9 +47,11 @@ func (k *reservations) Reserve(ctx context.Context, network, key string, ipv6 bo
 		return cnm.Reservation{}, &cnm.Error{Kind: cnm.ErrInvalid, Field: "network", Value: n.Name,
 			Reason: "it has no addresses of that family", Remedy: "ask for one of the other family"}
 	}
-	r := cnm.Reservation{Network: n.ID, Key: key, Addr: claim.Addrs[0], Since: k.now()}
-	if len(claim.Writes) > 0 { // else it has it
+	r := cnm.Reservation{Network: n.ID, Key: q.Key, Addr: claim.Addrs[0], NetNS: q.NetNS, Since: k.now()}
+	if len(claim.Writes) > 0 {
 		err = k.keep(ctx, r, claim)
+	} else if q.NetNS != nil { // it has the address; its namespace may be another one
+		err = k.renew(ctx, r, q.IPv6)
 	}
 	claim.Done(err == nil)
 	return r, err
@@ -70,6 +71,24 @@ func (k *reservations) keep(ctx context.Context, r cnm.Reservation, claim *cnm.C
 	return k.commit(ctx, func() ([]cnm.Write, error) {
 		w, err := cnm.Put(cnm.KindReservation, cnm.ReservationID(n.ID, r.Key, r.Addr.Addr().Is6()), r, 0)
 		return append(slices.Clone(claim.Writes), w), err
+	})
+}
+
+// renew writes down the namespace that a reservation is for now.
+func (k *reservations) renew(ctx context.Context, r cnm.Reservation, ipv6 bool) error {
+	return k.commit(ctx, func() ([]cnm.Write, error) {
+		id := cnm.ReservationID(r.Network, r.Key, ipv6)
+		rec, err := k.store.Get(ctx, cnm.Key{Kind: cnm.KindReservation, ID: id})
+		if err != nil {
+			return nil, err
+		}
+		old, err := cnm.ReservationOf(rec)
+		if err != nil || old.NetNS != nil && *old.NetNS == *r.NetNS {
+			return nil, err
+		}
+		old.NetNS = r.NetNS
+		w, err := cnm.Put(cnm.KindReservation, id, old, rec.Revision)
+		return []cnm.Write{w}, err
 	})
 }
 
@@ -159,6 +178,11 @@ func (k *reservations) Reservations(ctx context.Context, network string) ([]cnm.
 		return nil, err
 	}
 	return cnm.FindReservations(ctx, k.store, n.ID)
+}
+
+// ReservationsOf lists those of all networks whose keys begin with what is given.
+func (k *reservations) ReservationsOf(ctx context.Context, key string) ([]cnm.Reservation, error) {
+	return cnm.ReservationsOf(ctx, k.store, key)
 }
 
 // unreserved refuses a network on which addresses are reserved.

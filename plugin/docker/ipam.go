@@ -84,7 +84,7 @@ func (s *Server) requestAddress(ctx context.Context, r addressRequest) (any, err
 	if !want.IsValid() {
 		key = keys + "any/" + rand.Text()
 	}
-	got, err := s.back.Controller.Reserve(ctx, n.ID, key, ipv6, want)
+	got, err := s.back.Controller.Reserve(ctx, cnm.ReservationRequest{Network: n.ID, Key: key, IPv6: ipv6, Want: want})
 	if err == nil {
 		return address(got.Addr), nil
 	}

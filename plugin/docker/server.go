@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
@@ -32,7 +31,7 @@ type Controller interface {
 	CreateSandbox(ctx context.Context, r cnm.SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error)
 	DeleteSandbox(ctx context.Context, id string) error
 	Publish(ctx context.Context, sandbox string, ports []cnm.PortMapping) error
-	Reserve(ctx context.Context, network, key string, ipv6 bool, want netip.Addr) (cnm.Reservation, error)
+	Reserve(ctx context.Context, r cnm.ReservationRequest) (cnm.Reservation, error)
 	Unreserve(ctx context.Context, network, key string, ipv6 bool) error
 	Reservations(ctx context.Context, network string) ([]cnm.Reservation, error)
 }

@@ -143,13 +143,13 @@ func (w *slow) Network(context.Context, string) (cnm.Network, error) {
 
 func (w *slow) Reservations(context.Context, string) ([]cnm.Reservation, error) { return nil, nil }
 
-func (w *slow) Reserve(_ context.Context, network, key string, _ bool, _ netip.Addr) (cnm.Reservation, error) {
+func (w *slow) Reserve(_ context.Context, q cnm.ReservationRequest) (cnm.Reservation, error) {
 	w.asked <- struct{}{}
 	<-w.may
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.given++
-	return cnm.Reservation{Network: network, Key: key,
+	return cnm.Reservation{Network: q.Network, Key: q.Key,
 		Addr: netip.MustParsePrefix(fmt.Sprintf("10.7.0.%d/24", w.given))}, nil
 }
 
