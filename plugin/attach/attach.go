@@ -25,7 +25,8 @@ type Call string
 // The calls. Each of them may be made again: what is there already, or gone already, is no error.
 const (
 	Attach  Call = "attach"  // put a container on a network
-	Detach  Call = "detach"  // and take it off
+	Reserve Call = "reserve" // addresses alone, for a link that another plugin makes
+	Detach  Call = "detach"  // take it off, and give its addresses back
 	Check   Call = "check"   // look whether it is as it was answered, and repair it
 	Collect Call = "collect" // detach all of a network of the engine's but those in Valid
 	Ready   Call = "ready"   // can a container be attached now?
@@ -89,7 +90,7 @@ type Port struct {
 // Answer is what comes back.
 type Answer struct {
 	Error    *Error   `json:"error,omitempty"`
-	Result   *Result  `json:"result,omitempty"`   // of Attach and Check
+	Result   *Result  `json:"result,omitempty"`   // of Attach, Reserve and Check
 	Detached int      `json:"detached,omitempty"` // of Collect
 	Network  *Network `json:"network,omitempty"`  // of Describe
 }
@@ -106,7 +107,7 @@ func (n *Network) Has(p netip.Prefix) bool {
 	return slices.ContainsFunc(n.Subnets, func(a Address) bool { return a.Prefix == p.Masked() })
 }
 
-// Result is an attachment as it is in the kernel.
+// Result is an attachment as it is in the kernel, or what was reserved for one.
 type Result struct {
 	Interface   string       `json:"interface"`
 	HostLink    string       `json:"hostLink,omitempty"`

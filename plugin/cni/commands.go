@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -40,6 +41,9 @@ func add(a *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
+	if c.alone != nil {
+		return c.reserve(a)
+	}
 	result, err := c.previous()
 	if err != nil {
 		return err
@@ -63,7 +67,8 @@ func do(c config, r attach.Request, limit time.Duration) (*attach.Answer, error)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	answer, err := attach.Do(ctx, c.Socket, r)
-	if err == nil && answer.Result == nil && (r.Call == attach.Attach || r.Call == attach.Check) {
+	if err == nil && answer.Result == nil &&
+		slices.Contains([]attach.Call{attach.Attach, attach.Reserve, attach.Check}, r.Call) {
 		err = errors.New("netd's answer has no result")
 	}
 	return answer, err
@@ -81,9 +86,7 @@ func (c *config) append(result *types100.Result, a *skel.CmdArgs, r *attach.Resu
 		result.IPs = append(result.IPs, &types100.IPConfig{Interface: &at, Address: ipNet(p.Prefix),
 			Gateway: p.Gateway.AsSlice()})
 	}
-	for _, way := range r.Routes {
-		result.Routes = append(result.Routes, &types.Route{Dst: ipNet(way.Dst), GW: way.Via.AsSlice()})
-	}
+	result.Routes = append(result.Routes, routes(r)...)
 	switch {
 	case !c.RuntimeConfig.DNS.IsEmpty():
 		result.DNS = c.RuntimeConfig.DNS
@@ -94,6 +97,14 @@ func (c *config) append(result *types100.Result, a *skel.CmdArgs, r *attach.Resu
 			result.DNS.Nameservers = append(result.DNS.Nameservers, s.String())
 		}
 	}
+}
+
+func routes(r *attach.Result) []*types.Route {
+	var out []*types.Route
+	for _, way := range r.Routes {
+		out = append(out, &types.Route{Dst: ipNet(way.Dst), GW: way.Via.AsSlice()})
+	}
+	return out
 }
 
 func ipNet(p netip.Prefix) net.IPNet {

@@ -28,15 +28,25 @@ func Versions() version.PluginInfo {
 
 // config is a network configuration: what the specification has, and what is ours.
 type config struct {
-	types.PluginConf
+	common
+	settings
+	GatewayPriority int        `json:"gatewayPriority"`
+	alone           *aloneConf // nil: the link is ours, too
+}
 
-	Network         string            `json:"network"` // ours; "": called as the configuration
-	Driver          string            `json:"driver"`  // with one of these four it is made where it is not there
-	Subnets         []netip.Prefix    `json:"subnets"`
-	IPv6            bool              `json:"ipv6"`
-	Options         map[string]string `json:"options"`
-	GatewayPriority int               `json:"gatewayPriority"`
-	Socket          string            `json:"socket"` // of netd
+// settings say which network of netd's it is.
+type settings struct {
+	Network string            `json:"network"` // "": called as the configuration
+	Driver  string            `json:"driver"`  // with one of these four it is made where it is not there
+	Subnets []netip.Prefix    `json:"subnets"`
+	IPv6    bool              `json:"ipv6"`
+	Options map[string]string `json:"options"`
+	Socket  string            `json:"socket"` // of netd
+}
+
+// common is what the specification has.
+type common struct {
+	types.PluginConf
 
 	RuntimeConfig struct {
 		PortMappings []portMapping       `json:"portMappings"`
@@ -88,9 +98,16 @@ type envArgs struct {
 	K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString //nolint:revive,staticcheck // the same
 }
 
-// readConfig decodes a configuration.
+// readConfig decodes a configuration: ours, or that of a plugin that asks for addresses.
 func readConfig(text []byte) (c config, err error) {
-	if err := json.Unmarshal(text, &c); err != nil {
+	if alone, e := decodeAlone(text); e != nil {
+		err = e
+	} else if alone != nil {
+		c.common, c.settings, c.alone = alone.common, alone.IPAM.settings, &alone.IPAM
+	} else {
+		err = json.Unmarshal(text, &c)
+	}
+	if err != nil {
 		return c, types.NewError(types.ErrDecodingFailure, fmt.Sprintf("the configuration cannot be decoded: %v", err),
 			"")
 	}
@@ -108,7 +125,7 @@ func readConfig(text []byte) (c config, err error) {
 	if c.Socket == "" {
 		c.Socket = attach.Socket
 	}
-	if c.IPAM.Type != "" {
+	if c.alone == nil && c.IPAM.Type != "" {
 		return c, badConfig("ipam.type", c.IPAM.Type, "addresses come from the network itself; leave ipam out")
 	}
 	return c, nil
@@ -153,9 +170,6 @@ func (c *config) request(call attach.Call, a *skel.CmdArgs) (attach.Request, err
 	if err := types.LoadArgs(a.Args, &env); err != nil {
 		return r, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_ARGS %q: %v", a.Args, err), "")
 	}
-	r.Name = string(env.K8S_POD_NAME)
-	r.MAC = first(c.RuntimeConfig.MAC, c.Args.CNI.MAC, string(env.MAC))
-	r.Aliases = append(slices.Clone(c.RuntimeConfig.Aliases[c.Name]), c.Args.CNI.Aliases...)
 	asked := slices.Concat(c.RuntimeConfig.IPs, c.Args.CNI.IPs)
 	if env.IP != "" {
 		asked = append(asked, strings.Split(string(env.IP), ",")...)
@@ -169,6 +183,12 @@ func (c *config) request(call attach.Call, a *skel.CmdArgs) (attach.Request, err
 			r.Addresses = append(r.Addresses, addr)
 		}
 	}
+	if c.alone != nil {
+		return r, nil
+	}
+	r.Name = string(env.K8S_POD_NAME)
+	r.MAC = first(c.RuntimeConfig.MAC, c.Args.CNI.MAC, string(env.MAC))
+	r.Aliases = append(slices.Clone(c.RuntimeConfig.Aliases[c.Name]), c.Args.CNI.Aliases...)
 	if b := c.RuntimeConfig.Bandwidth; b != nil {
 		r.RateIn, r.RateOut = b.IngressRate, b.EgressRate
 	}

@@ -45,6 +45,26 @@ func TestRequestOfAConfiguration(t *testing.T) {
 	}
 }
 
+// Another plugin's keys are not ours, even where they are called the same.
+func TestConfigurationOfAnotherPlugin(t *testing.T) {
+	c, err := readConfig([]byte(`{"cniVersion": "1.0.0", "name": "own", "type": "macvlan", "network": 5, "driver": [],
+		"gatewayPriority": "x", "ipam": {"type": "vethloom-cni", "network": "web", "socket": "/s",
+		"routes": [{"dst": "10.0.0.0/8"}], "dns": {"nameservers": ["10.0.0.53"]}},
+		"runtimeConfig": {"ips": ["10.7.0.5"], "mac": "02:00:00:00:00:05", "portMappings": [{"hostPort": 99999}]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.request(attach.Reserve, &skel.CmdArgs{ContainerID: "x", IfName: "eth0", Netns: "/n"})
+	switch {
+	case err != nil || r.Network != "web" || r.Origin != "own" || r.Create != nil || len(r.Addresses) != 1:
+		t.Errorf("request: %+v, %v", r, err)
+	case r.MAC != "" || r.Ports != nil || r.GwPriority != 0:
+		t.Errorf("a link is asked for: %+v", r)
+	case c.Socket != "/s" || len(c.alone.Routes) != 1 || c.alone.DNS.Nameservers[0] != "10.0.0.53":
+		t.Errorf("configuration: %+v", c.alone)
+	}
+}
+
 func TestConfigurationsThatAreRefused(t *testing.T) {
 	type refusal struct {
 		text string // behind the name
@@ -57,6 +77,8 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 		{``, types.ErrDecodingFailure, "decoded"},
 		{`, "subnets": ["10.7.0.0"]}`, types.ErrDecodingFailure, "decoded"},
 		{`, "ipam": {"type": "dhcp"}}`, bad, `"dhcp"`},
+		{`, "type": "vethloom-cni", "ipam": {"type": "vethloom-cni"}}`, bad, "leave ipam out"},
+		{`, "type": "bridge", "ipam": {"type": "vethloom-cni", "routes": 5}}`, types.ErrDecodingFailure, "decoded"},
 		{`, "runtimeConfig": {"dns": 5}}`, bad, "dns"},
 		{`, "runtimeConfig": {"ips": ["x"]}}`, bad, `"x"`},
 		{`, "cniVersion": "1.0.0", "prevResult": {"ips": "no"}}`, types.ErrDecodingFailure, "prevResult"},
@@ -97,6 +119,7 @@ func TestCodesOfErrors(t *testing.T) {
 
 func FuzzConfiguration(f *testing.F) {
 	f.Add([]byte(full), "IgnoreUnknown=1;IP=10.0.0.1")
+	f.Add([]byte(`{"name":"a","type":"bridge","ipam":{"type":"vethloom-cni","routes":[{"dst":"::/0"}]}}`), "")
 	f.Add([]byte(`{"name":"a","cniVersion":"0.3.0","prevResult":{"cniVersion":"0.3.0","ips":[{"version":"4"}]}}`), "")
 	f.Fuzz(func(t *testing.T, text []byte, args string) {
 		c, err := readConfig(text)

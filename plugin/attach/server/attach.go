@@ -28,12 +28,17 @@ type Controller interface {
 	Attach(ctx context.Context, sandbox string, r cnm.AttachRequest) (cnm.Endpoint, error)
 	Detach(ctx context.Context, sandbox, network string) error
 	Free(ctx context.Context, network string) error
+	Reserve(ctx context.Context, r cnm.ReservationRequest) (cnm.Reservation, error)
+	Unreserve(ctx context.Context, network, key string, ipv6 bool) error
+	ReservationsOf(ctx context.Context, key string) ([]cnm.Reservation, error)
 }
 
 // Kernel knows the namespaces of others.
 type Kernel interface {
 	// Holds reports whether a path still leads to the namespace that was adopted from it.
 	Holds(ns plan.NetNS, path string) bool
+	// Identify tells the cookie of the namespace at a path: a [plan.NoNamespaceError] where there is none.
+	Identify(path string) (cookie uint64, err error)
 }
 
 // Renderer tells what the kernel has for an endpoint.
@@ -55,7 +60,7 @@ func check(r attach.Request) error {
 	switch r.Call {
 	case attach.Collect, attach.Ready, attach.Describe:
 		return nil
-	case attach.Attach, attach.Detach, attach.Check:
+	case attach.Attach, attach.Reserve, attach.Detach, attach.Check:
 	default:
 		return invalid("call %q: there is no such one; %s", r.Call, oneVersion)
 	}
@@ -65,8 +70,11 @@ func check(r attach.Request) error {
 	if r.Interface == "" {
 		return invalid("interface: its name in the container is missing")
 	}
-	if r.Call == attach.Attach && !filepath.IsAbs(r.NetNS) {
+	if (r.Call == attach.Attach || r.Call == attach.Reserve) && !filepath.IsAbs(r.NetNS) {
 		return noNetNS(r.NetNS, "no absolute path")
+	}
+	if r.Call == attach.Reserve {
+		return checkKey(r)
 	}
 	return nil
 }
@@ -256,7 +264,7 @@ func create(name string, c attach.Create) cnm.NetworkRequest {
 	return r
 }
 
-// detach takes a container off a network. With its last one the sandbox goes.
+// detach takes a container off a network, and gives back what was reserved for it.
 func (s *Server) detach(ctx context.Context, k attach.Key) error {
 	_, unlock, err := s.lock(ctx, k)
 	if err != nil {
@@ -267,6 +275,11 @@ func (s *Server) detach(ctx context.Context, k attach.Key) error {
 }
 
 func (s *Server) detachLocked(ctx context.Context, k attach.Key) error {
+	return errors.Join(s.takeOff(ctx, k), s.release(ctx, k))
+}
+
+// takeOff removes an endpoint. With the last one of a container its sandbox goes.
+func (s *Server) takeOff(ctx context.Context, k attach.Key) error {
 	id := attach.SandboxID(k.Engine, k.Container)
 	ends, err := s.Controller.EndpointsOf(ctx, id)
 	if err != nil {
@@ -292,6 +305,11 @@ func (s *Server) check(ctx context.Context, r attach.Request) (*attach.Result, e
 	e, ok, err := s.endpoint(ctx, id, r.Interface)
 	if err != nil {
 		return nil, err
+	}
+	if !ok {
+		if a, err := s.reserved(ctx, r); a != nil || err != nil {
+			return a, err
+		}
 	}
 	if !ok || r.Origin != e.Origin {
 		return nil, &attach.Error{Kind: attach.NotFound, Message: fmt.Sprintf("container %s has no interface %s of "+

@@ -44,11 +44,20 @@ func (s *Server) collect(ctx context.Context, r attach.Request) (int, error) {
 			gone++
 		}
 	}
+	unused, err := s.unused(ctx, r, valid)
+	failed = append(failed, err)
+	for k := range unused {
+		if err := s.detach(ctx, k); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		gone++
+	}
 	return gone, errors.Join(failed...)
 }
 
 // Watch removes, until the context ends, what engines have not detached: sandboxes whose namespaces are gone, and
-// those whose detach was left while netd was away.
+// those whose detach was left while netd was away. So it does with addresses that were reserved.
 func (s *Server) Watch(ctx context.Context) {
 	tick := time.NewTicker(lookTime)
 	defer tick.Stop()
@@ -78,7 +87,7 @@ func (s *Server) Look(ctx context.Context) error {
 			failed = append(failed, s.forgotten(ctx, sb))
 		}
 	}
-	return errors.Join(failed...)
+	return errors.Join(append(failed, s.abandoned(ctx))...)
 }
 
 func (s *Server) leftBehind(ctx context.Context, k attach.Key) error {

@@ -193,6 +193,8 @@ func (s *Server) call(ctx context.Context, r attach.Request) (a attach.Answer, e
 	switch r.Call {
 	case attach.Attach:
 		a.Result, err = s.attach(ctx, r)
+	case attach.Reserve:
+		a.Result, err = s.reserve(ctx, r)
 	case attach.Detach:
 		err = s.detach(ctx, r.Key)
 	case attach.Check:

@@ -18,14 +18,15 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		``:               "EOF",
 		`{}`:             "version 0",
 		`{"version": 2}`: "version 2",
-		`{"version": 1, "call": "attach", "x": 1}`:                                  "unknown field",
-		`{"version": 1} {}`:                                                         "behind its end",
-		`{"version": 1, "call": "attach", "engine": "docker"}`:                      `engine "docker"`,
-		cni + `"call": "dance"}`:                                                    `call "dance"`,
-		cni + `"call": "attach"}`:                                                   "container",
-		cni + `"call": "detach", "container": "x"}`:                                 "interface",
-		cni + `"call": "attach", "container": "x", "interface": "e", "netns": "x"}`: "absolute",
-		cni + `"call": "detach", "container": "` + strings.Repeat("x", 257) + `"}`:  "256 bytes",
+		`{"version": 1, "call": "attach", "x": 1}`:             "unknown field",
+		`{"version": 1} {}`:                                    "behind its end",
+		`{"version": 1, "call": "attach", "engine": "docker"}`: `engine "docker"`,
+		cni + `"call": "dance"}`:                               `call "dance"`,
+		cni + `"call": "attach"}`:                              "container",
+		cni + `"call": "reserve", "container": "x/y", "interface": "e", "netns": "/x"}`: "no slash",
+		cni + `"call": "detach", "container": "x"}`:                                     "interface",
+		cni + `"call": "attach", "container": "x", "interface": "e", "netns": "x"}`:     "absolute",
+		cni + `"call": "detach", "container": "` + strings.Repeat("x", 257) + `"}`:      "256 bytes",
 	} {
 		r, err := parse([]byte(text))
 		if err == nil {
