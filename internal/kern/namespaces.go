@@ -57,16 +57,17 @@ func (k *namespaces) Identify(path string) (cookie uint64, err error) {
 }
 
 // Holds reports whether a path still leads to the namespace that was adopted from it. It is false, too, where the
-// namespace has not been pinned.
+// namespace has not been pinned, and true where that cannot be told: what is removed then would be somebody's.
 func (k *namespaces) Holds(ns plan.NetNS, path string) bool {
 	pin, err := k.openPin(ns)
 	if err != nil {
-		return false
+		return !errors.Is(err, os.ErrNotExist)
 	}
 	defer pin.Close()
 	f, err := netns.OpenForeign(path)
 	if err != nil {
-		return false
+		_, none := errors.AsType[*plan.NoNamespaceError](err)
+		return !none
 	}
 	defer f.Close()
 	return netns.Same(pin, f)

@@ -95,6 +95,35 @@ func TestAdoptedNamespace(t *testing.T) {
 	}
 }
 
+// A process that cannot open any more files does not know that a namespace is gone.
+func TestAdoptedNamespaceWithoutDescriptors(t *testing.T) {
+	env := kerntest.New(t)
+	path, _ := foreignNetNS(t, env)
+	k := open(t, env)
+	cookie, err := k.Identify(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := plan.Namespace{Name: plan.AdoptedNetNS("0123456789ab"), Path: path, Cookie: cookie}
+	converge(t, k, endpointIn(ns))
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	limit := func(r unix.Rlimit) {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(unix.Rlimit{Cur: 0, Max: was.Max})
+	holds := k.Holds(ns.Name, path)
+	_, err = k.Identify(path)
+	limit(was)
+	if _, none := errors.AsType[*plan.NoNamespaceError](err); !holds || none || !errors.Is(err, unix.EMFILE) {
+		t.Errorf("without descriptors: holds %v, and %v; want that it holds, and too many open files", holds, err)
+	}
+}
+
 // What is at a path later is not what was adopted.
 func TestAdoptedNamespaceIsAnotherOne(t *testing.T) {
 	env := kerntest.New(t)

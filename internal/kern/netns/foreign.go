@@ -11,13 +11,16 @@ import (
 )
 
 // OpenForeign opens a network namespace at a path that somebody else names. Whatever else is there is not opened: it
-// is looked at first, by a descriptor that only names it. The error is a [plan.NoNamespaceError].
+// is looked at first, by a descriptor that only names it. The error is a [plan.NoNamespaceError], unless it is this
+// process or the kernel that has too little to look.
 func OpenForeign(path string) (*os.File, error) {
 	no := func(reason string) (*os.File, error) { return nil, &plan.NoNamespaceError{Path: path, Reason: reason} }
 	named, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR):
 		return no("does not exist")
+	case short(err):
+		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
 	case err != nil:
 		return no("cannot be opened: " + err.Error())
 	}
@@ -27,6 +30,9 @@ func OpenForeign(path string) (*os.File, error) {
 		return no("is no namespace")
 	}
 	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", named), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if short(err) {
+		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
+	}
 	if err != nil {
 		return no("cannot be opened: " + err.Error())
 	}
@@ -35,6 +41,12 @@ func OpenForeign(path string) (*os.File, error) {
 		return no("is a namespace of another kind")
 	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// short reports whether an error says nothing about the file.
+func short(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) ||
+		errors.Is(err, unix.EINTR)
 }
 
 // Same reports whether two open files are one namespace.
