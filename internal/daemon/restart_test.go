@@ -258,6 +258,12 @@ func (n *node) powerCut(pid int) {
 		err := syscall.Kill(pid, syscall.SIGKILL)
 		return err == syscall.ESRCH
 	})
+	n.kernelCut()
+}
+
+// kernelCut removes what the kernel has of a netd that has ended.
+func (n *node) kernelCut() {
+	n.t.Helper()
 	n.Sh(fmt.Sprintf(`
 		for pin in %[1]s/netns/*; do umount "$pin"; rm "$pin"; done
 		nft flush ruleset
