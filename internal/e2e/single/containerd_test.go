@@ -19,19 +19,24 @@ import (
 	"github.com/vethloom/vethloom/engine/shim/shimtest"
 )
 
-// crictl is built from a module of its own: what it needs stays out of ours.
-var crictl = sync.OnceValues(func() (string, error) {
-	path, err := filepath.Abs("../../../.cache/crictl")
+var (
+	crictl  = sync.OnceValues(func() (string, error) { return criTool("crictl", "build") })
+	critest = sync.OnceValues(func() (string, error) { return criTool("critest", "test", "-c") })
+)
+
+// criTool builds a program of cri-tools from a module of its own: what it needs stays out of ours.
+func criTool(name string, build ...string) (string, error) {
+	path, err := filepath.Abs("../../../.cache/" + name)
 	if err != nil {
 		return "", err
 	}
-	out, err := exec.Command("go", "build", "-C", "../../../.ci/crictl", "-o", path,
-		"sigs.k8s.io/cri-tools/cmd/crictl").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build crictl: %w: %s", err, out)
+	cmd := exec.Command("go", append(build, "-o", path, "sigs.k8s.io/cri-tools/cmd/"+name)...)
+	cmd.Dir = "../../../.ci/crictl"
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w: %s", name, err, out)
 	}
 	return path, nil
-})
+}
 
 // containerd is Debian's containerd 1.6, asked as Kubernetes does, with state of its own.
 type containerd struct {
@@ -82,23 +87,32 @@ state = "`+c.dir+`/state"
 	c.log = log
 	c.run()
 	t.Cleanup(c.end)
-	image := dockerImage(t, rootfs(t), "local/bb:1", "local/pause:1")
-	if r := n.call("", nil, "ctr", "-a", c.dir+"/sock", "-n", "k8s.io", "images", "import", "--snapshotter", "native",
-		image); r.code != 0 {
-		t.Fatalf("import the images: %s", r.err)
-	}
+	c.load("exec sleep 100000", "local/bb:1", "local/pause:1")
 	return c
 }
 
+// load gives it an image with a command of its own, which a shell runs.
+func (c *containerd) load(command string, tags ...string) {
+	c.t.Helper()
+	if r := c.call("", nil, "ctr", "-a", c.dir+"/sock", "-n", "k8s.io", "images", "import", "--snapshotter", "native",
+		dockerImage(c.t, rootfs(c.t), command, tags...)); r.code != 0 {
+		c.t.Fatalf("import %v: %s", tags, r.err)
+	}
+}
+
 // dockerImage writes an image as docker save does.
-func dockerImage(t *testing.T, rootfs string, tags ...string) string {
+func dockerImage(t *testing.T, rootfs, command string, tags ...string) string {
 	t.Helper()
 	layer, err := os.ReadFile(rootfs)
 	if err != nil {
 		t.Fatal(err)
 	}
 	sum := func(data []byte) string { s := sha256.Sum256(data); return hex.EncodeToString(s[:]) }
-	config := []byte(`{"architecture": "amd64", "os": "linux", "config": {"Cmd": ["sleep", "100000"],
+	script, err := json.Marshal(command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := []byte(`{"architecture": "amd64", "os": "linux", "config": {"Cmd": ["sh", "-c", ` + string(script) + `],
 		"Env": ["PATH=/bin"]}, "rootfs": {"type": "layers", "diff_ids": ["sha256:` + sum(layer) + `"]}}`)
 	manifest, err := json.Marshal([]map[string]any{{"Config": sum(config) + ".json", "RepoTags": tags,
 		"Layers": []string{"layer.tar"}}})
@@ -152,8 +166,10 @@ func (c *containerd) cgroup() string { return "vethloom-" + filepath.Base(filepa
 
 // end removes what the test has made, and finds what is left of it.
 func (c *containerd) end() {
-	c.crictl("rmp", "-f", "-a")
-	c.eventually("the pods are gone", func() bool { return c.crictl("pods", "-q").out == "" })
+	c.eventually("the pods are gone", func() bool {
+		c.crictl("rmp", "-f", "-a") // gives up after 2 s
+		return c.crictl("pods", "-q").out == ""
+	})
 	c.stop(unix.SIGTERM)
 	c.eventually("the shims have ended", func() bool { return !commandLines(c.t, c.dir) })
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
