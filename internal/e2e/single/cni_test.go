@@ -313,6 +313,26 @@ func TestFaultsOfCNI(t *testing.T) {
 	}
 	r.in("pod", "ip link del taken")
 	is(t, "containers", n.attached(), "0")
+	// An interface is on one network, and a container on a network by one interface.
+	r.add(l, c)
+	n.ok("network", "create", "back")
+	for _, k := range []struct{ network, link, says string }{
+		{"web", "eth1", `network "web": container pod is on it by interface eth0 already; choose another network`},
+		{"back", "eth0", `"eth0": it is the link to network web in the same container; choose another name`},
+	} {
+		other := r.list(`{"cniVersion": "1.1.0", "name": "other", "plugins": [{"type": "vethloom-cni", SOCKET,
+			"network": "` + k.network + `"}]}`)
+		err := r.do(func(ctx context.Context) error {
+			_, err := r.AddNetworkList(ctx, other, with(func(c *libcni.RuntimeConf) { c.IfName = k.link }))
+			return err
+		})
+		if code(err) != 100 || !strings.Contains(fmt.Sprint(err), k.says) {
+			t.Errorf("%s on %s: code %d, %v; want code 100 with %q", k.link, k.network, code(err), err, k.says)
+		}
+	}
+	is(t, "containers", n.attached(), "1")
+	is(t, "links in the namespace", r.in("pod", "ip -o link | wc -l"), "2\n")
+	r.del(l, c)
 	var more []*libcni.RuntimeConf
 	for i := range 5 {
 		more = append(more, r.box(fmt.Sprint("full", i)))

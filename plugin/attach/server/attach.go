@@ -123,7 +123,7 @@ func (s *Server) attach(ctx context.Context, r attach.Request) (*attach.Result, 
 		return nil, err
 	}
 	if !there {
-		if ask.Ports, err = s.unpublished(ctx, id, ask.Ports); err != nil {
+		if err := s.beside(ctx, id, r, &ask); err != nil {
 			return nil, err
 		}
 		e, err = s.Controller.Attach(ctx, id, ask)
@@ -137,20 +137,30 @@ func (s *Server) attach(ctx context.Context, r attach.Request) (*attach.Result, 
 	return s.result(ctx, e)
 }
 
-// unpublished are ports without those that the container has published by another network. Engines name all ports of a
-// container with each of its networks.
-func (s *Server) unpublished(ctx context.Context, sandbox string, ports []cnm.PortMapping) ([]cnm.PortMapping, error) {
+// beside makes a request agree with the other interfaces of a container: a network is refused that one of them is on.
+// Engines name all ports of a container with each of its networks; those that are published stay out.
+func (s *Server) beside(ctx context.Context, sandbox string, r attach.Request, ask *cnm.AttachRequest) error {
+	n, err := s.Controller.Network(ctx, r.Network)
+	if err != nil {
+		return err
+	}
 	ends, err := s.Controller.EndpointsOf(ctx, sandbox)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	published := map[string]bool{}
 	for _, e := range ends {
+		if e.Network == n.ID {
+			return &attach.Error{Kind: attach.Conflict, Message: fmt.Sprintf("network %q: container %s is on it by "+
+				"interface %s already; choose another network for %s", n.Name, cnm.Short(r.Container), e.LinkName(),
+				r.Interface)}
+		}
 		for _, p := range e.Ports {
 			published[p.String()] = true
 		}
 	}
-	return slices.DeleteFunc(ports, func(p cnm.PortMapping) bool { return published[p.String()] }), nil
+	ask.Ports = slices.DeleteFunc(ask.Ports, func(p cnm.PortMapping) bool { return published[p.String()] })
+	return nil
 }
 
 // again answers a request for what is there already.
@@ -160,6 +170,9 @@ func (s *Server) again(ctx context.Context, e cnm.Endpoint, r attach.Request) er
 		return err
 	}
 	if n.ID != e.Network || r.Origin != e.Origin {
+		if n, err = s.Controller.Network(ctx, e.Network); err != nil {
+			return err
+		}
 		return cnm.LinkTaken(r.Interface, n.Name)
 	}
 	s.Resync()
