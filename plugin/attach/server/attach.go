@@ -242,8 +242,17 @@ func (s *Server) network(ctx context.Context, r attach.Request) (cnm.Network, er
 	if !errors.Is(err, cnm.ErrNotFound) || r.Create == nil {
 		return n, err
 	}
+	// Others that ask for it at once wait: a network that is being made is not found yet, and its name is taken.
+	unlock, err := s.locks.Lock(ctx, "network/"+r.Network)
+	if err != nil {
+		return n, err
+	}
+	defer unlock()
+	if n, err = s.Controller.Network(ctx, r.Network); !errors.Is(err, cnm.ErrNotFound) {
+		return n, err
+	}
 	n, err = s.Controller.CreateNetwork(ctx, create(r.Network, *r.Create))
-	if errors.Is(err, cnm.ErrExists) { // another container's call was faster; or it is said why not
+	if errors.Is(err, cnm.ErrExists) { // by the API meanwhile; or it is said why not
 		if made, e := s.Controller.Network(ctx, r.Network); e == nil {
 			return made, nil
 		}
