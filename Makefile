@@ -103,7 +103,7 @@ soak: root build ## kill netd before every single step of what it does (as root;
 	$(GO) test -tags $(TAGS) -count=1 -timeout 2h -run TestKilledAtEveryStep $(TESTFLAGS) ./internal/daemon
 
 .PHONY: lint
-lint: $(CACHE)/staticcheck ## formatting, vet, staticcheck, import directions, modules, generated code, shell
+lint: $(CACHE)/staticcheck ## formatting, vet, staticcheck, import directions, manifests, modules, generated code, shell
 	@GO='$(GO)' TAGS='$(TAGS)' STATICCHECK='$(CACHE)/staticcheck' .ci/lint/run
 
 # A module of its own: the tool's dependencies stay out of vethloom's.
