@@ -67,7 +67,9 @@ render() {
 		[ "$pod_cidrs" != ask ] || pod_cidrs=$(ask_pod_cidrs)
 		[ -n "$pod_cidrs" ] || fail "this node has no pod subnet: POD_CIDRS is empty, or Node.spec.podCIDRs is;" \
 			"kube-controller-manager gives them with --allocate-node-cidrs"
-		case $pod_cidrs in *[!0-9a-fA-F:./,]*) fail "POD_CIDRS=$pod_cidrs: want subnets with commas between them" ;; esac
+		case $pod_cidrs in
+		*[!0-9a-fA-F:./,]*) fail "POD_CIDRS=$pod_cidrs: want subnets with commas between them" ;;
+		esac
 		list=$(echo "$pod_cidrs" | sed 's/,/", "/g')
 	fi
 	sed -e "s#@CNI_VERSION@#$cni_version#" -e "s#@POD_CIDRS@#$list#" "$template"
