@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,10 +42,11 @@ func criTool(name string, build ...string) (string, error) {
 // containerd is Debian's containerd 1.6, asked as Kubernetes does, with state of its own.
 type containerd struct {
 	*node
-	dir  string
-	cmd  *exec.Cmd
-	log  *os.File
-	pods int
+	dir    string
+	prefix []string // of its command line
+	cmd    *exec.Cmd
+	log    *os.File
+	pods   int
 }
 
 // newContainerd has the images bb and pause, and puts pods on the network web, which is netd's.
@@ -57,21 +59,6 @@ func newContainerd(n *node) *containerd {
 			t.Fatal(err)
 		}
 	}
-	shimtest.Write(t, c.dir+"/config.toml", `version = 2
-root = "`+c.dir+`/root"
-state = "`+c.dir+`/state"
-[grpc]
-  address = "`+c.dir+`/sock"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "docker.io/local/pause:1"
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "`+c.dir+`/bin"
-    conf_dir = "`+c.dir+`/conf"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "native"
-`)
-	shimtest.Write(t, c.dir+"/crictl.yaml", "")
 	shimtest.Write(t, c.dir+"/conf/web.conflist", `{"cniVersion": "1.0.0", "name": "web", "plugins": [{
 		"type": "vethloom-cni", "socket": "`+filepath.Join(n.RunDir, "attach.sock")+`",
 		"capabilities": {"portMappings": true, "bandwidth": true}}]}`)
@@ -80,23 +67,50 @@ state = "`+c.dir+`/state"
 			t.Fatal(err)
 		}
 	}
+	c.begin(c.dir+"/bin", c.dir+"/conf")
+	c.load("exec sleep 100000", "local/bb:1", "local/pause:1")
+	return c
+}
+
+// begin starts containerd for the first time, with its plugins and their configurations in two folders.
+func (c *containerd) begin(plugins, configurations string) {
+	c.t.Helper()
+	shimtest.Write(c.t, c.dir+"/config.toml", `version = 2
+root = "`+c.dir+`/root"
+state = "`+c.dir+`/state"
+[grpc]
+  address = "`+c.dir+`/sock"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "docker.io/local/pause:1"
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "`+plugins+`"
+    conf_dir = "`+configurations+`"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "native"
+`)
+	shimtest.Write(c.t, c.dir+"/crictl.yaml", "")
 	log, err := os.Create(c.dir + "/log")
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	c.log = log
 	c.run()
-	t.Cleanup(c.end)
-	c.load("exec sleep 100000", "local/bb:1", "local/pause:1")
-	return c
+	c.t.Cleanup(c.end)
 }
 
 // load gives it an image with a command of its own, which a shell runs.
 func (c *containerd) load(command string, tags ...string) {
 	c.t.Helper()
+	c.take(dockerImage(c.t, rootfs(c.t), command, tags...))
+}
+
+// take gives it an image that dockerImage has written.
+func (c *containerd) take(image string) {
+	c.t.Helper()
 	if r := c.call("", nil, "ctr", "-a", c.dir+"/sock", "-n", "k8s.io", "images", "import", "--snapshotter", "native",
-		dockerImage(c.t, rootfs(c.t), command, tags...)); r.code != 0 {
-		c.t.Fatalf("import %v: %s", tags, r.err)
+		image); r.code != 0 {
+		c.t.Fatalf("import %s: %s", image, r.err)
 	}
 }
 
@@ -144,7 +158,8 @@ func dockerImage(t *testing.T, rootfs, command string, tags ...string) string {
 // run starts containerd and waits until it answers.
 func (c *containerd) run() {
 	c.t.Helper()
-	c.cmd = exec.Command("containerd", "-c", c.dir+"/config.toml")
+	line := append(slices.Clone(c.prefix), "containerd", "-c", c.dir+"/config.toml")
+	c.cmd = exec.Command(line[0], line[1:]...)
 	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
 	if err := c.Do("", c.cmd.Start); err != nil {
 		c.t.Fatal(err)
@@ -167,7 +182,7 @@ func (c *containerd) cgroup() string { return "vethloom-" + filepath.Base(filepa
 // end removes what the test has made, and finds what is left of it.
 func (c *containerd) end() {
 	c.eventually("the pods are gone", func() bool {
-		c.crictl("rmp", "-f", "-a") // gives up after 2 s
+		c.crictl("rmp", "-f", "-a")
 		return c.crictl("pods", "-q").out == ""
 	})
 	c.stop(unix.SIGTERM)
@@ -197,7 +212,8 @@ func (c *containerd) crictl(args ...string) result {
 		c.t.Fatal(err)
 	}
 	at := "unix://" + c.dir + "/sock"
-	return c.call("", nil, path, append([]string{"-c", c.dir + "/crictl.yaml", "-r", at, "-i", at}, args...)...)
+	return c.call("", nil, path, append([]string{"-c", c.dir + "/crictl.yaml", "-t", "60s", "-r", at, "-i",
+		at}, args...)...)
 }
 
 // do is crictl for what must succeed.
