@@ -16,6 +16,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/engine/shim/shimtest"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
@@ -149,8 +150,8 @@ func nodeImage(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	for _, d := range []string{"usr", "etc", "etc/alternatives", "proc", "sys", "dev", "run", "var", "var/lib", "vethloom",
-		"host", "root"} {
+	for _, d := range []string{"usr", "etc", "etc/alternatives", "proc", "sys", "dev", "run", "var", "var/lib",
+		"vethloom", "host", "root"} {
 		add(tar.Header{Name: d, Typeflag: tar.TypeDir, Mode: 0o755}, "")
 	}
 	add(tar.Header{Name: "tmp", Typeflag: tar.TypeDir, Mode: 0o1777}, "")
@@ -226,8 +227,8 @@ func (k *kubelet) sandbox(name string) (pod string) {
 	k.t.Helper()
 	config := k.podConfig(name)
 	k.writeJSON(config, map[string]any{"metadata": map[string]any{"name": name, "namespace": "vethloom", "uid": name},
-		"log_directory": k.dir, "linux": map[string]any{"cgroup_parent": "/" + k.cgroup(), "security_context": map[string]any{
-			"privileged": true, "namespace_options": hostNetwork()}}})
+		"log_directory": k.dir, "linux": map[string]any{"cgroup_parent": "/" + k.cgroup(),
+			"security_context": map[string]any{"privileged": true, "namespace_options": hostNetwork()}}})
 	return k.do("runp", config)
 }
 
@@ -355,10 +356,10 @@ func TestManifestsOnANode(t *testing.T) {
 				return strings.TrimSpace(r.out) == c.says
 			})
 		}
-		for _, port := range []string{"8080", "30080"} {
+		for port, says := range map[string]string{"8080": "shop", "30080": "cart"} {
 			k.eventually("port "+port+" answers", func() bool {
-				return k.call("", nil, "nsenter", "--net="+far, "sh", "-c", "echo | busybox nc -w 3 192.0.2.1 "+port).out ==
-					map[string]string{"8080": "shop", "30080": "cart"}[port]
+				return k.call("", nil, "nsenter", "--net="+far, "sh", "-c",
+					"echo | busybox nc -w 3 192.0.2.1 "+port).out == says
 			})
 		}
 		is(t, "the node reaches a pod", k.Sh("echo | busybox nc -w 3 "+shopAt+" 80"), "shop\n")
@@ -404,6 +405,54 @@ func (k *kubelet) remove(netd string, pods ...string) {
 		"iptables-save | grep -i vethloom || true"), "")
 	is(t, "mounts", k.host("grep -c vethloom/netns /proc/self/mountinfo || true"), "0\n")
 	k.do("rmp", "-f", pod)
+}
+
+// The removal takes netd's rules away where they are in iptables, between those of others, which stay.
+func TestRemovalWithIPTables(t *testing.T) {
+	n := &node{Env: kerntest.New(t), t: t, root: filepath.Join(t.TempDir(), "root"), log: &bytes.Buffer{},
+		gone: make(chan error, 1)}
+	n.sock = filepath.Join(n.RunDir, "netd.sock")
+	n.flags = []string{"--root", n.root, "--run", n.RunDir, "--http", "", "--bridge-netfilter", "off", "--firewall",
+		"iptables"}
+	n.Run("mkdir", n.root)
+	n.Sh("iptables -N OTHER; iptables -A FORWARD -j OTHER; iptables -P FORWARD DROP; ip6tables -P FORWARD DROP; " +
+		"iptables -t nat -A POSTROUTING -s 10.1.0.0/16 -j MASQUERADE")
+	rules := func() string {
+		return n.Sh("for t in filter nat; do iptables -t $t -S; ip6tables -t $t -S; done; for t in raw mangle; do " +
+			"iptables -t $t -S; ip6tables -t $t -S; ebtables-save | grep VETHLOOM || true; done")
+	}
+	before := rules()
+	n.start()
+	n.underlay()
+	n.ok("network", "create", "-d", "overlay", "app")
+	n.ok("network", "create", "web")
+	matches(t, "rules", rules(), `VETHLOOM`)
+	if err := n.netd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-n.gone
+	out := n.call("", []string{"PATH=" + filepath.Dir(program(t, "netd")) + ":" + os.Getenv("PATH"),
+		"RUN_DIR=" + n.RunDir, "ROOT_DIR=" + n.root, "CONF_DIR=" + t.TempDir(), "BIN_DIR=" + t.TempDir()},
+		installer(t), append([]string{"remove"}, n.flags...)...)
+	if out.code != 0 {
+		t.Fatalf("the removal ended with %d: %s", out.code, out.err)
+	}
+	is(t, "rules", rules(), before)
+	for _, dir := range []string{n.root, n.RunDir} {
+		if _, err := os.Stat(dir); !os.IsNotExist(err) {
+			t.Errorf("%s is left: %v", dir, err)
+		}
+	}
+}
+
+// installer is the path of the install step.
+func installer(t *testing.T) string {
+	t.Helper()
+	path, err := filepath.Abs(manifests + "install.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // Configurations as the install step renders them are taken by the plugin in both versions, and make their networks.
