@@ -1,0 +1,2 @@
+// Package migration runs what docs/migration.md says, with a real dockerd and the reference plugins of CNI.
+package migration
