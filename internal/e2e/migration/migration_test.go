@@ -142,7 +142,8 @@ func programs(t *testing.T) string {
 // leave removes what the guide has made, and finds what is not as recorded.
 func (h *host) leave() {
 	h.sh("docker swarm leave --force || true; docker ps -aq | xargs -r docker rm -f; " +
-		"net ps -aq | xargs -r net rm -f; ip netns pids pod1 | xargs -r kill; ip netns del pod1; docker network prune -f; net network prune -f")
+		"net ps -aq | xargs -r net rm -f; ip netns pids pod1 | xargs -r kill; ip netns del pod1; " +
+		"docker network prune -f; net network prune -f")
 	if out, err := h.try("net diff"); err != nil || out != "" {
 		h.t.Errorf("not as recorded: %v\n%s", err, out)
 	}
