@@ -4,12 +4,15 @@ package dockerdtest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -18,12 +21,37 @@ import (
 
 // Config says where a dockerd runs.
 type Config struct {
-	Plugin string   // netd's socket for it
-	Socket string   // that it is to answer at
-	Args   []string // further flags
+	Program string   // its path; "": the distribution's
+	Plugin  string   // netd's socket for it
+	Socket  string   // that it is to answer at
+	Args    []string // further flags
 	// Start starts a command in the network namespace of dockerd's host
 	Start func(*exec.Cmd) error
 }
+
+// Current has the engine be a newer one than the distribution's, which is built from its Go module, with a runc of its
+// age.
+func (c Config) Current(t testing.TB) Config {
+	t.Helper()
+	dir, err := current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Program = filepath.Join(dir, "dockerd")
+	c.Args = append([]string{"--add-runtime", "current=" + filepath.Join(dir, "runc"), "--default-runtime", "current"},
+		c.Args...)
+	return c
+}
+
+var current = sync.OnceValues(func() (string, error) {
+	_, here, _, _ := runtime.Caller(0)
+	root := filepath.Join(filepath.Dir(here), "../../..")
+	out, err := exec.Command("make", "-C", root, "--no-print-directory", ".cache/engine").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build dockerd: %w: %s", err, out)
+	}
+	return filepath.Join(root, ".cache/engine"), nil
+})
 
 // Dockerd is one that runs, or has run.
 type Dockerd struct {
@@ -133,9 +161,9 @@ func (d *Dockerd) place() {
 func (d *Dockerd) Launch() {
 	d.t.Helper()
 	cmd := exec.Command("nsenter", fmt.Sprintf("--mount=/proc/%d/ns/mnt", d.holder.Process.Pid), "sh", "-c",
-		fmt.Sprintf("rm -f %[1]s/exec/containerd/containerd.pid && exec dockerd --data-root %[1]s/data "+
+		fmt.Sprintf("rm -f %[1]s/exec/containerd/containerd.pid && DOCKER_MIN_API_VERSION=1.41 exec %[5]s --data-root %[1]s/data "+
 			"--exec-root %[1]s/exec --pidfile %[1]s/pid -H unix://%[2]s --cgroup-parent /%[3]s --bridge none "+
-			"--log-level warn %[4]s", d.dir, d.Socket, d.name, strings.Join(d.Args, " ")))
+			"--log-level warn %[4]s", d.dir, d.Socket, d.name, strings.Join(d.Args, " "), cmp.Or(d.Program, "dockerd")))
 	cmd.Stderr, cmd.Stdout = d.log, d.log
 	if err := d.Start(cmd); err != nil {
 		d.t.Fatal(err)

@@ -10,11 +10,11 @@ import (
 	"github.com/vethloom/vethloom/internal/lab"
 )
 
-// dockerd starts one on a host, which has the image bb.
-func (f fabric) dockerd(host string) *dockerdtest.Dockerd {
+// dockerd starts one on a host, which has the image bb. Edit may be nil.
+func (f fabric) dockerd(host string, edit func(dockerdtest.Config) dockerdtest.Config) *dockerdtest.Dockerd {
 	f.t.Helper()
 	run := filepath.Join(f.Dir, f.Name, host, "run")
-	d := dockerdtest.New(f.t, dockerdtest.Config{Plugin: filepath.Join(run, "docker.sock"),
+	c := dockerdtest.Config{Plugin: filepath.Join(run, "docker.sock"),
 		Socket: filepath.Join(run, "dockerd.sock"),
 		Start: func(cmd *exec.Cmd) error {
 			args, err := f.Command(host, cmd.Args...)
@@ -26,16 +26,21 @@ func (f fabric) dockerd(host string) *dockerdtest.Dockerd {
 			}
 			cmd.Args = args
 			return cmd.Start()
-		}})
+		}}
+	if edit != nil {
+		c = edit(c)
+	}
+	d := dockerdtest.New(f.t, c)
 	d.Docker("import", "-c", "ENV PATH=/bin", filepath.Join(f.Dir, f.Name, "busybox.tar"), "bb")
 	return d
 }
 
-// A network of the cluster is one of each dockerd's, by itself: containers of two of them and one of ours reach each
-// other, and know each other by name.
+// A network of the cluster is one of each dockerd's, by itself: containers of two of them, of which one is an engine of
+// today, and one of ours reach each other, and know each other by name.
 func TestDockersOnOneOverlay(t *testing.T) {
 	f := up(t, lab.Config{Nodes: 3, Etcd: lab.EtcdSingle, Flags: []string{"--docker", "unix://RUN/dockerd.sock"}})
-	docker := map[string]*dockerdtest.Dockerd{"n1": f.dockerd("n1"), "n2": f.dockerd("n2")}
+	today := func(c dockerdtest.Config) dockerdtest.Config { return c.Current(t) }
+	docker := map[string]*dockerdtest.Dockerd{"n1": f.dockerd("n1", nil), "n2": f.dockerd("n2", today)}
 	f.run("n3", "net network create -d overlay --subnet 10.20.0.0/16 --ipv6 web")
 	for host, name := range map[string]string{"n1": "shop", "n2": "cart"} {
 		d := docker[host]

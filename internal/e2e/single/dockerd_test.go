@@ -13,9 +13,17 @@ import (
 // newDockerd starts a dockerd that asks netd for its networks, and has the image bb.
 func newDockerd(n *node, args ...string) *dockerdtest.Dockerd {
 	n.t.Helper()
-	d := dockerdtest.New(n.t, dockerdtest.Config{Plugin: filepath.Join(n.RunDir, "docker-plugin.sock"),
+	return withBB(n, dockerdtest.New(n.t, dockerdOf(n, args...)))
+}
+
+func dockerdOf(n *node, args ...string) dockerdtest.Config {
+	return dockerdtest.Config{Plugin: filepath.Join(n.RunDir, "docker-plugin.sock"),
 		Socket: filepath.Join(n.RunDir, "dockerd.sock"), Args: args,
-		Start: func(cmd *exec.Cmd) error { return n.Do("", cmd.Start) }})
+		Start: func(cmd *exec.Cmd) error { return n.Do("", cmd.Start) }}
+}
+
+func withBB(n *node, d *dockerdtest.Dockerd) *dockerdtest.Dockerd {
+	n.t.Helper()
 	d.Docker("import", rootfs(n.t), "bb")
 	return d
 }
@@ -29,7 +37,17 @@ const createWeb = "network create -d vethloom -o net=web --ipam-driver vethloom 
 // Containers of a real dockerd are on a network with one of ours: addresses, ports, restarts of all that can restart.
 func TestContainersOfDocker(t *testing.T) {
 	n := withImage(t, asksNetd...)
-	d := newDockerd(n)
+	containersOfDocker(n, newDockerd(n))
+}
+
+// The same with an engine of today.
+func TestContainersOfDockerToday(t *testing.T) {
+	n := withImage(t, asksNetd...)
+	containersOfDocker(n, withBB(n, dockerdtest.New(t, dockerdOf(n).Current(t))))
+}
+
+func containersOfDocker(n *node, d *dockerdtest.Dockerd) {
+	t := n.t
 	far := n.outside("192.0.2.2/24", "2001:db8::2/64")
 	n.ok("network", "create", "--subnet", "10.7.0.0/24", "--subnet", "fd07::/64", "web")
 	for without, says := range map[string]string{
