@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -179,13 +180,29 @@ func (n *networks) disconnectAll(ctx context.Context, net cnm.Network) error {
 		if err != nil {
 			return err
 		}
-		ref := b.Container
-		if ref == "" {
-			ref = b.ID
+		if b.Engine != "" {
+			err = n.dismiss(ctx, net, b)
+		} else {
+			err = n.Disconnect(ctx, net.ID, cmp.Or(b.Container, b.ID), true)
 		}
-		if err := n.Disconnect(ctx, net.ID, ref, true); err != nil {
-			return fmt.Errorf("disconnect %s: %w", cnm.Short(ref), err)
+		if err != nil {
+			return fmt.Errorf("disconnect %s: %w", cnm.Short(cmp.Or(b.Container, b.ID)), err)
 		}
+	}
+	return nil
+}
+
+// dismiss takes a container of another engine off a network. That engine detaches it once more, which is no error.
+func (n *networks) dismiss(ctx context.Context, net cnm.Network, b cnm.Sandbox) error {
+	ends, err := n.ctrl.EndpointsOf(ctx, b.ID)
+	if err != nil {
+		return err
+	}
+	if len(ends) == 1 {
+		return n.ctrl.DeleteSandbox(ctx, b.ID)
+	}
+	if err := n.ctrl.Detach(ctx, b.ID, net.ID); err != nil && !errors.Is(err, cnm.ErrNotFound) {
+		return err
 	}
 	return nil
 }

@@ -161,7 +161,8 @@ func (d *Dockerd) place() {
 func (d *Dockerd) Launch() {
 	d.t.Helper()
 	cmd := exec.Command("nsenter", fmt.Sprintf("--mount=/proc/%d/ns/mnt", d.holder.Process.Pid), "sh", "-c",
-		fmt.Sprintf("rm -f %[1]s/exec/containerd/containerd.pid && DOCKER_MIN_API_VERSION=1.41 exec %[5]s --data-root %[1]s/data "+
+		fmt.Sprintf("rm -f %[1]s/exec/containerd/containerd.pid && "+
+			"DOCKER_MIN_API_VERSION=1.41 exec %[5]s --data-root %[1]s/data "+
 			"--exec-root %[1]s/exec --pidfile %[1]s/pid -H unix://%[2]s --cgroup-parent /%[3]s --bridge none "+
 			"--log-level warn %[4]s", d.dir, d.Socket, d.name, strings.Join(d.Args, " "), cmp.Or(d.Program, "dockerd")))
 	cmd.Stderr, cmd.Stdout = d.log, d.log

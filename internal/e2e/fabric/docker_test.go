@@ -42,12 +42,16 @@ func TestDockersOnOneOverlay(t *testing.T) {
 	today := func(c dockerdtest.Config) dockerdtest.Config { return c.Current(t) }
 	docker := map[string]*dockerdtest.Dockerd{"n1": f.dockerd("n1", nil), "n2": f.dockerd("n2", today)}
 	f.run("n3", "net network create -d overlay --subnet 10.20.0.0/16 --ipv6 web")
+	networks := func(host, want string) {
+		t.Helper()
+		await.True(t, "Docker's networks on "+host+" are "+want, func() bool {
+			out, _, err := docker[host].Try("network", "ls", "--filter", "driver=vethloom", "--format", "{{.Name}}")
+			return err == nil && out == want
+		})
+	}
 	for host, name := range map[string]string{"n1": "shop", "n2": "cart"} {
 		d := docker[host]
-		await.True(t, "Docker has the network", func() bool {
-			out, _, err := d.Try("network", "ls", "--filter", "driver=vethloom", "--format", "{{.Name}}")
-			return err == nil && out == "web"
-		})
+		networks(host, "web")
 		d.Docker("run", "-d", "--name", name, "--network", "web", "--network-alias", "app", "--dns", "10.20.0.1",
 			"bb", "sleep", "100000")
 	}
@@ -65,14 +69,17 @@ func TestDockersOnOneOverlay(t *testing.T) {
 	}
 	docker["n2"].Docker("rename", "cart", "basket")
 	f.until("n3", "net exec desk nslookup basket && ! net exec desk nslookup cart")
+	f.refused("n1", "net network leave web", "shop", "--force")
+	f.run("n1", "net network leave --force web")
+	f.converged("n1")
 	docker["n1"].Docker("rm", "-f", "shop")
+	networks("n1", "")
+	f.run("n1", "net network join web")
+	networks("n1", "web")
+	docker["n1"].Docker("run", "--rm", "--network", "web", "bb", "ping", "-c1", "-W3", "10.20.0.1")
 	docker["n2"].Docker("rm", "-f", "basket")
 	f.run("n3", "net rm -f desk")
 	f.until("n3", "net network rm web")
-	for _, d := range docker {
-		await.True(t, "Docker has the network no more", func() bool {
-			out, _, err := d.Try("network", "ls", "-q", "--filter", "driver=vethloom")
-			return err == nil && out == ""
-		})
-	}
+	networks("n1", "")
+	networks("n2", "")
 }
