@@ -52,7 +52,7 @@ $(CGO:%=bin/%): bin/%:
 	CGO_ENABLED=1 $(BUILD) -tags $(TAGS) -o $@ ./cmd/$*
 
 .PHONY: demo
-demo: demo-deps build ## show three nodes at work, in network namespaces of their own
+demo: demo-deps build $(CACHE)/crictl ## show three hosts at work, with Docker and containerd, in network namespaces
 	@demo/run.sh
 
 .PHONY: lab
@@ -116,6 +116,11 @@ lint: $(CACHE)/staticcheck ## formatting, vet, staticcheck, import directions, m
 $(CACHE)/staticcheck: .ci/lint/go.mod .ci/lint/go.sum
 	@mkdir -p $(@D)
 	$(GO) build -C .ci/lint -o $@ honnef.co/go/tools/cmd/staticcheck
+
+# The demo's containerd is asked for pods by it. A module of its own, too.
+$(CACHE)/crictl: .ci/crictl/go.mod .ci/crictl/go.sum
+	@mkdir -p $(@D)
+	$(GO) build -C .ci/crictl -o $@ sigs.k8s.io/cri-tools/cmd/crictl
 
 TREE ?= .
 

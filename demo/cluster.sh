@@ -45,7 +45,7 @@ reach() {
 			on $host net exec "on-$1" ping -6 -c 1 -W 1 "$six" >/dev/null 2>&1; do
 			[ "$(since "$start")" -lt 60000 ] || fail "$1: $host does not reach $four and $six"
 		done
-		tick "$(printf '%-8s %s ─▶ n2  %-10s %-22s %s ms' "$1" $host "$four" "$six" \
+		tick "$(printf '%-8s %s ─▶ n2  %-13s  %-25s  %s ms' "$1" $host "$four" "$six" \
 			"$(round_trip $host "on-$1" "$four")")"
 		[ "$(on $host net exec "on-$1" timeout 5 wget -qO- "http://$four/")" = 'hello from a container' ] ||
 			fail "$1: no answer from http://$four/"
@@ -93,6 +93,9 @@ cleanup() {
 		done
 	fi
 	[ -n "$talk_pid" ] && kill "$talk_pid" 2>/dev/null
-	netlab down
+	{
+		"$bin/netlab" --name "$lab" down 2>&3 # not what the shell says of daemons that are killed
+		engines_forget
+	} 3>&2 2>/dev/null
 	exit $status
 }

@@ -36,26 +36,41 @@ prompt() {
 	printf '  %s%s%s %s%s\n' "$dim" "$where" "$plain$command_colour" "$text" "$plain"
 }
 
+# typed WORD…: the words as they would be typed, with quotes around those that need them.
+typed() {
+	local word line=''
+	for word; do
+		case $word in
+		'' | *[!A-Za-z0-9_./:=,@%+…-]*) word="'$word'" ;;
+		esac
+		line+=" $word"
+	done
+	printf '%s\n' "${line# }"
+}
+
+# indented: what a command prints, set off from what was typed. Nothing is shown of nothing.
+indented() { sed -n '$!{p;b};/./p' | sed 's/^/    /; s/ *$//'; }
+
 # step TEXT COMMAND…: run it, with its output indented and its time below.
 step() {
 	local text=$1 start status=0
 	shift
 	prompt "$text"
 	start=$(now)
-	"$@" 2>&1 </dev/null | sed 's/^/    /' || status=$?
+	"$@" 2>&1 </dev/null | indented || status=$?
 	[ $status = 0 ] || fail "that failed with status $status"
 	note "$(since "$start") ms"
 }
-show() { step "$*" "$@"; }
+show() { step "$(typed "$@")" "$@"; }
 
 # expect TEXT COMMAND…: show it, and see TEXT in what it prints.
 expect() {
 	local want=$1 start out
 	shift
-	prompt "$*"
+	prompt "$(typed "$@")"
 	start=$(now)
 	out=$("$@" 2>&1 </dev/null) || fail "that failed: $out"
-	printf '    %s\n' "$out"
+	indented <<<"$out"
 	[[ $out == *"$want"* ]] || fail "the answer is not \"$want\""
 	note "$(since "$start") ms"
 }
@@ -64,13 +79,13 @@ expect() {
 eventually() {
 	local want=$1 start out=''
 	shift
-	prompt "$*"
+	prompt "$(typed "$@")"
 	start=$(now)
 	until out=$("$@" 2>&1 </dev/null) && [[ $out == *"$want"* ]]; do
 		[ "$(since "$start")" -lt 60000 ] || fail "still not \"$want\": $out"
 		sleep 0.05
 	done
-	printf '%s\n' "$out" | sed 's/^/    /'
+	indented <<<"$out"
 	note "$(since "$start") ms"
 }
 

@@ -5,11 +5,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . demo/lib.sh
 . demo/cluster.sh
+. demo/engines.sh
 
 begin
 
 title 'Three hosts on an isolated underlay, an etcd, a netd on each host'
-show netlab up --nodes 3 --ipv6
+show netlab up --nodes 3 --ipv6 --netd-flag=--docker=unix://RUN/dockerd.sock
 eventually 'n3' on n1 net node ls
 for n in n1 n2 n3; do
 	eventually n3 on $n net node ls --format '{{.Name}}' >/dev/null
@@ -86,10 +87,35 @@ for n in n1 n2 n3; do
 done
 note 'net diff is empty: every kernel is as the records say.'
 
+title 'One network for Docker on n1, containerd on n2 and vethloom on n3'
+engines_begin
+start_dockerd
+start_containerd
+give_images >/dev/null
+eventually overlay on n1 docker network ls --filter driver=vethloom
+note "netd has brought the networks of the cluster to Docker."
+show on n1 docker run -d --name shop --network overlay --dns 10.81.0.1 busybox sh -c "$(serve 'hello from docker')"
+show on n2 cat "$work/net.d/10-overlay.conflist"
+write_pod cart 'hello from containerd'
+show on n2 crictl runp "$work/pod.json"
+pod=$(on n2 crictl pods -q --name cart)
+pod=${pod:0:12}
+show on n2 crictl create "$pod" "$work/container.json" "$work/pod.json"
+container=$(on n2 crictl ps -a -q --pod "$pod")
+container=${container:0:12}
+show on n2 crictl start "$container"
+show on n3 net run -d --name desk --network overlay busybox sh -c "$(serve 'hello from vethloom')"
+show on n3 net endpoint ls overlay
+show_members
+
+title 'They hear each other, by IPv4, by IPv6 and by name'
+engines_talk
+
 title 'Everything goes'
+stop_engines
 show on n1 net rm -f "${drivers[@]/#/on-}"
 show on n2 net rm -f "${drivers[@]/#/web-}" echo
-show on n3 net rm -f "${drivers[@]/#/on-}"
+show on n3 net rm -f "${drivers[@]/#/on-}" desk
 for d in "${drivers[@]}"; do
 	eventually "$d" on n1 net network rm "$d"
 done
