@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -33,13 +34,17 @@ func (m *machine) startDocker(ctx context.Context) (*docker, error) {
 	}
 	m.started["docker"] = true
 	var err error
-	m.docker, err = m.dockerd(ctx, "docker")
+	m.docker, err = m.dockerd(ctx, "docker", apart)
 	return m.docker, err
 }
 
-// dockerd starts a dockerd with further flags; its name is that of its files. It is nil when there is none on this
-// machine.
-func (m *machine) dockerd(ctx context.Context, name string, flags ...string) (*docker, error) {
+// apart starts a program in a network namespace of its own: dockerd drops what it does not know in the FORWARD chain,
+// bridged frames included.
+var apart = []string{"unshare", "--net"}
+
+// dockerd starts a dockerd with further flags; its name is that of its files, and the words before are what leads to
+// its network namespace. It is nil when there is none on this machine.
+func (m *machine) dockerd(ctx context.Context, name string, before []string, flags ...string) (*docker, error) {
 	for _, program := range []string{"dockerd", "docker"} {
 		if _, err := exec.LookPath(program); err != nil {
 			m.missing("docker: make bench-deps installs it", err)
@@ -51,11 +56,9 @@ func (m *machine) dockerd(ctx context.Context, name string, flags ...string) (*d
 	socket := place + ".sock"
 	cgroup := dockerCgroup + "-" + name
 	m.defers(func() { removeCgroups(cgroup) })
-	// A network namespace of its own: dockerd drops what it does not know in the FORWARD chain, bridged frames
-	// included.
-	p, err := m.daemonAs(name, "unshare", append([]string{"--net", "dockerd", "--data-root",
-		filepath.Join(m.dir, name), "--exec-root", place, "--pidfile", place + ".pid", "--cgroup-parent",
-		cgroup, "-H", "unix://" + socket, "--log-level", "error"}, flags...)...)
+	line := slices.Concat(before, []string{"dockerd", "--data-root", filepath.Join(m.dir, name), "--exec-root", place,
+		"--pidfile", place + ".pid", "--cgroup-parent", cgroup, "-H", "unix://" + socket, "--log-level", "error"}, flags)
+	p, err := m.daemonAs(name, line[0], line[1:]...)
 	if err != nil {
 		return nil, err
 	}

@@ -25,9 +25,19 @@ type chain struct {
 	port int // the first that its containers publish
 }
 
-// enginesGroup compares what a container of a CNI engine costs, with a published port, a way out and the network that
-// it is on, by vethloom-cni and by the reference plugins.
+// enginesGroup compares what containers of other engines cost.
 func enginesGroup(ctx context.Context, m *machine) ([]group, error) {
+	byCNI, err := cniGroups(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	byDocker, err := joinedGroups(ctx, m)
+	return append(byCNI, byDocker...), err
+}
+
+// cniGroups compare what a container of a CNI engine costs, with a published port, a way out and the network that
+// it is on, by vethloom-cni and by the reference plugins.
+func cniGroups(ctx context.Context, m *machine) ([]group, error) {
 	in := group{Title: "CNI ADD, with a published port", Unit: "ms", Notes: []string{
 		"the start of every process is in it; the network namespace is made before, and not counted"}}
 	out := group{Title: "CNI DEL", Unit: "ms"}

@@ -87,7 +87,7 @@ func (f *fabric) publish(ctx context.Context, m *machine) (published, error) {
 
 // dockerPublishes runs the same with a dockerd of its own; none without one on this machine.
 func dockerPublishes(ctx context.Context, m *machine, i int, proxy string) ([]published, error) {
-	d, err := m.dockerd(ctx, fmt.Sprint("docker-", i), proxy)
+	d, err := m.dockerd(ctx, fmt.Sprint("docker-", i), apart, proxy)
 	if err != nil || d == nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/vethloom/vethloom/api/client"
 	apiv1 "github.com/vethloom/vethloom/api/v1"
@@ -28,27 +29,7 @@ func (m *machine) startFabric(ctx context.Context) (*fabric, error) {
 	if m.fabric != nil || m.cfg.baselines {
 		return m.fabric, nil
 	}
-	host := "unix:///run/vethloom/netd.sock"
-	if err := os.MkdirAll("/run/vethloom", 0o711); err != nil {
-		return nil, fmt.Errorf("start netd: %w", err)
-	}
-	p, err := m.daemon(m.cfg.path("netd"), "--root", filepath.Join(m.dir, "vethloom"), "--run", "/run/vethloom",
-		"--host", host)
-	if err != nil {
-		return nil, err
-	}
-	f := &fabric{pid: p.cmd.Process.Pid, host: host, net: m.cfg.path("net")}
-	err = poll(ctx, p, func(ctx context.Context) error {
-		c, err := client.Dial(ctx, host, client.Options{})
-		if err != nil {
-			return err
-		}
-		if _, err := c.System.Version(ctx, &apiv1.VersionRequest{}); err != nil {
-			return err
-		}
-		f.client = c
-		return nil
-	})
+	f, err := m.netd(ctx, "vethloom", nil, "--docker-plugin", "off")
 	if err != nil {
 		return nil, err
 	}
@@ -62,6 +43,34 @@ func (m *machine) startFabric(ctx context.Context) (*fabric, error) {
 	}
 	m.fabric = f
 	return f, nil
+}
+
+// netd starts a netd with further flags; its name is that of its files, and the words before are what leads to its
+// network namespace.
+func (m *machine) netd(ctx context.Context, name string, before []string, flags ...string) (*fabric, error) {
+	run := filepath.Join("/run", name)
+	if err := os.MkdirAll(run, 0o711); err != nil {
+		return nil, fmt.Errorf("start netd: %w", err)
+	}
+	host := "unix://" + filepath.Join(run, "netd.sock")
+	line := slices.Concat(before, []string{m.cfg.path("netd"), "--root", filepath.Join(m.dir, name), "--run", run,
+		"--host", host}, flags)
+	p, err := m.daemonAs("netd-"+name, line[0], line[1:]...)
+	if err != nil {
+		return nil, err
+	}
+	f := &fabric{pid: p.cmd.Process.Pid, host: host, net: m.cfg.path("net")}
+	return f, poll(ctx, p, func(ctx context.Context) error {
+		c, err := client.Dial(ctx, host, client.Options{})
+		if err != nil {
+			return err
+		}
+		if _, err := c.System.Version(ctx, &apiv1.VersionRequest{}); err != nil {
+			return err
+		}
+		f.client = c
+		return nil
+	})
 }
 
 func (f *fabric) cli(ctx context.Context, args ...string) ([]byte, error) {
