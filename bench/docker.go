@@ -57,7 +57,8 @@ func (m *machine) dockerd(ctx context.Context, name string, before []string, fla
 	cgroup := dockerCgroup + "-" + name
 	m.defers(func() { removeCgroups(cgroup) })
 	line := slices.Concat(before, []string{"dockerd", "--data-root", filepath.Join(m.dir, name), "--exec-root", place,
-		"--pidfile", place + ".pid", "--cgroup-parent", cgroup, "-H", "unix://" + socket, "--log-level", "error"}, flags)
+		"--pidfile", place + ".pid", "--cgroup-parent", cgroup, "-H", "unix://" + socket, "--log-level", "error"},
+		flags)
 	p, err := m.daemonAs(name, line[0], line[1:]...)
 	if err != nil {
 		return nil, err
