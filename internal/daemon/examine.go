@@ -20,8 +20,12 @@ func (d *daemon) examine(ctx context.Context) []doctor.Finding {
 			subnets = append(subnets, doctor.Subnet{Network: n.Name, Prefix: p.Subnet})
 		}
 	}
-	facts := doctor.Host{Kernel: d.kernel, StateDir: d.cfg.Root, Networks: subnets,
-		Cluster: d.examineCluster(ctx, networks)}.Facts(ctx)
+	host := doctor.Host{Kernel: d.kernel, StateDir: d.cfg.Root, Networks: subnets,
+		Cluster: d.examineCluster(ctx, networks), FollowsDocker: d.cfg.Docker != ""}
+	if d.answered {
+		host.DockerPlugin = d.cfg.dockerSocket()
+	}
+	facts := host.Facts(ctx)
 	if err != nil {
 		facts.Unknown = append(facts.Unknown, fmt.Sprintf("networks: %v", err))
 	}

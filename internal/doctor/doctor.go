@@ -42,7 +42,8 @@ func Examine(f Facts) []Finding {
 	for _, check := range []func(Facts) []Finding{
 		unknown, kernelVersion, features, forwarding, ipv6, foreignForward, blockers, bridgeNetfilter,
 		otherTools, overlaps, outbound, reversePath, reservedPorts, conntrack, neighbours,
-		cgroups, isolation, security, limits, disk, clock, cluster, cniRuntimes,
+		cgroups, isolation, security, limits, disk, clock, cluster, dockerJoined, cniRuntimes,
+		podmanJoined,
 	} {
 		all = append(all, check(f)...)
 	}

@@ -13,6 +13,7 @@ type Facts struct {
 
 	CNI       []CNIConfig // in the order in which runtimes look at them
 	CNIPlugin bool        // our plugin is where runtimes look for plugins
+	Engines   Engines     // of others
 
 	Release  string    // of the kernel: "6.1.0-28-amd64"
 	Features []Feature // tried in a network namespace of their own

@@ -23,12 +23,15 @@ type Host struct {
 	StateDir string
 	Networks []Subnet // of vethloom's networks; optional
 	Cluster  *Cluster // nil: this node is in none
+	// DockerPlugin is the socket that netd answers dockerd at, "" for none.
+	DockerPlugin  string
+	FollowsDocker bool // netd asks a dockerd for its containers
 	// Root is prepended to every path outside /proc/sys/net, for tests; "" is the host's own.
 	Root string
 }
 
 // toolNames are the processes looked for.
-var toolNames = []string{"dockerd", "firewalld", "k3s", "kubelet", "flanneld"}
+var toolNames = []string{"dockerd", "containerd", "crio", "firewalld", "k3s", "kubelet", "flanneld"}
 
 // Facts implements [Probe].
 func (h Host) Facts(ctx context.Context) Facts {
@@ -49,6 +52,7 @@ func (h Host) Facts(ctx context.Context) Facts {
 	learn("limits", h.limits(&f))
 	h.security(&f)
 	h.cni(&f)
+	h.engines(ctx, &f)
 	f.Networks, f.Cluster = h.Networks, h.Cluster
 	return f
 }
