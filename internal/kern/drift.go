@@ -62,7 +62,7 @@ func (k *Kernel) Drift(ctx context.Context) (<-chan struct{}, error) {
 		tables.Close()
 		return nil, fmt.Errorf("watch the entries: %w", err)
 	}
-	gens := genFilter{table: plan.Table}
+	gens := genFilter{table: plan.Table, port: w.k.rules.Port()}
 	err = w.start(ctx,
 		source{tables, func(m netlink.Message) {
 			if gens.foreign(m) {

@@ -114,9 +114,10 @@ const (
 // table of ours, or about a base chain of another, which may drop what we forward
 // from now on, or took a rule from a chain of another that has our accepts. A
 // transaction is told object by object, and then by its generation, which names the
-// thread that asked for it.
+// socket and the thread that asked for it.
 type genFilter struct {
 	table   string
+	port    uint32 // of the socket that our rules are changed by
 	touched bool
 }
 
@@ -151,11 +152,11 @@ func (g *genFilter) foreign(m netlink.Message) bool {
 	}
 	touched := g.touched
 	g.touched = false
-	return touched && !ownThread(thread)
+	return touched && m.Header.PID != g.port && !ownThread(thread)
 }
 
-// ownThread reports whether a thread is one of this process. In a PID namespace of its own a
-// process cannot tell; then its own changes count as others', which costs a look.
+// ownThread reports whether a thread is one of this process: accepts among the rules of others are written by sockets
+// of their own. In a PID namespace of its own a process cannot tell; then these count as others', which costs a look.
 func ownThread(tid uint32) bool {
 	_, err := os.Stat("/proc/self/task/" + strconv.FormatUint(uint64(tid), 10))
 	return err == nil

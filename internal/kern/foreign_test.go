@@ -47,10 +47,9 @@ func TestForeignAccept(t *testing.T) {
 	}
 }
 
-func foreignAccept(t *testing.T, setup, list, chain string) {
-	env := kerntest.New(t)
-	f := kerntest.NewHosts(t, env)
-	env.Sh(masquerade)
+// openHere opens the kernel of the test's namespace, until the test ends.
+func openHere(t *testing.T, env *kerntest.Env) *Kernel {
+	t.Helper()
 	k, err := Open(Config{RunDir: env.RunDir})
 	if err != nil {
 		t.Fatal(err)
@@ -60,6 +59,14 @@ func foreignAccept(t *testing.T, setup, list, chain string) {
 			t.Error(err)
 		}
 	})
+	return k
+}
+
+func foreignAccept(t *testing.T, setup, list, chain string) {
+	env := kerntest.New(t)
+	f := kerntest.NewHosts(t, env)
+	env.Sh(masquerade)
+	k := openHere(t, env)
 	want := plan.State{Accepts: []plan.ForwardAccept{{Family: "ip", Links: "vlb-+"}, {Family: "ip6", Links: "vlb-+"}}}
 	observed := func() plan.State {
 		t.Helper()

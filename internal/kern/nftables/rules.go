@@ -38,6 +38,10 @@ func Open(nsFd int) (*Rules, error) {
 	return &Rules{reader: reader, sock: sock, sets: make(map[string]plan.Set)}, nil
 }
 
+// Port is the netlink port of the socket that [Rules.Apply] asks by. The kernel's notifications about a transaction are
+// from it.
+func (r *Rules) Port() uint32 { return r.sock.port }
+
 // Close releases the sockets.
 func (r *Rules) Close() error { return errors.Join(r.reader.close(), r.sock.close()) }
 

@@ -27,6 +27,7 @@ var errInterrupted = errors.New("the ruleset changed while it was read")
 // conn is a netlink socket to nf_tables. It is not safe for concurrent use.
 type conn struct {
 	sock  *socket.Conn
+	port  uint32 // of netlink, which no other socket of the namespace has
 	seq   uint32
 	buf   []byte
 	write int // bytes of send buffer asked for so far
@@ -52,6 +53,13 @@ func dial(nsFd int) (*conn, error) {
 	)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("set up netfilter netlink socket: %w", err), sock.Close())
+	}
+	name, err := sock.Getsockname()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("find the port of a netlink socket: %w", err), sock.Close())
+	}
+	if a, ok := name.(*unix.SockaddrNetlink); ok {
+		s.port = a.Pid
 	}
 	return s, nil
 }
