@@ -9,6 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/vethloom/vethloom/api/client"
@@ -152,32 +153,35 @@ a remedy. The exit code is 1 when there is an error.`,
 	return cmd
 }
 
-// showFindings writes a table, each remedy below its finding. Colours come after the
-// alignment, because a tabwriter would count their bytes.
+// showFindings writes a table, each remedy below its finding. On a terminal what was found is broken into lines; a
+// remedy is not, as it is there to be copied: one that is too long begins further to the left.
 func (a nodes) showFindings(all []*apiv1.Finding) error {
-	var b strings.Builder
-	tw := tabwriter.NewWriter(&b, 0, 1, 2, ' ', 0)
-	fmt.Fprintln(tw, "RESULT\tCHECK\tFOUND")
-	for _, f := range all {
-		show.Printf(tw, "%s\t%s\t%s\n", f.GetSeverity(), f.GetCheck(), f.GetFound())
-		if f.GetRemedy() != "" {
-			show.Printf(tw, "\t\t-> %s\n", f.GetRemedy())
-		}
-	}
-	if err := tw.Flush(); err != nil {
-		return err
-	}
+	const result, arrow = 9, "-> "
 	colours := map[string]string{"ok": "32", "info": "36", "warning": "33", "error": "31"}
-	for line := range strings.Lines(b.String()) {
-		word, _, _ := strings.Cut(line, " ")
-		if sgr := colours[word]; sgr != "" {
-			line = string(a.paint(sgr, word)) + strings.TrimPrefix(line, word)
+	check := len("CHECK")
+	for _, f := range all {
+		check = max(check, utf8.RuneCountInString(show.PlainLines(f.GetCheck())))
+	}
+	indent := result + check + 2
+	columns := session.Columns(a.Out)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-*s%-*s%s\n", result, "RESULT", check+2, "CHECK", "FOUND")
+	for _, f := range all {
+		word := f.GetSeverity()
+		show.Printf(&b, "%s%*s%-*s", a.paint(colours[word], word), max(result-len(word), 1), "", check+2, f.GetCheck())
+		for i, line := range show.Wrap(f.GetFound(), columns-indent) {
+			show.Printf(&b, "%*s%s\n", min(i, 1)*indent, "", line)
 		}
-		if _, err := io.WriteString(a.Out, line); err != nil {
-			return err
+		if remedy := f.GetRemedy(); remedy != "" {
+			left := indent
+			if columns > 0 && indent+len(arrow)+utf8.RuneCountInString(remedy) > columns {
+				left = result
+			}
+			show.Printf(&b, "%*s%s%s\n", left, "", arrow, remedy)
 		}
 	}
-	return nil
+	_, err := io.WriteString(a.Out, b.String())
+	return err
 }
 
 func (a nodes) diff() *cobra.Command {

@@ -19,6 +19,7 @@ import (
 	"github.com/vethloom/vethloom/api/server/fake"
 	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/cli"
+	"github.com/vethloom/vethloom/internal/doctor"
 )
 
 // tty is a net at a terminal: what is typed goes into master, what is shown comes out of lines.
@@ -205,6 +206,39 @@ func TestSignalsGoToAContainerWithoutTerminal(t *testing.T) {
 	if got := out.String(); got != "ready\ngot USR1\ngot TERM\n" {
 		t.Fatalf("got %q", got)
 	}
+}
+
+// On a terminal findings are broken into lines below each other; a remedy stays one line, to be copied.
+func TestFindingsFitTheTerminal(t *testing.T) {
+	x := newTTY(t)
+	if err := x.master.Resize(console.WinSize{Width: 60, Height: 24}); err != nil {
+		t.Fatal(err)
+	}
+	env := x.app.Env
+	x.app.Env = func(key string) (string, bool) {
+		if key == "NO_COLOR" {
+			return "1", true
+		}
+		return env(key)
+	}
+	remedy := "net network create web; " + strings.Repeat("and ", 9) + "so on"
+	x.netd.domain.SetFindings(doctor.Finding{Check: "kernel", Severity: doctor.OK, Found: "works"},
+		doctor.Finding{Check: "other tools", Severity: doctor.Info, Remedy: "short",
+			Found: "something that takes more room than is left of the line"},
+		doctor.Finding{Check: "CNI", Severity: doctor.Warning, Found: "short", Remedy: remedy})
+	code := x.run("doctor")
+	for _, line := range []string{
+		"RESULT   CHECK        FOUND",
+		"ok       kernel       works",
+		"info     other tools  something that takes more room than is",
+		"                      left of the line",
+		"                      -> short",
+		"warning  CNI          short",
+		"         -> " + remedy,
+	} {
+		x.expect(t, line)
+	}
+	exits(t, code, 0)
 }
 
 type syncBuffer struct {

@@ -264,6 +264,19 @@ func Terminal(f any) (int, bool) {
 	return fd, term.IsTerminal(fd)
 }
 
+// Columns is the width of a terminal, 0 for what is none.
+func Columns(f any) int {
+	fd, ok := Terminal(f)
+	if !ok {
+		return 0
+	}
+	w, _, err := term.GetSize(fd)
+	if err != nil {
+		return 0
+	}
+	return w
+}
+
 // ExitError ends net with a code; a nil Err was reported already, or is none.
 type ExitError struct {
 	Code int

@@ -42,6 +42,31 @@ func unsafe(r rune) bool {
 // Painted is text that this program has given colours: what it holds of others is plain already.
 type Painted string
 
+// leastWidth is what text is broken into lines for: of narrower ones a terminal makes more than we would.
+const leastWidth = 30
+
+// Wrap breaks text between words into lines of a width, where it is wide enough. A longer word has a line of its own.
+func Wrap(text string, width int) []string {
+	if width < leastWidth || utf8.RuneCountInString(text) <= width {
+		return []string{text}
+	}
+	var lines []string
+	line, room := "", width
+	for _, word := range strings.Fields(text) {
+		n := utf8.RuneCountInString(word)
+		switch {
+		case line == "":
+			line, room = word, width-n
+		case n+1 <= room:
+			line, room = line+" "+word, room-n-1
+		default:
+			lines = append(lines, line)
+			line, room = word, width-n
+		}
+	}
+	return append(lines, line)
+}
+
 // Printf formats like fmt.Fprintf, with [PlainLines] of every text and error among the arguments.
 func Printf(w io.Writer, format string, args ...any) (int, error) {
 	out := make([]any, len(args))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -248,6 +249,27 @@ func TestShortID(t *testing.T) {
 		"0123456789abcdef": "0123456789ab"} {
 		if got := show.ShortID(in); got != want {
 			t.Errorf("%q is %q, want %q", in, got, want)
+		}
+	}
+}
+
+// Text is broken between words, and no line is wider than there is room but for a word that is.
+func TestWrap(t *testing.T) {
+	const text = "one word after another, as far as there is room for théir letters, and then more"
+	for _, c := range []struct {
+		text  string
+		width int
+		want  []string
+	}{
+		{"short", 30, []string{"short"}},
+		{text, 0, []string{text}},
+		{text, 29, []string{text}}, // too narrow
+		{text, 40, []string{"one word after another, as far as there", "is room for théir letters, and then more"}},
+		{strings.Repeat("x", 50) + " y", 30, []string{strings.Repeat("x", 50), "y"}},
+		{"", 40, []string{""}},
+	} {
+		if got := show.Wrap(c.text, c.width); !slices.Equal(got, c.want) {
+			t.Errorf("%q at %d: %q, want %q", c.text, c.width, got, c.want)
 		}
 	}
 }
