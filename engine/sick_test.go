@@ -117,7 +117,7 @@ func TestSupervisorThatStopsDuringTheStart(t *testing.T) {
 	w.nets.hook = func() { frozen <- w.freeze(c.ID) }
 	started := make(chan error, 1)
 	go func() { started <- w.e.Start(t.Context(), "stuck") }()
-	pid := <-frozen
+	pid := await.From(t, "the supervisor is stopped", frozen)
 	w.nets.hook = nil
 	if d, err := w.e.Inspect(t.Context(), "stuck"); err != nil || d.Status != engine.Created {
 		t.Errorf("while it starts: %s, %v", d.Status, err)

@@ -112,7 +112,9 @@ func (a containers) portRemove() *cobra.Command {
 
 // publishedPort is a line of the list of ports.
 type publishedPort struct {
-	container *apiv1.Container
+	container string // its name
+	id        string
+	status    string // of a container of ours
 	network   string // that publishes it; empty while none does
 	missing   bool   // the host does not have the address yet
 	m         cnm.PortMapping
@@ -124,7 +126,7 @@ func (a containers) portList() *cobra.Command {
 		ID: func(p publishedPort) string { return p.address },
 		Columns: []show.Column[publishedPort]{
 			{Name: "Container", Header: "CONTAINER",
-				Value: func(p publishedPort) string { return p.container.GetSpec().GetName() }},
+				Value: func(p publishedPort) string { return p.container }},
 			{Name: "Port", Header: "PORT", Value: func(p publishedPort) string { return p.m.Target() }},
 			{Name: "Address", Header: "ADDRESS", Value: func(p publishedPort) string { return p.address }},
 			{Name: "Network", Header: "NETWORK", Value: func(p publishedPort) string { return p.network }},
@@ -132,12 +134,12 @@ func (a containers) portList() *cobra.Command {
 			{Name: "Mode", Header: "MODE", Value: func(p publishedPort) string { return p.m.Mode() }},
 			{Name: "State", Header: "STATE", Value: publishedPort.state},
 			{Name: "ID", Header: "CONTAINER ID", Hidden: true,
-				Value: func(p publishedPort) string { return p.container.GetId() }},
+				Value: func(p publishedPort) string { return p.id }},
 		},
 	}
 	cmd := &cobra.Command{
 		Use: "ls [flags] [CONTAINER]", Aliases: []string{"list"},
-		Short: "List published ports, also of containers that do not run",
+		Short: "List published ports, also of containers that do not run, and of other engines' on this node",
 		Args:  cobra.MaximumNArgs(1), ValidArgsFunction: a.complete(containerNames, 1),
 		Example: "  net port ls\n  net port ls web --format '{{.Address}}'",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
@@ -152,14 +154,21 @@ func (a containers) portList() *cobra.Command {
 			if err != nil {
 				return client.Explain(err)
 			}
-			all := resp.GetContainers()
-			slices.SortStableFunc(all, func(x, y *apiv1.Container) int {
-				return cmp.Compare(x.GetSpec().GetName(), y.GetSpec().GetName())
-			})
+			others, err := c.Networks.Endpoints(ctx, &apiv1.ListEndpointsRequest{})
+			if err != nil {
+				return client.Explain(err)
+			}
 			var ports []publishedPort
-			for _, ct := range all {
+			for _, ct := range resp.GetContainers() {
 				ports = append(ports, portsOf(ct)...)
 			}
+			for _, e := range others.GetEndpoints() {
+				if e.GetEngine() != "" {
+					of := publishedPort{container: e.GetContainer(), id: e.GetContainerId()}
+					ports = append(ports, portsAt(of, e)...)
+				}
+			}
+			slices.SortStableFunc(ports, func(x, y publishedPort) int { return cmp.Compare(x.container, y.container) })
 			return l.Show(a.Out, ports)
 		}),
 	}
@@ -169,24 +178,34 @@ func (a containers) portList() *cobra.Command {
 
 // portsOf are a container's ports where they are published, or while nothing publishes them, as they were asked for.
 func portsOf(ct *apiv1.Container) []publishedPort {
+	of := publishedPort{container: ct.GetSpec().GetName(), id: ct.GetId(), status: ct.GetStatus()}
 	var out []publishedPort
-	add := func(network string, ports []cnm.PortMapping, missing ...string) {
-		for _, m := range ports {
-			for _, address := range m.Addresses() {
-				waits := m.HostIP.IsValid() && slices.Contains(missing, m.HostIP.String())
-				out = append(out, publishedPort{ct, network, waits, m, address})
-			}
-		}
-	}
 	for _, e := range ct.GetSandbox().GetEndpoints() {
-		add(e.GetNetwork(), view.EndpointPorts(e), e.GetMissingAddresses()...)
+		out = append(out, portsAt(of, e)...)
 	}
 	if len(out) == 0 {
-		add("", view.PortMappings(ct.GetSpec().GetPorts()))
+		out = of.each(view.PortMappings(ct.GetSpec().GetPorts()))
 	}
 	slices.SortStableFunc(out, func(x, y publishedPort) int {
 		return cmp.Or(cmp.Compare(x.m.Port, y.m.Port), cmp.Compare(x.m.Proto, y.m.Proto))
 	})
+	return out
+}
+
+// portsAt are those that an endpoint publishes.
+func portsAt(of publishedPort, e *apiv1.Endpoint) []publishedPort {
+	of.network = e.GetNetwork()
+	return of.each(view.EndpointPorts(e), e.GetMissingAddresses()...)
+}
+
+// each is a line for each address of each port. Some addresses the host may not have yet.
+func (p publishedPort) each(ports []cnm.PortMapping, missing ...string) (out []publishedPort) {
+	for _, m := range ports {
+		p.m, p.missing = m, m.HostIP.IsValid() && slices.Contains(missing, m.HostIP.String())
+		for _, p.address = range m.Addresses() {
+			out = append(out, p)
+		}
+	}
 	return out
 }
 
@@ -196,7 +215,7 @@ func (p publishedPort) state() string {
 		return "waits for the address"
 	case p.network != "":
 		return "published"
-	case p.container.GetStatus() == "running" || p.container.GetStatus() == "paused":
+	case p.status == "running" || p.status == "paused":
 		return "waits for a network"
 	}
 	return "waits for the start"

@@ -38,6 +38,7 @@ const (
 	followPause = 10 * time.Second
 	followGrace = 20 * time.Second
 	settleTime  = 50 * time.Millisecond // events come in groups
+	againTime   = time.Second           // between two tries to hear of events
 	// reservationTime is how long an address may be reserved without an endpoint: dockerd makes that at once, and
 	// forgets what it has asked for when it is killed before.
 	reservationTime = time.Minute
@@ -101,13 +102,14 @@ func (f *Follower) Run(ctx context.Context) {
 	}
 }
 
-// watch wakes the loop with what Docker tells of.
+// watch wakes the loop with what Docker tells of, and when it may tell again.
 func (f *Follower) watch(ctx context.Context) {
 	for ctx.Err() == nil {
+		f.Wake()
 		_ = f.Engine.Changes(ctx, f.Wake) // the passes say what is wrong
 		select {
 		case <-ctx.Done():
-		case <-time.After(f.Pause / 2):
+		case <-time.After(againTime):
 		}
 	}
 }

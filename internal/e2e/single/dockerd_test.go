@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -85,6 +86,18 @@ func containersOfDocker(n *node, d *dockerdtest.Dockerd) {
 	reach("at first")
 	matches(t, "who is on the network", n.ok("endpoint", "ls", "web", "--format", "{{.Engine}} {{.Addresses}}"),
 		`(?m)^docker 10\.7\.0\.77, fd07::\S+$`)
+	ports := func(want string) {
+		t.Helper()
+		n.eventually("the ports are "+want, func() bool {
+			return regexp.MustCompile(want).MatchString(n.ok("port", "ls", "--format",
+				"{{.Container}} {{.Port}} {{.Address}}"))
+		})
+	}
+	ports(`(?m)^shop 80/tcp 0\.0\.0\.0:8080$`)
+	d.Docker("run", "-d", "--name", "range", "--network", "web", "-p", "8080-8082:81", "-p", "82/udp", "bb", "sleep",
+		"1000")
+	ports(`(?m)^range 81/tcp 0\.0\.0\.0:8081\n(.*\n)?range 82/udp 0\.0\.0\.0:\d+$`)
+	d.Docker("rm", "-f", "range")
 	_, errs, err := d.Try("run", "-d", "--name", "other", "--network", "web", "-p", "8080:80", "bb", "sleep", "1000")
 	if err == nil || !strings.Contains(errs, "8080/tcp: taken by") {
 		t.Errorf("a port that is taken: %v, %s", err, errs)
