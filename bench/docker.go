@@ -59,7 +59,7 @@ func (m *machine) dockerd(ctx context.Context, name string, before []string, fla
 	line := slices.Concat(before, []string{"dockerd", "--data-root", filepath.Join(m.dir, name), "--exec-root", place,
 		"--pidfile", place + ".pid", "--cgroup-parent", cgroup, "-H", "unix://" + socket, "--log-level", "error"},
 		flags)
-	p, err := m.daemonAs(name, line[0], line[1:]...)
+	p, err := m.daemon(name, line[0], line[1:]...)
 	if err != nil {
 		return nil, err
 	}

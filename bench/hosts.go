@@ -311,7 +311,7 @@ func (c *cluster) flannel(ctx context.Context, binary, backend, network string) 
 		}
 		env := filepath.Join(c.m.dir, fmt.Sprintf("%s%d.env", backend, i))
 		// It masquerades as our networks do; its regular look at iptables would fall on a contender by chance.
-		p, err := c.m.daemonAs(fmt.Sprintf("flanneld-%s%d", backend, i), "nsenter", "--net="+host, binary,
+		p, err := c.m.daemon(fmt.Sprintf("flanneld-%s%d", backend, i), "nsenter", "--net="+host, binary,
 			"-etcd-endpoints", c.lab.Endpoints(), "-etcd-prefix", prefix, "-iface", addr.String(), "-subnet-file", env,
 			"-ip-masq", "-iptables-resync", "3600")
 		if err != nil {

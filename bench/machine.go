@@ -91,14 +91,9 @@ func (m *machine) missing(what string, err error) {
 	m.absent = append(m.absent, fmt.Sprintf("%s (%s)", what, strings.TrimSpace(err.Error())))
 }
 
-// daemon starts a program that runs until the machine is closed. Its output goes to a file
-// in the scratch directory, the end of which is in the errors of what waits for it.
-func (m *machine) daemon(name string, args ...string) (*process, error) {
-	return m.daemonAs(filepath.Base(name), name, args...)
-}
-
-// daemonAs is for several of one program: each has a log of its own.
-func (m *machine) daemonAs(title, name string, args ...string) (*process, error) {
+// daemon starts a program that runs until the machine is closed. Its output goes to a file in the scratch directory,
+// the end of which is in the errors of what waits for it: several of one program have different titles.
+func (m *machine) daemon(title, name string, args ...string) (*process, error) {
 	logFile := filepath.Join(m.dir, title+".log")
 	out, err := os.Create(logFile)
 	if err != nil {

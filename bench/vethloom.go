@@ -55,7 +55,7 @@ func (m *machine) netd(ctx context.Context, name string, before []string, flags 
 	host := "unix://" + filepath.Join(run, "netd.sock")
 	line := slices.Concat(before, []string{m.cfg.path("netd"), "--root", filepath.Join(m.dir, name), "--run", run,
 		"--host", host}, flags)
-	p, err := m.daemonAs("netd-"+name, line[0], line[1:]...)
+	p, err := m.daemon("netd-"+name, line[0], line[1:]...)
 	if err != nil {
 		return nil, err
 	}
