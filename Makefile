@@ -106,7 +106,7 @@ race: root build ## run the tests with the race detector (as root)
 .PHONY: soak
 soak: export VETHLOOM_SOAK = 1
 soak: root build ## kill netd before every single step of what it does (as root; half an hour)
-	$(GO) test -tags $(TAGS) -count=1 -timeout 2h -run TestKilledAtEveryStep $(TESTFLAGS) ./internal/daemon
+	$(GO) test -tags $(TAGS) -count=1 -timeout 2h -run KilledAtEveryStep $(TESTFLAGS) ./internal/daemon
 
 .PHONY: lint
 lint: $(CACHE)/staticcheck ## formatting, vet, staticcheck, import directions, manifests, modules, generated code, shell

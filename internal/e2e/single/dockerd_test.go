@@ -103,6 +103,16 @@ func containersOfDocker(n *node, d *dockerdtest.Dockerd) {
 		t.Errorf("a port that is taken: %v, %s", err, errs)
 	}
 	d.Docker("rm", "-f", "other")
+	rival := make(chan result, 1)
+	go func() {
+		rival <- n.net("run", "-d", "--name", "rival", "--network", "web", "--ip", "10.7.0.50", "bb", "sleep", "9")
+	}()
+	_, errs, err = d.Try("run", "-d", "--name", "other", "--network", "web", "--ip", "10.7.0.50", "bb", "sleep", "9")
+	if r := <-rival; (r.code == 0) == (err == nil) {
+		t.Errorf("two engines ask for one address at once: %d, %s and %v, %s", r.code, r.err, err, errs)
+	}
+	d.Docker("rm", "-f", "other")
+	n.net("rm", "-f", "rival") // it may not be there
 	n.restart()
 	is(t, "what differs", n.ok("diff"), "")
 	reach("after netd was killed")
