@@ -52,13 +52,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 		_, err := n.client.Networks.Remove(ctx, &apiv1.RemoveNetworkRequest{Network: "extra"})
 		return err
 	}
-	for _, c := range []struct {
-		name   string
-		before []func(*node) error
-		do     func(*node) error
-		after  []func(*node) error // must work whatever the crash left
-		least  int                 // steps
-	}{
+	for _, c := range []crash{
 		{"create sandbox", nil, create, []func(*node) error{create, remove}, 15},
 		{"remove sandbox", []func(*node) error{create}, remove, []func(*node) error{create, remove}, 10},
 		{"connect", []func(*node) error{create, disconnect}, connect, []func(*node) error{remove}, 6},
@@ -71,22 +65,37 @@ func TestKilledAtEveryStep(t *testing.T) {
 			n.start()
 			n.network("web")
 			n.network("db", func(r *apiv1.CreateNetworkRequest) { r.Pools = []*apiv1.Pool{{Subnet: "10.66.0.0/24"}} })
-			for step := 1; ; step += soak.Stride(3) {
-				if n.walk(ctx, step, c.before, c.do, c.after) {
-					if step <= c.least {
-						t.Errorf("only %d steps were walked: the kill points are not where the work is", step-1)
-					}
-					t.Logf("%d steps", step-1)
-					break
-				}
-				if t.Failed() {
-					t.Fatalf("killed before step %d", step)
-				}
-			}
+			n.walkAll(c)
 			n.removeNetwork("web")
 			n.removeNetwork("db")
 			n.converged()
 		})
+	}
+}
+
+// crash is a change, before whose steps netd is killed.
+type crash struct {
+	name   string
+	before []func(*node) error
+	do     func(*node) error
+	after  []func(*node) error // must work whatever the crash left
+	least  int                 // steps
+}
+
+// walkAll kills netd before each step of a change, or before a sample of them.
+func (n *node) walkAll(c crash) {
+	n.t.Helper()
+	for step := 1; ; step += soak.Stride(3) {
+		if n.walk(n.t.Context(), step, c.before, c.do, c.after) {
+			if step <= c.least {
+				n.t.Errorf("only %d steps were walked: the kill points are not where the work is", step-1)
+			}
+			n.t.Logf("%d steps", step-1)
+			return
+		}
+		if n.t.Failed() {
+			n.t.Fatalf("killed before step %d", step)
+		}
 	}
 }
 

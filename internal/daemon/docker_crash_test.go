@@ -13,7 +13,6 @@ import (
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/engine/shim/shimtest"
-	"github.com/vethloom/vethloom/internal/soak"
 )
 
 // asDocker makes a call as dockerd does.
@@ -61,13 +60,7 @@ func TestDockersCallsKilledAtEveryStep(t *testing.T) {
 		`{"com.docker.network.generic": {"icc": "false"}}, "IPv4Data": [{"AddressSpace": "LocalDefault", `+
 		`"Pool": "10.67.0.0/24"}]}`)
 	remove := calls("NetworkDriver.DeleteNetwork", `{"NetworkID": "`+own+`"}`)
-	for _, c := range []struct {
-		name   string
-		before []func(*node) error
-		do     func(*node) error
-		after  []func(*node) error
-		least  int
-	}{
+	for _, c := range []crash{
 		{"start a container", nil, start, []func(*node) error{start, stop, stop}, 12},
 		{"stop a container", []func(*node) error{start}, stop, []func(*node) error{stop, start, stop}, 8},
 		{"make a network", nil, create, []func(*node) error{create, remove, remove}, 6},
@@ -87,17 +80,7 @@ func TestDockersCallsKilledAtEveryStep(t *testing.T) {
 			if err := join(n); err != nil {
 				t.Fatal(err)
 			}
-			for step := 1; ; step += soak.Stride(3) {
-				if n.walk(t.Context(), step, c.before, c.do, c.after) {
-					if step <= c.least {
-						t.Errorf("only %d steps were walked: the kill points are not where the work is", step-1)
-					}
-					break
-				}
-				if t.Failed() {
-					t.Fatalf("killed before step %d", step)
-				}
-			}
+			n.walkAll(c)
 			if err := calls("NetworkDriver.DeleteNetwork", `{"NetworkID": "`+network+`"}`)(n); err != nil {
 				t.Error(err)
 			}

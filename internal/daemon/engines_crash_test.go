@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
-	"github.com/vethloom/vethloom/internal/soak"
 	"github.com/vethloom/vethloom/plugin/attach"
 )
 
@@ -25,13 +24,7 @@ func TestAttachmentsKilledAtEveryStep(t *testing.T) {
 			Key: attach.Key{Engine: "cni"}, Network: "web", Origin: "web"})
 		return err
 	}
-	for _, c := range []struct {
-		name   string
-		before []func(*node) error
-		do     func(*node) error
-		after  []func(*node) error
-		least  int
-	}{
+	for _, c := range []crash{
 		{"attach", nil, attached, []func(*node) error{attached, check, detached, detached}, 10},
 		{"detach", []func(*node) error{attached}, detached, []func(*node) error{detached, attached, detached}, 6},
 		{"collect", []func(*node) error{attached}, collect, []func(*node) error{collect, attached, collect}, 6},
@@ -45,17 +38,7 @@ func TestAttachmentsKilledAtEveryStep(t *testing.T) {
 			o = &others{node: n, dir: t.TempDir()}
 			o.add("a")
 			t.Cleanup(func() { o.remove("a") })
-			for step := 1; ; step += soak.Stride(3) {
-				if n.walk(t.Context(), step, c.before, c.do, c.after) {
-					if step <= c.least {
-						t.Errorf("only %d steps were walked: the kill points are not where the work is", step-1)
-					}
-					break
-				}
-				if t.Failed() {
-					t.Fatalf("killed before step %d", step)
-				}
-			}
+			n.walkAll(c)
 			n.removeNetwork("web")
 			n.converged()
 		})

@@ -11,13 +11,13 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/internal/keylock"
+	"github.com/vethloom/vethloom/internal/rootsocket"
 	"github.com/vethloom/vethloom/plugin/attach"
 )
 
@@ -55,15 +55,9 @@ func New(c Config) *Server { return &Server{Config: c, slots: make(chan struct{}
 
 // Listen opens the socket, which root alone may use.
 func Listen(path string) (*net.UnixListener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove the socket of an earlier run: %w", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := rootsocket.Listen(path)
 	if err != nil {
 		return nil, fmt.Errorf("listen for attachments: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("keep others from the socket: %w", err), l.Close())
 	}
 	return l, nil
 }
@@ -161,18 +155,8 @@ func parse(text []byte) (r attach.Request, err error) {
 
 // admit refuses a process that is not root's. The socket's mode does it, too, as long as nobody changes it.
 func admit(c *net.UnixConn) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var cred *unix.Ucred
-	if e := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); e != nil || err != nil {
-		return fmt.Errorf("look who asks: %w", errors.Join(e, err))
-	}
-	if cred.Uid != 0 {
-		return invalid("user %d may not attach containers: only root may", cred.Uid)
+	if err := rootsocket.OfRoot(c); err != nil {
+		return invalid("%v", err)
 	}
 	return nil
 }
