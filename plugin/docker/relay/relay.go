@@ -60,6 +60,7 @@ func Answer(w http.ResponseWriter, answer any, err error) error {
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	srv := &http.Server{Handler: h, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second,
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	srv.SetKeepAlivesEnabled(false) // one that ends here while dockerd asks has it ask again, with nothing in it
 	stopped := make(chan error, 1)
 	defer context.AfterFunc(ctx, func() {
 		bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTime)

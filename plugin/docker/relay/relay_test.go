@@ -110,6 +110,25 @@ func TestAnswers(t *testing.T) {
 	says("a netd that ends", "die", "{}", "EOF")
 }
 
+// A connection ends with its answer. On one that is kept, dockerd may ask at the moment when the relay ends: it tries
+// again then, and sends an empty body.
+func TestConnectionsAreNotKept(t *testing.T) {
+	front := filepath.Join(t.TempDir(), "front")
+	listen(t, front, New(front+"-netd"))
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", front)
+	}}
+	defer tr.CloseIdleConnections()
+	r, err := (&http.Client{Transport: tr}).Post("http://plugin/Plugin.Activate", "application/json", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if !r.Close {
+		t.Error("the connection is kept for another call")
+	}
+}
+
 // FuzzRelay sends what dockerd, or somebody in its place, might, and hears one JSON object.
 func FuzzRelay(f *testing.F) {
 	f.Add("NetworkDriver.Join", []byte(`{"NetworkID":"x"}`), []byte(`{}`))
