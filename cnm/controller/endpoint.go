@@ -314,11 +314,10 @@ func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest, requests []cnm.Atta
 			Reason: fmt.Sprintf("endpoints of driver %s have no end on the host that holds them to a rate", n.Driver),
 			Remedy: "leave it out, or choose a network with a bridge"}
 	}
-	if s.Handed && !d.Capabilities().Ports {
-		return nil, &cnm.Error{Kind: cnm.ErrInvalid, Field: "network", Value: n.Name,
-			Reason: fmt.Sprintf("endpoints of driver %s have no end on the host: %s cannot be given theirs", n.Driver,
-				s.Engine),
-			Remedy: "choose a network of driver bridge, overlay, vxlan, host-gw or udp"}
+	if s.Handed {
+		if err := k.HandsOver(n.Driver); err != nil {
+			return nil, err
+		}
 	}
 	if err := errors.Join(k.freeMAC(n, r.MAC), k.freeLink(s, r.IfName)); err != nil {
 		return nil, err
@@ -338,6 +337,17 @@ func (k *endpoints) hold(s cnm.Sandbox, r cnm.AttachRequest, requests []cnm.Atta
 	}
 	k.ix.putEndpoint(e, true)
 	return &joining{request: r, network: n, e: e}, nil
+}
+
+// HandsOver refuses drivers of networks that other engines cannot take links of away. One that is not known is left to
+// who makes a network of it.
+func (k *endpoints) HandsOver(driver string) error {
+	if d, ok := k.drivers[driver]; !ok || d.Capabilities().Ports {
+		return nil
+	}
+	return &cnm.Error{Kind: cnm.ErrInvalid, Field: "driver", Value: driver,
+		Reason: "its endpoints have no end on the host: another engine cannot be given theirs",
+		Remedy: "choose a network of driver bridge, overlay, vxlan, host-gw or udp"}
 }
 
 // freeLink refuses the name of a link that is in the sandbox.

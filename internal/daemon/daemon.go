@@ -46,6 +46,7 @@ import (
 	"github.com/vethloom/vethloom/plan"
 	attachments "github.com/vethloom/vethloom/plugin/attach/server"
 	"github.com/vethloom/vethloom/plugin/docker"
+	"github.com/vethloom/vethloom/plugin/docker/relay"
 )
 
 // daemon is one running netd.
@@ -74,7 +75,7 @@ type daemon struct {
 	prober *health.Prober
 
 	docker   *docker.Server
-	answered bool // dockerd is
+	relay    *relay.Keeper // nil: dockerd is not answered
 	follower *docker.Follower
 	records  cnm.Store
 
@@ -284,7 +285,7 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	others := attachmentsOf(d)
 	g.Go(func() error { return others.Serve(ctx, engines) })
 	g.Go(func() error { others.Watch(ctx); return nil })
-	if d.answered {
+	if d.relay != nil {
 		g.Go(func() error { d.follower.Run(ctx); return nil })
 	}
 	g.Go(func() error { return d.leases.Run(ctx, d.nets.readdress) })
@@ -325,7 +326,8 @@ func (d *daemon) services() server.Config {
 		System: &system{
 			cfg: d.cfg, started: d.started, ctrl: d.ctrl, engine: d.engine, rec: d.rec,
 			render: d.render, events: d.events, notices: append(d.store.Notices(), d.notices...),
-			examine: d.examine, names: d.names.Trouble, leases: d.leases.Trouble, docker: d.follower.Trouble,
+			examine: d.examine, names: d.names.Trouble, leases: d.leases.Trouble,
+			docker:  func() error { return dockerTrouble(d) },
 			cluster: d.clusterStatus, firewall: d.kernel.Firewall,
 		},
 		Log:     d.log,

@@ -50,6 +50,15 @@ func followerOf(d *daemon) (*docker.Follower, error) {
 	return docker.NewFollower(dockerBackend(d), engine, d.log), nil
 }
 
+// dockerTrouble is what is wrong between netd and dockerd, or nil.
+func dockerTrouble(d *daemon) error {
+	err := d.follower.Trouble()
+	if d.relay != nil {
+		err = errors.Join(d.relay.Trouble(), err)
+	}
+	return err
+}
+
 // openDocker has dockerd answered before anything that can wait: it waits for a plugin for ever.
 func openDocker(d *daemon) error {
 	d.docker = docker.New(d.log)
@@ -76,7 +85,7 @@ func openDocker(d *daemon) error {
 	if err != nil {
 		return fmt.Errorf("--docker-plugin %s: %w", path, err)
 	}
-	d.answered = true
+	d.relay = keeper
 	d.closing(keeper.Close)
 	return nil
 }

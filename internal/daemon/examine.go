@@ -22,7 +22,7 @@ func (d *daemon) examine(ctx context.Context) []doctor.Finding {
 	}
 	host := doctor.Host{Kernel: d.kernel, StateDir: d.cfg.Root, Networks: subnets,
 		Cluster: d.examineCluster(ctx, networks), FollowsDocker: d.cfg.Docker != ""}
-	if d.answered {
+	if d.relay != nil {
 		host.DockerPlugin = d.cfg.dockerSocket()
 	}
 	facts := host.Facts(ctx)

@@ -25,6 +25,11 @@ func (s *Server) createEndpoint(ctx context.Context, r endpointRequest) (any, er
 	if err != nil {
 		return nil, err
 	}
+	if _, err := s.back.Controller.Network(ctx, k.Network); errors.Is(err, cnm.ErrNotFound) {
+		return nil, &cnm.Error{Kind: cnm.ErrNotFound, Field: "network", Value: cnm.Short(k.Network),
+			Cause: cnm.ErrNotFound, Reason: "the network of vethloom that this one was made for is gone",
+			Remedy: "docker network rm this one, and make both again"}
+	}
 	ask, err := s.attachment(ctx, k.Network, r.Interface)
 	if err != nil {
 		return nil, err
@@ -66,6 +71,13 @@ func (s *Server) attachment(ctx context.Context, network string, i *iface) (cnm.
 			return ask, err
 		}
 		ask.Addrs = append(ask.Addrs, a)
+		kept, err := s.back.aux(ctx, network)
+		if err != nil {
+			return ask, err
+		}
+		if kept[a] {
+			return ask, refuse("--ip", a.String(), "--aux-address keeps it from containers", "choose another")
+		}
 		key, err := s.reserved(ctx, network, a)
 		if err != nil {
 			return ask, err
@@ -210,9 +222,7 @@ func (b portBinding) mapping(shift uint16) (cnm.PortMapping, error) {
 		if err != nil {
 			return m, err
 		}
-		if !a.IsUnspecified() {
-			m.HostIP = a
-		}
+		m.HostIP = a // the unspecified address is every one of that family alone
 	}
 	return m, nil
 }

@@ -138,8 +138,8 @@ func (f *Follower) Pass(ctx context.Context) error {
 }
 
 // known are the records of Docker's networks, by their IDs there.
-func (f *Follower) known(ctx context.Context) (map[string]known, error) {
-	records, err := f.Store.Find(ctx, cnm.KindDocker, "")
+func (b Backend) known(ctx context.Context) (map[string]known, error) {
+	records, err := b.Store.Find(ctx, cnm.KindDocker, "")
 	if err != nil {
 		return nil, fmt.Errorf("read the records of Docker's networks: %w", err)
 	}
@@ -180,6 +180,9 @@ func (f *Follower) expire(ctx context.Context, networks map[string]known) error 
 	return err
 }
 
+// dockersOwn are names that Docker has a use of its own for.
+var dockersOwn = []string{"bridge", "host", "none", "default", "ingress", "docker_gwbridge"}
+
 // offer makes the networks of the cluster that Docker is without, and removes those it made that are gone.
 func (f *Follower) offer(ctx context.Context, theirs []EngineNetwork) error {
 	ours, err := f.Controller.Networks(ctx)
@@ -188,7 +191,8 @@ func (f *Follower) offer(ctx context.Context, theirs []EngineNetwork) error {
 	}
 	want := map[string]EngineNetwork{}
 	for _, n := range ours {
-		if n.Cluster == nil || n.ConfigOnly || n.Phase != cnm.Active || n.Gone() || n.Left() || len(n.Pools) == 0 {
+		if n.Cluster == nil || n.ConfigOnly || n.Phase != cnm.Active || n.Gone() || n.Left() || len(n.Pools) == 0 ||
+			slices.Contains(dockersOwn, n.Name) {
 			continue
 		}
 		w := EngineNetwork{Name: n.Name, Driver: driverName, Net: n.Name, Made: n.ID, Internal: n.Internal}

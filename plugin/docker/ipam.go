@@ -15,6 +15,9 @@ import (
 // keys of reservations of this package begin so.
 const keys = "docker/"
 
+// reservationOf is the key of an address that was named.
+func reservationOf(a netip.Addr) string { return keys + "at/" + a.String() }
+
 // poolOf reads the ID of a pool: the network and the family. It says all there is to know, so that nothing is to be
 // remembered of it.
 func poolOf(id string) (network string, ipv6 bool, err error) {
@@ -80,7 +83,7 @@ func (s *Server) requestAddress(ctx context.Context, r addressRequest) (any, err
 		return gateway(n, ipv6, want)
 	}
 	// One that it names it may ask for again: it is reserved once, and becomes the endpoint's that is made first.
-	key := keys + "at/" + want.String()
+	key := reservationOf(want)
 	if !want.IsValid() {
 		key = keys + "any/" + rand.Text()
 	}
@@ -159,6 +162,18 @@ func (s *Server) reserved(ctx context.Context, network string, a netip.Addr) (st
 	return "", err
 }
 
+// aux are the addresses of a network that Docker has reserved for its user.
+func (b Backend) aux(ctx context.Context, network string) (map[netip.Addr]bool, error) {
+	all, err := b.known(ctx)
+	out := map[netip.Addr]bool{}
+	for _, k := range all {
+		for _, a := range k.Aux {
+			out[a] = out[a] || k.Network == network
+		}
+	}
+	return out, err
+}
+
 // releaseAddress gives a reserved address back. What an endpoint has goes with the endpoint.
 func (s *Server) releaseAddress(ctx context.Context, r addressRequest) (any, error) {
 	id, ipv6, err := poolOf(r.PoolID)
@@ -168,6 +183,10 @@ func (s *Server) releaseAddress(ctx context.Context, r addressRequest) (any, err
 	a, err := parseAddr(r.Address)
 	if err != nil {
 		return nil, err
+	}
+	// A user's reservations go with the network: dockerd gives an address back, too, that an endpoint did not get.
+	if kept, err := s.back.aux(ctx, id); err != nil || kept[a] {
+		return struct{}{}, err
 	}
 	key, err := s.reserved(ctx, id, a)
 	if errors.Is(err, cnm.ErrNotFound) || err == nil && key == "" {

@@ -82,6 +82,9 @@ func (s *Server) networkFor(ctx context.Context, name string, r networkRequest, 
 	error) {
 	if name != "" {
 		n, err := s.back.Controller.Network(ctx, name)
+		if err == nil {
+			err = s.back.Controller.HandsOver(n.Driver)
+		}
 		for _, p := range pools {
 			subnet, _ := netip.ParsePrefix(p.Pool)
 			if err == nil && !slices.ContainsFunc(n.Pools, func(o cnm.Pool) bool { return o.Subnet == subnet }) {
@@ -99,6 +102,9 @@ func (s *Server) networkFor(ctx context.Context, name string, r networkRequest, 
 		IPv6: len(r.IPv6Data) > 0, DisableIPv4: len(r.IPv4Data) == 0, Options: maps.Clone(r.Options.Generic),
 		Labels: map[string]string{"docker": r.NetworkID}}
 	delete(ask.Options, "driver")
+	if err := s.back.Controller.HandsOver(ask.Driver); err != nil {
+		return cnm.Network{}, err
+	}
 	for _, p := range pools {
 		pool, err := poolFrom(p)
 		if err != nil {
@@ -156,5 +162,11 @@ func (b Backend) forget(ctx context.Context, id string) error {
 	if err != nil && !errors.Is(err, cnm.ErrConflict) {
 		return fmt.Errorf("forget the network: %w", err)
 	}
-	return nil
+	kept, err := b.aux(ctx, k.Network)
+	for _, a := range k.Aux {
+		if err == nil && !kept[a] { // by another network of Docker's
+			err = b.Controller.Unreserve(ctx, k.Network, reservationOf(a), a.Is6())
+		}
+	}
+	return err
 }

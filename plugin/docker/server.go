@@ -22,6 +22,7 @@ type Controller interface {
 	Network(ctx context.Context, ref string) (cnm.Network, error)
 	Networks(ctx context.Context) ([]cnm.Network, error)
 	CreateNetwork(ctx context.Context, r cnm.NetworkRequest) (cnm.Network, error)
+	HandsOver(driver string) error
 	DeleteNetwork(ctx context.Context, ref string) (cnm.Network, error)
 	Sandbox(ctx context.Context, ref string) (cnm.Sandbox, error)
 	Sandboxes(ctx context.Context) ([]cnm.Sandbox, error)

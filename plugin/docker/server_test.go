@@ -141,6 +141,8 @@ func (w *slow) Network(context.Context, string) (cnm.Network, error) {
 	return cnm.Network{ID: id("8"), Name: "web", Pools: []cnm.Pool{{Subnet: netip.MustParsePrefix("10.7.0.0/24")}}}, nil
 }
 
+func (w *slow) HandsOver(string) error { return nil }
+
 func (w *slow) Reservations(context.Context, string) ([]cnm.Reservation, error) { return nil, nil }
 
 func (w *slow) Reserve(_ context.Context, q cnm.ReservationRequest) (cnm.Reservation, error) {

@@ -93,9 +93,13 @@ func containersOfDocker(n *node, d *dockerdtest.Dockerd) {
 				"{{.Container}} {{.Port}} {{.Address}}"))
 		})
 	}
-	ports(`(?m)^shop 80/tcp 0\.0\.0\.0:8080$`)
-	d.Docker("run", "-d", "--name", "range", "--network", "web", "-p", "8080-8082:81", "-p", "82/udp", "bb", "sleep",
-		"1000")
+	ports(`(?m)^shop 80/tcp 0\.0\.0\.0:8080\nshop 80/tcp \[::\]:8080$`)
+	d.Docker("run", "-d", "--name", "range", "--network", "web", "-p", "8080-8082:81", "-p", "82/udp",
+		"-p", "0.0.0.0:8090:90", "bb", "sleep", "1000")
+	ports(`(?m)^range 90/tcp 0\.0\.0\.0:8090$`)
+	if all := n.ok("port", "ls"); strings.Contains(all, "[::]:8090") {
+		t.Errorf("a port of IPv4 alone: %s", all)
+	}
 	ports(`(?m)^range 81/tcp 0\.0\.0\.0:8081\n(.*\n)?range 82/udp 0\.0\.0\.0:\d+$`)
 	d.Docker("rm", "-f", "range")
 	_, errs, err := d.Try("run", "-d", "--name", "other", "--network", "web", "-p", "8080:80", "bb", "sleep", "1000")
@@ -128,6 +132,23 @@ func containersOfDocker(n *node, d *dockerdtest.Dockerd) {
 	d.Docker("rm", "-f", "shop")
 	d.Docker("network", "rm", "web")
 	is(t, "containers on the network", n.attached(), "1")
+	d.Docker(append(strings.Fields(createWeb), "--aux-address", "printer=10.7.0.150")...)
+	for _, run := range []func() string{
+		func() string {
+			_, errs, _ := d.Try("run", "--rm", "--network", "web", "--ip", "10.7.0.150", "bb", "true")
+			return errs
+		},
+		func() string { return n.net("run", "--rm", "--network", "web", "--ip", "10.7.0.150", "bb", "true").err },
+	} {
+		matches(t, "an address that is kept", run(), "10.7.0.150")
+	}
+	d.Docker("network", "rm", "web")
+	n.ok("run", "--rm", "--network", "web", "--ip", "10.7.0.150", "bb", "true")
+	_, errs, err = d.Try("network", "create", "-d", "vethloom", "-o", "driver=macvlan", "--subnet", "10.9.0.0/24",
+		"own")
+	if err == nil || !strings.Contains(errs, "no end on the host") {
+		t.Errorf("a network of macvlan: %v, %s", err, errs)
+	}
 	d.Docker("network", "create", "-d", "vethloom", "--subnet", "10.9.0.0/24", "-o", "icc=false", "own")
 	matches(t, "a network that was made for Docker", n.ok("network", "ls", "--format", "{{.Name}} {{.Subnets}}"),
 		`(?m)^docker-[0-9a-f]{12} 10\.9\.0\.0/24$`)

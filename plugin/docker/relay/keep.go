@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/exec"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -27,13 +29,36 @@ type Keeper struct {
 	file  *os.File
 	stop  context.CancelFunc
 	done  chan struct{}
+
+	mu      sync.Mutex
+	trouble error // why dockerd is not answered
 }
 
 const (
 	endTime  = 3 * time.Second        // a process may take to end, before it is killed
 	pauseMin = 100 * time.Millisecond // between the end of a process and the next one, doubled while they end at once
 	pauseMax = 5 * time.Second
+	askPause = 5 * time.Second // between two looks at whether a process answers
+	askTime  = 4 * time.Second // for its answer, before it is killed
 )
+
+// Trouble is why dockerd is not answered, or nil.
+func (k *Keeper) Trouble() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.trouble
+}
+
+// note keeps why dockerd is not answered, and logs what is new.
+func (k *Keeper) note(err error) {
+	k.mu.Lock()
+	before := k.trouble
+	k.trouble = err
+	k.mu.Unlock()
+	if err != nil && (before == nil || before.Error() != err.Error()) {
+		k.cfg.Log.Error("dockerd is not answered", "err", err)
+	}
+}
 
 // Open takes the place of the relay that an earlier netd has left, and starts one of its own.
 func Open(cfg Config) (*Keeper, error) {
@@ -94,7 +119,7 @@ func (k *Keeper) run(ctx context.Context, cmd *exec.Cmd) {
 	for {
 		if cmd != nil {
 			begin := time.Now()
-			err := wait(ctx, cmd)
+			err := k.wait(ctx, cmd)
 			if ctx.Err() != nil {
 				return
 			}
@@ -110,17 +135,13 @@ func (k *Keeper) run(ctx context.Context, cmd *exec.Cmd) {
 		}
 		pause = min(2*pause, pauseMax)
 		var err error
-		if cmd, err = k.again(); err != nil {
-			k.cfg.Log.Error("dockerd is not answered", "err", err)
-		}
-		if errors.Is(err, errTaken) {
-			return
-		}
+		cmd, err = k.again()
+		k.note(err)
 	}
 }
 
-// errTaken says that another netd is asked now.
-var errTaken = errors.New("another netd has taken the socket")
+// errTaken says that somebody else is asked now.
+var errTaken = errors.New("somebody else has put another file in the place of the socket, such as a second netd")
 
 // again starts another process, at another socket when somebody has removed that.
 func (k *Keeper) again() (*exec.Cmd, error) {
@@ -131,26 +152,46 @@ func (k *Keeper) again() (*exec.Cmd, error) {
 			return nil, err
 		}
 	case err == nil && now != k.place:
-		return nil, fmt.Errorf("%s: %w: give this one another with --docker-plugin", k.cfg.Path, errTaken)
+		return nil, fmt.Errorf("%s: %w: remove it, or give this netd another with --docker-plugin", k.cfg.Path,
+			errTaken)
 	}
 	return k.start()
 }
 
-// wait waits for the end of a process, which it brings about when the context ends.
-func wait(ctx context.Context, cmd *exec.Cmd) error {
+// wait waits for the end of a process, which it brings about when the context ends, and when the process does not
+// answer any more.
+func (k *Keeper) wait(ctx context.Context, cmd *exec.Cmd) error {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
+	look := time.NewTicker(askPause)
+	defer look.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case <-look.C:
+			if now, err := placeOf(k.cfg.Path); err != nil || now != k.place || k.answers(ctx) || ctx.Err() != nil {
+				continue // it ends by itself when its place is another's
+			}
+			_ = cmd.Process.Kill()
+			return errors.Join(errors.New("it did not answer"), <-ended)
+		case <-ctx.Done():
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			select {
+			case err := <-ended:
+				return err
+			case <-time.After(endTime):
+				_ = cmd.Process.Kill()
+				return <-ended
+			}
+		}
 	}
-	_ = cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case err := <-ended:
-		return err
-	case <-time.After(endTime):
-		_ = cmd.Process.Kill()
-		return <-ended
-	}
+}
+
+// answers reports whether the process answers a call that needs no netd.
+func (k *Keeper) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	_, err := New(k.cfg.Path).ask(ctx, http.MethodPost, "Plugin.Activate", nil)
+	return err == nil
 }

@@ -76,19 +76,19 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 	return err
 }
 
-// relay hands requests to netd.
-type relay struct{ netd http.Client }
+// Relay is a handler that hands requests to netd.
+type Relay struct{ netd http.Client }
 
-// New makes a handler that hands requests to the netd at a socket.
-func New(netd string) http.Handler {
-	return &relay{http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+// New makes one for the netd at a socket.
+func New(netd string) *Relay {
+	return &Relay{http.Client{Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", netd)
 		}}}}
 }
 
 // ServeHTTP answers one call.
-func (r *relay) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+func (r *Relay) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	method := path.Base(q.URL.Path)
 	if answer, ok := Fixed(method); ok && q.Method == http.MethodPost {
 		_ = Answer(w, answer, nil)
@@ -124,7 +124,7 @@ func (r *relay) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 }
 
 // ask asks netd once. What it answers is for dockerd to judge, also an error.
-func (r *relay) ask(ctx context.Context, verb, method string, body []byte) (json.RawMessage, error) {
+func (r *Relay) ask(ctx context.Context, verb, method string, body []byte) (json.RawMessage, error) {
 	q, err := http.NewRequestWithContext(ctx, verb, "http://netd/"+method, bytes.NewReader(body))
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -134,7 +135,7 @@ func FuzzRelay(f *testing.F) {
 	f.Add("NetworkDriver.Join", []byte(`{"NetworkID":"x"}`), []byte(`{}`))
 	f.Add("x/../Plugin.Activate", []byte("{"), []byte("{"))
 	f.Fuzz(func(t *testing.T, method string, body, answer []byte) {
-		r := &relay{http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
+		r := &Relay{http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(string(answer)))}, nil
 		})}}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -236,14 +237,29 @@ func TestOneRelayHasThePlace(t *testing.T) {
 		_, err := post(cfg.Path, "Plugin.Activate", "")
 		return err == nil
 	})
+	now := pids(cfg.Path)
+	if len(now) != 1 {
+		t.Fatalf("relays: %v", now)
+	}
+	if err := syscall.Kill(now[0], syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	answers("after it had stopped")
 	second := open()
 	answers("of the second netd")
 	await.True(t, "the first's relay goes", func() bool { return len(pids(cfg.Path)) == 1 })
+	await.True(t, "the first says so", func() bool { return errors.Is(first.Trouble(), errTaken) })
+	if err := second.Close(); err != nil {
+		t.Error(err)
+	}
+	await.True(t, "the first has its place again", func() bool { return first.Trouble() == nil })
+	answers("after the second netd's end")
+	third := open()
 	if err := first.Close(); err != nil {
 		t.Error(err)
 	}
 	answers("after the first netd's end")
-	if err := second.Close(); err != nil {
+	if err := third.Close(); err != nil {
 		t.Error(err)
 	}
 	if left := pids(cfg.Path); len(left) > 0 {
