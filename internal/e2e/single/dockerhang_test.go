@@ -1,6 +1,7 @@
 package single
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,5 +75,39 @@ func TestDockerdGoesAndComes(t *testing.T) {
 	}
 	d.Begin()
 	n.eventually("what was forgotten is gone", func() bool { return n.attached() == "1" })
+	is(t, "what differs", n.ok("diff"), "")
+}
+
+// Containers start while netd is killed: each call is answered by the next netd.
+func TestContainersOfDockerStartWhileNetdIsKilled(t *testing.T) {
+	n := withImage(t, asksNetd...)
+	d := newDockerd(n)
+	n.ok("network", "create", "--subnet", "10.7.0.0/24", "--subnet", "fd07::/64", "web")
+	d.Docker(strings.Fields(createWeb)...)
+	const many = 8
+	failed := make(chan string, many)
+	for i := range many {
+		go func() {
+			_, errs, err := d.Try("run", "-d", "--name", fmt.Sprintf("c%d", i), "--network", "web", "-p", "80", "bb", "sleep",
+				"1000")
+			if err == nil {
+				errs = ""
+			}
+			failed <- errs
+		}()
+	}
+	for up := 0; up < many; up++ {
+		if up%3 == 0 {
+			n.restart()
+		}
+		if errs := <-failed; errs != "" {
+			t.Error(errs)
+		}
+	}
+	is(t, "containers on the network", n.attached(), fmt.Sprint(many))
+	for i := range many {
+		d.Docker("rm", "-f", fmt.Sprintf("c%d", i))
+	}
+	is(t, "containers left", n.attached(), "0")
 	is(t, "what differs", n.ok("diff"), "")
 }
