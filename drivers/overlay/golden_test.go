@@ -164,8 +164,8 @@ func TestTunnel(t *testing.T) {
 		n    cnm.Network
 		want cnm.TunnelRequest
 	}{
-		{network(), cnm.TunnelRequest{Kind: "vxlan", FirstVNI: 4096, LastVNI: 1<<24 - 1, Port: 4789}},
-		{network("vni", "77", "port", "8472"), cnm.TunnelRequest{Kind: "vxlan", VNI: 77, FirstVNI: 4096,
+		{network(), cnm.TunnelRequest{Kind: "vxlan", FirstVNI: 1 << 16, LastVNI: 1<<24 - 1, Port: 4789}},
+		{network("vni", "77", "port", "8472"), cnm.TunnelRequest{Kind: "vxlan", VNI: 77, FirstVNI: 1 << 16,
 			LastVNI: 1<<24 - 1, Port: 8472}},
 	} {
 		if got, err := (Driver{}).Tunnel(c.n); err != nil || got != c.want {

@@ -11,7 +11,7 @@ import (
 // Identifiers of tunnels.
 const (
 	tunnelKind  = "vxlan"
-	firstVNI    = 4096 // the first that is given out: those below are left to networks made by hand
+	firstVNI    = 1 << 16 // the first that is given out: Docker's swarm counts from 4096, at the same port
 	lastVNI     = 1<<24 - 1
 	defaultPort = 4789 // assigned to VXLAN by IANA
 )

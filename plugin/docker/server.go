@@ -101,13 +101,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 // ServeHTTP answers one call.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	method := filepath.Base(r.URL.Path)
+	method, begin := filepath.Base(r.URL.Path), time.Now()
 	answer, err := s.call(r, method)
 	level := slog.LevelDebug
 	if err != nil {
 		level = slog.LevelWarn
 	}
-	s.log.Log(r.Context(), level, "call of dockerd", "method", method, "err", err)
+	s.log.Log(r.Context(), level, "call of dockerd", "method", method, "took", time.Since(begin), "err", err)
 	if err := relay.Answer(w, answer, err); err != nil {
 		s.log.DebugContext(r.Context(), "dockerd did not take an answer", "method", method, "err", err)
 	}

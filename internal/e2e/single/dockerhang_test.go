@@ -88,8 +88,8 @@ func TestContainersOfDockerStartWhileNetdIsKilled(t *testing.T) {
 	failed := make(chan string, many)
 	for i := range many {
 		go func() {
-			_, errs, err := d.Try("run", "-d", "--name", fmt.Sprintf("c%d", i), "--network", "web", "-p", "80", "bb", "sleep",
-				"1000")
+			_, errs, err := d.Try("run", "-d", "--name", fmt.Sprintf("c%d", i), "--network", "web", "-p", "80", "bb",
+				"sleep", "1000")
 			if err == nil {
 				errs = ""
 			}
