@@ -76,17 +76,21 @@ func Open(cfg Config) (*Keeper, error) {
 	return k, nil
 }
 
-// bind makes the socket.
+// bind makes the socket, in the place of one that there was.
 func (k *Keeper) bind() error {
 	l, place, err := bind(k.cfg.Path)
+	var file *os.File
 	if err == nil {
 		defer l.Close()
-		k.place = place
-		k.file, err = l.File()
+		file, err = l.File()
 	}
 	if err != nil {
 		return fmt.Errorf("make dockerd's socket: %w", err)
 	}
+	if k.file != nil {
+		_ = k.file.Close() // nobody can ask there any more
+	}
+	k.place, k.file = place, file
 	return nil
 }
 
@@ -147,7 +151,6 @@ var errTaken = errors.New("somebody else has put another file in the place of th
 func (k *Keeper) again() (*exec.Cmd, error) {
 	switch now, err := placeOf(k.cfg.Path); {
 	case errors.Is(err, os.ErrNotExist):
-		_ = k.file.Close() // nobody can ask there any more
 		if err := k.bind(); err != nil {
 			return nil, err
 		}
@@ -170,9 +173,11 @@ func (k *Keeper) wait(ctx context.Context, cmd *exec.Cmd) error {
 		case err := <-ended:
 			return err
 		case <-look.C:
-			if now, err := placeOf(k.cfg.Path); err != nil || now != k.place || k.answers(ctx) || ctx.Err() != nil {
-				continue // it ends by itself when its place is another's
+			now, err := placeOf(k.cfg.Path)
+			if err == nil && now == k.place && k.answers(ctx) || ctx.Err() != nil {
+				continue
 			}
+			// One that has lost its place ends by itself, unless it hangs.
 			_ = cmd.Process.Kill()
 			return errors.Join(errors.New("it did not answer"), <-ended)
 		case <-ctx.Done():
