@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -157,9 +158,7 @@ func (b Backend) known(ctx context.Context) (map[string]known, error) {
 // expire ends reservations that no endpoint was made of.
 func (f *Follower) expire(ctx context.Context, networks map[string]known) error {
 	kept := map[string]bool{}
-	used := map[string]bool{}
 	for _, k := range networks {
-		used[k.Network] = true
 		for _, a := range k.Aux {
 			kept[k.Network+"/"+a.String()] = true
 		}
@@ -209,7 +208,7 @@ func (f *Follower) offer(ctx context.Context, theirs []EngineNetwork) error {
 			err = errors.Join(err, fmt.Errorf("network %s: Docker has one of its own of that name: docker network rm "+
 				"it, or reach the cluster's by another name with docker network create", t.Name))
 		case own:
-		case !wanted || t.Made != w.Made || !slices.Equal(t.Subnets, w.Subnets):
+		case !wanted || t.Made != w.Made || !sameSubnets(t.Subnets, w.Subnets):
 			if e := f.Engine.RemoveNetwork(ctx, t.ID); e != nil { // it stays while containers are on it
 				err = errors.Join(err, fmt.Errorf("network %s, which is not the cluster's any more: %w", t.Name, e))
 				continue
@@ -223,6 +222,11 @@ func (f *Follower) offer(ctx context.Context, theirs []EngineNetwork) error {
 		}
 	}
 	return err
+}
+
+// sameSubnets compares without the order: Docker has one of its own.
+func sameSubnets(a, b []netip.Prefix) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(p netip.Prefix) bool { return !slices.Contains(b, p) })
 }
 
 // identify notes which containers the endpoints belong to, and returns the IDs of all endpoints in Docker.

@@ -131,11 +131,14 @@ func TestNetworksInDocker(t *testing.T) {
 		return EngineNetwork{ID: id(c), Name: name, Driver: driverName, Net: name, Made: id(of),
 			Subnets: []netip.Prefix{s}}
 	}
+	two, both := shared("b", "two"), made("1", "two", "b", other)
+	two.Pools = []cnm.Pool{{Subnet: subnet}, {Subnet: other}}
+	both.Subnets = []netip.Prefix{other, subnet}
 	w := &world{
-		networks: []cnm.Network{shared("1", "new"), shared("2", "there"), shared("3", "moved"), leaving, without,
+		networks: []cnm.Network{shared("1", "new"), shared("2", "there"), shared("3", "moved"), leaving, without, two,
 			{ID: id("6"), Name: "local", Phase: cnm.Active, Pools: []cnm.Pool{{Subnet: subnet}}},
 			shared("7", "clash"), shared("8", "own"), shared("9", "again")},
-		theirs: []EngineNetwork{made("a", "there", "2", subnet), made("b", "moved", "3", other),
+		theirs: []EngineNetwork{both, made("a", "there", "2", subnet), made("b", "moved", "3", other),
 			made("c", "gone", "f", subnet), {ID: id("d"), Name: "clash", Driver: "bridge"},
 			{ID: id("e"), Name: "own", Driver: driverName, Net: "own"},
 			made("f", "again", "0", subnet), {ID: id("0"), Name: "bridge", Driver: "bridge"}},
