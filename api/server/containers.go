@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
@@ -134,6 +136,45 @@ func (s *containersService) Logs(r *apiv1.LogsRequest, stream grpc.ServerStreami
 	return s.containers.Logs(stream.Context(), req, func(l engine.LogLine) error {
 		return stream.Send(&apiv1.LogsResponse{Time: timestamp(l.Time), Stderr: l.Stderr, Line: l.Line})
 	})
+}
+
+// Commit implements the call.
+func (s *containersService) Commit(ctx context.Context, r *apiv1.CommitContainerRequest) (
+	*apiv1.CommitContainerResponse, error) {
+	id, err := s.containers.Commit(ctx, CommitRequest{Container: r.GetContainer(), Reference: r.GetReference(),
+		Author: r.GetAuthor(), Message: r.GetMessage(), Changes: r.GetChanges(), Pause: r.GetPause()})
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.CommitContainerResponse{Id: id}, nil
+}
+
+// Changes implements the call.
+func (s *containersService) Changes(r *apiv1.ContainerChangesRequest,
+	stream grpc.ServerStreamingServer[apiv1.ContainerChangesResponse]) error {
+	return s.containers.Changes(stream.Context(), r.GetContainer(), func(some []FileChange) error {
+		for part := range slices.Chunk(some, maxChanges) {
+			m := &apiv1.ContainerChangesResponse{Changes: list(part, func(c FileChange) *apiv1.FileChange {
+				return &apiv1.FileChange{Kind: c.Kind, Path: strings.ToValidUTF8(c.Path, "\ufffd")}
+			})}
+			if err := stream.Send(m); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// maxChanges is how many changed files go into one message: with paths of the 4096 bytes that a path can have, they
+// fit it.
+const maxChanges = 1024
+
+// Export implements the call.
+func (s *containersService) Export(r *apiv1.ExportContainerRequest,
+	stream grpc.ServerStreamingServer[apiv1.ExportContainerResponse]) error {
+	return s.containers.Export(stream.Context(), r.GetContainer(), pieces(func(b []byte) error {
+		return stream.Send(&apiv1.ExportContainerResponse{Data: b})
+	}))
 }
 
 // container applies the filters of a list of containers.

@@ -2,13 +2,11 @@ package server
 
 import (
 	"context"
-	"io"
 	"net/netip"
 	"time"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
-	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/engine/volume"
 	"github.com/vethloom/vethloom/internal/doctor"
 	"github.com/vethloom/vethloom/internal/reconcile"
@@ -75,6 +73,7 @@ type Containers interface {
 	ContainerLife
 	ContainerStreams
 	ContainerViews
+	ContainerFiles
 }
 
 // ContainerLife moves containers through their life.
@@ -116,16 +115,6 @@ type ContainerView struct {
 	Sandbox SandboxView
 }
 
-// Images is what the images service needs.
-type Images interface {
-	ImportImage(context.Context, io.Reader, image.ImportOptions) (image.Image, error)
-	LoadImages(context.Context, io.Reader) ([]image.Image, error)
-	ListImages(context.Context) ([]image.Image, error)
-	InspectImage(ctx context.Context, ref string) (image.Image, error)
-	RemoveImage(ctx context.Context, ref string, force bool) (untagged, deleted []string, err error)
-	TagImage(ctx context.Context, src, dst string) error
-}
-
 // Volumes is what the volumes service needs.
 type Volumes interface {
 	// CreateVolume makes a volume, or returns the one of that name.
@@ -151,6 +140,8 @@ type System interface {
 	Doctor(context.Context) ([]doctor.Finding, error)
 	// Events returns what happens from now on; the channel is closed with the context.
 	Events(context.Context) <-chan Event
+	// DiskUsage reads every directory of images, containers and volumes.
+	DiskUsage(context.Context) (DiskUsage, error)
 }
 
 // Version says what serves.

@@ -178,7 +178,17 @@ func encodeImage(i image.Image) *apiv1.Image {
 		User: i.Config.User, Labels: i.Config.Labels,
 	}
 	out.ExposedPorts = sortedKeys(i.Config.ExposedPorts)
+	out.Digests, out.Variant, out.Author = i.Digests, i.Variant, i.Author
+	if i.Manifest.Digest.Hex != "" {
+		out.Manifest = &apiv1.Descriptor{MediaType: string(i.Manifest.MediaType), Digest: i.Manifest.Digest.String(),
+			Size: i.Manifest.Size}
+	}
 	return out
+}
+
+func encodeStep(h image.History) *apiv1.HistoryStep {
+	return &apiv1.HistoryStep{Created: timestamp(h.Created.Time), CreatedBy: h.CreatedBy, Comment: h.Comment,
+		Author: h.Author, Size: h.Size, Layer: h.Layer, Image: h.Image, References: h.References}
 }
 
 func encodeVolume(v VolumeView) *apiv1.Volume {

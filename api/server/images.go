@@ -3,7 +3,10 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"strconv"
+	"time"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/engine/image"
@@ -29,7 +32,8 @@ func (s *imagesService) Import(stream grpc.ClientStreamingServer[apiv1.ImportReq
 		return m.GetData(), err
 	}}
 	img, err := s.images.ImportImage(stream.Context(), data, image.ImportOptions{
-		Reference: o.GetReference(), Changes: o.GetChanges(), Message: o.GetMessage(),
+		Reference: o.GetReference(), Changes: o.GetChanges(), Message: o.GetMessage(), Author: o.GetAuthor(),
+		Platform: o.GetPlatform(),
 	})
 	if err != nil {
 		return err
@@ -57,7 +61,15 @@ func (s *imagesService) Load(stream grpc.ClientStreamingServer[apiv1.LoadRequest
 }
 
 func (s *imagesService) List(ctx context.Context, r *apiv1.ListImagesRequest) (*apiv1.ListImagesResponse, error) {
-	f, err := parseFilters(r.GetFilters(), "reference", "label", "dangling=true|false")
+	f, err := parseFilters(r.GetFilters(), "reference", "label", "dangling=true|false", "before", "since", "until")
+	if err != nil {
+		return nil, err
+	}
+	until, err := f.until(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	between, err := s.between(ctx, f)
 	if err != nil {
 		return nil, err
 	}
@@ -67,22 +79,45 @@ func (s *imagesService) List(ctx context.Context, r *apiv1.ListImagesRequest) (*
 	}
 	out := &apiv1.ListImagesResponse{}
 	for _, i := range all {
-		dangling := "false"
-		if len(i.References) == 0 {
-			dangling = "true"
-		}
 		wanted := f.references(i.References)
-		if len(f["reference"]) > 0 && len(wanted) == 0 {
+		switch {
+		case len(f["reference"]) > 0 && len(wanted) == 0, !between(i), !until.IsZero() && !i.Created.Before(until),
+			!f.equal("dangling", strconv.FormatBool(len(i.References) == 0)), !f.labels(i.Config.Labels):
 			continue
 		}
 		i.References = wanted
-		if f.labels(i.Config.Labels) && f.equal("dangling", dangling) {
-			one := encodeImage(i) // all have to fit one message, and an image may have very many of these
-			one.Env, one.ExposedPorts = nil, nil
-			out.Images = append(out.Images, one)
-		}
+		one := encodeImage(i) // all have to fit one message, and an image may have very many of these
+		one.Env, one.ExposedPorts = nil, nil
+		out.Images = append(out.Images, one)
 	}
 	return out, nil
+}
+
+// between says which images were made before or after those that the filters name.
+func (s *imagesService) between(ctx context.Context, f filters) (func(image.Image) bool, error) {
+	var before, since []time.Time
+	for key, times := range map[string]*[]time.Time{"before": &before, "since": &since} {
+		for _, ref := range f[key] {
+			i, err := s.images.InspectImage(ctx, ref)
+			if err != nil {
+				return nil, fmt.Errorf("filter %s=%s: %w", key, ref, err)
+			}
+			*times = append(*times, i.Created)
+		}
+	}
+	return func(i image.Image) bool {
+		for _, t := range before {
+			if !i.Created.Before(t) {
+				return false
+			}
+		}
+		for _, t := range since {
+			if !i.Created.After(t) {
+				return false
+			}
+		}
+		return true
+	}, nil
 }
 
 func (s *imagesService) Inspect(ctx context.Context, r *apiv1.InspectImageRequest) (*apiv1.Image, error) {
@@ -109,6 +144,61 @@ func (s *imagesService) Tag(ctx context.Context, r *apiv1.TagImageRequest) (*api
 	}
 	return &apiv1.TagImageResponse{}, nil
 }
+
+// History implements the call.
+func (s *imagesService) History(ctx context.Context, r *apiv1.ImageHistoryRequest) (*apiv1.ImageHistoryResponse,
+	error) {
+	steps, err := s.images.ImageHistory(ctx, r.GetImage())
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.ImageHistoryResponse{Steps: list(steps, encodeStep)}, nil
+}
+
+// Prune implements the call.
+func (s *imagesService) Prune(ctx context.Context, r *apiv1.PruneImagesRequest) (*apiv1.PruneImagesResponse, error) {
+	f, err := parseFilters(r.GetFilters(), "until", "label", "label!")
+	if err != nil {
+		return nil, err
+	}
+	until, err := f.until(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.images.PruneImages(ctx, r.GetAll(), func(i image.Image) bool {
+		return f.labels(i.Config.Labels) && f.unlabelled(i.Config.Labels) && (until.IsZero() || i.Created.Before(until))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.PruneImagesResponse{Untagged: p.Untagged, Deleted: p.Deleted, Reclaimed: p.Reclaimed}, nil
+}
+
+// Save implements the call.
+func (s *imagesService) Save(r *apiv1.SaveRequest, stream grpc.ServerStreamingServer[apiv1.SaveResponse]) error {
+	if len(r.GetImages()) == 0 {
+		return invalid("images", "", "names none", "name at least one image")
+	}
+	return s.images.SaveImages(stream.Context(), pieces(func(b []byte) error {
+		return stream.Send(&apiv1.SaveResponse{Data: b})
+	}), r.GetImages(), image.SaveOptions{Format: r.GetFormat()})
+}
+
+// pieces is a writer that sends what it gets in messages.
+type pieces func([]byte) error
+
+// Write implements [io.Writer].
+func (p pieces) Write(b []byte) (int, error) {
+	for n := 0; n < len(b); n += maxPiece {
+		if err := p(b[n:min(n+maxPiece, len(b))]); err != nil {
+			return n, err
+		}
+	}
+	return len(b), nil
+}
+
+// maxPiece is the most of a file that goes into one message, in bytes.
+const maxPiece = 256 << 10
 
 // chunks reads the data of a stream of messages. A stream that breaks off is
 // an unexpected end, never a short file.

@@ -17,6 +17,7 @@ import (
 var reads = map[string]bool{
 	"List": true, "Inspect": true, "Logs": true, "Wait": true, "Version": true,
 	"Status": true, "Diff": true, "Doctor": true, "Events": true,
+	"History": true, "Hosts": true, "Changes": true, "DiskUsage": true,
 }
 
 // waits are the unary calls that last until something happens, and so must

@@ -92,3 +92,27 @@ func (s *systemService) Events(r *apiv1.EventsRequest, stream grpc.ServerStreami
 	}
 	return stream.Context().Err()
 }
+
+// DiskUsage implements the call.
+func (s *systemService) DiskUsage(ctx context.Context, _ *apiv1.DiskUsageRequest) (*apiv1.DiskUsageResponse, error) {
+	u, err := s.system.DiskUsage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.DiskUsageResponse{
+		ImagesSize: u.ImagesSize, Leftovers: u.Leftovers,
+		Images: list(u.Images, func(i ImageUsage) *apiv1.ImageUsage {
+			one := encodeImage(i.Image)
+			one.Env, one.ExposedPorts = nil, nil // all have to fit one message
+			return &apiv1.ImageUsage{Image: one, Size: i.OnDisk, Shared: i.Shared, Unique: i.Unique,
+				Containers: i.Containers}
+		}),
+		Containers: list(u.Containers, func(c ContainerUsage) *apiv1.ContainerUsage {
+			return &apiv1.ContainerUsage{Id: c.ID, Name: c.Name, Image: c.Image, Status: c.Status,
+				Created: timestamp(c.Created), Size: c.Size}
+		}),
+		Volumes: list(u.Volumes, func(v VolumeUsage) *apiv1.VolumeUsage {
+			return &apiv1.VolumeUsage{Volume: encodeVolume(v.VolumeView), Size: v.Size}
+		}),
+	}, nil
+}

@@ -5291,6 +5291,362 @@ func (*ChangePortsResponse) Descriptor() ([]byte, []int) {
 	return file_vethloom_proto_rawDescGZIP(), []int{74}
 }
 
+type CommitContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	Reference     string                 `protobuf:"bytes,2,opt,name=reference,proto3" json:"reference,omitempty"` // name[:tag]; empty: none
+	Author        string                 `protobuf:"bytes,3,opt,name=author,proto3" json:"author,omitempty"`
+	Message       string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	Changes       []string               `protobuf:"bytes,5,rep,name=changes,proto3" json:"changes,omitempty"` // as ImportOptions has them
+	Pause         bool                   `protobuf:"varint,6,opt,name=pause,proto3" json:"pause,omitempty"`    // no process of the container runs while it is read
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitContainerRequest) Reset() {
+	*x = CommitContainerRequest{}
+	mi := &file_vethloom_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitContainerRequest) ProtoMessage() {}
+
+func (x *CommitContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitContainerRequest.ProtoReflect.Descriptor instead.
+func (*CommitContainerRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *CommitContainerRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *CommitContainerRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *CommitContainerRequest) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *CommitContainerRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *CommitContainerRequest) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *CommitContainerRequest) GetPause() bool {
+	if x != nil {
+		return x.Pause
+	}
+	return false
+}
+
+type CommitContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitContainerResponse) Reset() {
+	*x = CommitContainerResponse{}
+	mi := &file_vethloom_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitContainerResponse) ProtoMessage() {}
+
+func (x *CommitContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitContainerResponse.ProtoReflect.Descriptor instead.
+func (*CommitContainerResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *CommitContainerResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type ContainerChangesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerChangesRequest) Reset() {
+	*x = ContainerChangesRequest{}
+	mi := &file_vethloom_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerChangesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerChangesRequest) ProtoMessage() {}
+
+func (x *ContainerChangesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerChangesRequest.ProtoReflect.Descriptor instead.
+func (*ContainerChangesRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *ContainerChangesRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+type ContainerChangesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changes       []*FileChange          `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerChangesResponse) Reset() {
+	*x = ContainerChangesResponse{}
+	mi := &file_vethloom_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerChangesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerChangesResponse) ProtoMessage() {}
+
+func (x *ContainerChangesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerChangesResponse.ProtoReflect.Descriptor instead.
+func (*ContainerChangesResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *ContainerChangesResponse) GetChanges() []*FileChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+type FileChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // added, changed, deleted
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"` // absolute, in the container
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileChange) Reset() {
+	*x = FileChange{}
+	mi := &file_vethloom_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileChange) ProtoMessage() {}
+
+func (x *FileChange) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileChange.ProtoReflect.Descriptor instead.
+func (*FileChange) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *FileChange) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *FileChange) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type ExportContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportContainerRequest) Reset() {
+	*x = ExportContainerRequest{}
+	mi := &file_vethloom_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportContainerRequest) ProtoMessage() {}
+
+func (x *ExportContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportContainerRequest.ProtoReflect.Descriptor instead.
+func (*ExportContainerRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *ExportContainerRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+type ExportContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportContainerResponse) Reset() {
+	*x = ExportContainerResponse{}
+	mi := &file_vethloom_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportContainerResponse) ProtoMessage() {}
+
+func (x *ExportContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportContainerResponse.ProtoReflect.Descriptor instead.
+func (*ExportContainerResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *ExportContainerResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 type ImportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -5304,7 +5660,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5316,7 +5672,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5329,7 +5685,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{75}
+	return file_vethloom_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ImportRequest) GetMessage() isImportRequest_Message {
@@ -5378,13 +5734,15 @@ type ImportOptions struct {
 	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"` // name[:tag]; empty: none
 	Changes       []string               `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`     // CMD, ENTRYPOINT, ENV, WORKDIR, USER, EXPOSE, LABEL
 	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Platform      string                 `protobuf:"bytes,4,opt,name=platform,proto3" json:"platform,omitempty"` // OS/architecture[/variant]; empty: this host's
+	Author        string                 `protobuf:"bytes,5,opt,name=author,proto3" json:"author,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ImportOptions) Reset() {
 	*x = ImportOptions{}
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5396,7 +5754,7 @@ func (x *ImportOptions) String() string {
 func (*ImportOptions) ProtoMessage() {}
 
 func (x *ImportOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5409,7 +5767,7 @@ func (x *ImportOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOptions.ProtoReflect.Descriptor instead.
 func (*ImportOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{76}
+	return file_vethloom_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ImportOptions) GetReference() string {
@@ -5433,6 +5791,20 @@ func (x *ImportOptions) GetMessage() string {
 	return ""
 }
 
+func (x *ImportOptions) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+func (x *ImportOptions) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
 type ImportResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -5442,7 +5814,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5454,7 +5826,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5467,7 +5839,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{77}
+	return file_vethloom_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ImportResponse) GetId() string {
@@ -5486,7 +5858,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5498,7 +5870,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5511,7 +5883,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{78}
+	return file_vethloom_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *LoadRequest) GetData() []byte {
@@ -5530,7 +5902,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5542,7 +5914,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5555,7 +5927,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{79}
+	return file_vethloom_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *LoadResponse) GetReferences() []string {
@@ -5565,6 +5937,7 @@ func (x *LoadResponse) GetReferences() []string {
 	return nil
 }
 
+// key=value: reference, label, dangling, before and since (an image), until (a time, or how long ago)
 type ListImagesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Filters       []string               `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
@@ -5574,7 +5947,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5586,7 +5959,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5599,7 +5972,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{80}
+	return file_vethloom_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ListImagesRequest) GetFilters() []string {
@@ -5618,7 +5991,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5630,7 +6003,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5643,7 +6016,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{81}
+	return file_vethloom_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -5662,7 +6035,7 @@ type InspectImageRequest struct {
 
 func (x *InspectImageRequest) Reset() {
 	*x = InspectImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5674,7 +6047,7 @@ func (x *InspectImageRequest) String() string {
 func (*InspectImageRequest) ProtoMessage() {}
 
 func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5687,7 +6060,7 @@ func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageRequest.ProtoReflect.Descriptor instead.
 func (*InspectImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{82}
+	return file_vethloom_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *InspectImageRequest) GetImage() string {
@@ -5698,29 +6071,34 @@ func (x *InspectImageRequest) GetImage() string {
 }
 
 type Image struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // sha256:…, the digest of the config
-	References    []string               `protobuf:"bytes,2,rep,name=references,proto3" json:"references,omitempty"`
-	Created       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
-	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"` // bytes, unpacked
-	Os            string                 `protobuf:"bytes,5,opt,name=os,proto3" json:"os,omitempty"`
-	Architecture  string                 `protobuf:"bytes,6,opt,name=architecture,proto3" json:"architecture,omitempty"`
-	Layers        []string               `protobuf:"bytes,7,rep,name=layers,proto3" json:"layers,omitempty"` // diff IDs
-	Env           []string               `protobuf:"bytes,8,rep,name=env,proto3" json:"env,omitempty"`       // of Inspect alone
-	Entrypoint    []string               `protobuf:"bytes,9,rep,name=entrypoint,proto3" json:"entrypoint,omitempty"`
-	Command       []string               `protobuf:"bytes,10,rep,name=command,proto3" json:"command,omitempty"`
-	WorkDir       string                 `protobuf:"bytes,11,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`
-	User          string                 `protobuf:"bytes,12,opt,name=user,proto3" json:"user,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	ExposedPorts  []string               `protobuf:"bytes,14,rep,name=exposed_ports,json=exposedPorts,proto3" json:"exposed_ports,omitempty"` // of Inspect alone
-	Config        []byte                 `protobuf:"bytes,15,opt,name=config,proto3" json:"config,omitempty"`                                 // the whole configuration, JSON as the image has it; of Inspect alone
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Id             string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // sha256:…, the digest of the config
+	References     []string               `protobuf:"bytes,2,rep,name=references,proto3" json:"references,omitempty"`
+	Created        *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
+	Size           int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"` // bytes, unpacked
+	Os             string                 `protobuf:"bytes,5,opt,name=os,proto3" json:"os,omitempty"`
+	Architecture   string                 `protobuf:"bytes,6,opt,name=architecture,proto3" json:"architecture,omitempty"`
+	Layers         []string               `protobuf:"bytes,7,rep,name=layers,proto3" json:"layers,omitempty"` // diff IDs
+	Env            []string               `protobuf:"bytes,8,rep,name=env,proto3" json:"env,omitempty"`       // of Inspect alone
+	Entrypoint     []string               `protobuf:"bytes,9,rep,name=entrypoint,proto3" json:"entrypoint,omitempty"`
+	Command        []string               `protobuf:"bytes,10,rep,name=command,proto3" json:"command,omitempty"`
+	WorkDir        string                 `protobuf:"bytes,11,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`
+	User           string                 `protobuf:"bytes,12,opt,name=user,proto3" json:"user,omitempty"`
+	Labels         map[string]string      `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	ExposedPorts   []string               `protobuf:"bytes,14,rep,name=exposed_ports,json=exposedPorts,proto3" json:"exposed_ports,omitempty"` // of Inspect alone
+	Config         []byte                 `protobuf:"bytes,15,opt,name=config,proto3" json:"config,omitempty"`                                 // the whole configuration, JSON as the image has it; of Inspect alone
+	Digests        []string               `protobuf:"bytes,16,rep,name=digests,proto3" json:"digests,omitempty"`                               // repository@sha256:…, as the registries know it
+	Manifest       *Descriptor            `protobuf:"bytes,17,opt,name=manifest,proto3" json:"manifest,omitempty"`                             // that is kept; unset: the image has none
+	Variant        string                 `protobuf:"bytes,18,opt,name=variant,proto3" json:"variant,omitempty"`                               // of the architecture
+	Author         string                 `protobuf:"bytes,19,opt,name=author,proto3" json:"author,omitempty"`
+	CompressedSize int64                  `protobuf:"varint,20,opt,name=compressed_size,json=compressedSize,proto3" json:"compressed_size,omitempty"` // bytes, of the layers as a registry has them; 0: not known
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5732,7 +6110,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5745,7 +6123,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{83}
+	return file_vethloom_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *Image) GetId() string {
@@ -5853,6 +6231,290 @@ func (x *Image) GetConfig() []byte {
 	return nil
 }
 
+func (x *Image) GetDigests() []string {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+func (x *Image) GetManifest() *Descriptor {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+func (x *Image) GetVariant() string {
+	if x != nil {
+		return x.Variant
+	}
+	return ""
+}
+
+func (x *Image) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *Image) GetCompressedSize() int64 {
+	if x != nil {
+		return x.CompressedSize
+	}
+	return 0
+}
+
+// Descriptor says what something of a registry is, by its digest.
+type Descriptor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MediaType     string                 `protobuf:"bytes,1,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
+	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"` // sha256:…
+	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`    // bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Descriptor) Reset() {
+	*x = Descriptor{}
+	mi := &file_vethloom_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Descriptor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Descriptor) ProtoMessage() {}
+
+func (x *Descriptor) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Descriptor.ProtoReflect.Descriptor instead.
+func (*Descriptor) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *Descriptor) GetMediaType() string {
+	if x != nil {
+		return x.MediaType
+	}
+	return ""
+}
+
+func (x *Descriptor) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Descriptor) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type ImageHistoryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Image         string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageHistoryRequest) Reset() {
+	*x = ImageHistoryRequest{}
+	mi := &file_vethloom_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageHistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageHistoryRequest) ProtoMessage() {}
+
+func (x *ImageHistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageHistoryRequest.ProtoReflect.Descriptor instead.
+func (*ImageHistoryRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *ImageHistoryRequest) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+type ImageHistoryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Steps         []*HistoryStep         `protobuf:"bytes,1,rep,name=steps,proto3" json:"steps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageHistoryResponse) Reset() {
+	*x = ImageHistoryResponse{}
+	mi := &file_vethloom_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageHistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageHistoryResponse) ProtoMessage() {}
+
+func (x *ImageHistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageHistoryResponse.ProtoReflect.Descriptor instead.
+func (*ImageHistoryResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{93}
+}
+
+func (x *ImageHistoryResponse) GetSteps() []*HistoryStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+type HistoryStep struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Created       *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=created,proto3" json:"created,omitempty"`
+	CreatedBy     string                 `protobuf:"bytes,2,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	Comment       string                 `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	Author        string                 `protobuf:"bytes,4,opt,name=author,proto3" json:"author,omitempty"`
+	Size          int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`            // bytes of the layer that it made, unpacked; 0 for none
+	Layer         string                 `protobuf:"bytes,6,opt,name=layer,proto3" json:"layer,omitempty"`           // diff ID; empty: it made none
+	Image         string                 `protobuf:"bytes,7,opt,name=image,proto3" json:"image,omitempty"`           // the ID of the image that ends with it; empty: none is here
+	References    []string               `protobuf:"bytes,8,rep,name=references,proto3" json:"references,omitempty"` // of that image
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryStep) Reset() {
+	*x = HistoryStep{}
+	mi := &file_vethloom_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryStep) ProtoMessage() {}
+
+func (x *HistoryStep) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryStep.ProtoReflect.Descriptor instead.
+func (*HistoryStep) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *HistoryStep) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *HistoryStep) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+func (x *HistoryStep) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *HistoryStep) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *HistoryStep) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *HistoryStep) GetLayer() string {
+	if x != nil {
+		return x.Layer
+	}
+	return ""
+}
+
+func (x *HistoryStep) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *HistoryStep) GetReferences() []string {
+	if x != nil {
+		return x.References
+	}
+	return nil
+}
+
 type RemoveImageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Image         string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
@@ -5863,7 +6525,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5875,7 +6537,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5888,7 +6550,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{84}
+	return file_vethloom_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *RemoveImageRequest) GetImage() string {
@@ -5915,7 +6577,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5927,7 +6589,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5940,7 +6602,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{85}
+	return file_vethloom_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *RemoveImageResponse) GetUntagged() []string {
@@ -5967,7 +6629,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5979,7 +6641,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5992,7 +6654,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{86}
+	return file_vethloom_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *TagImageRequest) GetSource() string {
@@ -6017,7 +6679,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6029,7 +6691,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6042,7 +6704,1305 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{87}
+	return file_vethloom_proto_rawDescGZIP(), []int{98}
+}
+
+// RegistryCredential is what a user has for a registry. netd uses it for the request that it came with and forgets it.
+type RegistryCredential struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"` // as RegistryHost.host has it
+	Username      string                 `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
+	Password      string                 `protobuf:"bytes,3,opt,name=password,proto3" json:"password,omitempty"`
+	IdentityToken string                 `protobuf:"bytes,4,opt,name=identity_token,json=identityToken,proto3" json:"identity_token,omitempty"` // an OAuth2 refresh token, in place of the password
+	RegistryToken string                 `protobuf:"bytes,5,opt,name=registry_token,json=registryToken,proto3" json:"registry_token,omitempty"` // a bearer token that is sent as it is
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegistryCredential) Reset() {
+	*x = RegistryCredential{}
+	mi := &file_vethloom_proto_msgTypes[99]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegistryCredential) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegistryCredential) ProtoMessage() {}
+
+func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[99]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegistryCredential.ProtoReflect.Descriptor instead.
+func (*RegistryCredential) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{99}
+}
+
+func (x *RegistryCredential) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *RegistryCredential) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *RegistryCredential) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+func (x *RegistryCredential) GetIdentityToken() string {
+	if x != nil {
+		return x.IdentityToken
+	}
+	return ""
+}
+
+func (x *RegistryCredential) GetRegistryToken() string {
+	if x != nil {
+		return x.RegistryToken
+	}
+	return ""
+}
+
+type RegistryHostsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"` // an image's, or a registry's host[:port]; empty: Docker Hub's
+	Push          bool                   `protobuf:"varint,2,opt,name=push,proto3" json:"push,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegistryHostsRequest) Reset() {
+	*x = RegistryHostsRequest{}
+	mi := &file_vethloom_proto_msgTypes[100]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegistryHostsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegistryHostsRequest) ProtoMessage() {}
+
+func (x *RegistryHostsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[100]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegistryHostsRequest.ProtoReflect.Descriptor instead.
+func (*RegistryHostsRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{100}
+}
+
+func (x *RegistryHostsRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *RegistryHostsRequest) GetPush() bool {
+	if x != nil {
+		return x.Push
+	}
+	return false
+}
+
+type RegistryHostsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hosts         []*RegistryHost        `protobuf:"bytes,1,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegistryHostsResponse) Reset() {
+	*x = RegistryHostsResponse{}
+	mi := &file_vethloom_proto_msgTypes[101]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegistryHostsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegistryHostsResponse) ProtoMessage() {}
+
+func (x *RegistryHostsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[101]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegistryHostsResponse.ProtoReflect.Descriptor instead.
+func (*RegistryHostsResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{101}
+}
+
+func (x *RegistryHostsResponse) GetHosts() []*RegistryHost {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+type RegistryHost struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"` // host[:port]
+	Mirror        bool                   `protobuf:"varint,2,opt,name=mirror,proto3" json:"mirror,omitempty"`
+	PlainHttp     bool                   `protobuf:"varint,3,opt,name=plain_http,json=plainHttp,proto3" json:"plain_http,omitempty"` // what is sent to it can be read on the way
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegistryHost) Reset() {
+	*x = RegistryHost{}
+	mi := &file_vethloom_proto_msgTypes[102]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegistryHost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegistryHost) ProtoMessage() {}
+
+func (x *RegistryHost) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[102]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegistryHost.ProtoReflect.Descriptor instead.
+func (*RegistryHost) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{102}
+}
+
+func (x *RegistryHost) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *RegistryHost) GetMirror() bool {
+	if x != nil {
+		return x.Mirror
+	}
+	return false
+}
+
+func (x *RegistryHost) GetPlainHttp() bool {
+	if x != nil {
+		return x.PlainHttp
+	}
+	return false
+}
+
+type LoginRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Credential    *RegistryCredential    `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginRequest) Reset() {
+	*x = LoginRequest{}
+	mi := &file_vethloom_proto_msgTypes[103]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginRequest) ProtoMessage() {}
+
+func (x *LoginRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[103]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginRequest.ProtoReflect.Descriptor instead.
+func (*LoginRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{103}
+}
+
+func (x *LoginRequest) GetCredential() *RegistryCredential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+type LoginResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	IdentityToken string                 `protobuf:"bytes,1,opt,name=identity_token,json=identityToken,proto3" json:"identity_token,omitempty"` // what to keep in place of the password, where the registry gives one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginResponse) Reset() {
+	*x = LoginResponse{}
+	mi := &file_vethloom_proto_msgTypes[104]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginResponse) ProtoMessage() {}
+
+func (x *LoginResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[104]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
+func (*LoginResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{104}
+}
+
+func (x *LoginResponse) GetIdentityToken() string {
+	if x != nil {
+		return x.IdentityToken
+	}
+	return ""
+}
+
+type PullRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"` // name[:tag][@digest]
+	Platform      string                 `protobuf:"bytes,2,opt,name=platform,proto3" json:"platform,omitempty"`   // OS/architecture[/variant]; empty: this host's
+	Credentials   []*RegistryCredential  `protobuf:"bytes,3,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PullRequest) Reset() {
+	*x = PullRequest{}
+	mi := &file_vethloom_proto_msgTypes[105]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PullRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PullRequest) ProtoMessage() {}
+
+func (x *PullRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[105]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
+func (*PullRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{105}
+}
+
+func (x *PullRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *PullRequest) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+func (x *PullRequest) GetCredentials() []*RegistryCredential {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+type PullResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*PullResponse_Progress
+	//	*PullResponse_Pulled
+	Message       isPullResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PullResponse) Reset() {
+	*x = PullResponse{}
+	mi := &file_vethloom_proto_msgTypes[106]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PullResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PullResponse) ProtoMessage() {}
+
+func (x *PullResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[106]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
+func (*PullResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{106}
+}
+
+func (x *PullResponse) GetMessage() isPullResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *PullResponse) GetProgress() *TransferProgress {
+	if x != nil {
+		if x, ok := x.Message.(*PullResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *PullResponse) GetPulled() *PulledImage {
+	if x != nil {
+		if x, ok := x.Message.(*PullResponse_Pulled); ok {
+			return x.Pulled
+		}
+	}
+	return nil
+}
+
+type isPullResponse_Message interface {
+	isPullResponse_Message()
+}
+
+type PullResponse_Progress struct {
+	Progress *TransferProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type PullResponse_Pulled struct {
+	Pulled *PulledImage `protobuf:"bytes,2,opt,name=pulled,proto3,oneof"` // last
+}
+
+func (*PullResponse_Progress) isPullResponse_Message() {}
+
+func (*PullResponse_Pulled) isPullResponse_Message() {}
+
+// TransferProgress says how far a part of a transfer is. Those of a part come in order, and some are left out.
+type TransferProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Part  string                 `protobuf:"bytes,1,opt,name=part,proto3" json:"part,omitempty"` // the digest of a blob; empty: the whole
+	// waiting, downloading, unpacking, retrying, pulled, exists, pushing, mounted, pushed
+	Action        string `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	Current       int64  `protobuf:"varint,3,opt,name=current,proto3" json:"current,omitempty"` // bytes
+	Total         int64  `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`     // bytes; 0 where it is not known
+	Text          string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`        // what there is to say besides
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferProgress) Reset() {
+	*x = TransferProgress{}
+	mi := &file_vethloom_proto_msgTypes[107]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferProgress) ProtoMessage() {}
+
+func (x *TransferProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[107]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferProgress.ProtoReflect.Descriptor instead.
+func (*TransferProgress) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{107}
+}
+
+func (x *TransferProgress) GetPart() string {
+	if x != nil {
+		return x.Part
+	}
+	return ""
+}
+
+func (x *TransferProgress) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *TransferProgress) GetCurrent() int64 {
+	if x != nil {
+		return x.Current
+	}
+	return 0
+}
+
+func (x *TransferProgress) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *TransferProgress) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type PulledImage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Reference     string                 `protobuf:"bytes,2,opt,name=reference,proto3" json:"reference,omitempty"` // in short form
+	Digest        string                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`       // of what the registry has under the reference: a manifest or an index
+	Newer         bool                   `protobuf:"varint,4,opt,name=newer,proto3" json:"newer,omitempty"`        // than what was here; else it was up to date
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PulledImage) Reset() {
+	*x = PulledImage{}
+	mi := &file_vethloom_proto_msgTypes[108]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PulledImage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PulledImage) ProtoMessage() {}
+
+func (x *PulledImage) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[108]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PulledImage.ProtoReflect.Descriptor instead.
+func (*PulledImage) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{108}
+}
+
+func (x *PulledImage) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *PulledImage) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *PulledImage) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *PulledImage) GetNewer() bool {
+	if x != nil {
+		return x.Newer
+	}
+	return false
+}
+
+type PushRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"` // name[:tag]
+	Credentials   []*RegistryCredential  `protobuf:"bytes,2,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushRequest) Reset() {
+	*x = PushRequest{}
+	mi := &file_vethloom_proto_msgTypes[109]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushRequest) ProtoMessage() {}
+
+func (x *PushRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[109]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
+func (*PushRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{109}
+}
+
+func (x *PushRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *PushRequest) GetCredentials() []*RegistryCredential {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+type PushResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*PushResponse_Progress
+	//	*PushResponse_Pushed
+	Message       isPushResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushResponse) Reset() {
+	*x = PushResponse{}
+	mi := &file_vethloom_proto_msgTypes[110]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushResponse) ProtoMessage() {}
+
+func (x *PushResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[110]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushResponse.ProtoReflect.Descriptor instead.
+func (*PushResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{110}
+}
+
+func (x *PushResponse) GetMessage() isPushResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *PushResponse) GetProgress() *TransferProgress {
+	if x != nil {
+		if x, ok := x.Message.(*PushResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *PushResponse) GetPushed() *PushedImage {
+	if x != nil {
+		if x, ok := x.Message.(*PushResponse_Pushed); ok {
+			return x.Pushed
+		}
+	}
+	return nil
+}
+
+type isPushResponse_Message interface {
+	isPushResponse_Message()
+}
+
+type PushResponse_Progress struct {
+	Progress *TransferProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type PushResponse_Pushed struct {
+	Pushed *PushedImage `protobuf:"bytes,2,opt,name=pushed,proto3,oneof"` // last
+}
+
+func (*PushResponse_Progress) isPushResponse_Message() {}
+
+func (*PushResponse_Pushed) isPushResponse_Message() {}
+
+type PushedImage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"` // in short form
+	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`       // of the manifest
+	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`          // of the manifest, in bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushedImage) Reset() {
+	*x = PushedImage{}
+	mi := &file_vethloom_proto_msgTypes[111]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushedImage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushedImage) ProtoMessage() {}
+
+func (x *PushedImage) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[111]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushedImage.ProtoReflect.Descriptor instead.
+func (*PushedImage) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{111}
+}
+
+func (x *PushedImage) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *PushedImage) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *PushedImage) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type SaveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Images        []string               `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	Format        string                 `protobuf:"bytes,2,opt,name=format,proto3" json:"format,omitempty"` // empty, oci-archive, docker-archive
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveRequest) Reset() {
+	*x = SaveRequest{}
+	mi := &file_vethloom_proto_msgTypes[112]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveRequest) ProtoMessage() {}
+
+func (x *SaveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[112]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveRequest.ProtoReflect.Descriptor instead.
+func (*SaveRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{112}
+}
+
+func (x *SaveRequest) GetImages() []string {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+func (x *SaveRequest) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+type SaveResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveResponse) Reset() {
+	*x = SaveResponse{}
+	mi := &file_vethloom_proto_msgTypes[113]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveResponse) ProtoMessage() {}
+
+func (x *SaveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[113]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveResponse.ProtoReflect.Descriptor instead.
+func (*SaveResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{113}
+}
+
+func (x *SaveResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type PruneImagesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	All           bool                   `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`        // also those with a name, that no container needs
+	Filters       []string               `protobuf:"bytes,2,rep,name=filters,proto3" json:"filters,omitempty"` // key=value: until, label, label!
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneImagesRequest) Reset() {
+	*x = PruneImagesRequest{}
+	mi := &file_vethloom_proto_msgTypes[114]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneImagesRequest) ProtoMessage() {}
+
+func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[114]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneImagesRequest.ProtoReflect.Descriptor instead.
+func (*PruneImagesRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{114}
+}
+
+func (x *PruneImagesRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *PruneImagesRequest) GetFilters() []string {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+type PruneImagesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Untagged      []string               `protobuf:"bytes,1,rep,name=untagged,proto3" json:"untagged,omitempty"`
+	Deleted       []string               `protobuf:"bytes,2,rep,name=deleted,proto3" json:"deleted,omitempty"`
+	Reclaimed     int64                  `protobuf:"varint,3,opt,name=reclaimed,proto3" json:"reclaimed,omitempty"` // bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneImagesResponse) Reset() {
+	*x = PruneImagesResponse{}
+	mi := &file_vethloom_proto_msgTypes[115]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneImagesResponse) ProtoMessage() {}
+
+func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[115]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneImagesResponse.ProtoReflect.Descriptor instead.
+func (*PruneImagesResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{115}
+}
+
+func (x *PruneImagesResponse) GetUntagged() []string {
+	if x != nil {
+		return x.Untagged
+	}
+	return nil
+}
+
+func (x *PruneImagesResponse) GetDeleted() []string {
+	if x != nil {
+		return x.Deleted
+	}
+	return nil
+}
+
+func (x *PruneImagesResponse) GetReclaimed() int64 {
+	if x != nil {
+		return x.Reclaimed
+	}
+	return 0
+}
+
+type CheckImagesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Repair        bool                   `protobuf:"varint,1,opt,name=repair,proto3" json:"repair,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckImagesRequest) Reset() {
+	*x = CheckImagesRequest{}
+	mi := &file_vethloom_proto_msgTypes[116]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckImagesRequest) ProtoMessage() {}
+
+func (x *CheckImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[116]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckImagesRequest.ProtoReflect.Descriptor instead.
+func (*CheckImagesRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{116}
+}
+
+func (x *CheckImagesRequest) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
+}
+
+type CheckImagesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*CheckImagesResponse_Progress
+	//	*CheckImagesResponse_Damage
+	//	*CheckImagesResponse_Checked
+	Message       isCheckImagesResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckImagesResponse) Reset() {
+	*x = CheckImagesResponse{}
+	mi := &file_vethloom_proto_msgTypes[117]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckImagesResponse) ProtoMessage() {}
+
+func (x *CheckImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[117]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckImagesResponse.ProtoReflect.Descriptor instead.
+func (*CheckImagesResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{117}
+}
+
+func (x *CheckImagesResponse) GetMessage() isCheckImagesResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *CheckImagesResponse) GetProgress() *TransferProgress {
+	if x != nil {
+		if x, ok := x.Message.(*CheckImagesResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *CheckImagesResponse) GetDamage() *ImageDamage {
+	if x != nil {
+		if x, ok := x.Message.(*CheckImagesResponse_Damage); ok {
+			return x.Damage
+		}
+	}
+	return nil
+}
+
+func (x *CheckImagesResponse) GetChecked() *CheckedImages {
+	if x != nil {
+		if x, ok := x.Message.(*CheckImagesResponse_Checked); ok {
+			return x.Checked
+		}
+	}
+	return nil
+}
+
+type isCheckImagesResponse_Message interface {
+	isCheckImagesResponse_Message()
+}
+
+type CheckImagesResponse_Progress struct {
+	Progress *TransferProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type CheckImagesResponse_Damage struct {
+	Damage *ImageDamage `protobuf:"bytes,2,opt,name=damage,proto3,oneof"`
+}
+
+type CheckImagesResponse_Checked struct {
+	Checked *CheckedImages `protobuf:"bytes,3,opt,name=checked,proto3,oneof"` // last
+}
+
+func (*CheckImagesResponse_Progress) isCheckImagesResponse_Message() {}
+
+func (*CheckImagesResponse_Damage) isCheckImagesResponse_Message() {}
+
+func (*CheckImagesResponse_Checked) isCheckImagesResponse_Message() {}
+
+type CheckedImages struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Images        int32                  `protobuf:"varint,1,opt,name=images,proto3" json:"images,omitempty"`
+	Blobs         int32                  `protobuf:"varint,2,opt,name=blobs,proto3" json:"blobs,omitempty"`
+	Layers        int32                  `protobuf:"varint,3,opt,name=layers,proto3" json:"layers,omitempty"` // unpacked
+	Bytes         int64                  `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`   // that were read
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckedImages) Reset() {
+	*x = CheckedImages{}
+	mi := &file_vethloom_proto_msgTypes[118]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckedImages) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckedImages) ProtoMessage() {}
+
+func (x *CheckedImages) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[118]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckedImages.ProtoReflect.Descriptor instead.
+func (*CheckedImages) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{118}
+}
+
+func (x *CheckedImages) GetImages() int32 {
+	if x != nil {
+		return x.Images
+	}
+	return 0
+}
+
+func (x *CheckedImages) GetBlobs() int32 {
+	if x != nil {
+		return x.Blobs
+	}
+	return 0
+}
+
+func (x *CheckedImages) GetLayers() int32 {
+	if x != nil {
+		return x.Layers
+	}
+	return 0
+}
+
+func (x *CheckedImages) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// ImageDamage is something that is not as its digest says, or missing.
+type ImageDamage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Object        string                 `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"` // "blob sha256:…", "layer sha256:…"
+	Images        []string               `protobuf:"bytes,2,rep,name=images,proto3" json:"images,omitempty"` // that need it: names, or IDs
+	Problem       string                 `protobuf:"bytes,3,opt,name=problem,proto3" json:"problem,omitempty"`
+	Repaired      bool                   `protobuf:"varint,4,opt,name=repaired,proto3" json:"repaired,omitempty"`
+	Remedy        string                 `protobuf:"bytes,5,opt,name=remedy,proto3" json:"remedy,omitempty"` // empty: none is needed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageDamage) Reset() {
+	*x = ImageDamage{}
+	mi := &file_vethloom_proto_msgTypes[119]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageDamage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageDamage) ProtoMessage() {}
+
+func (x *ImageDamage) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[119]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageDamage.ProtoReflect.Descriptor instead.
+func (*ImageDamage) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{119}
+}
+
+func (x *ImageDamage) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *ImageDamage) GetImages() []string {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+func (x *ImageDamage) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *ImageDamage) GetRepaired() bool {
+	if x != nil {
+		return x.Repaired
+	}
+	return false
+}
+
+func (x *ImageDamage) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
 }
 
 type CreateVolumeRequest struct {
@@ -6055,7 +8015,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6067,7 +8027,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6080,7 +8040,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{88}
+	return file_vethloom_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *CreateVolumeRequest) GetName() string {
@@ -6110,7 +8070,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6122,7 +8082,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6135,7 +8095,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{89}
+	return file_vethloom_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *Volume) GetName() string {
@@ -6182,7 +8142,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6194,7 +8154,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6207,7 +8167,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{90}
+	return file_vethloom_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *ListVolumesRequest) GetFilters() []string {
@@ -6226,7 +8186,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6238,7 +8198,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6251,7 +8211,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{91}
+	return file_vethloom_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -6270,7 +8230,7 @@ type InspectVolumeRequest struct {
 
 func (x *InspectVolumeRequest) Reset() {
 	*x = InspectVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6282,7 +8242,7 @@ func (x *InspectVolumeRequest) String() string {
 func (*InspectVolumeRequest) ProtoMessage() {}
 
 func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6295,7 +8255,7 @@ func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectVolumeRequest.ProtoReflect.Descriptor instead.
 func (*InspectVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{92}
+	return file_vethloom_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *InspectVolumeRequest) GetName() string {
@@ -6314,7 +8274,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6326,7 +8286,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6339,7 +8299,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{93}
+	return file_vethloom_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *RemoveVolumeRequest) GetName() string {
@@ -6357,7 +8317,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6369,7 +8329,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6382,7 +8342,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{94}
+	return file_vethloom_proto_rawDescGZIP(), []int{126}
 }
 
 type PruneVolumesRequest struct {
@@ -6394,7 +8354,7 @@ type PruneVolumesRequest struct {
 
 func (x *PruneVolumesRequest) Reset() {
 	*x = PruneVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6406,7 +8366,7 @@ func (x *PruneVolumesRequest) String() string {
 func (*PruneVolumesRequest) ProtoMessage() {}
 
 func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6419,7 +8379,7 @@ func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesRequest.ProtoReflect.Descriptor instead.
 func (*PruneVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{95}
+	return file_vethloom_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *PruneVolumesRequest) GetAll() bool {
@@ -6438,7 +8398,7 @@ type PruneVolumesResponse struct {
 
 func (x *PruneVolumesResponse) Reset() {
 	*x = PruneVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[96]
+	mi := &file_vethloom_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6450,7 +8410,7 @@ func (x *PruneVolumesResponse) String() string {
 func (*PruneVolumesResponse) ProtoMessage() {}
 
 func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[96]
+	mi := &file_vethloom_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6463,7 +8423,7 @@ func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesResponse.ProtoReflect.Descriptor instead.
 func (*PruneVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{96}
+	return file_vethloom_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *PruneVolumesResponse) GetNames() []string {
@@ -6481,7 +8441,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_vethloom_proto_msgTypes[97]
+	mi := &file_vethloom_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6493,7 +8453,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[97]
+	mi := &file_vethloom_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6506,7 +8466,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{97}
+	return file_vethloom_proto_rawDescGZIP(), []int{129}
 }
 
 type VersionResponse struct {
@@ -6521,7 +8481,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_vethloom_proto_msgTypes[98]
+	mi := &file_vethloom_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6533,7 +8493,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[98]
+	mi := &file_vethloom_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6546,7 +8506,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{98}
+	return file_vethloom_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -6585,7 +8545,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_vethloom_proto_msgTypes[99]
+	mi := &file_vethloom_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6597,7 +8557,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[99]
+	mi := &file_vethloom_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6610,7 +8570,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{99}
+	return file_vethloom_proto_rawDescGZIP(), []int{131}
 }
 
 type StatusResponse struct {
@@ -6638,7 +8598,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_vethloom_proto_msgTypes[100]
+	mi := &file_vethloom_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6650,7 +8610,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[100]
+	mi := &file_vethloom_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6663,7 +8623,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{100}
+	return file_vethloom_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -6804,7 +8764,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_vethloom_proto_msgTypes[101]
+	mi := &file_vethloom_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6816,7 +8776,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[101]
+	mi := &file_vethloom_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6829,7 +8789,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{101}
+	return file_vethloom_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *ClusterStatus) GetStore() string {
@@ -6921,7 +8881,7 @@ type OwnerError struct {
 
 func (x *OwnerError) Reset() {
 	*x = OwnerError{}
-	mi := &file_vethloom_proto_msgTypes[102]
+	mi := &file_vethloom_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6933,7 +8893,7 @@ func (x *OwnerError) String() string {
 func (*OwnerError) ProtoMessage() {}
 
 func (x *OwnerError) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[102]
+	mi := &file_vethloom_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6946,7 +8906,7 @@ func (x *OwnerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerError.ProtoReflect.Descriptor instead.
 func (*OwnerError) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{102}
+	return file_vethloom_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *OwnerError) GetOwner() string {
@@ -6985,7 +8945,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_vethloom_proto_msgTypes[103]
+	mi := &file_vethloom_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6997,7 +8957,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[103]
+	mi := &file_vethloom_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7010,7 +8970,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{103}
+	return file_vethloom_proto_rawDescGZIP(), []int{135}
 }
 
 type DiffResponse struct {
@@ -7022,7 +8982,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_vethloom_proto_msgTypes[104]
+	mi := &file_vethloom_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7034,7 +8994,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[104]
+	mi := &file_vethloom_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7047,7 +9007,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{104}
+	return file_vethloom_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *DiffResponse) GetOps() []*Op {
@@ -7071,7 +9031,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_vethloom_proto_msgTypes[105]
+	mi := &file_vethloom_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7083,7 +9043,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[105]
+	mi := &file_vethloom_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7096,7 +9056,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{105}
+	return file_vethloom_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *Op) GetVerb() string {
@@ -7149,7 +9109,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_vethloom_proto_msgTypes[106]
+	mi := &file_vethloom_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7161,7 +9121,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[106]
+	mi := &file_vethloom_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7174,7 +9134,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{106}
+	return file_vethloom_proto_rawDescGZIP(), []int{138}
 }
 
 type DoctorResponse struct {
@@ -7186,7 +9146,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_vethloom_proto_msgTypes[107]
+	mi := &file_vethloom_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7198,7 +9158,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[107]
+	mi := &file_vethloom_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7211,7 +9171,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{107}
+	return file_vethloom_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -7233,7 +9193,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vethloom_proto_msgTypes[108]
+	mi := &file_vethloom_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7245,7 +9205,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[108]
+	mi := &file_vethloom_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7258,7 +9218,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{108}
+	return file_vethloom_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *Finding) GetCheck() string {
@@ -7298,7 +9258,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_vethloom_proto_msgTypes[109]
+	mi := &file_vethloom_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7310,7 +9270,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[109]
+	mi := &file_vethloom_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7323,7 +9283,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{109}
+	return file_vethloom_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *EventsRequest) GetFilters() []string {
@@ -7346,7 +9306,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_vethloom_proto_msgTypes[110]
+	mi := &file_vethloom_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7358,7 +9318,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[110]
+	mi := &file_vethloom_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7371,7 +9331,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{110}
+	return file_vethloom_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -7407,6 +9367,330 @@ func (x *Event) GetAttributes() map[string]string {
 		return x.Attributes
 	}
 	return nil
+}
+
+type DiskUsageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskUsageRequest) Reset() {
+	*x = DiskUsageRequest{}
+	mi := &file_vethloom_proto_msgTypes[143]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskUsageRequest) ProtoMessage() {}
+
+func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[143]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
+func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{143}
+}
+
+type DiskUsageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Images        []*ImageUsage          `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	Containers    []*ContainerUsage      `protobuf:"bytes,2,rep,name=containers,proto3" json:"containers,omitempty"`
+	Volumes       []*VolumeUsage         `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	ImagesSize    int64                  `protobuf:"varint,4,opt,name=images_size,json=imagesSize,proto3" json:"images_size,omitempty"` // bytes of all that images have, what several have once
+	Leftovers     int64                  `protobuf:"varint,5,opt,name=leftovers,proto3" json:"leftovers,omitempty"`                     // bytes of pulls that ended early: the next pull goes on from them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskUsageResponse) Reset() {
+	*x = DiskUsageResponse{}
+	mi := &file_vethloom_proto_msgTypes[144]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskUsageResponse) ProtoMessage() {}
+
+func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[144]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
+func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{144}
+}
+
+func (x *DiskUsageResponse) GetImages() []*ImageUsage {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+func (x *DiskUsageResponse) GetContainers() []*ContainerUsage {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+func (x *DiskUsageResponse) GetVolumes() []*VolumeUsage {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+func (x *DiskUsageResponse) GetImagesSize() int64 {
+	if x != nil {
+		return x.ImagesSize
+	}
+	return 0
+}
+
+func (x *DiskUsageResponse) GetLeftovers() int64 {
+	if x != nil {
+		return x.Leftovers
+	}
+	return 0
+}
+
+type ImageUsage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Image         *Image                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`            // bytes on disk, unpacked and as it came
+	Shared        int64                  `protobuf:"varint,3,opt,name=shared,proto3" json:"shared,omitempty"`        // of them, what other images have too
+	Unique        int64                  `protobuf:"varint,4,opt,name=unique,proto3" json:"unique,omitempty"`        // what removing it frees
+	Containers    []string               `protobuf:"bytes,5,rep,name=containers,proto3" json:"containers,omitempty"` // names of those that were made from it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageUsage) Reset() {
+	*x = ImageUsage{}
+	mi := &file_vethloom_proto_msgTypes[145]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageUsage) ProtoMessage() {}
+
+func (x *ImageUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[145]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageUsage.ProtoReflect.Descriptor instead.
+func (*ImageUsage) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{145}
+}
+
+func (x *ImageUsage) GetImage() *Image {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+func (x *ImageUsage) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ImageUsage) GetShared() int64 {
+	if x != nil {
+		return x.Shared
+	}
+	return 0
+}
+
+func (x *ImageUsage) GetUnique() int64 {
+	if x != nil {
+		return x.Unique
+	}
+	return 0
+}
+
+func (x *ImageUsage) GetContainers() []string {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+type ContainerUsage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Image         string                 `protobuf:"bytes,3,opt,name=image,proto3" json:"image,omitempty"`
+	Status        string                 `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`
+	Created       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created,proto3" json:"created,omitempty"`
+	Size          int64                  `protobuf:"varint,6,opt,name=size,proto3" json:"size,omitempty"` // bytes of what it has written, its log too
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerUsage) Reset() {
+	*x = ContainerUsage{}
+	mi := &file_vethloom_proto_msgTypes[146]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerUsage) ProtoMessage() {}
+
+func (x *ContainerUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[146]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerUsage.ProtoReflect.Descriptor instead.
+func (*ContainerUsage) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{146}
+}
+
+func (x *ContainerUsage) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ContainerUsage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ContainerUsage) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *ContainerUsage) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *ContainerUsage) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *ContainerUsage) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type VolumeUsage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // with the containers that use it
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`    // bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeUsage) Reset() {
+	*x = VolumeUsage{}
+	mi := &file_vethloom_proto_msgTypes[147]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeUsage) ProtoMessage() {}
+
+func (x *VolumeUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[147]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeUsage.ProtoReflect.Descriptor instead.
+func (*VolumeUsage) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{147}
+}
+
+func (x *VolumeUsage) GetVolume() *Volume {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *VolumeUsage) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
 }
 
 var File_vethloom_proto protoreflect.FileDescriptor
@@ -7885,15 +10169,38 @@ const file_vethloom_proto_rawDesc = "" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x120\n" +
 	"\x06remove\x18\x02 \x03(\v2\x18.vethloom.v1.PortMappingR\x06remove\x12*\n" +
 	"\x03add\x18\x03 \x03(\v2\x18.vethloom.v1.PortMappingR\x03add\"\x15\n" +
-	"\x13ChangePortsResponse\"h\n" +
+	"\x13ChangePortsResponse\"\xb6\x01\n" +
+	"\x16CommitContainerRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x1c\n" +
+	"\treference\x18\x02 \x01(\tR\treference\x12\x16\n" +
+	"\x06author\x18\x03 \x01(\tR\x06author\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x18\n" +
+	"\achanges\x18\x05 \x03(\tR\achanges\x12\x14\n" +
+	"\x05pause\x18\x06 \x01(\bR\x05pause\")\n" +
+	"\x17CommitContainerResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"7\n" +
+	"\x17ContainerChangesRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"M\n" +
+	"\x18ContainerChangesResponse\x121\n" +
+	"\achanges\x18\x01 \x03(\v2\x17.vethloom.v1.FileChangeR\achanges\"4\n" +
+	"\n" +
+	"FileChange\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"6\n" +
+	"\x16ExportContainerRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"-\n" +
+	"\x17ExportContainerResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"h\n" +
 	"\rImportRequest\x126\n" +
 	"\aoptions\x18\x01 \x01(\v2\x1a.vethloom.v1.ImportOptionsH\x00R\aoptions\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
-	"\amessage\"a\n" +
+	"\amessage\"\x95\x01\n" +
 	"\rImportOptions\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12\x18\n" +
 	"\achanges\x18\x02 \x03(\tR\achanges\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\" \n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x1a\n" +
+	"\bplatform\x18\x04 \x01(\tR\bplatform\x12\x16\n" +
+	"\x06author\x18\x05 \x01(\tR\x06author\" \n" +
 	"\x0eImportResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"!\n" +
 	"\vLoadRequest\x12\x12\n" +
@@ -7907,7 +10214,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x12ListImagesResponse\x12*\n" +
 	"\x06images\x18\x01 \x03(\v2\x12.vethloom.v1.ImageR\x06images\"+\n" +
 	"\x13InspectImageRequest\x12\x14\n" +
-	"\x05image\x18\x01 \x01(\tR\x05image\"\xf8\x03\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\"\xa2\x05\n" +
 	"\x05Image\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
@@ -7928,10 +10235,37 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x04user\x18\f \x01(\tR\x04user\x126\n" +
 	"\x06labels\x18\r \x03(\v2\x1e.vethloom.v1.Image.LabelsEntryR\x06labels\x12#\n" +
 	"\rexposed_ports\x18\x0e \x03(\tR\fexposedPorts\x12\x16\n" +
-	"\x06config\x18\x0f \x01(\fR\x06config\x1a9\n" +
+	"\x06config\x18\x0f \x01(\fR\x06config\x12\x18\n" +
+	"\adigests\x18\x10 \x03(\tR\adigests\x123\n" +
+	"\bmanifest\x18\x11 \x01(\v2\x17.vethloom.v1.DescriptorR\bmanifest\x12\x18\n" +
+	"\avariant\x18\x12 \x01(\tR\avariant\x12\x16\n" +
+	"\x06author\x18\x13 \x01(\tR\x06author\x12'\n" +
+	"\x0fcompressed_size\x18\x14 \x01(\x03R\x0ecompressedSize\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"@\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"W\n" +
+	"\n" +
+	"Descriptor\x12\x1d\n" +
+	"\n" +
+	"media_type\x18\x01 \x01(\tR\tmediaType\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\"+\n" +
+	"\x13ImageHistoryRequest\x12\x14\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\"F\n" +
+	"\x14ImageHistoryResponse\x12.\n" +
+	"\x05steps\x18\x01 \x03(\v2\x18.vethloom.v1.HistoryStepR\x05steps\"\xf4\x01\n" +
+	"\vHistoryStep\x124\n" +
+	"\acreated\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x02 \x01(\tR\tcreatedBy\x12\x18\n" +
+	"\acomment\x18\x03 \x01(\tR\acomment\x12\x16\n" +
+	"\x06author\x18\x04 \x01(\tR\x06author\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x03R\x04size\x12\x14\n" +
+	"\x05layer\x18\x06 \x01(\tR\x05layer\x12\x14\n" +
+	"\x05image\x18\a \x01(\tR\x05image\x12\x1e\n" +
+	"\n" +
+	"references\x18\b \x03(\tR\n" +
+	"references\"@\n" +
 	"\x12RemoveImageRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"K\n" +
@@ -7941,7 +10275,89 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x0fTagImageRequest\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\"\x12\n" +
-	"\x10TagImageResponse\"\xaa\x01\n" +
+	"\x10TagImageResponse\"\xae\x01\n" +
+	"\x12RegistryCredential\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1a\n" +
+	"\busername\x18\x02 \x01(\tR\busername\x12\x1a\n" +
+	"\bpassword\x18\x03 \x01(\tR\bpassword\x12%\n" +
+	"\x0eidentity_token\x18\x04 \x01(\tR\ridentityToken\x12%\n" +
+	"\x0eregistry_token\x18\x05 \x01(\tR\rregistryToken\"H\n" +
+	"\x14RegistryHostsRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12\x12\n" +
+	"\x04push\x18\x02 \x01(\bR\x04push\"H\n" +
+	"\x15RegistryHostsResponse\x12/\n" +
+	"\x05hosts\x18\x01 \x03(\v2\x19.vethloom.v1.RegistryHostR\x05hosts\"Y\n" +
+	"\fRegistryHost\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
+	"\x06mirror\x18\x02 \x01(\bR\x06mirror\x12\x1d\n" +
+	"\n" +
+	"plain_http\x18\x03 \x01(\bR\tplainHttp\"O\n" +
+	"\fLoginRequest\x12?\n" +
+	"\n" +
+	"credential\x18\x01 \x01(\v2\x1f.vethloom.v1.RegistryCredentialR\n" +
+	"credential\"6\n" +
+	"\rLoginResponse\x12%\n" +
+	"\x0eidentity_token\x18\x01 \x01(\tR\ridentityToken\"\x8a\x01\n" +
+	"\vPullRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12\x1a\n" +
+	"\bplatform\x18\x02 \x01(\tR\bplatform\x12A\n" +
+	"\vcredentials\x18\x03 \x03(\v2\x1f.vethloom.v1.RegistryCredentialR\vcredentials\"\x8a\x01\n" +
+	"\fPullResponse\x12;\n" +
+	"\bprogress\x18\x01 \x01(\v2\x1d.vethloom.v1.TransferProgressH\x00R\bprogress\x122\n" +
+	"\x06pulled\x18\x02 \x01(\v2\x18.vethloom.v1.PulledImageH\x00R\x06pulledB\t\n" +
+	"\amessage\"\x82\x01\n" +
+	"\x10TransferProgress\x12\x12\n" +
+	"\x04part\x18\x01 \x01(\tR\x04part\x12\x16\n" +
+	"\x06action\x18\x02 \x01(\tR\x06action\x12\x18\n" +
+	"\acurrent\x18\x03 \x01(\x03R\acurrent\x12\x14\n" +
+	"\x05total\x18\x04 \x01(\x03R\x05total\x12\x12\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\"i\n" +
+	"\vPulledImage\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
+	"\treference\x18\x02 \x01(\tR\treference\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x14\n" +
+	"\x05newer\x18\x04 \x01(\bR\x05newer\"n\n" +
+	"\vPushRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12A\n" +
+	"\vcredentials\x18\x02 \x03(\v2\x1f.vethloom.v1.RegistryCredentialR\vcredentials\"\x8a\x01\n" +
+	"\fPushResponse\x12;\n" +
+	"\bprogress\x18\x01 \x01(\v2\x1d.vethloom.v1.TransferProgressH\x00R\bprogress\x122\n" +
+	"\x06pushed\x18\x02 \x01(\v2\x18.vethloom.v1.PushedImageH\x00R\x06pushedB\t\n" +
+	"\amessage\"W\n" +
+	"\vPushedImage\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\"=\n" +
+	"\vSaveRequest\x12\x16\n" +
+	"\x06images\x18\x01 \x03(\tR\x06images\x12\x16\n" +
+	"\x06format\x18\x02 \x01(\tR\x06format\"\"\n" +
+	"\fSaveResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"@\n" +
+	"\x12PruneImagesRequest\x12\x10\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\x12\x18\n" +
+	"\afilters\x18\x02 \x03(\tR\afilters\"i\n" +
+	"\x13PruneImagesResponse\x12\x1a\n" +
+	"\buntagged\x18\x01 \x03(\tR\buntagged\x12\x18\n" +
+	"\adeleted\x18\x02 \x03(\tR\adeleted\x12\x1c\n" +
+	"\treclaimed\x18\x03 \x01(\x03R\treclaimed\",\n" +
+	"\x12CheckImagesRequest\x12\x16\n" +
+	"\x06repair\x18\x01 \x01(\bR\x06repair\"\xc9\x01\n" +
+	"\x13CheckImagesResponse\x12;\n" +
+	"\bprogress\x18\x01 \x01(\v2\x1d.vethloom.v1.TransferProgressH\x00R\bprogress\x122\n" +
+	"\x06damage\x18\x02 \x01(\v2\x18.vethloom.v1.ImageDamageH\x00R\x06damage\x126\n" +
+	"\achecked\x18\x03 \x01(\v2\x1a.vethloom.v1.CheckedImagesH\x00R\acheckedB\t\n" +
+	"\amessage\"k\n" +
+	"\rCheckedImages\x12\x16\n" +
+	"\x06images\x18\x01 \x01(\x05R\x06images\x12\x14\n" +
+	"\x05blobs\x18\x02 \x01(\x05R\x05blobs\x12\x16\n" +
+	"\x06layers\x18\x03 \x01(\x05R\x06layers\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\"\x8b\x01\n" +
+	"\vImageDamage\x12\x16\n" +
+	"\x06object\x18\x01 \x01(\tR\x06object\x12\x16\n" +
+	"\x06images\x18\x02 \x03(\tR\x06images\x12\x18\n" +
+	"\aproblem\x18\x03 \x01(\tR\aproblem\x12\x1a\n" +
+	"\brepaired\x18\x04 \x01(\bR\brepaired\x12\x16\n" +
+	"\x06remedy\x18\x05 \x01(\tR\x06remedy\"\xaa\x01\n" +
 	"\x13CreateVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12D\n" +
 	"\x06labels\x18\x02 \x03(\v2,.vethloom.v1.CreateVolumeRequest.LabelsEntryR\x06labels\x1a9\n" +
@@ -8051,7 +10467,36 @@ const file_vethloom_proto_rawDesc = "" +
 	"attributes\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xbe\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x12\n" +
+	"\x10DiskUsageRequest\"\xf4\x01\n" +
+	"\x11DiskUsageResponse\x12/\n" +
+	"\x06images\x18\x01 \x03(\v2\x17.vethloom.v1.ImageUsageR\x06images\x12;\n" +
+	"\n" +
+	"containers\x18\x02 \x03(\v2\x1b.vethloom.v1.ContainerUsageR\n" +
+	"containers\x122\n" +
+	"\avolumes\x18\x03 \x03(\v2\x18.vethloom.v1.VolumeUsageR\avolumes\x12\x1f\n" +
+	"\vimages_size\x18\x04 \x01(\x03R\n" +
+	"imagesSize\x12\x1c\n" +
+	"\tleftovers\x18\x05 \x01(\x03R\tleftovers\"\x9a\x01\n" +
+	"\n" +
+	"ImageUsage\x12(\n" +
+	"\x05image\x18\x01 \x01(\v2\x12.vethloom.v1.ImageR\x05image\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06shared\x18\x03 \x01(\x03R\x06shared\x12\x16\n" +
+	"\x06unique\x18\x04 \x01(\x03R\x06unique\x12\x1e\n" +
+	"\n" +
+	"containers\x18\x05 \x03(\tR\n" +
+	"containers\"\xac\x01\n" +
+	"\x0eContainerUsage\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05image\x18\x03 \x01(\tR\x05image\x12\x16\n" +
+	"\x06status\x18\x04 \x01(\tR\x06status\x124\n" +
+	"\acreated\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x12\n" +
+	"\x04size\x18\x06 \x01(\x03R\x04size\"N\n" +
+	"\vVolumeUsage\x12+\n" +
+	"\x06volume\x18\x01 \x01(\v2\x13.vethloom.v1.VolumeR\x06volume\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size2\xbe\x06\n" +
 	"\bNetworks\x12A\n" +
 	"\x06Create\x12!.vethloom.v1.CreateNetworkRequest\x1a\x14.vethloom.v1.Network\x12K\n" +
 	"\x04List\x12 .vethloom.v1.ListNetworksRequest\x1a!.vethloom.v1.ListNetworksResponse\x12C\n" +
@@ -8077,7 +10522,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x06Lookup\x12\x1e.vethloom.v1.LookupNameRequest\x1a\x1f.vethloom.v1.LookupNameResponse\x12A\n" +
 	"\x05Watch\x12\x1e.vethloom.v1.WatchNamesRequest\x1a\x16.vethloom.v1.NameQuery0\x012Q\n" +
 	"\x06Leases\x12G\n" +
-	"\x04List\x12\x1e.vethloom.v1.ListLeasesRequest\x1a\x1f.vethloom.v1.ListLeasesResponse2\x9f\a\n" +
+	"\x04List\x12\x1e.vethloom.v1.ListLeasesRequest\x1a\x1f.vethloom.v1.ListLeasesResponse2\xa5\t\n" +
 	"\n" +
 	"Containers\x12S\n" +
 	"\x06Create\x12#.vethloom.v1.CreateContainerRequest\x1a$.vethloom.v1.CreateContainerResponse\x12P\n" +
@@ -8091,26 +10536,38 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x04Kill\x12!.vethloom.v1.KillContainerRequest\x1a\".vethloom.v1.KillContainerResponse\x12S\n" +
 	"\x06Remove\x12#.vethloom.v1.RemoveContainerRequest\x1a$.vethloom.v1.RemoveContainerResponse\x12B\n" +
 	"\x04Wait\x12!.vethloom.v1.WaitContainerRequest\x1a\x17.vethloom.v1.ExitStatus\x12P\n" +
-	"\vChangePorts\x12\x1f.vethloom.v1.ChangePortsRequest\x1a .vethloom.v1.ChangePortsResponse2\xa7\x03\n" +
+	"\vChangePorts\x12\x1f.vethloom.v1.ChangePortsRequest\x1a .vethloom.v1.ChangePortsResponse\x12S\n" +
+	"\x06Commit\x12#.vethloom.v1.CommitContainerRequest\x1a$.vethloom.v1.CommitContainerResponse\x12X\n" +
+	"\aChanges\x12$.vethloom.v1.ContainerChangesRequest\x1a%.vethloom.v1.ContainerChangesResponse0\x01\x12U\n" +
+	"\x06Export\x12#.vethloom.v1.ExportContainerRequest\x1a$.vethloom.v1.ExportContainerResponse0\x012\xde\a\n" +
 	"\x06Images\x12C\n" +
 	"\x06Import\x12\x1a.vethloom.v1.ImportRequest\x1a\x1b.vethloom.v1.ImportResponse(\x01\x12=\n" +
 	"\x04Load\x12\x18.vethloom.v1.LoadRequest\x1a\x19.vethloom.v1.LoadResponse(\x01\x12G\n" +
 	"\x04List\x12\x1e.vethloom.v1.ListImagesRequest\x1a\x1f.vethloom.v1.ListImagesResponse\x12?\n" +
-	"\aInspect\x12 .vethloom.v1.InspectImageRequest\x1a\x12.vethloom.v1.Image\x12K\n" +
+	"\aInspect\x12 .vethloom.v1.InspectImageRequest\x1a\x12.vethloom.v1.Image\x12N\n" +
+	"\aHistory\x12 .vethloom.v1.ImageHistoryRequest\x1a!.vethloom.v1.ImageHistoryResponse\x12K\n" +
 	"\x06Remove\x12\x1f.vethloom.v1.RemoveImageRequest\x1a .vethloom.v1.RemoveImageResponse\x12B\n" +
-	"\x03Tag\x12\x1c.vethloom.v1.TagImageRequest\x1a\x1d.vethloom.v1.TagImageResponse2\xf5\x02\n" +
+	"\x03Tag\x12\x1c.vethloom.v1.TagImageRequest\x1a\x1d.vethloom.v1.TagImageResponse\x12=\n" +
+	"\x04Pull\x12\x18.vethloom.v1.PullRequest\x1a\x19.vethloom.v1.PullResponse0\x01\x12=\n" +
+	"\x04Push\x12\x18.vethloom.v1.PushRequest\x1a\x19.vethloom.v1.PushResponse0\x01\x12N\n" +
+	"\x05Hosts\x12!.vethloom.v1.RegistryHostsRequest\x1a\".vethloom.v1.RegistryHostsResponse\x12>\n" +
+	"\x05Login\x12\x19.vethloom.v1.LoginRequest\x1a\x1a.vethloom.v1.LoginResponse\x12=\n" +
+	"\x04Save\x12\x18.vethloom.v1.SaveRequest\x1a\x19.vethloom.v1.SaveResponse0\x01\x12J\n" +
+	"\x05Prune\x12\x1f.vethloom.v1.PruneImagesRequest\x1a .vethloom.v1.PruneImagesResponse\x12L\n" +
+	"\x05Check\x12\x1f.vethloom.v1.CheckImagesRequest\x1a .vethloom.v1.CheckImagesResponse0\x012\xf5\x02\n" +
 	"\aVolumes\x12?\n" +
 	"\x06Create\x12 .vethloom.v1.CreateVolumeRequest\x1a\x13.vethloom.v1.Volume\x12I\n" +
 	"\x04List\x12\x1f.vethloom.v1.ListVolumesRequest\x1a .vethloom.v1.ListVolumesResponse\x12A\n" +
 	"\aInspect\x12!.vethloom.v1.InspectVolumeRequest\x1a\x13.vethloom.v1.Volume\x12M\n" +
 	"\x06Remove\x12 .vethloom.v1.RemoveVolumeRequest\x1a!.vethloom.v1.RemoveVolumeResponse\x12L\n" +
-	"\x05Prune\x12 .vethloom.v1.PruneVolumesRequest\x1a!.vethloom.v1.PruneVolumesResponse2\xcd\x02\n" +
+	"\x05Prune\x12 .vethloom.v1.PruneVolumesRequest\x1a!.vethloom.v1.PruneVolumesResponse2\x99\x03\n" +
 	"\x06System\x12D\n" +
 	"\aVersion\x12\x1b.vethloom.v1.VersionRequest\x1a\x1c.vethloom.v1.VersionResponse\x12A\n" +
 	"\x06Status\x12\x1a.vethloom.v1.StatusRequest\x1a\x1b.vethloom.v1.StatusResponse\x12;\n" +
 	"\x04Diff\x12\x18.vethloom.v1.DiffRequest\x1a\x19.vethloom.v1.DiffResponse\x12A\n" +
 	"\x06Doctor\x12\x1a.vethloom.v1.DoctorRequest\x1a\x1b.vethloom.v1.DoctorResponse\x12:\n" +
-	"\x06Events\x12\x1a.vethloom.v1.EventsRequest\x1a\x12.vethloom.v1.Event0\x01B+Z)github.com/vethloom/vethloom/api/v1;apiv1b\x06proto3"
+	"\x06Events\x12\x1a.vethloom.v1.EventsRequest\x1a\x12.vethloom.v1.Event0\x01\x12J\n" +
+	"\tDiskUsage\x12\x1d.vethloom.v1.DiskUsageRequest\x1a\x1e.vethloom.v1.DiskUsageResponseB+Z)github.com/vethloom/vethloom/api/v1;apiv1b\x06proto3"
 
 var (
 	file_vethloom_proto_rawDescOnce sync.Once
@@ -8124,186 +10581,223 @@ func file_vethloom_proto_rawDescGZIP() []byte {
 	return file_vethloom_proto_rawDescData
 }
 
-var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 130)
+var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 167)
 var file_vethloom_proto_goTypes = []any{
-	(*Pool)(nil),                    // 0: vethloom.v1.Pool
-	(*CreateNetworkRequest)(nil),    // 1: vethloom.v1.CreateNetworkRequest
-	(*Network)(nil),                 // 2: vethloom.v1.Network
-	(*ClusterNetwork)(nil),          // 3: vethloom.v1.ClusterNetwork
-	(*ListNetworksRequest)(nil),     // 4: vethloom.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),    // 5: vethloom.v1.ListNetworksResponse
-	(*InspectNetworkRequest)(nil),   // 6: vethloom.v1.InspectNetworkRequest
-	(*RemoveNetworkRequest)(nil),    // 7: vethloom.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil),   // 8: vethloom.v1.RemoveNetworkResponse
-	(*LeaveNetworkRequest)(nil),     // 9: vethloom.v1.LeaveNetworkRequest
-	(*LeaveNetworkResponse)(nil),    // 10: vethloom.v1.LeaveNetworkResponse
-	(*JoinNetworkRequest)(nil),      // 11: vethloom.v1.JoinNetworkRequest
-	(*JoinNetworkResponse)(nil),     // 12: vethloom.v1.JoinNetworkResponse
-	(*UpdateNetworkRequest)(nil),    // 13: vethloom.v1.UpdateNetworkRequest
-	(*PruneNetworksRequest)(nil),    // 14: vethloom.v1.PruneNetworksRequest
-	(*PruneNetworksResponse)(nil),   // 15: vethloom.v1.PruneNetworksResponse
-	(*ConnectRequest)(nil),          // 16: vethloom.v1.ConnectRequest
-	(*DisconnectRequest)(nil),       // 17: vethloom.v1.DisconnectRequest
-	(*DisconnectResponse)(nil),      // 18: vethloom.v1.DisconnectResponse
-	(*Endpoint)(nil),                // 19: vethloom.v1.Endpoint
-	(*ListEndpointsRequest)(nil),    // 20: vethloom.v1.ListEndpointsRequest
-	(*ListEndpointsResponse)(nil),   // 21: vethloom.v1.ListEndpointsResponse
-	(*PortMapping)(nil),             // 22: vethloom.v1.PortMapping
-	(*CreateSandboxRequest)(nil),    // 23: vethloom.v1.CreateSandboxRequest
-	(*Sandbox)(nil),                 // 24: vethloom.v1.Sandbox
-	(*RemoveSandboxRequest)(nil),    // 25: vethloom.v1.RemoveSandboxRequest
-	(*RemoveSandboxResponse)(nil),   // 26: vethloom.v1.RemoveSandboxResponse
-	(*ListSandboxesRequest)(nil),    // 27: vethloom.v1.ListSandboxesRequest
-	(*ListSandboxesResponse)(nil),   // 28: vethloom.v1.ListSandboxesResponse
-	(*LookupNameRequest)(nil),       // 29: vethloom.v1.LookupNameRequest
-	(*LookupNameResponse)(nil),      // 30: vethloom.v1.LookupNameResponse
-	(*NameAnswer)(nil),              // 31: vethloom.v1.NameAnswer
-	(*WatchNamesRequest)(nil),       // 32: vethloom.v1.WatchNamesRequest
-	(*NameQuery)(nil),               // 33: vethloom.v1.NameQuery
-	(*Node)(nil),                    // 34: vethloom.v1.Node
-	(*NodeSubnet)(nil),              // 35: vethloom.v1.NodeSubnet
-	(*PeerHealth)(nil),              // 36: vethloom.v1.PeerHealth
-	(*ListNodesRequest)(nil),        // 37: vethloom.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),       // 38: vethloom.v1.ListNodesResponse
-	(*InspectNodeRequest)(nil),      // 39: vethloom.v1.InspectNodeRequest
-	(*RemoveNodeRequest)(nil),       // 40: vethloom.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),      // 41: vethloom.v1.RemoveNodeResponse
-	(*Lease)(nil),                   // 42: vethloom.v1.Lease
-	(*ListLeasesRequest)(nil),       // 43: vethloom.v1.ListLeasesRequest
-	(*ListLeasesResponse)(nil),      // 44: vethloom.v1.ListLeasesResponse
-	(*ContainerSpec)(nil),           // 45: vethloom.v1.ContainerSpec
-	(*Mount)(nil),                   // 46: vethloom.v1.Mount
-	(*CreateContainerRequest)(nil),  // 47: vethloom.v1.CreateContainerRequest
-	(*CreateContainerResponse)(nil), // 48: vethloom.v1.CreateContainerResponse
-	(*StartContainerRequest)(nil),   // 49: vethloom.v1.StartContainerRequest
-	(*StartContainerResponse)(nil),  // 50: vethloom.v1.StartContainerResponse
-	(*AttachRequest)(nil),           // 51: vethloom.v1.AttachRequest
-	(*AttachOptions)(nil),           // 52: vethloom.v1.AttachOptions
-	(*ExecRequest)(nil),             // 53: vethloom.v1.ExecRequest
-	(*ExecOptions)(nil),             // 54: vethloom.v1.ExecOptions
-	(*ExecResume)(nil),              // 55: vethloom.v1.ExecResume
-	(*WindowSize)(nil),              // 56: vethloom.v1.WindowSize
-	(*AttachResponse)(nil),          // 57: vethloom.v1.AttachResponse
-	(*Started)(nil),                 // 58: vethloom.v1.Started
-	(*ExitStatus)(nil),              // 59: vethloom.v1.ExitStatus
-	(*LogsRequest)(nil),             // 60: vethloom.v1.LogsRequest
-	(*LogsResponse)(nil),            // 61: vethloom.v1.LogsResponse
-	(*ListContainersRequest)(nil),   // 62: vethloom.v1.ListContainersRequest
-	(*ListContainersResponse)(nil),  // 63: vethloom.v1.ListContainersResponse
-	(*InspectContainerRequest)(nil), // 64: vethloom.v1.InspectContainerRequest
-	(*Container)(nil),               // 65: vethloom.v1.Container
-	(*StopContainerRequest)(nil),    // 66: vethloom.v1.StopContainerRequest
-	(*StopContainerResponse)(nil),   // 67: vethloom.v1.StopContainerResponse
-	(*KillContainerRequest)(nil),    // 68: vethloom.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),   // 69: vethloom.v1.KillContainerResponse
-	(*RemoveContainerRequest)(nil),  // 70: vethloom.v1.RemoveContainerRequest
-	(*RemoveContainerResponse)(nil), // 71: vethloom.v1.RemoveContainerResponse
-	(*WaitContainerRequest)(nil),    // 72: vethloom.v1.WaitContainerRequest
-	(*ChangePortsRequest)(nil),      // 73: vethloom.v1.ChangePortsRequest
-	(*ChangePortsResponse)(nil),     // 74: vethloom.v1.ChangePortsResponse
-	(*ImportRequest)(nil),           // 75: vethloom.v1.ImportRequest
-	(*ImportOptions)(nil),           // 76: vethloom.v1.ImportOptions
-	(*ImportResponse)(nil),          // 77: vethloom.v1.ImportResponse
-	(*LoadRequest)(nil),             // 78: vethloom.v1.LoadRequest
-	(*LoadResponse)(nil),            // 79: vethloom.v1.LoadResponse
-	(*ListImagesRequest)(nil),       // 80: vethloom.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),      // 81: vethloom.v1.ListImagesResponse
-	(*InspectImageRequest)(nil),     // 82: vethloom.v1.InspectImageRequest
-	(*Image)(nil),                   // 83: vethloom.v1.Image
-	(*RemoveImageRequest)(nil),      // 84: vethloom.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),     // 85: vethloom.v1.RemoveImageResponse
-	(*TagImageRequest)(nil),         // 86: vethloom.v1.TagImageRequest
-	(*TagImageResponse)(nil),        // 87: vethloom.v1.TagImageResponse
-	(*CreateVolumeRequest)(nil),     // 88: vethloom.v1.CreateVolumeRequest
-	(*Volume)(nil),                  // 89: vethloom.v1.Volume
-	(*ListVolumesRequest)(nil),      // 90: vethloom.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),     // 91: vethloom.v1.ListVolumesResponse
-	(*InspectVolumeRequest)(nil),    // 92: vethloom.v1.InspectVolumeRequest
-	(*RemoveVolumeRequest)(nil),     // 93: vethloom.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),    // 94: vethloom.v1.RemoveVolumeResponse
-	(*PruneVolumesRequest)(nil),     // 95: vethloom.v1.PruneVolumesRequest
-	(*PruneVolumesResponse)(nil),    // 96: vethloom.v1.PruneVolumesResponse
-	(*VersionRequest)(nil),          // 97: vethloom.v1.VersionRequest
-	(*VersionResponse)(nil),         // 98: vethloom.v1.VersionResponse
-	(*StatusRequest)(nil),           // 99: vethloom.v1.StatusRequest
-	(*StatusResponse)(nil),          // 100: vethloom.v1.StatusResponse
-	(*ClusterStatus)(nil),           // 101: vethloom.v1.ClusterStatus
-	(*OwnerError)(nil),              // 102: vethloom.v1.OwnerError
-	(*DiffRequest)(nil),             // 103: vethloom.v1.DiffRequest
-	(*DiffResponse)(nil),            // 104: vethloom.v1.DiffResponse
-	(*Op)(nil),                      // 105: vethloom.v1.Op
-	(*DoctorRequest)(nil),           // 106: vethloom.v1.DoctorRequest
-	(*DoctorResponse)(nil),          // 107: vethloom.v1.DoctorResponse
-	(*Finding)(nil),                 // 108: vethloom.v1.Finding
-	(*EventsRequest)(nil),           // 109: vethloom.v1.EventsRequest
-	(*Event)(nil),                   // 110: vethloom.v1.Event
-	nil,                             // 111: vethloom.v1.Pool.AuxAddressesEntry
-	nil,                             // 112: vethloom.v1.CreateNetworkRequest.OptionsEntry
-	nil,                             // 113: vethloom.v1.CreateNetworkRequest.LabelsEntry
-	nil,                             // 114: vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
-	nil,                             // 115: vethloom.v1.Network.OptionsEntry
-	nil,                             // 116: vethloom.v1.Network.LabelsEntry
-	nil,                             // 117: vethloom.v1.Network.IpamOptionsEntry
-	nil,                             // 118: vethloom.v1.UpdateNetworkRequest.OptionsEntry
-	nil,                             // 119: vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	nil,                             // 120: vethloom.v1.ConnectRequest.SysctlsEntry
-	nil,                             // 121: vethloom.v1.Endpoint.SysctlsEntry
-	nil,                             // 122: vethloom.v1.CreateSandboxRequest.LabelsEntry
-	nil,                             // 123: vethloom.v1.Sandbox.LabelsEntry
-	nil,                             // 124: vethloom.v1.ContainerSpec.LabelsEntry
-	nil,                             // 125: vethloom.v1.ContainerSpec.SysctlsEntry
-	nil,                             // 126: vethloom.v1.Image.LabelsEntry
-	nil,                             // 127: vethloom.v1.CreateVolumeRequest.LabelsEntry
-	nil,                             // 128: vethloom.v1.Volume.LabelsEntry
-	nil,                             // 129: vethloom.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil),   // 130: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 131: google.protobuf.Duration
+	(*Pool)(nil),                     // 0: vethloom.v1.Pool
+	(*CreateNetworkRequest)(nil),     // 1: vethloom.v1.CreateNetworkRequest
+	(*Network)(nil),                  // 2: vethloom.v1.Network
+	(*ClusterNetwork)(nil),           // 3: vethloom.v1.ClusterNetwork
+	(*ListNetworksRequest)(nil),      // 4: vethloom.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),     // 5: vethloom.v1.ListNetworksResponse
+	(*InspectNetworkRequest)(nil),    // 6: vethloom.v1.InspectNetworkRequest
+	(*RemoveNetworkRequest)(nil),     // 7: vethloom.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),    // 8: vethloom.v1.RemoveNetworkResponse
+	(*LeaveNetworkRequest)(nil),      // 9: vethloom.v1.LeaveNetworkRequest
+	(*LeaveNetworkResponse)(nil),     // 10: vethloom.v1.LeaveNetworkResponse
+	(*JoinNetworkRequest)(nil),       // 11: vethloom.v1.JoinNetworkRequest
+	(*JoinNetworkResponse)(nil),      // 12: vethloom.v1.JoinNetworkResponse
+	(*UpdateNetworkRequest)(nil),     // 13: vethloom.v1.UpdateNetworkRequest
+	(*PruneNetworksRequest)(nil),     // 14: vethloom.v1.PruneNetworksRequest
+	(*PruneNetworksResponse)(nil),    // 15: vethloom.v1.PruneNetworksResponse
+	(*ConnectRequest)(nil),           // 16: vethloom.v1.ConnectRequest
+	(*DisconnectRequest)(nil),        // 17: vethloom.v1.DisconnectRequest
+	(*DisconnectResponse)(nil),       // 18: vethloom.v1.DisconnectResponse
+	(*Endpoint)(nil),                 // 19: vethloom.v1.Endpoint
+	(*ListEndpointsRequest)(nil),     // 20: vethloom.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil),    // 21: vethloom.v1.ListEndpointsResponse
+	(*PortMapping)(nil),              // 22: vethloom.v1.PortMapping
+	(*CreateSandboxRequest)(nil),     // 23: vethloom.v1.CreateSandboxRequest
+	(*Sandbox)(nil),                  // 24: vethloom.v1.Sandbox
+	(*RemoveSandboxRequest)(nil),     // 25: vethloom.v1.RemoveSandboxRequest
+	(*RemoveSandboxResponse)(nil),    // 26: vethloom.v1.RemoveSandboxResponse
+	(*ListSandboxesRequest)(nil),     // 27: vethloom.v1.ListSandboxesRequest
+	(*ListSandboxesResponse)(nil),    // 28: vethloom.v1.ListSandboxesResponse
+	(*LookupNameRequest)(nil),        // 29: vethloom.v1.LookupNameRequest
+	(*LookupNameResponse)(nil),       // 30: vethloom.v1.LookupNameResponse
+	(*NameAnswer)(nil),               // 31: vethloom.v1.NameAnswer
+	(*WatchNamesRequest)(nil),        // 32: vethloom.v1.WatchNamesRequest
+	(*NameQuery)(nil),                // 33: vethloom.v1.NameQuery
+	(*Node)(nil),                     // 34: vethloom.v1.Node
+	(*NodeSubnet)(nil),               // 35: vethloom.v1.NodeSubnet
+	(*PeerHealth)(nil),               // 36: vethloom.v1.PeerHealth
+	(*ListNodesRequest)(nil),         // 37: vethloom.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),        // 38: vethloom.v1.ListNodesResponse
+	(*InspectNodeRequest)(nil),       // 39: vethloom.v1.InspectNodeRequest
+	(*RemoveNodeRequest)(nil),        // 40: vethloom.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),       // 41: vethloom.v1.RemoveNodeResponse
+	(*Lease)(nil),                    // 42: vethloom.v1.Lease
+	(*ListLeasesRequest)(nil),        // 43: vethloom.v1.ListLeasesRequest
+	(*ListLeasesResponse)(nil),       // 44: vethloom.v1.ListLeasesResponse
+	(*ContainerSpec)(nil),            // 45: vethloom.v1.ContainerSpec
+	(*Mount)(nil),                    // 46: vethloom.v1.Mount
+	(*CreateContainerRequest)(nil),   // 47: vethloom.v1.CreateContainerRequest
+	(*CreateContainerResponse)(nil),  // 48: vethloom.v1.CreateContainerResponse
+	(*StartContainerRequest)(nil),    // 49: vethloom.v1.StartContainerRequest
+	(*StartContainerResponse)(nil),   // 50: vethloom.v1.StartContainerResponse
+	(*AttachRequest)(nil),            // 51: vethloom.v1.AttachRequest
+	(*AttachOptions)(nil),            // 52: vethloom.v1.AttachOptions
+	(*ExecRequest)(nil),              // 53: vethloom.v1.ExecRequest
+	(*ExecOptions)(nil),              // 54: vethloom.v1.ExecOptions
+	(*ExecResume)(nil),               // 55: vethloom.v1.ExecResume
+	(*WindowSize)(nil),               // 56: vethloom.v1.WindowSize
+	(*AttachResponse)(nil),           // 57: vethloom.v1.AttachResponse
+	(*Started)(nil),                  // 58: vethloom.v1.Started
+	(*ExitStatus)(nil),               // 59: vethloom.v1.ExitStatus
+	(*LogsRequest)(nil),              // 60: vethloom.v1.LogsRequest
+	(*LogsResponse)(nil),             // 61: vethloom.v1.LogsResponse
+	(*ListContainersRequest)(nil),    // 62: vethloom.v1.ListContainersRequest
+	(*ListContainersResponse)(nil),   // 63: vethloom.v1.ListContainersResponse
+	(*InspectContainerRequest)(nil),  // 64: vethloom.v1.InspectContainerRequest
+	(*Container)(nil),                // 65: vethloom.v1.Container
+	(*StopContainerRequest)(nil),     // 66: vethloom.v1.StopContainerRequest
+	(*StopContainerResponse)(nil),    // 67: vethloom.v1.StopContainerResponse
+	(*KillContainerRequest)(nil),     // 68: vethloom.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),    // 69: vethloom.v1.KillContainerResponse
+	(*RemoveContainerRequest)(nil),   // 70: vethloom.v1.RemoveContainerRequest
+	(*RemoveContainerResponse)(nil),  // 71: vethloom.v1.RemoveContainerResponse
+	(*WaitContainerRequest)(nil),     // 72: vethloom.v1.WaitContainerRequest
+	(*ChangePortsRequest)(nil),       // 73: vethloom.v1.ChangePortsRequest
+	(*ChangePortsResponse)(nil),      // 74: vethloom.v1.ChangePortsResponse
+	(*CommitContainerRequest)(nil),   // 75: vethloom.v1.CommitContainerRequest
+	(*CommitContainerResponse)(nil),  // 76: vethloom.v1.CommitContainerResponse
+	(*ContainerChangesRequest)(nil),  // 77: vethloom.v1.ContainerChangesRequest
+	(*ContainerChangesResponse)(nil), // 78: vethloom.v1.ContainerChangesResponse
+	(*FileChange)(nil),               // 79: vethloom.v1.FileChange
+	(*ExportContainerRequest)(nil),   // 80: vethloom.v1.ExportContainerRequest
+	(*ExportContainerResponse)(nil),  // 81: vethloom.v1.ExportContainerResponse
+	(*ImportRequest)(nil),            // 82: vethloom.v1.ImportRequest
+	(*ImportOptions)(nil),            // 83: vethloom.v1.ImportOptions
+	(*ImportResponse)(nil),           // 84: vethloom.v1.ImportResponse
+	(*LoadRequest)(nil),              // 85: vethloom.v1.LoadRequest
+	(*LoadResponse)(nil),             // 86: vethloom.v1.LoadResponse
+	(*ListImagesRequest)(nil),        // 87: vethloom.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),       // 88: vethloom.v1.ListImagesResponse
+	(*InspectImageRequest)(nil),      // 89: vethloom.v1.InspectImageRequest
+	(*Image)(nil),                    // 90: vethloom.v1.Image
+	(*Descriptor)(nil),               // 91: vethloom.v1.Descriptor
+	(*ImageHistoryRequest)(nil),      // 92: vethloom.v1.ImageHistoryRequest
+	(*ImageHistoryResponse)(nil),     // 93: vethloom.v1.ImageHistoryResponse
+	(*HistoryStep)(nil),              // 94: vethloom.v1.HistoryStep
+	(*RemoveImageRequest)(nil),       // 95: vethloom.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),      // 96: vethloom.v1.RemoveImageResponse
+	(*TagImageRequest)(nil),          // 97: vethloom.v1.TagImageRequest
+	(*TagImageResponse)(nil),         // 98: vethloom.v1.TagImageResponse
+	(*RegistryCredential)(nil),       // 99: vethloom.v1.RegistryCredential
+	(*RegistryHostsRequest)(nil),     // 100: vethloom.v1.RegistryHostsRequest
+	(*RegistryHostsResponse)(nil),    // 101: vethloom.v1.RegistryHostsResponse
+	(*RegistryHost)(nil),             // 102: vethloom.v1.RegistryHost
+	(*LoginRequest)(nil),             // 103: vethloom.v1.LoginRequest
+	(*LoginResponse)(nil),            // 104: vethloom.v1.LoginResponse
+	(*PullRequest)(nil),              // 105: vethloom.v1.PullRequest
+	(*PullResponse)(nil),             // 106: vethloom.v1.PullResponse
+	(*TransferProgress)(nil),         // 107: vethloom.v1.TransferProgress
+	(*PulledImage)(nil),              // 108: vethloom.v1.PulledImage
+	(*PushRequest)(nil),              // 109: vethloom.v1.PushRequest
+	(*PushResponse)(nil),             // 110: vethloom.v1.PushResponse
+	(*PushedImage)(nil),              // 111: vethloom.v1.PushedImage
+	(*SaveRequest)(nil),              // 112: vethloom.v1.SaveRequest
+	(*SaveResponse)(nil),             // 113: vethloom.v1.SaveResponse
+	(*PruneImagesRequest)(nil),       // 114: vethloom.v1.PruneImagesRequest
+	(*PruneImagesResponse)(nil),      // 115: vethloom.v1.PruneImagesResponse
+	(*CheckImagesRequest)(nil),       // 116: vethloom.v1.CheckImagesRequest
+	(*CheckImagesResponse)(nil),      // 117: vethloom.v1.CheckImagesResponse
+	(*CheckedImages)(nil),            // 118: vethloom.v1.CheckedImages
+	(*ImageDamage)(nil),              // 119: vethloom.v1.ImageDamage
+	(*CreateVolumeRequest)(nil),      // 120: vethloom.v1.CreateVolumeRequest
+	(*Volume)(nil),                   // 121: vethloom.v1.Volume
+	(*ListVolumesRequest)(nil),       // 122: vethloom.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),      // 123: vethloom.v1.ListVolumesResponse
+	(*InspectVolumeRequest)(nil),     // 124: vethloom.v1.InspectVolumeRequest
+	(*RemoveVolumeRequest)(nil),      // 125: vethloom.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),     // 126: vethloom.v1.RemoveVolumeResponse
+	(*PruneVolumesRequest)(nil),      // 127: vethloom.v1.PruneVolumesRequest
+	(*PruneVolumesResponse)(nil),     // 128: vethloom.v1.PruneVolumesResponse
+	(*VersionRequest)(nil),           // 129: vethloom.v1.VersionRequest
+	(*VersionResponse)(nil),          // 130: vethloom.v1.VersionResponse
+	(*StatusRequest)(nil),            // 131: vethloom.v1.StatusRequest
+	(*StatusResponse)(nil),           // 132: vethloom.v1.StatusResponse
+	(*ClusterStatus)(nil),            // 133: vethloom.v1.ClusterStatus
+	(*OwnerError)(nil),               // 134: vethloom.v1.OwnerError
+	(*DiffRequest)(nil),              // 135: vethloom.v1.DiffRequest
+	(*DiffResponse)(nil),             // 136: vethloom.v1.DiffResponse
+	(*Op)(nil),                       // 137: vethloom.v1.Op
+	(*DoctorRequest)(nil),            // 138: vethloom.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 139: vethloom.v1.DoctorResponse
+	(*Finding)(nil),                  // 140: vethloom.v1.Finding
+	(*EventsRequest)(nil),            // 141: vethloom.v1.EventsRequest
+	(*Event)(nil),                    // 142: vethloom.v1.Event
+	(*DiskUsageRequest)(nil),         // 143: vethloom.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),        // 144: vethloom.v1.DiskUsageResponse
+	(*ImageUsage)(nil),               // 145: vethloom.v1.ImageUsage
+	(*ContainerUsage)(nil),           // 146: vethloom.v1.ContainerUsage
+	(*VolumeUsage)(nil),              // 147: vethloom.v1.VolumeUsage
+	nil,                              // 148: vethloom.v1.Pool.AuxAddressesEntry
+	nil,                              // 149: vethloom.v1.CreateNetworkRequest.OptionsEntry
+	nil,                              // 150: vethloom.v1.CreateNetworkRequest.LabelsEntry
+	nil,                              // 151: vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
+	nil,                              // 152: vethloom.v1.Network.OptionsEntry
+	nil,                              // 153: vethloom.v1.Network.LabelsEntry
+	nil,                              // 154: vethloom.v1.Network.IpamOptionsEntry
+	nil,                              // 155: vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	nil,                              // 156: vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	nil,                              // 157: vethloom.v1.ConnectRequest.SysctlsEntry
+	nil,                              // 158: vethloom.v1.Endpoint.SysctlsEntry
+	nil,                              // 159: vethloom.v1.CreateSandboxRequest.LabelsEntry
+	nil,                              // 160: vethloom.v1.Sandbox.LabelsEntry
+	nil,                              // 161: vethloom.v1.ContainerSpec.LabelsEntry
+	nil,                              // 162: vethloom.v1.ContainerSpec.SysctlsEntry
+	nil,                              // 163: vethloom.v1.Image.LabelsEntry
+	nil,                              // 164: vethloom.v1.CreateVolumeRequest.LabelsEntry
+	nil,                              // 165: vethloom.v1.Volume.LabelsEntry
+	nil,                              // 166: vethloom.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),    // 167: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 168: google.protobuf.Duration
 }
 var file_vethloom_proto_depIdxs = []int32{
-	111, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
+	148, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
 	0,   // 1: vethloom.v1.CreateNetworkRequest.pools:type_name -> vethloom.v1.Pool
-	112, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
-	113, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
-	114, // 4: vethloom.v1.CreateNetworkRequest.ipam_options:type_name -> vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
+	149, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
+	150, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
+	151, // 4: vethloom.v1.CreateNetworkRequest.ipam_options:type_name -> vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
 	0,   // 5: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
-	115, // 6: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
-	116, // 7: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
-	130, // 8: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
+	152, // 6: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
+	153, // 7: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
+	167, // 8: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
 	19,  // 9: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
 	3,   // 10: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
-	117, // 11: vethloom.v1.Network.ipam_options:type_name -> vethloom.v1.Network.IpamOptionsEntry
+	154, // 11: vethloom.v1.Network.ipam_options:type_name -> vethloom.v1.Network.IpamOptionsEntry
 	2,   // 12: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
-	118, // 13: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
-	119, // 14: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	120, // 15: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
+	155, // 13: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	156, // 14: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	157, // 15: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
 	22,  // 16: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
-	121, // 17: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
-	130, // 18: vethloom.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
+	158, // 17: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
+	167, // 18: vethloom.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
 	19,  // 19: vethloom.v1.ListEndpointsResponse.endpoints:type_name -> vethloom.v1.Endpoint
 	16,  // 20: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
 	22,  // 21: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
-	122, // 22: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
+	159, // 22: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
 	19,  // 23: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
-	123, // 24: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
+	160, // 24: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
 	24,  // 25: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
 	31,  // 26: vethloom.v1.LookupNameResponse.answers:type_name -> vethloom.v1.NameAnswer
-	130, // 27: vethloom.v1.NameQuery.time:type_name -> google.protobuf.Timestamp
-	131, // 28: vethloom.v1.NameQuery.took:type_name -> google.protobuf.Duration
-	130, // 29: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	167, // 27: vethloom.v1.NameQuery.time:type_name -> google.protobuf.Timestamp
+	168, // 28: vethloom.v1.NameQuery.took:type_name -> google.protobuf.Duration
+	167, // 29: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
 	35,  // 30: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
 	35,  // 31: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
 	36,  // 32: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
-	131, // 33: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
-	130, // 34: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
+	168, // 33: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
+	167, // 34: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
 	34,  // 35: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
-	130, // 36: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
+	167, // 36: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
 	42,  // 37: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
 	16,  // 38: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
 	22,  // 39: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
 	46,  // 40: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
-	131, // 41: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
-	124, // 42: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
-	125, // 43: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
+	168, // 41: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	161, // 42: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
+	162, // 43: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
 	45,  // 44: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
 	52,  // 45: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
 	56,  // 46: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
@@ -8314,139 +10808,184 @@ var file_vethloom_proto_depIdxs = []int32{
 	55,  // 51: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
 	58,  // 52: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
 	59,  // 53: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
-	130, // 54: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
-	130, // 55: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	130, // 56: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	130, // 57: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	167, // 54: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
+	167, // 55: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	167, // 56: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	167, // 57: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
 	65,  // 58: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
 	45,  // 59: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
-	130, // 60: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
-	130, // 61: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
-	130, // 62: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	167, // 60: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
+	167, // 61: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
+	167, // 62: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
 	24,  // 63: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
-	131, // 64: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	168, // 64: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
 	22,  // 65: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
 	22,  // 66: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
-	76,  // 67: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
-	83,  // 68: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
-	130, // 69: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
-	126, // 70: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
-	127, // 71: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
-	128, // 72: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
-	130, // 73: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
-	89,  // 74: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
-	130, // 75: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	102, // 76: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
-	101, // 77: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
-	130, // 78: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
-	130, // 79: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
-	130, // 80: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
-	130, // 81: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
-	105, // 82: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
-	108, // 83: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
-	130, // 84: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	129, // 85: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
-	1,   // 86: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
-	4,   // 87: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
-	6,   // 88: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
-	7,   // 89: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
-	13,  // 90: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
-	14,  // 91: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
-	9,   // 92: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
-	11,  // 93: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
-	16,  // 94: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
-	17,  // 95: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
-	20,  // 96: vethloom.v1.Networks.Endpoints:input_type -> vethloom.v1.ListEndpointsRequest
-	23,  // 97: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
-	25,  // 98: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
-	27,  // 99: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
-	37,  // 100: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
-	39,  // 101: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
-	40,  // 102: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
-	29,  // 103: vethloom.v1.Names.Lookup:input_type -> vethloom.v1.LookupNameRequest
-	32,  // 104: vethloom.v1.Names.Watch:input_type -> vethloom.v1.WatchNamesRequest
-	43,  // 105: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
-	47,  // 106: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
-	49,  // 107: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
-	51,  // 108: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
-	53,  // 109: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
-	60,  // 110: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
-	62,  // 111: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
-	64,  // 112: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
-	66,  // 113: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
-	68,  // 114: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
-	70,  // 115: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
-	72,  // 116: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
-	73,  // 117: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
-	75,  // 118: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
-	78,  // 119: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
-	80,  // 120: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
-	82,  // 121: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
-	84,  // 122: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
-	86,  // 123: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
-	88,  // 124: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
-	90,  // 125: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
-	92,  // 126: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
-	93,  // 127: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
-	95,  // 128: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
-	97,  // 129: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
-	99,  // 130: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
-	103, // 131: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
-	106, // 132: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
-	109, // 133: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
-	2,   // 134: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
-	5,   // 135: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
-	2,   // 136: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
-	8,   // 137: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
-	2,   // 138: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
-	15,  // 139: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
-	10,  // 140: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
-	12,  // 141: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
-	19,  // 142: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
-	18,  // 143: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
-	21,  // 144: vethloom.v1.Networks.Endpoints:output_type -> vethloom.v1.ListEndpointsResponse
-	24,  // 145: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
-	26,  // 146: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
-	28,  // 147: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
-	38,  // 148: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
-	34,  // 149: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
-	41,  // 150: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
-	30,  // 151: vethloom.v1.Names.Lookup:output_type -> vethloom.v1.LookupNameResponse
-	33,  // 152: vethloom.v1.Names.Watch:output_type -> vethloom.v1.NameQuery
-	44,  // 153: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
-	48,  // 154: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
-	50,  // 155: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
-	57,  // 156: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
-	57,  // 157: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
-	61,  // 158: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
-	63,  // 159: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
-	65,  // 160: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
-	67,  // 161: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
-	69,  // 162: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
-	71,  // 163: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
-	59,  // 164: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
-	74,  // 165: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
-	77,  // 166: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
-	79,  // 167: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
-	81,  // 168: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
-	83,  // 169: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
-	85,  // 170: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
-	87,  // 171: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
-	89,  // 172: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
-	91,  // 173: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
-	89,  // 174: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
-	94,  // 175: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
-	96,  // 176: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
-	98,  // 177: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
-	100, // 178: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
-	104, // 179: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
-	107, // 180: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
-	110, // 181: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
-	134, // [134:182] is the sub-list for method output_type
-	86,  // [86:134] is the sub-list for method input_type
-	86,  // [86:86] is the sub-list for extension type_name
-	86,  // [86:86] is the sub-list for extension extendee
-	0,   // [0:86] is the sub-list for field type_name
+	79,  // 67: vethloom.v1.ContainerChangesResponse.changes:type_name -> vethloom.v1.FileChange
+	83,  // 68: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
+	90,  // 69: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
+	167, // 70: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
+	163, // 71: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
+	91,  // 72: vethloom.v1.Image.manifest:type_name -> vethloom.v1.Descriptor
+	94,  // 73: vethloom.v1.ImageHistoryResponse.steps:type_name -> vethloom.v1.HistoryStep
+	167, // 74: vethloom.v1.HistoryStep.created:type_name -> google.protobuf.Timestamp
+	102, // 75: vethloom.v1.RegistryHostsResponse.hosts:type_name -> vethloom.v1.RegistryHost
+	99,  // 76: vethloom.v1.LoginRequest.credential:type_name -> vethloom.v1.RegistryCredential
+	99,  // 77: vethloom.v1.PullRequest.credentials:type_name -> vethloom.v1.RegistryCredential
+	107, // 78: vethloom.v1.PullResponse.progress:type_name -> vethloom.v1.TransferProgress
+	108, // 79: vethloom.v1.PullResponse.pulled:type_name -> vethloom.v1.PulledImage
+	99,  // 80: vethloom.v1.PushRequest.credentials:type_name -> vethloom.v1.RegistryCredential
+	107, // 81: vethloom.v1.PushResponse.progress:type_name -> vethloom.v1.TransferProgress
+	111, // 82: vethloom.v1.PushResponse.pushed:type_name -> vethloom.v1.PushedImage
+	107, // 83: vethloom.v1.CheckImagesResponse.progress:type_name -> vethloom.v1.TransferProgress
+	119, // 84: vethloom.v1.CheckImagesResponse.damage:type_name -> vethloom.v1.ImageDamage
+	118, // 85: vethloom.v1.CheckImagesResponse.checked:type_name -> vethloom.v1.CheckedImages
+	164, // 86: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
+	165, // 87: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
+	167, // 88: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	121, // 89: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
+	167, // 90: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	134, // 91: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
+	133, // 92: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
+	167, // 93: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
+	167, // 94: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
+	167, // 95: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
+	167, // 96: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
+	137, // 97: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
+	140, // 98: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
+	167, // 99: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	166, // 100: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
+	145, // 101: vethloom.v1.DiskUsageResponse.images:type_name -> vethloom.v1.ImageUsage
+	146, // 102: vethloom.v1.DiskUsageResponse.containers:type_name -> vethloom.v1.ContainerUsage
+	147, // 103: vethloom.v1.DiskUsageResponse.volumes:type_name -> vethloom.v1.VolumeUsage
+	90,  // 104: vethloom.v1.ImageUsage.image:type_name -> vethloom.v1.Image
+	167, // 105: vethloom.v1.ContainerUsage.created:type_name -> google.protobuf.Timestamp
+	121, // 106: vethloom.v1.VolumeUsage.volume:type_name -> vethloom.v1.Volume
+	1,   // 107: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
+	4,   // 108: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
+	6,   // 109: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
+	7,   // 110: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
+	13,  // 111: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
+	14,  // 112: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
+	9,   // 113: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
+	11,  // 114: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
+	16,  // 115: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
+	17,  // 116: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
+	20,  // 117: vethloom.v1.Networks.Endpoints:input_type -> vethloom.v1.ListEndpointsRequest
+	23,  // 118: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
+	25,  // 119: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
+	27,  // 120: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
+	37,  // 121: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
+	39,  // 122: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
+	40,  // 123: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
+	29,  // 124: vethloom.v1.Names.Lookup:input_type -> vethloom.v1.LookupNameRequest
+	32,  // 125: vethloom.v1.Names.Watch:input_type -> vethloom.v1.WatchNamesRequest
+	43,  // 126: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
+	47,  // 127: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
+	49,  // 128: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
+	51,  // 129: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
+	53,  // 130: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
+	60,  // 131: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
+	62,  // 132: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
+	64,  // 133: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
+	66,  // 134: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
+	68,  // 135: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
+	70,  // 136: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
+	72,  // 137: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
+	73,  // 138: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
+	75,  // 139: vethloom.v1.Containers.Commit:input_type -> vethloom.v1.CommitContainerRequest
+	77,  // 140: vethloom.v1.Containers.Changes:input_type -> vethloom.v1.ContainerChangesRequest
+	80,  // 141: vethloom.v1.Containers.Export:input_type -> vethloom.v1.ExportContainerRequest
+	82,  // 142: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
+	85,  // 143: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
+	87,  // 144: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
+	89,  // 145: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
+	92,  // 146: vethloom.v1.Images.History:input_type -> vethloom.v1.ImageHistoryRequest
+	95,  // 147: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
+	97,  // 148: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
+	105, // 149: vethloom.v1.Images.Pull:input_type -> vethloom.v1.PullRequest
+	109, // 150: vethloom.v1.Images.Push:input_type -> vethloom.v1.PushRequest
+	100, // 151: vethloom.v1.Images.Hosts:input_type -> vethloom.v1.RegistryHostsRequest
+	103, // 152: vethloom.v1.Images.Login:input_type -> vethloom.v1.LoginRequest
+	112, // 153: vethloom.v1.Images.Save:input_type -> vethloom.v1.SaveRequest
+	114, // 154: vethloom.v1.Images.Prune:input_type -> vethloom.v1.PruneImagesRequest
+	116, // 155: vethloom.v1.Images.Check:input_type -> vethloom.v1.CheckImagesRequest
+	120, // 156: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
+	122, // 157: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
+	124, // 158: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
+	125, // 159: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
+	127, // 160: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
+	129, // 161: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
+	131, // 162: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
+	135, // 163: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
+	138, // 164: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
+	141, // 165: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
+	143, // 166: vethloom.v1.System.DiskUsage:input_type -> vethloom.v1.DiskUsageRequest
+	2,   // 167: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
+	5,   // 168: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
+	2,   // 169: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
+	8,   // 170: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
+	2,   // 171: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
+	15,  // 172: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
+	10,  // 173: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
+	12,  // 174: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
+	19,  // 175: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
+	18,  // 176: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
+	21,  // 177: vethloom.v1.Networks.Endpoints:output_type -> vethloom.v1.ListEndpointsResponse
+	24,  // 178: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
+	26,  // 179: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
+	28,  // 180: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
+	38,  // 181: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
+	34,  // 182: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
+	41,  // 183: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
+	30,  // 184: vethloom.v1.Names.Lookup:output_type -> vethloom.v1.LookupNameResponse
+	33,  // 185: vethloom.v1.Names.Watch:output_type -> vethloom.v1.NameQuery
+	44,  // 186: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
+	48,  // 187: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
+	50,  // 188: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
+	57,  // 189: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
+	57,  // 190: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
+	61,  // 191: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
+	63,  // 192: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
+	65,  // 193: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
+	67,  // 194: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
+	69,  // 195: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
+	71,  // 196: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
+	59,  // 197: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
+	74,  // 198: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
+	76,  // 199: vethloom.v1.Containers.Commit:output_type -> vethloom.v1.CommitContainerResponse
+	78,  // 200: vethloom.v1.Containers.Changes:output_type -> vethloom.v1.ContainerChangesResponse
+	81,  // 201: vethloom.v1.Containers.Export:output_type -> vethloom.v1.ExportContainerResponse
+	84,  // 202: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
+	86,  // 203: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
+	88,  // 204: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
+	90,  // 205: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
+	93,  // 206: vethloom.v1.Images.History:output_type -> vethloom.v1.ImageHistoryResponse
+	96,  // 207: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
+	98,  // 208: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
+	106, // 209: vethloom.v1.Images.Pull:output_type -> vethloom.v1.PullResponse
+	110, // 210: vethloom.v1.Images.Push:output_type -> vethloom.v1.PushResponse
+	101, // 211: vethloom.v1.Images.Hosts:output_type -> vethloom.v1.RegistryHostsResponse
+	104, // 212: vethloom.v1.Images.Login:output_type -> vethloom.v1.LoginResponse
+	113, // 213: vethloom.v1.Images.Save:output_type -> vethloom.v1.SaveResponse
+	115, // 214: vethloom.v1.Images.Prune:output_type -> vethloom.v1.PruneImagesResponse
+	117, // 215: vethloom.v1.Images.Check:output_type -> vethloom.v1.CheckImagesResponse
+	121, // 216: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
+	123, // 217: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
+	121, // 218: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
+	126, // 219: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
+	128, // 220: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
+	130, // 221: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
+	132, // 222: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
+	136, // 223: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
+	139, // 224: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
+	142, // 225: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
+	144, // 226: vethloom.v1.System.DiskUsage:output_type -> vethloom.v1.DiskUsageResponse
+	167, // [167:227] is the sub-list for method output_type
+	107, // [107:167] is the sub-list for method input_type
+	107, // [107:107] is the sub-list for extension type_name
+	107, // [107:107] is the sub-list for extension extendee
+	0,   // [0:107] is the sub-list for field type_name
 }
 
 func init() { file_vethloom_proto_init() }
@@ -8475,9 +11014,22 @@ func file_vethloom_proto_init() {
 		(*AttachResponse_Stderr)(nil),
 		(*AttachResponse_Exit)(nil),
 	}
-	file_vethloom_proto_msgTypes[75].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[82].OneofWrappers = []any{
 		(*ImportRequest_Options)(nil),
 		(*ImportRequest_Data)(nil),
+	}
+	file_vethloom_proto_msgTypes[106].OneofWrappers = []any{
+		(*PullResponse_Progress)(nil),
+		(*PullResponse_Pulled)(nil),
+	}
+	file_vethloom_proto_msgTypes[110].OneofWrappers = []any{
+		(*PushResponse_Progress)(nil),
+		(*PushResponse_Pushed)(nil),
+	}
+	file_vethloom_proto_msgTypes[117].OneofWrappers = []any{
+		(*CheckImagesResponse_Progress)(nil),
+		(*CheckImagesResponse_Damage)(nil),
+		(*CheckImagesResponse_Checked)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -8485,7 +11037,7 @@ func file_vethloom_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vethloom_proto_rawDesc), len(file_vethloom_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   130,
+			NumMessages:   167,
 			NumExtensions: 0,
 			NumServices:   9,
 		},

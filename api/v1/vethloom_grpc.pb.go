@@ -1143,6 +1143,9 @@ const (
 	Containers_Remove_FullMethodName      = "/vethloom.v1.Containers/Remove"
 	Containers_Wait_FullMethodName        = "/vethloom.v1.Containers/Wait"
 	Containers_ChangePorts_FullMethodName = "/vethloom.v1.Containers/ChangePorts"
+	Containers_Commit_FullMethodName      = "/vethloom.v1.Containers/Commit"
+	Containers_Changes_FullMethodName     = "/vethloom.v1.Containers/Changes"
+	Containers_Export_FullMethodName      = "/vethloom.v1.Containers/Export"
 )
 
 // ContainersClient is the client API for Containers service.
@@ -1164,6 +1167,12 @@ type ContainersClient interface {
 	Wait(ctx context.Context, in *WaitContainerRequest, opts ...grpc.CallOption) (*ExitStatus, error)
 	// ChangePorts takes published ports from a container and gives it others, whether it runs or not: all or nothing.
 	ChangePorts(ctx context.Context, in *ChangePortsRequest, opts ...grpc.CallOption) (*ChangePortsResponse, error)
+	// Commit makes an image of a container's filesystem: the layers that it has, and one with what it changed.
+	Commit(ctx context.Context, in *CommitContainerRequest, opts ...grpc.CallOption) (*CommitContainerResponse, error)
+	// Changes tells what a container has changed of its image's files.
+	Changes(ctx context.Context, in *ContainerChangesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ContainerChangesResponse], error)
+	// Export is a tar of a container's filesystem, without its mounts.
+	Export(ctx context.Context, in *ExportContainerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportContainerResponse], error)
 }
 
 type containersClient struct {
@@ -1309,6 +1318,54 @@ func (c *containersClient) ChangePorts(ctx context.Context, in *ChangePortsReque
 	return out, nil
 }
 
+func (c *containersClient) Commit(ctx context.Context, in *CommitContainerRequest, opts ...grpc.CallOption) (*CommitContainerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CommitContainerResponse)
+	err := c.cc.Invoke(ctx, Containers_Commit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *containersClient) Changes(ctx context.Context, in *ContainerChangesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ContainerChangesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Containers_ServiceDesc.Streams[3], Containers_Changes_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ContainerChangesRequest, ContainerChangesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Containers_ChangesClient = grpc.ServerStreamingClient[ContainerChangesResponse]
+
+func (c *containersClient) Export(ctx context.Context, in *ExportContainerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportContainerResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Containers_ServiceDesc.Streams[4], Containers_Export_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportContainerRequest, ExportContainerResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Containers_ExportClient = grpc.ServerStreamingClient[ExportContainerResponse]
+
 // ContainersServer is the server API for Containers service.
 // All implementations must embed UnimplementedContainersServer
 // for forward compatibility.
@@ -1328,6 +1385,12 @@ type ContainersServer interface {
 	Wait(context.Context, *WaitContainerRequest) (*ExitStatus, error)
 	// ChangePorts takes published ports from a container and gives it others, whether it runs or not: all or nothing.
 	ChangePorts(context.Context, *ChangePortsRequest) (*ChangePortsResponse, error)
+	// Commit makes an image of a container's filesystem: the layers that it has, and one with what it changed.
+	Commit(context.Context, *CommitContainerRequest) (*CommitContainerResponse, error)
+	// Changes tells what a container has changed of its image's files.
+	Changes(*ContainerChangesRequest, grpc.ServerStreamingServer[ContainerChangesResponse]) error
+	// Export is a tar of a container's filesystem, without its mounts.
+	Export(*ExportContainerRequest, grpc.ServerStreamingServer[ExportContainerResponse]) error
 	mustEmbedUnimplementedContainersServer()
 }
 
@@ -1373,6 +1436,15 @@ func (UnimplementedContainersServer) Wait(context.Context, *WaitContainerRequest
 }
 func (UnimplementedContainersServer) ChangePorts(context.Context, *ChangePortsRequest) (*ChangePortsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ChangePorts not implemented")
+}
+func (UnimplementedContainersServer) Commit(context.Context, *CommitContainerRequest) (*CommitContainerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Commit not implemented")
+}
+func (UnimplementedContainersServer) Changes(*ContainerChangesRequest, grpc.ServerStreamingServer[ContainerChangesResponse]) error {
+	return status.Error(codes.Unimplemented, "method Changes not implemented")
+}
+func (UnimplementedContainersServer) Export(*ExportContainerRequest, grpc.ServerStreamingServer[ExportContainerResponse]) error {
+	return status.Error(codes.Unimplemented, "method Export not implemented")
 }
 func (UnimplementedContainersServer) mustEmbedUnimplementedContainersServer() {}
 func (UnimplementedContainersServer) testEmbeddedByValue()                    {}
@@ -1582,6 +1654,46 @@ func _Containers_ChangePorts_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Containers_Commit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CommitContainerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ContainersServer).Commit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Containers_Commit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ContainersServer).Commit(ctx, req.(*CommitContainerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Containers_Changes_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ContainerChangesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ContainersServer).Changes(m, &grpc.GenericServerStream[ContainerChangesRequest, ContainerChangesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Containers_ChangesServer = grpc.ServerStreamingServer[ContainerChangesResponse]
+
+func _Containers_Export_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportContainerRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ContainersServer).Export(m, &grpc.GenericServerStream[ExportContainerRequest, ExportContainerResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Containers_ExportServer = grpc.ServerStreamingServer[ExportContainerResponse]
+
 // Containers_ServiceDesc is the grpc.ServiceDesc for Containers service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1625,6 +1737,10 @@ var Containers_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ChangePorts",
 			Handler:    _Containers_ChangePorts_Handler,
 		},
+		{
+			MethodName: "Commit",
+			Handler:    _Containers_Commit_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -1644,6 +1760,16 @@ var Containers_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _Containers_Logs_Handler,
 			ServerStreams: true,
 		},
+		{
+			StreamName:    "Changes",
+			Handler:       _Containers_Changes_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Export",
+			Handler:       _Containers_Export_Handler,
+			ServerStreams: true,
+		},
 	},
 	Metadata: "vethloom.proto",
 }
@@ -1653,8 +1779,16 @@ const (
 	Images_Load_FullMethodName    = "/vethloom.v1.Images/Load"
 	Images_List_FullMethodName    = "/vethloom.v1.Images/List"
 	Images_Inspect_FullMethodName = "/vethloom.v1.Images/Inspect"
+	Images_History_FullMethodName = "/vethloom.v1.Images/History"
 	Images_Remove_FullMethodName  = "/vethloom.v1.Images/Remove"
 	Images_Tag_FullMethodName     = "/vethloom.v1.Images/Tag"
+	Images_Pull_FullMethodName    = "/vethloom.v1.Images/Pull"
+	Images_Push_FullMethodName    = "/vethloom.v1.Images/Push"
+	Images_Hosts_FullMethodName   = "/vethloom.v1.Images/Hosts"
+	Images_Login_FullMethodName   = "/vethloom.v1.Images/Login"
+	Images_Save_FullMethodName    = "/vethloom.v1.Images/Save"
+	Images_Prune_FullMethodName   = "/vethloom.v1.Images/Prune"
+	Images_Check_FullMethodName   = "/vethloom.v1.Images/Check"
 )
 
 // ImagesClient is the client API for Images service.
@@ -1667,8 +1801,24 @@ type ImagesClient interface {
 	Load(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[LoadRequest, LoadResponse], error)
 	List(ctx context.Context, in *ListImagesRequest, opts ...grpc.CallOption) (*ListImagesResponse, error)
 	Inspect(ctx context.Context, in *InspectImageRequest, opts ...grpc.CallOption) (*Image, error)
+	// History tells how an image was made, the last step first.
+	History(ctx context.Context, in *ImageHistoryRequest, opts ...grpc.CallOption) (*ImageHistoryResponse, error)
 	Remove(ctx context.Context, in *RemoveImageRequest, opts ...grpc.CallOption) (*RemoveImageResponse, error)
 	Tag(ctx context.Context, in *TagImageRequest, opts ...grpc.CallOption) (*TagImageResponse, error)
+	// Pull brings an image in from a registry. Two pulls of the same at once are one.
+	Pull(ctx context.Context, in *PullRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PullResponse], error)
+	Push(ctx context.Context, in *PushRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PushResponse], error)
+	// Hosts says which hosts a reference stands for, mirrors too, in the order in which they are asked: what a client
+	// may send credentials for.
+	Hosts(ctx context.Context, in *RegistryHostsRequest, opts ...grpc.CallOption) (*RegistryHostsResponse, error)
+	// Login asks a registry whether a credential is good. It is not kept.
+	Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error)
+	// Save is an archive of images, as Load reads it.
+	Save(ctx context.Context, in *SaveRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveResponse], error)
+	// Prune removes images that nobody needs, and what is left of pulls that ended early.
+	Prune(ctx context.Context, in *PruneImagesRequest, opts ...grpc.CallOption) (*PruneImagesResponse, error)
+	// Check reads all that is kept of images and compares it with its digests.
+	Check(ctx context.Context, in *CheckImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckImagesResponse], error)
 }
 
 type imagesClient struct {
@@ -1725,6 +1875,16 @@ func (c *imagesClient) Inspect(ctx context.Context, in *InspectImageRequest, opt
 	return out, nil
 }
 
+func (c *imagesClient) History(ctx context.Context, in *ImageHistoryRequest, opts ...grpc.CallOption) (*ImageHistoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImageHistoryResponse)
+	err := c.cc.Invoke(ctx, Images_History_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *imagesClient) Remove(ctx context.Context, in *RemoveImageRequest, opts ...grpc.CallOption) (*RemoveImageResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveImageResponse)
@@ -1745,6 +1905,112 @@ func (c *imagesClient) Tag(ctx context.Context, in *TagImageRequest, opts ...grp
 	return out, nil
 }
 
+func (c *imagesClient) Pull(ctx context.Context, in *PullRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PullResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Images_ServiceDesc.Streams[2], Images_Pull_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PullRequest, PullResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Images_PullClient = grpc.ServerStreamingClient[PullResponse]
+
+func (c *imagesClient) Push(ctx context.Context, in *PushRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PushResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Images_ServiceDesc.Streams[3], Images_Push_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PushRequest, PushResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Images_PushClient = grpc.ServerStreamingClient[PushResponse]
+
+func (c *imagesClient) Hosts(ctx context.Context, in *RegistryHostsRequest, opts ...grpc.CallOption) (*RegistryHostsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RegistryHostsResponse)
+	err := c.cc.Invoke(ctx, Images_Hosts_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *imagesClient) Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LoginResponse)
+	err := c.cc.Invoke(ctx, Images_Login_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *imagesClient) Save(ctx context.Context, in *SaveRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Images_ServiceDesc.Streams[4], Images_Save_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SaveRequest, SaveResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Images_SaveClient = grpc.ServerStreamingClient[SaveResponse]
+
+func (c *imagesClient) Prune(ctx context.Context, in *PruneImagesRequest, opts ...grpc.CallOption) (*PruneImagesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PruneImagesResponse)
+	err := c.cc.Invoke(ctx, Images_Prune_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *imagesClient) Check(ctx context.Context, in *CheckImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckImagesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Images_ServiceDesc.Streams[5], Images_Check_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CheckImagesRequest, CheckImagesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Images_CheckClient = grpc.ServerStreamingClient[CheckImagesResponse]
+
 // ImagesServer is the server API for Images service.
 // All implementations must embed UnimplementedImagesServer
 // for forward compatibility.
@@ -1755,8 +2021,24 @@ type ImagesServer interface {
 	Load(grpc.ClientStreamingServer[LoadRequest, LoadResponse]) error
 	List(context.Context, *ListImagesRequest) (*ListImagesResponse, error)
 	Inspect(context.Context, *InspectImageRequest) (*Image, error)
+	// History tells how an image was made, the last step first.
+	History(context.Context, *ImageHistoryRequest) (*ImageHistoryResponse, error)
 	Remove(context.Context, *RemoveImageRequest) (*RemoveImageResponse, error)
 	Tag(context.Context, *TagImageRequest) (*TagImageResponse, error)
+	// Pull brings an image in from a registry. Two pulls of the same at once are one.
+	Pull(*PullRequest, grpc.ServerStreamingServer[PullResponse]) error
+	Push(*PushRequest, grpc.ServerStreamingServer[PushResponse]) error
+	// Hosts says which hosts a reference stands for, mirrors too, in the order in which they are asked: what a client
+	// may send credentials for.
+	Hosts(context.Context, *RegistryHostsRequest) (*RegistryHostsResponse, error)
+	// Login asks a registry whether a credential is good. It is not kept.
+	Login(context.Context, *LoginRequest) (*LoginResponse, error)
+	// Save is an archive of images, as Load reads it.
+	Save(*SaveRequest, grpc.ServerStreamingServer[SaveResponse]) error
+	// Prune removes images that nobody needs, and what is left of pulls that ended early.
+	Prune(context.Context, *PruneImagesRequest) (*PruneImagesResponse, error)
+	// Check reads all that is kept of images and compares it with its digests.
+	Check(*CheckImagesRequest, grpc.ServerStreamingServer[CheckImagesResponse]) error
 	mustEmbedUnimplementedImagesServer()
 }
 
@@ -1779,11 +2061,35 @@ func (UnimplementedImagesServer) List(context.Context, *ListImagesRequest) (*Lis
 func (UnimplementedImagesServer) Inspect(context.Context, *InspectImageRequest) (*Image, error) {
 	return nil, status.Error(codes.Unimplemented, "method Inspect not implemented")
 }
+func (UnimplementedImagesServer) History(context.Context, *ImageHistoryRequest) (*ImageHistoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method History not implemented")
+}
 func (UnimplementedImagesServer) Remove(context.Context, *RemoveImageRequest) (*RemoveImageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Remove not implemented")
 }
 func (UnimplementedImagesServer) Tag(context.Context, *TagImageRequest) (*TagImageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Tag not implemented")
+}
+func (UnimplementedImagesServer) Pull(*PullRequest, grpc.ServerStreamingServer[PullResponse]) error {
+	return status.Error(codes.Unimplemented, "method Pull not implemented")
+}
+func (UnimplementedImagesServer) Push(*PushRequest, grpc.ServerStreamingServer[PushResponse]) error {
+	return status.Error(codes.Unimplemented, "method Push not implemented")
+}
+func (UnimplementedImagesServer) Hosts(context.Context, *RegistryHostsRequest) (*RegistryHostsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hosts not implemented")
+}
+func (UnimplementedImagesServer) Login(context.Context, *LoginRequest) (*LoginResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Login not implemented")
+}
+func (UnimplementedImagesServer) Save(*SaveRequest, grpc.ServerStreamingServer[SaveResponse]) error {
+	return status.Error(codes.Unimplemented, "method Save not implemented")
+}
+func (UnimplementedImagesServer) Prune(context.Context, *PruneImagesRequest) (*PruneImagesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Prune not implemented")
+}
+func (UnimplementedImagesServer) Check(*CheckImagesRequest, grpc.ServerStreamingServer[CheckImagesResponse]) error {
+	return status.Error(codes.Unimplemented, "method Check not implemented")
 }
 func (UnimplementedImagesServer) mustEmbedUnimplementedImagesServer() {}
 func (UnimplementedImagesServer) testEmbeddedByValue()                {}
@@ -1856,6 +2162,24 @@ func _Images_Inspect_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Images_History_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImageHistoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImagesServer).History(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Images_History_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImagesServer).History(ctx, req.(*ImageHistoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Images_Remove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveImageRequest)
 	if err := dec(in); err != nil {
@@ -1892,6 +2216,104 @@ func _Images_Tag_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Images_Pull_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(PullRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ImagesServer).Pull(m, &grpc.GenericServerStream[PullRequest, PullResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Images_PullServer = grpc.ServerStreamingServer[PullResponse]
+
+func _Images_Push_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(PushRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ImagesServer).Push(m, &grpc.GenericServerStream[PushRequest, PushResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Images_PushServer = grpc.ServerStreamingServer[PushResponse]
+
+func _Images_Hosts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RegistryHostsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImagesServer).Hosts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Images_Hosts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImagesServer).Hosts(ctx, req.(*RegistryHostsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Images_Login_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LoginRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImagesServer).Login(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Images_Login_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImagesServer).Login(ctx, req.(*LoginRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Images_Save_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SaveRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ImagesServer).Save(m, &grpc.GenericServerStream[SaveRequest, SaveResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Images_SaveServer = grpc.ServerStreamingServer[SaveResponse]
+
+func _Images_Prune_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PruneImagesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImagesServer).Prune(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Images_Prune_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImagesServer).Prune(ctx, req.(*PruneImagesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Images_Check_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CheckImagesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ImagesServer).Check(m, &grpc.GenericServerStream[CheckImagesRequest, CheckImagesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Images_CheckServer = grpc.ServerStreamingServer[CheckImagesResponse]
+
 // Images_ServiceDesc is the grpc.ServiceDesc for Images service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1908,12 +2330,28 @@ var Images_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Images_Inspect_Handler,
 		},
 		{
+			MethodName: "History",
+			Handler:    _Images_History_Handler,
+		},
+		{
 			MethodName: "Remove",
 			Handler:    _Images_Remove_Handler,
 		},
 		{
 			MethodName: "Tag",
 			Handler:    _Images_Tag_Handler,
+		},
+		{
+			MethodName: "Hosts",
+			Handler:    _Images_Hosts_Handler,
+		},
+		{
+			MethodName: "Login",
+			Handler:    _Images_Login_Handler,
+		},
+		{
+			MethodName: "Prune",
+			Handler:    _Images_Prune_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
@@ -1926,6 +2364,26 @@ var Images_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Load",
 			Handler:       _Images_Load_Handler,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Pull",
+			Handler:       _Images_Pull_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Push",
+			Handler:       _Images_Push_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Save",
+			Handler:       _Images_Save_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Check",
+			Handler:       _Images_Check_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "vethloom.proto",
@@ -2186,11 +2644,12 @@ var Volumes_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	System_Version_FullMethodName = "/vethloom.v1.System/Version"
-	System_Status_FullMethodName  = "/vethloom.v1.System/Status"
-	System_Diff_FullMethodName    = "/vethloom.v1.System/Diff"
-	System_Doctor_FullMethodName  = "/vethloom.v1.System/Doctor"
-	System_Events_FullMethodName  = "/vethloom.v1.System/Events"
+	System_Version_FullMethodName   = "/vethloom.v1.System/Version"
+	System_Status_FullMethodName    = "/vethloom.v1.System/Status"
+	System_Diff_FullMethodName      = "/vethloom.v1.System/Diff"
+	System_Doctor_FullMethodName    = "/vethloom.v1.System/Doctor"
+	System_Events_FullMethodName    = "/vethloom.v1.System/Events"
+	System_DiskUsage_FullMethodName = "/vethloom.v1.System/DiskUsage"
 )
 
 // SystemClient is the client API for System service.
@@ -2203,6 +2662,8 @@ type SystemClient interface {
 	Diff(ctx context.Context, in *DiffRequest, opts ...grpc.CallOption) (*DiffResponse, error)
 	Doctor(ctx context.Context, in *DoctorRequest, opts ...grpc.CallOption) (*DoctorResponse, error)
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
+	// DiskUsage tells what images, containers and volumes take on the disk. It reads every directory of theirs.
+	DiskUsage(ctx context.Context, in *DiskUsageRequest, opts ...grpc.CallOption) (*DiskUsageResponse, error)
 }
 
 type systemClient struct {
@@ -2272,6 +2733,16 @@ func (c *systemClient) Events(ctx context.Context, in *EventsRequest, opts ...gr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type System_EventsClient = grpc.ServerStreamingClient[Event]
 
+func (c *systemClient) DiskUsage(ctx context.Context, in *DiskUsageRequest, opts ...grpc.CallOption) (*DiskUsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiskUsageResponse)
+	err := c.cc.Invoke(ctx, System_DiskUsage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SystemServer is the server API for System service.
 // All implementations must embed UnimplementedSystemServer
 // for forward compatibility.
@@ -2282,6 +2753,8 @@ type SystemServer interface {
 	Diff(context.Context, *DiffRequest) (*DiffResponse, error)
 	Doctor(context.Context, *DoctorRequest) (*DoctorResponse, error)
 	Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error
+	// DiskUsage tells what images, containers and volumes take on the disk. It reads every directory of theirs.
+	DiskUsage(context.Context, *DiskUsageRequest) (*DiskUsageResponse, error)
 	mustEmbedUnimplementedSystemServer()
 }
 
@@ -2306,6 +2779,9 @@ func (UnimplementedSystemServer) Doctor(context.Context, *DoctorRequest) (*Docto
 }
 func (UnimplementedSystemServer) Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error {
 	return status.Error(codes.Unimplemented, "method Events not implemented")
+}
+func (UnimplementedSystemServer) DiskUsage(context.Context, *DiskUsageRequest) (*DiskUsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiskUsage not implemented")
 }
 func (UnimplementedSystemServer) mustEmbedUnimplementedSystemServer() {}
 func (UnimplementedSystemServer) testEmbeddedByValue()                {}
@@ -2411,6 +2887,24 @@ func _System_Events_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type System_EventsServer = grpc.ServerStreamingServer[Event]
 
+func _System_DiskUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiskUsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServer).DiskUsage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: System_DiskUsage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServer).DiskUsage(ctx, req.(*DiskUsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // System_ServiceDesc is the grpc.ServiceDesc for System service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -2433,6 +2927,10 @@ var System_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Doctor",
 			Handler:    _System_Doctor_Handler,
+		},
+		{
+			MethodName: "DiskUsage",
+			Handler:    _System_DiskUsage_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -8,6 +8,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -15,14 +16,19 @@ import (
 type Image struct {
 	ID           string   // sha256:<64 hex digits>, the digest of the image's configuration
 	References   []string // short form (busybox:latest), sorted; none for a dangling image
+	Digests      []string // repository@sha256:… by which registries know it, sorted
 	Created      time.Time
 	Size         int64 // bytes in the regular files of all layers
 	OS           string
 	Architecture string
+	Variant      string
+	Author       string
 	Layers       []string // diff IDs, bottom first
 	Config       ocispec.ImageConfig
-	Healthcheck  []byte // Docker's extension to Config, JSON; kept and shown, and not run yet
-	Raw          []byte // the whole configuration, byte for byte; not to be changed
+	Healthcheck  []byte        // Docker's extension to Config, JSON; kept and shown, and not run yet
+	Raw          []byte        // the whole configuration, byte for byte; not to be changed
+	Manifest     v1.Descriptor // what a push gives to a registry; the zero one for an image of an earlier version
+	Added        time.Time     // when it came in
 }
 
 // Config says where a [Store] keeps its things.
@@ -40,6 +46,7 @@ type ImportOptions struct {
 	Changes  []string
 	Message  string // the comment in the image's history
 	Platform string // OS/architecture; "": this host's
+	Author   string
 }
 
 // NotFoundError says that nothing has the wanted name or ID. It is a

@@ -72,7 +72,7 @@ func importConfig(o ImportOptions, now time.Time) (*v1.ConfigFile, []string, err
 		refs = []string{short}
 	}
 	c := &v1.ConfigFile{
-		OS: "linux", Architecture: runtime.GOARCH, Created: v1.Time{Time: now},
+		OS: "linux", Architecture: runtime.GOARCH, Author: o.Author, Created: v1.Time{Time: now},
 		RootFS:  v1.RootFS{Type: "layers"},
 		History: []v1.History{{Created: v1.Time{Time: now}, CreatedBy: "net import", Comment: o.Message}},
 	}

@@ -121,7 +121,8 @@ func (e *entry) decodeConfig() error {
 	}
 	e.image = Image{
 		ID: e.id, References: e.record.References, Size: e.record.Size,
-		OS: c.OS, Architecture: c.Architecture, Config: c.Config, Raw: e.record.Config,
+		OS: c.OS, Architecture: c.Architecture, Variant: c.Variant, Author: c.Author, Config: c.Config,
+		Raw: e.record.Config,
 	}
 	if h := docker.Config.Healthcheck; string(h) != "null" {
 		e.image.Healthcheck = h

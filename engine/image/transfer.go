@@ -57,6 +57,8 @@ type SaveOptions struct {
 // History is one step of how an image was made, newest first.
 type History struct {
 	v1.History
-	Size  int64 // bytes of the layer that it made, unpacked; 0 for none
-	Layer string
+	Size       int64    // bytes of the layer that it made, unpacked; 0 for none
+	Layer      string   // diff ID; "" for none
+	Image      string   // the ID of the image that ends with it, where it is known
+	References []string // of that image
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/engine/registry"
 	"github.com/vethloom/vethloom/engine/volume"
 	"github.com/vethloom/vethloom/internal/cluster"
 	"github.com/vethloom/vethloom/internal/doctor"
@@ -58,6 +59,12 @@ type core struct {
 	status     server.Status
 	ops        []plan.Op
 	findings   []doctor.Finding
+	remotes    map[string]Remote
+	seen       []registry.Credential
+	pace       func(context.Context)
+	damages    []server.ImageDamage
+	changes    []server.FileChange
+	paused     []string
 
 	events  chan server.Event
 	life    context.Context
@@ -85,6 +92,10 @@ func New() *Domain {
 		ID: "sha256:" + d.id(), References: []string{"busybox:latest"}, Created: Epoch, Size: 4_260_000, OS: "linux",
 		Architecture: "amd64",
 	}}
+	d.remotes = map[string]Remote{
+		"alpine:latest":            {Layers: 2, Size: 3_600_000},
+		"registry.test/team/app:1": {Layers: 3, Size: 30_000_000, Password: "secret"},
+	}
 	d.images[0].Config.Cmd = []string{"sh"}
 	d.images[0].Healthcheck = []byte(`{"Test":["CMD","true"],"Interval":30000000000}`)
 	d.images[0].Raw = fmt.Appendf(nil, `{"config":{"Cmd":["sh"],"Healthcheck":%s}}`, d.images[0].Healthcheck)

@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
-	"strings"
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
-	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/engine/volume"
 	"github.com/vethloom/vethloom/internal/doctor"
 	"github.com/vethloom/vethloom/plan"
@@ -60,119 +57,6 @@ func (d *networkPart) ListSandboxes(context.Context) ([]server.SandboxView, erro
 	}
 	defer d.mu.Unlock()
 	return slices.Clone(d.sandboxes), nil
-}
-
-// ImportImage implements [server.Images]. It takes anything that begins with "tar".
-func (d *imagePart) ImportImage(_ context.Context, r io.Reader, o image.ImportOptions) (image.Image, error) {
-	data, err := io.ReadAll(r)
-	if err != nil {
-		return image.Image{}, err
-	}
-	if err := d.enter("ImportImage"); err != nil {
-		return image.Image{}, err
-	}
-	defer d.mu.Unlock()
-	if !strings.HasPrefix(string(data), "tar") {
-		return image.Image{}, &cnm.Error{Kind: cnm.ErrInvalid, Reason: "this is not a tar archive",
-			Remedy: "make one with 'tar -C DIR -c .'"}
-	}
-	i := image.Image{ID: "sha256:" + d.id(), Created: Epoch, Size: int64(len(data)), OS: "linux", Architecture: "amd64"}
-	if o.Reference != "" {
-		i.References = []string{o.Reference}
-	}
-	d.images = append(d.images, i)
-	return i, nil
-}
-
-// LoadImages implements [server.Images]. Each line names an image.
-func (d *imagePart) LoadImages(_ context.Context, r io.Reader) ([]image.Image, error) {
-	data, err := io.ReadAll(r)
-	if err != nil {
-		return nil, err
-	}
-	if err := d.enter("LoadImages"); err != nil {
-		return nil, err
-	}
-	defer d.mu.Unlock()
-	var out []image.Image
-	for name := range strings.FieldsSeq(string(data)) {
-		i := image.Image{ID: "sha256:" + d.id(), References: []string{name}, Created: Epoch, OS: "linux",
-			Architecture: "amd64"}
-		if name == "-" {
-			i.References = nil
-		}
-		out = append(out, i)
-	}
-	d.images = append(d.images, out...)
-	return out, nil
-}
-
-// ListImages implements [server.Images].
-func (d *imagePart) ListImages(context.Context) ([]image.Image, error) {
-	if err := d.enter("ListImages"); err != nil {
-		return nil, err
-	}
-	defer d.mu.Unlock()
-	return slices.Clone(d.images), nil
-}
-
-func (d *core) image(ref string) (int, error) {
-	for i, img := range d.images {
-		hash := strings.TrimPrefix(img.ID, "sha256:")
-		if slices.Contains(img.References, ref) || slices.Contains(img.References, ref+":latest") ||
-			ref != "" && strings.HasPrefix(hash, strings.TrimPrefix(ref, "sha256:")) {
-			return i, nil
-		}
-	}
-	return 0, missing("image", ref)
-}
-
-// InspectImage implements [server.Images].
-func (d *imagePart) InspectImage(_ context.Context, ref string) (image.Image, error) {
-	if err := d.enter("InspectImage"); err != nil {
-		return image.Image{}, err
-	}
-	defer d.mu.Unlock()
-	i, err := d.image(ref)
-	if err != nil {
-		return image.Image{}, err
-	}
-	return d.images[i], nil
-}
-
-// RemoveImage implements [server.Images].
-func (d *imagePart) RemoveImage(_ context.Context, ref string, force bool) (untagged, deleted []string, err error) {
-	if err := d.enter("RemoveImage"); err != nil {
-		return nil, nil, err
-	}
-	defer d.mu.Unlock()
-	i, err := d.image(ref)
-	if err != nil {
-		return nil, nil, err
-	}
-	img := d.images[i]
-	for _, c := range d.containers {
-		if c.view.ImageID == img.ID && !force {
-			return nil, nil, &cnm.Error{Kind: cnm.ErrInUse, Field: "image", Value: ref, Reason: "container " +
-				c.view.Spec.Name + " needs it"}
-		}
-	}
-	d.images = slices.Delete(d.images, i, i+1)
-	return img.References, []string{img.ID}, nil
-}
-
-// TagImage implements [server.Images].
-func (d *imagePart) TagImage(_ context.Context, src, dst string) error {
-	if err := d.enter("TagImage"); err != nil {
-		return err
-	}
-	defer d.mu.Unlock()
-	i, err := d.image(src)
-	if err != nil {
-		return err
-	}
-	d.images[i].References = append(slices.Clone(d.images[i].References), dst)
-	return nil
 }
 
 // CreateVolume implements [server.Volumes].

@@ -1,0 +1,80 @@
+package daemon
+
+import (
+	"context"
+	"io"
+
+	"github.com/vethloom/vethloom/api/server"
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/engine/registry"
+)
+
+// This file has what the API offers to do with images beyond what [images] does.
+
+// notBuilt refuses what nothing is behind yet.
+func notBuilt(what string) error {
+	return &cnm.Error{Kind: cnm.ErrForbidden, Reason: what + " is not built yet",
+		Remedy: "bring images in with 'net load' or 'net import'"}
+}
+
+// ImageHistory implements [server.ImageViews].
+func (i images) ImageHistory(context.Context, string) ([]image.History, error) {
+	return nil, notBuilt("the history of images")
+}
+
+// SaveImages implements [server.ImageChanges].
+func (i images) SaveImages(context.Context, io.Writer, []string, image.SaveOptions) error {
+	return notBuilt("saving images")
+}
+
+// PruneImages implements [server.ImageChanges].
+func (i images) PruneImages(context.Context, bool, func(image.Image) bool) (server.PrunedImages, error) {
+	return server.PrunedImages{}, notBuilt("pruning images")
+}
+
+// CheckImages implements [server.ImageChanges].
+func (i images) CheckImages(context.Context, bool, func(image.Progress), func(server.ImageDamage) error) (
+	server.CheckedImages, error) {
+	return server.CheckedImages{}, notBuilt("checking images")
+}
+
+// PullImage implements [server.ImageTransfers].
+func (i images) PullImage(context.Context, server.PullRequest, func(image.Progress)) (server.PulledImage, error) {
+	return server.PulledImage{}, notBuilt("pulling images")
+}
+
+// PushImage implements [server.ImageTransfers].
+func (i images) PushImage(context.Context, server.PushRequest, func(image.Progress)) (server.PushedImage, error) {
+	return server.PushedImage{}, notBuilt("pushing images")
+}
+
+// RegistryHosts implements [server.ImageTransfers].
+func (i images) RegistryHosts(context.Context, string, bool) ([]server.RegistryHost, error) {
+	return nil, notBuilt("speaking to registries")
+}
+
+// LoginRegistry implements [server.ImageTransfers].
+func (i images) LoginRegistry(context.Context, registry.Credential) (string, error) {
+	return "", notBuilt("speaking to registries")
+}
+
+// Commit implements [server.ContainerFiles].
+func (c containers) Commit(context.Context, server.CommitRequest) (string, error) {
+	return "", notBuilt("making images of containers")
+}
+
+// Changes implements [server.ContainerFiles].
+func (c containers) Changes(context.Context, string, func([]server.FileChange) error) error {
+	return notBuilt("telling what containers changed")
+}
+
+// Export implements [server.ContainerFiles].
+func (c containers) Export(context.Context, string, io.Writer) error {
+	return notBuilt("exporting containers")
+}
+
+// DiskUsage implements [server.System].
+func (s *system) DiskUsage(context.Context) (server.DiskUsage, error) {
+	return server.DiskUsage{}, notBuilt("telling what is on the disk")
+}
