@@ -189,10 +189,11 @@ func (s *session) network(err error) *Error {
 		e.Remedy = "check the network between, and try again"
 	case errors.As(err, &unknown) || errors.As(err, &name) || errors.As(err, &verify):
 		e.Kind, e.Reason = KindCertificate, "its certificate is not trusted: "+text
-		e.Remedy = fmt.Sprintf("put the certificate of its CA into %s/ca.crt, or have its certificate corrected", s.ep.tls.where)
+		e.Remedy = fmt.Sprintf("put its CA's certificate into %s/ca.crt, or have its own corrected", s.ep.tls.where)
 	case errors.As(err, &alert):
 		e.Kind, e.Reason = KindCertificate, "it ends the TLS handshake: "+text
-		e.Remedy = fmt.Sprintf("if it wants a client certificate, put it into %s/client.cert and client.key", s.ep.tls.where)
+		e.Remedy = fmt.Sprintf("if it wants a client certificate, put it into %s/client.cert, and client.key",
+			s.ep.tls.where)
 	case errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &record):
 		plain := s.base.plainHTTP("it does not speak TLS", err)
 		e.Kind, e.Reason, e.Remedy = plain.Kind, plain.Reason, plain.Remedy
@@ -209,7 +210,7 @@ func (s *session) network(err error) *Error {
 		e.Kind, e.Reason = KindContent, fmt.Sprintf("its answer has more than %d bytes of headers", maxHeader)
 	case strings.Contains(text, "malformed HTTP"):
 		e.Kind, e.Reason = KindNoRegistry, "what answers there does not speak HTTP: "+text
-	case strings.Contains(text, "www-authenticate") || strings.Contains(text, "realm") || strings.Contains(text, "token"):
+	case strings.Contains(text, "www-authenticate"), strings.Contains(text, "realm"), strings.Contains(text, "token"):
 		e.Kind, e.Reason = KindContent, "its challenge or token cannot be used: "+text
 	default:
 		e.Kind, e.Reason, e.Remedy = KindBroken, "the connection broke: "+text, "try again"

@@ -15,8 +15,9 @@ import (
 )
 
 // Blob opens a blob at an offset in bytes. A read goes on where a connection broke, was reset or was silent for too
-// long, and with the next endpoint when one keeps failing. Of a server that knows no ranges the first bytes are read and
-// thrown away: the caller has them already, and the server sends them in any case. Nothing is verified but the size.
+// long, and with the next endpoint when one keeps failing. Of a server that knows no ranges the first bytes are read
+// and thrown away: the caller has them already, and the server sends them in any case. Nothing is verified but
+// the size.
 func (r *Repository) Blob(ctx context.Context, d v1.Descriptor, offset int64) (io.ReadCloser, error) {
 	if d.Size < 0 || offset < 0 || offset > d.Size {
 		return nil, &cnm.Error{Kind: cnm.ErrInvalid, Field: "offset", Value: strconv.FormatInt(offset, 10),
@@ -136,7 +137,8 @@ func (b *blob) end(err error) error {
 	}
 	var one [1]byte
 	if n, _ := io.ReadFull(b.body, one[:]); n > 0 {
-		return b.explain(contentError("the blob %s has more than the %d bytes that the manifest says", b.d.Digest, b.d.Size))
+		return b.explain(contentError("the blob %s has more than the %d bytes that the manifest says", b.d.Digest,
+			b.d.Size))
 	}
 	return nil
 }
@@ -212,8 +214,8 @@ func (b *blob) check(resp *http.Response, ranged bool) (io.ReadCloser, error) {
 	switch resp.StatusCode {
 	case http.StatusRequestedRangeNotSatisfiable:
 		b.noRange = true // what follows is asked for from its beginning
-		return nil, &Error{Kind: KindBroken, Status: resp.StatusCode, Reason: fmt.Sprintf("cannot go on at byte %d of %d",
-			b.offset, b.d.Size)}
+		return nil, &Error{Kind: KindBroken, Status: resp.StatusCode,
+			Reason: fmt.Sprintf("cannot go on at byte %d of %d", b.offset, b.d.Size)}
 	case http.StatusPartialContent:
 		if err := b.checkRange(resp.Header.Get("Content-Range"), ranged); err != nil {
 			return nil, err

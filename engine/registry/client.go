@@ -27,13 +27,13 @@ const (
 // Config says where the settings of registries are and how patient to be. Its zero value is for ordinary hosts.
 type Config struct {
 	// HostDirs hold a folder for each registry, <dir>/<host[:port]>, with containerd's hosts.toml, or with certificates
-	// as Docker has them: *.crt are CAs, *.cert and *.key a client's. The first hosts.toml counts; _default is for hosts
-	// that have none. nil: /etc/containerd/certs.d and /etc/docker/certs.d.
+	// as Docker has them: *.crt are CAs, *.cert and *.key a client's. The first hosts.toml counts; _default is for
+	// hosts that have none. nil: /etc/containerd/certs.d and /etc/docker/certs.d.
 	HostDirs []string
 	// Registries are files in the format of registries.conf (version 2), and folders of them; later ones count more.
 	// Where a hosts.toml names the host too, that counts, but what is blocked here stays so. Its
-	// unqualified-search-registries and aliases are not looked at: a name without a host is Docker Hub's, as with Docker.
-	// nil: /etc/containers/registries.conf and /etc/containers/registries.conf.d.
+	// unqualified-search-registries and aliases are not looked at: a name without a host is Docker Hub's, as with
+	// Docker. nil: /etc/containers/registries.conf and /etc/containers/registries.conf.d.
 	Registries []string
 	Log        *slog.Logger // nil: nowhere
 
@@ -91,8 +91,8 @@ func Open(c Config) *Client {
 }
 
 // Endpoints are the servers that are asked for a reference ([host/]repository[:tag|@digest]) in the order they are
-// tried: for a pull the mirrors and then the registry, for a push the registry alone. Errors name the file and the field
-// that is wrong.
+// tried: for a pull the mirrors and then the registry, for a push the registry alone. Errors name the file and the
+// field that is wrong.
 func (c *Client) Endpoints(ref string, push bool) ([]Endpoint, error) {
 	parsed, err := parseReference(ref)
 	if err != nil {

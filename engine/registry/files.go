@@ -27,7 +27,8 @@ func readFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, settingError(path, "", info.Mode().String(), "is not a regular file", "put a file there, or remove it")
+		return nil, settingError(path, "", info.Mode().String(), "is not a regular file",
+			"put a file there, or remove it")
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {

@@ -153,7 +153,8 @@ func (f *hostsFile) endpoints(ref reference, push bool) ([]endpoint, error) {
 // endpoint is one server of the file.
 func (f *hostsFile) endpoint(where, address string, fields hostFields, ref reference) (endpoint, error) {
 	bad := func(reason string) (endpoint, error) {
-		return endpoint{}, settingError(f.path, where, address, reason, "write a URL such as https://mirror.example:5000")
+		return endpoint{}, settingError(f.path, where, address, reason,
+			"write a URL such as https://mirror.example:5000")
 	}
 	if !strings.Contains(address, "://") {
 		address = "https://" + address
@@ -331,7 +332,8 @@ func dockerCertificates(dir string, entries []os.DirEntry) (t tlsSettings, err e
 		case strings.HasSuffix(path, ".crt"):
 			t.cas = append(t.cas, path)
 		case isCert && !has[name+".key"]:
-			return t, settingError(path, "", "", "has no key", fmt.Sprintf("put its key into %s.key, or remove it", base))
+			return t, settingError(path, "", "", "has no key",
+				fmt.Sprintf("put its key into %s.key, or remove it", base))
 		case isCert:
 			t.pairs = append(t.pairs, [2]string{path, base + ".key"})
 		case strings.HasSuffix(path, ".key") && !has[strings.TrimSuffix(e.Name(), ".key")+".cert"]:

@@ -73,8 +73,8 @@ type pusher struct {
 	mounts     map[v1.Hash][]string // paths of repositories of the registry, by what they have
 }
 
-// newPusher finds the registry, and what to ask it for: a token has to be for the repositories that blobs are taken from
-// too.
+// newPusher finds the registry, and what to ask it for: a token has to be for the repositories too that blobs are
+// taken from.
 func (r *Repository) newPusher(c Content, report func(image.Progress)) (*pusher, error) {
 	all, err := r.client.settings.endpoints(r.ref, true)
 	if err != nil {
@@ -193,8 +193,8 @@ func (p *pusher) patience(part string) *patience {
 	return all
 }
 
-// referrer sends what refers to the image. A registry without the API of referrers keeps none of it in mind: there a tag
-// has the list (OCI distribution specification, referrers tag schema).
+// referrer sends what refers to the image. A registry without the API of referrers does not know what does: there a
+// tag has the list (OCI distribution specification, referrers tag schema).
 func (p *pusher) referrer(ctx context.Context, subject v1.Descriptor, c Content) error {
 	d, raw := c.Manifest()
 	m, err := parsePushed(raw)

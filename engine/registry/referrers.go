@@ -18,9 +18,9 @@ const (
 	maxReferrerPages = 10
 )
 
-// Referrers lists what refers to a manifest (signatures, lists of contents): OCI distribution 1.1, by its API, or by the
-// tag that stands in for it. Of more than a hundred, a hundred are listed. An endpoint that knows none is not the last
-// to be asked, as mirrors often know nothing of referrers. None at all is no error.
+// Referrers lists what refers to a manifest (signatures, lists of contents): OCI distribution 1.1, by its API, or by
+// the tag that stands in for it. Of more than a hundred, a hundred are listed. An endpoint that knows none is not the
+// last to be asked, as mirrors often know nothing of referrers. None at all is no error.
 func (r *Repository) Referrers(ctx context.Context, h v1.Hash) ([]v1.Descriptor, error) {
 	var failures []error
 	for i, s := range r.sessions {

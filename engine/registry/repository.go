@@ -22,8 +22,8 @@ import (
 // maxManifest bounds a manifest and an index, in bytes. It is what registries take, too.
 const maxManifest = 4 << 20
 
-// Repository is one repository of a registry and of its mirrors. It is an image.Source. All of its methods may be called
-// at the same time.
+// Repository is one repository of a registry and of its mirrors. It is an image.Source. All of its methods may be
+// called at the same time.
 type Repository struct {
 	client   *Client
 	ref      reference
@@ -115,8 +115,8 @@ func (t target) String() string {
 	return ":" + t.text
 }
 
-// Manifest returns a manifest or an index by tag or digest (sha256:…), with what it is. It has at most 4 MiB, the digest
-// that it was asked for by, and a media type that is one of an image's manifest or index.
+// Manifest returns a manifest or an index by tag or digest (sha256:…), with what it is. It has at most 4 MiB, the
+// digest that it was asked for by, and a media type that is one of an image's manifest or index.
 func (r *Repository) Manifest(ctx context.Context, ref string) (d v1.Descriptor, raw []byte, err error) {
 	t, err := parseTarget(ref)
 	if err != nil {
@@ -141,8 +141,8 @@ func (r *Repository) Manifest(ctx context.Context, ref string) (d v1.Descriptor,
 // manifest asks one endpoint.
 func (s *session) manifest(ctx context.Context, t target) (d v1.Descriptor, raw []byte, err error) {
 	op := "get the manifest of " + s.ep.Repository + t.String()
-	resp, err := s.do(ctx, request{op: op, method: http.MethodGet, path: "manifests/" + t.text, header: acceptManifests(),
-		limit: maxManifest})
+	resp, err := s.do(ctx, request{op: op, method: http.MethodGet, path: "manifests/" + t.text,
+		header: acceptManifests(), limit: maxManifest})
 	if err != nil {
 		return d, nil, err
 	}

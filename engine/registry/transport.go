@@ -165,10 +165,10 @@ func (e *endpoint) pingPath() string {
 
 // sameHost reports whether a URL is one of a host[:port] that is spoken to with a scheme.
 func sameHost(u *url.URL, address, scheme string) bool {
-	want := &url.URL{Scheme: scheme, Host: address}
+	want := &url.URL{Host: address}
 	port := u.Port()
 	if port == "" {
-		port = defaultPort(want.Scheme) // go-containerregistry writes https where it is not told, and base puts it right
+		port = defaultPort(scheme) // go-containerregistry writes https where it is not told, and base puts it right
 	}
 	wantPort := want.Port()
 	if wantPort == "" {

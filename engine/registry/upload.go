@@ -37,7 +37,8 @@ func (p *pusher) blob(ctx context.Context, c Content, d v1.Descriptor) error {
 }
 
 // tryBlob returns the action that the blob is there by.
-func (p *pusher) tryBlob(ctx context.Context, c Content, d v1.Descriptor, progress func(string, int64)) (string, error) {
+func (p *pusher) tryBlob(ctx context.Context, c Content, d v1.Descriptor, progress func(string, int64)) (
+	string, error) {
 	there, err := p.exists(ctx, d)
 	if there || err != nil {
 		return image.ActionExists, err
