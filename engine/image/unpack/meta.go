@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,9 +22,16 @@ type meta struct {
 
 const paxXattr = "SCHILY.xattr."
 
+// defaultACL is what a directory's new entries inherit, so that it is set when all of them are there.
+const defaultACL = "system.posix_acl_default"
+
 // overlayXattrs are overlayfs's own: in an archive they would redirect a
 // directory to another, or make layers show what is not in them.
 var overlayXattrs = []string{"trusted.overlay.", "user.overlay."}
+
+func isOverlayXattr(name string) bool {
+	return slices.ContainsFunc(overlayXattrs, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}
 
 func metaOf(hdr *tar.Header) (meta, error) {
 	for _, id := range []int{hdr.Uid, hdr.Gid} {
@@ -43,12 +51,10 @@ func metaOf(hdr *tar.Header) (meta, error) {
 		if !ok {
 			continue
 		}
-		for _, prefix := range overlayXattrs {
-			if strings.HasPrefix(name, prefix) {
-				return meta{}, &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf(
-					"has the attribute %s, which is overlayfs's own", name),
-					Remedy: "make the archive of a mounted root filesystem, not of overlayfs's own directories"}
-			}
+		if isOverlayXattr(name) {
+			return meta{}, &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf(
+				"has the attribute %s, which is overlayfs's own", name),
+				Remedy: "make the archive of a mounted root filesystem, not of overlayfs's own directories"}
 		}
 		if m.xattrs == nil {
 			m.xattrs = map[string]string{}
@@ -64,30 +70,30 @@ func timespec(t time.Time) unix.Timespec {
 
 // applyTo sets owner, mode and attributes, in that order: a change of owner
 // clears the set-ID bits and the file capabilities. What is right already is left
-// alone, as each change is one more transaction of the filesystem's journal.
-func (u *unpacker) applyTo(fd int, m meta) error {
+// alone, as each change is one more transaction of the filesystem's journal. The inode's number is returned.
+func (u *unpacker) applyTo(fd int, m meta) (ino uint64, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return err
+		return 0, err
 	}
 	// directories hand down their group with the set-group-ID bit
 	chown := st.Uid != uint32(m.uid) || st.Gid != uint32(m.gid)
 	if chown {
 		if err := unix.Fchown(fd, m.uid, m.gid); err != nil {
-			return fmt.Errorf("set owner to %d:%d: %w", m.uid, m.gid, err)
+			return 0, fmt.Errorf("set owner to %d:%d: %w", m.uid, m.gid, err)
 		}
 	}
 	if chown || st.Mode&0o7777 != m.mode {
 		if err := unix.Fchmod(fd, m.mode); err != nil {
-			return fmt.Errorf("set mode to %o: %w", m.mode, err)
+			return 0, fmt.Errorf("set mode to %o: %w", m.mode, err)
 		}
 	}
 	for name, value := range m.xattrs {
 		if err := u.keepXattr(name, unix.Fsetxattr(fd, name, []byte(value), 0)); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return nil
+	return st.Ino, nil
 }
 
 // applyAt is applyTo for what cannot be opened: symbolic links and fifos.

@@ -25,6 +25,7 @@ func (u *unpacker) clear(p place) (whiteout bool, err error) {
 	if err := unix.Fstatat(p.dir, p.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return false, err
 	}
+	u.cleared = true
 	if err := u.dir.remove(p); err != nil {
 		return false, fmt.Errorf("replace an earlier entry: %w", err)
 	}
@@ -55,7 +56,7 @@ func (u *unpacker) file(ctx context.Context, p place, hdr *tar.Header, m meta) e
 	}
 	err = u.content(ctx, fd, hdr)
 	if err == nil {
-		err = u.applyTo(fd, m)
+		_, err = u.applyTo(fd, m)
 	}
 	// Some filesystems report a failed write only here.
 	if cerr := unix.Close(fd); err == nil {
@@ -180,7 +181,13 @@ func (u *unpacker) directory(p place, m meta) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := u.applyTo(fd, m); err != nil {
+	late := dirTime{path: p.path, times: m.times}
+	if acl, ok := m.xattrs[defaultACL]; ok {
+		late.acl = acl
+		delete(m.xattrs, defaultACL)
+	}
+	ino, err := u.applyTo(fd, m)
+	if err != nil {
 		return err
 	}
 	if opaque {
@@ -188,12 +195,8 @@ func (u *unpacker) directory(p place, m meta) error {
 			return err
 		}
 	}
-	if u.dirBytes += len(p.path) + 1; u.dirBytes > maxDirBytes {
-		return &EntryError{Entry: p.path, Reason: fmt.Sprintf("is one directory too many: their names may have %d MiB",
-			maxDirBytes>>20)}
-	}
-	u.dirs = append(u.dirs, dirTime{path: p.path, times: m.times})
-	return nil
+	u.needs.named(ino)
+	return u.later(late)
 }
 
 func (u *unpacker) symlink(p place, target string, m meta) error {
@@ -218,17 +221,18 @@ func (u *unpacker) hardlink(p place, hdr *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	missing := &EntryError{Entry: hdr.Name,
-		Reason: fmt.Sprintf("is a hard link to %q, which is not before it in the archive", hdr.Linkname)}
-	dir, err := u.dir.resolve(path.Dir(target))
-	if errors.Is(err, unix.ENOENT) {
-		return missing
+	dir, err := u.dir.resolve(above(target))
+	if errors.Is(err, unix.ENOENT) || u.opts.Layer && errors.Is(err, unix.ENOTDIR) {
+		return u.linkBelow(p, target, hdr)
 	}
 	if err != nil {
 		return parentError(hdr.Name, err)
 	}
 	defer unix.Close(dir)
 	base := path.Base(target)
+	if u.opts.Layer && whiteoutAt(dir, base) {
+		return u.linkBelow(p, target, hdr)
+	}
 	err = unix.Linkat(dir, base, p.dir, p.name, 0)
 	if errors.Is(err, unix.EEXIST) {
 		if same(dir, base, p) {
@@ -241,12 +245,35 @@ func (u *unpacker) hardlink(p place, hdr *tar.Header) error {
 	}
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return missing
+		return u.linkBelow(p, target, hdr)
 	case errors.Is(err, unix.EPERM):
-		return &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf("is a hard link to %q, which is a directory",
-			hdr.Linkname)}
+		return linkToDirectory(hdr.Name, hdr.Linkname)
 	}
 	return err
+}
+
+// linkBelow notes a link to what is not in the archive. A whole root filesystem has no layers below.
+func (u *unpacker) linkBelow(p place, target string, hdr *tar.Header) error {
+	if !u.opts.Layer {
+		return linkToNothing(hdr.Name, hdr.Linkname)
+	}
+	if _, err := u.clear(p); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	dir, err := u.dir.realPath(p.dir, above(p.path))
+	if err != nil {
+		return err
+	}
+	return u.needs.link(path.Join(dir, p.name), target)
+}
+
+func linkToNothing(entry, target string) error {
+	return &EntryError{Entry: entry,
+		Reason: fmt.Sprintf("is a hard link to %q, which is not before it in the archive", target)}
+}
+
+func linkToDirectory(entry, target string) error {
+	return &EntryError{Entry: entry, Reason: fmt.Sprintf("is a hard link to %q, which is a directory", target)}
 }
 
 // same reports whether two names are links to one file, which is as it should

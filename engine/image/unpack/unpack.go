@@ -16,7 +16,8 @@ import (
 type Options struct {
 	// Layer takes what layers of images built elsewhere hold: names with a
 	// leading slash, which mean the same without it; overlayfs's own whiteouts (character
-	// devices 0:0); no end-of-archive marker, as the diff ID proves completeness.
+	// devices 0:0); no end-of-archive marker, as the diff ID proves completeness. What is
+	// left to the layers below is noted in Result.Needs.
 	Layer bool
 }
 
@@ -25,6 +26,8 @@ type Result struct {
 	Entries    int
 	Size       int64 // bytes of content in regular files; holes count, hard links do not
 	LostXattrs int   // extended attributes that the filesystem cannot keep
+	Root       bool  // the archive names the root directory: it has the archive's owner and mode
+	Needs      Needs // of the layers below; only with Options.Layer
 }
 
 // copyBuffer is what is read and written at once, in bytes.
@@ -42,14 +45,18 @@ type unpacker struct {
 	dirs     []dirTime
 	holes    int64 // bytes of files with holes so far
 	dirBytes int   // in the names in dirs
-	dataEnd  int64 // offset behind the last entry's content, padding included
+	cleared  bool  // something was replaced: not all of dirs are there
+	needs    needs
+	times    [2]unix.Timespec // of the entry at hand, for directories made for it
+	dataEnd  int64            // offset behind the last entry's content, padding included
 	result   Result
 }
 
-// dirTime is a directory's time, which making its files would change.
+// dirTime is a directory's time, which making its files would change, and its default ACL, which they would inherit.
 type dirTime struct {
 	path  string
 	times [2]unix.Timespec
+	acl   string
 }
 
 // Unpack unpacks an uncompressed tar into an empty directory. When it fails,
@@ -62,13 +69,16 @@ func Unpack(ctx context.Context, dir string, r io.Reader, o Options) (Result, er
 	}
 	defer t.close()
 	in := &counter{r: r}
-	u := &unpacker{opts: o, dir: t, in: in, tar: tar.NewReader(in), buf: make([]byte, copyBuffer)}
+	u := &unpacker{opts: o, dir: t, in: in, tar: tar.NewReader(in), buf: make([]byte, copyBuffer),
+		needs: needs{on: o.Layer}}
+	t.made = u.implied
 	if err := u.entries(ctx); err != nil {
 		return u.result, err
 	}
 	if err := u.setDirTimes(); err != nil {
 		return u.result, err
 	}
+	u.result.Needs = u.needs.result(t)
 	return u.result, nil
 }
 
@@ -155,22 +165,24 @@ func (u *unpacker) entry(ctx context.Context, hdr *tar.Header) error {
 
 // clean checks a name of the archive and returns it relative to the root.
 func (u *unpacker) clean(name, linkedBy string) (string, error) {
-	entry, subject := name, "has"
-	if linkedBy != "" {
-		entry, subject = linkedBy, fmt.Sprintf("is a hard link to %q:", name)
+	refuse := func(reason, remedy string) error {
+		if linkedBy != "" {
+			return &EntryError{Entry: linkedBy, Reason: fmt.Sprintf("is a hard link to %q: %s", name, reason),
+				Remedy: remedy}
+		}
+		return &EntryError{Entry: name, Reason: "has " + reason, Remedy: remedy}
 	}
 	rel := name
 	if strings.HasPrefix(name, "/") {
 		if !u.opts.Layer {
-			return "", &EntryError{Entry: entry, Reason: subject + " an absolute path",
-				Remedy: "make the archive with relative names: tar -C DIR -c ."}
+			return "", refuse("an absolute path", "make the archive with relative names: tar -C DIR -c .")
 		}
 		rel = strings.TrimLeft(name, "/")
 	}
 	for part := range strings.SplitSeq(rel, "/") {
 		if part == ".." {
-			return "", &EntryError{Entry: entry, Reason: subject + " a path that climbs with '..'",
-				Remedy: "make the archive from inside the root filesystem: tar -C DIR -c ."}
+			return "", refuse("a path that climbs with '..'",
+				"make the archive from inside the root filesystem: tar -C DIR -c .")
 		}
 	}
 	return path.Clean(rel), nil
@@ -185,9 +197,11 @@ func (u *unpacker) place(ctx context.Context, name string, hdr *tar.Header) erro
 		if hdr.Typeflag != tar.TypeDir {
 			return &EntryError{Entry: hdr.Name, Reason: "is the root of the filesystem and not a directory"}
 		}
+		u.result.Root = true
 		return u.directory(place{dir: u.dir.root, name: ".", path: "."}, meta)
 	}
-	parent, err := u.dir.parent(path.Dir(name))
+	u.times = meta.times
+	parent, err := u.dir.parent(above(name))
 	if err != nil {
 		return parentError(hdr.Name, err)
 	}
@@ -242,19 +256,63 @@ func (u *unpacker) device(p place, hdr *tar.Header) error {
 	return nil
 }
 
+// implied notes a directory that the tree made for the entry at hand. It has the entry's times until it is named.
+func (u *unpacker) implied(fd int, real string, fresh bool) error {
+	if err := u.later(dirTime{path: real, times: u.times}); err != nil || fresh {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	return u.needs.imply(st.Ino, real)
+}
+
+// later notes what is done to a directory at the end.
+func (u *unpacker) later(d dirTime) error {
+	if u.dirBytes += len(d.path) + len(d.acl) + 1; u.dirBytes > maxDirBytes {
+		return &EntryError{Entry: d.path, Reason: fmt.Sprintf("is one directory too many: their names may have %d MiB",
+			maxDirBytes>>20)}
+	}
+	u.dirs = append(u.dirs, d)
+	return nil
+}
+
+// setDirTimes goes in the archive's order: the last of a directory's entries counts. Later entries may have put
+// something else in its place, or in that of one above it.
 func (u *unpacker) setDirTimes() error {
-	for i := len(u.dirs) - 1; i >= 0; i-- {
-		d := u.dirs[i]
-		parent, err := u.dir.parent(path.Dir(d.path))
-		if err != nil {
-			return fmt.Errorf("set times of directory %q: %w", d.path, err)
-		}
-		err = unix.UtimesNanoAt(parent, path.Base(d.path), d.times[:], unix.AT_SYMLINK_NOFOLLOW)
-		if err != nil && !errors.Is(err, unix.ENOENT) { // a later entry may have replaced a directory above
+	for _, d := range u.dirs {
+		if err := u.setLate(d); err != nil {
 			return fmt.Errorf("set times of directory %q: %w", d.path, err)
 		}
 	}
 	return nil
+}
+
+func (u *unpacker) setLate(d dirTime) error {
+	parent, err := u.dir.existing(above(d.path))
+	if missing(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	p := place{dir: parent, name: path.Base(d.path)}
+	if u.cleared && !isDirectory(p) {
+		return nil
+	}
+	if d.acl != "" {
+		err := unix.Lsetxattr(fdPath(p.dir)+"/"+p.name, defaultACL, []byte(d.acl), 0)
+		if err := u.keepXattr(defaultACL, err); err != nil {
+			return err
+		}
+	}
+	return unix.UtimesNanoAt(p.dir, p.name, d.times[:], unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func isDirectory(p place) bool {
+	var st unix.Stat_t
+	return unix.Fstatat(p.dir, p.name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 // counter counts what is read, and keeps the first block.

@@ -289,7 +289,7 @@ func TestUnpackRefuses(t *testing.T) {
 		{"hard link to nothing", []entry{link("x", "missing")}, strict, "x", "not before it"},
 		{"hard link to nothing, deep", []entry{link("x", "miss/ing")}, strict, "x", "not before it"},
 		{"hard link to a directory", []entry{dir("d"), link("x", "d")}, strict, "x", "is a directory"},
-		{"hard link out through a symlink", []entry{symlink("out", ".."), link("x", "out/canary")}, layer, "x",
+		{"hard link out through a symlink", []entry{symlink("out", ".."), link("x", "out/canary")}, strict, "x",
 			"not before it"},
 		{"overlay whiteout in a root filesystem", []entry{device("w", tar.TypeChar, 0, 0)}, strict, "w", "device node"},
 		{"file as root", []entry{file(".", "")}, strict, ".", "not a directory"},

@@ -57,3 +57,21 @@ func makeOpaque(path string) error {
 func isWhiteout(st unix.Stat_t) bool {
 	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
+
+func whiteoutAt(dir int, name string) bool {
+	var st unix.Stat_t
+	return unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && isWhiteout(st)
+}
+
+// isOpaque reports whether a directory hides what the layers below have of it.
+func isOpaque(fd int) (bool, error) {
+	var buf [2]byte
+	n, err := unix.Getxattr(fdPath(fd), "trusted.overlay.opaque", buf[:])
+	switch {
+	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.ERANGE):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("look whether a directory is opaque: %w", err)
+	}
+	return n == 1 && buf[0] == 'y', nil
+}
