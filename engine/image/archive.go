@@ -25,22 +25,22 @@ const maxParts = 100_000
 
 // spool writes a stream, decompressed, to a temporary file, and reads its
 // table: blobs come in no useful order, and manifests often last.
-func (l *layers) spool(ctx context.Context, r io.Reader) (a *archive, err error) {
-	f, err := os.CreateTemp(l.tmp(), "archive-")
+func (c *content) spool(ctx context.Context, r io.Reader) (a *archive, err error) {
+	f, err := os.CreateTemp(c.tmp(), "archive-")
 	if err != nil {
-		return nil, fmt.Errorf("make temporary file: %w", diskError(l.root, err))
+		return nil, fmt.Errorf("make temporary file: %w", diskError(c.root, err))
 	}
 	a = &archive{file: f, parts: map[string]*io.SectionReader{}, links: map[string]string{}}
 	defer func() {
 		if err != nil {
-			err = errors.Join(diskError(l.root, err), a.close())
+			err = errors.Join(diskError(c.root, err), a.close())
 			a = nil
 		}
 	}()
-	s := openStream(ctx, r, l.space())
+	s := openStream(ctx, r, c.space(), nil)
 	defer s.close()
 	if _, err := io.CopyBuffer(struct{ io.Writer }{f}, s, make([]byte, sourceBuffer)); err != nil {
-		return a, fmt.Errorf("spool archive to %s: %w", l.tmp(), err)
+		return a, fmt.Errorf("spool archive to %s: %w", c.tmp(), err)
 	}
 	return a, a.index(ctx)
 }

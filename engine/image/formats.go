@@ -2,23 +2,22 @@ package image
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"path"
-	"runtime"
 	"strings"
 
 	"github.com/vethloom/vethloom/engine/image/unpack"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // dockerImages reads the manifest of 'docker save'.
-func dockerImages(a *archive) ([]candidate, error) {
+func dockerImages(a *archive) ([]arrival, error) {
 	raw, err := a.document("manifest.json", maxDocument)
 	if err != nil {
 		return nil, err
@@ -38,9 +37,9 @@ func dockerImages(a *archive) ([]candidate, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []candidate
+	var out []arrival
 	for _, d := range m {
-		c := candidate{name: d.Config}
+		c := arrival{name: d.Config}
 		if c.config, err = a.dockerConfig(d.Config); err != nil {
 			return nil, err
 		}
@@ -56,7 +55,7 @@ func dockerImages(a *archive) ([]candidate, error) {
 			return nil, fmt.Errorf("image %s: %w", c.name, tooMany("layers", len(d.Layers), maxLayers))
 		}
 		for _, l := range d.Layers {
-			c.layers = append(c.layers, a.opener(l))
+			c.layers = append(c.layers, source{open: a.opener(l)})
 		}
 		out = append(out, c)
 	}
@@ -76,10 +75,13 @@ func (a *archive) dockerConfig(name string) ([]byte, error) {
 	return raw, compareDigest(name, raw, v1.Hash{Algorithm: "sha256", Hex: want})
 }
 
-func (a *archive) opener(name string) func() (io.ReadCloser, error) {
-	return func() (io.ReadCloser, error) {
+func (a *archive) opener(name string) opener {
+	return func(_ context.Context, offset int64) (io.ReadCloser, error) {
 		p, err := a.part(name)
 		if err != nil {
+			return nil, err
+		}
+		if _, err := p.Seek(offset, io.SeekStart); err != nil {
 			return nil, err
 		}
 		return io.NopCloser(p), nil
@@ -91,7 +93,7 @@ func (a *archive) opener(name string) func() (io.ReadCloser, error) {
 const nameAnnotation = "io.containerd.image.name"
 
 // layoutImages reads an OCI image layout.
-func layoutImages(a *archive) ([]candidate, error) {
+func layoutImages(ctx context.Context, a *archive) ([]arrival, error) {
 	raw, err := a.document("index.json", maxDocument)
 	if err != nil {
 		return nil, err
@@ -100,12 +102,15 @@ func layoutImages(a *archive) ([]candidate, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []candidate
+	var out []arrival
 	for _, d := range index.Manifests {
 		if isAttestation(d) {
 			continue
 		}
-		c, err := a.layoutImage(d)
+		c, err := a.layoutImage(ctx, d)
+		if a.configs += len(c.config); err == nil && a.configs > maxConfigs {
+			err = tooMany("bytes of configurations in all", a.configs, maxConfigs)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -117,8 +122,8 @@ func layoutImages(a *archive) ([]candidate, error) {
 	return out, nil
 }
 
-func (a *archive) layoutImage(d v1.Descriptor) (candidate, error) {
-	c := candidate{name: d.Digest.String()}
+func (a *archive) layoutImage(ctx context.Context, d v1.Descriptor) (arrival, error) {
+	c := arrival{name: d.Digest.String()}
 	ref := d.Annotations[nameAnnotation]
 	if ref == "" {
 		ref = d.Annotations[ocispec.AnnotationRefName]
@@ -133,22 +138,13 @@ func (a *archive) layoutImage(d v1.Descriptor) (candidate, error) {
 		}
 		c.refs, c.name = []string{short}, short
 	}
-	m, err := a.imageManifest(d, 0)
-	if err != nil {
-		return c, fmt.Errorf("image %s: %w", c.name, err)
-	}
-	file := blobPath(m.Config.Digest)
-	if c.config, err = a.config(file); err == nil {
-		err = compareDigest(file, c.config, m.Config.Digest)
+	raw, err := a.verified(d.Digest)
+	if err == nil {
+		c.documents = nil
+		err = c.resolve(ctx, a, d, raw, hostPlatform())
 	}
 	if err != nil {
 		return c, fmt.Errorf("image %s: %w", c.name, err)
-	}
-	if len(m.Layers) > maxLayers {
-		return c, fmt.Errorf("image %s: %w", c.name, tooMany("layers", len(m.Layers), maxLayers))
-	}
-	for _, l := range m.Layers {
-		c.layers = append(c.layers, a.opener(blobPath(l.Digest)))
 	}
 	return c, nil
 }
@@ -159,38 +155,23 @@ func looksLikeTag(s string) bool {
 	return s == "latest" || s[0] >= '0' && s[0] <= '9' || len(s) > 1 && s[0] == 'v' && s[1] >= '0' && s[1] <= '9'
 }
 
-// maxNesting is how deep indexes of indexes are followed.
-const maxNesting = 4
-
-// imageManifest follows indexes to the manifest for this host.
-func (a *archive) imageManifest(d v1.Descriptor, depth int) (*v1.Manifest, error) {
-	if depth > maxNesting {
-		return nil, &unpack.FormatError{Reason: "nests indexes too deep"}
-	}
-	raw, err := a.verified(d.Digest)
+// Manifest implements [Source].
+func (a *archive) Manifest(_ context.Context, ref string) (v1.Descriptor, []byte, error) {
+	h, err := v1.NewHash(ref)
 	if err != nil {
-		return nil, err
+		return v1.Descriptor{}, nil, err
 	}
-	switch d.MediaType {
-	case types.OCIImageIndex, types.DockerManifestList:
-		index, err := parseIndex(raw)
-		if err != nil {
-			return nil, err
-		}
-		chosen, err := choose(index.Manifests)
-		if err != nil {
-			return nil, err
-		}
-		return a.imageManifest(chosen, depth+1)
-	case types.OCIManifestSchema1, types.DockerManifestSchema2, "":
-		m, err := v1.ParseManifest(bytes.NewReader(raw))
-		if err != nil {
-			return nil, &unpack.FormatError{Reason: fmt.Sprintf("has a manifest that cannot be parsed: %v", err)}
-		}
-		return m, nil
-	}
-	return nil, &unpack.FormatError{Reason: fmt.Sprintf("holds something of type %q, which is no image", d.MediaType)}
+	raw, err := a.verified(h)
+	return v1.Descriptor{Digest: h, Size: int64(len(raw))}, raw, err
 }
+
+// Blob implements [Source].
+func (a *archive) Blob(ctx context.Context, d v1.Descriptor, offset int64) (io.ReadCloser, error) {
+	return a.opener(blobPath(d.Digest))(ctx, offset)
+}
+
+// Referrers implements [Source]: an index.json lists what refers to its images, as images of their own.
+func (a *archive) Referrers(context.Context, v1.Hash) ([]v1.Descriptor, error) { return nil, nil }
 
 func parseIndex(raw []byte) (*v1.IndexManifest, error) {
 	index, err := v1.ParseIndexManifest(bytes.NewReader(raw))
@@ -201,25 +182,6 @@ func parseIndex(raw []byte) (*v1.IndexManifest, error) {
 		return nil, tooMany("images in an index", n, maxImages)
 	}
 	return index, nil
-}
-
-// choose picks the image for this host of those for several platforms.
-func choose(ds []v1.Descriptor) (v1.Descriptor, error) {
-	want := v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
-	var have []string
-	for _, d := range ds {
-		if isAttestation(d) {
-			continue
-		}
-		if d.Platform == nil || d.Platform.Satisfies(want) {
-			return d, nil
-		}
-		have = append(have, d.Platform.String())
-	}
-	return v1.Descriptor{}, &unpack.FormatError{
-		Reason: fmt.Sprintf("has no image for %s, only for %s", want, strings.Join(have, ", ")),
-		Remedy: "save the image for this platform",
-	}
 }
 
 // isAttestation tells BuildKit's statements about an image from images.

@@ -29,6 +29,8 @@ type Image struct {
 	Raw          []byte        // the whole configuration, byte for byte; not to be changed
 	Manifest     v1.Descriptor // what a push gives to a registry; the zero one for an image of an earlier version
 	Added        time.Time     // when it came in
+
+	layerKeys []string // what its layers are kept under, bottom first
 }
 
 // Config says where a [Store] keeps its things.

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,35 +28,30 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) (Image
 	return img, nil
 }
 
-func (s *Store) importTar(ctx context.Context, r io.Reader, o ImportOptions) (Image, error) {
+func (s *Store) importTar(ctx context.Context, r io.Reader, o ImportOptions) (img Image, err error) {
 	config, refs, err := importConfig(o, time.Now().UTC())
 	if err != nil {
 		return Image{}, err
 	}
-	layer, err := s.layers.unpack(ctx, r, unpack.Options{}, s.layers.space())
+	in := s.content.intake()
+	defer func() { err = s.settle(ctx, in, arrival{}, err) }()
+	u, d, err := in.compress(ctx, r, unpack.Options{})
 	if err != nil {
 		return Image{}, err
 	}
-	defer layer.discard()
-	if err := notAnImage(layer.dir); err != nil {
-		return Image{}, err
+	if err := notAnImage(u.dir); err != nil {
+		return Image{}, errors.Join(err, u.discard())
 	}
-	_, release := s.layers.hold(layer.diffID)
-	defer release()
-	if err := s.layers.publish(layer); err != nil {
-		return Image{}, err
-	}
-	config.RootFS.DiffIDs = []v1.Hash{layer.diffID}
-	raw, err := json.Marshal(config)
+	layer, err := in.adopt(ctx, u, u.diffID, d)
 	if err != nil {
+		return Image{}, err
+	}
+	config.RootFS.DiffIDs = []v1.Hash{u.diffID}
+	a := arrival{refs: refs, parsed: config}
+	if a.config, err = json.Marshal(config); err != nil {
 		return Image{}, fmt.Errorf("write configuration: %w", err)
 	}
-	img, err := s.add(ctx, raw, refs, layer.info.Size)
-	if err != nil {
-		release()
-		return Image{}, errors.Join(err, s.sweep(ctx))
-	}
-	return img, nil
+	return s.finish(ctx, in, a, []*placed{layer})
 }
 
 // importConfig makes the configuration, and the references, before anything
@@ -113,33 +107,4 @@ func notAnImage(dir string) error {
 		}
 	}
 	return nil
-}
-
-// add commits an image whose layers are there and held. One that is stored
-// already gets the references.
-func (s *Store) add(ctx context.Context, raw []byte, refs []string, size int64) (Image, error) {
-	h, _, err := v1.SHA256(bytes.NewReader(raw))
-	if err != nil {
-		return Image{}, fmt.Errorf("digest configuration: %w", err)
-	}
-	e := &entry{id: h.String(), record: record{Config: raw, Size: size, Added: time.Now().UTC()}}
-	if err := e.decodeConfig(); err != nil {
-		return Image{}, err
-	}
-	err = s.update(ctx, func(all map[string]*entry) (map[string]*record, error) {
-		changed := map[string]*record{}
-		if all[e.id] == nil {
-			*pending(all, changed, e.id) = e.record
-		}
-		for _, short := range refs {
-			if err := addReference(all, changed, e.id, short); err != nil {
-				return nil, err
-			}
-		}
-		return changed, nil
-	})
-	if err != nil {
-		return Image{}, diskError(s.layers.root, err)
-	}
-	return s.Resolve(ctx, e.id)
 }

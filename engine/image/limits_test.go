@@ -219,20 +219,23 @@ func TestImportRefusesWithoutBound(t *testing.T) {
 
 // An archive takes no more of the filesystem than leaves netd room for its records.
 func TestLoadLeavesRoomForRecords(t *testing.T) {
-	small := smallDisk(t, "size=64m")
 	data := files{{"a", string(randomBytes(30 << 20))}, {"b", string(randomBytes(33 << 20))}}.tar(t)
-	f := openAt(t, filepath.Join(small, "images"), mem.New())
-	for name, bring := range map[string]func() error{
-		"import": func() error {
+	for name, bring := range map[string]func(*fixture) error{
+		"import": func(f *fixture) error {
 			_, err := f.Import(t.Context(), bytes.NewReader(data), image.ImportOptions{Reference: "a"})
 			return err
 		},
-		"load": func() error {
+		"load": func(f *fixture) error {
 			_, err := f.Load(t.Context(), bytes.NewReader(data))
 			return err
 		},
 	} {
-		if err := bring(); !errors.Is(err, cnm.ErrExhausted) ||
+		size := "size=64m"
+		if name == "import" {
+			size = "size=128m" // of the layer and its blob
+		}
+		f := openAt(t, filepath.Join(smallDisk(t, size), "images"), mem.New())
+		if err := bring(f); !errors.Is(err, cnm.ErrExhausted) ||
 			!strings.Contains(err.Error(), "left for netd's records") {
 			t.Errorf("%s: %v", name, err)
 		}

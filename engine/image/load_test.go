@@ -351,7 +351,7 @@ func TestLoadRefuses(t *testing.T) {
 				return bytes.ReplaceAll(b, []byte("/bin/sh"), []byte("/bin/no"))
 			}
 			return b
-		}), "whose digest is"},
+		}), "does not match its digest"},
 		{"layers do not add up", edit(t, good, func(n string, b []byte) []byte {
 			if n != "manifest.json" {
 				return b

@@ -1,11 +1,13 @@
 package image
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/vethloom/vethloom/cnm"
 )
@@ -56,6 +58,54 @@ func ParseReference(ref string) (string, error) {
 		return "", badReference(ref, "looks like an image ID", "choose a name that is not 64 hexadecimal digits")
 	}
 	return short, nil
+}
+
+// Named is a reference to an image in a registry.
+type Named struct {
+	Repository string // short form: busybox, example.org/team/app
+	Tag        string // "" where there is a digest
+	Digest     string // sha256:…, or ""
+}
+
+// Short is the name that an image has here, repository:tag; "" of a digest.
+func (n Named) Short() string {
+	if n.Tag == "" {
+		return ""
+	}
+	return n.Repository + ":" + n.Tag
+}
+
+// Ref is what a registry is asked for: the digest where there is one, or the tag.
+func (n Named) Ref() string { return cmp.Or(n.Digest, n.Tag) }
+
+// String is repository:tag or repository@digest.
+func (n Named) String() string {
+	if n.Digest != "" {
+		return n.Repository + "@" + n.Digest
+	}
+	return n.Short()
+}
+
+// ParseNamed reads name[:tag][@digest]. With a digest, the tag says nothing, as with Docker.
+func ParseNamed(ref string) (Named, error) {
+	rest, digest, pinned := strings.Cut(ref, "@")
+	if pinned {
+		h, err := v1.NewHash(digest)
+		if err != nil || h.Algorithm != "sha256" {
+			return Named{}, badReference(ref, fmt.Sprintf("has a malformed digest %q", digest),
+				"use name@sha256:DIGEST with 64 hexadecimal digits")
+		}
+	}
+	short, err := ParseReference(rest)
+	if err != nil {
+		return Named{}, err
+	}
+	at := strings.LastIndexByte(short, ':')
+	n := Named{Repository: short[:at], Tag: short[at+1:], Digest: digest}
+	if pinned {
+		n.Tag = ""
+	}
+	return n, nil
 }
 
 func badReference(ref, reason, remedy string) error {

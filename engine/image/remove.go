@@ -43,7 +43,7 @@ func (s *Store) Remove(ctx context.Context, ref string, force bool, inUse func(i
 		}
 		changed[e.id] = nil
 		deleted = []string{e.id}
-		swept = lostLayers(all, changed)
+		swept, _ = lostLayers(all, changed)
 		return changed, nil
 	})
 	if err != nil {
@@ -53,7 +53,7 @@ func (s *Store) Remove(ctx context.Context, ref string, force bool, inUse func(i
 		return untagged, nil, nil
 	}
 	deleted = append(deleted, swept...)
-	if err := s.sweep(ctx); err != nil {
+	if _, err := s.sweep(ctx, false); err != nil {
 		return untagged, deleted, fmt.Errorf("remove image %s: %w", ref, err)
 	}
 	return untagged, deleted, nil
@@ -63,7 +63,7 @@ func (s *Store) Remove(ctx context.Context, ref string, force bool, inUse func(i
 // that no container needs; and layers that no image has.
 func (s *Store) Prune(ctx context.Context, all bool, inUse func(imageID string) []string) (deleted []string,
 	freed int64, err error) {
-	var swept []string
+	var swept, lost []string
 	err = s.update(ctx, func(images map[string]*entry) (map[string]*record, error) {
 		deleted, swept = nil, nil
 		changed := map[string]*record{}
@@ -73,19 +73,20 @@ func (s *Store) Prune(ctx context.Context, all bool, inUse func(imageID string) 
 				deleted = append(deleted, id)
 			}
 		}
-		swept = lostLayers(images, changed)
+		swept, lost = lostLayers(images, changed)
 		return changed, nil
 	})
 	if err != nil {
 		return nil, 0, fmt.Errorf("prune images: %w", err)
 	}
 	slices.Sort(deleted)
-	freed = s.layers.size(swept)
+	freed = s.content.size(lost)
 	deleted = append(deleted, swept...)
-	if err := s.sweep(ctx); err != nil {
+	blobs, err := s.sweep(ctx, true)
+	if err != nil {
 		return deleted, freed, fmt.Errorf("prune images: %w", err)
 	}
-	return deleted, freed, nil
+	return deleted, freed + blobs, nil
 }
 
 func usersOf(id string, inUse func(string) []string) []string {
@@ -115,18 +116,20 @@ func mayRemove(e *entry, force bool, users []string) error {
 	return nil
 }
 
-// lostLayers returns the layers that only images about to go have.
-func lostLayers(all map[string]*entry, changed map[string]*record) []string {
-	kept, lost := map[string]bool{}, map[string]bool{}
+// lostLayers returns the layers that only images about to go have: their diff IDs, and what they are kept under.
+func lostLayers(all map[string]*entry, changed map[string]*record) (diffIDs, keys []string) {
+	kept, lost := map[string]bool{}, map[string]string{}
 	for id, e := range all {
-		into := kept
-		if r, ok := changed[id]; ok && r == nil {
-			into = lost
-		}
-		for _, layer := range e.image.Layers {
-			into[layer] = true
+		r, ok := changed[id]
+		gone := ok && r == nil
+		for i, layer := range e.image.Layers {
+			if gone {
+				lost[layer] = e.image.layerKeys[i]
+			} else {
+				kept[layer] = true
+			}
 		}
 	}
-	maps.DeleteFunc(lost, func(layer string, _ bool) bool { return kept[layer] })
-	return slices.Sorted(maps.Keys(lost))
+	maps.DeleteFunc(lost, func(layer, _ string) bool { return kept[layer] })
+	return slices.Sorted(maps.Keys(lost)), slices.Collect(maps.Values(lost))
 }

@@ -23,7 +23,7 @@ import (
 type Store struct {
 	records cnm.Store
 	log     *slog.Logger
-	layers  *layers
+	content *content
 
 	mu    sync.Mutex // held while records change
 	cache sync.Map   // ID → *entry: a configuration is decoded once, not once a look-up
@@ -35,6 +35,19 @@ type record struct {
 	Config     []byte    `json:"config"`               // byte for byte: the ID is its digest
 	Size       int64     `json:"size"`
 	Added      time.Time `json:"added"`
+
+	Digests   []string   `json:"digests,omitempty"`   // repository@sha256:…, sorted
+	Manifests []manifest `json:"manifests,omitempty"` // newest first; none for an image of an earlier version
+	LayerKeys []string   `json:"layerKeys,omitempty"` // none: the diff IDs
+	ByDigest  bool       `json:"byDigest,omitempty"`  // asked for by digest: it stays without a tag
+}
+
+// manifest is one by which an image came in: the same image may be compressed in several ways.
+type manifest struct {
+	v1.Descriptor
+	Blobs []string `json:"blobs"` // hexadecimal digits of all blobs that it needs, its own and its index's among them
+	// Referrers are what refers to it: signatures, lists of contents. Their blobs are in Blobs.
+	Referrers []v1.Descriptor `json:"referrers,omitempty"`
 }
 
 // entry is a decoded record. It is never changed.
@@ -48,11 +61,11 @@ type entry struct {
 // Open opens the images under a directory, and clears away what a killed
 // import left in its temporary directory.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	l, err := openLayers(c.Root, c.Log)
+	l, err := openContent(c.Root, c.Log)
 	if err != nil {
 		return nil, fmt.Errorf("open images: %w", err)
 	}
-	s := &Store{records: c.Store, log: c.Log, layers: l}
+	s := &Store{records: c.Store, log: c.Log, content: l}
 	if _, err := s.entries(ctx); err != nil {
 		return nil, fmt.Errorf("open images: %w", err)
 	}
@@ -65,12 +78,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 // directory twice, and the upper one covers all that the lower one shows.
 func (s *Store) LayerDirs(img Image) []string {
 	var dirs []string
-	for i, layer := range img.Layers {
-		if slices.Contains(img.Layers[i+1:], layer) {
-			continue
-		}
-		if h, err := v1.NewHash(layer); err == nil { // they come from parsed configurations
-			dirs = append(dirs, s.layers.fs(h))
+	for i, key := range img.layerKeys {
+		if !slices.Contains(img.layerKeys[i+1:], key) {
+			dirs = append(dirs, s.content.fs(key))
 		}
 	}
 	return dirs
@@ -122,10 +132,16 @@ func (e *entry) decodeConfig() error {
 	e.image = Image{
 		ID: e.id, References: e.record.References, Size: e.record.Size,
 		OS: c.OS, Architecture: c.Architecture, Variant: c.Variant, Author: c.Author, Config: c.Config,
-		Raw: e.record.Config,
+		Raw: e.record.Config, Digests: e.record.Digests, Added: e.record.Added, layerKeys: e.record.LayerKeys,
+	}
+	if len(e.record.Manifests) > 0 {
+		e.image.Manifest = e.record.Manifests[0].Descriptor
 	}
 	if h := docker.Config.Healthcheck; string(h) != "null" {
 		e.image.Healthcheck = h
+	}
+	if n := len(e.record.LayerKeys); n > 0 && n != len(c.RootFS.DiffIDs) {
+		return fmt.Errorf("%d layers are kept, and the configuration has %d", n, len(c.RootFS.DiffIDs))
 	}
 	if c.Created != nil {
 		e.image.Created = *c.Created
@@ -136,6 +152,9 @@ func (e *entry) decodeConfig() error {
 			return fmt.Errorf("parse configuration: %w", err)
 		}
 		e.image.Layers = append(e.image.Layers, h.String())
+		if len(e.record.LayerKeys) == 0 {
+			e.image.layerKeys = append(e.image.layerKeys, h.Hex)
+		}
 	}
 	return nil
 }
@@ -144,6 +163,7 @@ func (e *entry) decodeConfig() error {
 func (e *entry) public() Image {
 	img := e.image
 	img.References = slices.Clone(img.References)
+	img.Digests = slices.Clone(img.Digests)
 	img.Layers = slices.Clone(img.Layers)
 	img.Config.Env = slices.Clone(img.Config.Env)
 	img.Config.Cmd = slices.Clone(img.Config.Cmd)
@@ -327,26 +347,4 @@ func addReference(all map[string]*entry, changed map[string]*record, id, short s
 
 func dropReference(r *record, short string) {
 	r.References = slices.DeleteFunc(r.References, func(have string) bool { return have == short })
-}
-
-// neededLayers is what no sweep may take.
-func (s *Store) neededLayers(ctx context.Context) (map[string]bool, error) {
-	all, err := s.entries(ctx)
-	if err != nil {
-		return nil, err
-	}
-	needed := map[string]bool{}
-	for _, e := range all {
-		for _, layer := range e.image.Layers {
-			needed[strings.TrimPrefix(layer, "sha256:")] = true
-		}
-	}
-	return needed, nil
-}
-
-// sweep removes the layers that no image has. It is not cut short by the
-// caller going away: what was removed from the records should free its space.
-func (s *Store) sweep(ctx context.Context) error {
-	ctx = context.WithoutCancel(ctx)
-	return s.layers.sweep(func() (map[string]bool, error) { return s.neededLayers(ctx) })
 }

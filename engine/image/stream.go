@@ -132,14 +132,15 @@ type stream struct {
 	err    error
 	source io.Reader
 	room   *space
+	tap    io.Writer // where the decompressed stream goes besides; nil for nowhere
 }
 
 // openStream starts reading. A Read of the source that never returns keeps
 // close waiting: the caller that passes the source ends it with the context.
-func openStream(ctx context.Context, source io.Reader, room *space) *stream {
+func openStream(ctx context.Context, source io.Reader, room *space, tap io.Writer) *stream {
 	ctx, stop := context.WithCancel(ctx)
 	s := &stream{
-		ctx: ctx, stop: stop, source: source, room: room, sum: sha256.New(),
+		ctx: ctx, stop: stop, source: source, room: room, tap: tap, sum: sha256.New(),
 		full: make(chan chunk, chunkCount), free: make(chan []byte, chunkCount), done: make(chan struct{}),
 	}
 	for range chunkCount {
@@ -168,6 +169,11 @@ func (s *stream) run() {
 		n, err := fill(in, buf)
 		s.sum.Write(buf[:n])
 		s.size += int64(n)
+		if s.tap != nil {
+			if _, terr := s.tap.Write(buf[:n]); terr != nil {
+				n, err = 0, terr
+			}
+		}
 		if full := s.room.take(n); full != nil && (err == nil || errors.Is(err, io.EOF)) {
 			n, err = 0, full
 		}

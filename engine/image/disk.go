@@ -1,0 +1,123 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vethloom/vethloom/cnm"
+)
+
+// syncFilesystem writes out all of the filesystem a directory is on: one
+// call instead of one a file, see syncfs(2).
+func syncFilesystem(dir string) error {
+	return withDirectory(dir, "sync the filesystem of", unix.Syncfs)
+}
+
+// syncDirectory makes renames in a directory last, see fsync(2).
+func syncDirectory(dir string) error { return withDirectory(dir, "sync", unix.Fsync) }
+
+func withDirectory(dir, what string, do func(fd int) error) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := do(int(d.Fd())); err != nil {
+		return fmt.Errorf("%s %s: %w", what, dir, err)
+	}
+	return nil
+}
+
+// diskError says what to do about a filesystem that takes no more.
+func diskError(root string, err error) error {
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return &cnm.Error{
+			Kind: cnm.ErrExhausted, Cause: err,
+			Reason: fmt.Sprintf("the filesystem that holds %s has no room for it (%s)", root, free(root)),
+			Remedy: "free space with 'net rmi IMAGE', 'net rm CONTAINER' or 'net volume prune', or start netd " +
+				"with --root on a larger filesystem; nothing of this image was kept",
+		}
+	case errors.Is(err, unix.EDQUOT):
+		return &cnm.Error{Kind: cnm.ErrExhausted, Cause: err, Reason: "the disk quota for " + root + " is used up",
+			Remedy: "raise it, or free space with 'net rmi IMAGE'"}
+	case errors.Is(err, unix.EROFS):
+		return &cnm.Error{Kind: cnm.ErrForbidden, Cause: err, Reason: root + " is on a read-only filesystem",
+			Remedy: "start netd with --root on a writable one"}
+	}
+	return err
+}
+
+// space is how much an archive may come to, decompressed. Its content has to fit the filesystem; that bounds too how
+// long one is read that decompresses to more and more of what is not kept.
+// A part of the filesystem is left for what netd has to write meanwhile, its records above all.
+type space struct {
+	root        string
+	mu          sync.Mutex
+	left, limit int64 // bytes
+	reserve     int64 // bytes that stay free
+	unchecked   int64 // bytes since the last look at what is free
+}
+
+// maxReserve is the most that is left free, in bytes; of a small filesystem it is a twentieth.
+const maxReserve = 256 << 20
+
+// checkEvery is how much is taken between two looks at the filesystem, in bytes.
+const checkEvery = 1 << 20
+
+// spaceSlack is what a tar may have besides content that is kept, headers above all, in bytes.
+const spaceSlack = 1 << 30
+
+func (c *content) space() *space {
+	s := &space{root: c.root, limit: 1 << 40} // where the filesystem does not tell
+	var st unix.Statfs_t
+	if err := unix.Statfs(c.root, &st); err == nil {
+		free := int64(st.Bavail) * st.Bsize
+		s.limit = free + free/4 + spaceSlack
+		s.reserve = min(maxReserve, int64(st.Blocks)*st.Bsize/20)
+	}
+	s.left = s.limit
+	return s
+}
+
+// take is called for what was read.
+func (s *space) take(n int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.left -= int64(n); s.left >= 0 {
+		return s.check(n)
+	}
+	return &cnm.Error{Kind: cnm.ErrExhausted,
+		Reason: fmt.Sprintf("it decompresses to more than %d MiB, for which there is no space", s.limit>>20),
+		Remedy: "free space, or start netd with --root on a larger filesystem"}
+}
+
+// check looks whether the reserve is untouched.
+func (s *space) check(n int) error {
+	if s.unchecked += int64(n); s.unchecked < checkEvery {
+		return nil
+	}
+	s.unchecked = 0
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.root, &st); err != nil || int64(st.Bavail)*st.Bsize >= s.reserve {
+		return nil
+	}
+	return &cnm.Error{Kind: cnm.ErrExhausted,
+		Reason: fmt.Sprintf("the filesystem that holds %s has no room for it: the last %d MiB are left for netd's "+
+			"records", s.root, s.reserve>>20),
+		Remedy: "free space with 'net rmi IMAGE', 'net rm CONTAINER' or 'net volume prune', or start netd with " +
+			"--root on a larger filesystem; nothing of this image was kept"}
+}
+
+// free tells what ran out: bytes or inodes.
+func free(dir string) string {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return "its free space is unknown: " + err.Error()
+	}
+	return fmt.Sprintf("%d MiB and %d inodes left", st.Bavail*uint64(st.Bsize)>>20, st.Ffree)
+}
