@@ -22,7 +22,8 @@ func newCompressor(w io.Writer) (*compressor, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &compressor{full: make(chan []byte, chunkCount), free: make(chan []byte, chunkCount), done: make(chan error, 1)}
+	c := &compressor{full: make(chan []byte, chunkCount), free: make(chan []byte, chunkCount),
+		done: make(chan error, 1)}
 	for range chunkCount {
 		c.free <- nil
 	}
