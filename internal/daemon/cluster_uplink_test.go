@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/internal/await"
 )
 
@@ -23,20 +24,8 @@ func TestUplinkChangesAreFollowed(t *testing.T) {
 		}
 	}
 	reach()
-	record := func(words string) {
-		t.Helper()
-		await.True(t, "the node's record says "+words, func() bool {
-			for _, key := range w.list("/vethloom/node/") {
-				if got, err := w.etcd.Get(t.Context(), key); err == nil && len(got.Kvs) == 1 &&
-					strings.Contains(string(got.Kvs[0].Value), words) {
-					return true
-				}
-			}
-			return false
-		})
-	}
 	w.Sh("ip link set up0 mtu 1400; nsenter --net=" + w.far + " ip link set up1 mtu 1400")
-	record(`"mtu":1400`)
+	w.recorded(`"mtu":1400`)
 	await.True(t, "the tunnels' links are smaller", func() bool {
 		mtus := w.Sh("ip -o link show type vxlan; ip -o link show type tun")
 		return strings.Contains(mtus, "mtu 1350") && strings.Contains(mtus, "mtu 1330") &&
@@ -46,7 +35,7 @@ func TestUplinkChangesAreFollowed(t *testing.T) {
 	w.converged()
 	w.Sh("ip addr add 192.0.2.3/24 dev up0; ip addr del 192.0.2.1/24 dev up0; ip addr add 192.0.2.3/24 dev up0 " +
 		"2>/dev/null || true")
-	record(`"addr4":"192.0.2.3"`)
+	w.recorded(`"addr4":"192.0.2.3"`)
 	await.True(t, "the VXLAN devices send from the new address", func() bool {
 		return strings.Count(w.Sh("ip -d link show type vxlan"), "local 192.0.2.3 ") == 2
 	})
@@ -57,6 +46,34 @@ func TestUplinkChangesAreFollowed(t *testing.T) {
 	w.converged()
 	far.converged()
 	w.dismantle(far, here, there)
+}
+
+// TestUplinkChangesThatAPassSeesFirst changes the uplink right before netd looks at everything for another reason. What
+// that look has learnt reaches the other nodes too.
+func TestUplinkChangesThatAPassSeesFirst(t *testing.T) {
+	w := newWorld(t)
+	w.join()
+	for mtu := 1400; mtu < 1410; mtu++ {
+		w.Sh(fmt.Sprintf("ip link set up0 mtu %d", mtu))
+		if _, err := w.client.System.Diff(t.Context(), &apiv1.DiffRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		w.recorded(fmt.Sprintf(`"mtu":%d,`, mtu))
+	}
+}
+
+// recorded waits until a node's record in etcd has the words.
+func (w *world) recorded(words string) {
+	w.t.Helper()
+	await.True(w.t, "the node's record says "+words, func() bool {
+		for _, key := range w.list("/vethloom/node/") {
+			if got, err := w.etcd.Get(w.t.Context(), key); err == nil && len(got.Kvs) == 1 &&
+				strings.Contains(string(got.Kvs[0].Value), words) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // inside runs a script where the node's netd is.

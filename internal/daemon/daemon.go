@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -83,9 +84,10 @@ type daemon struct {
 	volumes *volume.Volumes
 	engine  *engine.Engine
 
-	home    home
-	settle  chan []plan.Owner
-	notices []string // what the operator should know of the start
+	home     home
+	learning sync.Mutex // held while the host is looked at
+	settle   chan []plan.Owner
+	notices  []string // what the operator should know of the start
 }
 
 // Run serves until the context ends. Containers and their traffic go on afterwards.
@@ -151,7 +153,7 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openMember(ctx, records, drivers, addresses); err != nil {
 		return err
 	}
-	if err := d.learnHost(ctx); err != nil {
+	if err := learnFirst(ctx, d); err != nil {
 		return err
 	}
 	if err := openLeases(ctx, d, records, addresses, drivers); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
@@ -13,33 +14,61 @@ import (
 	"github.com/vethloom/vethloom/internal/render"
 )
 
-// learnHost looks up what renders depend on besides the records: at the start, before every
-// full pass, and when links or routes of the host change.
+// learnFirst learns what renders depend on at the start, when there is nobody to tell.
+func learnFirst(ctx context.Context, d *daemon) error {
+	facts, err := lookAtHost(ctx, d)
+	if err == nil {
+		d.render.Learned(facts)
+	}
+	return err
+}
+
+// learnHost renews what renders depend on besides the records: before every full pass, and when links or routes of the
+// host change. Whoever comes first tells of a change, as the next finds none.
 func (d *daemon) learnHost(ctx context.Context) error {
+	d.learning.Lock() // what was looked up before does not replace what was looked up after it
+	defer d.learning.Unlock()
+	facts, err := lookAtHost(ctx, d)
+	if err != nil {
+		return err
+	}
+	before, now := d.render.Host(), facts.Host
+	d.render.Learned(facts)
+	if now.Equal(before) {
+		return nil
+	}
+	d.log.Info("the host's links have changed", "mtu", now.MTU, "uplink", now.Uplink.Link, "uplink-mtu", now.Uplink.MTU,
+		"address", now.Uplink.Addr4, "address6", now.Uplink.Addr6)
+	d.rec.Resync()
+	d.member.HostChanged()
+	return nil
+}
+
+// lookAtHost looks up what renders depend on besides the records.
+func lookAtHost(ctx context.Context, d *daemon) (f render.Facts, err error) {
 	mtu, err := d.kernel.EgressMTU(ctx)
 	if err != nil {
-		return fmt.Errorf("find the MTU of the egress route: %w", err)
+		return f, fmt.Errorf("find the MTU of the egress route: %w", err)
 	}
 	fc := firewall.Config{}
 	if fc.NoIPv6, fc.AcceptRA, err = d.kernel.IPv6Host(ctx); err != nil {
-		return fmt.Errorf("look at the host's IPv6: %w", err)
+		return f, fmt.Errorf("look at the host's IPv6: %w", err)
 	}
 	if fc.BridgeNetfilterOff, err = d.bridgeNetfilterOff(ctx); err != nil {
-		return err
+		return f, err
 	}
-	fabric := firewall.Base(fc)
-	if fabric.Accepts, err = d.kernel.NeededAccepts(ctx); err != nil {
-		return fmt.Errorf("look at other tools' FORWARD chains: %w", err)
+	f.Shared = firewall.Base(fc)
+	if f.Shared.Accepts, err = d.kernel.NeededAccepts(ctx); err != nil {
+		return f, fmt.Errorf("look at other tools' FORWARD chains: %w", err)
 	}
-	h := cnm.Host{MTU: mtu, NoIPv6: fc.NoIPv6, Node: d.member.ID()}
-	if h.Uplink, err = d.uplink(ctx); err != nil {
-		return err
+	f.Host = cnm.Host{MTU: mtu, NoIPv6: fc.NoIPv6, Node: d.member.ID()}
+	if f.Host.Uplink, err = d.uplink(ctx); err != nil {
+		return f, err
 	}
-	if h.Addrs, err = d.kernel.Addresses4(ctx); err != nil {
-		return fmt.Errorf("look at the host's addresses: %w", err)
+	if f.Host.Addrs, err = d.kernel.Addresses4(ctx); err != nil {
+		return f, fmt.Errorf("look at the host's addresses: %w", err)
 	}
-	d.render.Learned(render.Facts{Host: h, Shared: fabric})
-	return nil
+	return f, nil
 }
 
 // bridgeNetfilterOff decides about bridge-nf-call-*, see [Config.Check].
@@ -61,8 +90,12 @@ func (d *daemon) bridgeNetfilterOff(ctx context.Context) (bool, error) {
 	return !foreign, nil
 }
 
-// watchHost renders everything anew when what renders depend on has changed.
+// learnAgain is the time until the host is looked at again when that failed: what has changed is not told twice.
+const learnAgain = time.Second
+
+// watchHost learns what renders depend on when it has changed.
 func (d *daemon) watchHost(ctx context.Context, changed <-chan struct{}) error {
+	var again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -71,21 +104,12 @@ func (d *daemon) watchHost(ctx context.Context, changed <-chan struct{}) error {
 			if !ok {
 				return nil
 			}
-			before := d.render.Host()
-			if err := d.learnHost(ctx); err != nil {
-				if ctx.Err() != nil {
-					return nil
-				}
-				d.log.Error("could not look at the host; keeping what was known", "err", err)
-				continue
-			}
-			if now := d.render.Host(); !now.Equal(before) {
-				d.log.Info("the host's links have changed", "mtu", now.MTU, "uplink", now.Uplink.Link, "uplink-mtu",
-					now.Uplink.MTU,
-					"address", now.Uplink.Addr4, "address6", now.Uplink.Addr6)
-				d.rec.Resync()
-				d.member.HostChanged()
-			}
+		case <-again:
+		}
+		again = nil
+		if err := d.learnHost(ctx); err != nil && ctx.Err() == nil {
+			d.log.Error("could not look at the host; keeping what was known", "err", err)
+			again = time.After(learnAgain)
 		}
 	}
 }
