@@ -168,7 +168,9 @@ func (a containers) portList() *cobra.Command {
 					ports = append(ports, portsAt(of, e)...)
 				}
 			}
-			slices.SortStableFunc(ports, func(x, y publishedPort) int { return cmp.Compare(x.container, y.container) })
+			slices.SortStableFunc(ports, func(x, y publishedPort) int {
+				return cmp.Or(cmp.Compare(x.container, y.container), cmp.Compare(x.id, y.id), x.compare(y))
+			})
 			return l.Show(a.Out, ports)
 		}),
 	}
@@ -186,10 +188,14 @@ func portsOf(ct *apiv1.Container) []publishedPort {
 	if len(out) == 0 {
 		out = of.each(view.PortMappings(ct.GetSpec().GetPorts()))
 	}
-	slices.SortStableFunc(out, func(x, y publishedPort) int {
-		return cmp.Or(cmp.Compare(x.m.Port, y.m.Port), cmp.Compare(x.m.Proto, y.m.Proto))
-	})
+	slices.SortStableFunc(out, publishedPort.compare)
 	return out
+}
+
+// compare is the order of a container's ports: by those of the container. Other engines name them in any order, which
+// is another at each start.
+func (p publishedPort) compare(o publishedPort) int {
+	return cmp.Or(cmp.Compare(p.m.Port, o.m.Port), cmp.Compare(p.m.Proto, o.m.Proto))
 }
 
 // portsAt are those that an endpoint publishes.

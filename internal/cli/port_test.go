@@ -3,12 +3,15 @@ package cli_test
 import (
 	"bytes"
 	"context"
+	"net/netip"
 	"strings"
 	"testing"
 
+	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/internal/cli"
+	"github.com/vethloom/vethloom/plan"
 )
 
 // Ports are listed by the names of containers and by their ports, in every form of a list, and can be completed.
@@ -61,5 +64,39 @@ func TestPortsOfSeveralContainers(t *testing.T) {
 		if !strings.HasPrefix(b.String(), want) || want == "" && b.Len() > 0 {
 			t.Errorf("net %s: %q, want %q", line, b.String(), want)
 		}
+	}
+}
+
+// publishers are containers of other engines.
+type publishers struct {
+	server.Networks
+	all []server.EndpointView
+}
+
+func (p publishers) ListEndpoints(context.Context, string) ([]server.EndpointView, error) {
+	return p.all, nil
+}
+
+// Ports of other engines' containers are in the same order, whatever theirs is, and containers of one name stay apart.
+func TestPortsOfOtherEnginesAreInOrder(t *testing.T) {
+	shop := func(id string, ports ...cnm.PortMapping) server.EndpointView {
+		return server.EndpointView{ContainerName: "shop", ContainerID: id,
+			Endpoint: cnm.Endpoint{ID: id, Engine: cnm.EngineDocker, Ports: ports}}
+	}
+	port := func(number uint16, proto plan.L4) cnm.PortMapping {
+		return cnm.PortMapping{Proto: proto, HostPort: number + 1000, Port: number, Count: 1,
+			HostIP: netip.MustParseAddr("192.0.2.1")}
+	}
+	n := newNetdFor(t, publishers{all: []server.EndpointView{
+		shop("b", port(90, plan.TCP), port(81, plan.UDP), port(81, plan.TCP)),
+		shop("a", port(85, plan.TCP), port(83, plan.TCP)),
+	}})
+	var b bytes.Buffer
+	app := cli.New("1.0", "abc")
+	app.In, app.Out, app.Err = strings.NewReader(""), &b, &b
+	app.Env = func(key string) (string, bool) { return "unix://" + n.path, key == "VETHLOOM_HOST" }
+	app.Run(t.Context(), []string{"port", "ls", "--format", "{{.ID}} {{.Port}}"})
+	if want := "a 83/tcp\na 85/tcp\nb 81/tcp\nb 81/udp\nb 90/tcp\n"; b.String() != want {
+		t.Errorf("net port ls:\n%swant\n%s", b.String(), want)
 	}
 }
