@@ -1,6 +1,7 @@
 package kern_test
 
 import (
+	"bufio"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,7 +16,7 @@ func TestFlanneld(t *testing.T) {
 	env := kerntest.New(t)
 	k := open(t, env)
 	program := filepath.Join(t.TempDir(), "flanneld")
-	if err := os.WriteFile(program, []byte("#!/bin/sh\nread end\n"), 0o700); err != nil {
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho runs\nread end\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	const dir = "/test/flanneld" // no other flanneld of the machine has it
@@ -36,8 +37,16 @@ func TestFlanneld(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := env.Do("", cmd.Start); err != nil {
 			t.Fatal(err)
+		}
+		// Start returns before the kernel has put the arguments into place.
+		if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
+			t.Fatalf("the program does not run: %q, %v", line, err)
 		}
 		want := ""
 		if c.runs {
