@@ -1,6 +1,7 @@
 package single
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -10,6 +11,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/etcd"
 	"github.com/vethloom/vethloom/internal/etcd/embedded"
 )
@@ -43,8 +45,11 @@ func (n *node) underlay() {
 	n.Sh("ip link add up0 type veth peer name up1 && ip link set up1 up && ip addr add 192.0.2.1/24 dev up0 && ip " +
 		"link set up0 up && ip route add default via 192.0.2.254")
 	n.t.Cleanup(func() { n.Run("ip", "link", "del", "up0") })
-	n.eventually("the node is a member", func() bool {
-		return strings.Contains(n.net("node", "ls").out, "192.0.2.1")
+	await.Done(n.t, "the node is a member", func() error {
+		if r := n.net("node", "ls"); !strings.Contains(r.out, "192.0.2.1") {
+			return fmt.Errorf("net node ls: exit code %d: %s%s", r.code, r.out, r.err)
+		}
+		return nil
 	})
 }
 

@@ -1,6 +1,7 @@
 package single
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/e2e/dockerdtest"
 )
 
@@ -88,9 +90,12 @@ func containersOfDocker(n *node, d *dockerdtest.Dockerd) {
 		`(?m)^docker 10\.7\.0\.77, fd07::\S+$`)
 	ports := func(want string) {
 		t.Helper()
-		n.eventually("the ports are "+want, func() bool {
-			return regexp.MustCompile(want).MatchString(n.ok("port", "ls", "--format",
-				"{{.Container}} {{.Port}} {{.Address}}"))
+		await.Done(t, "the ports are "+want, func() error {
+			got := n.ok("port", "ls", "--format", "{{.Container}} {{.Port}} {{.Address}}")
+			if !regexp.MustCompile(want).MatchString(got) {
+				return fmt.Errorf("they are\n%s", got)
+			}
+			return nil
 		})
 	}
 	ports(`(?m)^shop 80/tcp 0\.0\.0\.0:8080\nshop 80/tcp \[::\]:8080$`)

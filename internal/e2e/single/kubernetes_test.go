@@ -423,6 +423,13 @@ func TestRemovalWithIPTables(t *testing.T) {
 	}
 	before := rules()
 	n.start()
+	t.Cleanup(func() {
+		_ = n.netd.Process.Kill() // which has ended when the test has gone well
+		<-n.gone
+		if t.Failed() {
+			t.Logf("log of netd:\n%s", n.log)
+		}
+	})
 	n.underlay()
 	n.ok("network", "create", "-d", "overlay", "app")
 	n.ok("network", "create", "web")
@@ -430,7 +437,7 @@ func TestRemovalWithIPTables(t *testing.T) {
 	if err := n.netd.Process.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	<-n.gone
+	n.gone <- <-n.gone // the test's end waits for it too
 	out := n.call("", []string{"PATH=" + filepath.Dir(program(t, "netd")) + ":" + os.Getenv("PATH"),
 		"RUN_DIR=" + n.RunDir, "ROOT_DIR=" + n.root, "CONF_DIR=" + t.TempDir(), "BIN_DIR=" + t.TempDir()},
 		installer(t), append([]string{"remove"}, n.flags...)...)
