@@ -82,6 +82,12 @@ func flags(f *pflag.FlagSet, cfg *daemon.Config, file *string) {
 	f.StringVar(&cfg.Shim, "shim", cfg.Shim, "path of net-shim (default: beside netd, or in PATH)")
 	f.StringVar(&cfg.Plugins, "plugins", cfg.Plugins,
 		"`folders` of network plugins' sockets and specs, with commas (default: those of Docker)")
+	f.StringVar(&cfg.RegistryDirs, "registry-dirs", cfg.RegistryDirs,
+		"`folders` with a hosts.toml or certificates for each registry, with commas (default /etc/containerd/certs.d "+
+			"and /etc/docker/certs.d)")
+	f.StringVar(&cfg.Registries, "registries-conf", cfg.Registries,
+		"registries.conf `files`, and folders of them, with commas (default /etc/containers/registries.conf and "+
+			"/etc/containers/registries.conf.d)")
 	f.StringVar(&cfg.DockerPlugin, "docker-plugin", cfg.DockerPlugin,
 		"socket that dockerd asks for its networks at, or off (default "+daemon.DockerSocket+" where Docker is)")
 	f.StringVar(&cfg.Docker, "docker", cfg.Docker, "`address` of the dockerd that gets the networks of the cluster, "+

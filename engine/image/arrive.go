@@ -125,7 +125,7 @@ func (i *intake) takeLayers(ctx context.Context, a arrival, report func(Progress
 		}
 		return nil, err
 	}
-	return out, nil
+	return out, i.complete(ctx, out, chains)
 }
 
 // takeDocuments takes in the configuration, the manifest, which is made if there is none, and what refers to it.

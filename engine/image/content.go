@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vethloom/vethloom/engine/image/unpack"
 	"github.com/vethloom/vethloom/engine/rootfile"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -41,6 +42,8 @@ type layerInfo struct {
 	TarSize int64  `json:"tarSize"` // bytes of the uncompressed tar
 	// Blob is what the layer was unpacked from; the zero one for a layer of an earlier version.
 	Blob v1.Descriptor `json:"blob,omitzero"`
+	// Needs is what the layer takes from those below: with some, it is complete for one chain ID alone.
+	Needs unpack.Needs `json:"needs,omitzero"`
 }
 
 func openContent(root string, log *slog.Logger) (*content, error) {

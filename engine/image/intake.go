@@ -27,6 +27,7 @@ type intake struct {
 	releases []func()
 	files    map[string]string // staged blobs: where they are, and where they go
 	layers   []*placed
+	own      []*unpacked // layers that nobody else can use
 }
 
 // wanted is a layer to be brought in.
@@ -76,7 +77,12 @@ func (i *intake) close() {
 			os.Remove(from) // it is emptied at the next start at the latest
 		}
 	}
-	i.releases, i.files = nil, nil
+	for _, u := range i.own {
+		if err := u.discard(); err != nil {
+			i.c.log.Warn("cannot remove a layer that is not needed", "dir", u.dir, "err", err)
+		}
+	}
+	i.releases, i.files, i.own = nil, nil, nil
 }
 
 // hold pins a thing until close.
@@ -169,8 +175,7 @@ func (i *intake) layer(ctx context.Context, w wanted, report func(Progress)) (*p
 	i.stage(i.c.ingest(w.blob.Digest), i.c.blob(w.blob.Digest))
 	bp.tell(Progress{Part: part, Action: ActionPulled, Current: w.blob.Size, Total: w.blob.Size})
 	if have == nil {
-		have = &placed{key: w.diffID.Hex, info: u.info, blob: w.blob, staged: u}
-		lp.staged = u
+		have = i.staged(lp, u, w.blob)
 	}
 	return i.place(have), nil
 }
@@ -193,7 +198,8 @@ func (i *intake) place(p *placed) *placed {
 // find returns a layer that is there or staged; nil for none.
 func (i *intake) find(p *pin, w wanted) *placed {
 	for _, key := range []string{w.diffID.Hex, w.chain.Hex} {
-		if info, err := i.c.info(key); err == nil {
+		info, err := i.c.info(key)
+		if err == nil && (info.Needs.Empty() || key == w.chain.Hex) {
 			return &placed{key: key, info: info, blob: w.blob}
 		}
 	}
@@ -311,8 +317,52 @@ func (i *intake) adopt(ctx context.Context, u *unpacked, chain v1.Hash, d v1.Des
 	if have != nil {
 		return i.place(have), u.discard()
 	}
-	p.staged = u
-	return i.place(&placed{key: u.diffID.Hex, info: u.info, blob: d, staged: u}), nil
+	return i.place(i.staged(p, u, d)), nil
+}
+
+// staged places a layer that was unpacked. One that is complete by itself is for all who wait for it.
+func (i *intake) staged(p *pin, u *unpacked, blob v1.Descriptor) *placed {
+	if u.info.Needs.Empty() {
+		p.staged = u
+	} else {
+		i.mu.Lock()
+		i.own = append(i.own, u)
+		i.mu.Unlock()
+	}
+	return &placed{key: u.diffID.Hex, info: u.info, blob: blob, staged: u}
+}
+
+// complete has layers take what they need from those below. layers are bottom first.
+func (i *intake) complete(ctx context.Context, layers []*placed, chains []v1.Hash) error {
+	for n, p := range layers {
+		if p.staged == nil || p.info.Needs.Empty() {
+			continue
+		}
+		p.key = chains[n].Hex
+		err := unpack.Complete(ctx, filepath.Join(p.staged.dir, "fs"), p.info.Needs, i.dirs(layers[:n]))
+		if errors.Is(err, fs.ErrNotExist) { // another operation has just given one of them its place
+			err = unpack.Complete(ctx, filepath.Join(p.staged.dir, "fs"), p.info.Needs, i.dirs(layers[:n]))
+		}
+		if err != nil {
+			return fmt.Errorf("layer %d of %d: %w", n+1, len(layers), err)
+		}
+	}
+	return nil
+}
+
+// dirs are where layers are now.
+func (i *intake) dirs(layers []*placed) []string {
+	i.c.mu.Lock()
+	defer i.c.mu.Unlock()
+	var out []string
+	for _, p := range layers {
+		if p.staged != nil && !p.staged.published {
+			out = append(out, filepath.Join(p.staged.dir, "fs"))
+		} else {
+			out = append(out, i.c.fs(p.key))
+		}
+	}
+	return out
 }
 
 // publish writes all that was taken in to the disk, and has it appear.
@@ -389,7 +439,7 @@ func (c *content) unpack(ctx context.Context, r io.Reader, o unpack.Options, roo
 		c.log.Warn("the image directory's filesystem cannot keep some extended attributes", "layer", u.diffID.String(),
 			"attributes", res.LostXattrs)
 	}
-	u.info = layerInfo{DiffID: u.diffID.String(), Size: res.Size, TarSize: tarSize}
+	u.info = layerInfo{DiffID: u.diffID.String(), Size: res.Size, TarSize: tarSize, Needs: res.Needs}
 	return u, nil
 }
 

@@ -14,33 +14,40 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// Pull brings in an image from a registry, and has its name stand for it; fresh reports whether that changed anything.
-// What an earlier pull has fetched is not fetched again, nor what another one is fetching.
-func (s *Store) Pull(ctx context.Context, ref string, src Source, o PullOptions) (img Image, fresh bool, err error) {
+// Pulled is an image after its pull.
+type Pulled struct {
+	Image
+	Digest string // of what the registry has by that name: a manifest or an index
+	Fresh  bool   // the image, or its name, was not here before
+}
+
+// Pull brings in an image from a registry, and has its name stand for it. What an earlier pull has fetched is not
+// fetched again, nor what another one is fetching.
+func (s *Store) Pull(ctx context.Context, ref string, src Source, o PullOptions) (Pulled, error) {
 	named, err := ParseNamed(ref)
 	if err != nil {
-		return Image{}, false, err
+		return Pulled{}, err
 	}
 	want, err := parsePlatform(o.Platform)
 	if err != nil {
-		return Image{}, false, err
+		return Pulled{}, err
 	}
-	img, fresh, err = s.pull(ctx, named, src, want, o)
+	p, err := s.pull(ctx, named, src, want, o)
 	if err != nil {
-		return Image{}, false, fmt.Errorf("pull %s: %w", named, err)
+		return Pulled{}, fmt.Errorf("pull %s: %w", named, err)
 	}
-	return img, fresh, nil
+	return p, nil
 }
 
 func (s *Store) pull(ctx context.Context, named Named, src Source, want v1.Platform,
-	o PullOptions) (Image, bool, error) {
+	o PullOptions) (Pulled, error) {
 	d, raw, err := src.Manifest(ctx, named.Ref())
 	if err != nil {
-		return Image{}, false, err
+		return Pulled{}, err
 	}
 	top := digestOf(raw)
 	if named.Digest != "" && named.Digest != top.String() {
-		return Image{}, false, &mismatchError{want: v1.Hash{Algorithm: "sha256", Hex: named.Digest[len("sha256:"):]},
+		return Pulled{}, &mismatchError{want: v1.Hash{Algorithm: "sha256", Hex: named.Digest[len("sha256:"):]},
 			got: top.Hex}
 	}
 	a := arrival{name: named.String(), byDigest: named.Digest != "", resumed: true,
@@ -49,13 +56,13 @@ func (s *Store) pull(ctx context.Context, named Named, src Source, want v1.Platf
 		a.refs = []string{short}
 	}
 	if err := a.resolve(ctx, src, d, raw, want); err != nil {
-		return Image{}, false, err
+		return Pulled{}, err
 	}
 	if err := a.check(); err != nil {
-		return Image{}, false, err
+		return Pulled{}, err
 	}
 	if err := a.isFor(want, o.Platform != ""); err != nil {
-		return Image{}, false, err
+		return Pulled{}, err
 	}
 	before, err := s.Resolve(ctx, digestOf(a.config).String())
 	known := err == nil
@@ -68,9 +75,9 @@ func (s *Store) pull(ctx context.Context, named Named, src Source, want v1.Platf
 	}
 	img, err := s.take(ctx, a, report)
 	if err != nil {
-		return Image{}, false, err
+		return Pulled{}, err
 	}
-	return img, !known || !sameNames(before, img), nil
+	return Pulled{Image: img, Digest: top.String(), Fresh: !known || !sameNames(before, img)}, nil
 }
 
 func sameNames(a, b Image) bool {

@@ -39,26 +39,6 @@ func (i images) CheckImages(context.Context, bool, func(image.Progress), func(se
 	return server.CheckedImages{}, notBuilt("checking images")
 }
 
-// PullImage implements [server.ImageTransfers].
-func (i images) PullImage(context.Context, server.PullRequest, func(image.Progress)) (server.PulledImage, error) {
-	return server.PulledImage{}, notBuilt("pulling images")
-}
-
-// PushImage implements [server.ImageTransfers].
-func (i images) PushImage(context.Context, server.PushRequest, func(image.Progress)) (server.PushedImage, error) {
-	return server.PushedImage{}, notBuilt("pushing images")
-}
-
-// RegistryHosts implements [server.ImageTransfers].
-func (i images) RegistryHosts(context.Context, string, bool) ([]server.RegistryHost, error) {
-	return nil, notBuilt("speaking to registries")
-}
-
-// LoginRegistry implements [server.ImageTransfers].
-func (i images) LoginRegistry(context.Context, registry.Credential) (string, error) {
-	return "", notBuilt("speaking to registries")
-}
-
 // Commit implements [server.ContainerFiles].
 func (c containers) Commit(context.Context, server.CommitRequest) (string, error) {
 	return "", notBuilt("making images of containers")

@@ -8,6 +8,7 @@ import (
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/engine/registry"
 	"github.com/vethloom/vethloom/engine/volume"
 	"github.com/vethloom/vethloom/internal/store/bolt"
 )
@@ -25,7 +26,8 @@ func (d *daemon) openStore(ctx context.Context) (*bolt.Store, error) {
 // images serves the API's images. What a container was made from is in use.
 type images struct {
 	*image.Store
-	daemon *daemon
+	registries *registry.Client
+	daemon     *daemon
 }
 
 // ImportImage implements [server.Images].
