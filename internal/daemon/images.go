@@ -7,7 +7,6 @@ import (
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/image"
-	"github.com/vethloom/vethloom/engine/registry"
 )
 
 // This file has what the API offers to do with images beyond what [images] does.
