@@ -13,7 +13,7 @@ import (
 const (
 	maxImages     = 1000     // in one archive or index
 	maxReferences = 1000     // of one image, and in one archive
-	maxLayers     = 150      // their names have to fit the one page of options that mount(2) takes
+	maxLayers     = 499      // overlayfs takes 500, and one is snapshot's own
 	maxConfig     = 1 << 20  // bytes
 	maxConfigs    = 64 << 20 // bytes, of one archive
 

@@ -105,8 +105,8 @@ func TestLoadRefusesWithoutBound(t *testing.T) {
 			"1200 names of images"},
 		"a tag": {1, func(_ *v1.ConfigFile, d *tarball.Descriptor) { d.RepoTags = []string{strings.Repeat("x", 9999)} },
 			"9999 bytes"},
-		"layers": {1, func(_ *v1.ConfigFile, d *tarball.Descriptor) { d.Layers = slices.Repeat(d.Layers, 151) },
-			"151 layers, and the limit is 150"},
+		"layers": {1, func(_ *v1.ConfigFile, d *tarball.Descriptor) { d.Layers = slices.Repeat(d.Layers, 500) },
+			"500 layers, and the limit is 499"},
 		"variables": {1, config(func(c *v1.Config) { c.Env = numbered(4097, "A%d=") }),
 			"4097 environment variables"},
 		"a variable": {1, config(func(c *v1.Config) { c.Env = []string{strings.Repeat("x", 1<<18)} }),
@@ -149,7 +149,7 @@ func TestLoadRefusesWithoutBound(t *testing.T) {
 
 func TestLoadRefusesALayoutWithoutBound(t *testing.T) {
 	many := layoutArchive(t, func(p layout.Path) error {
-		img := build(t, runtime.GOARCH, slices.Repeat([]files{base, mid}, 76)...)
+		img := build(t, runtime.GOARCH, slices.Repeat([]files{base, mid}, 250)...)
 		return p.AppendImage(img, named(refName, "app:1"))
 	})
 	entry := `{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":1,"digest":"sha256:` +
@@ -159,7 +159,7 @@ func TestLoadRefusesALayoutWithoutBound(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"layers": {many, "152 layers, and the limit is 150"},
+		"layers": {many, "500 layers, and the limit is 499"},
 		"images": {files{{"index.json", index}}.tar(t), "1001 images in an index, and the limit is 1000"},
 		"annotations": {files{{"index.json", `{"annotations":{"a":"` + strings.Repeat("x", 5<<20) + `"}}`}}.tar(t),
 			"and the limit is 4194304"},

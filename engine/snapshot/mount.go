@@ -3,6 +3,7 @@ package snapshot
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -37,15 +38,21 @@ var fixedOptions = []string{"index=off", "metacopy=off", "redirect_dir=nofollow"
 func overlay(dir string, lower []string, writable bool) Mount {
 	m := Mount{Type: "overlay", Source: "overlay", Target: filepath.Join(dir, "rootfs")}
 	base := dir + "/"
-	if !fits(dir, lower) {
-		m.Dir, base = dir, ""
-		links := make([]string, len(lower))
-		for i := range lower {
-			links[i] = "l/" + linkName(i)
-		}
-		m.Options = []string{"lowerdir=" + strings.Join(links, ":")}
-	} else {
+	links := make([]string, len(lower))
+	for i := range lower {
+		links[i] = "l/" + linkName(i)
+	}
+	switch {
+	case fits(dir, lower):
 		m.Options = []string{"lowerdir=" + joinTopFirst(lower)}
+	case len(lower) <= maxTogether:
+		m.Dir, base = dir, ""
+		m.Options = []string{"lowerdir=" + strings.Join(links, ":")}
+	default:
+		m.Dir, base = dir, ""
+		for _, l := range links {
+			m.Options = append(m.Options, addLayer+"="+l)
+		}
 	}
 	if writable {
 		m.Options = append(m.Options, "upperdir="+base+"rw/upper", "workdir="+base+"rw/work")
@@ -55,6 +62,10 @@ func overlay(dir string, lower []string, writable bool) Mount {
 	m.Options = append(m.Options, fixedOptions...)
 	return m
 }
+
+// maxTogether is how many layers fit the one page of options of mount(2), by the links to them: each takes
+// "/proc/self/fd/1234567/l/ab:" at most.
+const maxTogether = 140
 
 // linkName names the i-th layer from the top.
 func linkName(i int) string { return strconv.FormatInt(int64(i), 36) }
@@ -95,6 +106,9 @@ func (m Mount) Do() error {
 		defer unix.Close(fd)
 		base = fmt.Sprintf("/proc/self/fd/%d/", fd)
 	}
+	if slices.ContainsFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, addLayer) }) {
+		return m.doLayers(base)
+	}
 	var flags uintptr
 	var data []string
 	for _, o := range m.Options {
@@ -118,7 +132,7 @@ func (m Mount) Do() error {
 // rebase puts base before the relative paths of an overlayfs option.
 func rebase(option, base string) string {
 	key, value, ok := strings.Cut(option, "=")
-	if !ok || base == "" || key != "lowerdir" && key != "upperdir" && key != "workdir" {
+	if !ok || base == "" || key != "lowerdir" && key != addLayer && key != "upperdir" && key != "workdir" {
 		return option
 	}
 	paths := strings.Split(value, ":")

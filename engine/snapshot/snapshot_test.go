@@ -91,7 +91,7 @@ var roots = map[string]string{"plain": "state", "odd": `st:a,t\e x`}
 
 func TestPrepareMounts(t *testing.T) {
 	for name, sub := range roots {
-		for _, n := range []int{1, 2, 130} {
+		for _, n := range []int{1, 2, 130, 140, 499} {
 			t.Run(fmt.Sprintf("%s/%d", name, n), func(t *testing.T) {
 				root := filepath.Join(t.TempDir(), sub)
 				lower := layersOf(t, root, n)
@@ -167,7 +167,7 @@ func TestPrepareKeepsWhatWasWritten(t *testing.T) {
 
 func TestViewCannotBeWritten(t *testing.T) {
 	for name, sub := range roots {
-		for _, n := range []int{0, 1, 130} {
+		for _, n := range []int{0, 1, 130, 499} {
 			t.Run(fmt.Sprintf("%s/%d", name, n), func(t *testing.T) {
 				root := filepath.Join(t.TempDir(), sub)
 				s, err := snapshot.Open(filepath.Join(root, "snapshots"))

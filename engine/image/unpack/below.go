@@ -93,7 +93,7 @@ func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/
 // merged opens a directory in the layers that have part in it.
 func merged(dirs []int, name string) (out []int, err error) {
 	for _, dir := range dirs {
-		fd, err := openDir(dir, name, noLinks)
+		fd, err := openPath(dir, name, noLinks)
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		}

@@ -277,7 +277,7 @@ func keepingTimes(dir int, change func() error) error {
 // place opens the directory of this layer that is merged with one below, and makes it if need be; it is -1 when this
 // layer hides that one.
 func (c *completer) place(p string) (int, error) {
-	at, err := openDir(c.own.root, ".", 0)
+	at, err := openPath(c.own.root, ".", 0)
 	if err != nil {
 		return -1, err
 	}
@@ -285,7 +285,7 @@ func (c *completer) place(p string) (int, error) {
 		var name string
 		name, p, _ = strings.Cut(p, "/")
 		walked = path.Join(walked, name)
-		next, err := openDir(at, name, noLinks)
+		next, err := openPath(at, name, noLinks)
 		if errors.Is(err, unix.ENOENT) {
 			next, err = c.make(at, name, walked)
 		}

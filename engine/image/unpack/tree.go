@@ -51,53 +51,10 @@ func (t *tree) resolve(p string) (int, error) { return openPath(t.root, p, unix.
 // exact opens a path in which no symbolic link may be.
 func (t *tree) exact(p string) (int, error) { return openPath(t.root, p, noLinks) }
 
-const noLinks = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS
+const noLinks = rootfile.NoLinks
 
-// openPath opens a directory below another, of a path of any length: the kernel takes [unix.PathMax] bytes at once,
-// its end included.
 func openPath(root int, p string, resolve uint64) (int, error) {
-	at := root
-	for {
-		head, rest := splitPath(p)
-		fd, err := openDir(at, head, resolve)
-		if at != root {
-			unix.Close(at)
-		}
-		if err != nil || rest == "" {
-			return fd, err
-		}
-		// Where a link in the rest led would be looked for below this directory, not below the root.
-		at, p, resolve = fd, rest, noLinks
-	}
-}
-
-// splitPath splits a path behind as many components as one system call takes.
-func splitPath(p string) (head, rest string) {
-	if len(p) < unix.PathMax {
-		return p, ""
-	}
-	i := strings.LastIndexByte(p[:unix.PathMax], '/')
-	if i <= 0 {
-		return p, "" // a component that no filesystem takes
-	}
-	return p[:i], p[i+1:]
-}
-
-func openDir(at int, p string, resolve uint64) (int, error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: resolve | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	for {
-		fd, err := unix.Openat2(at, p, &how)
-		switch {
-		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR): // a rename somewhere on the host, see openat2(2)
-			continue
-		case errors.Is(err, unix.ENOSYS):
-			return -1, fmt.Errorf("openat2 needs Linux 5.6 or newer: %w", err)
-		}
-		return fd, err
-	}
+	return rootfile.OpenDirAt(root, p, resolve)
 }
 
 // realPath is the path by which a directory below the root is reached without symbolic links; p is one that reaches it.
@@ -152,7 +109,7 @@ func (t *tree) existing(dir string) (int, error) {
 	}
 	fd, err := -1, error(unix.ELOOP)
 	if above(dir) == t.cached && dir != "." { // one level further, as archives go down
-		fd, err = openDir(t.fd, path.Base(dir), noLinks)
+		fd, err = openPath(t.fd, path.Base(dir), noLinks)
 	}
 	t.forget()
 	if dir == "." {

@@ -90,7 +90,7 @@ func (i *idMapping) mapLayers(m snapshot.Mount) error {
 	for _, option := range m.Options {
 		key, value, _ := strings.Cut(option, "=")
 		switch key {
-		case "lowerdir":
+		case "lowerdir", "lowerdir+":
 			for _, dir := range strings.Split(value, ":") {
 				if err := i.cover(within(m.Dir, dir)); err != nil {
 					return err
