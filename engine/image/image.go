@@ -58,8 +58,8 @@ type NotFoundError struct {
 }
 
 func (e *NotFoundError) Error() string {
-	return fmt.Sprintf("no such image: %s: list what there is with 'net images', or bring it in with 'net import' "+
-		"or 'net load'", e.Ref)
+	return fmt.Sprintf("no such image: %s: list what there is with 'net images', or bring it in with 'net pull', "+
+		"'net load' or 'net import'", e.Ref)
 }
 
 // Is makes the error match [cnm.ErrNotFound].

@@ -197,6 +197,9 @@ func find(all map[string]*entry, ref string) (*entry, string, error) {
 	if e := all[ref]; e != nil {
 		return e, "", nil
 	}
+	if strings.Contains(ref, "@") {
+		return findDigest(all, ref)
+	}
 	short, refErr := ParseReference(ref)
 	if refErr == nil {
 		for _, e := range all {
@@ -213,8 +216,8 @@ func find(all map[string]*entry, ref string) (*entry, string, error) {
 		return nil, "", &NotFoundError{Ref: short}
 	}
 	var fits []string
-	for id := range all {
-		if strings.HasPrefix(id, "sha256:"+digits) {
+	for id, e := range all {
+		if strings.HasPrefix(id, "sha256:"+digits) || len(digits) == 64 && e.hasManifest(digits) {
 			fits = append(fits, id)
 		}
 	}
@@ -226,6 +229,39 @@ func find(all map[string]*entry, ref string) (*entry, string, error) {
 	}
 	slices.Sort(fits)
 	return nil, "", &AmbiguousError{Prefix: ref, IDs: fits}
+}
+
+func (e *entry) hasManifest(digits string) bool {
+	return slices.ContainsFunc(e.record.Manifests, func(m manifest) bool { return m.Digest.Hex == digits })
+}
+
+// findDigest finds an image by name@digest. Of those for several platforms that an index has, this host's comes first.
+func findDigest(all map[string]*entry, ref string) (*entry, string, error) {
+	named, err := ParseNamed(ref)
+	if err != nil {
+		return nil, "", err
+	}
+	var found *entry
+	for _, e := range all {
+		if !slices.Contains(e.record.Digests, named.String()) {
+			continue
+		}
+		if found == nil || rank(e) < rank(found) {
+			found = e
+		}
+	}
+	if found == nil {
+		return nil, "", &NotFoundError{Ref: named.String()}
+	}
+	return found, "", nil
+}
+
+// rank orders images that one digest stands for.
+func rank(e *entry) string {
+	if e.image.Architecture == hostPlatform().Architecture {
+		return "0" + e.id
+	}
+	return "1" + e.id
 }
 
 // List returns every image, newest first.

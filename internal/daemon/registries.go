@@ -60,7 +60,8 @@ func (i images) PushImage(ctx context.Context, r server.PushRequest, report func
 	}
 	if named.Tag == "" {
 		return server.PushedImage{}, &cnm.Error{Kind: cnm.ErrInvalid, Field: "image reference", Value: r.Reference,
-			Reason: "is a digest, and a push needs a tag", Remedy: "give the image a name with 'net tag', and push that"}
+			Reason: "is a digest, and a push needs a tag",
+			Remedy: "give the image a name with 'net tag', and push that"}
 	}
 	out, err := i.Outgoing(ctx, r.Reference)
 	if err != nil {
