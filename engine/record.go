@@ -23,6 +23,7 @@ type record struct {
 	NetNS  string      `json:"netns,omitempty"`  // path, while it runs
 	IDMap  *shim.IDMap `json:"idMap,omitempty"`  // with UserNS auto: its own for life
 	Anonym []string    `json:"anonym,omitempty"` // volumes made for it alone
+	Held   bool        `json:"held,omitempty"`   // frozen while its files are read, see Hold
 
 	// Addrs are the addresses it had the last time, by network ID: it has them again where they are free.
 	Addrs map[string][]netip.Addr `json:"addrs,omitempty"`

@@ -180,6 +180,9 @@ func (e *settler) takeUp(ctx context.Context, c *container, w *shim.Waiter, s sh
 		}
 	}
 	e.watch(c, w.Exit, func() { w.Close() })
+	if after.Held { // a netd that was killed had frozen it, to read its files
+		return e.thaw(ctx, c)
+	}
 	if before.Status == after.Status && before.Pid == after.Pid {
 		return nil
 	}

@@ -40,9 +40,7 @@ func (s *Store) Outgoing(ctx context.Context, ref string) (*Outgoing, error) {
 		return nil, err
 	}
 	if len(e.record.Manifests) == 0 {
-		return nil, &cnm.Error{Kind: cnm.ErrForbidden, Field: "image", Value: ref,
-			Reason: "came in with an earlier version, which kept its files alone",
-			Remedy: "bring it in again with 'net load', 'net import' or 'net pull'"}
+		return nil, noBlobs(ref)
 	}
 	m := e.record.Manifests[0]
 	out := &Outgoing{Image: e.public(), Manifest: m.Descriptor, store: s, referrers: m.Referrers,
@@ -68,6 +66,13 @@ func (s *Store) Outgoing(ctx context.Context, ref string) (*Outgoing, error) {
 		}
 	}
 	return out, nil
+}
+
+// noBlobs is about an image that came in when only the files of layers were kept.
+func noBlobs(ref string) error {
+	return &cnm.Error{Kind: cnm.ErrForbidden, Field: "image", Value: ref,
+		Reason: "came in with an earlier version, which kept its files alone",
+		Remedy: "bring it in again with 'net load', 'net import' or 'net pull'"}
 }
 
 // Close lets go of the image.
