@@ -59,6 +59,7 @@ type space struct {
 	root        string
 	mu          sync.Mutex
 	left, limit int64 // bytes
+	free        int64 // bytes, at the beginning
 	reserve     int64 // bytes that stay free
 	unchecked   int64 // bytes since the last look at what is free
 }
@@ -73,15 +74,35 @@ const checkEvery = 1 << 20
 const spaceSlack = 1 << 30
 
 func (c *content) space() *space {
-	s := &space{root: c.root, limit: 1 << 40} // where the filesystem does not tell
+	s := &space{root: c.root, limit: 1 << 40, free: 1 << 40} // where the filesystem does not tell
 	var st unix.Statfs_t
 	if err := unix.Statfs(c.root, &st); err == nil {
-		free := int64(st.Bavail) * st.Bsize
-		s.limit = free + free/4 + spaceSlack
+		s.free = int64(st.Bavail) * st.Bsize
+		s.limit = s.free + s.free/4 + spaceSlack
 		s.reserve = min(maxReserve, int64(st.Blocks)*st.Bsize/20)
 	}
 	s.left = s.limit
 	return s
+}
+
+// fits refuses an image whose blobs alone are more than there is room for, before any of it is fetched.
+func (c *content) fits(layers []source) error {
+	s := c.space()
+	var missing int64
+	for _, l := range layers {
+		if c.hasBlob(l.blob.Digest, l.blob.Size) {
+			continue
+		}
+		if missing += l.blob.Size; missing < 0 || missing > s.free-s.reserve {
+			return &cnm.Error{Kind: cnm.ErrExhausted,
+				Reason: fmt.Sprintf("the filesystem that holds %s has no room for it: %d MiB are free, of which the "+
+					"last %d MiB are left for netd's records, and its layers have more, compressed", s.root,
+					s.free>>20, s.reserve>>20),
+				Remedy: "free space with 'net image prune', 'net rmi IMAGE' or 'net volume prune', or start netd " +
+					"with --root on a larger filesystem"}
+		}
+	}
+	return nil
 }
 
 // take is called for what was read.

@@ -70,6 +70,9 @@ func (s *Store) pull(ctx context.Context, named Named, src Source, want v1.Platf
 	for _, l := range a.layers {
 		report(Progress{Part: l.blob.Digest.String(), Action: ActionWaiting, Total: l.blob.Size})
 	}
+	if err := s.content.fits(a.layers); err != nil {
+		return Pulled{}, err
+	}
 	if err := a.readReferrers(ctx, src); err != nil {
 		report(Progress{Action: ActionWaiting, Text: "what refers to the image is not brought in: " + err.Error()})
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/internal/store/mem"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -497,6 +499,31 @@ func TestPullTakesOver(t *testing.T) {
 	if err := <-second; err != nil {
 		t.Errorf("the second: %v", err)
 	}
+}
+
+// An image that cannot fit is refused before any of its layers is fetched, whatever size they claim.
+func TestPullOfMoreThanFits(t *testing.T) {
+	s, img := newShelf(), sample(t)
+	s.put(t, "1", img)
+	f := openAt(t, filepath.Join(smallDisk(t, "size=3m"), "images"), mem.New())
+	refused := func() {
+		t.Helper()
+		_, err := f.Pull(t.Context(), "app:1", s, image.PullOptions{})
+		if !errors.Is(err, cnm.ErrExhausted) || !strings.Contains(err.Error(), "its layers have more") {
+			t.Errorf("got %v", err)
+		}
+		if got := s.sent[largest(t, img).Digest]; got != 0 {
+			t.Errorf("%d bytes were sent", got)
+		}
+		f.empty(t)
+	}
+	refused()
+	d := largest(t, img)
+	raw := bytes.Replace(s.manifests[s.tags["1"]].raw, fmt.Append(nil, d.Size),
+		fmt.Append(nil, int64(math.MaxInt64)), 1)
+	s.tags["1"] = sum(t, raw)
+	s.manifests[s.tags["1"]] = document{types.DockerManifestSchema2, raw}
+	refused()
 }
 
 // A layer that leaves its directories out, or links to a file below, has them as they are below.

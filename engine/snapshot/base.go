@@ -31,7 +31,7 @@ func (s *Snapshots) base() error {
 	return nil
 }
 
-// onBase puts the layer under an image's.
-func (s *Snapshots) onBase(lower []string) []string {
+// Below is what is below a container's writable layer, bottom first: the lowest layer of all, and those of an image.
+func (s *Snapshots) Below(lower []string) []string {
 	return append([]string{filepath.Join(s.root, baseName)}, lower...)
 }

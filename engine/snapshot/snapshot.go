@@ -93,7 +93,7 @@ func (s *Snapshots) Prepare(ctx context.Context, id string, lower []string) ([]M
 	if len(lower) == 0 {
 		lower = []string{filepath.Join(dir, "empty")}
 	}
-	lower = s.onBase(lower)
+	lower = s.Below(lower)
 	if err = s.layout(ctx, dir, lower); err == nil {
 		err = makeWritable(dir, lower)
 	}
@@ -114,7 +114,7 @@ func (s *Snapshots) View(ctx context.Context, id string, lower []string) ([]Moun
 	if len(lower) == 0 {
 		lower = []string{filepath.Join(dir, "empty")}
 	}
-	lower = s.onBase(lower) // overlayfs wants two lower ones where there is no upper
+	lower = s.Below(lower) // overlayfs wants two lower ones where there is no upper
 	if err := s.layout(ctx, dir, lower); err != nil {
 		return nil, fmt.Errorf("prepare view %s: %w", id, err)
 	}

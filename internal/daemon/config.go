@@ -48,7 +48,7 @@ type Config struct {
 	Times        cluster.Times `json:"-"` // for tests; Lease is LeaseTTL
 	CgroupParent string        // cgroup under which containers get theirs; empty: derived from Run
 	Plugins      string        // folders with plugins' sockets and specs, with commas; empty: those of Docker
-	RegistryDirs string        // folders with a hosts.toml for each registry, with commas; empty: containerd's and Docker's
+	RegistryDirs string        // folders with hosts.toml files, with commas; empty: containerd's and Docker's
 	Registries   string        // files like registries.conf, and folders of them, with commas; empty: those of the host
 	DockerPlugin string        // socket that dockerd finds this netd by; "off": none
 	Docker       string        // address of the dockerd whose networks and containers are followed; empty: none

@@ -24,15 +24,14 @@ func (d *daemon) openEngine(ctx context.Context) error {
 		Log: d.log}); err != nil {
 		return fmt.Errorf("open the images: %w", err)
 	}
-	snapshots, err := snapshot.Open(filepath.Join(d.cfg.Root, "snapshots"))
-	if err != nil {
+	if d.snapshots, err = snapshot.Open(filepath.Join(d.cfg.Root, "snapshots")); err != nil {
 		return fmt.Errorf("open the snapshots: %w", err)
 	}
 	if d.volumes, err = volume.Open(filepath.Join(d.cfg.Root, "volumes"), records); err != nil {
 		return fmt.Errorf("open the volumes: %w", err)
 	}
 	d.engine, err = engine.New(ctx, engine.Config{
-		Store: records, Networks: d.nets, Images: d.images, Snapshots: snapshots, Volumes: d.volumes,
+		Store: records, Networks: d.nets, Images: d.images, Snapshots: d.snapshots, Volumes: d.volumes,
 		Root: d.cfg.Root, Run: d.cfg.Run, ShimPath: d.cfg.Shim, CgroupParent: d.cfg.CgroupParent,
 		Resolv: d.cfg.resolvFiles(), BootID: d.boot, Events: d.containerChanged, Log: d.log,
 	})

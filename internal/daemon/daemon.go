@@ -33,6 +33,7 @@ import (
 	"github.com/vethloom/vethloom/drivers/routed"
 	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/engine/snapshot"
 	"github.com/vethloom/vethloom/engine/volume"
 	"github.com/vethloom/vethloom/internal/cluster"
 	"github.com/vethloom/vethloom/internal/health"
@@ -80,9 +81,10 @@ type daemon struct {
 	follower *docker.Follower
 	records  cnm.Store
 
-	images  *image.Store
-	volumes *volume.Volumes
-	engine  *engine.Engine
+	images    *image.Store
+	snapshots *snapshot.Snapshots
+	volumes   *volume.Volumes
+	engine    *engine.Engine
 
 	home     home
 	learning sync.Mutex // held while the host is looked at
