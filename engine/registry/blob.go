@@ -190,7 +190,8 @@ func (b *blob) open() error {
 	req := request{op: b.op(), method: http.MethodGet, path: "blobs/" + b.d.Digest.String(), limit: -1,
 		header: http.Header{"Accept": {"*/*"}}, accept: []int{http.StatusPartialContent}}
 	if ranged {
-		req.header.Set("Range", fmt.Sprintf("bytes=%d-", b.offset))
+		// With its end, as not all servers know ranges without one.
+		req.header.Set("Range", fmt.Sprintf("bytes=%d-%d", b.offset, b.d.Size-1))
 		req.accept = append(req.accept, http.StatusRequestedRangeNotSatisfiable)
 	}
 	resp, err := b.session().do(b.ctx, req)
