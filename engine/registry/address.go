@@ -88,7 +88,7 @@ func (r *reached) allows(a netip.Addr) error {
 		return nil
 	}
 	return &Error{Kind: KindRedirect,
-		Reason: fmt.Sprintf("the registry sends us on to %s, a %s address, and has no such address itself", a, kind),
+		Reason: fmt.Sprintf("it sends us on to %s (%s), and has no such address itself", a, kind),
 		Remedy: "correct the registry's settings, or tell its owner"}
 }
 

@@ -25,7 +25,10 @@ func (s *session) explain(ctx context.Context, op string, c *call, err error) er
 	}
 	var e *Error
 	var answered *transport.Error
+	var broken *brokenSettings
 	switch {
+	case errors.As(err, &broken):
+		e = &Error{Kind: KindSettings, Reason: broken.err.Error(), Cause: broken.err}
 	case errors.As(err, &e):
 		copied := *e
 		e = &copied
@@ -86,6 +89,8 @@ func (s *session) refusal(head answer, body []byte) *Error {
 		e.Remedy = "wait, or use another account ('net login " + s.ep.Host + "')"
 	case head.status >= 500 || head.status == http.StatusRequestTimeout:
 		e.Kind, e.Reason, e.Remedy = KindServer, who+" fails", "try again later"
+	case head.status < 400:
+		e.Kind, e.Reason = KindRedirect, who+" sends us on, and does not say where to"
 	default:
 		e.Kind, e.Reason = KindRefused, who+" refuses"
 	}
@@ -172,25 +177,25 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 func (s *session) network(err error) *Error {
 	e := &Error{Cause: err}
 	// The library's wrapping repeats the address, with what is secret in it.
-	for u := (*url.Error)(nil); errors.As(err, &u); {
-		err = u.Err
+	shown := err
+	for u, ok := shown.(*url.Error); ok; u, ok = shown.(*url.Error) {
+		shown = u.Err
 	}
-	text := said(err.Error())
+	text := said(shown.Error())
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var verify *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
-	var alert tls.AlertError
 	var dns *net.DNSError
 	var op *net.OpError
 	switch {
 	case errors.Is(err, errStalled):
-		e.Kind, e.Reason = KindStalled, "it was silent for too long: "+text
+		e.Kind, e.Reason = KindStalled, "it is silent: "+text
 		e.Remedy = "check the network between, and try again"
 	case errors.As(err, &unknown) || errors.As(err, &name) || errors.As(err, &verify):
 		e.Kind, e.Reason = KindCertificate, "its certificate is not trusted: "+text
 		e.Remedy = fmt.Sprintf("put its CA's certificate into %s/ca.crt, or have its own corrected", s.ep.tls.where)
-	case errors.As(err, &alert):
+	case errors.As(err, &op) && op.Op == "remote error": // an alert of TLS
 		e.Kind, e.Reason = KindCertificate, "it ends the TLS handshake: "+text
 		e.Remedy = fmt.Sprintf("if it wants a client certificate, put it into %s/client.cert, and client.key",
 			s.ep.tls.where)

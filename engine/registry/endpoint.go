@@ -81,6 +81,9 @@ func hostname(host string) string {
 // validHost keeps a host from being anything but a name or an address: it names a folder too.
 var validHost = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
 
+// validComponent is a part of a repository's name (OCI distribution specification).
+var validComponent = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
+
 // reference is what a user asks for.
 type reference struct {
 	host, repository string
@@ -104,6 +107,11 @@ func parseReference(ref string) (reference, error) {
 	r := reference{host: canonicalHost(parsed.Context().RegistryStr()), repository: parsed.Context().RepositoryStr()}
 	if !validHost.MatchString(r.host) {
 		return bad("has a malformed name of a registry")
+	}
+	for part := range strings.SplitSeq(r.repository, "/") {
+		if !validComponent.MatchString(part) {
+			return bad("has a malformed part")
+		}
 	}
 	switch p := parsed.(type) {
 	case name.Digest:
@@ -153,6 +161,10 @@ func (s settings) endpoints(ref reference, push bool) ([]endpoint, error) {
 		return nil, err
 	}
 	for i := range all {
+		if all[i].Repository == "" && ref.repository != "" {
+			return nil, settingError(conf.file, "location", conf.table.Location, "leaves no repository of "+ref.name(),
+				"write the repository's name after the host")
+		}
 		if all[i].tls, err = s.certificates(all[i].address, all[i].tls); err != nil {
 			return nil, err
 		}

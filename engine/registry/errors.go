@@ -27,6 +27,7 @@ const (
 	KindPlainHTTP    Kind = "plain HTTP"   // the server does not speak TLS, and nobody allowed it not to
 	KindNoRegistry   Kind = "no registry"  // what answers is something else
 	KindRedirect     Kind = "redirect"     // sent on to where we do not go
+	KindSettings     Kind = "settings"     // this host's files are not right
 	KindContent      Kind = "content"      // an answer that is not what was asked for: digest, length, media type
 )
 

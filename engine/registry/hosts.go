@@ -88,6 +88,11 @@ func parseHosts(path string, data []byte) (*hostsFile, error) {
 	}
 	f := &hostsFile{path: path, server: parsed.Server, root: parsed.hostFields, mirrors: parsed.Host}
 	for _, key := range meta.Keys() {
+		// The library takes anything for a table.
+		if name := key[len(key)-1]; (len(key) == 1 && name == "host" || name == "header") &&
+			meta.Type(key...) != "Hash" {
+			return nil, settingError(path, key.String(), meta.Type(key...), "is no table", "write ["+key.String()+"]")
+		}
 		if len(key) > 1 && key[0] == "host" && !slices.Contains(f.order, key[1]) {
 			f.order = append(f.order, key[1])
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -70,6 +71,9 @@ func (s *session) client(ctx context.Context, c *call) (*http.Client, error) {
 			s.http = &http.Client{Transport: t, CheckRedirect: checkRedirect}
 			return s.http, nil
 		}
+		if failed := b.pinged(); failed != nil {
+			err = failed
+		}
 		if i+1 == len(s.clients) || !s.otherScheme(ctx, err) {
 			if s.ep.Mirror && ctx.Err() == nil && s.network(err).Kind == KindUnreachable {
 				s.dead = err
@@ -87,7 +91,7 @@ func (s *session) otherScheme(ctx context.Context, err error) bool {
 		return false
 	}
 	kind := s.network(err).Kind
-	return kind == KindPlainHTTP || kind == KindUnreachable || kind == KindBroken
+	return kind == KindPlainHTTP || kind == KindUnreachable
 }
 
 // request is what is asked of an endpoint.
@@ -140,7 +144,7 @@ func (s *session) build(ctx context.Context, r request) (*http.Request, error) {
 			if strings.Contains(address, "?") {
 				mark = "&"
 			}
-			address += mark + "ns=" + s.ep.ns
+			address += mark + "ns=" + url.QueryEscape(s.ep.ns)
 		}
 	}
 	var body io.ReadCloser

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,9 +17,9 @@ const (
 	handshakeTimeout = 15 * time.Second
 	keepAlive        = 30 * time.Second
 	idleConnection   = 30 * time.Second
-	settleTimeout    = 10 * time.Minute // a registry may compute the digest of what it has got before it answers
-	maxHeader        = 64 << 10         // bytes
-	maxSmallBody     = 64 << 10         // bytes of an answer that is not content: errors, tokens, pings
+	settleRate       = 5 << 20  // bytes a second: a registry may compute a digest of what it has got, or copy it
+	maxHeader        = 64 << 10 // bytes
+	maxSmallBody     = 64 << 10 // bytes of an answer that is not content: errors, tokens, pings
 	maxRedirects     = 10
 )
 
@@ -32,6 +33,7 @@ type base struct {
 
 	mu    sync.Mutex
 	pools map[poolKey]*http.Transport
+	ping  error // of the last ping
 }
 
 // poolKey is what connections are shared by.
@@ -42,6 +44,23 @@ type poolKey struct {
 
 // RoundTrip checks where a request goes, sends it and bounds its answer.
 func (b *base) RoundTrip(in *http.Request) (*http.Response, error) {
+	resp, err := b.send(in)
+	if in.URL.Path == "/v2/" && !errors.Is(err, errPlainPing) && sameHost(in.URL, b.ep.address, b.scheme) {
+		b.mu.Lock()
+		b.ping = err
+		b.mu.Unlock()
+	}
+	return resp, err
+}
+
+// pinged is what the last ping failed with. go-containerregistry tells it together with that by plain HTTP.
+func (b *base) pinged() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ping
+}
+
+func (b *base) send(in *http.Request) (*http.Response, error) {
 	own, err := b.direct(in.URL)
 	if err != nil {
 		return nil, err
@@ -66,7 +85,7 @@ func (b *base) RoundTrip(in *http.Request) (*http.Response, error) {
 		stalled := w.stalled()
 		w.stop()
 		if stalled {
-			err = fmt.Errorf("%w (%s)", errStalled, b.client.stall)
+			err = fmt.Errorf("%w for %s", errStalled, b.client.stall)
 		}
 		return nil, err
 	}
@@ -91,20 +110,26 @@ func (b *base) direct(u *url.URL) (own bool, err error) {
 	own = sameHost(u, b.ep.address, b.scheme)
 	switch {
 	case u.Scheme != "https" && u.Scheme != "http":
-		return own, &Error{Kind: KindRedirect, Reason: fmt.Sprintf("sends us on to a %s address, which is no https",
+		return own, &Error{Kind: KindRedirect, Reason: fmt.Sprintf("it sends us on to a %s address, which is no https",
 			said(u.Scheme)), Remedy: "tell the registry's owner"}
 	case own && u.Scheme == "http" && b.scheme == "https" && u.Path == "/v2/":
 		// go-containerregistry tries it by itself where a name looks like one of a local network.
-		return own, b.plainHTTP("plain HTTP is not allowed for it", nil)
+		return own, errPlainPing
 	case u.Scheme == "http" && b.scheme == "https":
-		return own, &Error{Kind: KindRedirect, Reason: fmt.Sprintf("sends us on from https to plain http (%s)",
+		return own, &Error{Kind: KindRedirect, Reason: fmt.Sprintf("it sends us on from https to plain http (%s)",
 			said(u.Host)), Remedy: "if a proxy in front of the registry ends TLS, let it set X-Forwarded-Proto"}
+	case !own && !validHost.MatchString(u.Host):
+		return own, &Error{Kind: KindRedirect, Reason: fmt.Sprintf("it sends us on to a host named %q", said(u.Host)),
+			Remedy: "tell the registry's owner"}
 	case u.User != nil:
-		return own, &Error{Kind: KindRedirect, Reason: "sends us on with a password in the address",
+		return own, &Error{Kind: KindRedirect, Reason: "it sends us on with a password in the address",
 			Remedy: "tell the registry's owner"}
 	}
 	return own, nil
 }
+
+// errPlainPing is the answer to a ping by plain HTTP where that is not allowed. What counts is how that by https ended.
+var errPlainPing = errors.New("plain HTTP is not allowed")
 
 // plainHTTP says how plain HTTP is allowed.
 func (b *base) plainHTTP(reason string, cause error) *Error {
@@ -138,7 +163,8 @@ func (b *base) request(in *http.Request, own, direct bool, w *watch) *http.Reque
 	}
 	if in.Body != nil && in.Body != http.NoBody {
 		wrap := func(body io.ReadCloser) io.ReadCloser {
-			return &sentBody{body, w, b.client.stall, max(b.client.stall, settleTimeout)}
+			settle := b.client.stall + time.Duration(in.ContentLength/settleRate)*time.Second
+			return &sentBody{body, w, b.client.stall, settle}
 		}
 		out.Body = wrap(in.Body)
 		if in.GetBody != nil {
@@ -202,7 +228,7 @@ func (b *base) pool(u *url.URL, own bool, proxy *url.URL) (*http.Transport, erro
 	if !own {
 		var err error
 		if settings, err = b.client.settings.onward(key.host); err != nil {
-			return nil, err
+			return nil, &brokenSettings{err}
 		}
 		if proxy == nil {
 			onward = &b.own
@@ -210,7 +236,7 @@ func (b *base) pool(u *url.URL, own bool, proxy *url.URL) (*http.Transport, erro
 	}
 	config, err := settings.config()
 	if err != nil {
-		return nil, err
+		return nil, &brokenSettings{err}
 	}
 	t := &http.Transport{
 		TLSClientConfig: config, DialContext: dialer(onward).DialContext, TLSHandshakeTimeout: handshakeTimeout,
@@ -229,6 +255,11 @@ func (b *base) pool(u *url.URL, own bool, proxy *url.URL) (*http.Transport, erro
 	b.pools[key] = t
 	return t, nil
 }
+
+// brokenSettings are files that cannot be used for a connection.
+type brokenSettings struct{ err error }
+
+func (b *brokenSettings) Error() string { return b.err.Error() }
 
 // close closes idle connections.
 func (b *base) close() {
@@ -261,9 +292,6 @@ func noRegistry(format string, args ...any) *Error {
 // onward are the TLS settings of a host that a registry sends us on to: its own files, and nothing of the registry's.
 func (s settings) onward(host string) (tlsSettings, error) {
 	var t tlsSettings
-	if !validHost.MatchString(host) {
-		return t, &Error{Kind: KindRedirect, Reason: fmt.Sprintf("sends us on to a host named %q", said(host))}
-	}
 	hosts, err := s.hosts(host)
 	if err != nil {
 		return t, err
@@ -285,11 +313,11 @@ func (s settings) onward(host string) (tlsSettings, error) {
 // checkRedirect is the policy for where we are sent on to. The scheme and the address are checked by base.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {
-		return &Error{Kind: KindRedirect, Reason: fmt.Sprintf("sends us on more than %d times", maxRedirects),
+		return &Error{Kind: KindRedirect, Reason: fmt.Sprintf("it sends us on more than %d times", maxRedirects),
 			Remedy: "tell the registry's owner"}
 	}
 	if from := via[len(via)-1].URL; from.Scheme == "https" && req.URL.Scheme == "http" {
-		return &Error{Kind: KindRedirect, Reason: fmt.Sprintf("sends us on from https to plain http (%s)",
+		return &Error{Kind: KindRedirect, Reason: fmt.Sprintf("it sends us on from https to plain http (%s)",
 			said(req.URL.Host)), Remedy: "tell the registry's owner"}
 	}
 	if strings.ToLower(req.URL.Host) != strings.ToLower(via[0].URL.Host) {

@@ -43,26 +43,28 @@ func (p *pusher) tryBlob(ctx context.Context, c Content, d v1.Descriptor, progre
 	if there || err != nil {
 		return image.ActionExists, err
 	}
+	var begun *url.URL
 	for _, from := range p.mounts[d.Digest] {
 		location, err := p.begin(ctx, d, from)
 		switch {
 		case err == nil && location == nil:
 			return image.ActionMounted, nil
 		case err == nil: // it has not, and has begun an upload instead
-			return image.ActionPushed, p.upload(ctx, c, d, location, progress)
+			begun = location
 		case ctx.Err() != nil:
 			return "", err
 		}
 		// Some registries refuse what they could leave out: the blob is sent.
 	}
-	location, err := p.begin(ctx, d, "")
-	if err != nil {
-		return "", err
+	if begun == nil {
+		if begun, err = p.begin(ctx, d, ""); err != nil {
+			return "", err
+		}
 	}
-	if location == nil {
+	if begun == nil {
 		return image.ActionExists, nil
 	}
-	return image.ActionPushed, p.upload(ctx, c, d, location, progress)
+	return image.ActionPushed, p.upload(ctx, c, d, begun, progress)
 }
 
 // exists asks whether the repository has a blob.

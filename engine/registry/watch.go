@@ -10,7 +10,7 @@ import (
 )
 
 // errStalled is the cause of a request's end when the other side has been silent for too long.
-var errStalled = errors.New("nothing came for too long")
+var errStalled = errors.New("nothing came")
 
 // watch ends a request that brings nothing. It runs from the request to the header of its answer, and while somebody
 // waits for bytes of the body; a reader that is slow itself is not the server's fault.
@@ -109,7 +109,7 @@ func (b *answerBody) wait(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.watch.timer.Stop()
 	if err != nil && err != io.EOF && b.watch.stalled() {
-		err = fmt.Errorf("%w (%s)", errStalled, b.idle)
+		err = fmt.Errorf("%w for %s", errStalled, b.idle)
 	}
 	return n, err
 }
