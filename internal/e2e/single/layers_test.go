@@ -40,7 +40,8 @@ func manyLayers(t *testing.T, n int) string {
 	for name, v := range map[string]any{
 		"config.json": map[string]any{"architecture": goruntime.GOARCH, "os": "linux",
 			"rootfs": map[string]any{"type": "layers", "diff_ids": diffIDs}},
-		"manifest.json": []any{map[string]any{"Config": "config.json", "RepoTags": []string{"many:1"}, "Layers": names}},
+		"manifest.json": []any{map[string]any{"Config": "config.json", "RepoTags": []string{"many:1"},
+			"Layers": names}},
 	} {
 		body, err := json.Marshal(v)
 		if err != nil {
