@@ -39,6 +39,7 @@ func (i images) PullImage(ctx context.Context, r server.PullRequest, report func
 		return server.PulledImage{}, err
 	}
 	defer repository.Close()
+	repository.Report = report
 	pulled, err := i.Pull(ctx, r.Reference, repository, image.PullOptions{Platform: r.Platform, Report: report})
 	if err != nil {
 		return server.PulledImage{}, err
@@ -73,6 +74,7 @@ func (i images) PushImage(ctx context.Context, r server.PushRequest, report func
 		return server.PushedImage{}, err
 	}
 	defer repository.Close()
+	repository.Report = report
 	referrers, err := out.Referrers()
 	if err != nil {
 		return server.PushedImage{}, err
