@@ -22,6 +22,9 @@ type meta struct {
 
 const paxXattr = "SCHILY.xattr."
 
+// recordedName reads the names of attributes as GNU tar writes them: a record's key ends at "=".
+var recordedName = strings.NewReplacer("%3D", "=", "%25", "%")
+
 // defaultACL is what a directory's new entries inherit, so that it is set when all of them are there.
 const defaultACL = "system.posix_acl_default"
 
@@ -51,6 +54,7 @@ func metaOf(hdr *tar.Header) (meta, error) {
 		if !ok {
 			continue
 		}
+		name = recordedName.Replace(name)
 		if isOverlayXattr(name) {
 			return meta{}, &EntryError{Entry: hdr.Name, Reason: fmt.Sprintf(
 				"has the attribute %s, which is overlayfs's own", name),

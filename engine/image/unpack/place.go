@@ -25,7 +25,7 @@ func (u *unpacker) clear(p place) (whiteout bool, err error) {
 	if err := unix.Fstatat(p.dir, p.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return false, err
 	}
-	u.cleared = true
+	u.cleared, u.hiding = true, ""
 	if err := u.dir.remove(p); err != nil {
 		return false, fmt.Errorf("replace an earlier entry: %w", err)
 	}

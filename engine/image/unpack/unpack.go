@@ -43,9 +43,10 @@ type unpacker struct {
 	tar      *tar.Reader
 	buf      []byte
 	dirs     []dirTime
-	holes    int64 // bytes of files with holes so far
-	dirBytes int   // in the names in dirs
-	cleared  bool  // something was replaced: not all of dirs are there
+	holes    int64  // bytes of files with holes so far
+	dirBytes int    // in the names in dirs
+	cleared  bool   // something was replaced: not all of dirs are there
+	hiding   string // the directory last marked as one with whiteouts; "" when it may be gone
 	needs    needs
 	times    [2]unix.Timespec // of the entry at hand, for directories made for it
 	dataEnd  int64            // offset behind the last entry's content, padding included

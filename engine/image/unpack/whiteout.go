@@ -37,6 +37,9 @@ func (u *unpacker) whiteout(p place, name, entry string) error {
 // directory of this layer stays, and covers instead of merging.
 func (u *unpacker) hide(p place) error {
 	err := unix.Mknodat(p.dir, p.name, unix.S_IFCHR, 0)
+	if err == nil {
+		return u.mayHide(p)
+	}
 	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
@@ -48,6 +51,21 @@ func (u *unpacker) hide(p place) error {
 		return nil
 	}
 	return makeOpaque(fdPath(p.dir) + "/" + p.name)
+}
+
+// mayHide marks a directory as one with whiteouts. Of a directory that it does not merge, as no other layer has part in
+// it, overlayfs would list them otherwise; to see a directory that was copied up, from where is not known, is what
+// keeps it from that.
+func (u *unpacker) mayHide(p place) error {
+	dir := above(p.path)
+	if dir == "." || dir == u.hiding {
+		return nil
+	}
+	u.hiding = dir
+	if err := unix.Setxattr(fdPath(p.dir), "trusted.overlay.origin", nil, 0); err != nil {
+		return fmt.Errorf("mark a directory with whiteouts: %w", err)
+	}
+	return nil
 }
 
 func makeOpaque(path string) error {
