@@ -46,12 +46,10 @@ type ImageChanges interface {
 type ImageTransfers interface {
 	PullImage(ctx context.Context, r PullRequest, report func(image.Progress)) (PulledImage, error)
 	PushImage(ctx context.Context, r PushRequest, report func(image.Progress)) (PushedImage, error)
-	// RegistryHosts returns the hosts that an image's reference, or a registry's host[:port], stands for, in the
-	// order in which they are asked.
+	// RegistryHosts returns the hosts that an image's reference stands for, in the order in which they are asked.
 	RegistryHosts(ctx context.Context, ref string, push bool) ([]RegistryHost, error)
-	// LoginRegistry asks the credential's host whether it is good. It returns the identity token to keep in place of
-	// the password, where the registry gives one.
-	LoginRegistry(context.Context, registry.Credential) (identityToken string, err error)
+	// LoginRegistry asks the credential's host whether it is good.
+	LoginRegistry(context.Context, registry.Credential) error
 }
 
 // PullRequest says what to pull.

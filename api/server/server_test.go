@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -205,6 +206,26 @@ func TestEveryMethodReportsTheDomainsError(t *testing.T) {
 		"Status":        func() error { _, err := s.System.Status(ctx, &apiv1.StatusRequest{}); return err },
 		"Diff":          func() error { _, err := s.System.Diff(ctx, &apiv1.DiffRequest{}); return err },
 		"Doctor":        func() error { _, err := s.System.Doctor(ctx, &apiv1.DoctorRequest{}); return err },
+		"ImageHistory":  func() error { _, err := s.Images.History(ctx, &apiv1.ImageHistoryRequest{}); return err },
+		"PruneImages":   func() error { _, err := s.Images.Prune(ctx, &apiv1.PruneImagesRequest{}); return err },
+		"RegistryHosts": func() error { _, err := s.Images.Hosts(ctx, &apiv1.RegistryHostsRequest{}); return err },
+		"LoginRegistry": func() error { _, err := s.Images.Login(ctx, &apiv1.LoginRequest{}); return err },
+		"DiskUsage":     func() error { _, err := s.System.DiskUsage(ctx, &apiv1.DiskUsageRequest{}); return err },
+		"Commit": func() error {
+			_,
+				err := s.Containers.Commit(ctx, &apiv1.CommitContainerRequest{})
+			return err
+		},
+		"PullImage": func() error { return first(s.Images.Pull(ctx, &apiv1.PullRequest{})) },
+		"PushImage": func() error { return first(s.Images.Push(ctx, &apiv1.PushRequest{})) },
+		"SaveImages": func() error {
+			return first(s.Images.Save(ctx, &apiv1.SaveRequest{Images: []string{"x"}}))
+		},
+		"CheckImages": func() error { return first(s.Images.Check(ctx, &apiv1.CheckImagesRequest{})) },
+		"Changes": func() error {
+			return first(s.Containers.Changes(ctx, &apiv1.ContainerChangesRequest{}))
+		},
+		"Export": func() error { return first(s.Containers.Export(ctx, &apiv1.ExportContainerRequest{})) },
 		"Logs": func() error {
 			stream, err := s.Containers.Logs(ctx, &apiv1.LogsRequest{})
 			if err == nil {
@@ -265,6 +286,14 @@ func TestEveryMethodReportsTheDomainsError(t *testing.T) {
 			}
 		})
 	}
+}
+
+// first is the error of a stream's first message.
+func first[T any](stream grpc.ServerStreamingClient[T], err error) error {
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	return err
 }
 
 func TestPanicsBecomeInternalErrors(t *testing.T) {

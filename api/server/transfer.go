@@ -60,11 +60,10 @@ func (s *imagesService) Hosts(ctx context.Context, r *apiv1.RegistryHostsRequest
 
 // Login implements the call.
 func (s *imagesService) Login(ctx context.Context, r *apiv1.LoginRequest) (*apiv1.LoginResponse, error) {
-	token, err := s.images.LoginRegistry(ctx, decodeCredential(r.GetCredential()))
-	if err != nil {
+	if err := s.images.LoginRegistry(ctx, decodeCredential(r.GetCredential())); err != nil {
 		return nil, err
 	}
-	return &apiv1.LoginResponse{IdentityToken: token}, nil
+	return &apiv1.LoginResponse{}, nil
 }
 
 // Check implements the call.

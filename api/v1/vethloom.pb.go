@@ -6786,7 +6786,7 @@ func (x *RegistryCredential) GetRegistryToken() string {
 
 type RegistryHostsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"` // an image's, or a registry's host[:port]; empty: Docker Hub's
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"` // an image's: [host/]repository[:tag][@digest]
 	Push          bool                   `protobuf:"varint,2,opt,name=push,proto3" json:"push,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -6986,7 +6986,6 @@ func (x *LoginRequest) GetCredential() *RegistryCredential {
 
 type LoginResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	IdentityToken string                 `protobuf:"bytes,1,opt,name=identity_token,json=identityToken,proto3" json:"identity_token,omitempty"` // what to keep in place of the password, where the registry gives one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7019,13 +7018,6 @@ func (x *LoginResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
 func (*LoginResponse) Descriptor() ([]byte, []int) {
 	return file_vethloom_proto_rawDescGZIP(), []int{104}
-}
-
-func (x *LoginResponse) GetIdentityToken() string {
-	if x != nil {
-		return x.IdentityToken
-	}
-	return ""
 }
 
 type PullRequest struct {
@@ -10295,9 +10287,8 @@ const file_vethloom_proto_rawDesc = "" +
 	"\fLoginRequest\x12?\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x1f.vethloom.v1.RegistryCredentialR\n" +
-	"credential\"6\n" +
-	"\rLoginResponse\x12%\n" +
-	"\x0eidentity_token\x18\x01 \x01(\tR\ridentityToken\"\x8a\x01\n" +
+	"credential\"\x0f\n" +
+	"\rLoginResponse\"\x8a\x01\n" +
 	"\vPullRequest\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12\x1a\n" +
 	"\bplatform\x18\x02 \x01(\tR\bplatform\x12A\n" +

@@ -126,7 +126,7 @@ func (i images) RegistryHosts(_ context.Context, ref string, push bool) ([]serve
 	return out, nil
 }
 
-// LoginRegistry implements [server.ImageTransfers]. No identity token is kept: the password is what was asked about.
-func (i images) LoginRegistry(ctx context.Context, c registry.Credential) (string, error) {
-	return "", i.registries.Login(ctx, c)
+// LoginRegistry implements [server.ImageTransfers].
+func (i images) LoginRegistry(ctx context.Context, c registry.Credential) error {
+	return i.registries.Login(ctx, c)
 }

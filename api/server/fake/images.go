@@ -201,11 +201,11 @@ func (d *core) imageUsers(id string) (names []string) {
 	return names
 }
 
-// SetDamages sets what CheckImages finds.
-func (d *core) SetDamages(found ...server.ImageDamage) {
+// AddDamage makes CheckImages find something more.
+func (d *core) AddDamage(found server.ImageDamage) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.damages = found
+	d.damages = append(d.damages, found)
 }
 
 // CheckImages implements [server.ImageChanges]. It repairs what needs no remedy.
@@ -290,21 +290,17 @@ func (d *core) admit(host, password string, given []registry.Credential) error {
 		Remedy: "give one with 'net login " + host + "'"}
 }
 
-// LoginRegistry implements [server.ImageTransfers]. A registry's password is "secret"; who gives "exchange" gets a
-// token.
-func (d *imagePart) LoginRegistry(_ context.Context, c registry.Credential) (string, error) {
+// LoginRegistry implements [server.ImageTransfers]. A registry's password is "secret".
+func (d *imagePart) LoginRegistry(_ context.Context, c registry.Credential) error {
 	if err := d.enter("LoginRegistry"); err != nil {
-		return "", err
+		return err
 	}
 	defer d.mu.Unlock()
 	d.seen = []registry.Credential{c}
-	switch c.Password {
-	case "secret":
-		return "", nil
-	case "exchange":
-		return "refresh-token", nil
+	if c.Password == "secret" {
+		return nil
 	}
-	return "", &cnm.Error{Kind: cnm.ErrForbidden, Field: "registry", Value: c.Host,
+	return &cnm.Error{Kind: cnm.ErrForbidden, Field: "registry", Value: c.Host,
 		Reason: "it refuses the user " + c.Username, Remedy: "check the name and the password"}
 }
 
