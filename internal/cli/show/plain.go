@@ -124,3 +124,6 @@ func (e *encoder) Encode(v any) error {
 	_, err := io.WriteString(e.w, out.String())
 	return err
 }
+
+// JSON writes a value as a line of JSON, whose texts a terminal takes no command from.
+func JSON(w io.Writer, v any) error { return newEncoder(w).Encode(v) }
