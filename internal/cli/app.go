@@ -119,6 +119,7 @@ func (a *App) Root() *cobra.Command {
 	root.AddCommand(containers{a}.containerCommands()...)
 	root.AddCommand(networks{a}.networkCommand(), volumes{a}.volumeCommand(), images{a}.imageCommand())
 	root.AddCommand(images{a}.imageShortcuts()...)
+	root.AddCommand(disk{a}.systemCommand())
 	root.AddCommand(lookups{a}.dnsCommand(), networks{a}.endpointCommand())
 	root.AddCommand(nodes{a}.clusterNode(), nodes{a}.clusterLease())
 	root.AddCommand(nodes{a}.nodeCommands()...)
@@ -303,6 +304,7 @@ func (a *App) streams() session.Streams { return session.Streams{In: a.In, Out: 
 type (
 	containers struct{ *App }
 	images     struct{ *App }
+	disk       struct{ *App }
 	networks   struct{ *App }
 	volumes    struct{ *App }
 	nodes      struct{ *App }

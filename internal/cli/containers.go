@@ -16,12 +16,17 @@ import (
 )
 
 func (a containers) containerCommands() []*cobra.Command {
-	return []*cobra.Command{
+	files := a.fileCommands("")
+	for _, c := range files {
+		c.GroupID = groupRun
+	}
+	return append(files,
 		a.containerRun(), a.containerCreate(), a.containerStart(), a.containerStop(), a.containerKill(),
 		a.containerRemove(),
 		a.containerList(), a.containerLogs(), a.containerExec(), a.containerAttach(), a.inspect(), a.containerWait(),
 		a.containerPort(),
-	}
+		group("container", "What containers have changed", groupRun, a.fileCommands("container ")...),
+	)
 }
 
 func (a containers) containerStart() *cobra.Command {

@@ -67,6 +67,13 @@ func TestNamesOfOthersDoNotDriveTheTerminal(t *testing.T) {
 	n.domain.SetFindings(doctor.Finding{Check: "peers", Severity: doctor.Warning, Found: evil, Remedy: evil})
 	n.domain.SetStatus(server.Status{Version: evil, Root: evil, Notices: []string{evil}, Cluster: &server.ClusterStatus{
 		Store: evil, NodeName: evil, Problems: []string{evil}}})
+	n.domain.SetRemote("evil.test/a:1", fake.Remote{Layers: 2, Size: 10, Text: evil})
+	n.domain.SetChanges(server.FileChange{Kind: server.ChangeAdded, Path: "/" + evil})
+	n.domain.AddDamage(server.ImageDamage{Object: evil, Problem: evil, Remedy: evil, Images: []string{evil}})
+	if _, err := n.domain.Commit(t.Context(), server.CommitRequest{Container: "box", Reference: "mine",
+		Author: evil}); err != nil {
+		t.Fatal(err)
+	}
 	run := func(args ...string) (string, int) {
 		var out bytes.Buffer
 		app := cli.New("1.0", "abc")
@@ -94,6 +101,9 @@ func TestNamesOfOthersDoNotDriveTheTerminal(t *testing.T) {
 		"node inspect n",
 		"node inspect -f {{.Name}} n", "status", "status --format json", "doctor", "doctor --format json",
 		"doctor --format {{.Found}}", "image inspect busybox", "version",
+		"pull --progress plain evil.test/a:1", "pull --progress json evil.test/a:1", "changes box",
+		"changes --format json box", "system check", "image inspect mine", "image inspect -f {{.Author}} mine",
+		"system df -v", "system df -v --format json", "history " + "mine",
 	} {
 		args := strings.Fields(line)
 		out, _ := run(args...)
@@ -102,7 +112,7 @@ func TestNamesOfOthersDoNotDriveTheTerminal(t *testing.T) {
 			shown++
 		}
 	}
-	if shown < 15 {
+	if shown < 22 {
 		t.Errorf("only %d commands show the texts at all: the test proves little", shown)
 	}
 	for method, args := range map[string][]string{
@@ -110,6 +120,10 @@ func TestNamesOfOthersDoNotDriveTheTerminal(t *testing.T) {
 		"ListNodes": {"node", "ls"}, "Remove": {"rm", "box"}, "Start": {"start", "box"},
 		"CreateVolume": {"volume", "create", "v"},
 		"RemoveImage":  {"rmi", "busybox"}, "ListImages": {"images"}, "Create": {"run", "busybox"},
+		"PullImage": {"pull", "x"}, "PushImage": {"push", "busybox"}, "RegistryHosts": {"pull", "x"},
+		"SaveImages": {"save", "busybox"}, "ImageHistory": {"history", "busybox"}, "Commit": {"commit", "box"},
+		"Changes": {"changes", "box"}, "Export": {"export", "box"}, "DiskUsage": {"system", "df"},
+		"PruneImages": {"image", "prune", "-f"}, "CheckImages": {"system", "check"},
 	} {
 		n.domain.Fail(method, &cnm.Error{Kind: cnm.ErrInvalid, Field: "user", Value: evil, Reason: "is " + evil,
 			Remedy: "choose " + evil, Cause: errors.New(evil)})

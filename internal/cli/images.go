@@ -18,33 +18,34 @@ import (
 )
 
 func (a images) imageCommand() *cobra.Command {
-	shared := []*cobra.Command{a.imageTag(), a.imageImport(), a.imageLoad()}
-	for _, c := range shared {
-		c.Example = strings.ReplaceAll(c.Example, "net ", "net image ")
-	}
-	return group("image", "Manage images", groupThings,
-		append(shared, a.imageList("ls"), a.imageInspect(), a.imageRemove("rm"))...)
+	return group("image", "Manage images", groupThings, append(a.moving("image "), a.imageList("ls"), a.imageInspect(),
+		a.imageRemove("rm"), a.imagePrune())...)
 }
 
 // imageShortcuts are the same at the top level, as hands know them.
 func (a images) imageShortcuts() []*cobra.Command {
-	all := []*cobra.Command{a.imageList("images"), a.imageRemove("rmi"), a.imageTag(), a.imageImport(), a.imageLoad()}
+	all := append(a.moving(""), a.imageList("images"), a.imageRemove("rmi"))
 	for _, c := range all {
 		c.GroupID = groupThings
 	}
-	return all
+	return append(all, a.loginCommand(), a.logoutCommand())
 }
 
-func (a images) imageImport() *cobra.Command {
-	var changes []string
-	var message string
+// moving are the commands that have the same name below image and at the top.
+func (a images) moving(path string) []*cobra.Command {
+	return []*cobra.Command{a.imagePull(path + "pull"), a.imagePush(path + "push"), a.imageTag(path + "tag"),
+		a.imageImport(path + "import"), a.imageLoad(path + "load"), a.imageSave(path + "save"),
+		a.imageHistory(path + "history")}
+}
+
+func (a images) imageImport(path string) *cobra.Command {
+	o := &apiv1.ImportOptions{}
 	cmd := &cobra.Command{
 		Use: "import [flags] FILE|- [NAME[:TAG]]", Short: "Make an image of a root filesystem tar",
 		Args: cobra.RangeArgs(1, 2),
-		Example: "  net import busybox.tar.gz busybox\n  tar -C rootfs -c . | net import -c 'CMD [\"/bin/sh\"]' - " +
-			"mine:1",
+		Example: "  net " + path + " busybox.tar.gz busybox\n  tar -C rootfs -c . | net " + path +
+			" -c 'CMD [\"/bin/sh\"]' - mine:1",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o := &apiv1.ImportOptions{Changes: changes, Message: message}
 			if len(args) > 1 {
 				o.Reference = args[1]
 			}
@@ -53,9 +54,11 @@ func (a images) imageImport() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringArrayVarP(&changes, "change", "c", nil,
-		"instruction for the image's configuration: CMD, ENTRYPOINT, ENV, WORKDIR, USER, EXPOSE, LABEL")
-	cmd.Flags().StringVarP(&message, "message", "m", "", "comment in the image's history")
+	f := cmd.Flags()
+	f.StringArrayVarP(&o.Changes, "change", "c", nil, changeUsage)
+	f.StringVarP(&o.Message, "message", "m", "", "comment in the image's history")
+	f.StringVarP(&o.Author, "author", "a", "", "who made the image")
+	f.StringVar(&o.Platform, "platform", "", "OS/ARCHITECTURE[/VARIANT] of what it holds (default this host's)")
 	return cmd
 }
 
@@ -81,13 +84,13 @@ func (a images) importFrom(ctx context.Context, c *client.Client, o *apiv1.Impor
 	return nil
 }
 
-func (a images) imageLoad() *cobra.Command {
+func (a images) imageLoad(path string) *cobra.Command {
 	var input string
 	var quiet bool
 	cmd := &cobra.Command{
 		Use: "load [flags]", Short: "Load images from a docker save archive or an OCI layout", Args: cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		Example:           "  net load -i images.tar\n  docker save alpine | net load",
+		Example:           "  net " + path + " -i images.tar\n  docker save alpine | net " + path,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, ok := session.Terminal(a.In); ok && input == "-" {
 				return errors.New("load: standard input is a terminal: name the archive with -i FILE, or pipe it in")
@@ -191,26 +194,9 @@ func (a images) upload(cmd *cobra.Command, name string, f func(context.Context, 
 }
 
 func (a images) imageList(use string) *cobra.Command {
+	var digests bool
 	l := &show.Lister[imageRow]{}
-	id := func(r imageRow) string {
-		if l.NoTrunc {
-			return r.image.GetId()
-		}
-		return show.ShortID(r.image.GetId())
-	}
-	l.ID = id
-	l.Columns = []show.Column[imageRow]{
-		{Name: "Repository", Header: "REPOSITORY", Value: func(r imageRow) string { return r.repository }},
-		{Name: "Tag", Header: "TAG", Value: func(r imageRow) string { return r.tag }},
-		{Name: "ID", Header: "IMAGE ID", Value: id},
-		{Name: "CreatedSince", Header: "CREATED",
-			Value: func(r imageRow) string { return a.ago(r.image.GetCreated()) }},
-		{Name: "Size", Header: "SIZE", Value: func(r imageRow) string { return view.Size(r.image.GetSize()) }},
-		{Name: "CreatedAt", Header: "CREATED AT", Hidden: true,
-			Value: func(r imageRow) string { return view.Time(r.image.GetCreated()).String() }},
-		{Name: "Architecture", Header: "ARCHITECTURE", Hidden: true,
-			Value: func(r imageRow) string { return r.image.GetArchitecture() }},
-	}
+	a.imageColumns(l)
 	var filters []string
 	cmd := &cobra.Command{
 		Use: use + " [flags] [NAME[:TAG]]", Short: "List images", Args: cobra.MaximumNArgs(1),
@@ -225,36 +211,99 @@ func (a images) imageList(use string) *cobra.Command {
 			if err != nil {
 				return client.Explain(err)
 			}
-			return l.Show(a.Out, imageRows(resp.GetImages(), l.Quiet))
+			l.Columns[digestColumn].Hidden = !digests
+			return l.Show(a.Out, imageRows(resp.GetImages(), l.Quiet, digests || strings.Contains(l.Format, ".Digest")))
 		}),
 	}
 	l.Flags(cmd)
 	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil,
-		"reference=PATTERN, label=KEY[=VALUE], dangling=true|false")
+		"reference=PATTERN, label=KEY[=VALUE], dangling=true|false, before=IMAGE, since=IMAGE, until=TIME (or how "+
+			"long ago: 24h)")
+	cmd.Flags().BoolVar(&digests, "digests", false, "show the digests by which registries know them")
+	cmd.Flags().BoolP("all", "a", false, "the same: there are no images between others")
+	show.Must(cmd.RegisterFlagCompletionFunc("filter", show.Fixed("dangling=true", "dangling=false")))
 	return cmd
 }
 
-// imageRow is one name of an image.
-type imageRow struct {
-	image           *apiv1.Image
-	repository, tag string
+// imageColumns are what a list tells of each name of an image.
+func (a images) imageColumns(l *show.Lister[imageRow]) {
+	id := func(r imageRow) string {
+		if l.NoTrunc {
+			return r.image.GetId()
+		}
+		return show.ShortID(r.image.GetId())
+	}
+	l.ID = id
+	l.Columns = []show.Column[imageRow]{
+		{Name: "Repository", Header: "REPOSITORY", Value: func(r imageRow) string { return r.repository }},
+		{Name: "Tag", Header: "TAG", Value: func(r imageRow) string { return r.tag }},
+		{Name: "Digest", Header: "DIGEST", Hidden: true, Value: func(r imageRow) string { return r.digest }},
+		{Name: "ID", Header: "IMAGE ID", Value: id},
+		{Name: "CreatedSince", Header: "CREATED",
+			Value: func(r imageRow) string { return a.ago(r.image.GetCreated()) }},
+		{Name: "Size", Header: "SIZE", Value: func(r imageRow) string { return view.Size(r.image.GetSize()) }},
+		{Name: "CreatedAt", Header: "CREATED AT", Hidden: true,
+			Value: func(r imageRow) string { return view.Time(r.image.GetCreated()).String() }},
+		{Name: "Architecture", Header: "ARCHITECTURE", Hidden: true,
+			Value: func(r imageRow) string { return r.image.GetArchitecture() }},
+	}
 }
 
-// imageRows has a row for every name; one for each image when only IDs are wanted.
-func imageRows(images []*apiv1.Image, once bool) []imageRow {
+// digestColumn is the place of the digest among the columns of images.
+const digestColumn = 2
+
+// imageRow is one name of an image.
+type imageRow struct {
+	image                   *apiv1.Image
+	repository, tag, digest string
+}
+
+const nothing = "<none>"
+
+// imageRows has a row for every name; one for each image when only IDs are wanted. With digests, a repository that has
+// several of them has a row for each.
+func imageRows(images []*apiv1.Image, once, digests bool) []imageRow {
 	var out []imageRow
 	for _, i := range images {
-		refs := i.GetReferences()
-		if len(refs) == 0 || once {
-			out = append(out, imageRow{i, "<none>", "<none>"})
+		if once {
+			out = append(out, imageRow{image: i})
 			continue
 		}
-		for _, ref := range refs {
-			row := imageRow{i, ref, "<none>"}
+		named := map[string]bool{}
+		n := len(out)
+		for _, ref := range i.GetReferences() {
+			row := imageRow{i, ref, nothing, nothing}
 			if at := strings.LastIndexByte(ref, ':'); at > strings.LastIndexByte(ref, '/') {
 				row.repository, row.tag = ref[:at], ref[at+1:]
 			}
-			out = append(out, row)
+			named[row.repository] = true
+			rows := []imageRow{}
+			for _, d := range digestsOf(i, row.repository) {
+				row.digest = d
+				rows = append(rows, row)
+			}
+			if len(rows) == 0 || !digests {
+				rows = []imageRow{row}
+			}
+			out = append(out, rows...)
+		}
+		for _, ref := range i.GetDigests() { // pulled by digest alone
+			if repository, digest, _ := strings.Cut(ref, "@"); !named[repository] && (digests || len(out) == n) {
+				out = append(out, imageRow{i, repository, nothing, digest})
+			}
+		}
+		if len(out) == n {
+			out = append(out, imageRow{i, nothing, nothing, nothing})
+		}
+	}
+	return out
+}
+
+// digestsOf are those by which a repository knows an image.
+func digestsOf(i *apiv1.Image, repository string) (out []string) {
+	for _, ref := range i.GetDigests() {
+		if digest, ok := strings.CutPrefix(ref, repository+"@"); ok {
+			out = append(out, digest)
 		}
 	}
 	return out
@@ -298,11 +347,11 @@ func (a images) imageRemove(use string) *cobra.Command {
 	return cmd
 }
 
-func (a images) imageTag() *cobra.Command {
+func (a images) imageTag(path string) *cobra.Command {
 	return &cobra.Command{
 		Use: "tag IMAGE NAME[:TAG]", Short: "Give an image a further name", Args: cobra.ExactArgs(2),
 		ValidArgsFunction: a.complete(imageNames, 1),
-		Example:           "  net tag busybox:latest mine:1",
+		Example:           "  net " + path + " busybox:latest mine:1",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			_, err := c.Images.Tag(ctx, &apiv1.TagImageRequest{Source: args[0], Target: args[1]})
 			return about("tag", args[0]+" as "+args[1], err)

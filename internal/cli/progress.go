@@ -30,3 +30,17 @@ func (a *App) progress(what string, r io.Reader, size int64) (_ io.Reader, done 
 		p.Wait()
 	}
 }
+
+// writing shows on standard error how much has been written to w, when that is a terminal. done ends the display.
+func (a *App) writing(what string, w io.Writer) (_ io.Writer, done func()) {
+	if _, ok := session.Terminal(a.Err); !ok {
+		return w, func() {}
+	}
+	p := mpb.New(mpb.WithOutput(a.Err))
+	bar := p.New(0, mpb.NopStyle(), mpb.PrependDecorators(decor.Name(what+" "), decor.CurrentKibiByte("% .1f"),
+		decor.Name("  "), decor.AverageSpeed(decor.SizeB1024(0), "% .1f")))
+	return bar.ProxyWriter(w), func() {
+		bar.Abort(true)
+		p.Wait()
+	}
+}

@@ -41,7 +41,7 @@ cannot be executed, 127 when it does not exist.`,
 				return err
 			}
 			return a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
-				id, err := a.create(ctx, c, spec)
+				id, err := a.create(ctx, c, spec, o.pull)
 				if err != nil {
 					return err
 				}
@@ -72,7 +72,7 @@ func (a containers) containerCreate() *cobra.Command {
 				return err
 			}
 			return a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
-				id, err := a.create(ctx, c, spec)
+				id, err := a.create(ctx, c, spec, o.pull)
 				if err == nil {
 					show.Println(a.Out, id)
 				}
@@ -89,8 +89,27 @@ func (a containers) completeRunFlags(cmd *cobra.Command) {
 	show.Must(cmd.RegisterFlagCompletionFunc("network", a.complete(networkNames, anyNumber)))
 }
 
-func (a containers) create(ctx context.Context, c *client.Client, spec *apiv1.ContainerSpec) (string, error) {
+// create makes a container. An image that is not here is pulled first, unless the flags say otherwise.
+func (a containers) create(ctx context.Context, c *client.Client, spec *apiv1.ContainerSpec, pull pullFlags) (string,
+	error) {
+	im := images{a.App}
+	if err := im.ensureImage(ctx, c, spec.GetImage(), pull); err != nil {
+		return "", couldNotRun(err)
+	}
 	resp, err := c.Containers.Create(ctx, &apiv1.CreateContainerRequest{Spec: spec})
+	if pull.policy == pullMissing && client.CodeOf(err) == codes.NotFound {
+		// It may be something else that is not there.
+		_, imageErr := c.Images.Inspect(ctx, &apiv1.InspectImageRequest{Image: spec.GetImage()})
+		if client.CodeOf(imageErr) == codes.NotFound {
+			if !pull.quiet {
+				show.Printf(a.Err, "net: image %s is not here: it is pulled\n", spec.GetImage())
+			}
+			if err := im.pullFor(ctx, c, spec.GetImage(), pull); err != nil {
+				return "", couldNotRun(err)
+			}
+			resp, err = c.Containers.Create(ctx, &apiv1.CreateContainerRequest{Spec: spec})
+		}
+	}
 	if err != nil {
 		return "", couldNotRun(client.Explain(err))
 	}

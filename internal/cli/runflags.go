@@ -32,9 +32,11 @@ type runFlags struct {
 	extraHosts []string
 	stopAfter  int
 	sysctls    []string
+	pull       pullFlags
 }
 
 func (o *runFlags) flags(cmd *cobra.Command) {
+	o.pull.flags(cmd)
 	f := cmd.Flags()
 	f.SetInterspersed(false) // what follows IMAGE belongs to the command
 	s := &o.spec
@@ -97,7 +99,7 @@ func (o *runFlags) request(cmd *cobra.Command, a *App, args []string) (*apiv1.Co
 	if cmd.Flags().Changed("stop-timeout") {
 		s.StopTimeout = durationpb.New(time.Duration(o.stopAfter) * time.Second)
 	}
-	return s, errors.Join(o.resources(s), o.strings(a, s), o.network(s))
+	return s, errors.Join(o.pull.check(), o.resources(s), o.strings(a, s), o.network(s))
 }
 
 func (o *runFlags) resources(s *apiv1.ContainerSpec) (err error) {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 		"net": func() {
 			app := cli.New("1.0", "abc")
 			app.Now = func() time.Time { return fake.Epoch.Add(5 * time.Minute) }
-			app.Timeout = 300 * time.Millisecond
+			app.Timeout = 2 * time.Second // on a busy machine
 			os.Exit(app.Run(context.Background(), os.Args[1:]))
 		},
 	})
@@ -109,6 +110,9 @@ func TestScripts(t *testing.T) {
 				"ends":    ends,
 				"tells":   tells,
 				"cluster": clustered,
+				"seen":    seen,
+				"changed": changed,
+				"damaged": damaged,
 			},
 		})
 	})
@@ -239,6 +243,32 @@ func ends(ts *testscript.TestScript, _ bool, args []string) {
 // tells CONTAINER SIGNAL signals a container behind the daemon's back.
 func tells(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(ts.Value(netdKey{}).(*netd).domain.Kill(context.Background(), args[0], args[1]))
+}
+
+// seen HOST:USER… says whose credentials came with the latest request to a registry.
+func seen(ts *testscript.TestScript, _ bool, args []string) {
+	var have []string
+	for _, c := range ts.Value(netdKey{}).(*netd).domain.Seen() {
+		have = append(have, c.Host+":"+c.Username)
+	}
+	if !slices.Equal(have, args) {
+		ts.Fatalf("netd was given credentials of %q, want %q", have, args)
+	}
+}
+
+// changed KIND PATH… is what every container has changed.
+func changed(ts *testscript.TestScript, _ bool, args []string) {
+	var list []server.FileChange
+	for pair := range slices.Chunk(args, 2) {
+		list = append(list, server.FileChange{Kind: pair[0], Path: strings.ReplaceAll(pair[1], `\n`, "\n")})
+	}
+	ts.Value(netdKey{}).(*netd).domain.SetChanges(list...)
+}
+
+// damaged OBJECT PROBLEM REMEDY is something more that a check finds.
+func damaged(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Value(netdKey{}).(*netd).domain.AddDamage(server.ImageDamage{Object: args[0], Problem: args[1], Remedy: args[2],
+		Images: []string{"busybox:latest"}})
 }
 
 func TestScriptsCoverEveryCommand(t *testing.T) {

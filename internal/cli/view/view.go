@@ -370,61 +370,11 @@ func bindings(ports []cnm.PortMapping) map[string][]Binding {
 	return out
 }
 
-type imageView struct {
-	ID           string `json:"Id"`
-	RepoTags     []string
-	Created      Moment
-	Size         int64
-	Os           string
-	Architecture string
-	Variant      string `json:",omitempty"`
-	Author       string `json:",omitempty"`
-	RootFS       rootFSView
-	Config       map[string]any // what the image has, with fields that are unknown here
-}
-
-// Id is Docker's spelling in templates.
-func (v imageView) Id() string { return v.ID } //nolint:staticcheck // templates say .Id
-
-type rootFSView struct {
-	Type   string
-	Layers []string
-}
-
 // decode reads JSON of an image that is shown as it is. What cannot be read is not shown.
 func decode(text []byte, to any) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber() // a time in nanoseconds is no float
 	_ = d.Decode(to)
-}
-
-func Image(i *apiv1.Image) imageView {
-	var raw struct {
-		Variant, Author any
-		Config          map[string]any
-	}
-	decode(i.GetConfig(), &raw)
-	v := imageView{
-		ID: i.GetId(), RepoTags: append([]string{}, i.GetReferences()...), Created: Time(i.GetCreated()),
-		Size: i.GetSize(),
-		Os:   i.GetOs(), Architecture: i.GetArchitecture(), RootFS: rootFSView{"layers", i.GetLayers()},
-		Config: map[string]any{},
-	}
-	v.Variant, _ = raw.Variant.(string)
-	v.Author, _ = raw.Author.(string)
-	maps.Copy(v.Config, raw.Config)
-	maps.Copy(v.Config, map[string]any{
-		"User": i.GetUser(), "Env": i.GetEnv(), "Entrypoint": i.GetEntrypoint(), "Cmd": i.GetCommand(),
-		"WorkingDir": i.GetWorkDir(), "Labels": OrEmpty(i.GetLabels()),
-	})
-	if ports := i.GetExposedPorts(); len(ports) > 0 {
-		exposed := map[string]struct{}{}
-		for _, p := range ports {
-			exposed[p] = struct{}{}
-		}
-		v.Config["ExposedPorts"] = exposed
-	}
-	return v
 }
 
 type volumeView struct {

@@ -168,11 +168,19 @@ func TestImageAndVolume(t *testing.T) {
 		"RootFS.Layers": `["sha256:2"]`, "Config.Cmd": `["sh"]`, "Config.ExposedPorts": `{"80/tcp":{}}`,
 		"Config.Labels.x": `"y"`, "Config.WorkingDir": `"/w"`})
 	// What a field means that is unknown here is for others to say: it is shown as it is.
-	wants(t, view.Image(&apiv1.Image{Command: []string{"sh"}, Config: []byte(`{"author":"me","variant":7,"config":{` +
+	wants(t, view.Image(&apiv1.Image{Command: []string{"sh"}, Config: []byte(`{"author":7,"comment":"c","config":{` +
 		`"Cmd":["x"],"Healthcheck":{"Test":["NONE"],"Interval":30000000001},"OnBuild":["RUN x"],"New":{"a":[1]}}}`)}),
-		map[string]string{"Config.Cmd": `["sh"]`, "Config.Healthcheck.Interval": "30000000001", "Author": `"me"`,
+		map[string]string{"Config.Cmd": `["sh"]`, "Config.Healthcheck.Interval": "30000000001", "Comment": `"c"`,
 			"Config.Healthcheck.Test": `["NONE"]`, "Config.OnBuild": `["RUN x"]`, "Config.New": `{"a":[1]}`})
 	wants(t, view.Image(&apiv1.Image{Config: []byte(`{"config":`)}), map[string]string{"Config.Labels": "{}"})
+	// What images of registries have, by Docker's names.
+	wants(t, view.Image(&apiv1.Image{Author: "me", Variant: "v7", Digests: []string{"busybox@sha256:3"},
+		Manifest: &apiv1.Descriptor{MediaType: "m", Digest: "sha256:3", Size: 9},
+		Config:   []byte(`{"history":[{"comment":"first"},{"comment":"last"}]}`)}),
+		map[string]string{"Author": `"me"`, "Variant": `"v7"`, "RepoDigests": `["busybox@sha256:3"]`,
+			"Comment":              `"last"`,
+			"Descriptor.mediaType": `"m"`, "Descriptor.digest": `"sha256:3"`, "Descriptor.size": "9",
+			"GraphDriver.Name": `"overlayfs"`, "Parent": `""`, "Metadata": "{}"})
 	wants(t, view.Image(&apiv1.Image{}), map[string]string{"RepoTags": "[]", "Config.Labels": "{}"})
 	if i.Id() != "sha256:1" {
 		t.Errorf("ID %s", i.Id())
