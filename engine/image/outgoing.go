@@ -26,34 +26,22 @@ type Outgoing struct {
 	store     *Store
 	referrers []v1.Descriptor
 	known     map[string][]string // by hexadecimal digits: repositories that have the blob
-	releases  []func()
+	lease     *lease              // nil: of the image that this one refers to
 }
 
 // Outgoing opens an image for a push.
 func (s *Store) Outgoing(ctx context.Context, ref string) (*Outgoing, error) {
-	all, err := s.entries(ctx)
+	l, err := s.lease(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	e, _, err := find(all, ref)
-	if err != nil {
-		return nil, err
-	}
-	if len(e.record.Manifests) == 0 {
-		return nil, noBlobs(ref)
-	}
-	m := e.record.Manifests[0]
+	e, m := l.images[0].entry, l.images[0].manifest
 	out := &Outgoing{Image: e.public(), Manifest: m.Descriptor, store: s, referrers: m.Referrers,
-		known: map[string][]string{}}
-	for _, b := range m.Blobs {
-		_, release := s.content.hold(pinBlob, b)
-		out.releases = append(out.releases, release)
-	}
+		known: map[string][]string{}, lease: l}
 	if out.Raw, err = s.content.readBlob(m.Digest); err != nil {
-		out.Close()
-		return nil, fmt.Errorf("image %s: %w", ref, err)
+		return nil, errors.Join(fmt.Errorf("image %s: %w", ref, err), l.release(ctx))
 	}
-	for _, e := range all {
+	for _, e := range l.all {
 		for _, m := range e.record.Manifests {
 			for _, b := range m.Blobs {
 				for _, d := range e.record.Digests {
@@ -75,11 +63,12 @@ func noBlobs(ref string) error {
 		Remedy: "bring it in again with 'net load', 'net import' or 'net pull'"}
 }
 
-// Close lets go of the image.
-func (o *Outgoing) Close() {
-	for _, release := range o.releases {
-		release()
+// Close lets go of the image. What was removed of it meanwhile is collected.
+func (o *Outgoing) Close() error {
+	if o.lease == nil {
+		return nil
 	}
+	return o.lease.release(context.Background())
 }
 
 // Blob opens a blob. Its end is an error when it is not what its digest says.

@@ -23,8 +23,8 @@ func (i images) ImageHistory(context.Context, string) ([]image.History, error) {
 }
 
 // SaveImages implements [server.ImageChanges].
-func (i images) SaveImages(context.Context, io.Writer, []string, image.SaveOptions) error {
-	return notBuilt("saving images")
+func (i images) SaveImages(ctx context.Context, w io.Writer, refs []string, o image.SaveOptions) error {
+	return i.Save(ctx, w, refs, o)
 }
 
 // PruneImages implements [server.ImageChanges].

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"io"
 	"strings"
 
@@ -53,8 +54,8 @@ func (i images) PullImage(ctx context.Context, r server.PullRequest, report func
 }
 
 // PushImage implements [server.ImageTransfers].
-func (i images) PushImage(ctx context.Context, r server.PushRequest, report func(image.Progress)) (server.PushedImage,
-	error) {
+func (i images) PushImage(ctx context.Context, r server.PushRequest, report func(image.Progress)) (
+	p server.PushedImage, err error) {
 	named, err := image.ParseNamed(r.Reference)
 	if err != nil {
 		return server.PushedImage{}, err
@@ -68,7 +69,7 @@ func (i images) PushImage(ctx context.Context, r server.PushRequest, report func
 	if err != nil {
 		return server.PushedImage{}, err
 	}
-	defer out.Close()
+	defer func() { err = errors.Join(err, out.Close()) }()
 	repository, err := i.registries.Repository(r.Reference, r.Credentials)
 	if err != nil {
 		return server.PushedImage{}, err
