@@ -44,7 +44,8 @@ func mount(t tester, at string, lowers []string, upper, work string) (unmount fu
 	if upper == "" {
 		m.Options = append(m.Options, "ro")
 	} else {
-		m.Options = append(m.Options, "upperdir="+upper, "workdir="+work)
+		// Volatile: the end of a mount does not wait for the disk, on which others may write.
+		m.Options = append(m.Options, "upperdir="+upper, "workdir="+work, "volatile")
 	}
 	must(t, m.Do())
 	return func() {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -20,6 +21,8 @@ import (
 
 	"github.com/vethloom/vethloom/engine/image/pack"
 	"github.com/vethloom/vethloom/engine/image/unpack"
+	"github.com/vethloom/vethloom/engine/rootfile"
+	"github.com/vethloom/vethloom/internal/soak"
 )
 
 // components are few, so that what layers hold meets.
@@ -177,7 +180,10 @@ func (m *layerMaker) flatten(t *rapid.T, root string) {
 				must(t, os.RemoveAll(filepath.Join(dir, e.Name())))
 			}
 		case strings.HasPrefix(name, ".wh."):
-			must(t, os.RemoveAll(filepath.Join(dir, strings.TrimPrefix(name, ".wh."))))
+			err := rootfile.RemoveTree(filepath.Join(dir, strings.TrimPrefix(name, ".wh.")))
+			if !errors.Is(err, unix.ENOTDIR) { // a file, until the layer has made a directory of it
+				must(t, err)
+			}
 		case h.Typeflag == tar.TypeDir: // what is said of a directory is all of it
 			for _, name := range []string{"user.x", "user.odd=name"} {
 				if err := unix.Lremovexattr(dir, name); err != nil && !errors.Is(err, unix.ENODATA) &&
@@ -238,12 +244,11 @@ func act(t *rapid.T, root string) {
 	var err error
 	switch rapid.IntRange(0, 16).Draw(t, "action") {
 	case 0, 1:
-		err = os.WriteFile(p, []byte(rapid.SampledFrom([]string{"", "new", strings.Repeat("z", 9000)}).Draw(t, "text")),
-			0o640)
+		err = overwrite(p, rapid.SampledFrom([]string{"", "new", strings.Repeat("z", 9000)}).Draw(t, "text"))
 	case 2, 3:
 		err = os.Mkdir(p, 0o750)
 	case 4, 5:
-		err = os.RemoveAll(p)
+		err = rootfile.RemoveTree(p)
 	case 6:
 		err = os.Rename(p, q)
 	case 7:
@@ -263,7 +268,7 @@ func act(t *rapid.T, root string) {
 	case 13:
 		err = unix.Truncate(p, rapid.SampledFrom([]int64{0, 3, 1 << 20}).Draw(t, "size"))
 	case 14:
-		if err = os.RemoveAll(p); err == nil {
+		if err = rootfile.RemoveTree(p); err == nil {
 			err = os.Mkdir(p, 0o700) // opaque
 		}
 	case 15:
@@ -277,6 +282,16 @@ func act(t *rapid.T, root string) {
 	}
 }
 
+// overwrite waits for no reader: the path may be that of a fifo.
+func overwrite(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NONBLOCK, 0o640)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
 func packed(t *rapid.T, upper string, lowers []string) []byte {
 	var b bytes.Buffer
 	_, err := pack.Layer(t.Context(), upper, lowers, &b, pack.Options{})
@@ -286,6 +301,8 @@ func packed(t *rapid.T, upper string, lowers []string) []byte {
 
 // What a container did, packed and unpacked as one more layer, shows what the container saw.
 func TestLayersComeBackAsTheyWere(t *testing.T) {
+	// Each try mounts ten times, and runs tar: other ones each time, more of them under make soak.
+	must(t, flag.Set("rapid.checks", fmt.Sprint(200/soak.Stride(10))))
 	in := scratch(t)
 	rapid.Check(t, func(t *rapid.T) {
 		in(t, func(dir string) {
