@@ -6071,29 +6071,28 @@ func (x *InspectImageRequest) GetImage() string {
 }
 
 type Image struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Id             string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // sha256:…, the digest of the config
-	References     []string               `protobuf:"bytes,2,rep,name=references,proto3" json:"references,omitempty"`
-	Created        *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
-	Size           int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"` // bytes, unpacked
-	Os             string                 `protobuf:"bytes,5,opt,name=os,proto3" json:"os,omitempty"`
-	Architecture   string                 `protobuf:"bytes,6,opt,name=architecture,proto3" json:"architecture,omitempty"`
-	Layers         []string               `protobuf:"bytes,7,rep,name=layers,proto3" json:"layers,omitempty"` // diff IDs
-	Env            []string               `protobuf:"bytes,8,rep,name=env,proto3" json:"env,omitempty"`       // of Inspect alone
-	Entrypoint     []string               `protobuf:"bytes,9,rep,name=entrypoint,proto3" json:"entrypoint,omitempty"`
-	Command        []string               `protobuf:"bytes,10,rep,name=command,proto3" json:"command,omitempty"`
-	WorkDir        string                 `protobuf:"bytes,11,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`
-	User           string                 `protobuf:"bytes,12,opt,name=user,proto3" json:"user,omitempty"`
-	Labels         map[string]string      `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	ExposedPorts   []string               `protobuf:"bytes,14,rep,name=exposed_ports,json=exposedPorts,proto3" json:"exposed_ports,omitempty"` // of Inspect alone
-	Config         []byte                 `protobuf:"bytes,15,opt,name=config,proto3" json:"config,omitempty"`                                 // the whole configuration, JSON as the image has it; of Inspect alone
-	Digests        []string               `protobuf:"bytes,16,rep,name=digests,proto3" json:"digests,omitempty"`                               // repository@sha256:…, as the registries know it
-	Manifest       *Descriptor            `protobuf:"bytes,17,opt,name=manifest,proto3" json:"manifest,omitempty"`                             // that is kept; unset: the image has none
-	Variant        string                 `protobuf:"bytes,18,opt,name=variant,proto3" json:"variant,omitempty"`                               // of the architecture
-	Author         string                 `protobuf:"bytes,19,opt,name=author,proto3" json:"author,omitempty"`
-	CompressedSize int64                  `protobuf:"varint,20,opt,name=compressed_size,json=compressedSize,proto3" json:"compressed_size,omitempty"` // bytes, of the layers as a registry has them; 0: not known
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // sha256:…, the digest of the config
+	References    []string               `protobuf:"bytes,2,rep,name=references,proto3" json:"references,omitempty"`
+	Created       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
+	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"` // bytes, unpacked
+	Os            string                 `protobuf:"bytes,5,opt,name=os,proto3" json:"os,omitempty"`
+	Architecture  string                 `protobuf:"bytes,6,opt,name=architecture,proto3" json:"architecture,omitempty"`
+	Layers        []string               `protobuf:"bytes,7,rep,name=layers,proto3" json:"layers,omitempty"` // diff IDs
+	Env           []string               `protobuf:"bytes,8,rep,name=env,proto3" json:"env,omitempty"`       // of Inspect alone
+	Entrypoint    []string               `protobuf:"bytes,9,rep,name=entrypoint,proto3" json:"entrypoint,omitempty"`
+	Command       []string               `protobuf:"bytes,10,rep,name=command,proto3" json:"command,omitempty"`
+	WorkDir       string                 `protobuf:"bytes,11,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`
+	User          string                 `protobuf:"bytes,12,opt,name=user,proto3" json:"user,omitempty"`
+	Labels        map[string]string      `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	ExposedPorts  []string               `protobuf:"bytes,14,rep,name=exposed_ports,json=exposedPorts,proto3" json:"exposed_ports,omitempty"` // of Inspect alone
+	Config        []byte                 `protobuf:"bytes,15,opt,name=config,proto3" json:"config,omitempty"`                                 // the whole configuration, JSON as the image has it; of Inspect alone
+	Digests       []string               `protobuf:"bytes,16,rep,name=digests,proto3" json:"digests,omitempty"`                               // repository@sha256:…, as the registries know it
+	Manifest      *Descriptor            `protobuf:"bytes,17,opt,name=manifest,proto3" json:"manifest,omitempty"`                             // that is kept; unset: the image has none
+	Variant       string                 `protobuf:"bytes,18,opt,name=variant,proto3" json:"variant,omitempty"`                               // of the architecture
+	Author        string                 `protobuf:"bytes,19,opt,name=author,proto3" json:"author,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Image) Reset() {
@@ -6257,13 +6256,6 @@ func (x *Image) GetAuthor() string {
 		return x.Author
 	}
 	return ""
-}
-
-func (x *Image) GetCompressedSize() int64 {
-	if x != nil {
-		return x.CompressedSize
-	}
-	return 0
 }
 
 // Descriptor says what something of a registry is, by its digest.
@@ -10206,7 +10198,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x12ListImagesResponse\x12*\n" +
 	"\x06images\x18\x01 \x03(\v2\x12.vethloom.v1.ImageR\x06images\"+\n" +
 	"\x13InspectImageRequest\x12\x14\n" +
-	"\x05image\x18\x01 \x01(\tR\x05image\"\xa2\x05\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\"\xf9\x04\n" +
 	"\x05Image\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
@@ -10231,8 +10223,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\adigests\x18\x10 \x03(\tR\adigests\x123\n" +
 	"\bmanifest\x18\x11 \x01(\v2\x17.vethloom.v1.DescriptorR\bmanifest\x12\x18\n" +
 	"\avariant\x18\x12 \x01(\tR\avariant\x12\x16\n" +
-	"\x06author\x18\x13 \x01(\tR\x06author\x12'\n" +
-	"\x0fcompressed_size\x18\x14 \x01(\x03R\x0ecompressedSize\x1a9\n" +
+	"\x06author\x18\x13 \x01(\tR\x06author\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"W\n" +
