@@ -2,69 +2,114 @@ package image
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/engine/image/unpack"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// archive is a tar in a temporary file, with a table of the files in it.
+// archive is what a tar has, in a temporary directory, with a table of the files in it.
 type archive struct {
-	file    *os.File
-	parts   map[string]*io.SectionReader
+	c       *content
+	dir     string
+	small   *os.File // files one behind the other
+	end     int64    // bytes in it
+	parts   map[string]member
 	links   map[string]string // of 'docker save': layers that are the same
 	configs int               // bytes read
+	// subjects are the manifests of an index.json that refer to another one, by its digest.
+	subjects map[v1.Hash][]v1.Descriptor
+}
+
+// member is a file of an archive: a part of [archive.small], or a file of its own.
+type member struct {
+	file     string
+	at, size int64
 }
 
 // maxParts bounds the table: an image archive has a few files a layer.
 const maxParts = 100_000
 
-// spool writes a stream, decompressed, to a temporary file, and reads its
-// table: blobs come in no useful order, and manifests often last.
+// ownFile is how large a blob of an OCI layout is that gets a file of its own, in bytes: it is handed over to the store
+// instead of being written twice.
+const ownFile = 64 << 10
+
+// spool reads a tar, which may be compressed, to its end: blobs come in no useful order, and manifests often last.
 func (c *content) spool(ctx context.Context, r io.Reader) (a *archive, err error) {
-	f, err := os.CreateTemp(c.tmp(), "archive-")
-	if err != nil {
-		return nil, fmt.Errorf("make temporary file: %w", diskError(c.root, err))
+	a = &archive{c: c, parts: map[string]member{}, links: map[string]string{}, subjects: map[v1.Hash][]v1.Descriptor{}}
+	if a.dir, err = os.MkdirTemp(c.tmp(), "archive-"); err != nil {
+		return nil, fmt.Errorf("make temporary directory: %w", diskError(c.root, err))
 	}
-	a = &archive{file: f, parts: map[string]*io.SectionReader{}, links: map[string]string{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(diskError(c.root, err), a.close())
 			a = nil
 		}
 	}()
+	if a.small, err = os.Create(filepath.Join(a.dir, "small")); err != nil {
+		return a, fmt.Errorf("make temporary file: %w", err)
+	}
 	s := openStream(ctx, r, c.space(), nil)
 	defer s.close()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{f}, s, make([]byte, sourceBuffer)); err != nil {
-		return a, fmt.Errorf("spool archive to %s: %w", c.tmp(), err)
+	in := &headReader{r: s}
+	if err := a.index(in); err != nil {
+		if in.failed != nil {
+			return a, fmt.Errorf("spool archive to %s: %w", c.tmp(), in.failed)
+		}
+		return a, err
 	}
-	return a, a.index(ctx)
+	if _, _, err := s.digest(); err != nil {
+		return a, err
+	}
+	return a, nil
 }
 
-// close removes the temporary file.
+// close removes what was spooled.
 func (a *archive) close() error {
-	return errors.Join(a.file.Close(), os.Remove(a.file.Name()))
+	var err error
+	if a.small != nil {
+		err = a.small.Close()
+	}
+	return errors.Join(err, os.RemoveAll(a.dir))
 }
 
-func (a *archive) index(ctx context.Context) error {
-	if _, err := a.file.Seek(0, io.SeekStart); err != nil {
-		return err
+// headReader keeps the start of what is read, which tells what it is, and the error by which it ended early.
+type headReader struct {
+	r      io.Reader
+	head   []byte
+	failed error
+}
+
+// Read implements [io.Reader].
+func (h *headReader) Read(p []byte) (int, error) {
+	n, err := h.r.Read(p)
+	h.head = append(h.head, p[:min(n, max(0, 512-len(h.head)))]...)
+	if err != nil && !errors.Is(err, io.EOF) {
+		h.failed = err
 	}
-	t := tar.NewReader(a.file) // it seeks over the content
+	return n, err
+}
+
+func (a *archive) index(in *headReader) error {
+	t := tar.NewReader(in)
 	for {
 		hdr, err := t.Next()
-		if errors.Is(err, io.EOF) {
-			return a.notEmpty()
+		if errors.Is(err, io.EOF) && len(in.head) > 0 {
+			return nil
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
-			return unpack.DescribeTarError(a.file, err)
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return unpack.DescribeTarError(bytes.NewReader(in.head), err)
 		}
 		if n := max(len(hdr.Name), len(hdr.Linkname)); n > maxText {
 			return tooMany("bytes in the name of a file", n, maxText)
@@ -72,11 +117,12 @@ func (a *archive) index(ctx context.Context) error {
 		name := path.Clean("/" + hdr.Name)
 		switch hdr.Typeflag {
 		case tar.TypeReg:
-			at, err := a.file.Seek(0, io.SeekCurrent)
-			if err != nil {
+			if err := a.keep(name, hdr.Size, t); err != nil {
+				if in.failed == nil {
+					err = unpack.DescribeTarError(bytes.NewReader(in.head), err)
+				}
 				return err
 			}
-			a.parts[name] = io.NewSectionReader(a.file, at, hdr.Size)
 		case tar.TypeSymlink:
 			a.links[name] = path.Join(path.Dir(name), hdr.Linkname)
 		case tar.TypeLink:
@@ -89,22 +135,38 @@ func (a *archive) index(ctx context.Context) error {
 	}
 }
 
-// notEmpty refuses what a failed command left: no bytes at all, which is no
-// error to a reader of tars.
-func (a *archive) notEmpty() error {
-	st, err := a.file.Stat()
-	if err == nil && st.Size() == 0 {
-		return unpack.DescribeTarError(a.file, io.EOF)
+// keep writes a file of the archive down.
+func (a *archive) keep(name string, size int64, r io.Reader) error {
+	m := member{at: a.end}
+	out := a.small
+	if size >= ownFile && strings.HasPrefix(name, "/blobs/") {
+		f, err := os.CreateTemp(a.dir, "blob-")
+		if err != nil {
+			return err
+		}
+		m = member{file: f.Name()}
+		out = f
 	}
-	return err
+	n, err := io.CopyBuffer(struct{ io.Writer }{out}, r, make([]byte, sourceBuffer))
+	if m.file != "" {
+		err = errors.Join(err, out.Close())
+	} else {
+		a.end += n
+	}
+	if err != nil {
+		return fmt.Errorf("spool archive to %s: %w", a.c.tmp(), err)
+	}
+	m.size = n
+	a.parts[name] = m
+	return nil
 }
 
 // part returns a file of the archive.
-func (a *archive) part(name string) (*io.SectionReader, error) {
+func (a *archive) part(name string) (member, error) {
 	at := path.Clean("/" + name)
 	for range 8 {
-		if p := a.parts[at]; p != nil {
-			return io.NewSectionReader(p, 0, p.Size()), nil
+		if p, ok := a.parts[at]; ok {
+			return p, nil
 		}
 		target, ok := a.links[at]
 		if !ok {
@@ -112,13 +174,48 @@ func (a *archive) part(name string) (*io.SectionReader, error) {
 		}
 		at = target
 	}
-	return nil, &unpack.FormatError{Reason: fmt.Sprintf("lacks the file %s, which its manifest names", name),
+	return member{}, &unpack.FormatError{Reason: fmt.Sprintf("lacks the file %s, which its manifest names", name),
 		Remedy: "make the archive again"}
 }
 
 func (a *archive) has(name string) bool {
 	_, err := a.part(name)
 	return err == nil
+}
+
+// open opens a file of the archive at an offset in bytes.
+func (a *archive) open(m member, offset int64) (io.ReadCloser, error) {
+	if m.file == "" {
+		offset = min(offset, m.size)
+		return io.NopCloser(io.NewSectionReader(a.small, m.at+offset, m.size-offset)), nil
+	}
+	f, err := os.Open(m.file)
+	if err == nil {
+		if _, err = f.Seek(offset, io.SeekStart); err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read spooled archive: %w", err)
+	}
+	return f, nil
+}
+
+// give has a blob of the archive be what was fetched of it, without its bytes being written again. Where the filesystem
+// has no hard links, or the blob is not as it should be, nothing is done, and it is read like any other.
+func (a *archive) give(d v1.Descriptor, to string) error {
+	m, err := a.part(blobPath(d.Digest))
+	if err != nil || m.file == "" || m.size != d.Size {
+		return nil
+	}
+	if err := ignoreMissing(os.Remove(to)); err != nil {
+		return err
+	}
+	err = os.Link(m.file, to)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EMLINK) {
+		return nil
+	}
+	return err
 }
 
 // maxDocument is the largest manifest read, in bytes; registries refuse larger ones.
@@ -139,10 +236,15 @@ func (a *archive) document(name string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.Size() > limit {
+	if p.size > limit {
 		return nil, &unpack.FormatError{
-			Reason: fmt.Sprintf("has a manifest or configuration %s of %d bytes, and the limit is %d", name, p.Size(),
+			Reason: fmt.Sprintf("has a manifest or configuration %s of %d bytes, and the limit is %d", name, p.size,
 				limit)}
 	}
-	return io.ReadAll(p)
+	r, err := a.open(p, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(r)
 }

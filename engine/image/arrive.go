@@ -37,6 +37,7 @@ type arrival struct {
 type source struct {
 	blob v1.Descriptor
 	open opener
+	give giver
 }
 
 // referrer is a manifest that refers to an image's, with its blobs.
@@ -107,7 +108,7 @@ func (i *intake) takeLayers(ctx context.Context, a arrival, report func(Progress
 	g.SetLimit(parallelLayers)
 	for n, l := range a.layers {
 		g.Go(func() (err error) {
-			w := wanted{diffID: diffIDs[n], chain: chains[n], blob: l.blob, open: l.open}
+			w := wanted{diffID: diffIDs[n], chain: chains[n], blob: l.blob, open: l.open, give: l.give}
 			if w.blob.Digest.Hex == "" {
 				out[n], err = i.makeLayer(gctx, w)
 			} else {

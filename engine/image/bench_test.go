@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -123,4 +124,25 @@ func untar(b *testing.B, target, source string, args []string) (plain, synced ti
 	plain = time.Since(start)
 	unix.Sync()
 	return plain, time.Since(start)
+}
+
+// BenchmarkLoad loads an archive of 200 MB, as Save writes it.
+func BenchmarkLoad(b *testing.B) {
+	f := open(b)
+	layers := []files{base}
+	for n := range 4 {
+		text := bytes.Repeat([]byte("what most files of an image are like: text that repeats itself\n"), 1<<18)
+		layers = append(layers, files{{fmt.Sprintf("data%d", n), string(randomBytes(42<<20)) + string(text)}})
+	}
+	s := newShelf()
+	s.put(b, "1", build(b, runtime.GOARCH, layers...))
+	f.mustPull(b, "app:1", s)
+	data := f.mustSave(b, "", "app:1")
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		b.StopTimer()
+		g := open(b)
+		b.StartTimer()
+		g.mustLoad(b, data)
+	}
 }

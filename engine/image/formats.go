@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/vethloom/vethloom/engine/image/unpack"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -81,10 +83,7 @@ func (a *archive) opener(name string) opener {
 		if err != nil {
 			return nil, err
 		}
-		if _, err := p.Seek(offset, io.SeekStart); err != nil {
-			return nil, err
-		}
-		return io.NopCloser(p), nil
+		return a.open(p, offset)
 	}
 }
 
@@ -107,6 +106,12 @@ func layoutImages(ctx context.Context, a *archive) ([]arrival, error) {
 		if isAttestation(d) {
 			continue
 		}
+		if refers, err := a.refers(d); refers || err != nil {
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
 		c, err := a.layoutImage(ctx, d)
 		if a.configs += len(c.config); err == nil && a.configs > maxConfigs {
 			err = tooMany("bytes of configurations in all", a.configs, maxConfigs)
@@ -118,6 +123,58 @@ func layoutImages(ctx context.Context, a *archive) ([]arrival, error) {
 	}
 	if len(out) == 0 {
 		return nil, &unpack.FormatError{Reason: "holds no image: its index.json is empty"}
+	}
+	for n := range out {
+		if err := out[n].readReferrers(ctx, a); err != nil {
+			return nil, fmt.Errorf("image %s: what refers to it: %w", out[n].name, err)
+		}
+	}
+	return out, nil
+}
+
+// refers notes a manifest that refers to another one, and is no image.
+func (a *archive) refers(d v1.Descriptor) (bool, error) {
+	if checkDescriptor(d, 0) != nil || d.MediaType != types.OCIManifestSchema1 {
+		return false, nil
+	}
+	raw, err := a.verified(d.Digest)
+	if err != nil {
+		return false, err
+	}
+	m, err := v1.ParseManifest(bytes.NewReader(raw))
+	if err != nil {
+		return false, &unpack.FormatError{Reason: fmt.Sprintf("has a manifest that cannot be parsed: %v", err)}
+	}
+	if m.Subject == nil || m.Config.MediaType == types.OCIConfigJSON || m.Config.MediaType == types.DockerConfigJSON {
+		return false, nil
+	}
+	a.subjects[m.Subject.Digest] = append(a.subjects[m.Subject.Digest], d)
+	return true, nil
+}
+
+// bothImages reads an archive that is an OCI layout and what 'docker save' writes at once. The layout is taken, as it has
+// the digests by which registries know the images; the other one may have more of their names.
+func bothImages(ctx context.Context, a *archive) ([]arrival, error) {
+	out, err := layoutImages(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	more, err := dockerImages(a)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range more {
+		n := slices.IndexFunc(out, func(have arrival) bool { return bytes.Equal(have.config, d.config) })
+		if n < 0 {
+			out = append(out, d)
+			continue
+		}
+		for _, short := range d.refs {
+			if !slices.ContainsFunc(out, func(have arrival) bool { return slices.Contains(have.refs, short) }) {
+				out[n].refs = append(out[n].refs, short)
+				out[n].name = short
+			}
+		}
 	}
 	return out, nil
 }
@@ -140,8 +197,10 @@ func (a *archive) layoutImage(ctx context.Context, d v1.Descriptor) (arrival, er
 	}
 	raw, err := a.verified(d.Digest)
 	if err == nil {
-		c.documents = nil
 		err = c.resolve(ctx, a, d, raw, hostPlatform())
+	}
+	for n := range c.layers {
+		c.layers[n].give = a.give
 	}
 	if err != nil {
 		return c, fmt.Errorf("image %s: %w", c.name, err)
@@ -170,8 +229,10 @@ func (a *archive) Blob(ctx context.Context, d v1.Descriptor, offset int64) (io.R
 	return a.opener(blobPath(d.Digest))(ctx, offset)
 }
 
-// Referrers implements [Source]: an index.json lists what refers to its images, as images of their own.
-func (a *archive) Referrers(context.Context, v1.Hash) ([]v1.Descriptor, error) { return nil, nil }
+// Referrers implements [Source]: an index.json lists what refers to its images beside them.
+func (a *archive) Referrers(_ context.Context, h v1.Hash) ([]v1.Descriptor, error) {
+	return a.subjects[h], nil
+}
 
 func parseIndex(raw []byte) (*v1.IndexManifest, error) {
 	index, err := v1.ParseIndexManifest(bytes.NewReader(raw))

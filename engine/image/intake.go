@@ -35,6 +35,7 @@ type wanted struct {
 	diffID, chain v1.Hash
 	blob          v1.Descriptor // the zero one: what is read is not kept as it is, and a blob is made of it
 	open          opener
+	give          giver
 }
 
 // placed is a layer that is there, or staged.
@@ -211,6 +212,11 @@ func (i *intake) find(p *pin, w wanted) *placed {
 
 // bring fetches a blob and has use made of it. What was fetched earlier and is damaged is fetched anew, once.
 func (i *intake) bring(ctx context.Context, w wanted, p *pin, use func(*fetch) (*unpacked, error)) (*unpacked, error) {
+	if w.give != nil && !i.c.hasBlob(w.blob.Digest, w.blob.Size) {
+		if err := w.give(w.blob, i.c.ingest(w.blob.Digest)); err != nil {
+			return nil, fmt.Errorf("take blob %s from the archive: %w", w.blob.Digest, diskError(i.c.root, err))
+		}
+	}
 	for {
 		f, err := i.c.startFetch(ctx, w.blob, w.open, i.room, nil)
 		if err != nil {

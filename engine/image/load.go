@@ -10,6 +10,7 @@ import (
 	"github.com/vethloom/vethloom/engine/image/unpack"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Load brings in every image of an archive as 'docker save' writes it, or of
@@ -60,6 +61,8 @@ func (s *Store) load(ctx context.Context, r io.Reader) (images []Image, err erro
 
 func candidates(ctx context.Context, a *archive) ([]arrival, error) {
 	switch {
+	case a.has("manifest.json") && a.has(ocispec.ImageLayoutFile) && a.has("index.json"):
+		return bothImages(ctx, a)
 	case a.has("manifest.json"):
 		return dockerImages(a)
 	case a.has("index.json"):

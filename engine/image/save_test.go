@@ -173,6 +173,8 @@ func TestSaveAndLoad(t *testing.T) {
 	one, other := two(t, f)
 	imported := f.mustImport(t, rootfs(t), image.ImportOptions{Reference: "mine"})
 	want := map[string][]string{one.ID: one.References, other.ID: other.References, imported.ID: imported.References}
+	manifests := map[string]v1.Hash{one.ID: one.Manifest.Digest, other.ID: other.Manifest.Digest,
+		imported.ID: imported.Manifest.Digest}
 	for _, format := range []string{"", "oci-archive", "docker-archive"} {
 		t.Run(format, func(t *testing.T) {
 			g := open(t)
@@ -180,6 +182,9 @@ func TestSaveAndLoad(t *testing.T) {
 			got := map[string][]string{}
 			for _, img := range g.mustLoad(t, data) {
 				got[img.ID] = img.References
+				if format != "docker-archive" && img.Manifest.Digest != manifests[img.ID] {
+					t.Errorf("image %s has the manifest %s, want %s", img.ID, img.Manifest.Digest, manifests[img.ID])
+				}
 				if len(g.LayerDirs(img)) != len(img.Layers) {
 					t.Errorf("image %s has layers %v", img.ID, g.LayerDirs(img))
 				}
@@ -245,7 +250,18 @@ func TestSaveWithReferrers(t *testing.T) {
 	h := s.put(t, "1", build(t, runtime.GOARCH, base))
 	signature := s.sign(t, h, "signed by nobody")
 	f.mustPull(t, "app:1", s)
-	_, parts := contents(t, f.mustSave(t, "", "app:1"))
+	data := f.mustSave(t, "", "app:1")
+	g := open(t)
+	g.mustLoad(t, data)
+	out, err := g.Outgoing(t.Context(), "app:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if kept, err := out.Referrers(); err != nil || len(kept) != 1 || kept[0].Manifest.Digest != signature.Digest {
+		t.Errorf("what is loaded has the referrers %v, %v", kept, err)
+	}
+	_, parts := contents(t, data)
 	index := decode[v1.IndexManifest](t, parts["index.json"]).Manifests
 	if len(index) != 2 || index[1].Digest != signature.Digest || len(index[1].Annotations) > 0 {
 		t.Errorf("the index is %s", parts["index.json"])
@@ -418,5 +434,51 @@ func forget(tb testing.TB, f *fixture) {
 		if err := f.records.Commit(tb.Context(), cnm.Write{Key: r.Key, Revision: r.Revision, Value: raw}); err != nil {
 			tb.Fatal(err)
 		}
+	}
+}
+
+// An archive that is a layout and Docker's has the names of both.
+func TestLoadNamesOfBoth(t *testing.T) {
+	f := open(t)
+	two(t, f)
+	data := edit(t, f.mustSave(t, "", "app:1", "example.org/team/app:2"), func(name string, b []byte) []byte {
+		switch name {
+		case "index.json":
+			return bytes.ReplaceAll(b, []byte("io.containerd.image.name"), []byte("example.other"))
+		case "manifest.json":
+			return bytes.Replace(b, []byte(`["app:1"]`), []byte(`["app:1","more:3"]`), 1)
+		}
+		return b
+	})
+	var got []string
+	for _, img := range open(t).mustLoad(t, data) {
+		got = append(got, img.References...)
+	}
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"app:1", "example.org/team/app:2", "more:3"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A blob that an archive hands over is compared with its digest all the same.
+func TestLoadOfADamagedLayout(t *testing.T) {
+	f := open(t)
+	s := newShelf()
+	s.put(t, "1", build(t, runtime.GOARCH, files{{"big", string(randomBytes(1 << 20))}}))
+	f.mustPull(t, "app:1", s)
+	data := edit(t, f.mustSave(t, "", "app:1"), func(name string, b []byte) []byte {
+		if len(b) > 1<<20 {
+			b[len(b)/2] ^= 1
+		}
+		return b
+	})
+	g := open(t)
+	if _, err := g.Load(t.Context(), bytes.NewReader(data)); !errors.Is(err, cnm.ErrInvalid) ||
+		!strings.Contains(err.Error(), "does not match its digest") {
+		t.Errorf("error %v, want one of the digest", err)
+	}
+	g.empty(t)
+	if left := g.blobs(t); len(left) > 0 {
+		t.Errorf("blobs are left: %v", left)
 	}
 }
