@@ -89,7 +89,8 @@ func (n *networks) readdress(ctx context.Context, endpoint string, addrs []netip
 // containers shows the engine's containers together with their networks.
 type containers struct {
 	*engine.Engine
-	nets *networks
+	nets   *networks
+	daemon *daemon
 }
 
 // Create implements [server.ContainerLife].

@@ -38,21 +38,6 @@ func (i images) CheckImages(context.Context, bool, func(image.Progress), func(se
 	return server.CheckedImages{}, notBuilt("checking images")
 }
 
-// Commit implements [server.ContainerFiles].
-func (c containers) Commit(context.Context, server.CommitRequest) (string, error) {
-	return "", notBuilt("making images of containers")
-}
-
-// Changes implements [server.ContainerFiles].
-func (c containers) Changes(context.Context, string, func([]server.FileChange) error) error {
-	return notBuilt("telling what containers changed")
-}
-
-// Export implements [server.ContainerFiles].
-func (c containers) Export(context.Context, string, io.Writer) error {
-	return notBuilt("exporting containers")
-}
-
 // DiskUsage implements [server.System].
 func (s *system) DiskUsage(context.Context) (server.DiskUsage, error) {
 	return server.DiskUsage{}, notBuilt("telling what is on the disk")
