@@ -11,8 +11,11 @@ import (
 	"path/filepath"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vethloom/vethloom/engine/image/unpack"
 	"github.com/vethloom/vethloom/engine/rootfile"
+	"github.com/vethloom/vethloom/engine/snapshot"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -436,6 +439,12 @@ func (c *content) unpack(ctx context.Context, r io.Reader, o unpack.Options, roo
 	res, err := unpack.Unpack(ctx, target, s, o)
 	if err != nil {
 		return u, err
+	}
+	if res.Root {
+		err := unix.Setxattr(target, snapshot.RootMark, []byte("y"), 0)
+		if err != nil && !errors.Is(err, unix.ENOTSUP) {
+			return u, fmt.Errorf("mark a layer that has its root directory: %w", err)
+		}
 	}
 	var tarSize int64
 	if u.diffID, tarSize, err = s.digest(); err != nil {

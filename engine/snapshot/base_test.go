@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -74,5 +75,33 @@ func TestOpenAgainKeepsTheLowestLayer(t *testing.T) {
 	}
 	if got, err := os.Readlink(filepath.Join(root, ".base/etc/mtab")); err != nil || got != "/proc/mounts" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// The root directory is like that of the topmost layer that says what it is like.
+func TestRootDirectory(t *testing.T) {
+	s, err := snapshot.Open(t.TempDir())
+	must(t, err)
+	said, silent := t.TempDir(), t.TempDir()
+	must(t, os.Chmod(said, 0o750))
+	must(t, unix.Setxattr(said, snapshot.RootMark, []byte("y"), 0))
+	must(t, os.Chmod(silent, 0o755))
+	for name, c := range map[string]struct {
+		lower []string
+		want  os.FileMode
+	}{
+		"said below":     {[]string{said, silent}, 0o750},
+		"said by no one": {[]string{silent}, 0o755},
+	} {
+		id := strings.ReplaceAll(name, " ", "-")
+		_, err := s.Prepare(t.Context(), id, c.lower)
+		must(t, err)
+		upper, err := s.Upper(id)
+		must(t, err)
+		st, err := os.Stat(upper)
+		must(t, err)
+		if st.Mode().Perm() != c.want {
+			t.Errorf("%s: the root has the mode %o, want %o", name, st.Mode().Perm(), c.want)
+		}
 	}
 }

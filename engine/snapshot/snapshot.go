@@ -168,9 +168,10 @@ func makeWritable(dir string, lower []string) error {
 	if err := os.Mkdir(fresh, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return diskError(dir, err)
 	}
+	root := rootOf(lower)
 	var st unix.Stat_t
-	if err := unix.Stat(lower[len(lower)-1], &st); err != nil {
-		return fmt.Errorf("look at layer %s: %w", lower[len(lower)-1], err)
+	if err := unix.Stat(root, &st); err != nil {
+		return fmt.Errorf("look at layer %s: %w", root, err)
 	}
 	if err := unix.Chown(fresh, int(st.Uid), int(st.Gid)); err != nil {
 		return fmt.Errorf("set owner of %s: %w", fresh, err)
@@ -179,6 +180,20 @@ func makeWritable(dir string, lower []string) error {
 		return fmt.Errorf("set mode of %s: %w", fresh, err)
 	}
 	return os.Rename(fresh, upper)
+}
+
+// RootMark is an attribute of layers' directories: the layer says what owner and mode the root directory has. Most
+// layers do not, and their directories have whatever they were made with.
+const RootMark = "trusted.vethloom.root"
+
+// rootOf is the layer that the root directory is like: the topmost with the mark, or the topmost of all.
+func rootOf(lower []string) string {
+	for i := len(lower) - 1; i >= 0; i-- {
+		if n, err := unix.Getxattr(lower[i], RootMark, nil); err == nil && n > 0 {
+			return lower[i]
+		}
+	}
+	return lower[len(lower)-1]
 }
 
 // Upper is the directory that holds what a container wrote, in overlayfs's

@@ -322,7 +322,7 @@ func (d *daemon) services() server.Config {
 		Networks:   attendance{d.nets, d},
 		Sandboxes:  sandboxes{d.nets},
 		Containers: containers{Engine: d.engine, nets: d.nets, daemon: d},
-		Images:     images{Store: d.images, registries: d.registries(), daemon: d},
+		Images:     images{Store: d.images, registries: openRegistries(d.cfg, d.log), daemon: d},
 		Volumes:    volumes{Volumes: d.volumes, daemon: d},
 		Nodes:      nodes{d},
 		Leases:     nodes{d},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"strings"
 
 	"github.com/vethloom/vethloom/api/server"
@@ -14,10 +15,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// registries speaks to registries as this host's files say.
-func (d *daemon) registries() *registry.Client {
-	return registry.Open(registry.Config{HostDirs: listed(d.cfg.RegistryDirs), Registries: listed(d.cfg.Registries),
-		Log: d.log, UserAgent: "vethloom/" + d.cfg.Version})
+// openRegistries makes what speaks to registries as this host's files say.
+func openRegistries(c Config, log *slog.Logger) *registry.Client {
+	return registry.Open(registry.Config{HostDirs: listed(c.RegistryDirs), Registries: listed(c.Registries), Log: log,
+		UserAgent: "vethloom/" + c.Version})
 }
 
 // listed is what a flag has with commas between; nil for nothing.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vethloom/vethloom/engine/snapshot"
 )
 
 // IDMap is the mapping of a container's user namespace: its IDs 0…Size-1 are the host's from HostID on, which is how
@@ -62,6 +64,8 @@ func kept(name string) bool {
 		return true
 	case strings.HasPrefix(name, "user.overlay."), strings.HasPrefix(name, overlayPrefix):
 		return false // in a layer, overlayfs could take them for its own
+	case name == snapshot.RootMark:
+		return false // it is this store's
 	}
 	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.")
 }
