@@ -54,7 +54,7 @@ func (a containers) containerExport(path string) *cobra.Command {
 		Example: "  net " + path + " -o web.tar web\n  net " + path + " web | tar -t",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			type next = func() ([]byte, error)
-			return images{a.App}.download(cmd, output, func(ctx context.Context, c *client.Client) (next, error) {
+			return images(a).download(cmd, output, func(ctx context.Context, c *client.Client) (next, error) {
 				return pieces(c.Containers.Export(ctx, &apiv1.ExportContainerRequest{Container: args[0]}))
 			})
 		},

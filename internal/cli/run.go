@@ -92,7 +92,7 @@ func (a containers) completeRunFlags(cmd *cobra.Command) {
 // create makes a container. An image that is not here is pulled first, unless the flags say otherwise.
 func (a containers) create(ctx context.Context, c *client.Client, spec *apiv1.ContainerSpec, pull pullFlags) (string,
 	error) {
-	im := images{a.App}
+	im := images(a)
 	if err := im.ensureImage(ctx, c, spec.GetImage(), pull); err != nil {
 		return "", couldNotRun(err)
 	}
