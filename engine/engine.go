@@ -55,6 +55,7 @@ type Images interface {
 type Snapshots interface {
 	Prepare(ctx context.Context, id string, lower []string) ([]snapshot.Mount, error)
 	Remove(ctx context.Context, id string) error
+	Usage(ctx context.Context, id string) (snapshot.Usage, error)
 }
 
 // Volumes is what the engine needs of [volume.Volumes].

@@ -36,12 +36,17 @@ func needsOf(all map[string]*entry) needs {
 
 // sweep removes what no image has. It is not cut short by the caller going away: what was removed from the records
 // should free its space. What broken pulls left stays for a day, unless leftovers are wanted too. It returns the bytes
-// of blobs that were freed.
+// that were freed, as they were allocated on the disk.
 func (s *Store) sweep(ctx context.Context, leftovers bool) (freed int64, err error) {
 	ctx = context.WithoutCancel(ctx)
-	trash, freed, err := s.bury(ctx, leftovers)
+	trash, err := s.bury(ctx, leftovers)
 	for _, dir := range trash {
-		err = errors.Join(err, rootfile.RemoveTree(dir))
+		n, _, merr := rootfile.Measure(ctx, filepath.Join(dir, "content"))
+		rerr := rootfile.RemoveTree(dir)
+		if rerr == nil {
+			freed += n
+		}
+		err = errors.Join(err, ignoreMissing(merr), rerr)
 	}
 	if err != nil {
 		return freed, fmt.Errorf("remove what no image has: %w", err)
@@ -50,13 +55,13 @@ func (s *Store) sweep(ctx context.Context, leftovers bool) (freed int64, err err
 }
 
 // bury moves what is to be removed into the temporary directory. Meanwhile nothing appears and nothing is pinned.
-func (s *Store) bury(ctx context.Context, leftovers bool) (trash []string, freed int64, err error) {
+func (s *Store) bury(ctx context.Context, leftovers bool) (trash []string, err error) {
 	c := s.content
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	all, err := s.entries(ctx)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	keep := needsOf(all)
 	for _, place := range []struct {
@@ -70,7 +75,7 @@ func (s *Store) bury(ctx context.Context, leftovers bool) (trash []string, freed
 	} {
 		entries, err := os.ReadDir(place.dir)
 		if err != nil {
-			return trash, freed, err
+			return trash, err
 		}
 		for _, e := range entries {
 			if place.needed[e.Name()] || c.pins[pinKey(place.kind, e.Name())] != nil {
@@ -78,23 +83,21 @@ func (s *Store) bury(ctx context.Context, leftovers bool) (trash []string, freed
 			}
 			info, err := e.Info()
 			if err != nil {
-				return trash, freed, err
+				return trash, err
 			}
 			if place.young && time.Since(info.ModTime()) < leftoverAge {
 				continue
 			}
-			if info.Mode().IsRegular() {
-				freed += info.Size()
-			}
 			grave, err := os.MkdirTemp(c.tmp(), "gone-")
 			if err != nil {
-				return trash, freed, err
+				return trash, err
 			}
 			trash = append(trash, grave)
 			if err := os.Rename(filepath.Join(place.dir, e.Name()), filepath.Join(grave, "content")); err != nil {
-				return trash, freed, err
+				return trash, err
 			}
+			c.measured.Delete(filepath.Join(place.dir, e.Name()))
 		}
 	}
-	return trash, freed, nil
+	return trash, nil
 }

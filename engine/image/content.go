@@ -33,6 +33,8 @@ type content struct {
 
 	mu   sync.Mutex      // held while blobs and layers appear, disappear, or are pinned
 	pins map[string]*pin // by pinKey
+
+	measured sync.Map // path of a layer → bytes
 }
 
 // layerInfo is what is known of a layer besides its content.

@@ -374,7 +374,7 @@ func TestPullRefuses(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) || !errors.Is(err, cnm.ErrInvalid) {
 				t.Errorf("error %v, want an ErrInvalid with %q", err, c.want)
 			}
-			if _, _, err := f.Prune(t.Context(), true, nil); err != nil {
+			if _, err := f.Prune(t.Context(), true, nil, nil); err != nil {
 				t.Fatal(err)
 			}
 			f.empty(t)

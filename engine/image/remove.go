@@ -59,34 +59,43 @@ func (s *Store) Remove(ctx context.Context, ref string, force bool, inUse func(i
 	return untagged, deleted, nil
 }
 
-// Prune removes the images that have no reference, or, with all, every image
-// that no container needs; and layers that no image has.
-func (s *Store) Prune(ctx context.Context, all bool, inUse func(imageID string) []string) (deleted []string,
-	freed int64, err error) {
-	var swept, lost []string
+// Pruned are what a prune has removed.
+type Pruned struct {
+	Untagged []string // names, sorted
+	Deleted  []string // IDs of images, and the diff IDs of layers that went with them
+	Freed    int64    // bytes, as they were allocated on the disk
+}
+
+// Prune removes the images that are due (nil: all are) and that no container needs: those without a name, that were not
+// asked for by digest either, or, with all, any. What no image has goes too, with what is left of pulls that broke off.
+func (s *Store) Prune(ctx context.Context, all bool, due func(Image) bool, inUse func(imageID string) []string) (
+	p Pruned, err error) {
+	var swept []string
 	err = s.update(ctx, func(images map[string]*entry) (map[string]*record, error) {
-		deleted, swept = nil, nil
+		p = Pruned{}
 		changed := map[string]*record{}
 		for id, e := range images {
-			if (all || len(e.record.References) == 0) && len(usersOf(id, inUse)) == 0 {
-				changed[id] = nil
-				deleted = append(deleted, id)
+			if !all && (len(e.record.References) > 0 || e.record.ByDigest) || due != nil && !due(e.public()) ||
+				len(usersOf(id, inUse)) > 0 {
+				continue
 			}
+			changed[id] = nil
+			p.Deleted = append(p.Deleted, id)
+			p.Untagged = append(p.Untagged, e.record.References...)
 		}
-		swept, lost = lostLayers(images, changed)
+		swept, _ = lostLayers(images, changed)
 		return changed, nil
 	})
 	if err != nil {
-		return nil, 0, fmt.Errorf("prune images: %w", err)
+		return Pruned{}, fmt.Errorf("prune images: %w", err)
 	}
-	slices.Sort(deleted)
-	freed = s.content.size(lost)
-	deleted = append(deleted, swept...)
-	blobs, err := s.sweep(ctx, true)
-	if err != nil {
-		return deleted, freed, fmt.Errorf("prune images: %w", err)
+	slices.Sort(p.Deleted)
+	slices.Sort(p.Untagged)
+	p.Deleted = append(p.Deleted, swept...)
+	if p.Freed, err = s.sweep(ctx, true); err != nil {
+		return p, fmt.Errorf("prune images: %w", err)
 	}
-	return deleted, freed + blobs, nil
+	return p, nil
 }
 
 func usersOf(id string, inUse func(string) []string) []string {

@@ -2,6 +2,7 @@ package image_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -131,16 +132,34 @@ func TestPrune(t *testing.T) {
 	f := open(t)
 	old := f.mustImport(t, files{{"a", "12345"}}.tar(t), image.ImportOptions{Reference: "app"})
 	f.mustImport(t, files{{"b", "b"}}.tar(t), image.ImportOptions{Reference: "app"})
-	deleted, freed, err := f.Prune(t.Context(), false, func(string) []string { return []string{"web"} })
-	if err != nil || len(deleted) != 0 || freed != 0 {
-		t.Errorf("pruned %v, %d bytes, %v, though in use", deleted, freed, err)
+	prune := func(all bool, due func(image.Image) bool, inUse func(string) []string) image.Pruned {
+		t.Helper()
+		p, err := f.Prune(t.Context(), all, due, inUse)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
 	}
-	deleted, freed, err = f.Prune(t.Context(), false, nil)
-	if diff := cmp.Diff([]string{old.ID, old.Layers[0]}, deleted); diff != "" || freed < 5 || err != nil {
-		t.Errorf("freed %d, %v, %s", freed, err, diff)
+	if p := prune(true, nil, func(string) []string { return []string{"web"} }); len(p.Deleted) != 0 || p.Freed != 0 {
+		t.Errorf("pruned %+v, though in use", p)
 	}
-	if _, _, err := f.Prune(t.Context(), true, nil); err != nil {
+	if p := prune(true, func(image.Image) bool { return false }, nil); len(p.Deleted) != 0 {
+		t.Errorf("pruned %+v, though none is due", p)
+	}
+	before, err := f.DiskUsage(t.Context())
+	if err != nil {
 		t.Fatal(err)
+	}
+	p := prune(false, nil, nil)
+	if diff := cmp.Diff([]string{old.ID, old.Layers[0]}, p.Deleted); diff != "" {
+		t.Error(diff)
+	}
+	after, err := f.DiskUsage(t.Context())
+	if err != nil || before.Total-after.Total != p.Freed || p.Freed == 0 {
+		t.Errorf("%d bytes are told to be freed, and it were %d: %v", p.Freed, before.Total-after.Total, err)
+	}
+	if p := prune(true, nil, nil); !slices.Equal(p.Untagged, []string{"app:latest"}) || p.Freed != after.Total {
+		t.Errorf("pruned %+v, want all %d bytes", p, after.Total)
 	}
 	f.empty(t)
 }

@@ -237,31 +237,7 @@ func (s *Snapshots) Usage(ctx context.Context, id string) (Usage, error) {
 		return Usage{}, err
 	}
 	var u Usage
-	seen := map[uint64]bool{} // files with several links
-	err = filepath.WalkDir(upper, func(path string, _ fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		var st unix.Stat_t
-		if err == nil {
-			err = unix.Lstat(path, &st)
-		}
-		if errors.Is(err, fs.ErrNotExist) && path != upper { // the container runs and removes files meanwhile
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			if seen[st.Ino] {
-				return nil
-			}
-			seen[st.Ino] = true
-		}
-		u.Bytes += st.Blocks * 512
-		u.Inodes++
-		return nil
-	})
+	u.Bytes, u.Inodes, err = rootfile.Measure(ctx, upper)
 	if err != nil {
 		return Usage{}, fmt.Errorf("measure snapshot %s: %w", id, err)
 	}

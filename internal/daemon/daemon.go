@@ -329,6 +329,7 @@ func (d *daemon) services() server.Config {
 		Names:      lookups{d},
 		System: &system{
 			cfg: d.cfg, started: d.started, ctrl: d.ctrl, engine: d.engine, rec: d.rec,
+			images: d.images, volumes: volumes{Volumes: d.volumes, daemon: d},
 			render: d.render, events: d.events, notices: append(d.store.Notices(), d.notices...),
 			examine: d.examine, names: d.names.Trouble, leases: d.leases.Trouble,
 			docker:  func() error { return dockerTrouble(d) },

@@ -18,8 +18,8 @@ func notBuilt(what string) error {
 }
 
 // ImageHistory implements [server.ImageViews].
-func (i images) ImageHistory(context.Context, string) ([]image.History, error) {
-	return nil, notBuilt("the history of images")
+func (i images) ImageHistory(ctx context.Context, ref string) ([]image.History, error) {
+	return i.History(ctx, ref)
 }
 
 // SaveImages implements [server.ImageChanges].
@@ -28,17 +28,16 @@ func (i images) SaveImages(ctx context.Context, w io.Writer, refs []string, o im
 }
 
 // PruneImages implements [server.ImageChanges].
-func (i images) PruneImages(context.Context, bool, func(image.Image) bool) (server.PrunedImages, error) {
-	return server.PrunedImages{}, notBuilt("pruning images")
+func (i images) PruneImages(ctx context.Context, all bool, due func(image.Image) bool) (server.PrunedImages, error) {
+	p, err := i.Prune(ctx, all, due, i.daemon.engine.ImageUsers)
+	for _, id := range p.Deleted {
+		i.daemon.events.emit(server.Event{Type: "image", Action: "remove", ID: id})
+	}
+	return server.PrunedImages{Untagged: p.Untagged, Deleted: p.Deleted, Reclaimed: p.Freed}, err
 }
 
 // CheckImages implements [server.ImageChanges].
 func (i images) CheckImages(context.Context, bool, func(image.Progress), func(server.ImageDamage) error) (
 	server.CheckedImages, error) {
 	return server.CheckedImages{}, notBuilt("checking images")
-}
-
-// DiskUsage implements [server.System].
-func (s *system) DiskUsage(context.Context) (server.DiskUsage, error) {
-	return server.DiskUsage{}, notBuilt("telling what is on the disk")
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm/controller"
 	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/internal/doctor"
 	"github.com/vethloom/vethloom/internal/reconcile"
 	"github.com/vethloom/vethloom/internal/render"
@@ -24,6 +25,8 @@ type system struct {
 	started time.Time
 	ctrl    *controller.Controller
 	engine  *engine.Engine
+	images  *image.Store
+	volumes volumes
 	rec     *reconcile.Reconciler
 	render  *render.Renderer
 	events  *events
