@@ -156,7 +156,7 @@ func (b *blob) drop() {
 	}
 }
 
-// Close ends the transfer.
+// Close ends the transfer. It is not for another goroutine than that which reads: that ends with the context.
 func (b *blob) Close() error {
 	b.drop()
 	b.cancel()
@@ -209,9 +209,6 @@ func (b *blob) open() error {
 
 // check makes a body that begins at the offset of an answer.
 func (b *blob) check(resp *http.Response, ranged bool) (io.ReadCloser, error) {
-	if looksLikeHTML(resp.Header.Get("Content-Type"), nil) {
-		return nil, noRegistry("answers with an HTML page")
-	}
 	switch resp.StatusCode {
 	case http.StatusRequestedRangeNotSatisfiable:
 		b.noRange = true // what follows is asked for from its beginning

@@ -94,6 +94,9 @@ func TestWhatBadAnswersAreCalled(t *testing.T) {
 			f := a.fault
 			f.Path = "/manifests/"
 			s.Fail(f)
+			if f.Stall || f.NoAnswer {
+				h.impatient()
+			}
 			start := time.Now()
 			_, _, err := h.repository(s.Host+"/a/b:1").Manifest(t.Context(), "1")
 			e := failure(t, err)

@@ -122,15 +122,18 @@ type host struct {
 	*Client
 }
 
-// newHost makes a client that is not patient.
+// newHost makes a client that does not pause.
 func newHost(t testing.TB) *host {
 	t.Helper()
 	dir := t.TempDir()
 	h := &host{t: t, dir: dir + "/certs.d", conf: dir + "/registries.conf"}
-	h.Client = Open(Config{HostDirs: []string{h.dir}, Registries: []string{h.conf}, Stall: 300 * time.Millisecond,
+	h.Client = Open(Config{HostDirs: []string{h.dir}, Registries: []string{h.conf}, Stall: await.Patience / 2,
 		Attempts: 3, Pause: time.Millisecond})
 	return h
 }
+
+// impatient waits no longer for a server than a test can.
+func (h *host) impatient() { h.stall = 300 * time.Millisecond }
 
 // trusts puts a server's CA where it belongs.
 func (h *host) trusts(s *registrytest.Server) {

@@ -52,7 +52,10 @@ func (r *Repository) Push(ctx context.Context, tag string, c Content, report fun
 	if err != nil {
 		return h, 0, err
 	}
-	defer p.session.close()
+	defer func() { p.session.close() }()
+	if err := p.enter(ctx); err != nil {
+		return h, 0, err
+	}
 	d, err := p.image(ctx, tag, c)
 	if err != nil {
 		return h, 0, err
@@ -106,6 +109,31 @@ func (r *Repository) newPusher(c Content, report func(image.Progress)) (*pusher,
 	}
 	p.session = r.client.newSession(ep, r.creds, scopes...)
 	return p, nil
+}
+
+// enter gets a token. A server of tokens that gives none for all that was asked for is asked for the repository alone,
+// and nothing is taken from others.
+func (p *pusher) enter(ctx context.Context) error {
+	if len(p.session.scopes) == 1 {
+		return nil // the first request does it
+	}
+	c := &call{}
+	_, err := p.session.client(ctx, c)
+	if err == nil {
+		return nil
+	}
+	var e *Error
+	err = p.session.explain(ctx, "ask to push to "+p.session.ep.Repository, c, err)
+	if errors.As(err, &e) && (e.Kind == KindUnauthorized || e.Kind == KindForbidden || e.Kind == KindRefused) {
+		p.session.close()
+		p.session = p.repository.client.newSession(p.session.ep, p.repository.creds, p.session.scopes[0])
+		p.mounts = nil
+		return nil
+	}
+	if errors.As(err, &e) && e.passing() {
+		return nil // the first request tries again
+	}
+	return err
 }
 
 // pushed is what a push looks at in a manifest.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -85,6 +86,9 @@ func TestAPushIsTriedAgain(t *testing.T) {
 			s := registrytest.Serve(t, registrytest.Options{})
 			h := newHost(t)
 			img := newShelf(t, 300_000, 2)
+			if f.NoAnswer {
+				h.impatient()
+			}
 			for _, at := range []string{"/blobs/", "/uploads/", "/manifests/"} {
 				f := f
 				f.Path, f.Times = at, 1
@@ -176,6 +180,29 @@ func TestAPushWhereNothingIsTaken(t *testing.T) {
 	}
 }
 
+// A server of tokens that gives none for the other repository is asked again, for one's own.
+func TestAPushWithoutATokenForTheOther(t *testing.T) {
+	s := registrytest.Serve(t, registrytest.Options{Bearer: true})
+	h := newHost(t)
+	img := newShelf(t, 1000, 1)
+	img.knownIn = []string{s.Host + "/other"}
+	s.Fail(registrytest.Fault{Path: "/token", Times: 1, Status: 403, Body: `{"details":"no"}`})
+	h.push(s.Host+"/a/b:1", img)
+	var scopes []string
+	for _, r := range s.Requests() {
+		if query, err := url.ParseQuery(r.Query); err == nil && r.Path == "/token" {
+			scopes = append(scopes, strings.Join(query["scope"], " "))
+		}
+	}
+	want := "repository:a/b:push,pull"
+	if len(scopes) != 2 || scopes[0] != want+" repository:other:pull" || scopes[1] != want {
+		t.Errorf("asked for %q", scopes)
+	}
+	if n := s.Asked(http.MethodPost, "/uploads/"); n != 2 {
+		t.Errorf("%d uploads were begun", n)
+	}
+}
+
 // What a registry refuses is told as it says it, at once.
 func TestAPushThatIsRefused(t *testing.T) {
 	for path, text := range map[string]string{"/uploads/": "begin the upload of blob",
@@ -203,6 +230,21 @@ func TestAPushThatIsRefused(t *testing.T) {
 			t.Errorf("%q: %v", location, err)
 		}
 	}
+	for _, path := range []string{"/manifests/", "/uploads/"} {
+		s := registrytest.Serve(t, registrytest.Options{})
+		h := newHost(t)
+		s.Fail(registrytest.Fault{Path: path, Method: http.MethodPut, Status: 303, Redirect: "/v2/"})
+		_, _, err := h.repository(s.Host+"/a/b:1").Push(t.Context(), "1", newShelf(t, 1000, 1), nil)
+		if e := failure(t, err); e.Kind != KindRedirect || !strings.Contains(err.Error(), "turns PUT into GET") {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	s := registrytest.Serve(t, registrytest.Options{})
+	s.Fail(registrytest.Fault{Method: http.MethodHead, Status: 200, Header: http.Header{"Content-Type": {"text/html"}}})
+	_, _, err := newHost(t).repository(s.Host+"/a/b:1").Push(t.Context(), "1", newShelf(t, 1000, 1), nil)
+	if e := failure(t, err); e.Kind != KindNoRegistry {
+		t.Errorf("a page for each blob: %v", err)
+	}
 	index := &shelf{raw: []byte(`{"manifests":[]}`)}
 	if _, _, err := newHost(t).repository("127.0.0.1:1/a/b").Push(t.Context(), "1", index, nil); err == nil ||
 		!strings.Contains(err.Error(), "no manifest") {
@@ -217,6 +259,7 @@ func TestAPushIsWatchedByItsBytes(t *testing.T) {
 	img := newShelf(t, 100_000, 1)
 	d := img.layer(t)
 	opened := 0
+	h.stall = time.Second
 	img.opened = func(hash v1.Hash) io.ReadCloser {
 		if hash != d.Digest {
 			return nil

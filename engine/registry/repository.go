@@ -162,7 +162,7 @@ func (s *session) manifest(ctx context.Context, t target) (d v1.Descriptor, raw 
 
 // checkManifest compares what came with what was asked for, and with what the answer says of itself.
 func checkManifest(h http.Header, raw []byte, t target) (d v1.Descriptor, err error) {
-	if looksLikeHTML(h.Get("Content-Type"), raw) {
+	if looksLikeHTML("", raw) {
 		return d, noRegistry("answers with an HTML page")
 	}
 	d.Size = int64(len(raw))

@@ -31,6 +31,9 @@ func TestABlobGoesOnAtEachQuarter(t *testing.T) {
 				h := newHost(t)
 				h.trusts(s)
 				h.push(s.Host+"/a/b:1", img)
+				if fault.Stall {
+					h.impatient()
+				}
 				quarter := d.Size / 4
 				for i := range int64(4) {
 					f := fault

@@ -123,6 +123,10 @@ func (s *session) do(ctx context.Context, r request) (*http.Response, error) {
 		return nil, s.explain(ctx, r.op, c, err)
 	}
 	if resp.StatusCode == http.StatusOK || slices.Contains(r.accept, resp.StatusCode) {
+		if err := r.check(resp); err != nil {
+			resp.Body.Close()
+			return nil, s.explain(ctx, r.op, c, err)
+		}
 		return resp, nil
 	}
 	defer resp.Body.Close()
@@ -132,6 +136,18 @@ func (s *session) do(ctx context.Context, r request) (*http.Response, error) {
 	}
 	head := answer{resp.Request.URL.Host, resp.StatusCode, resp.Header.Get("Content-Type"), resp.Header}
 	return nil, s.explain(ctx, r.op, c, s.refusal(head, body))
+}
+
+// check refuses an answer that only looks like a success.
+func (r *request) check(resp *http.Response) error {
+	if looksLikeHTML(resp.Header.Get("Content-Type"), nil) {
+		return noRegistry("answers with an HTML page")
+	}
+	if resp.Request.Method != r.method { // as net/http does at a 302 or 303: nothing was written
+		return &Error{Kind: KindRedirect, Status: resp.StatusCode, Remedy: "tell the registry's owner",
+			Reason: "it sends us on in a way that turns " + r.method + " into " + resp.Request.Method}
+	}
+	return nil
 }
 
 // build makes the request of net/http.

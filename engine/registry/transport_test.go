@@ -211,6 +211,8 @@ func TestPlainHTTP(t *testing.T) {
 			t.Errorf("%s: %v", address, err)
 		}
 	}
+	six := registrytest.Serve(t, registrytest.Options{Address: "[::1]:0"})
+	newHost(t).push(six.Host+"/a/b:1", img)
 	loop := registrytest.Serve(t, registrytest.Options{})
 	_, port, _ := net.SplitHostPort(loop.Host)
 	h := newHost(t)
@@ -344,11 +346,31 @@ func TestProxies(t *testing.T) {
 	}
 }
 
+// A token that is taken no longer is asked for anew, in the middle of a pull and of a push.
+func TestATokenThatHasRunOut(t *testing.T) {
+	s := registrytest.Serve(t, registrytest.Options{Bearer: true, User: "alice", Password: "secret"})
+	h := newHost(t)
+	cred := Credential{Host: s.Host, Username: "alice", Password: "secret"}
+	img := newShelf(t, 10_000, 1)
+	d := img.layer(t)
+	over := registrytest.Fault{Times: 1, Status: 401, Header: http.Header{"Www-Authenticate": {
+		`Bearer realm="` + s.URL + `/token",service="test",error="invalid_token"`}}}
+	for _, at := range []struct{ path, method string }{{"/uploads/", http.MethodPut}, {"/manifests/", http.MethodPut},
+		{"/manifests/", http.MethodGet}, {d.Digest.String(), http.MethodGet}} {
+		over.Path, over.Method = at.path, at.method
+		s.Fail(over)
+	}
+	h.push(s.Host+"/a/b:1", img, cred)
+	pulls(t, h.repository(s.Host+"/a/b:1", cred), "1", img)
+	if n := s.Asked(http.MethodGet, "/token"); n != 6 {
+		t.Errorf("%d tokens were asked for", n)
+	}
+}
+
 // The caller's end of the context ends what is under way.
 func TestTheCallerCanEndIt(t *testing.T) {
 	s := registrytest.Serve(t, registrytest.Options{})
 	h := newHost(t)
-	h.stall = defaultStall
 	img := newShelf(t, 10_000, 1)
 	h.push(s.Host+"/a/b:1", img)
 	s.Fail(registrytest.Fault{Path: "/manifests/", NoAnswer: true})
