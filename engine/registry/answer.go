@@ -48,7 +48,7 @@ func (s *session) explain(ctx context.Context, op string, c *call, err error) er
 func (s *session) libraryAnswer(head answer, t *transport.Error) *Error {
 	var body []byte
 	if len(t.Errors) > 0 {
-		body, _ = json.Marshal(t) // its fields are text, numbers and what was JSON before
+		body, _ = json.Marshal(map[string]any{"errors": t.Errors}) // all of it was JSON before
 	} else if _, raw, ok := strings.Cut(t.Error(), http.StatusText(t.StatusCode)+": "); ok {
 		body = []byte(raw)
 	}

@@ -260,6 +260,12 @@ func TestLogin(t *testing.T) {
 			t.Logf("%s: %v", c.name, err)
 		}
 	}
+	broken.Heal()
+	broken.Fail(registrytest.Fault{Path: "/token", Status: 403, Body: registryError("DENIED", "the account is locked")})
+	if e := failure(t, h.Login(t.Context(), cred(broken.Host))); e.Kind != KindForbidden || e.Code != "DENIED" ||
+		e.Text != "the account is locked" {
+		t.Errorf("the words of a server of tokens: %v", e)
+	}
 	if err := h.Login(t.Context(), cred("https://x/")); !errors.Is(err, cnm.ErrInvalid) {
 		t.Errorf("what is no host: %v", err)
 	}

@@ -320,7 +320,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 		return &Error{Kind: KindRedirect, Reason: fmt.Sprintf("it sends us on from https to plain http (%s)",
 			said(req.URL.Host)), Remedy: "tell the registry's owner"}
 	}
-	if strings.ToLower(req.URL.Host) != strings.ToLower(via[0].URL.Host) {
+	if !strings.EqualFold(req.URL.Host, via[0].URL.Host) {
 		req.Header.Del("Authorization")
 	}
 	req.Header.Del("Referer") // addresses of storage have secrets in them
