@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 
 	"golang.org/x/crypto/bcrypt"
@@ -34,7 +33,7 @@ type Process struct {
 }
 
 // Debian starts Debian's docker-registry in the network namespace of the caller's thread and waits until it answers. It
-// ends with the test, and with this process. When the test fails, its log is shown.
+// ends with the test. When the test fails, its log is shown.
 func Debian(tb testing.TB, o DebianOptions) *Process {
 	tb.Helper()
 	if o.Address == "" {
@@ -58,7 +57,6 @@ func Debian(tb testing.TB, o DebianOptions) *Process {
 	cmd := exec.Command("docker-registry", "serve", Write(tb, []byte(config), dir, "config.yml"))
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		tb.Fatalf("start Debian's docker-registry ('make deps' installs it): %v", err)
 	}
