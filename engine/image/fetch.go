@@ -21,8 +21,8 @@ import (
 // opener opens a blob at an offset in bytes.
 type opener func(ctx context.Context, offset int64) (io.ReadCloser, error)
 
-// giver has a blob be in a file, as if it had been fetched there, where that costs nothing; nil for no such thing. It is
-// not verified.
+// giver has a blob be in a file, as if it had been fetched there, where that costs nothing; nil for no such thing. It
+// is not verified.
 type giver func(d v1.Descriptor, file string) error
 
 // fetch reads a blob: what the disk has of it first, then the rest from where it comes from, which it writes down. Its

@@ -152,8 +152,8 @@ func (a *archive) refers(d v1.Descriptor) (bool, error) {
 	return true, nil
 }
 
-// bothImages reads an archive that is an OCI layout and what 'docker save' writes at once. The layout is taken, as it has
-// the digests by which registries know the images; the other one may have more of their names.
+// bothImages reads an archive that is an OCI layout and what 'docker save' writes at once. The layout is taken, as it
+// has the digests by which registries know the images; the other one may have more of their names.
 func bothImages(ctx context.Context, a *archive) ([]arrival, error) {
 	out, err := layoutImages(ctx, a)
 	if err != nil {

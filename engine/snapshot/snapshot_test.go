@@ -107,9 +107,8 @@ func TestPrepareMounts(t *testing.T) {
 				}
 				merged := mount(t, mounts)
 				last := n - 1
-				if diff := cmp.Diff([]string{"common", "dev", "etc", "merged", "opaque", fmt.Sprintf("own-%d", last), "proc",
-					"sys"},
-					names(t, merged)); diff != "" {
+				if diff := cmp.Diff([]string{"common", "dev", "etc", "merged", "opaque", fmt.Sprintf("own-%d", last),
+					"proc", "sys"}, names(t, merged)); diff != "" {
 					t.Error(diff)
 				}
 				if diff := cmp.Diff([]string{fmt.Sprintf("in-%d", last)},
