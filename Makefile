@@ -22,7 +22,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # runc_nocriu leaves checkpoints out of it, which nothing here can ask for.
 TAGS    := seccomp,runc_nocriu
 BUILD   := $(GO) build -trimpath -ldflags '$(LDFLAGS)'
-STATIC  := net netlab net-resolver net-relay vethloom-cni
+STATIC  := net net-build netlab net-resolver net-relay vethloom-cni
 CGO     := netd net-shim
 BINS    := $(STATIC:%=bin/%) $(CGO:%=bin/%)
 CACHE   := $(CURDIR)/.cache
@@ -93,8 +93,14 @@ $(CACHE)/engine .cache/engine:
 	$(GO) build -C .ci/dockerd -buildvcs=false -tags 'exclude_graphdriver_btrfs no_systemd seccomp runc_nocriu' \
 		-o '$(CACHE)/engine/' github.com/moby/moby/v2/cmd/dockerd github.com/opencontainers/runc
 
+# The BuildKit that tests of builds start, from a module of its own, too.
+.PHONY: $(CACHE)/buildkit .cache/buildkit
+$(CACHE)/buildkit .cache/buildkit:
+	$(GO) build -C .ci/buildkit -buildvcs=false -tags seccomp -o '$(CACHE)/buildkit/' \
+		github.com/moby/buildkit/cmd/buildkitd github.com/moby/buildkit/cmd/buildctl
+
 .PHONY: test
-test: root build $(CACHE)/engine ## run every test (as root)
+test: root build $(CACHE)/engine $(CACHE)/buildkit ## run every test (as root)
 	$(call gotest)
 
 .PHONY: race

@@ -17,7 +17,7 @@ var layers = [][]string{
 	{"cnm/controller", "internal/reconcile", "internal/render", "internal/cluster", "internal/dns",
 		"internal/resolver", "internal/doctor",
 		"engine", "plugin", "api"},
-	{"internal/daemon", "internal/cli"},
+	{"internal/daemon", "internal/cli", "internal/build"},
 	{"internal/lab"},
 	{"cmd", "labs", "bench", "internal/e2e"},
 }
@@ -104,6 +104,7 @@ var graphs = []struct {
 	{"cmd/net", "the command line is a client; it must start fast", []string{
 		"github.com/opencontainers/runc", "github.com/vishvananda/netlink", "github.com/google/nftables",
 		"go.etcd.io", "github.com/prometheus/client_golang", "github.com/google/go-containerregistry",
+		"github.com/moby/buildkit",
 	}},
 	{"cmd/netd", "libcontainer lives in net-shim: it brings cgo and threads in namespaces", []string{
 		"github.com/opencontainers/runc/libcontainer",

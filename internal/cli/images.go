@@ -24,7 +24,7 @@ func (a images) imageCommand() *cobra.Command {
 
 // imageShortcuts are the same at the top level, as hands know them.
 func (a images) imageShortcuts() []*cobra.Command {
-	all := append(a.moving(""), a.imageList("images"), a.imageRemove("rmi"))
+	all := append(a.moving(""), a.imageList("images"), a.imageRemove("rmi"), a.build())
 	for _, c := range all {
 		c.GroupID = groupThings
 	}

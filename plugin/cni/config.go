@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -30,8 +31,11 @@ func Versions() version.PluginInfo {
 type config struct {
 	common
 	settings
-	GatewayPriority int        `json:"gatewayPriority"`
-	alone           *aloneConf // nil: the link is ours, too
+	GatewayPriority int `json:"gatewayPriority"`
+	// NetNSRoot is where paths of namespaces begin, for an engine in a mount namespace that netd does not see:
+	// /proc/PID/root.
+	NetNSRoot string     `json:"netnsRoot"`
+	alone     *aloneConf // nil: the link is ours, too
 }
 
 // settings say which network of netd's it is.
@@ -125,6 +129,9 @@ func readConfig(text []byte) (c config, err error) {
 	if c.Socket == "" {
 		c.Socket = attach.Socket
 	}
+	if c.NetNSRoot != "" && !filepath.IsAbs(c.NetNSRoot) {
+		return c, badConfig("netnsRoot", c.NetNSRoot, "no absolute path; want /proc/PID/root, or leave it out")
+	}
 	if c.alone == nil && c.IPAM.Type != "" {
 		return c, badConfig("ipam.type", c.IPAM.Type, "addresses come from the network itself; leave ipam out")
 	}
@@ -165,7 +172,7 @@ func (c *config) create() *attach.Create {
 // request is what is asked of netd for a container.
 func (c *config) request(call attach.Call, a *skel.CmdArgs) (attach.Request, error) {
 	r := attach.Request{Call: call, Key: attach.Key{Engine: Engine, Container: a.ContainerID, Interface: a.IfName},
-		NetNS: a.Netns, Network: c.Network, Origin: c.Name, Create: c.create(), GwPriority: c.GatewayPriority}
+		NetNS: c.path(a.Netns), Network: c.Network, Origin: c.Name, Create: c.create(), GwPriority: c.GatewayPriority}
 	var env envArgs
 	if err := types.LoadArgs(a.Args, &env); err != nil {
 		return r, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_ARGS %q: %v", a.Args, err), "")
@@ -195,6 +202,14 @@ func (c *config) request(call attach.Call, a *skel.CmdArgs) (attach.Request, err
 	var err error
 	r.Ports, err = c.ports()
 	return r, err
+}
+
+// path is where netd finds what the engine has at a path.
+func (c *config) path(engines string) string {
+	if engines == "" || c.NetNSRoot == "" {
+		return engines
+	}
+	return filepath.Join(c.NetNSRoot, engines)
 }
 
 // address reads an address with or without a length.

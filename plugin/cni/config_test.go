@@ -45,6 +45,24 @@ func TestRequestOfAConfiguration(t *testing.T) {
 	}
 }
 
+// An engine in a mount namespace of its own has its paths below a root that netd sees.
+func TestPathsOfNamespacesBelowARoot(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"name": "a", "type": "vethloom-cni"}`:                               "/n/1",
+		`{"name": "a", "type": "vethloom-cni", "netnsRoot": "/proc/7/root"}`:  "/proc/7/root/n/1",
+		`{"name": "a", "type": "vethloom-cni", "netnsRoot": "/proc/7/root/"}`: "/proc/7/root/n/1",
+	} {
+		c, err := readConfig([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := c.request(attach.Attach, &skel.CmdArgs{ContainerID: "x", IfName: "eth0", Netns: "/n/1"})
+		if err != nil || r.NetNS != want {
+			t.Errorf("%s: %q, %v, want %s", text, r.NetNS, err, want)
+		}
+	}
+}
+
 // Another plugin's keys are not ours, even where they are called the same.
 func TestConfigurationOfAnotherPlugin(t *testing.T) {
 	c, err := readConfig([]byte(`{"cniVersion": "1.0.0", "name": "own", "type": "macvlan", "network": 5, "driver": [],
@@ -77,6 +95,7 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 		{``, types.ErrDecodingFailure, "decoded"},
 		{`, "subnets": ["10.7.0.0"]}`, types.ErrDecodingFailure, "decoded"},
 		{`, "ipam": {"type": "dhcp"}}`, bad, `"dhcp"`},
+		{`, "netnsRoot": "here"}`, bad, `"here": no absolute path`},
 		{`, "type": "vethloom-cni", "ipam": {"type": "vethloom-cni"}}`, bad, "leave ipam out"},
 		{`, "type": "bridge", "ipam": {"type": "vethloom-cni", "routes": 5}}`, types.ErrDecodingFailure, "decoded"},
 		{`, "runtimeConfig": {"dns": 5}}`, bad, "dns"},

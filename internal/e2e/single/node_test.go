@@ -47,8 +47,9 @@ var programs = sync.OnceValues(func() (string, error) {
 	for _, args := range [][]string{
 		{"-tags", "seccomp", "-o", dir + "/", "github.com/vethloom/vethloom/cmd/netd",
 			"github.com/vethloom/vethloom/cmd/net-shim"},
-		{"-o", dir + "/", "github.com/vethloom/vethloom/cmd/net", "github.com/vethloom/vethloom/cmd/net-resolver",
-			"github.com/vethloom/vethloom/cmd/net-relay", "github.com/vethloom/vethloom/cmd/vethloom-cni"},
+		{"-o", dir + "/", "github.com/vethloom/vethloom/cmd/net", "github.com/vethloom/vethloom/cmd/net-build",
+			"github.com/vethloom/vethloom/cmd/net-resolver", "github.com/vethloom/vethloom/cmd/net-relay",
+			"github.com/vethloom/vethloom/cmd/vethloom-cni"},
 	} {
 		if out, err := exec.Command("go", append([]string{"build"}, args...)...).CombinedOutput(); err != nil {
 			return "", fmt.Errorf("build the programs: %w: %s", err, out)
