@@ -84,7 +84,7 @@ func commitConfig(base Image, o CommitOptions, now time.Time) (arrival, error) {
 	health := c.Config.Healthcheck
 	c.Config = o.Config
 	c.Config.Healthcheck = health
-	c.Author, c.Created, c.Container, c.DockerVersion = o.Author, v1.Time{Time: now}, "", ""
+	c.Author, c.Created, c.Container = o.Author, v1.Time{Time: now}, ""
 	c.History = append(c.History, v1.History{Created: v1.Time{Time: now}, Author: o.Author, Comment: o.Message,
 		CreatedBy: strings.Join(o.Command, " ")})
 	return a, ApplyChanges(&c.Config, o.Changes)

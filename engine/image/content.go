@@ -104,16 +104,6 @@ func (c *content) info(key string) (layerInfo, error) {
 	return info, nil
 }
 
-// size sums up layers by their keys, in bytes; those not there count nothing.
-func (c *content) size(keys []string) (sum int64) {
-	for _, k := range keys {
-		if info, err := c.info(k); err == nil {
-			sum += info.Size
-		}
-	}
-	return sum
-}
-
 // hasBlob reports whether a blob is there, with the size that it should have.
 func (c *content) hasBlob(h v1.Hash, size int64) bool {
 	var st unix.Stat_t
