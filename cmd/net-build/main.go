@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 
+	"github.com/containerd/log"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -41,6 +42,10 @@ func main() {
 }
 
 func run() error {
+	// What libraries warn of is not about the build: what is, comes as an error.
+	if err := log.SetLevel(log.ErrorLevel.String()); err != nil {
+		return err
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second one ends this process at once

@@ -148,7 +148,7 @@ func namedContext(opt *client.SolveOpt, name, value string) error {
 // openLayout opens an OCI image layout, and finds what DIRECTORY[:TAG|@DIGEST] names.
 func openLayout(value string) (digest string, _ content.Store, err error) {
 	dir, digest, byDigest := strings.Cut(value, "@")
-	tag := "latest"
+	tag := ""
 	if at := strings.LastIndexByte(dir, ':'); !byDigest && at > strings.LastIndexByte(dir, '/') {
 		dir, tag = dir[:at], dir[at+1:]
 	}
@@ -156,20 +156,33 @@ func openLayout(value string) (digest string, _ content.Store, err error) {
 		return "", nil, fmt.Errorf("an OCI image layout: %w", err)
 	}
 	if !byDigest {
-		desc, err := ociindex.NewStoreIndex(dir).Get(tag)
-		if err != nil {
-			return "", nil, fmt.Errorf("look for tag %s: %w", tag, err)
+		if digest, err = tagged(ociindex.NewStoreIndex(dir), tag); err != nil {
+			return "", nil, fmt.Errorf("%s: %w", dir, err)
 		}
-		if desc == nil {
-			return "", nil, fmt.Errorf("tag %s is not in %s", tag, dir)
-		}
-		digest = desc.Digest.String()
 	}
 	store, err := local.NewStore(dir)
 	if err != nil {
 		return "", nil, fmt.Errorf("open the OCI image layout: %w", err)
 	}
 	return digest, store, nil
+}
+
+// tagged finds a manifest in a layout; without a tag the only one, or latest.
+func tagged(index ociindex.StoreIndex, tag string) (digest string, err error) {
+	if tag == "" {
+		if only, err := index.GetSingle(); err == nil && only != nil {
+			return only.Digest.String(), nil
+		}
+		tag = "latest"
+	}
+	desc, err := index.Get(tag)
+	if err != nil {
+		return "", fmt.Errorf("look for tag %s: %w", tag, err)
+	}
+	if desc == nil {
+		return "", fmt.Errorf("there is no tag %s", tag)
+	}
+	return desc.Digest.String(), nil
 }
 
 // attributes are what the frontend is asked for.

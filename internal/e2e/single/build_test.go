@@ -248,6 +248,13 @@ func (b *building) elsewhere() {
 	if r.code != 0 {
 		t.Fatalf("named contexts: %s", r.err)
 	}
+	layout := t.TempDir()
+	archive := b.ok("save", "--format", "oci-archive", "bb")
+	if r := b.call(archive, nil, "tar", "-x", "-C", layout); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	is(t, "on an image that only netd has", b.pipe("FROM bb\nRUN echo kept\n", "build", "-f", "-", "-o", t.TempDir(),
+		"-q", "--build-context", "bb=oci-layout://"+layout, b.ctx).err, "")
 	is(t, "an image without a name", b.ok("images", "-q", "--no-trunc", "-f", "dangling=true"), r.out)
 	b.ok("rmi", r.out)
 }
