@@ -49,6 +49,7 @@ type Config struct {
 type Images interface {
 	Resolve(ctx context.Context, ref string) (image.Image, error)
 	LayerDirs(image.Image) []string
+	CheckLayers(image.Image) error // none is missing
 }
 
 // Snapshots is what the engine needs of [snapshot.Snapshots].

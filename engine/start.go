@@ -150,6 +150,9 @@ func (l *launch) prepare(ctx context.Context, img image.Image) error {
 		return err
 	})
 	g.Go(func() (err error) {
+		if err := l.e.c.Images.CheckLayers(img); err != nil {
+			return err
+		}
 		layers := l.e.c.Images.LayerDirs(img)
 		l.compat = has32Bit(img, layers, process(l.rec.Spec, img).Args)
 		if mounts, err = l.e.c.Snapshots.Prepare(gctx, l.c.id, layers); err == nil {

@@ -462,6 +462,11 @@ func (e *records) ImageUsers(imageID string) []string {
 	return e.usersOf(func(r record) bool { return r.ImageID == imageID })
 }
 
+// ImageRunners names the containers made from an image that run, or may.
+func (e *records) ImageRunners(imageID string) []string {
+	return e.usersOf(func(r record) bool { return r.ImageID == imageID && isLive(r.Status) })
+}
+
 func (e *records) usersOf(uses func(record) bool) []string {
 	var out []string
 	for _, c := range e.all() {

@@ -106,6 +106,16 @@ func (s *Store) layersOf(ctx context.Context, in *intake, img Image) ([]*placed,
 	for _, b := range e.record.Manifests[0].Blobs {
 		in.hold(pinBlob, b)
 	}
+	for _, key := range img.layerKeys {
+		in.hold(pinLayer, key)
+	}
+	// What was removed until it was held may be gone.
+	if all, err = s.entries(ctx); err != nil {
+		return nil, err
+	}
+	if now := all[img.ID]; now == nil || !now.hasManifest(e.record.Manifests[0].Digest.Hex) {
+		return nil, &NotFoundError{Ref: img.ID}
+	}
 	raw, err := s.content.readBlob(e.record.Manifests[0].Digest)
 	if err != nil {
 		return nil, err
@@ -119,7 +129,6 @@ func (s *Store) layersOf(ctx context.Context, in *intake, img Image) ([]*placed,
 	}
 	var out []*placed
 	for n, key := range img.layerKeys {
-		in.hold(pinLayer, key)
 		info, err := s.content.info(key)
 		if err != nil {
 			return nil, fmt.Errorf("layer %s of image %s: %w", key, img.ID, err)

@@ -110,6 +110,25 @@ func (c *content) hasBlob(h v1.Hash, size int64) bool {
 	return unix.Lstat(c.blob(h), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && (size < 0 || st.Size == size)
 }
 
+// mend moves parts of a layer that was unpacked into the place of those that are missing where it is kept, and reports
+// whether any were.
+func (c *content) mend(dir, key string) (bool, error) {
+	if _, err := os.Lstat(c.layer(key)); err != nil {
+		return false, ignoreMissing(err)
+	}
+	mended := false
+	for _, part := range []string{"fs", "layer.json"} {
+		if _, err := os.Lstat(filepath.Join(c.layer(key), part)); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := os.Rename(filepath.Join(dir, part), filepath.Join(c.layer(key), part)); err != nil {
+			return mended, err
+		}
+		mended = true
+	}
+	return mended, nil
+}
+
 // publish gives what is in the temporary directory its place, unless the same is there.
 func publish(from, to string) error {
 	err := os.Rename(from, to)

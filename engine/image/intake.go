@@ -203,7 +203,7 @@ func (i *intake) place(p *placed) *placed {
 func (i *intake) find(p *pin, w wanted) *placed {
 	for _, key := range []string{w.diffID.Hex, w.chain.Hex} {
 		info, err := i.c.info(key)
-		if err == nil && (info.Needs.Empty() || key == w.chain.Hex) {
+		if err == nil && i.c.absent(key) == "" && (info.Needs.Empty() || key == w.chain.Hex) {
 			return &placed{key: key, info: info, blob: w.blob}
 		}
 	}
@@ -402,6 +402,17 @@ func (i *intake) publish() error {
 	}
 	for _, p := range i.layers {
 		if p.staged == nil || p.staged.published {
+			continue
+		}
+		mended, err := i.c.mend(p.staged.dir, p.key)
+		if mended {
+			p.staged.published = true
+			err = errors.Join(err, rootfile.RemoveTree(p.staged.dir))
+		}
+		if err != nil {
+			return fmt.Errorf("mend layer %s: %w", p.key, diskError(i.c.root, err))
+		}
+		if mended {
 			continue
 		}
 		if err := publish(p.staged.dir, i.c.layer(p.key)); err != nil {

@@ -39,6 +39,7 @@ const (
 	ActionPushing     = "pushing"
 	ActionMounted     = "mounted" // the registry takes it from another repository of its own
 	ActionPushed      = "pushed"
+	ActionChecking    = "checking"
 )
 
 // PullOptions say what to take of an image.

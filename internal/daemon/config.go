@@ -50,16 +50,18 @@ type Config struct {
 	Plugins      string        // folders with plugins' sockets and specs, with commas; empty: those of Docker
 	RegistryDirs string        // folders with hosts.toml files, with commas; empty: containerd's and Docker's
 	Registries   string        // files like registries.conf, and folders of them, with commas; empty: those of the host
-	DockerPlugin string        // socket that dockerd finds this netd by; "off": none
-	Docker       string        // address of the dockerd whose networks and containers are followed; empty: none
-	PluginWait   time.Duration // bounds each call of a plugin
-	LogLevel     string        // debug, info, warn or error
-	LogFormat    string        // text or json
-	Version      string
-	Commit       string
-	BootID       string // empty: the kernel's
-	ResolvConf   string // file that names the servers to ask for names; empty: those of every host
-	Faults       Faults `json:"-"` // for tests
+	// ImageLowSpace is how little may be free where images are before what nobody needs goes: see lowSpace
+	ImageLowSpace string
+	DockerPlugin  string        // socket that dockerd finds this netd by; "off": none
+	Docker        string        // address of the dockerd whose networks and containers are followed; empty: none
+	PluginWait    time.Duration // bounds each call of a plugin
+	LogLevel      string        // debug, info, warn or error
+	LogFormat     string        // text or json
+	Version       string
+	Commit        string
+	BootID        string // empty: the kernel's
+	ResolvConf    string // file that names the servers to ask for names; empty: those of every host
+	Faults        Faults `json:"-"` // for tests
 }
 
 // Defaults are the values of a netd that is told nothing.
@@ -74,6 +76,7 @@ func Defaults() Config {
 		EtcdPrefix:      "/vethloom",
 		LeaseTTL:        time.Hour,
 		PluginWait:      30 * time.Second,
+		ImageLowSpace:   defaultLowSpace,
 		LogLevel:        "info",
 		LogFormat:       "text",
 	}
@@ -115,7 +118,7 @@ func (c *Config) Check() error {
 		oneOf("--bridge-netfilter", c.BridgeNetfilter, "auto", "keep", "off"),
 		oneOf("--firewall", c.Firewall, "auto", kern.Nftables, kern.Iptables),
 		oneOf("--log-format", c.LogFormat, "text", "json"),
-		oneOf("--log-level", c.LogLevel, "debug", "info", "warn", "error"))
+		oneOf("--log-level", c.LogLevel, "debug", "info", "warn", "error"), checkLowSpace(c.ImageLowSpace))
 	if err != nil {
 		return err
 	}

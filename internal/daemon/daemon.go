@@ -293,6 +293,7 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 		g.Go(func() error { d.follower.Run(ctx); return nil })
 	}
 	g.Go(func() error { return d.leases.Run(ctx, d.nets.readdress) })
+	g.Go(func() error { return collector{d}.run(ctx) })
 	return g.Wait()
 }
 

@@ -20,6 +20,7 @@ import (
 
 // Commit implements [server.ContainerFiles].
 func (c containers) Commit(ctx context.Context, r server.CommitRequest) (id string, err error) {
+	images{daemon: c.daemon}.before(ctx, nil)
 	files, err := c.Files(ctx, r.Container)
 	if err != nil {
 		return "", err

@@ -5,17 +5,10 @@ import (
 	"io"
 
 	"github.com/vethloom/vethloom/api/server"
-	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/image"
 )
 
 // This file has what the API offers to do with images beyond what [images] does.
-
-// notBuilt refuses what nothing is behind yet.
-func notBuilt(what string) error {
-	return &cnm.Error{Kind: cnm.ErrForbidden, Reason: what + " is not built yet",
-		Remedy: "bring images in with 'net load' or 'net import'"}
-}
 
 // ImageHistory implements [server.ImageViews].
 func (i images) ImageHistory(ctx context.Context, ref string) ([]image.History, error) {
@@ -37,7 +30,9 @@ func (i images) PruneImages(ctx context.Context, all bool, due func(image.Image)
 }
 
 // CheckImages implements [server.ImageChanges].
-func (i images) CheckImages(context.Context, bool, func(image.Progress), func(server.ImageDamage) error) (
-	server.CheckedImages, error) {
-	return server.CheckedImages{}, notBuilt("checking images")
+func (i images) CheckImages(ctx context.Context, repair bool, report func(image.Progress),
+	found func(server.ImageDamage) error) (server.CheckedImages, error) {
+	c, err := i.Check(ctx, image.CheckOptions{Repair: repair, Report: report, Running: i.daemon.engine.ImageRunners,
+		Found: func(d image.Damage) error { return found(server.ImageDamage(d)) }})
+	return server.CheckedImages{Images: c.Images, Blobs: c.Blobs, Layers: c.Layers, Bytes: c.Bytes}, err
 }

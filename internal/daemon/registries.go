@@ -42,6 +42,7 @@ func (i images) PullImage(ctx context.Context, r server.PullRequest, report func
 	}
 	defer repository.Close()
 	repository.Report = report
+	i.before(ctx, report)
 	pulled, err := i.Pull(ctx, r.Reference, repository, image.PullOptions{Platform: r.Platform, Report: report})
 	if err != nil {
 		return server.PulledImage{}, err

@@ -32,6 +32,7 @@ type images struct {
 
 // ImportImage implements [server.Images].
 func (i images) ImportImage(ctx context.Context, r io.Reader, o image.ImportOptions) (image.Image, error) {
+	i.before(ctx, nil)
 	img, err := i.Import(ctx, r, o)
 	if err == nil {
 		i.daemon.events.emit(server.Event{Type: "image", Action: "import", ID: img.ID,
@@ -42,6 +43,7 @@ func (i images) ImportImage(ctx context.Context, r io.Reader, o image.ImportOpti
 
 // LoadImages implements [server.Images].
 func (i images) LoadImages(ctx context.Context, r io.Reader) ([]image.Image, error) {
+	i.before(ctx, nil)
 	list, err := i.Load(ctx, r)
 	for _, img := range list {
 		i.daemon.events.emit(server.Event{Type: "image", Action: "load", ID: img.ID})
