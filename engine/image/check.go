@@ -158,8 +158,8 @@ func (k *check) blob(ctx context.Context, h v1.Hash, of []*entry) error {
 	k.bad[h.Hex] = true
 	d := Damage{Object: "blob " + h.String(), Images: names(of), Problem: corrupt.Reason, Remedy: remedy(of)}
 	if k.o.Repair {
-		if err := k.c.dropIngest(h); err != nil {
-			return err
+		if err := ignoreMissing(os.Remove(k.c.blob(h))); err != nil {
+			return fmt.Errorf("remove a damaged blob: %w", err)
 		}
 		d.Problem += "; it was removed, and the next pull fetches it"
 	}

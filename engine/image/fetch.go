@@ -31,6 +31,7 @@ type fetch struct {
 	ctx    context.Context
 	want   v1.Descriptor
 	file   *os.File
+	stored bool  // the file is the blob itself
 	have   int64 // bytes that the file had when it was opened
 	at     int64 // bytes read
 	open   opener
@@ -48,7 +49,7 @@ func (c *content) startFetch(ctx context.Context, want v1.Descriptor, open opene
 	f := &fetch{ctx: ctx, want: want, open: open, sum: sha256.New(), room: room, report: report}
 	var err error
 	if f.file, f.have, err = c.openBlob(want.Digest); err == nil && f.have == want.Size {
-		f.open = nil
+		f.open, f.stored = nil, true
 		return f, nil
 	}
 	if f.file != nil {
@@ -172,11 +173,22 @@ func (e *mismatchError) Unwrap() error {
 	return &unpack.FormatError{Reason: "does not match its digest"}
 }
 
-// dropIngest forgets what was fetched of a blob, and the blob too when it is not what it should be.
-func (c *content) dropIngest(h v1.Hash) error {
-	err := errors.Join(ignoreMissing(os.Remove(c.ingest(h))), ignoreMissing(os.Remove(c.blob(h))))
-	if err != nil {
-		return fmt.Errorf("remove a damaged blob: %w", err)
+// drop forgets what a fetch has read that came to nothing. A blob that is there goes when it is damaged alone: other
+// images have it, and it is not its fault that a manifest tells lies about it. Nor does what another operation has
+// verified, and is about to publish.
+func (c *content) drop(f *fetch, p *pin, damaged bool) error {
+	file := c.ingest(f.want.Digest)
+	switch {
+	case damaged:
+		p.verified = false
+	case f.stored || p.verified:
+		return nil
+	}
+	if f.stored {
+		file = c.blob(f.want.Digest)
+	}
+	if err := ignoreMissing(os.Remove(file)); err != nil {
+		return fmt.Errorf("remove what was fetched of blob %s: %w", f.want.Digest, err)
 	}
 	return nil
 }

@@ -121,7 +121,7 @@ func (i *intake) stage(from, to string) {
 
 // keeps reports whether a blob is there, or is fetched and verified and waits to be published.
 func (i *intake) keeps(p *pin, d v1.Descriptor) bool {
-	return p.verified || i.c.hasBlob(d.Digest, d.Size)
+	return p.verified && p.size == d.Size || i.c.hasBlob(d.Digest, d.Size)
 }
 
 // blob fetches a blob that is no layer.
@@ -213,9 +213,14 @@ func (i *intake) find(p *pin, w wanted) *placed {
 	return nil
 }
 
-// bring fetches a blob and has use made of it. What was fetched earlier and is damaged is fetched anew, once.
+// bring fetches a blob and has use made of it. What was fetched earlier and is damaged is fetched anew, once. What
+// another operation has verified is only read: it may appear at any time.
 func (i *intake) bring(ctx context.Context, w wanted, p *pin, use func(*fetch) (*unpacked, error)) (*unpacked, error) {
-	if w.give != nil && !i.c.hasBlob(w.blob.Digest, w.blob.Size) {
+	if p.verified && p.size != w.blob.Size {
+		return nil, &unpack.FormatError{Reason: fmt.Sprintf("has a blob %s of %d bytes, and the one of this digest "+
+			"has %d", w.blob.Digest, w.blob.Size, p.size), Remedy: "have the image made again"}
+	}
+	if w.give != nil && !p.verified && !i.c.hasBlob(w.blob.Digest, w.blob.Size) {
 		if err := w.give(w.blob, i.c.ingest(w.blob.Digest)); err != nil {
 			return nil, fmt.Errorf("take blob %s from the archive: %w", w.blob.Digest, diskError(i.c.root, err))
 		}
@@ -231,14 +236,15 @@ func (i *intake) bring(ctx context.Context, w wanted, p *pin, use func(*fetch) (
 			err = fmt.Errorf("write blob %s: %w", w.blob.Digest, diskError(i.c.root, cerr))
 		}
 		if err == nil {
-			p.verified = true
+			p.verified, p.size = true, w.blob.Size
 			return u, nil
 		}
 		if f.failed != nil { // what was fetched is good as far as it goes
 			return nil, errors.Join(err, u.discardFailed())
 		}
-		err = errors.Join(err, u.discardFailed(), i.c.dropIngest(w.blob.Digest))
-		if _, damaged := errors.AsType[*mismatchError](err); !damaged || !resumed || w.open == nil {
+		_, damaged := errors.AsType[*mismatchError](err)
+		err = errors.Join(err, u.discardFailed(), i.c.drop(f, p, damaged))
+		if !damaged || !resumed || w.open == nil {
 			return nil, err
 		}
 	}
@@ -396,7 +402,11 @@ func (i *intake) publish() error {
 	i.c.mu.Lock()
 	defer i.c.mu.Unlock()
 	for from, to := range i.files {
-		if err := publish(from, to); err != nil && !errors.Is(err, fs.ErrNotExist) { // another has published it
+		err := publish(from, to)
+		if errors.Is(err, fs.ErrNotExist) {
+			_, err = os.Lstat(to) // another has published it
+		}
+		if err != nil {
 			return fmt.Errorf("publish blob %s: %w", filepath.Base(to), diskError(i.c.root, err))
 		}
 	}

@@ -13,7 +13,8 @@ type pin struct {
 	turn    chan struct{} // holds a token when no one makes it
 	// What the one who had the turn left for the others, to be looked at with the turn alone.
 	staged   *unpacked // a layer that was unpacked and has not appeared yet
-	verified bool      // a blob is whole where it is fetched into, and has not appeared yet
+	verified bool      // a blob is whole where it is fetched into, or has appeared since
+	size     int64     // bytes of a verified blob
 
 	mu       sync.Mutex
 	watchers map[int]func(Progress) // who wants to know how far it is
