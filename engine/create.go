@@ -44,7 +44,11 @@ func (e *creator) Create(ctx context.Context, s Spec) (Container, []string, erro
 		return Container{}, nil, err
 	}
 	defer func() { <-c.op }()
-	err = os.Mkdir(c.dir, 0o700)
+	// The image may have been removed since it was found; from the reservation on the container keeps it.
+	err = e.c.Images.Confirm(ctx, img.ID)
+	if err == nil {
+		err = os.Mkdir(c.dir, 0o700)
+	}
 	if err == nil {
 		err = e.put(ctx, c, &rec)
 	}

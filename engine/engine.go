@@ -48,6 +48,7 @@ type Config struct {
 // Images is what the engine needs of [image.Store].
 type Images interface {
 	Resolve(ctx context.Context, ref string) (image.Image, error)
+	Confirm(ctx context.Context, id string) error
 	LayerDirs(image.Image) []string
 	CheckLayers(image.Image) error // none is missing
 }

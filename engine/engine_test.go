@@ -53,6 +53,7 @@ func TestMain(m *testing.M) {
 type images struct {
 	root   string
 	config ocispec.ImageConfig
+	gone   bool // it is removed after it was found
 }
 
 func (i *images) Resolve(_ context.Context, ref string) (image.Image, error) {
@@ -60,6 +61,13 @@ func (i *images) Resolve(_ context.Context, ref string) (image.Image, error) {
 		return image.Image{}, &image.NotFoundError{Ref: ref}
 	}
 	return image.Image{ID: "sha256:b", Config: i.config}, nil
+}
+
+func (i *images) Confirm(_ context.Context, id string) error {
+	if i.gone {
+		return &image.NotFoundError{Ref: id}
+	}
+	return nil
 }
 
 func (i *images) LayerDirs(image.Image) []string { return []string{i.root} }

@@ -357,6 +357,21 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+func TestImageThatGoesMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	w.images.gone = true
+	_, _, err := w.e.Create(t.Context(), engine.Spec{Name: "late", Image: "busybox",
+		Networks: []cnm.AttachRequest{{Network: "none"}}})
+	if !errors.Is(err, cnm.ErrNotFound) {
+		t.Errorf("create: %v, want that there is no such image", err)
+	}
+	if users := w.e.ImageUsers("sha256:b"); len(users) > 0 {
+		t.Errorf("%v are left", users)
+	}
+	w.images.gone = false
+	w.create(engine.Spec{Name: "late"})
+}
+
 func TestUnknownUserIsAClearError(t *testing.T) {
 	w := newWorld(t)
 	_, err := w.run(engine.Spec{Command: []string{"true"}, User: "nobody-here", Remove: true}, "")

@@ -16,7 +16,7 @@ import (
 // names the containers that need an image (nil: none does): then the image is
 // kept, a [cnm.ErrInUse]; with force its references go, and it stays without a name.
 //
-// The caller sees to it that no container is created of the image meanwhile.
+// Whoever becomes a user of an image calls [Store.Confirm] after inUse names it, as the image may have gone before.
 func (s *Store) Remove(ctx context.Context, ref string, force bool, inUse func(imageID string) []string) (untagged,
 	deleted []string, err error) {
 	var swept []string

@@ -188,6 +188,18 @@ func (s *Store) Resolve(ctx context.Context, ref string) (Image, error) {
 	return e.public(), nil
 }
 
+// Confirm returns a [NotFoundError] when there is no image of an ID. A removal that is under way ends first: whom
+// Remove and Prune are told of as a user of the image by now keeps it when there is no error.
+func (s *Store) Confirm(ctx context.Context, id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all, err := s.entries(ctx)
+	if err == nil && all[id] == nil {
+		err = &NotFoundError{Ref: id}
+	}
+	return err
+}
+
 // minPrefix is how many digits of an ID are needed: with fewer, removing an
 // image by a short name that is gone (a, db) would take another one.
 const minPrefix = 4

@@ -128,6 +128,26 @@ func TestRemove(t *testing.T) {
 	f.empty(t)
 }
 
+// A container that is made while its image is removed is in time for the removal to know it, or finds no image.
+func TestConfirm(t *testing.T) {
+	f := open(t)
+	img := f.mustImport(t, rootfs(t), image.ImportOptions{Reference: "a"})
+	if err := f.Confirm(t.Context(), img.ID); err != nil {
+		t.Errorf("confirm: %v", err)
+	}
+	confirmed := make(chan error, 1)
+	_, _, err := f.Remove(t.Context(), "a", false, func(string) []string {
+		go func() { confirmed <- f.Confirm(t.Context(), img.ID) }()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-confirmed; !errors.Is(err, cnm.ErrNotFound) {
+		t.Errorf("confirm during a removal that goes on: %v", err)
+	}
+}
+
 func TestPrune(t *testing.T) {
 	f := open(t)
 	old := f.mustImport(t, files{{"a", "12345"}}.tar(t), image.ImportOptions{Reference: "app"})
