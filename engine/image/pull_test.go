@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -396,6 +397,21 @@ func lie(tb testing.TB, img v1.Image, change func(*v1.ConfigFile)) v1.Image {
 		tb.Fatal(err)
 	}
 	return out
+}
+
+// What an index says ends up in an error, which is one line for people.
+func TestPullOfManyPlatforms(t *testing.T) {
+	s, img := newShelf(), sample(t)
+	var add []mutate.IndexAddendum
+	for range 50 {
+		add = append(add, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux",
+			Architecture: strings.Repeat("é", 1000)}}})
+	}
+	s.put(t, "1", mutate.AppendManifests(empty.Index, add...), img)
+	_, err := open(t).Pull(t.Context(), "app:1", s, image.PullOptions{})
+	if !errors.Is(err, cnm.ErrInvalid) || len(err.Error()) > 1000 || !utf8.ValidString(err.Error()) {
+		t.Errorf("%.2000v", err)
+	}
 }
 
 func TestPullForAPlatform(t *testing.T) {

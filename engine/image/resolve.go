@@ -184,6 +184,9 @@ func checkDescriptor(d v1.Descriptor, limit int64) error {
 	return nil
 }
 
+// maxPlatforms bounds what an error tells of an index's platforms, in bytes: an index may have 4 MiB of them.
+const maxPlatforms = 512
+
 // choose picks the image for a platform of those for several.
 func choose(ds []v1.Descriptor, want v1.Platform) (v1.Descriptor, error) {
 	var have []string
@@ -196,8 +199,12 @@ func choose(ds []v1.Descriptor, want v1.Platform) (v1.Descriptor, error) {
 		}
 		have = append(have, d.Platform.String())
 	}
+	only := strings.Join(have, ", ")
+	if len(only) > maxPlatforms {
+		only = strings.ToValidUTF8(only[:maxPlatforms], "") + "…"
+	}
 	return v1.Descriptor{}, &unpack.FormatError{
-		Reason: fmt.Sprintf("has no image for %s, only for %s", want, strings.Join(have, ", ")),
+		Reason: fmt.Sprintf("has no image for %s, only for %s", want, only),
 		Remedy: "choose one of these with --platform, or have the image made for this platform",
 	}
 }
