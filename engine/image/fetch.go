@@ -31,9 +31,11 @@ type fetch struct {
 	ctx    context.Context
 	want   v1.Descriptor
 	file   *os.File
-	stored bool  // the file is the blob itself
-	have   int64 // bytes that the file had when it was opened
-	at     int64 // bytes read
+	stored bool   // the file is the blob itself
+	layer  bool   // it is a registry's layer: gzip, zstd or nothing
+	head   []byte // the first bytes of a layer
+	have   int64  // bytes that the file had when it was opened
+	at     int64  // bytes read
 	open   opener
 	body   io.ReadCloser
 	sum    hash.Hash
@@ -95,6 +97,9 @@ func (f *fetch) Read(p []byte) (n int, err error) {
 	} else {
 		n, err = f.readSource(p)
 	}
+	if err == nil {
+		err = f.checkHead(p[:n])
+	}
 	f.sum.Write(p[:n])
 	f.at += int64(n)
 	if f.report != nil && n > 0 {
@@ -104,6 +109,19 @@ func (f *fetch) Read(p []byte) (n int, err error) {
 		f.failed = err
 	}
 	return n, err
+}
+
+// checkHead refuses layers that are compressed as no registry's are: a few bytes of xz can ask for gigabytes of memory.
+func (f *fetch) checkHead(b []byte) error {
+	if !f.layer || len(f.head) >= len(xzMagic) {
+		return nil
+	}
+	f.head = append(f.head, b[:min(len(b), len(xzMagic)-len(f.head))]...)
+	if string(f.head) != xzMagic {
+		return nil
+	}
+	return &unpack.FormatError{Reason: "is compressed with xz, and layers are with gzip, zstd or not at all",
+		Remedy: "have the image made again with one of these"}
 }
 
 // readSource reads from where the blob comes from, and writes what it gives down.

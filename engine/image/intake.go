@@ -165,6 +165,7 @@ func (i *intake) layer(ctx context.Context, w wanted, report func(Progress)) (*p
 		return i.place(have), nil
 	}
 	u, err := i.bring(ctx, w, bp, func(f *fetch) (*unpacked, error) {
+		f.layer = true
 		f.report = func(at int64) {
 			bp.tell(Progress{Part: part, Action: downloading(f), Current: at, Total: w.blob.Size})
 		}

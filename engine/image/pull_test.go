@@ -360,6 +360,15 @@ func TestPullRefuses(t *testing.T) {
 			}
 			s.put(tb, "1", index, img)
 		}, "nests indexes too deep"},
+		"a layer in xz": {func(tb testing.TB, s *shelf, img v1.Image) {
+			d := largest(tb, img)
+			layer := run(tb, rootfs(tb), "xz", "-0", "-c")
+			s.blob(tb, layer)
+			raw := bytes.Replace(s.manifests[s.tags["1"]].raw, []byte(d.Digest.Hex), []byte(sum(tb, layer).Hex), 1)
+			raw = bytes.Replace(raw, fmt.Append(nil, d.Size), fmt.Append(nil, len(layer)), 1)
+			s.tags["1"] = sum(tb, raw)
+			s.manifests[s.tags["1"]] = document{types.DockerManifestSchema2, raw}
+		}, "compressed with xz"},
 		"a layer of no filesystem": {func(tb testing.TB, s *shelf, img v1.Image) {
 			raw := bytes.Replace(s.manifests[s.tags["1"]].raw, []byte("rootfs.diff.tar.gzip"), []byte("wasm"), 1)
 			s.tags["1"] = sum(tb, raw)

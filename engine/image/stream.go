@@ -28,12 +28,15 @@ var compressions = []struct {
 }{
 	{"gzip", []byte{0x1f, 0x8b}, func(r io.Reader) (io.ReadCloser, error) { return gzip.NewReader(r) }},
 	{"zstd", []byte{0x28, 0xb5, 0x2f, 0xfd}, openZstd},
-	{"xz", []byte{0xfd, '7', 'z', 'X', 'Z', 0}, func(r io.Reader) (io.ReadCloser, error) {
+	{"xz", []byte(xzMagic), func(r io.Reader) (io.ReadCloser, error) {
 		d, err := xz.NewReader(r)
 		return io.NopCloser(d), err
 	}},
 	{"bzip2", []byte("BZh"), func(r io.Reader) (io.ReadCloser, error) { return io.NopCloser(bzip2.NewReader(r)), nil }},
 }
+
+// xzMagic is how xz begins, see the .xz file format, 2.1.1.1.
+const xzMagic = "\xfd7zXZ\x00"
 
 // zstdWindow is the most memory one stream may ask for, in bytes: what the
 // zstd command takes without --long.

@@ -5,8 +5,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
+	"github.com/vethloom/vethloom/engine/shim/shimtest"
+	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/registrytest"
 )
 
@@ -94,4 +97,65 @@ func TestRegistryThereAndBack(t *testing.T) {
 	n.ok("rmi", id)
 	cli("", "logout", r.Host)
 	n.refuses(refusal{"pull -q " + name, 1, `login`}, refusal{"run -q " + name, 125, `login`})
+}
+
+// A pull that netd was killed in goes on where it was, and what is damaged is found and repaired.
+func TestPullOverDamage(t *testing.T) {
+	n := newNode(t)
+	var r *registrytest.Server
+	if err := n.Do("", func() error { r = registrytest.Serve(t, registrytest.Options{}); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	name := r.Host + "/app:1"
+	dir := t.TempDir()
+	n.Sh("cp -a " + shimtest.Rootfs(t) + "/. " + dir + " && head -c 3000000 /dev/urandom > " + dir + "/big")
+	n.Sh("tar -C " + dir + " -c . > " + dir + ".tar")
+	id := n.ok("import", "-c", `CMD ["sh"]`, dir+".tar", name)
+	n.ok("push", "-q", name)
+	layer := strings.TrimSpace(n.Sh("ls -S " + n.root + "/images/blobs/sha256 | head -1"))
+	n.ok("rmi", name)
+
+	r.Fail(registrytest.Fault{Path: "/blobs/sha256:" + layer, Method: "GET", At: 1 << 20, Stall: true})
+	pull := n.session(nil, "pull", name)
+	n.eventually("a part of the layer is here", func() bool {
+		return n.Sh("find "+n.root+"/images/ingest -size +900k") != ""
+	})
+	n.end(syscall.SIGKILL)
+	await.From(t, "the pull of a netd that was killed ends", pull.code)
+	r.Heal()
+	n.start()
+	is(t, "half-done things", n.Sh("ls "+n.root+"/images/tmp"), "")
+	before := len(r.Requests())
+	is(t, "the pull that goes on", n.ok("pull", "-q", name), id)
+	ranged := false
+	for _, q := range r.Requests()[before:] {
+		ranged = ranged || strings.HasPrefix(q.Header.Get("Range"), "bytes=")
+	}
+	if !ranged {
+		t.Error("nothing of what was fetched before was used")
+	}
+	n.ok("system", "check")
+	n.Sh("echo damage > $(find " + n.root + "/images/layers -name big)")
+	finds := func(want string) {
+		t.Helper()
+		got := n.net("system", "check")
+		matches(t, "what is found", got.out, want)
+		if got.code != 1 {
+			t.Errorf("the check ends with %d", got.code)
+		}
+	}
+	finds(`layer sha256:`)
+	n.ok("system", "check", "--repair")
+	n.ok("system", "check")
+	n.Sh("f=$(find " + n.root + "/images/blobs -size +900k); printf x | dd of=$f bs=1 seek=5000 conv=notrunc " +
+		"2>/dev/null")
+	finds(`blob sha256:`)
+	n.refuses(refusal{"save -o " + dir + "/saved.tar " + name, 1, `has changed since`})
+	n.net("system", "check", "--repair")
+	n.ok("pull", "-q", name)
+	n.ok("system", "check")
+	n.ok("run", "--rm", "--network", "none", name, "test", "-s", "/big")
+	n.ok("rmi", name)
+	n.ok("system", "prune", "-f")
+	is(t, "what is left", n.Sh("find "+n.root+"/images -type f"), "")
 }

@@ -23,7 +23,7 @@ func TestRunGivesTheCommandsExitCode(t *testing.T) {
 		{"run --rm bb /bin/nosuch", 127, `"/bin/nosuch": not found`},
 		{"run --rm bb /etc/plain", 126, `"/etc/plain": not executable`},
 		{"run --rm bb /etc", 126, `"/etc": not executable`},
-		{"run --rm bb:nope true", 125, `no such image: bb:nope.*net images`},
+		{"run --rm --pull never bb:nope true", 125, `no such image: bb:nope.*net images`},
 		{"run --rm --bogus bb true", 125, "unknown flag: --bogus.*--help"},
 		{"run --rm bb", 125, "give a command"},
 		{"run --rm bb sh -c sh\t-c\t'kill\t-9\t$$';exit\t$?", 137, ""},
