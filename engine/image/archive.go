@@ -147,7 +147,7 @@ func (a *archive) keep(name string, size int64, r io.Reader) error {
 		m = member{file: f.Name()}
 		out = f
 	}
-	n, err := io.CopyBuffer(struct{ io.Writer }{out}, r, make([]byte, sourceBuffer))
+	n, err := io.CopyBuffer(struct{ io.Writer }{out}, r, make([]byte, copyBuffer))
 	if m.file != "" {
 		err = errors.Join(err, out.Close())
 	} else {

@@ -199,7 +199,7 @@ func (k *check) read(ctx context.Context, h v1.Hash) (int64, error) {
 		k.report(Progress{Part: h.String(), Action: ActionChecking, Current: at, Total: size})
 		return n, err
 	})}
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, told, make([]byte, sourceBuffer))
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, told, make([]byte, copyBuffer))
 	if errors.Is(err, unix.EIO) {
 		err = &CorruptError{Digest: h.String(), Reason: "cannot be read: " + err.Error()}
 	}

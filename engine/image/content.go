@@ -30,6 +30,7 @@ import (
 type content struct {
 	root string
 	log  *slog.Logger
+	wide *wideWindows
 
 	mu   sync.Mutex      // held while blobs and layers appear, disappear, or are pinned
 	pins map[string]*pin // by pinKey
@@ -53,7 +54,7 @@ func openContent(root string, log *slog.Logger) (*content, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find image directory: %w", err)
 	}
-	c := &content{root: root, log: log, pins: map[string]*pin{}}
+	c := &content{root: root, log: log, wide: newWideWindows(), pins: map[string]*pin{}}
 	for _, dir := range []string{root, c.layersDir(), c.blobsDir(), c.ingestDir(), c.tmp()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make image directory: %w", diskError(root, err))

@@ -62,6 +62,8 @@ type space struct {
 	free        int64 // bytes, at the beginning
 	reserve     int64 // bytes that stay free
 	unchecked   int64 // bytes since the last look at what is free
+	chunks      spare[[]byte]
+	decoders    decoders
 }
 
 // maxReserve is the most that is left free, in bytes; of a small filesystem it is a twentieth.
@@ -74,7 +76,8 @@ const checkEvery = 1 << 20
 const spaceSlack = 1 << 30
 
 func (c *content) space() *space {
-	s := &space{root: c.root, limit: 1 << 40, free: 1 << 40} // where the filesystem does not tell
+	// The bounds are those where the filesystem does not tell.
+	s := &space{root: c.root, decoders: decoders{wide: c.wide}, limit: 1 << 40, free: 1 << 40}
 	var st unix.Statfs_t
 	if err := unix.Statfs(c.root, &st); err == nil {
 		s.free = int64(st.Bavail) * st.Bsize
@@ -103,6 +106,13 @@ func (c *content) fits(layers []source) error {
 		}
 	}
 	return nil
+}
+
+// taken is how much was read, in bytes.
+func (s *space) taken() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.limit - s.left
 }
 
 // take is called for what was read.

@@ -158,9 +158,16 @@ func (f *fetch) verify() error {
 	if f.failed != nil {
 		return f.failed
 	}
-	if _, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{f}, make([]byte, sourceBuffer)); err != nil {
+	if f.at == f.want.Size {
+		return f.compare()
+	}
+	if _, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{f}, make([]byte, copyBuffer)); err != nil {
 		return err
 	}
+	return f.compare()
+}
+
+func (f *fetch) compare() error {
 	if got := hex.EncodeToString(f.sum.Sum(nil)); got != f.want.Digest.Hex {
 		return &mismatchError{want: f.want.Digest, got: got}
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -87,7 +88,15 @@ func (i *intake) close() {
 		}
 	}
 	i.releases, i.files, i.own = nil, nil, nil
+	if i.room.taken() > muchRead {
+		i.room = nil
+		debug.FreeOSMemory()
+	}
 }
+
+// muchRead is from how many bytes on an operation gives its memory back to the system at once: by itself, a daemon that
+// rests afterwards would keep tens of megabytes for minutes. It takes some milliseconds.
+const muchRead = 64 << 20
 
 // hold pins a thing until close.
 func (i *intake) hold(kind, hex string) *pin {

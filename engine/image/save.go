@@ -314,7 +314,7 @@ func (v *saving) decompressed(w io.Writer, p part) (n int64, err error) {
 }
 
 func (v *saving) plain(w io.Writer, blob io.Reader, p part) (n int64, err error) {
-	in, err := decompress(blob)
+	in, err := decompress(v.ctx, blob, &decoders{wide: newWideWindows()})
 	if err != nil {
 		return 0, err
 	}
@@ -336,7 +336,7 @@ func (v *saving) plain(w io.Writer, blob io.Reader, p part) (n int64, err error)
 
 // copy ends with the context.
 func (v *saving) copy(w io.Writer, r io.Reader) (int64, error) {
-	return io.CopyBuffer(archiveWriter{w}, ending{v.ctx, r}, make([]byte, sourceBuffer))
+	return io.CopyBuffer(archiveWriter{w}, ending{v.ctx, r}, make([]byte, copyBuffer))
 }
 
 // archiveWriter tells errors of whoever takes the archive from those of blobs.
