@@ -80,13 +80,7 @@ func TestStrangersChangesOfTunnelsAreRepaired(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w.Sh(c.script)
-			await.True(t, "the kernel is as recorded again", func() bool {
-				d, err := w.client.System.Diff(t.Context(), &apiv1.DiffRequest{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				return len(d.Ops) == 0
-			})
+			await.True(t, "the kernel is as recorded again", func() bool { return len(w.differences()) == 0 })
 			if now := w.tables(); now != before {
 				t.Errorf("the tables are not as before: %s",
 					cmp.Diff(strings.Split(before, "\n"), strings.Split(now, "\n")))
