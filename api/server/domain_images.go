@@ -38,8 +38,8 @@ type ImageChanges interface {
 	PruneImages(ctx context.Context, all bool, due func(image.Image) bool) (PrunedImages, error)
 	// CheckImages compares all that is kept with its digests, and calls found for what is not as it should be.
 	// With repair it puts right what it can. An error of found ends it.
-	CheckImages(ctx context.Context, repair bool, report func(image.Progress), found func(ImageDamage) error) (
-		CheckedImages, error)
+	CheckImages(ctx context.Context, repair bool, report func(image.Progress), found func(image.Damage) error) (
+		image.Checked, error)
 }
 
 // ImageTransfers are those with registries. A report is called from several goroutines, and returns at once.
@@ -91,21 +91,6 @@ type RegistryHost struct {
 type PrunedImages struct {
 	Untagged, Deleted []string
 	Reclaimed         int64 // bytes
-}
-
-// ImageDamage is something of the store that is not as its digest says, or missing.
-type ImageDamage struct {
-	Object   string   // "blob sha256:…", "layer sha256:…"
-	Images   []string // that need it: names, or IDs
-	Problem  string
-	Repaired bool
-	Remedy   string // "": none is needed
-}
-
-// CheckedImages are how much a check has read.
-type CheckedImages struct {
-	Images, Blobs, Layers int
-	Bytes                 int64
 }
 
 // ContainerFiles is what there is to do with a container's filesystem.

@@ -69,7 +69,7 @@ func (s *imagesService) Login(ctx context.Context, r *apiv1.LoginRequest) (*apiv
 // Check implements the call.
 func (s *imagesService) Check(r *apiv1.CheckImagesRequest,
 	stream grpc.ServerStreamingServer[apiv1.CheckImagesResponse]) error {
-	var checked CheckedImages
+	var checked image.Checked
 	var sending sync.Mutex // a stream takes one sender at a time
 	send := func(m *apiv1.CheckImagesResponse) error {
 		sending.Lock()
@@ -79,7 +79,7 @@ func (s *imagesService) Check(r *apiv1.CheckImagesRequest,
 	err := reporting(stream.Context(), func(p *apiv1.TransferProgress) error {
 		return send(&apiv1.CheckImagesResponse{Message: &apiv1.CheckImagesResponse_Progress{Progress: p}})
 	}, func(ctx context.Context, report func(image.Progress)) (err error) {
-		checked, err = s.images.CheckImages(ctx, r.GetRepair(), report, func(d ImageDamage) error {
+		checked, err = s.images.CheckImages(ctx, r.GetRepair(), report, func(d image.Damage) error {
 			return send(&apiv1.CheckImagesResponse{Message: &apiv1.CheckImagesResponse_Damage{
 				Damage: &apiv1.ImageDamage{Object: d.Object, Images: d.Images, Problem: d.Problem,
 					Repaired: d.Repaired, Remedy: d.Remedy}}})

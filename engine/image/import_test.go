@@ -95,6 +95,7 @@ func TestImportRefuses(t *testing.T) {
 		{"image archive", archive, image.ImportOptions{}, "net load"},
 		{"absolute", files{{"/etc/passwd", "x"}}.tar(t), image.ImportOptions{}, `"/etc/passwd": has an absolute path`},
 		{"capital letters", plain, image.ImportOptions{Reference: "BusyBox"}, "has capital letters"},
+		{"capital letters and a tag", plain, image.ImportOptions{Reference: "x:50/Box:V1"}, "has capital letters"},
 		{"bad tag", plain, image.ImportOptions{Reference: "busybox:"}, "malformed"},
 		{"digest", plain, image.ImportOptions{Reference: "a@sha256:" + strings.Repeat("0", 64)}, "digest"},
 		{"looks like an ID", plain, image.ImportOptions{Reference: strings.Repeat("a", 64)}, "looks like an image ID"},

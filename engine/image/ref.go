@@ -113,10 +113,14 @@ func badReference(ref, reason, remedy string) error {
 }
 
 func referenceProblem(ref string, err error) string {
+	name := ref // without the tag
+	if at := strings.LastIndexByte(ref, ':'); at > strings.LastIndexByte(ref, '/') {
+		name = ref[:at]
+	}
 	switch {
 	case ref == "":
 		return "is empty"
-	case ref != strings.ToLower(ref) && !strings.Contains(ref, ":"):
+	case name != strings.ToLower(name):
 		return "has capital letters, which only tags may have"
 	}
 	// The library repeats the reference and lists every character it would take.

@@ -122,7 +122,7 @@ func parseReferrers(raw []byte) ([]v1.Descriptor, error) {
 	var all []v1.Descriptor
 	for _, d := range index.Manifests {
 		if d.Digest.Hex == "" || d.Size < 0 || d.Size > maxManifest {
-			return nil, contentError("the list of referrers has one without a digest, or of %d bytes", d.Size)
+			return nil, contentError("the list of referrers has something without a digest, or of %d bytes", d.Size)
 		}
 		all = append(all, d)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/vethloom/vethloom/api/server/fake"
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/internal/cli"
 	"github.com/vethloom/vethloom/internal/cluster"
 	"github.com/vethloom/vethloom/internal/cluster/record"
@@ -69,7 +70,7 @@ func TestNamesOfOthersDoNotDriveTheTerminal(t *testing.T) {
 		Store: evil, NodeName: evil, Problems: []string{evil}}})
 	n.domain.SetRemote("evil.test/a:1", fake.Remote{Layers: 2, Size: 10, Text: evil})
 	n.domain.SetChanges(server.FileChange{Kind: server.ChangeAdded, Path: "/" + evil})
-	n.domain.AddDamage(server.ImageDamage{Object: evil, Problem: evil, Remedy: evil, Images: []string{evil}})
+	n.domain.AddDamage(image.Damage{Object: evil, Problem: evil, Remedy: evil, Images: []string{evil}})
 	if _, err := n.domain.Commit(t.Context(), server.CommitRequest{Container: "box", Reference: "mine",
 		Author: evil}); err != nil {
 		t.Fatal(err)

@@ -32,7 +32,7 @@ func (a images) loginCommand() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 		Long: `Ask a registry (Docker Hub without a name) whether a user and a password are right, and keep them as
 Docker does: by the helper that its config.json names, else in that file, which everybody who reads it can use.`,
-		Example: "  net login registry.example.org:5000\n  net login -u robot --password-stdin ghcr.io < token",
+		Example: "  net login example.org:5000\n  net login -u robot --password-stdin ghcr.io < token",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("password") {
 				return errors.New("login: a password on the command line can be seen by everybody on this host, and " +
@@ -168,7 +168,7 @@ func (a images) logoutCommand() *cobra.Command {
 		Use: "logout [REGISTRY]", Short: "Forget the login to a registry", Args: cobra.MaximumNArgs(1),
 		GroupID: groupThings, ValidArgsFunction: cobra.NoFileCompletions,
 		Long:    "Remove what Docker's config.json and its helper have for a registry (Docker Hub without a name).",
-		Example: "  net logout registry.example.org:5000",
+		Example: "  net logout example.org:5000",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			host, err := credential.Host(strings.Join(args, ""))
 			if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/api/server/fake"
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/cli"
 	"github.com/vethloom/vethloom/internal/doctor"
@@ -267,7 +268,7 @@ func changed(ts *testscript.TestScript, _ bool, args []string) {
 
 // damaged OBJECT PROBLEM REMEDY is something more that a check finds.
 func damaged(ts *testscript.TestScript, _ bool, args []string) {
-	ts.Value(netdKey{}).(*netd).domain.AddDamage(server.ImageDamage{Object: args[0], Problem: args[1], Remedy: args[2],
+	ts.Value(netdKey{}).(*netd).domain.AddDamage(image.Damage{Object: args[0], Problem: args[1], Remedy: args[2],
 		Images: []string{"busybox:latest"}})
 }
 

@@ -66,7 +66,7 @@ func (a images) imagePull(path string) *cobra.Command {
 
 A name without a registry is Docker Hub's. Credentials are those of 'net login', of Docker and of Podman. A pull that
 broke off goes on where it was.`,
-		Example: "  net " + path + " busybox\n  net " + path + " registry.example.org:5000/team/app:1.2\n  net " +
+		Example: "  net " + path + " busybox\n  net " + path + " example.org:5000/team/app:1.2\n  net " +
 			path + " --platform linux/arm64 alpine@sha256:…",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.check(cmd); err != nil {
@@ -153,8 +153,8 @@ func (a images) imagePush(path string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "push [flags] NAME[:TAG]...", Short: "Give images to registries", Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.complete(imageNames, anyNumber),
-		Example: "  net tag app:1 registry.example.org:5000/team/app:1\n  net " + path +
-			" registry.example.org:5000/team/app:1",
+		Example: "  net tag app:1 example.org:5000/team/app:1\n  net " + path +
+			" example.org:5000/team/app:1",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.check(cmd); err != nil {
 				return err

@@ -31,8 +31,7 @@ func (i images) PruneImages(ctx context.Context, all bool, due func(image.Image)
 
 // CheckImages implements [server.ImageChanges].
 func (i images) CheckImages(ctx context.Context, repair bool, report func(image.Progress),
-	found func(server.ImageDamage) error) (server.CheckedImages, error) {
-	c, err := i.Check(ctx, image.CheckOptions{Repair: repair, Report: report, Running: i.daemon.engine.ImageRunners,
-		Found: func(d image.Damage) error { return found(server.ImageDamage(d)) }})
-	return server.CheckedImages{Images: c.Images, Blobs: c.Blobs, Layers: c.Layers, Bytes: c.Bytes}, err
+	found func(image.Damage) error) (image.Checked, error) {
+	return i.Check(ctx, image.CheckOptions{Repair: repair, Report: report, Running: i.daemon.engine.ImageRunners,
+		Found: found})
 }

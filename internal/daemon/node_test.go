@@ -238,8 +238,8 @@ func (n *node) restart() {
 	n.start()
 }
 
-// converged fails the test when the kernel differs from the records. What comes by etcd is waited for: news of other nodes
-// come at any time, and a pass follows them.
+// converged fails the test when the kernel differs from the records. What comes by etcd is waited for: news of other
+// nodes come at any time, and a pass follows them.
 func (n *node) converged() {
 	n.t.Helper()
 	var ops []*apiv1.Op

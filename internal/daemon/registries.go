@@ -117,6 +117,9 @@ func (o outgoing) Referrers() []registry.Content { return o.referrers }
 
 // RegistryHosts implements [server.ImageTransfers].
 func (i images) RegistryHosts(_ context.Context, ref string, push bool) ([]server.RegistryHost, error) {
+	if _, err := image.ParseNamed(ref); err != nil {
+		return nil, err
+	}
 	endpoints, err := i.registries.Endpoints(ref, push)
 	if err != nil {
 		return nil, err

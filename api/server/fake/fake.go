@@ -62,7 +62,7 @@ type core struct {
 	remotes    map[string]Remote
 	seen       []registry.Credential
 	pace       func(context.Context)
-	damages    []server.ImageDamage
+	damages    []image.Damage
 	changes    []server.FileChange
 	paused     []string
 

@@ -202,7 +202,7 @@ func (d *core) imageUsers(id string) (names []string) {
 }
 
 // AddDamage makes CheckImages find something more.
-func (d *core) AddDamage(found server.ImageDamage) {
+func (d *core) AddDamage(found image.Damage) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.damages = append(d.damages, found)
@@ -210,9 +210,9 @@ func (d *core) AddDamage(found server.ImageDamage) {
 
 // CheckImages implements [server.ImageChanges]. It repairs what needs no remedy.
 func (d *imagePart) CheckImages(_ context.Context, repair bool, report func(image.Progress),
-	found func(server.ImageDamage) error) (server.CheckedImages, error) {
+	found func(image.Damage) error) (image.Checked, error) {
 	if err := d.enter("CheckImages"); err != nil {
-		return server.CheckedImages{}, err
+		return image.Checked{}, err
 	}
 	defer d.mu.Unlock()
 	report(image.Progress{Current: 500, Total: 1000})
@@ -222,10 +222,10 @@ func (d *imagePart) CheckImages(_ context.Context, repair bool, report func(imag
 			damage.Remedy = "give --repair"
 		}
 		if err := found(damage); err != nil {
-			return server.CheckedImages{}, err
+			return image.Checked{}, err
 		}
 	}
-	return server.CheckedImages{Images: len(d.images), Blobs: 3 * len(d.images), Layers: len(d.images),
+	return image.Checked{Images: len(d.images), Blobs: 3 * len(d.images), Layers: len(d.images),
 		Bytes: 1000}, nil
 }
 

@@ -49,7 +49,7 @@ func helper(name string, script string) map[string]string {
 func TestHosts(t *testing.T) {
 	for name, want := range map[string]string{
 		"": "docker.io", "docker.io": "docker.io", "index.docker.io": "docker.io",
-		"https://index.docker.io/v1/": "docker.io", "Registry.Example.org:5000": "registry.example.org:5000",
+		"https://index.docker.io/v1/": "docker.io", "Example.org:5000": "example.org:5000",
 		"http://r.test/v2/": "r.test", "[fd00::1]:5000": "[fd00::1]:5000",
 	} {
 		if got, err := credential.Host(name); err != nil || got != want {
