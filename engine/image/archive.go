@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -48,7 +47,7 @@ const ownFile = 64 << 10
 // spool reads a tar, which may be compressed, to its end: blobs come in no useful order, and manifests often last.
 func (c *content) spool(ctx context.Context, r io.Reader) (a *archive, err error) {
 	a = &archive{c: c, parts: map[string]member{}, links: map[string]string{}, subjects: map[v1.Hash][]v1.Descriptor{}}
-	if a.dir, err = os.MkdirTemp(c.tmp(), "archive-"); err != nil {
+	if a.dir, err = c.makeDir("archive-"); err != nil {
 		return nil, fmt.Errorf("make temporary directory: %w", diskError(c.root, err))
 	}
 	defer func() {
@@ -57,7 +56,7 @@ func (c *content) spool(ctx context.Context, r io.Reader) (a *archive, err error
 			a = nil
 		}
 	}()
-	if a.small, err = os.Create(filepath.Join(a.dir, "small")); err != nil {
+	if a.small, err = c.makeFile(a.dir, "small-"); err != nil {
 		return a, fmt.Errorf("make temporary file: %w", err)
 	}
 	s := openStream(ctx, r, c.space(), nil)
@@ -140,7 +139,7 @@ func (a *archive) keep(name string, size int64, r io.Reader) error {
 	m := member{at: a.end}
 	out := a.small
 	if size >= ownFile && strings.HasPrefix(name, "/blobs/") {
-		f, err := os.CreateTemp(a.dir, "blob-")
+		f, err := a.c.makeFile(a.dir, "blob-")
 		if err != nil {
 			return err
 		}
@@ -208,7 +207,7 @@ func (a *archive) give(d v1.Descriptor, to string) error {
 	if err != nil || m.file == "" || m.size != d.Size {
 		return nil
 	}
-	if err := ignoreMissing(os.Remove(to)); err != nil {
+	if err := ignoreMissing(a.c.remove(to)); err != nil {
 		return err
 	}
 	err = os.Link(m.file, to)

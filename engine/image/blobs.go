@@ -108,7 +108,7 @@ func (s *summer) digest() v1.Hash {
 
 // stageBlob writes a small blob to the temporary directory.
 func (c *content) stageBlob(raw []byte) (file string, err error) {
-	f, err := os.CreateTemp(c.tmp(), "blob-")
+	f, err := c.makeFile(c.tmp(), "blob-")
 	if err != nil {
 		return "", diskError(c.root, err)
 	}

@@ -158,7 +158,7 @@ func (k *check) blob(ctx context.Context, h v1.Hash, of []*entry) error {
 	k.bad[h.Hex] = true
 	d := Damage{Object: "blob " + h.String(), Images: names(of), Problem: corrupt.Reason, Remedy: remedy(of)}
 	if k.o.Repair {
-		if err := ignoreMissing(os.Remove(k.c.blob(h))); err != nil {
+		if err := ignoreMissing(k.c.remove(k.c.blob(h))); err != nil {
 			return fmt.Errorf("remove a damaged blob: %w", err)
 		}
 		d.Problem += "; it was removed, and the next pull fetches it"
@@ -326,7 +326,7 @@ func (k *check) blobOf(e *entry, n int) (v1.Descriptor, error) {
 
 // replace gives a layer that was unpacked the place of the one that is there. What containers run on stays.
 func (k *check) replace(key string, u *unpacked, of []*entry) (repaired bool, remedy string, err error) {
-	if err := syncFilesystem(k.c.root); err != nil {
+	if err := k.c.sync(); err != nil {
 		return false, "", diskError(k.c.root, err)
 	}
 	k.c.mu.Lock()
@@ -336,19 +336,19 @@ func (k *check) replace(key string, u *unpacked, of []*entry) (repaired bool, re
 			"'net system check --repair'", strings.Join(users, ", ")), nil
 	}
 	k.c.measured.Delete(k.c.layer(key))
-	err = unix.Renameat2(unix.AT_FDCWD, u.dir, unix.AT_FDCWD, k.c.layer(key), unix.RENAME_EXCHANGE)
+	err = k.c.exchange(u.dir, k.c.layer(key))
 	if errors.Is(err, unix.ENOENT) {
-		if err = os.Rename(u.dir, k.c.layer(key)); err == nil {
+		if err = k.c.rename(u.dir, k.c.layer(key)); err == nil {
 			u.published = true
 		}
 	} else if err == nil && len(k.running(of)) > 0 { // one has just been started
-		err = unix.Renameat2(unix.AT_FDCWD, u.dir, unix.AT_FDCWD, k.c.layer(key), unix.RENAME_EXCHANGE)
+		err = k.c.exchange(u.dir, k.c.layer(key))
 		return false, "stop the containers that run on it, and have it repaired with 'net system check --repair'", err
 	}
 	if err != nil {
 		return false, "", fmt.Errorf("exchange layer %s: %w", key, err)
 	}
-	return true, "", syncDirectory(k.c.layersDir())
+	return true, "", k.c.syncDirectory(k.c.layersDir())
 }
 
 func (k *check) running(of []*entry) (out []string) {

@@ -41,8 +41,8 @@ func (s *Store) sweep(ctx context.Context, leftovers bool) (freed int64, err err
 	ctx = context.WithoutCancel(ctx)
 	trash, err := s.bury(ctx, leftovers)
 	for _, dir := range trash {
-		n, _, merr := rootfile.Measure(ctx, filepath.Join(dir, "content"))
-		rerr := rootfile.RemoveTree(dir)
+		n, _, merr := rootfile.Measure(ctx, dir)
+		rerr := s.content.removeTree(dir)
 		if rerr == nil {
 			freed += n
 		}
@@ -88,14 +88,11 @@ func (s *Store) bury(ctx context.Context, leftovers bool) (trash []string, err e
 			if place.young && time.Since(info.ModTime()) < leftoverAge {
 				continue
 			}
-			grave, err := os.MkdirTemp(c.tmp(), "gone-")
+			grave, err := c.moveAway(filepath.Join(place.dir, e.Name()))
 			if err != nil {
 				return trash, err
 			}
 			trash = append(trash, grave)
-			if err := os.Rename(filepath.Join(place.dir, e.Name()), filepath.Join(grave, "content")); err != nil {
-				return trash, err
-			}
 			c.measured.Delete(filepath.Join(place.dir, e.Name()))
 		}
 	}

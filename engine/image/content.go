@@ -28,7 +28,7 @@ import (
 //
 // Blobs and layers appear with one rename, complete and synced, and go the same way.
 type content struct {
-	root string
+	disk
 	log  *slog.Logger
 	wide *wideWindows
 
@@ -49,12 +49,12 @@ type layerInfo struct {
 	Needs unpack.Needs `json:"needs,omitzero"`
 }
 
-func openContent(root string, log *slog.Logger) (*content, error) {
+func openContent(root string, log *slog.Logger, steps func(string) error) (*content, error) {
 	root, err := filepath.Abs(root) // layers are mounted by processes elsewhere
 	if err != nil {
 		return nil, fmt.Errorf("find image directory: %w", err)
 	}
-	c := &content{root: root, log: log, wide: newWideWindows(), pins: map[string]*pin{}}
+	c := &content{disk: disk{root: root, steps: steps}, log: log, wide: newWideWindows(), pins: map[string]*pin{}}
 	for _, dir := range []string{root, c.layersDir(), c.blobsDir(), c.ingestDir(), c.tmp()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make image directory: %w", diskError(root, err))
@@ -78,7 +78,6 @@ func openContent(root string, log *slog.Logger) (*content, error) {
 func (c *content) layersDir() string { return filepath.Join(c.root, "layers") }
 func (c *content) blobsDir() string  { return filepath.Join(c.root, "blobs", "sha256") }
 func (c *content) ingestDir() string { return filepath.Join(c.root, "ingest") }
-func (c *content) tmp() string       { return filepath.Join(c.root, "tmp") }
 
 // blob is where a blob is kept.
 func (c *content) blob(h v1.Hash) string { return filepath.Join(c.blobsDir(), h.Hex) }
@@ -122,7 +121,7 @@ func (c *content) mend(dir, key string) (bool, error) {
 		if _, err := os.Lstat(filepath.Join(c.layer(key), part)); !errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err := os.Rename(filepath.Join(dir, part), filepath.Join(c.layer(key), part)); err != nil {
+		if err := c.rename(filepath.Join(dir, part), filepath.Join(c.layer(key), part)); err != nil {
 			return mended, err
 		}
 		mended = true
@@ -131,8 +130,8 @@ func (c *content) mend(dir, key string) (bool, error) {
 }
 
 // publish gives what is in the temporary directory its place, unless the same is there.
-func publish(from, to string) error {
-	err := os.Rename(from, to)
+func (c *content) publish(from, to string) error {
+	err := c.rename(from, to)
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
 		return nil
 	}

@@ -11,15 +11,6 @@ import (
 	"github.com/vethloom/vethloom/cnm"
 )
 
-// syncFilesystem writes out all of the filesystem a directory is on: one
-// call instead of one a file, see syncfs(2).
-func syncFilesystem(dir string) error {
-	return withDirectory(dir, "sync the filesystem of", unix.Syncfs)
-}
-
-// syncDirectory makes renames in a directory last, see fsync(2).
-func syncDirectory(dir string) error { return withDirectory(dir, "sync", unix.Fsync) }
-
 func withDirectory(dir, what string, do func(fd int) error) error {
 	d, err := os.Open(dir)
 	if err != nil {

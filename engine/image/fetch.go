@@ -28,6 +28,7 @@ type giver func(d v1.Descriptor, file string) error
 // fetch reads a blob: what the disk has of it first, then the rest from where it comes from, which it writes down. Its
 // bytes are to be trusted when verify has returned nil.
 type fetch struct {
+	c      *content
 	ctx    context.Context
 	want   v1.Descriptor
 	file   *os.File
@@ -48,7 +49,7 @@ type fetch struct {
 // the blob's turn.
 func (c *content) startFetch(ctx context.Context, want v1.Descriptor, open opener, room *space,
 	report func(at int64)) (*fetch, error) {
-	f := &fetch{ctx: ctx, want: want, open: open, sum: sha256.New(), room: room, report: report}
+	f := &fetch{c: c, ctx: ctx, want: want, open: open, sum: sha256.New(), room: room, report: report}
 	var err error
 	if f.file, f.have, err = c.openBlob(want.Digest); err == nil && f.have == want.Size {
 		f.open, f.stored = nil, true
@@ -57,7 +58,9 @@ func (c *content) startFetch(ctx context.Context, want v1.Descriptor, open opene
 	if f.file != nil {
 		f.file.Close() // it has another size, and is replaced
 	}
-	f.file, err = os.OpenFile(c.ingest(want.Digest), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err = c.step("fetch blob " + want.Digest.Hex); err == nil {
+		f.file, err = os.OpenFile(c.ingest(want.Digest), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("fetch blob %s: %w", want.Digest, diskError(c.root, err))
 	}
@@ -139,7 +142,7 @@ func (f *fetch) readSource(p []byte) (n int, err error) {
 		if werr := f.room.take(n); werr != nil {
 			return 0, werr
 		}
-		if _, werr := f.file.WriteAt(p[:n], f.at); werr != nil {
+		if werr := f.write(p[:n]); werr != nil {
 			return 0, fmt.Errorf("write blob %s: %w", f.want.Digest, diskError(f.room.root, werr))
 		}
 	}
@@ -151,6 +154,14 @@ func (f *fetch) readSource(p []byte) (n int, err error) {
 			f.want.Digest, f.at, f.want.Size), Remedy: "try again; if it stays, it is damaged where it comes from"}
 	}
 	return n, err
+}
+
+func (f *fetch) write(p []byte) error {
+	if err := f.c.step("write blob " + f.want.Digest.Hex); err != nil {
+		return err
+	}
+	_, err := f.file.WriteAt(p, f.at)
+	return err
 }
 
 // verify reads what is left, and compares the whole with the digest.
@@ -212,7 +223,7 @@ func (c *content) drop(f *fetch, p *pin, damaged bool) error {
 	if f.stored {
 		file = c.blob(f.want.Digest)
 	}
-	if err := ignoreMissing(os.Remove(file)); err != nil {
+	if err := ignoreMissing(c.remove(file)); err != nil {
 		return fmt.Errorf("remove what was fetched of blob %s: %w", f.want.Digest, err)
 	}
 	return nil
@@ -226,7 +237,7 @@ func (c *content) forget(layers []source) error {
 		if l.blob.Digest.Hex == "" || c.pins[pinKey(pinBlob, l.blob.Digest.Hex)] != nil {
 			continue
 		}
-		if err := ignoreMissing(os.Remove(c.ingest(l.blob.Digest))); err != nil {
+		if err := ignoreMissing(c.remove(c.ingest(l.blob.Digest))); err != nil {
 			return fmt.Errorf("remove what was fetched: %w", err)
 		}
 	}

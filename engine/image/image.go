@@ -38,6 +38,9 @@ type Config struct {
 	Root  string    // a directory of the store's own, such as <state>/images; made when missing
 	Store cnm.Store // the records of kind image
 	Log   *slog.Logger
+	// Step, if there is one, is called before each change of the disk, and its error fails the change: tests have
+	// changes fail, or end the process before one.
+	Step func(change string) error
 }
 
 // ImportOptions describe the image made of a root filesystem.

@@ -281,7 +281,7 @@ func (i *intake) unpack(ctx context.Context, f *fetch, diffID v1.Hash) (*unpacke
 	}
 	if err == nil {
 		u.info.Blob = f.want
-		err = u.note()
+		err = i.c.note(u)
 	}
 	return u, err
 }
@@ -309,7 +309,7 @@ func (i *intake) sameLayer(ctx context.Context, f *fetch, diffID v1.Hash) error 
 
 // compress unpacks a tar and makes its blob: what it is compressed with is not kept.
 func (i *intake) compress(ctx context.Context, r io.Reader, o unpack.Options) (*unpacked, v1.Descriptor, error) {
-	f, err := os.CreateTemp(i.c.tmp(), "blob-")
+	f, err := i.c.makeFile(i.c.tmp(), "blob-")
 	if err != nil {
 		return nil, v1.Descriptor{}, fmt.Errorf("make blob: %w", diskError(i.c.root, err))
 	}
@@ -327,7 +327,10 @@ func (i *intake) compress(ctx context.Context, r io.Reader, o unpack.Options) (*
 	i.hold(pinBlob, d.Digest.Hex)
 	i.stage(f.Name(), i.c.blob(d.Digest))
 	u.info.Blob = d
-	return u, d, u.note()
+	if err := i.c.note(u); err != nil {
+		return nil, d, errors.Join(err, u.discard())
+	}
+	return u, d, nil
 }
 
 // adopt places a layer that was unpacked, unless it is there or staged already.
@@ -406,13 +409,13 @@ func (i *intake) publish() error {
 	if !fresh {
 		return nil
 	}
-	if err := syncFilesystem(i.c.root); err != nil {
+	if err := i.c.sync(); err != nil {
 		return diskError(i.c.root, err)
 	}
 	i.c.mu.Lock()
 	defer i.c.mu.Unlock()
 	for from, to := range i.files {
-		err := publish(from, to)
+		err := i.c.publish(from, to)
 		if errors.Is(err, fs.ErrNotExist) {
 			_, err = os.Lstat(to) // another has published it
 		}
@@ -435,7 +438,7 @@ func (i *intake) publish() error {
 		if mended {
 			continue
 		}
-		if err := publish(p.staged.dir, i.c.layer(p.key)); err != nil {
+		if err := i.c.publish(p.staged.dir, i.c.layer(p.key)); err != nil {
 			return fmt.Errorf("publish layer %s: %w", p.key, diskError(i.c.root, err))
 		}
 		if _, err := os.Lstat(p.staged.dir); errors.Is(err, fs.ErrNotExist) {
@@ -443,14 +446,14 @@ func (i *intake) publish() error {
 		}
 	}
 	i.files = map[string]string{}
-	return errors.Join(syncDirectory(i.c.blobsDir()), syncDirectory(i.c.layersDir()))
+	return errors.Join(i.c.syncDirectory(i.c.blobsDir()), i.c.syncDirectory(i.c.layersDir()))
 }
 
 // unpack unpacks a tar, compressed or not, into the temporary directory, and leaves nothing there when it fails. What
 // it is when decompressed goes to tap as well, if there is one.
 func (c *content) unpack(ctx context.Context, r io.Reader, o unpack.Options, room *space, tap io.Writer) (u *unpacked,
 	err error) {
-	dir, err := os.MkdirTemp(c.tmp(), "layer-")
+	dir, err := c.makeDir("layer-")
 	if err != nil {
 		return nil, fmt.Errorf("make directory for layer: %w", diskError(c.root, err))
 	}
@@ -490,10 +493,16 @@ func (c *content) unpack(ctx context.Context, r io.Reader, o unpack.Options, roo
 }
 
 // note writes down what is known of the layer.
-func (u *unpacked) note() error {
+func (c *content) note(u *unpacked) error {
 	b, err := json.Marshal(u.info)
-	if err != nil {
-		return err
+	if err == nil {
+		err = c.step("write layer.json")
 	}
-	return os.WriteFile(filepath.Join(u.dir, "layer.json"), b, 0o600)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(u.dir, "layer.json"), b, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("write down what is known of a layer: %w", diskError(c.root, err))
+	}
+	return nil
 }

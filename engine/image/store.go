@@ -61,7 +61,7 @@ type entry struct {
 // Open opens the images under a directory, and clears away what a killed
 // import left in its temporary directory.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	l, err := openContent(c.Root, c.Log)
+	l, err := openContent(c.Root, c.Log, c.Step)
 	if err != nil {
 		return nil, fmt.Errorf("open images: %w", err)
 	}
