@@ -23,15 +23,20 @@ func withDirectory(dir, what string, do func(fd int) error) error {
 	return nil
 }
 
+// makeRoom is what to do about a filesystem that is full.
+const makeRoom = "see what takes it with 'net system df', and free it with 'net image prune', 'net rmi IMAGE', " +
+	"'net rm CONTAINER' or 'net volume prune', or start netd with --root on a larger filesystem"
+
 // diskError says what to do about a filesystem that takes no more.
 func diskError(root string, err error) error {
+	if told, ok := errors.AsType[*cnm.Error](err); ok && told.Remedy == makeRoom {
+		return err
+	}
 	switch {
 	case errors.Is(err, unix.ENOSPC):
 		return &cnm.Error{
-			Kind: cnm.ErrExhausted, Cause: err,
-			Reason: fmt.Sprintf("the filesystem that holds %s has no room for it (%s)", root, free(root)),
-			Remedy: "free space with 'net rmi IMAGE', 'net rm CONTAINER' or 'net volume prune', or start netd " +
-				"with --root on a larger filesystem; nothing of this image was kept",
+			Kind: cnm.ErrExhausted, Cause: err, Remedy: makeRoom,
+			Reason: fmt.Sprintf("the filesystem that holds %s has no %s", root, lacking(root)),
 		}
 	case errors.Is(err, unix.EDQUOT):
 		return &cnm.Error{Kind: cnm.ErrExhausted, Cause: err, Reason: "the disk quota for " + root + " is used up",
@@ -92,8 +97,7 @@ func (c *content) fits(layers []source) error {
 				Reason: fmt.Sprintf("the filesystem that holds %s has no room for it: %d MiB are free, of which the "+
 					"last %d MiB are left for netd's records, and its layers have more, compressed", s.root,
 					s.free>>20, s.reserve>>20),
-				Remedy: "free space with 'net image prune', 'net rmi IMAGE' or 'net volume prune', or start netd " +
-					"with --root on a larger filesystem"}
+				Remedy: makeRoom}
 		}
 	}
 	return nil
@@ -115,7 +119,7 @@ func (s *space) take(n int) error {
 	}
 	return &cnm.Error{Kind: cnm.ErrExhausted,
 		Reason: fmt.Sprintf("it decompresses to more than %d MiB, for which there is no space", s.limit>>20),
-		Remedy: "free space, or start netd with --root on a larger filesystem"}
+		Remedy: makeRoom}
 }
 
 // check looks whether the reserve is untouched.
@@ -131,15 +135,18 @@ func (s *space) check(n int) error {
 	return &cnm.Error{Kind: cnm.ErrExhausted,
 		Reason: fmt.Sprintf("the filesystem that holds %s has no room for it: the last %d MiB are left for netd's "+
 			"records", s.root, s.reserve>>20),
-		Remedy: "free space with 'net rmi IMAGE', 'net rm CONTAINER' or 'net volume prune', or start netd with " +
-			"--root on a larger filesystem; nothing of this image was kept"}
+		Remedy: makeRoom}
 }
 
-// free tells what ran out: bytes or inodes.
-func free(dir string) string {
+// lacking tells what ran out: bytes or inodes, whichever is the scarcer. Some filesystems count no inodes.
+func lacking(dir string) string {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return "its free space is unknown: " + err.Error()
+		return "room for it, and how much is left is unknown: " + err.Error()
 	}
-	return fmt.Sprintf("%d MiB and %d inodes left", st.Bavail*uint64(st.Bsize)>>20, st.Ffree)
+	what := "space left for it"
+	if st.Files > 0 && float64(st.Ffree)/float64(st.Files) < float64(st.Bavail)/float64(st.Blocks) {
+		what = "inodes left for it"
+	}
+	return fmt.Sprintf("%s (%d MiB and %d inodes left)", what, st.Bavail*uint64(st.Bsize)>>20, st.Ffree)
 }

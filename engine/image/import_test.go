@@ -193,8 +193,8 @@ func (f *failing) Commit(context.Context, ...cnm.Write) error { return f.err }
 func TestImportOnFullDisk(t *testing.T) {
 	big := files{{"a", string(randomBytes(16 << 20))}}.tar(t)
 	for name, c := range map[string]struct{ options, want string }{
-		"bytes":  {"size=4m", " MiB and"},
-		"inodes": {"size=64m,nr_inodes=9", "0 inodes left"},
+		"bytes":  {"size=4m", "no space left for it ("},
+		"inodes": {"size=64m,nr_inodes=9", "no inodes left for it ("},
 	} {
 		t.Run(name, func(t *testing.T) {
 			small := t.TempDir()

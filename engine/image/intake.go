@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/image/unpack"
 	"github.com/vethloom/vethloom/engine/rootfile"
 	"github.com/vethloom/vethloom/engine/snapshot"
@@ -249,7 +250,7 @@ func (i *intake) bring(ctx context.Context, w wanted, p *pin, use func(*fetch) (
 			p.verified, p.size = true, w.blob.Size
 			return u, nil
 		}
-		if f.failed != nil { // what was fetched is good as far as it goes
+		if f.failed != nil || errors.Is(err, cnm.ErrExhausted) { // what was fetched is good as far as it goes
 			return nil, errors.Join(err, u.discardFailed())
 		}
 		_, damaged := errors.AsType[*mismatchError](err)
@@ -270,6 +271,9 @@ func (u *unpacked) discardFailed() error {
 // unpack unpacks a blob that is being fetched. Both digests are right when it returns no error.
 func (i *intake) unpack(ctx context.Context, f *fetch, diffID v1.Hash) (*unpacked, error) {
 	u, err := i.c.unpack(ctx, f, unpack.Options{Layer: true}, i.room, nil)
+	if errors.Is(err, cnm.ErrExhausted) {
+		return u, err // the rest of it would be fetched for nothing
+	}
 	if verr := f.verify(); verr != nil && ctx.Err() == nil {
 		// A blob that is not what it should be explains why it could not be unpacked.
 		if _, damaged := errors.AsType[*mismatchError](verr); damaged || err == nil {
@@ -318,7 +322,9 @@ func (i *intake) compress(ctx context.Context, r io.Reader, o unpack.Options) (*
 	var u *unpacked
 	if err == nil {
 		u, err = i.c.unpack(ctx, r, o, i.room, z)
-		err = errors.Join(err, z.Close())
+		if cerr := z.Close(); err == nil { // a disk that is full says so once
+			err = cerr
+		}
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, v1.Descriptor{}, errors.Join(err, u.discardFailed(), os.Remove(f.Name()))
@@ -446,7 +452,7 @@ func (i *intake) publish() error {
 		}
 	}
 	i.files = map[string]string{}
-	return errors.Join(i.c.syncDirectory(i.c.blobsDir()), i.c.syncDirectory(i.c.layersDir()))
+	return diskError(i.c.root, errors.Join(i.c.syncDirectory(i.c.blobsDir()), i.c.syncDirectory(i.c.layersDir())))
 }
 
 // unpack unpacks a tar, compressed or not, into the temporary directory, and leaves nothing there when it fails. What
