@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -236,10 +237,11 @@ func (s *Store) add(ctx context.Context, a arrival, m manifest, layers []*placed
 	err := s.update(ctx, func(all map[string]*entry) (map[string]*record, error) {
 		changed := map[string]*record{}
 		r := pending(all, changed, e.id)
-		if all[e.id] == nil {
+		if known := all[e.id]; known == nil {
 			*r = e.record
+		} else {
+			r.LayerKeys = s.content.stay(known.image.layerKeys, e.record.LayerKeys)
 		}
-		r.LayerKeys = e.record.LayerKeys
 		r.ByDigest = r.ByDigest || a.byDigest
 		r.Digests = append(slices.Clone(r.Digests), a.digests...)
 		slices.Sort(r.Digests)
@@ -262,6 +264,18 @@ func (s *Store) add(ctx context.Context, a arrival, m manifest, layers []*placed
 		return Image{}, diskError(s.content.root, err)
 	}
 	return s.Resolve(ctx, e.id)
+}
+
+// stay returns what the layers of a known image are kept under when it has come in again. Those that are there stay, as
+// containers may run on them, and what no record names is collected.
+func (c *content) stay(known, fresh []string) []string {
+	out := slices.Clone(fresh)
+	for n, key := range known {
+		if st, err := os.Lstat(c.fs(key)); err == nil && st.IsDir() {
+			out[n] = key
+		}
+	}
+	return out
 }
 
 // maxManifests is how many manifests of one image are kept.

@@ -47,6 +47,9 @@ func (s *Store) importTar(ctx context.Context, r io.Reader, o ImportOptions) (im
 		return Image{}, err
 	}
 	config.RootFS.DiffIDs = []v1.Hash{u.diffID}
+	if err := in.complete(ctx, []*placed{layer}, config.RootFS.DiffIDs); err != nil {
+		return Image{}, err
+	}
 	a := arrival{refs: refs, parsed: config}
 	if a.config, err = json.Marshal(config); err != nil {
 		return Image{}, fmt.Errorf("write configuration: %w", err)

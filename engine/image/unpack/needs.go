@@ -106,7 +106,6 @@ const (
 
 // needs collects what a layer needs while it is unpacked.
 type needs struct {
-	on      bool
 	implied map[uint64]string // by inode number: paths of directories made for what they hold
 	links   []Link
 	targets map[string]string // of links, by their names
@@ -128,9 +127,6 @@ func (n *needs) take(entry string, bytes int) error {
 
 // imply notes a directory that was made because an entry is in it.
 func (n *needs) imply(ino uint64, real string) error {
-	if !n.on {
-		return nil
-	}
 	if n.implied == nil {
 		n.implied = map[uint64]string{}
 	}

@@ -16,8 +16,8 @@ import (
 type Options struct {
 	// Layer takes what layers of images built elsewhere hold: names with a
 	// leading slash, which mean the same without it; overlayfs's own whiteouts (character
-	// devices 0:0); no end-of-archive marker, as the diff ID proves completeness. What is
-	// left to the layers below is noted in Result.Needs.
+	// devices 0:0); hard links to what is below; no end-of-archive marker, as the diff ID proves completeness. What
+	// both take becomes the same files: a root filesystem is the lowest layer of its image.
 	Layer bool
 }
 
@@ -27,7 +27,7 @@ type Result struct {
 	Size       int64 // bytes of content in regular files; holes count, hard links do not
 	LostXattrs int   // extended attributes that the filesystem cannot keep
 	Root       bool  // the archive names the root directory: it has the archive's owner and mode
-	Needs      Needs // of the layers below; only with Options.Layer
+	Needs      Needs // of the layers below
 }
 
 // copyBuffer is what is read and written at once, in bytes.
@@ -70,8 +70,7 @@ func Unpack(ctx context.Context, dir string, r io.Reader, o Options) (Result, er
 	}
 	defer t.close()
 	in := &counter{r: r}
-	u := &unpacker{opts: o, dir: t, in: in, tar: tar.NewReader(in), buf: make([]byte, copyBuffer),
-		needs: needs{on: o.Layer}}
+	u := &unpacker{opts: o, dir: t, in: in, tar: tar.NewReader(in), buf: make([]byte, copyBuffer)}
 	t.made = u.implied
 	if err := u.entries(ctx); err != nil {
 		return u.result, err
@@ -243,18 +242,14 @@ func parentError(entry string, err error) error {
 // in a layer would be a way to the host's devices. What a lower layer has in its
 // place is hidden.
 func (u *unpacker) device(p place, hdr *tar.Header) error {
-	whiteout := hdr.Typeflag == tar.TypeChar && hdr.Devmajor == 0 && hdr.Devminor == 0
-	switch {
-	case u.opts.Layer:
-		return u.hide(p)
-	case whiteout:
+	if whiteout := hdr.Typeflag == tar.TypeChar && hdr.Devmajor == 0 && hdr.Devminor == 0; whiteout && !u.opts.Layer {
 		return &EntryError{
 			Entry:  hdr.Name,
 			Reason: "is a device node (character 0:0), by which overlayfs says that a file was removed",
 			Remedy: "archive the mounted root filesystem, not overlayfs's directories",
 		}
 	}
-	return nil
+	return u.hide(p)
 }
 
 // implied notes a directory that the tree made for the entry at hand. It has the entry's times until it is named.
