@@ -63,7 +63,7 @@ func TestCollectionRacesWithAll(t *testing.T) {
 		return err
 	})
 	again("reclaim", func(ctx context.Context, _ int) error {
-		_, err := f.Reclaim(ctx, always, nil)
+		_, err := f.Reclaim(ctx, always, true, nil)
 		return err
 	})
 	again("measure and check", func(ctx context.Context, _ int) error {

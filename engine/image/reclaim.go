@@ -14,24 +14,32 @@ type Reclaimed struct {
 }
 
 // Reclaim frees space when less than a mark is left on the filesystem of images, in bytes; mark is given the size of
-// the filesystem. What no image has and what is left of broken pulls goes first, then images without a name that were
-// not asked for by digest and that no container needs. It ends as soon as enough is free.
-func (s *Store) Reclaim(ctx context.Context, mark func(total int64) int64, inUse func(imageID string) []string) (
-	r Reclaimed, err error) {
-	low, err := s.low(mark)
-	if err != nil || !low {
-		return r, err
+// the filesystem. What no image has goes first, then images without a name that were not asked for by digest and that
+// no container needs, and last, with leftovers, what pulls that broke off a short time ago could go on from. It ends as
+// soon as enough is free.
+func (s *Store) Reclaim(ctx context.Context, mark func(total int64) int64, leftovers bool,
+	inUse func(imageID string) []string) (r Reclaimed, err error) {
+	steps := []func() (int64, error){
+		func() (int64, error) { return s.sweep(ctx, false) },
+		func() (int64, error) {
+			p, err := s.prune(ctx, false, false, nil, inUse)
+			r.Deleted = p.Deleted
+			return p.Freed, err
+		},
 	}
-	if r.Freed, err = s.sweep(ctx, true); err != nil {
-		return r, err
+	if leftovers {
+		steps = append(steps, func() (int64, error) { return s.sweep(ctx, true) })
 	}
-	if low, err = s.low(mark); err != nil || !low {
-		return r, err
+	for _, step := range steps {
+		if low, err := s.low(mark); err != nil || !low {
+			return r, err
+		}
+		freed, err := step()
+		if r.Freed += freed; err != nil {
+			return r, err
+		}
 	}
-	p, err := s.Prune(ctx, false, nil, inUse)
-	r.Deleted = p.Deleted
-	r.Freed += p.Freed
-	return r, err
+	return r, nil
 }
 
 // low reports whether less space is free than a mark.

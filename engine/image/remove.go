@@ -69,7 +69,12 @@ type Pruned struct {
 // Prune removes the images that are due (nil: all are) and that no container needs: those without a name, that were not
 // asked for by digest either, or, with all, any. What no image has goes too, with what is left of pulls that broke off.
 func (s *Store) Prune(ctx context.Context, all bool, due func(Image) bool, inUse func(imageID string) []string) (
-	p Pruned, err error) {
+	Pruned, error) {
+	return s.prune(ctx, all, true, due, inUse)
+}
+
+func (s *Store) prune(ctx context.Context, all, leftovers bool, due func(Image) bool,
+	inUse func(imageID string) []string) (p Pruned, err error) {
 	var swept []string
 	err = s.update(ctx, func(images map[string]*entry) (map[string]*record, error) {
 		p = Pruned{}
@@ -92,7 +97,7 @@ func (s *Store) Prune(ctx context.Context, all bool, due func(Image) bool, inUse
 	slices.Sort(p.Deleted)
 	slices.Sort(p.Untagged)
 	p.Deleted = append(p.Deleted, swept...)
-	if p.Freed, err = s.sweep(ctx, true); err != nil {
+	if p.Freed, err = s.sweep(ctx, leftovers); err != nil {
 		return p, fmt.Errorf("prune images: %w", err)
 	}
 	return p, nil

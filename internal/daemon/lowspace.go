@@ -62,7 +62,7 @@ func (c collector) run(ctx context.Context) error {
 	tick := time.NewTicker(collectEvery)
 	defer tick.Stop()
 	for {
-		if err := c.collect(ctx); err != nil && ctx.Err() == nil {
+		if err := c.collect(ctx, true); err != nil && ctx.Err() == nil {
 			c.log.Warn("cannot free space", "err", err) // the next time may do better
 		}
 		select {
@@ -73,13 +73,13 @@ func (c collector) run(ctx context.Context) error {
 	}
 }
 
-// collect frees space when little is left.
-func (c collector) collect(ctx context.Context) error {
+// collect frees space when little is left; with leftovers, also of pulls that broke off a short time ago.
+func (c collector) collect(ctx context.Context, leftovers bool) error {
 	mark, err := lowSpace(c.cfg.ImageLowSpace)
 	if err != nil {
 		return err
 	}
-	r, err := c.images.Reclaim(ctx, mark, c.engine.ImageUsers)
+	r, err := c.images.Reclaim(ctx, mark, leftovers, c.engine.ImageUsers)
 	for _, id := range r.Deleted {
 		c.events.emit(server.Event{Type: "image", Action: "remove", ID: id})
 	}
@@ -91,9 +91,10 @@ func (c collector) collect(ctx context.Context) error {
 	return err
 }
 
-// before frees space before images come in. That it cannot is no reason to refuse them: there may be enough.
+// before frees space before images come in. What a pull could go on from stays: it would only be fetched again. That
+// space cannot be freed is no reason to refuse images: there may be enough.
 func (i images) before(ctx context.Context, report func(image.Progress)) {
-	if err := (collector{i.daemon}).collect(ctx); err != nil && report != nil {
+	if err := (collector{i.daemon}).collect(ctx, false); err != nil && report != nil {
 		report(image.Progress{Action: image.ActionWaiting, Text: "cannot free space: " + err.Error()})
 	}
 }
