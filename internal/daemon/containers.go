@@ -21,7 +21,7 @@ func (d *daemon) openEngine(ctx context.Context) error {
 	var err error
 	records := d.stored()
 	if d.images, err = image.Open(ctx, image.Config{Root: filepath.Join(d.cfg.Root, "images"), Store: records,
-		Log: d.log}); err != nil {
+		Log: d.log, Step: d.cfg.Faults.Images}); err != nil {
 		return fmt.Errorf("open the images: %w", err)
 	}
 	if d.snapshots, err = snapshot.Open(filepath.Join(d.cfg.Root, "snapshots")); err != nil {

@@ -13,6 +13,7 @@ type Faults struct {
 	Store  func(cnm.Store) cnm.Store
 	Kernel func(reconcile.Kernel) reconcile.Kernel
 	Etcd   func(clientv3.KV) clientv3.KV
+	Images func(change string) error // before each change of the disk that images make
 }
 
 func (d *daemon) stored() cnm.Store {

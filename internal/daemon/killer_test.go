@@ -15,7 +15,8 @@ import (
 )
 
 // killer ends the process, as kill -9 does, before the at-th step after it was
-// armed. Steps are single operations on the kernel, commits of records and writes to etcd.
+// armed. Steps are single operations on the kernel, commits of records, writes to etcd, and changes of the disk by
+// images.
 type killer struct {
 	at    int64
 	armed atomic.Bool
@@ -37,6 +38,7 @@ func (k *killer) faults() daemon.Faults {
 		Store:  func(s cnm.Store) cnm.Store { return killerStore{s, k} },
 		Kernel: func(r reconcile.Kernel) reconcile.Kernel { return killerKernel{r, k} },
 		Etcd:   func(kv clientv3.KV) clientv3.KV { return killerKV{kv, k} },
+		Images: func(string) error { k.step(); return nil },
 	}
 }
 
