@@ -52,6 +52,7 @@ type Config struct {
 	Registries   string        // files like registries.conf, and folders of them, with commas; empty: those of the host
 	// ImageLowSpace is how little may be free where images are before what nobody needs goes: see lowSpace
 	ImageLowSpace string
+	CollectEvery  time.Duration // how often the free space is looked at
 	DockerPlugin  string        // socket that dockerd finds this netd by; "off": none
 	Docker        string        // address of the dockerd whose networks and containers are followed; empty: none
 	PluginWait    time.Duration // bounds each call of a plugin
@@ -77,6 +78,7 @@ func Defaults() Config {
 		LeaseTTL:        time.Hour,
 		PluginWait:      30 * time.Second,
 		ImageLowSpace:   defaultLowSpace,
+		CollectEvery:    time.Minute,
 		LogLevel:        "info",
 		LogFormat:       "text",
 	}

@@ -54,12 +54,9 @@ func checkLowSpace(text string) error {
 // collector frees space where little is left.
 type collector struct{ *daemon }
 
-// collectEvery is how often the free space is looked at.
-const collectEvery = time.Minute
-
 // run looks at the free space until the context ends.
 func (c collector) run(ctx context.Context) error {
-	tick := time.NewTicker(collectEvery)
+	tick := time.NewTicker(cmp.Or(c.cfg.CollectEvery, time.Minute))
 	defer tick.Stop()
 	for {
 		if err := c.collect(ctx, true); err != nil && ctx.Err() == nil {
