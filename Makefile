@@ -99,8 +99,15 @@ $(CACHE)/buildkit .cache/buildkit:
 	$(GO) build -C .ci/buildkit -buildvcs=false -tags seccomp -o '$(CACHE)/buildkit/' \
 		github.com/moby/buildkit/cmd/buildkitd github.com/moby/buildkit/cmd/buildctl
 
+# What tests build for themselves, in network namespaces from which nothing can be fetched.
+.PHONY: test-tools
+test-tools: $(CACHE)/engine $(CACHE)/buildkit $(CACHE)/crictl
+	$(GO) mod download
+	$(GO) test -C .ci/crictl -c -o '$(CACHE)/critest' sigs.k8s.io/cri-tools/cmd/critest
+	$(GO) build -C .ci/kubernetes -o '$(CACHE)/kubernetes' .
+
 .PHONY: test
-test: root build $(CACHE)/engine $(CACHE)/buildkit ## run every test (as root)
+test: root build test-tools ## run every test (as root)
 	$(call gotest)
 
 .PHONY: race
