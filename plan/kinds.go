@@ -15,7 +15,7 @@ type kind struct {
 
 // kinds are all of them, in the order of [State.Objects]. Those with compare are made in this order, after addresses
 // and before routes, and removed in the opposite one.
-func kinds() [22]kind {
+func kinds() [28]kind {
 	return [...]kind{
 		kindOf("namespace", func(s *State) *[]Namespace { return &s.Namespaces }),
 		kindOf("link", func(s *State) *[]Link { return &s.Links }),
@@ -32,6 +32,13 @@ func kinds() [22]kind {
 		nameZoneKind(),
 		nameMemberKind(),
 		nameServerKind(),
+		// Programs come last, when all that they look up is there, and go first.
+		tabled("fast-counter", func(s *State) *[]FastCounter { return &s.Fast.Counters }),
+		tabled("fast-port", func(s *State) *[]FastPort { return &s.Fast.Ports }),
+		tabled("fast-endpoint", func(s *State) *[]FastEndpoint { return &s.Fast.Endpoints }),
+		tabled("fast-peer", func(s *State) *[]FastPeer { return &s.Fast.Peers }),
+		tabled("fast-tunnel", func(s *State) *[]FastTunnel { return &s.Fast.Tunnels }),
+		tabled("fast-program", func(s *State) *[]FastProgram { return &s.Fast.Programs }),
 		kindOf("set", func(s *State) *[]Set { return &s.Rules.Sets }),
 		kindOf("chain", func(s *State) *[]Chain { return &s.Rules.Chains }),
 		kindOf("element", func(s *State) *[]Element { return &s.Rules.Elements }),

@@ -20,7 +20,7 @@ type about struct {
 }
 
 // KindOf is the word for an object's type: namespace, link, addr, route, neigh, fdb, tunnel, remote, shaper, redirect,
-// zone, name, nameserver, sysctl, port, chain, set, element, flow or accept.
+// zone, name, nameserver, sysctl, port, chain, set, element, flow, accept, or a word that begins with fast-.
 func KindOf(o Object) string { return o.about().kind }
 
 // LinkOf names the link an object is or sits on. The name is empty for

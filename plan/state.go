@@ -45,4 +45,5 @@ type State struct {
 	NameServers []NameServer
 	NameZones   []NameZone
 	NameMembers []NameMember
+	Fast        Fast
 }

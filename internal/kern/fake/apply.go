@@ -39,6 +39,8 @@ func (k *Kernel) apply(op plan.Op) error {
 		return t.remote(op.Verb, o)
 	case plan.NameZone, plan.NameMember, plan.NameServer:
 		return t.name(op.Verb, o)
+	case plan.FastCounter, plan.FastPort, plan.FastEndpoint, plan.FastPeer, plan.FastTunnel, plan.FastProgram:
+		return t.fastEntry(op.Verb, o)
 	case plan.Sysctl:
 		if err := t.place(o.NS, o.Link()); err != nil {
 			return err
@@ -364,6 +366,8 @@ func (k *Kernel) remove(o plan.Object) error {
 		missing = !take(t.remotes, o)
 	case plan.NameZone, plan.NameMember, plan.NameServer:
 		missing = !t.forgetName(o)
+	case plan.FastCounter, plan.FastPort, plan.FastEndpoint, plan.FastPeer, plan.FastTunnel, plan.FastProgram:
+		missing = !t.forgetFast(o)
 	case plan.PortReservation:
 		missing = !take(t.ports, o)
 	case plan.Set:
@@ -410,6 +414,7 @@ func (t *tables) removeLink(l plan.Link) {
 		delete(t.tunnels, l.Name)
 		drop(t.remotes, func(r plan.TunnelPeer) bool { return r.Link == l.Name })
 	}
+	t.orphanFast(l)
 	t.removeEnd(l.NS, l.Name)
 	if l.Kind == plan.Veth {
 		t.removeEnd(l.Peer.NS, l.Peer.Name)

@@ -66,6 +66,7 @@ type tables struct {
 	ports      map[string]plan.PortReservation
 	accepts    map[string]plan.ForwardAccept
 	nft        nft
+	fast       map[string]plan.Object // by kind and key
 }
 
 // nft is what one transaction changes.
@@ -104,6 +105,7 @@ func New() *Kernel {
 			sysctls:    map[string]plan.Sysctl{},
 			ports:      map[string]plan.PortReservation{},
 			accepts:    map[string]plan.ForwardAccept{},
+			fast:       map[string]plan.Object{},
 			nft: nft{sets: map[string]plan.Set{}, chains: map[string]plan.Chain{},
 				elements: map[string]plan.Element{}},
 		},
@@ -155,6 +157,7 @@ func (k *Kernel) snapshot() plan.State {
 	s.Tunnels, s.TunnelPeers = sorted(t.tunnels), sorted(t.remotes)
 	s.NameZones, s.NameMembers, s.NameServers = sorted(t.zones), sorted(t.members), sorted(t.servers)
 	s.Sysctls, s.Ports, s.Accepts = sorted(t.sysctls), sorted(t.ports), sorted(t.accepts)
+	s.Fast = t.fastPath()
 	s.Rules = plan.Ruleset{Sets: sorted(t.nft.sets), Chains: sorted(t.nft.chains), Elements: sorted(t.nft.elements)}
 	return s
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -31,37 +30,11 @@ const (
 	BoxAddr4, BoxAddr6       = "10.1.0.2", "fd00:1::2"
 )
 
-// namespace starts a process in a namespace of its own and returns its number.
-func (f *Hosts) namespace() string {
-	f.t.Helper()
-	cmd := exec.Command("unshare", "--net", "sh", "-c", "echo; exec cat")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		f.t.Fatal(err)
-	}
-	f.t.Cleanup(func() {
-		if err := errors.Join(in.Close(), cmd.Wait()); err != nil {
-			f.t.Error(err)
-		}
-	})
-	if _, err := out.Read(make([]byte, 1)); err != nil { // the namespace is there
-		f.t.Fatal(err)
-	}
-	return fmt.Sprint(cmd.Process.Pid)
-}
-
 // NewHosts makes them in the namespace of a test.
 func NewHosts(t *testing.T, env *Env) *Hosts {
 	t.Helper()
 	f := &Hosts{t: t, env: env}
-	f.pids = [2]string{f.namespace(), f.namespace()}
+	f.pids = [2]string{namespace(t), namespace(t)}
 	f.Client, f.Container = "/proc/"+f.pids[0]+"/ns/net", "/proc/"+f.pids[1]+"/ns/net"
 	env.Sh(strings.NewReplacer("CLIENT", f.pids[0], "BOX", f.pids[1]).Replace(`
 		echo 1 > /proc/sys/net/ipv4/ip_forward

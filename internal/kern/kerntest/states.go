@@ -31,6 +31,7 @@ func RandomState(t *rapid.T) plan.State {
 	}
 	g.spanning()
 	g.traffic()
+	g.fastPath()
 	g.ports()
 	g.rules()
 	return g.s
