@@ -34,7 +34,7 @@ func (k *Kernel) handlerTable() map[string]handler {
 	rules := handler{group: "rules", apply: func(ctx context.Context, s *session, part []plan.Op) error {
 		return s.k.ruler().Apply(ctx, part)
 	}}
-	return map[string]handler{
+	all := map[string]handler{
 		"namespace": {apply: one(func(_ context.Context, s *session, op plan.Op, _ plan.Namespace) error {
 			return s.namespace(op)
 		})},
@@ -54,6 +54,8 @@ func (k *Kernel) handlerTable() map[string]handler {
 		"zone":   k.namesHandler(), "name": k.namesHandler(), "nameserver": k.nameServerHandler(),
 		"accept": k.acceptHandler(), "leftover": leftoverHandler(k),
 	}
+	k.Fast.handlers(func(kind string, h handler) { all[kind] = h })
+	return all
 }
 
 // queued queues what sits on a link.

@@ -37,6 +37,7 @@ type Config struct {
 type Kernel struct {
 	*host.Host
 	*rulers
+	*Fast
 	handlers map[string]handler // by kind of object
 	log      *slog.Logger
 	namespaces
@@ -71,6 +72,7 @@ func Open(cfg Config) (*Kernel, error) {
 	}
 	k := &Kernel{log: log, buffer: noticeBuffer, tunnels: cfg.Tunnels, names: cfg.Names}
 	k.ports.held, k.ports.byPort = map[string]*hold{}, map[heldPort][]*hold{}
+	k.Fast = &Fast{k: k}
 	k.handlers = k.handlerTable()
 	k.life, k.stop = context.WithCancel(context.Background())
 	if err := k.open(cfg); err != nil {
@@ -133,6 +135,7 @@ func (k *Kernel) Close() error {
 		errs = append(errs, c.Close())
 	}
 	k.ports.close()
+	errs = append(errs, k.Fast.leave())
 	if k.rules != nil {
 		errs = append(errs, k.rules.Close())
 	}

@@ -166,6 +166,15 @@ func (k *Host) routeTo(to netip.Addr) (r rtnetlink.Route, err error) {
 	return r, err
 }
 
+// Way is the index of the link that packets for an address leave by, and the router that they go to, if there is one.
+func (k *Host) Way(to netip.Addr) (index uint32, via netip.Addr, err error) {
+	r, err := k.routeTo(to)
+	if err == nil && r.Kind != unix.RTN_UNICAST {
+		err = fmt.Errorf("the route to %s leads to no other host", to)
+	}
+	return r.Index, r.Via, err
+}
+
 // byLast takes the link that was chosen before, if it has one of its addresses still.
 func (f *uplinkFinder) byLast(last Uplink) bool {
 	for index, l := range f.host.links {

@@ -1,0 +1,51 @@
+package fastpath
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+)
+
+// skb is what a trial says of a frame: struct __sk_buff of linux/bpf.h.
+type skb struct {
+	Len, PktType, Mark, QueueMapping, Protocol, VLANPresent, VLANTCI, VLANProto, Priority, IngressIfindex,
+	Ifindex uint32
+	_       [7]uint32  // tc_index, cb, hash
+	_       [4]uint32  // tc_classid, data, data_end, napi_id
+	_       [13]uint32 // of sockets
+	_       uint32     // data_meta
+	_       uint64     // flow_keys
+	_       uint64     // tstamp
+	_       uint32     // wire_len
+	GSOSegs uint32
+	_       uint64 // sk
+	GSOSize uint32
+	_       [3]uint32
+}
+
+// Judge has a program judge a frame that is on no link: one that comes in by an uplink, or that a container sends by
+// the link with that index. It returns the frame and the verdict of tc. Segments are of gso bytes; 0 leaves the frame
+// whole.
+func (p *Path) Judge(enter bool, index uint32, frame []byte, gso int) (out []byte, code uint32, err error) {
+	o, err := p.objects()
+	if err != nil {
+		return nil, 0, err
+	}
+	prog := o.VethloomLeave
+	if enter {
+		prog = o.VethloomEnter
+	}
+	ctx := skb{Ifindex: index, GSOSize: uint32(gso)}
+	if gso > 0 {
+		ctx.GSOSegs = 2
+	}
+	run := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256), Context: ctx}
+	err = p.enter(func() error {
+		code, err = prog.Run(run)
+		return err
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("try the program: %w", err)
+	}
+	return run.DataOut, code, nil
+}
