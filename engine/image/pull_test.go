@@ -481,20 +481,30 @@ func TestPullsAtOnce(t *testing.T) {
 	}
 }
 
-// Who waits for another's pull takes over when that one is given up.
+// Who waits for another's pull takes over when that one is given up, or fails.
 func TestPullTakesOver(t *testing.T) {
+	t.Run("given up", func(t *testing.T) { takesOver(t, false) })
+	t.Run("failed", func(t *testing.T) { takesOver(t, true) })
+}
+
+func takesOver(t *testing.T, fails bool) {
 	s, img := newShelf(), sample(t)
 	s.put(t, "1", img)
 	d := largest(t, img)
 	ctx, stop := context.WithCancelCause(t.Context())
+	defer stop(nil)
 	gaveUp := errors.New("the user has gone")
-	started := make(chan struct{})
+	started, fail := make(chan struct{}), make(chan struct{})
 	var opens atomic.Int32
 	s.opened = func(got v1.Descriptor, _ int64) error {
 		if got.Digest == d.Digest && opens.Add(1) == 1 {
 			close(started)
-			<-ctx.Done()
-			return context.Cause(ctx)
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-fail:
+				return errBroken
+			}
 		}
 		return nil
 	}
@@ -517,8 +527,14 @@ func TestPullTakesOver(t *testing.T) {
 		second <- err
 	}()
 	<-waits
-	stop(gaveUp)
-	if err := <-first; !errors.Is(err, gaveUp) {
+	want := gaveUp
+	if fails {
+		want = errBroken
+		close(fail)
+	} else {
+		stop(gaveUp)
+	}
+	if err := <-first; !errors.Is(err, want) {
 		t.Errorf("the first: %v", err)
 	}
 	if err := <-second; err != nil {

@@ -192,6 +192,9 @@ func (s *session) network(err error) *Error {
 	case errors.Is(err, errStalled):
 		e.Kind, e.Reason = KindStalled, "it is silent: "+text
 		e.Remedy = "check the network between, and try again"
+	case errors.Is(err, errSlow), errors.Is(err, errLate):
+		e.Kind, e.Reason = KindStalled, "it is too slow: "+text
+		e.Remedy = "check the network between, try again, or name a mirror of it in a hosts.toml"
 	case errors.As(err, &unknown) || errors.As(err, &name) || errors.As(err, &verify):
 		e.Kind, e.Reason = KindCertificate, "its certificate is not trusted: "+text
 		e.Remedy = fmt.Sprintf("put its CA's certificate into %s/ca.crt, or have its own corrected", s.ep.tls.where)

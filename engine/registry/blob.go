@@ -8,23 +8,24 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/vethloom/vethloom/cnm"
 )
 
-// Blob opens a blob at an offset in bytes. A read goes on where a connection broke, was reset or was silent for too
-// long, and with the next endpoint when one keeps failing. Of a server that knows no ranges the first bytes are read
-// and thrown away: the caller has them already, and the server sends them in any case. Nothing is verified but
-// the size.
+// Blob opens a blob at an offset in bytes. A read goes on where a connection broke, was reset, was silent for too long
+// or brought too little, and with the next endpoint when one keeps failing. Of a server that knows no ranges the first
+// bytes are read and thrown away: the caller has them already, and the server sends them in any case. Nothing is
+// verified but the size.
 func (r *Repository) Blob(ctx context.Context, d v1.Descriptor, offset int64) (io.ReadCloser, error) {
 	if d.Size < 0 || offset < 0 || offset > d.Size {
 		return nil, &cnm.Error{Kind: cnm.ErrInvalid, Field: "offset", Value: strconv.FormatInt(offset, 10),
 			Reason: fmt.Sprintf("is not in a blob of %d bytes", d.Size), Remedy: "begin at 0"}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	b := &blob{repository: r, ctx: ctx, cancel: cancel, d: d, offset: offset}
+	b := &blob{repository: r, ctx: ctx, cancel: cancel, d: d, offset: offset, from: offset}
 	b.use(0)
 	if offset == d.Size {
 		return b, nil
@@ -53,6 +54,10 @@ type blob struct {
 	failures []error // of the endpoints before
 	noRange  bool    // the endpoint has refused a range
 	body     io.ReadCloser
+	known    bool          // the body's length is that of the descriptor
+	broken   error         // what the body ended with, after the bytes that came with it
+	from     int64         // the offset at the last failure
+	waited   time.Duration // for the endpoint since then
 	err      error
 }
 
@@ -63,8 +68,15 @@ func (b *blob) use(i int) {
 	b.patience = b.repository.patience(b.d.Digest.String(), s, i+1 == len(b.repository.sessions))
 }
 
-// next waits before another attempt, or turns to the next endpoint; the error is final.
+// next waits before another attempt, or turns to the next endpoint; the error is final. Attempts are counted anew when
+// the endpoint was worth the time that was waited for it: one that brings a byte an attempt would be asked forever.
 func (b *blob) next(err error) error {
+	if came := b.offset - b.from; came > 0 && came >= worth(b.repository.client.rate, b.waited) {
+		b.patience.progressed()
+	}
+	b.from, b.waited = b.offset, 0
+	begin := time.Now()
+	defer func() { b.waited += time.Since(begin) }()
 	if err = b.patience.wait(b.ctx, err); err == nil {
 		return nil
 	}
@@ -96,6 +108,12 @@ func (b *blob) read(p []byte) (int, error) {
 		p = p[:b.d.Size-b.offset]
 	}
 	for b.offset < b.d.Size {
+		if err := b.broken; err != nil {
+			b.broken = nil
+			if err := b.next(err); err != nil {
+				return 0, err
+			}
+		}
 		if b.body == nil {
 			if err := b.open(); err != nil {
 				if err := b.next(err); err != nil {
@@ -106,21 +124,15 @@ func (b *blob) read(p []byte) (int, error) {
 		}
 		n, err := b.body.Read(p)
 		b.offset += int64(n)
-		if n > 0 {
-			b.patience.progressed()
-			if b.offset == b.d.Size {
-				return n, b.end(err)
-			}
-			if err != nil {
-				b.drop()
-			}
-			return n, nil
+		if n > 0 && b.offset == b.d.Size {
+			return n, b.end(err)
 		}
 		if err != nil {
 			b.drop()
-			if err := b.next(b.explain(err)); err != nil {
-				return 0, err
-			}
+			b.broken = b.explain(err)
+		}
+		if n > 0 {
+			return n, nil
 		}
 	}
 	return 0, io.EOF
@@ -132,7 +144,7 @@ func (b *blob) end(err error) error {
 	if err != nil {
 		return nil
 	}
-	if l, ok := b.body.(*exact); ok && l.known {
+	if b.known {
 		return nil
 	}
 	var one [1]byte
@@ -141,12 +153,6 @@ func (b *blob) end(err error) error {
 			b.d.Size))
 	}
 	return nil
-}
-
-// exact is a body with what is known of its length.
-type exact struct {
-	io.ReadCloser
-	known bool // it is that of the descriptor
 }
 
 func (b *blob) drop() {
@@ -194,42 +200,45 @@ func (b *blob) open() error {
 		req.header.Set("Range", fmt.Sprintf("bytes=%d-%d", b.offset, b.d.Size-1))
 		req.accept = append(req.accept, http.StatusRequestedRangeNotSatisfiable)
 	}
+	begin := time.Now()
 	resp, err := b.session().do(b.ctx, req)
+	b.waited += time.Since(begin)
 	if err != nil {
 		return err
 	}
-	body, err := b.check(resp, ranged)
-	if err != nil {
+	client := b.repository.client
+	resp.Body = &pace{ReadCloser: resp.Body, rate: client.rate, window: client.window, all: &b.waited}
+	if err := b.check(resp, ranged); err != nil {
 		resp.Body.Close()
 		return b.explain(err)
 	}
-	b.body = body
+	b.body, b.known = resp.Body, resp.ContentLength >= 0
 	return nil
 }
 
-// check makes a body that begins at the offset of an answer.
-func (b *blob) check(resp *http.Response, ranged bool) (io.ReadCloser, error) {
+// check has the body of an answer begin at the offset.
+func (b *blob) check(resp *http.Response, ranged bool) error {
 	switch resp.StatusCode {
 	case http.StatusRequestedRangeNotSatisfiable:
 		b.noRange = true // what follows is asked for from its beginning
-		return nil, &Error{Kind: KindBroken, Status: resp.StatusCode,
+		return &Error{Kind: KindBroken, Status: resp.StatusCode,
 			Reason: fmt.Sprintf("cannot go on at byte %d of %d", b.offset, b.d.Size)}
 	case http.StatusPartialContent:
 		if err := b.checkRange(resp.Header.Get("Content-Range"), ranged); err != nil {
-			return nil, err
+			return err
 		}
 		if l := resp.ContentLength; l >= 0 && l != b.d.Size-b.offset {
-			return nil, b.wrongSize(b.offset + l)
+			return b.wrongSize(b.offset + l)
 		}
-		return &exact{resp.Body, resp.ContentLength >= 0}, nil
+		return nil
 	}
 	if l := resp.ContentLength; l >= 0 && l != b.d.Size {
-		return nil, b.wrongSize(l)
+		return b.wrongSize(l)
 	}
 	if n, err := io.CopyN(io.Discard, resp.Body, b.offset); err != nil {
-		return nil, fmt.Errorf("skip what is here already (byte %d of %d): %w", n, b.offset, err)
+		return fmt.Errorf("skip what is here already (byte %d of %d): %w", n, b.offset, err)
 	}
-	return &exact{resp.Body, resp.ContentLength >= 0}, nil
+	return nil
 }
 
 func (b *blob) wrongSize(got int64) error {

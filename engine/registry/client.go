@@ -20,6 +20,9 @@ var (
 
 const (
 	defaultStall    = 60 * time.Second
+	defaultAnswer   = 2 * time.Minute
+	defaultRate     = 1 << 10 // bytes a second
+	defaultWindow   = 30 * time.Second
 	defaultAttempts = 5
 	defaultPause    = 250 * time.Millisecond
 )
@@ -39,8 +42,15 @@ type Config struct {
 
 	// Stall is how long a server may be silent; 0: 60 s.
 	Stall time.Duration
-	// Attempts is how often the same is asked for when it fails in a way that may pass; 0: 5. Each byte of a blob that
-	// comes starts the count anew.
+	// Answer is how long a server may take to answer what is no blob, with its tokens and where it sends us on to: a
+	// byte now and then is no answer; 0: 2 minutes. It counts for a blob, too, until its first byte.
+	Answer time.Duration
+	// Rate is how many bytes a second a server has to bring of a blob while somebody waits for them, over a Window. A
+	// connection that brings less is given up as one that is silent. 0: 1 KiB; 0: 30 s.
+	Rate   int64
+	Window time.Duration
+	// Attempts is how often the same is asked for when it fails in a way that may pass; 0: 5. Bytes of a blob that
+	// come at the rate start the count anew.
 	Attempts int
 	// Pause is waited for before the second attempt, and twice as long before each further one; 0: 250 ms.
 	Pause time.Duration
@@ -53,6 +63,9 @@ type Client struct {
 	settings  settings
 	log       *slog.Logger
 	stall     time.Duration
+	answer    time.Duration
+	rate      int64
+	window    time.Duration
 	attempts  int
 	pause     time.Duration
 	userAgent string
@@ -63,8 +76,8 @@ type Client struct {
 // files of the Config are read at each use.
 func Open(c Config) *Client {
 	client := &Client{
-		settings: settings{hostDirs: c.HostDirs, files: c.Registries}, log: c.Log, stall: c.Stall, attempts: c.Attempts,
-		pause: c.Pause, userAgent: c.UserAgent, proxy: httpproxy.FromEnvironment().ProxyFunc(),
+		settings: settings{hostDirs: c.HostDirs, files: c.Registries}, log: c.Log,
+		userAgent: c.UserAgent, proxy: httpproxy.FromEnvironment().ProxyFunc(),
 	}
 	if c.HostDirs == nil {
 		client.settings.hostDirs = defaultHostDirs
@@ -75,19 +88,24 @@ func Open(c Config) *Client {
 	if c.Log == nil {
 		client.log = slog.New(slog.DiscardHandler)
 	}
-	if c.Stall <= 0 {
-		client.stall = defaultStall
-	}
-	if c.Attempts <= 0 {
-		client.attempts = defaultAttempts
-	}
-	if c.Pause <= 0 {
-		client.pause = defaultPause
-	}
+	client.stall = given(c.Stall, defaultStall)
+	client.answer = given(c.Answer, defaultAnswer)
+	client.rate = given(c.Rate, defaultRate)
+	client.window = given(c.Window, defaultWindow)
+	client.attempts = given(c.Attempts, defaultAttempts)
+	client.pause = given(c.Pause, defaultPause)
 	if c.UserAgent == "" {
 		client.userAgent = "vethloom"
 	}
 	return client
+}
+
+// given is a setting, or its default.
+func given[T int | int64 | time.Duration](have, otherwise T) T {
+	if have <= 0 {
+		return otherwise
+	}
+	return have
 }
 
 // Endpoints are the servers that are asked for a reference ([host/]repository[:tag|@digest]) in the order they are

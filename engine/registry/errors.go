@@ -22,7 +22,7 @@ const (
 	KindRefused      Kind = "refused"      // another 4xx
 	KindUnreachable  Kind = "unreachable"  // no address, no connection
 	KindBroken       Kind = "broken"       // a connection that ended early
-	KindStalled      Kind = "stalled"      // a connection that brings nothing
+	KindStalled      Kind = "stalled"      // a connection that brings nothing, or hardly anything
 	KindCertificate  Kind = "certificate"  // TLS: the server's certificate, or ours, is not taken
 	KindPlainHTTP    Kind = "plain HTTP"   // the server does not speak TLS, and nobody allowed it not to
 	KindNoRegistry   Kind = "no registry"  // what answers is something else

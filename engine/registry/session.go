@@ -109,18 +109,39 @@ type request struct {
 
 // do asks the endpoint once. What it answers has one of the accepted status codes; all else is an error.
 func (s *session) do(ctx context.Context, r request) (*http.Response, error) {
-	c := &call{}
-	client, err := s.client(ctx, c)
+	t := newTimed(ctx, s.clients[0].client.answer)
+	resp, err := s.ask(ctx, t, r)
 	if err != nil {
-		return nil, s.explain(ctx, r.op, c, err)
+		t.stop()
+		return nil, err
 	}
-	req, err := s.build(context.WithValue(context.WithValue(ctx, callKey{}, c), contentKey{}, r.limit), r)
+	if r.limit < 0 {
+		t.timer.Stop()
+	}
+	resp.Body = &timedBody{resp.Body, t}
+	return resp, nil
+}
+
+// ask is do within its time.
+func (s *session) ask(ctx context.Context, t *timed, r request) (*http.Response, error) {
+	c := &call{}
+	client, err := s.client(t.ctx, c)
+	if err != nil {
+		return nil, s.explain(ctx, r.op, c, t.explain(err))
+	}
+	req, err := s.build(context.WithValue(context.WithValue(t.ctx, callKey{}, c), contentKey{}, r.limit), r)
 	if err != nil {
 		return nil, err
 	}
+	if r.body != nil { // what is sent takes the time that it takes
+		t.timer.Stop()
+	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, s.explain(ctx, r.op, c, err)
+		return nil, s.explain(ctx, r.op, c, t.explain(err))
+	}
+	if r.body != nil {
+		t.timer.Reset(t.limit)
 	}
 	if resp.StatusCode == http.StatusOK || slices.Contains(r.accept, resp.StatusCode) {
 		if err := r.check(resp); err != nil {
@@ -180,5 +201,6 @@ func (s *session) build(ctx context.Context, r request) (*http.Request, error) {
 	for key, values := range r.header {
 		req.Header[key] = values
 	}
+	req.Header.Set(contentMark, "1")
 	return req, nil
 }

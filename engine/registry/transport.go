@@ -91,7 +91,8 @@ func (b *base) send(in *http.Request) (*http.Response, error) {
 	}
 	w.answered()
 	limit := int64(maxSmallBody)
-	if content, ok := in.Context().Value(contentKey{}).(int64); ok && resp.StatusCode < 300 {
+	content, ok := in.Context().Value(contentKey{}).(int64)
+	if ok && in.Header.Get(contentMark) != "" && resp.StatusCode < 300 {
 		limit = content
 	}
 	if call, ok := in.Context().Value(callKey{}).(*call); ok {
@@ -149,6 +150,7 @@ func (b *base) request(in *http.Request, own, direct bool, w *watch) *http.Reque
 		})
 	}
 	out := in.Clone(ctx)
+	out.Header.Del(contentMark)
 	out.Header.Set("User-Agent", b.client.userAgent)
 	if own {
 		out.URL.Scheme = b.scheme
@@ -345,6 +347,10 @@ type (
 	callKey    struct{} // a *call
 	contentKey struct{} // an int64: how many bytes of content are read, negative for no limit
 )
+
+// contentMark tells requests of ours, and where they are sent on to, from those for tokens in between, which have their
+// context: a token that is asked for in the middle of a blob is no blob. It is a header that is never sent.
+const contentMark = "Vethloom-Content"
 
 // note keeps the head of a failure.
 func (c *call) note(host string, resp *http.Response) {

@@ -9,8 +9,92 @@ import (
 	"time"
 )
 
-// errStalled is the cause of a request's end when the other side has been silent for too long.
-var errStalled = errors.New("nothing came")
+// Causes of a request's end: the other side has been silent for too long, brings too little, or answers too late.
+var (
+	errStalled = errors.New("nothing came")
+	errSlow    = errors.New("too little came")
+	errLate    = errors.New("the answer did not come whole")
+)
+
+// timed is the time that one request has, with all that it leads to.
+type timed struct {
+	ctx   context.Context //nolint:containedctx // that of a request, as its body is read later
+	end   context.CancelCauseFunc
+	timer *time.Timer
+	limit time.Duration
+}
+
+func newTimed(ctx context.Context, limit time.Duration) *timed {
+	t := &timed{limit: limit}
+	t.ctx, t.end = context.WithCancelCause(ctx)
+	t.timer = time.AfterFunc(limit, func() { t.end(errLate) })
+	return t
+}
+
+// explain says of an error whether it was the time that has ended the request.
+func (t *timed) explain(err error) error {
+	if err != nil && err != io.EOF && errors.Is(context.Cause(t.ctx), errLate) {
+		return fmt.Errorf("%w in %s", errLate, t.limit)
+	}
+	return err
+}
+
+// stop ends the request.
+func (t *timed) stop() {
+	t.timer.Stop()
+	t.end(nil)
+}
+
+// timedBody is the body of an answer, within the request's time.
+type timedBody struct {
+	io.ReadCloser
+	timed *timed
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	return n, b.timed.explain(err)
+}
+
+// Close ends the request.
+func (b *timedBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.timed.stop()
+	return err
+}
+
+// pace compares what a server brings of a blob with the time that is waited for it. A reader that is slow itself is not
+// the server's fault.
+type pace struct {
+	io.ReadCloser
+	rate   int64 // bytes a second
+	window time.Duration
+	all    *time.Duration // what was waited since the last failure
+
+	came   int64 // in this window
+	waited time.Duration
+}
+
+func (p *pace) Read(b []byte) (int, error) {
+	begin := time.Now()
+	n, err := p.ReadCloser.Read(b)
+	spent := time.Since(begin)
+	*p.all += spent
+	p.waited += spent
+	p.came += int64(n)
+	if p.waited < p.window {
+		return n, err
+	}
+	if err == nil && p.came < worth(p.rate, p.window) {
+		err = fmt.Errorf("%w: %d bytes in %s, where %d a second is the least", errSlow, p.came,
+			p.waited.Round(time.Millisecond), p.rate)
+	}
+	p.came, p.waited = 0, 0
+	return n, err
+}
+
+// worth is how many bytes a rate makes in a time.
+func worth(rate int64, d time.Duration) int64 { return int64(float64(rate) * d.Seconds()) }
 
 // watch ends a request that brings nothing. It runs from the request to the header of its answer, and while somebody
 // waits for bytes of the body; a reader that is slow itself is not the server's fault.

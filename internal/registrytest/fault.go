@@ -36,8 +36,9 @@ type Fault struct {
 	At int64
 	// Cut closes the connection; Reset has the kernel reset it; Stall keeps it and sends nothing any more.
 	Cut, Reset, Stall bool
-	// Pace is waited for after each KiB of the body.
-	Pace time.Duration
+	// Pace is waited for after each Piece of the body, which has so many bytes; 0: 1 KiB.
+	Pace  time.Duration
+	Piece int
 	// NoAnswer keeps even the header back.
 	NoAnswer bool
 
@@ -95,8 +96,12 @@ func (f *Fault) send(w http.ResponseWriter, r *http.Request, s *Server, body []b
 	if broken {
 		body = body[:min(int64(len(body)), f.At)]
 	}
+	piece := f.Piece
+	if piece == 0 {
+		piece = 1024
+	}
 	for f.Pace > 0 && len(body) > 0 {
-		n := min(len(body), 1024)
+		n := min(len(body), piece)
 		if !write(w, body[:n]) || !pause(r, s, f.Pace) {
 			return
 		}
