@@ -15,7 +15,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
+	"github.com/therootcompany/xz"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/vethloom/vethloom/cnm"
@@ -35,7 +35,7 @@ var compressions = []struct {
 	{"gzip", []byte{0x1f, 0x8b}, plainly(func(r io.Reader) (io.ReadCloser, error) { return gzip.NewReader(r) })},
 	{"zstd", []byte{0x28, 0xb5, 0x2f, 0xfd}, openZstd},
 	{"xz", []byte(xzMagic), plainly(func(r io.Reader) (io.ReadCloser, error) {
-		d, err := xz.NewReader(r)
+		d, err := xz.NewReader(r, xzDictionary)
 		return io.NopCloser(d), err
 	})},
 	{"bzip2", []byte("BZh"), plainly(func(r io.Reader) (io.ReadCloser, error) {
@@ -46,7 +46,10 @@ var compressions = []struct {
 // xzMagic is how xz begins, see the .xz file format, 2.1.1.1.
 const xzMagic = "\xfd7zXZ\x00"
 
-// plainly is for formats that keep little of what was decompressed.
+// xzDictionary is the largest dictionary of xz, in bytes: what xz -9 makes. A block may ask for 4 GiB in a few bytes.
+const xzDictionary = 64 << 20
+
+// plainly is for formats whose windows have one size, or are a user's archives alone.
 func plainly(open func(io.Reader) (io.ReadCloser, error)) opening {
 	return func(_ context.Context, r *bufio.Reader, _ *decoders) (io.ReadCloser, error) { return open(r) }
 }
@@ -183,8 +186,12 @@ type damagedError struct {
 }
 
 func (e *damagedError) Error() string {
-	if errors.Is(e.cause, io.ErrUnexpectedEOF) {
+	switch {
+	case errors.Is(e.cause, io.ErrUnexpectedEOF):
 		return fmt.Sprintf("the %s data is truncated; fetch or make the archive again", e.format)
+	case errors.Is(e.cause, xz.ErrMemlimit):
+		return fmt.Sprintf("the %s data needs a dictionary of more than %d MiB, which is the limit; compress the "+
+			"archive again, with 'xz -9' at most", e.format, xzDictionary>>20)
 	}
 	return fmt.Sprintf("the %s data cannot be decompressed: %v; fetch or make the archive again", e.format, e.cause)
 }
