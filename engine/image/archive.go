@@ -37,6 +37,10 @@ type member struct {
 	at, size int64
 }
 
+// saveArchive is what to do about what is no tar.
+const saveArchive = "name what 'net save', 'docker save', 'podman save' or 'skopeo copy' has written, or an OCI " +
+	"image layout in a tar"
+
 // maxParts bounds the table: an image archive has a few files a layer.
 const maxParts = 100_000
 
@@ -108,7 +112,7 @@ func (a *archive) index(in *headReader) error {
 			return nil
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
-			return unpack.DescribeTarError(bytes.NewReader(in.head), err)
+			return unpack.DescribeTarError(bytes.NewReader(in.head), err, saveArchive)
 		}
 		if n := max(len(hdr.Name), len(hdr.Linkname)); n > maxText {
 			return tooMany("bytes in the name of a file", n, maxText)
@@ -118,7 +122,7 @@ func (a *archive) index(in *headReader) error {
 		case tar.TypeReg:
 			if err := a.keep(name, hdr.Size, t); err != nil {
 				if in.failed == nil {
-					err = unpack.DescribeTarError(bytes.NewReader(in.head), err)
+					err = unpack.DescribeTarError(bytes.NewReader(in.head), err, saveArchive)
 				}
 				return err
 			}

@@ -320,7 +320,9 @@ func TestLoadRefuses(t *testing.T) {
 		data []byte
 		want string
 	}{
-		{"text", []byte("hello"), "is not a tar archive"},
+		{"text", []byte("hello"), `is not a tar archive: it starts with "hello" and looks like text/plain; name what ` +
+			`'net save',`},
+		{"no text", []byte("\x7fELF" + strings.Repeat(" ", 600)), `it is an ELF executable; name what 'net save',`},
 		{"nothing", nil, "is empty"},
 		{"root filesystem", rootfs(t), "net import"},
 		{"truncated", good[:700], "truncated"},

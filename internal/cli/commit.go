@@ -62,7 +62,7 @@ func (a containers) containerChanges(path string) *cobra.Command {
 				return errors.New("--format: use json, or leave it out")
 			}
 			return a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
-				return about("container", args[0], a.changes(ctx, c, args[0], format == "json"))
+				return about("changes of", args[0], a.changes(ctx, c, args[0], format == "json"))
 			})(cmd, args)
 		},
 	}

@@ -138,7 +138,7 @@ func (a images) writeFile(what, name string, next func() ([]byte, error)) (err e
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
-		return err
+		return named(name, err)
 	}
 	defer func() {
 		if err != nil {
@@ -149,7 +149,20 @@ func (a images) writeFile(what, name string, next func() ([]byte, error)) (err e
 	err = copyPieces(w, next)
 	done()
 	if err = errors.Join(err, f.Close()); err != nil {
-		return err
+		return named(name, err)
 	}
-	return os.Rename(f.Name(), path)
+	return named(name, os.Rename(f.Name(), path))
+}
+
+// named tells of a file by the name that was given, and not by that which it has until it is whole.
+func named(name string, err error) error {
+	var path *os.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		return fmt.Errorf("write %s: %w", name, path.Err)
+	case errors.As(err, &link):
+		return fmt.Errorf("write %s: %w", name, link.Err)
+	}
+	return err
 }

@@ -69,9 +69,14 @@ var signatures = []struct {
 	{510, "\x55\xaa", "a disk image with a boot sector"},
 }
 
+// What to do about what is no tar.
+const (
+	makeTar   = "make a tar of the root filesystem, for example with 'tar -C DIR -c .'"
+	makeLayer = "have the image made again"
+)
+
 // notTar describes what the first bytes of something that is no tar look like.
-func notTar(head []byte) error {
-	const remedy = "make a tar of the root filesystem, for example with 'tar -C DIR -c .'"
+func notTar(head []byte, remedy string) error {
 	if len(head) == 0 {
 		return &FormatError{Reason: "is not a tar archive: it is empty",
 			Remedy: "check the command that was to write it"}
@@ -87,20 +92,20 @@ func notTar(head []byte) error {
 		Remedy: remedy}
 }
 
-// DescribeTarError explains why a file cannot be read as a tar.
-func DescribeTarError(f io.ReaderAt, err error) error {
+// DescribeTarError explains why a file cannot be read as a tar. The remedy is for one that is none.
+func DescribeTarError(f io.ReaderAt, err error, remedy string) error {
 	head := make([]byte, blockSize)
 	n, _ := f.ReadAt(head, 0) // what cannot be read is not described
 	switch {
 	case n < blockSize:
-		return notTar(head[:n])
+		return notTar(head[:n], remedy)
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return &FormatError{Reason: "is truncated", Remedy: "fetch or make the archive again"}
 	case errors.Is(err, tar.ErrHeader):
 		if string(head[257:262]) == "ustar" {
 			return &FormatError{Reason: "is damaged: " + err.Error(), Remedy: "fetch or make the archive again"}
 		}
-		return notTar(head)
+		return notTar(head, remedy)
 	}
 	return err
 }

@@ -107,7 +107,7 @@ func (u *unpacker) entries(ctx context.Context) error {
 // wrote it died between two entries, perhaps.
 func (u *unpacker) checkEnd(last string) error {
 	if u.in.n == 0 {
-		return notTar(nil)
+		return notTar(nil, u.remedy())
 	}
 	if u.opts.Layer || u.in.n > (u.dataEnd+blockSize-1)/blockSize*blockSize {
 		return nil
@@ -120,20 +120,28 @@ func (u *unpacker) checkEnd(last string) error {
 
 const blockSize = 512
 
+// remedy is what to do about what is no tar.
+func (u *unpacker) remedy() string {
+	if u.opts.Layer {
+		return makeLayer
+	}
+	return makeTar
+}
+
 // readError tells a damaged or truncated archive from a reader that failed.
 func (u *unpacker) readError(last string, err error) error {
 	switch {
 	case u.in.err != nil && !errors.Is(u.in.err, io.EOF) && !errors.Is(u.in.err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("read archive after entry %q: %w", last, u.in.err)
 	case last == "" && u.in.n < blockSize:
-		return notTar(u.in.head)
+		return notTar(u.in.head, u.remedy())
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return &FormatError{
 			Reason: fmt.Sprintf("is truncated: it ends after %d bytes, in or behind entry %q", u.in.n, last),
 			Remedy: "fetch or make the archive again",
 		}
 	case last == "":
-		return notTar(u.in.head)
+		return notTar(u.in.head, u.remedy())
 	default:
 		return &FormatError{
 			Reason: fmt.Sprintf("is damaged behind entry %q, near byte %d: %v", last, u.in.n, err),
