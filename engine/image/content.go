@@ -29,8 +29,9 @@ import (
 // Blobs and layers appear with one rename, complete and synced, and go the same way.
 type content struct {
 	disk
-	log  *slog.Logger
-	wide *wideWindows
+	log    *slog.Logger
+	wide   *wideWindows
+	thrift thrift
 
 	mu   sync.Mutex      // held while blobs and layers appear, disappear, or are pinned
 	pins map[string]*pin // by pinKey

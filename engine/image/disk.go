@@ -73,7 +73,7 @@ const spaceSlack = 1 << 30
 
 func (c *content) space() *space {
 	// The bounds are those where the filesystem does not tell.
-	s := &space{root: c.root, decoders: decoders{wide: c.wide}, limit: 1 << 40, free: 1 << 40}
+	s := &space{root: c.root, decoders: newDecoders(c.wide), limit: 1 << 40, free: 1 << 40}
 	var st unix.Statfs_t
 	if err := unix.Statfs(c.root, &st); err == nil {
 		s.free = int64(st.Bavail) * st.Bsize
@@ -103,11 +103,9 @@ func (c *content) fits(layers []source) error {
 	return nil
 }
 
-// taken is how much was read, in bytes.
-func (s *space) taken() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.limit - s.left
+// memory is how much was taken of it for what is read ahead and decompressed, in bytes.
+func (s *space) memory() int64 {
+	return s.chunks.made()*chunkSize + s.decoders.usual.made()*usualWindow
 }
 
 // take is called for what was read.

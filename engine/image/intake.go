@@ -68,6 +68,7 @@ func (u *unpacked) discard() error {
 }
 
 func (c *content) intake() *intake {
+	c.thrift.begin()
 	return &intake{c: c, room: c.space(), files: map[string]string{}}
 }
 
@@ -89,15 +90,45 @@ func (i *intake) close() {
 		}
 	}
 	i.releases, i.files, i.own = nil, nil, nil
-	if i.room.taken() > muchRead {
-		i.room = nil
+	much := i.room.memory() > muchMemory
+	i.room = nil
+	if much {
 		debug.FreeOSMemory()
+	}
+	i.c.thrift.end()
+}
+
+// muchMemory is from how many bytes on an operation gives its memory back to the system at once: by itself, a daemon
+// that rests afterwards would keep it for minutes, and that of the next operation would come on top of it. It takes
+// some milliseconds.
+const muchMemory = 4 << 20
+
+// thrift has garbage collected earlier while something is brought in: what that holds is large and is no garbage, and
+// twice as much would be waited for.
+type thrift struct {
+	mu         sync.Mutex
+	operations int
+	before     int
+}
+
+// frugalPercent is how much garbage there may be meanwhile, in percent of what is none (GOGC is 100 otherwise).
+const frugalPercent = 25
+
+func (t *thrift) begin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.operations++; t.operations == 1 {
+		t.before = debug.SetGCPercent(frugalPercent)
 	}
 }
 
-// muchRead is from how many bytes on an operation gives its memory back to the system at once: by itself, a daemon that
-// rests afterwards would keep tens of megabytes for minutes. It takes some milliseconds.
-const muchRead = 64 << 20
+func (t *thrift) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.operations--; t.operations == 0 {
+		debug.SetGCPercent(t.before)
+	}
+}
 
 // hold pins a thing until close.
 func (i *intake) hold(kind, hex string) *pin {

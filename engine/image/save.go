@@ -314,7 +314,8 @@ func (v *saving) decompressed(w io.Writer, p part) (n int64, err error) {
 }
 
 func (v *saving) plain(w io.Writer, blob io.Reader, p part) (n int64, err error) {
-	in, err := decompress(v.ctx, blob, &decoders{wide: newWideWindows()})
+	all := newDecoders(newWideWindows()) // nobody waits for whoever takes the archive
+	in, err := decompress(v.ctx, blob, &all)
 	if err != nil {
 		return 0, err
 	}

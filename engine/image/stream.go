@@ -60,16 +60,24 @@ const (
 	usualWindow = 8 << 20   // what every decoder has to have, by RFC 8878, section 3.1.1.1.2
 )
 
-// wideWindows bound what all streams of zstd with large windows keep together: they wait for each other. Those with the
-// usual one wait for nobody, however slowly another's source gives what it has.
+// wideWindows lets one stream of zstd at a time have a large window, whatever operation it is of. Those with the usual
+// one wait for none of another operation, however slowly its source gives what it has.
 type wideWindows = semaphore.Weighted
 
-func newWideWindows() *wideWindows { return semaphore.NewWeighted(zstdWindow) }
+func newWideWindows() *wideWindows { return semaphore.NewWeighted(1) }
+
+// usualStreams is how many streams of one operation have a usual window at a time.
+const usualStreams = 2
 
 // decoders are used again with their windows, by one operation.
 type decoders struct {
 	wide  *wideWindows
+	turns *semaphore.Weighted
 	usual spare[*zstd.Decoder]
+}
+
+func newDecoders(wide *wideWindows) decoders {
+	return decoders{wide: wide, turns: semaphore.NewWeighted(usualStreams)}
 }
 
 // openZstd gives a stream the window that its first frame has, or the usual one. A frame behind it with a larger one is
@@ -82,9 +90,9 @@ func openZstd(ctx context.Context, r *bufio.Reader, all *decoders) (io.ReadClose
 		size = int64(min(max(first.WindowSize, usualWindow), zstdWindow))
 	}
 	if size == usualWindow {
-		return all.openUsual(r)
+		return all.openUsual(ctx, r)
 	}
-	if err := all.wide.Acquire(ctx, size); err != nil {
+	if err := all.wide.Acquire(ctx, 1); err != nil {
 		return nil, err
 	}
 	give := func(d *zstd.Decoder) {
@@ -92,7 +100,7 @@ func openZstd(ctx context.Context, r *bufio.Reader, all *decoders) (io.ReadClose
 			d.Close()
 		}
 		debug.FreeOSMemory() // or the next window comes on top of this one, and both stay for minutes
-		all.wide.Release(size)
+		all.wide.Release(1)
 	}
 	d, err := newZstd(r, size)
 	if err != nil {
@@ -106,7 +114,10 @@ func newZstd(r io.Reader, window int64) (*zstd.Decoder, error) {
 	return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(uint64(window)))
 }
 
-func (all *decoders) openUsual(r io.Reader) (io.ReadCloser, error) {
+func (all *decoders) openUsual(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
+	if err := all.turns.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
 	d, ok := all.usual.get()
 	var err error
 	if ok {
@@ -115,6 +126,7 @@ func (all *decoders) openUsual(r io.Reader) (io.ReadCloser, error) {
 		d, err = newZstd(r, usualWindow)
 	}
 	if err != nil {
+		all.turns.Release(1)
 		return nil, err
 	}
 	// Without a reader, a decoder holds nothing but memory.
@@ -122,6 +134,7 @@ func (all *decoders) openUsual(r io.Reader) (io.ReadCloser, error) {
 		if d.Reset(nil) == nil {
 			all.usual.put(d)
 		}
+		all.turns.Release(1)
 	}}, nil
 }
 
@@ -213,8 +226,9 @@ const (
 // spare are things to be used again by one operation: an image may have hundreds of layers. They go with it, which
 // those of a sync.Pool do not.
 type spare[T any] struct {
-	mu   sync.Mutex
-	list []T
+	mu     sync.Mutex
+	list   []T
+	lacked int // how often there was none
 }
 
 func (s *spare[T]) get() (one T, ok bool) {
@@ -222,10 +236,18 @@ func (s *spare[T]) get() (one T, ok bool) {
 	defer s.mu.Unlock()
 	last := len(s.list) - 1
 	if last < 0 {
+		s.lacked++
 		return one, false
 	}
 	one, s.list = s.list[last], s.list[:last]
 	return one, true
+}
+
+// made is how many were made for want of a spare one.
+func (s *spare[T]) made() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int64(s.lacked)
 }
 
 func (s *spare[T]) put(one T) {

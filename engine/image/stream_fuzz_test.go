@@ -22,7 +22,8 @@ func FuzzDecompress(f *testing.F) {
 		f.Add(out)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		d, err := decompress(t.Context(), bytes.NewReader(data), &decoders{wide: newWideWindows()})
+		all := newDecoders(newWideWindows())
+		d, err := decompress(t.Context(), bytes.NewReader(data), &all)
 		if err != nil {
 			return
 		}

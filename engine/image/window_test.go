@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime/debug"
 	"testing"
 	"testing/synctest"
 
@@ -34,9 +35,9 @@ func compressed(t *testing.T, text string, window int) []byte {
 // with the usual window waits for neither.
 func TestWideWindowsTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		all := &decoders{wide: newWideWindows()}
+		all := newDecoders(newWideWindows())
 		open := func(ctx context.Context, window int) (io.ReadCloser, error) {
-			return openZstd(ctx, bufio.NewReader(bytes.NewReader(compressed(t, "text", window))), all)
+			return openZstd(ctx, bufio.NewReader(bytes.NewReader(compressed(t, "text", window))), &all)
 		}
 		first, err := open(t.Context(), zstdWindow)
 		if err != nil {
@@ -79,12 +80,64 @@ func TestWideWindowsTakeTurns(t *testing.T) {
 
 func TestWindowGrows(t *testing.T) {
 	two := append(compressed(t, "one ", usualWindow), compressed(t, "two", 2*usualWindow)...)
-	d, err := openZstd(t.Context(), bufio.NewReader(bytes.NewReader(two)), &decoders{wide: newWideWindows()})
+	all := newDecoders(newWideWindows())
+	d, err := openZstd(t.Context(), bufio.NewReader(bytes.NewReader(two)), &all)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
 	if got, err := io.ReadAll(d); !errors.Is(err, zstd.ErrWindowSizeExceeded) || string(got) != "one " {
 		t.Errorf("a frame with a larger window than the first: %q, %v", got, err)
+	}
+}
+
+// TestUsualWindowsTakeTurns has more streams of an operation than may have a window; those of another one do not wait.
+func TestUsualWindowsTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wide := newWideWindows()
+		one, other := newDecoders(wide), newDecoders(wide)
+		frame := compressed(t, "text", usualWindow)
+		open := func(all *decoders) io.ReadCloser {
+			d, err := openZstd(t.Context(), bufio.NewReader(bytes.NewReader(frame)), all)
+			if err != nil {
+				t.Error(err)
+			}
+			return d
+		}
+		var have []io.ReadCloser
+		for range usualStreams {
+			have = append(have, open(&one), open(&other))
+		}
+		next := make(chan io.ReadCloser)
+		go func() { next <- open(&one) }()
+		synctest.Wait()
+		select {
+		case <-next:
+			t.Fatal("one more did not wait")
+		default:
+		}
+		for _, d := range have {
+			d.Close()
+		}
+		(<-next).Close()
+		if n := one.usual.made(); n != usualStreams {
+			t.Errorf("%d decoders were made for %d streams", n, usualStreams+1)
+		}
+	})
+}
+
+func TestThrift(t *testing.T) {
+	before := debug.SetGCPercent(80)
+	defer debug.SetGCPercent(before)
+	var c thrift
+	c.begin()
+	c.begin()
+	c.end()
+	if got := debug.SetGCPercent(frugalPercent); got != frugalPercent {
+		t.Errorf("with one that goes on, the percentage is %d", got)
+	}
+	c.end()
+	if got := debug.SetGCPercent(before); got != 80 {
+		t.Errorf("after all, the percentage is %d", got)
 	}
 }
