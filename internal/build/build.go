@@ -36,6 +36,8 @@ type Config struct {
 	Err  *os.File  // progress
 	Env  func(string) (string, bool)
 
+	dockerfile []byte // that is known here: it is no part of an archive, nor elsewhere
+
 	mu       sync.Mutex
 	problems []error // with credentials
 }
@@ -54,14 +56,11 @@ func Run(ctx context.Context, c *Config) (err error) {
 		return err
 	}
 	opt.Exports = out.exports
-	if out.image != nil { // whether netd is there is known before the work, not after it
-		conn, err := netd.Dial(ctx, c.Host, netd.Options{})
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		out.image.images = conn.Images
+	closeNetd, err := c.netd(ctx, &opt, out)
+	if err != nil {
+		return err
 	}
+	defer closeNetd()
 	b, err := builder.Open(ctx, builder.Config{Request: &c.Request, Env: c.Env, Say: c.Err, Networks: c.attachments()})
 	if err != nil {
 		return err
@@ -72,6 +71,32 @@ func Run(ctx context.Context, c *Config) (err error) {
 		return err
 	}
 	return c.tell(id, out)
+}
+
+// netd connects to netd, before the work: it gets the image, and has images that the Dockerfile names. Only for the
+// latter nobody needs it.
+func (c *Config) netd(ctx context.Context, opt *client.SolveOpt, out *outputs) (closeConn func(), err error) {
+	var names []string
+	if !c.Pull {
+		names = c.references(c.dockerfile)
+	}
+	if out.image == nil && len(names) == 0 {
+		return func() {}, nil
+	}
+	conn, err := netd.Dial(ctx, c.Host, netd.Options{})
+	if err != nil {
+		if out.image == nil {
+			return func() {}, nil
+		}
+		return nil, err
+	}
+	if out.image != nil {
+		out.image.images = conn.Images
+	}
+	if err := c.offer(ctx, opt, conn.Images, names); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return func() { conn.Close() }, nil
 }
 
 // solve has buildkitd build, and returns the image's ID, if there is one.

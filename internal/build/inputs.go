@@ -30,8 +30,11 @@ const (
 	dockerfile     = "Dockerfile"
 )
 
-// maxDockerfile bounds a Dockerfile on standard input, in bytes. BuildKit has no use for one of that size either.
+// maxDockerfile bounds a Dockerfile that is read here, in bytes. BuildKit has no use for one of that size either.
 const maxDockerfile = 4 << 20
+
+// contextsCapability is what a frontend of `# syntax=` must have so that it is asked for further contexts.
+const contextsCapability = "moby.buildkit.frontend.contexts+forward"
 
 var web = regexp.MustCompile(`^https?://`)
 
@@ -51,6 +54,7 @@ func (c *Config) inputs(opt *client.SolveOpt) error {
 			return fmt.Errorf("--file -: a Dockerfile of more than %d bytes", maxDockerfile)
 		}
 		opt.LocalMounts[dockerfileName] = oneFile{dockerfile, text}
+		c.dockerfile = text
 		// Of a context that is fetched, the frontend would take the Dockerfile, too.
 		attrs["filename"], attrs["dockerfilekey"] = dockerfile, dockerfileName
 	}
@@ -61,8 +65,7 @@ func (c *Config) inputs(opt *client.SolveOpt) error {
 		}
 	}
 	if len(c.Contexts) > 0 {
-		// So that a frontend of `# syntax=` is asked for them.
-		attrs["frontend.caps"] = "moby.buildkit.frontend.contexts+forward"
+		attrs["frontend.caps"] = contextsCapability
 	}
 	return nil
 }
@@ -94,10 +97,14 @@ func (c *Config) mainContext(opt *client.SolveOpt) error {
 	if file == "" {
 		file = filepath.Join(c.Context, dockerfile)
 	}
-	if st, err := os.Stat(file); err != nil || !st.Mode().IsRegular() {
-		if err == nil {
-			err = errors.New("is no regular file")
-		}
+	st, err := os.Stat(file)
+	if err == nil && !st.Mode().IsRegular() {
+		err = errors.New("is no regular file")
+	}
+	if err == nil && st.Size() <= maxDockerfile { // what is larger is refused by BuildKit
+		c.dockerfile, err = os.ReadFile(file)
+	}
+	if err != nil {
 		return fmt.Errorf("the Dockerfile %s: %w; name it with --file", file, err)
 	}
 	if opt.LocalMounts[dockerfileName], err = fsutil.NewFS(filepath.Dir(file)); err != nil {

@@ -69,7 +69,7 @@ func (r *Request) Flags(f *pflag.FlagSet) {
 	f.StringArrayVar(&r.Contexts, "build-context", nil,
 		"further context: NAME=DIRECTORY, =docker-image://IMAGE, =oci-layout://DIRECTORY[:TAG|@DIGEST], or a URL")
 	f.BoolVar(&r.NoCache, "no-cache", false, "run every step")
-	f.BoolVar(&r.Pull, "pull", false, "ask the registry for newer base images")
+	f.BoolVar(&r.Pull, "pull", false, "ask registries for base images, also for those that netd has")
 	f.StringArrayVar(&r.CacheFrom, "cache-from", nil, "cache to use: a reference, or type=local,src=DIRECTORY")
 	f.StringArrayVar(&r.CacheTo, "cache-to", nil,
 		"where to put the cache: type=inline, type=local,dest=DIRECTORY or type=registry,ref=NAME")

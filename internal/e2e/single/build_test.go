@@ -173,6 +173,33 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// What netd has is taken from there, and not from registries, unless they are to be asked.
+func TestBuildOnLocalImages(t *testing.T) {
+	b := newBuilding(t)
+	const local, foreign = "192.0.2.1:5000/local:1", "192.0.2.1:5000/foreign:1"
+	b.ok("tag", "bb", local)
+	b.ok("tag", "bb", "copied") // of docker.io, where nobody is
+	archive := filepath.Join(b.dir, "rootfs.tar")
+	shimtest.Write(t, archive, b.ok("export", "db"))
+	b.ok("import", "--platform", "linux/s390x", archive, foreign)
+	b.write(map[string]string{"Dockerfile": `ARG BASE=none
+FROM 192.0.2.1:5000/${BASE}:1 AS one
+RUN echo kept > /kept
+FROM one
+COPY --from=copied /bin/busybox /other
+RUN --mount=from=` + local + `,target=/mnt ls /mnt/bin > /listed
+CMD ["cat", "/kept", "/listed"]
+`})
+	flags := []string{"-t", "app:1", "--build-arg", "BASE=local"}
+	first := b.built(flags...)
+	matches(t, "what the image does", b.ok("run", "--rm", "app:1"), `^kept\n(.*\n)*busybox`)
+	is(t, "the second build", b.built(flags...).out, first.out)
+	b.write(map[string]string{"Dockerfile": "ARG BASE\nFROM 192.0.2.1:5000/${BASE}:1\n"})
+	b.built("-q", "--build-arg", "BASE=local", "-o", t.TempDir())
+	matches(t, "with --pull", b.build("--build-arg", "BASE=local", "--pull").err, `\nnet: build: .*local:1: not found$`)
+	matches(t, "another platform", b.build("--build-arg", "BASE=foreign").err, `\nnet: build: .*foreign:1: not found$`)
+}
+
 // history looks for steps in an image's configuration.
 func (b *building) history(image string, steps ...string) {
 	b.t.Helper()
