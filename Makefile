@@ -38,7 +38,7 @@ deps: ## install what building, tests and the demo need (Debian, Ubuntu)
 	@.ci/deps all
 
 .PHONY: bench-deps
-bench-deps: deps ## also install dockerd, without starting it, for `make bench`
+bench-deps: deps ## also install dockerd, without starting it, and umoci, for `make bench`
 	@.ci/deps docker
 
 # Always handed to the go command, which knows better than make what changed.
@@ -146,7 +146,7 @@ fuzz: root build ## run each fuzz target for FUZZTIME (10s)
 	@GO='$(GO)' TAGS='$(TAGS)' FUZZTIME='$(FUZZTIME)' .ci/fuzz
 
 .PHONY: bench
-bench: root build ## compare with CNI, Docker, runc and a bare bridge, in one run
+bench: root build ## compare with CNI, Docker, containerd, runc and a bare bridge, in one run
 	$(GO) build -trimpath -o bin/bench ./bench
 	bin/bench $(BENCHFLAGS)
 

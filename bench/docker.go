@@ -42,10 +42,21 @@ func (m *machine) startDocker(ctx context.Context) (*docker, error) {
 // bridged frames included.
 var apart = []string{"unshare", "--net"}
 
-// dockerd starts a dockerd with further flags; its name is that of its files, and the words before are what leads to
-// its network namespace. It is nil when there is none on this machine.
+// dockerd starts the dockerd on this machine's PATH with further flags, and gives it the image that containers are made
+// of; its name is that of its files, and the words before are what leads to its network namespace. It is nil when there
+// is none on this machine.
 func (m *machine) dockerd(ctx context.Context, name string, before []string, flags ...string) (*docker, error) {
-	for _, program := range []string{"dockerd", "docker"} {
+	d, err := m.emptyDockerd(ctx, name, slices.Concat(before, []string{"dockerd"}), flags...)
+	if err != nil || d == nil {
+		return nil, err
+	}
+	_, err = d.cli(ctx, "import", m.tar, dockerImage)
+	return d, err
+}
+
+// emptyDockerd starts a dockerd that has no image; the last word of the line is the program.
+func (m *machine) emptyDockerd(ctx context.Context, name string, line []string, flags ...string) (*docker, error) {
+	for _, program := range []string{line[len(line)-1], "docker"} {
 		if _, err := exec.LookPath(program); err != nil {
 			m.missing("docker: make bench-deps installs it", err)
 			return nil, nil
@@ -56,7 +67,7 @@ func (m *machine) dockerd(ctx context.Context, name string, before []string, fla
 	socket := place + ".sock"
 	cgroup := dockerCgroup + "-" + name
 	m.defers(func() { removeCgroups(cgroup) })
-	line := slices.Concat(before, []string{"dockerd", "--data-root", filepath.Join(m.dir, name), "--exec-root", place,
+	line = slices.Concat(line, []string{"--data-root", filepath.Join(m.dir, name), "--exec-root", place,
 		"--pidfile", place + ".pid", "--cgroup-parent", cgroup, "-H", "unix://" + socket, "--log-level", "error"},
 		flags)
 	p, err := m.daemon(name, line[0], line[1:]...)
@@ -69,16 +80,9 @@ func (m *machine) dockerd(ctx context.Context, name string, before []string, fla
 			return dialer.DialContext(ctx, "unix", socket)
 		},
 	}}}
-	if err := poll(ctx, p, func(ctx context.Context) error {
-		return d.call(ctx, http.MethodGet, "/_ping", nil,
-			nil)
-	}); err != nil {
-		return nil, err
-	}
-	if _, err := d.cli(ctx, "import", m.tar, dockerImage); err != nil {
-		return nil, err
-	}
-	return d, nil
+	return d, poll(ctx, p, func(ctx context.Context) error {
+		return d.call(ctx, http.MethodGet, "/_ping", nil, nil)
+	})
 }
 
 // poll asks until the daemon answers or ends, or a minute is over.

@@ -25,8 +25,12 @@ type config struct {
 	streamSize   int           // MB of them
 	acrossRounds int           // of measuring between two hosts
 	acrossTime   time.Duration // of one iperf3 run there
+	imageRounds  int           // of pulls, loads and removals of images
+	imageSize    int           // MB of an image of ten layers
+	imageFiles   int           // in an image of small files
+	engine       string        // directory of a further dockerd and its runc
 	short        bool          // as few and as short rounds as possible
-	contenders   string        // between two hosts: parts of names, separated by commas; empty: all
+	contenders   string        // between two hosts and of images: parts of names, separated by commas; empty: all
 	only         string        // groups, separated by commas; empty: all
 	format       string        // table or json
 	bin          string        // directory of netd, net and net-shim
@@ -34,10 +38,10 @@ type config struct {
 	timeout      time.Duration // of everything
 }
 
-var sectionNames = []string{"attach", "run", "streams", "tcp", "names", "ports", "engines", "across"}
+var sectionNames = []string{"attach", "run", "streams", "tcp", "names", "ports", "engines", "across", "images"}
 
 func parse(args []string, out io.Writer) (config, error) {
-	var c config
+	c := config{imageSize: 200, imageFiles: 100_000}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(out)
 	f.IntVar(&c.rounds, "rounds", 30, "rounds of attaching and of running a container")
@@ -48,14 +52,17 @@ func parse(args []string, out io.Writer) (config, error) {
 	f.IntVar(&c.acrossRounds, "across-rounds", 5, "rounds of measuring between two hosts, on either underlay")
 	f.DurationVar(&c.acrossTime, "across-time", time.Second,
 		"length of one iperf3 run between two hosts, whole seconds")
+	f.IntVar(&c.imageRounds, "image-rounds", 3, "rounds of bringing images in and removing them")
+	f.StringVar(&c.engine, "engine", "",
+		"directory of a further dockerd, with its runc (default: .cache/engine beside the binaries')")
 	f.BoolVar(&c.short, "short", false, "few and short rounds, to see that everything works: the figures mean little")
 	f.StringVar(&c.contenders, "contenders", "",
-		"between two hosts, only those with one of these in their names, such as udp,vxlan")
+		"between two hosts and of images, only those with one of these in their names, such as udp,vxlan")
 	f.StringVar(&c.only, "only", "", "some of "+strings.Join(sectionNames, ","))
 	f.StringVar(&c.format, "format", "table", "table or json")
 	f.StringVar(&c.bin, "bin", "", "directory of netd, net and net-shim (default: that of bench)")
 	f.BoolVar(&c.baselines, "baselines", false, "leave vethloom out: only what it is compared with")
-	f.DurationVar(&c.timeout, "timeout", 20*time.Minute, "end here, whatever is left to do")
+	f.DurationVar(&c.timeout, "timeout", 40*time.Minute, "end here, whatever is left to do")
 	if err := f.Parse(args); err != nil {
 		return c, err
 	}
@@ -65,6 +72,7 @@ func parse(args []string, out io.Writer) (config, error) {
 	if c.short {
 		c.rounds, c.tcpRounds, c.tcpTime, c.acrossRounds, c.acrossTime = 3, 1, time.Second, 1, time.Second
 		c.streamRounds, c.streamSize = 1, 50
+		c.imageRounds, c.imageSize, c.imageFiles = 1, 20, 5000
 	}
 	return c, c.check()
 }
@@ -79,6 +87,9 @@ func (c config) check() error {
 	}
 	if c.rounds < 2 || c.tcpRounds < 1 || c.tcpTime < time.Second {
 		return errors.New("bench: -rounds is at least 2, -tcp-rounds at least 1, -tcp-time at least 1s")
+	}
+	if c.imageRounds < 1 {
+		return errors.New("bench: -image-rounds is at least 1")
 	}
 	if c.format != "table" && c.format != "json" {
 		return fmt.Errorf("bench: -format %q: it is table or json", c.format)
@@ -170,7 +181,7 @@ func measure(ctx context.Context, cfg config) error {
 	sections := map[string]section{"attach": grouped(attachGroup), "run": grouped(runGroup),
 		"streams": grouped(streamsGroup), "tcp": grouped(tcpGroup), "names": grouped(namesGroup),
 		"ports": grouped(portsGroup), "engines": grouped(enginesGroup),
-		"across": acrossSection}
+		"across": acrossSection, "images": imagesSection}
 	for _, name := range cfg.groups() {
 		fmt.Fprintf(os.Stderr, "bench: %s\n", name)
 		if err := sections[name](ctx, m, &rep); err != nil {

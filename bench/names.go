@@ -310,21 +310,6 @@ func (a *answerer) cpu() (float64, error) {
 // resident is the memory that the process holds, in MB.
 func (a *answerer) resident() (float64, error) { return resident(a.pid) }
 
-// resident is the memory that a process holds, in MB.
-func resident(pid int) (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, _ := strings.Cut(string(text), "VmRSS:")
-	fields := strings.Fields(rest)
-	if len(fields) == 0 {
-		return 0, errors.New("/proc says nothing of its memory")
-	}
-	kb, err := strconv.Atoi(fields[0])
-	return float64(kb) / 1024, err
-}
-
 // answerNames is the process: it answers until its standard input ends, at the addresses that it prints.
 func answerNames() (int, error) {
 	n, place := 1, "127.0.0.1:0"

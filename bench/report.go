@@ -14,6 +14,7 @@ type series struct {
 	Name    string    `json:"name"`
 	Cold    float64   `json:"cold,omitempty"` // the first time, in a fresh daemon
 	Samples []float64 `json:"samples"`        // warm
+	Why     string    `json:"why,omitempty"`  // there are none
 	Ours    *series   `json:"-"`              // the vethloom series to compare with, if any
 }
 
@@ -56,6 +57,7 @@ func (g *group) series(name string) *series {
 type report struct {
 	Groups []group   `json:"groups,omitempty"`
 	Across []*matrix `json:"across,omitempty"`
+	Images []*chart  `json:"images,omitempty"`
 	Absent []string  `json:"absent,omitempty"` // contenders that are not on this machine
 }
 
@@ -75,6 +77,12 @@ func (r report) table(w io.Writer) error {
 	}
 	if len(r.Across) > 0 {
 		b.WriteString(acrossNotes)
+	}
+	for _, c := range r.Images {
+		c.table(&b)
+	}
+	if len(r.Images) > 0 {
+		b.WriteString(imagesNotes)
 	}
 	for _, a := range r.Absent {
 		fmt.Fprintln(&b, "\nabsent:", a)

@@ -49,7 +49,8 @@ func TestTableNamesWhatIsAbsent(t *testing.T) {
 }
 
 func TestBadFlagsAreNamed(t *testing.T) {
-	for _, args := range [][]string{{"-rounds", "1"}, {"-format", "xml"}, {"-only", "attach,fly"}, {"stray"}} {
+	for _, args := range [][]string{{"-rounds", "1"}, {"-format", "xml"}, {"-only", "attach,fly"}, {"stray"},
+		{"-image-rounds", "0"}} {
 		if _, err := parse(args, &bytes.Buffer{}); err == nil {
 			t.Errorf("bench %s was accepted", strings.Join(args, " "))
 		}

@@ -69,9 +69,11 @@ func runGroup(ctx context.Context, m *machine) ([]group, error) {
 const restTime = 150 * time.Millisecond
 
 // rest keeps a contender from paying for what the one before still does in the background.
-func rest(ctx context.Context) error {
+func rest(ctx context.Context) error { return wait(ctx, restTime) }
+
+func wait(ctx context.Context, d time.Duration) error {
 	select {
-	case <-time.After(restTime):
+	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
