@@ -19,10 +19,9 @@ import (
 
 // across is how two nodes of a test meet.
 type across struct {
-	way     plan.FastWay
-	routed  bool
-	ipv6    bool // the underlay
-	overlay string
+	way    plan.FastWay
+	routed bool
+	ipv6   bool // the underlay
 }
 
 func (a across) String() string {

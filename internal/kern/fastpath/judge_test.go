@@ -22,7 +22,6 @@ type bench struct {
 	path           *fastpath.Path
 	env            *kerntest.Env
 	sender, uplink uint32
-	mac            plan.MAC // of the uplink
 	seeds          []seed
 }
 
