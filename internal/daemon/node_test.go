@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -70,11 +71,29 @@ type node struct {
 	place  string // path of the namespace that netd is started in; "": the test's
 	cmd    *exec.Cmd
 	gone   chan error
-	log    *bytes.Buffer
+	log    *transcript
 	arm    *os.File
 	armed  *os.File
 	client *client.Client
 	ready  func() // waits for more than an answer after a start; may be nil
+}
+
+// transcript is what a process has written so far, to be read while it writes.
+type transcript struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (t *transcript) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.Write(b)
+}
+
+func (t *transcript) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.String()
 }
 
 func newNode(t *testing.T) *node {
@@ -129,7 +148,7 @@ func (n *node) tryStart() error {
 	if err != nil {
 		return err
 	}
-	n.log = &bytes.Buffer{}
+	n.log = &transcript{}
 	n.cmd = exec.Command(self)
 	n.cmd.Env = append(os.Environ(), asNetd+"="+string(cfg))
 	n.cmd.Stderr = n.log
