@@ -148,7 +148,8 @@ type FastTunnel struct {
 	Network FastNetwork
 	VNI     uint32
 	Self    netip.Addr
-	MAC     MAC // of the device, where the ends are routers
+	MAC     MAC    // of VXLAN's device, where the ends are routers
+	Link    string // of UDP: the device that what takes the slow path comes out of
 	Routed  bool
 }
 
@@ -170,13 +171,16 @@ func (t FastTunnel) String() string {
 		return s
 	}
 	s += " network " + string(t.Network) + " local " + t.Self.String()
+	if t.Link != "" {
+		s += " dev " + t.Link
+	}
 	if t.Routed {
 		s += " routed " + t.MAC.String()
 	}
 	return s
 }
 
-func (t FastTunnel) about() about { return about{kind: "fast-tunnel"} }
+func (t FastTunnel) about() about { return about{kind: "fast-tunnel", link: t.Link} }
 
 // FastCounter counts the packets of a network, by the path they take and the reason.
 type FastCounter struct {
@@ -198,6 +202,13 @@ type Fast struct {
 	Peers     []FastPeer
 	Tunnels   []FastTunnel
 	Programs  []FastProgram
+}
+
+// Merge adds what another one has.
+func (f *Fast) Merge(o Fast) {
+	f.Counters, f.Ports = append(f.Counters, o.Counters...), append(f.Ports, o.Ports...)
+	f.Endpoints, f.Peers = append(f.Endpoints, o.Endpoints...), append(f.Peers, o.Peers...)
+	f.Tunnels, f.Programs = append(f.Tunnels, o.Tunnels...), append(f.Programs, o.Programs...)
 }
 
 // tabled is a kind of objects that are entries of tables. They stay when the links that they name go, so they are

@@ -102,33 +102,34 @@ func (f *Fast) observe(_ context.Context, s *plan.State) error {
 		return err
 	}
 	hops := map[netip.Addr]fastpath.Hop{}
-	fresh := func(node netip.Addr, h fastpath.Hop) bool {
+	next := func(node netip.Addr) fastpath.Hop {
 		now, ok := hops[node]
 		if !ok {
-			if now, err = f.hop(node); err != nil {
-				now = fastpath.Hop{}
-			}
+			now = f.hop(node)
 			hops[node] = now
 		}
-		return now == h
+		return now
 	}
 	var errs [6]error
 	s.Fast.Counters, errs[0] = p.Counters()
 	s.Fast.Ports, errs[1] = p.Ports()
 	s.Fast.Endpoints, errs[2] = p.Endpoints(names)
-	s.Fast.Peers, errs[3] = p.Peers(names, fresh)
-	s.Fast.Tunnels, errs[4] = p.Tunnels()
+	s.Fast.Peers, errs[3] = p.Peers(names, next)
+	s.Fast.Tunnels, errs[4] = p.Tunnels(names)
 	s.Fast.Programs, errs[5] = p.Programs(names)
 	return unsupportedFast(errors.Join(errs[:]...))
 }
 
-// hop is where packets for a node go next.
-func (f *Fast) hop(node netip.Addr) (fastpath.Hop, error) {
+// hop is where packets for a node go next; the zero value when there is no way to it.
+func (f *Fast) hop(node netip.Addr) fastpath.Hop {
 	index, via, err := f.k.Way(node)
+	if err != nil {
+		return fastpath.Hop{}
+	}
 	if !via.IsValid() {
 		via = node
 	}
-	return fastpath.Hop{Link: index, Addr: via}, err
+	return fastpath.Hop{Link: index, Addr: via}
 }
 
 // tabled is the handler of a kind of entries.
@@ -162,28 +163,19 @@ func (f *Fast) handlers(add func(kind string, h handler)) {
 	add("fast-peer", tabled(putPeer,
 		func(p *fastpath.Path, _ *session, f plan.FastPeer) error { return p.DeletePeer(f) }))
 	add("fast-tunnel", tabled(
-		func(p *fastpath.Path, _ *session, t plan.FastTunnel) error { return p.PutTunnel(t) },
+		func(p *fastpath.Path, s *session, t plan.FastTunnel) error { return p.PutTunnel(t, inFabric(s)) },
 		func(p *fastpath.Path, _ *session, t plan.FastTunnel) error { return p.DeleteTunnel(t) }))
 	programs := tabled(attach, detach)
 	programs.observe = f.observe
 	add("fast-program", programs)
 }
 
-// putPeer leads a prefix to a node by the uplink. A node that is reached by another link is no peer of the fast path.
 func putPeer(p *fastpath.Path, s *session, f plan.FastPeer) error {
-	next, err := s.k.Fast.hop(f.Node)
-	if err != nil {
-		return err
-	}
 	uplink, err := inFabric(s)(f.Link)
 	if err != nil {
 		return err
 	}
-	if next.Link != uplink {
-		return errors.Join(fmt.Errorf("node %s is not reached by the uplink %s: what is for it takes the slow path",
-			f.Node, f.Link), p.DeletePeer(f))
-	}
-	return p.PutPeer(f, next)
+	return p.PutPeer(f, uplink, s.k.Fast.hop(f.Node))
 }
 
 func attach(p *fastpath.Path, s *session, f plan.FastProgram) error {

@@ -111,16 +111,16 @@ func (j *joined) meet(other *joined, w across) {
 		if !w.routed {
 			p.Via = other.box.mac()
 		}
-		j.must(j.path.PutPeer(p, fastpath.Hop{Link: up, Addr: p.Node}))
+		j.must(j.path.PutPeer(p, up, fastpath.Hop{Link: up, Addr: p.Node}))
 	}
 	t := plan.FastTunnel{Port: 8472, IPv6: w.ipv6, Way: w.way, Self: j.underlay(w.ipv6), Routed: w.routed,
 		MAC: j.vtep()}
 	if w.way == plan.FastVXLAN {
-		j.must(j.path.PutTunnel(t))
+		j.must(j.path.PutTunnel(t, j.index))
 		t.VNI = 77
 	}
 	if t.Network = network; w.way != plan.FastPlain {
-		j.must(j.path.PutTunnel(t))
+		j.must(j.path.PutTunnel(t, j.index))
 	}
 	i, err := j.index(j.box.link())
 	j.must(err)

@@ -99,9 +99,12 @@ func (b *bench) fill(t testing.TB) {
 			b.peers = append(b.peers, p)
 		}
 		end := plan.FastTunnel{Port: p.Port, IPv6: w.ipv6, Way: w.way, Self: p.Self, MAC: macHere, Routed: w.routed}
-		if w.way == plan.FastVXLAN {
+		switch w.way {
+		case plan.FastVXLAN:
 			b.tunnels = append(b.tunnels, end)
 			end.VNI = p.VNI
+		case plan.FastUDP:
+			end.Link = "vle2"
 		}
 		if end.Network = network; w.way != plan.FastPlain {
 			b.tunnels = append(b.tunnels, end)
@@ -117,10 +120,10 @@ func (b *bench) fill(t testing.TB) {
 		errs = append(errs, b.path.PutPort(p))
 	}
 	for _, p := range b.peers {
-		errs = append(errs, b.path.PutPeer(p, fastpath.Hop{Link: b.uplink, Addr: p.Node}))
+		errs = append(errs, b.path.PutPeer(p, b.uplink, fastpath.Hop{Link: b.uplink, Addr: p.Node}))
 	}
 	for _, e := range b.tunnels {
-		errs = append(errs, b.path.PutTunnel(e))
+		errs = append(errs, b.path.PutTunnel(e, resolve))
 	}
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
@@ -261,6 +264,13 @@ func (b *bench) judge(enter bool, frame []byte, gso int) error {
 	if !want.fast {
 		if int32(code) != -1 || !bytes.Equal(out, frame) {
 			return fmt.Errorf("code %d, and the frame is changed: %x", int32(code), out)
+		}
+		return nil
+	}
+	if want.aside {
+		if expect := ether(plan.MAC(frame[:6]), plan.MAC(frame[6:12]), frame[want.at]>>4 == 6,
+			frame[want.at:]); !bytes.Equal(out, expect) {
+			return fmt.Errorf("aside goes\n%x, want\n%x", out, expect)
 		}
 		return nil
 	}

@@ -96,7 +96,11 @@ type prefix struct {
 	Addr    address
 }
 
-const routed = 1
+// Flags of ways to other nodes.
+const (
+	routed = 1
+	aside  = 2
+)
 
 type peer struct {
 	Node, Self, Hop address
@@ -124,6 +128,8 @@ type tunnel struct {
 	MAC     plan.MAC
 	Way     way
 	Flags   byte
+	Link    uint32
+	_       [4]byte
 }
 
 // way is how packets get to another node.

@@ -22,7 +22,9 @@ type verdict struct {
 	peer *plan.FastPeer
 	at   int // where the packet that a container sees begins
 	hops bool
-	to   *plan.FastEndpoint
+	// aside is for what is taken out of its tunnel for the slow path
+	aside bool
+	to    *plan.FastEndpoint
 }
 
 // tunnelled reports whether the packet is in a tunnel before or after.
@@ -214,13 +216,18 @@ func (m *model) unwrap(t plan.FastTunnel, b []byte, outer inner, v6 bool, gso in
 
 func (m *model) receive(way plan.FastWay, node netip.Addr, ether, b []byte, at int, v6 bool, gso int) verdict {
 	p, ok := parse(b[at:], v6)
-	if !ok || way != plan.FastPlain && p.len != len(b)-at || !p.transport(b[at:], v6, gso > 0) {
+	if !ok || way != plan.FastPlain && p.len != len(b)-at {
 		return verdict{}
 	}
 	to, from := m.endpoint(p.dst, way == plan.FastPlain), m.peer(p.src)
-	if to == nil || from == nil || from.Way != way || way != plan.FastPlain && from.Node != node ||
-		to.Publishes && m.published(p.dst, p.l4, p.dport) || p.segment(gso) > to.MTU || from.Routed && p.hops < 2 ||
-		!from.Routed && plan.MAC(ether[:6]) != to.MAC {
+	if from == nil || from.Way != way || way != plan.FastPlain && from.Node != node {
+		return verdict{}
+	}
+	if to == nil || !p.transport(b[at:], v6, gso > 0) || to.Publishes && m.published(p.dst, p.l4, p.dport) ||
+		p.segment(gso) > to.MTU || from.Routed && p.hops < 2 {
+		return verdict{fast: way == plan.FastUDP, aside: true, at: at}
+	}
+	if !from.Routed && plan.MAC(ether[:6]) != to.MAC {
 		return verdict{}
 	}
 	return verdict{fast: true, to: to, at: at, hops: from.Routed}

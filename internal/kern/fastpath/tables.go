@@ -120,8 +120,9 @@ type Hop struct {
 	Addr netip.Addr
 }
 
-// PutPeer leads a prefix to another node.
-func (p *Path) PutPeer(f plan.FastPeer, next Hop) error {
+// PutPeer leads a prefix to another node by the uplink. Where the next hop is on another link, what is for the node
+// takes the slow path.
+func (p *Path) PutPeer(f plan.FastPeer, uplink uint32, next Hop) error {
 	o, err := p.objects()
 	if err != nil {
 		return err
@@ -134,9 +135,10 @@ func (p *Path) PutPeer(f plan.FastPeer, next Hop) error {
 	if err != nil {
 		return err
 	}
+	flags := flag(f.Routed, routed) | flag(next.Link != uplink, aside)
 	return full("peers", o.Peers.Put(key, peer{Node: addressOf(f.Node), Self: addressOf(f.Self),
-		Hop: addressOf(next.Addr), Link: next.Link, MTU: uint32(f.MTU), VNI: f.VNI, Port: portOf(f.Port), Way: w,
-		Flags: flag(f.Routed, routed), Via: f.Via, Src: f.SourceMAC, Dst: f.DestMAC}))
+		Hop: addressOf(next.Addr), Link: uplink, MTU: uint32(f.MTU), VNI: f.VNI, Port: portOf(f.Port), Way: w,
+		Flags: flags, Via: f.Via, Src: f.SourceMAC, Dst: f.DestMAC}))
 }
 
 // mapped is how many bits of a mapped address say that it is IPv4.
@@ -160,14 +162,14 @@ func (p *Path) DeletePeer(f plan.FastPeer) error {
 	return errors.Join(err, drop(p, key, func(o *kernelObjects) *ebpf.Map { return o.Peers }))
 }
 
-// Peers are the prefixes there are. Fresh reports whether the way to a node is still by a hop.
-func (p *Path) Peers(links map[uint32]string, fresh func(node netip.Addr, h Hop) bool) (out []plan.FastPeer,
-	err error) {
+// Peers are the prefixes there are. Next is where packets for a node go now.
+func (p *Path) Peers(links map[uint32]string, next func(node netip.Addr) Hop) (out []plan.FastPeer, err error) {
 	return out, list(p, func(o *kernelObjects) *ebpf.Map { return o.Peers }, func(k prefix, v peer) {
 		f := plan.FastPeer{Network: numberIn(k.Network).network(), Way: v.Way.plan(), Node: v.Node.addr(),
 			Self: v.Self.addr(), Link: nameOf(links, v.Link), MTU: int(v.MTU), VNI: v.VNI, Port: v.Port.number(),
 			Via: v.Via, Routed: v.Flags&routed != 0, SourceMAC: v.Src, DestMAC: v.Dst}
-		f.Stale = !fresh(f.Node, Hop{v.Link, v.Hop.addr()})
+		now := next(f.Node)
+		f.Stale = v.Flags&aside == 0 && now != Hop{v.Link, v.Hop.addr()} || v.Flags&aside != 0 && now.Link == v.Link
 		bits, a := int(k.Bits)-64, k.Addr.addr()
 		if a.Is4() {
 			bits -= mapped
@@ -178,7 +180,7 @@ func (p *Path) Peers(links map[uint32]string, fresh func(node netip.Addr, h Hop)
 }
 
 // PutTunnel takes packets from an end of a tunnel.
-func (p *Path) PutTunnel(f plan.FastTunnel) error {
+func (p *Path) PutTunnel(f plan.FastTunnel, resolve Resolve) error {
 	o, err := p.objects()
 	if err != nil {
 		return err
@@ -190,6 +192,11 @@ func (p *Path) PutTunnel(f plan.FastTunnel) error {
 	v := tunnel{Self: addressOf(f.Self), MAC: f.MAC, Way: w, Flags: flag(f.Routed, routed)}
 	if f.Network != "" {
 		if v.Network, err = numberOf(f.Network); err != nil {
+			return err
+		}
+	}
+	if f.Link != "" {
+		if v.Link, err = resolve(f.Link); err != nil {
 			return err
 		}
 	}
@@ -213,7 +220,7 @@ func (p *Path) DeleteTunnel(f plan.FastTunnel) error {
 }
 
 // Tunnels are the ends there are.
-func (p *Path) Tunnels() (out []plan.FastTunnel, err error) {
+func (p *Path) Tunnels(links map[uint32]string) (out []plan.FastTunnel, err error) {
 	return out, list(p, func(o *kernelObjects) *ebpf.Map { return o.Tunnels }, func(k end, v tunnel) {
 		f := plan.FastTunnel{Port: k.Port.number(), IPv6: k.Family == 6, Way: v.Way.plan(), Self: v.Self.addr(),
 			MAC: v.MAC, Routed: v.Flags&routed != 0}
@@ -222,6 +229,9 @@ func (p *Path) Tunnels() (out []plan.FastTunnel, err error) {
 		}
 		if k.VNI != noVNI {
 			f.VNI = k.VNI
+		}
+		if v.Link != 0 {
+			f.Link = nameOf(links, v.Link)
 		}
 		out = append(out, f)
 	})

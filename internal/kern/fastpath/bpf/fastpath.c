@@ -29,6 +29,7 @@ enum way {
 
 // What is known of a way to another node.
 #define ROUTED 1 // by routers, which count hops and have Ethernet addresses of their own
+#define ASIDE 2 // by another link than the uplink: all of it takes the slow path
 
 struct link {
 	__u64 network;
@@ -91,6 +92,8 @@ struct tunnel {
 	struct mac mac; // of the device, when what comes out of it is routed
 	__u8 way;
 	__u8 flags;
+	__u32 link; // of UDP: the device that what is for the slow path comes out of
+	__u8 zero[4];
 };
 
 struct counts {
@@ -492,33 +495,65 @@ PROGRAM int vethloom_leave(struct __sk_buff *skb)
 		return redirect_peer(e->link, 0);
 	}
 	to = peer_of(network, &p.dst);
-	if (!to)
+	if (!to || to->flags & ASIDE)
 		return slow(skb, network, OTHER);
 	if (!same_mac(&h.dst, &to->via))
 		return slow(skb, network, VIA);
 	return onward(skb, network, to, &h, &p);
 }
 
-// arrive gives a packet that came in a tunnel, or without one where room is 0, to its endpoint.
-INLINE int arrive(struct __sk_buff *skb, const struct endpoint *e, struct ether *h, const struct packet *p, int routed,
-		  __u32 room, int same_family)
+// A packet that came in.
+struct arrival {
+	struct ether ether; // of the packet, or of the frame that it is in
+	struct packet packet;
+	__u64 network;
+	__u32 room; // bytes of outer headers behind the first Ethernet header; 0: there is no tunnel
+	__u32 link; // the device of its tunnel, if what is for the slow path comes out there
+	__u8 way;
+	__u8 same_family; // inside and outside
+};
+
+// decapsulate removes the outer headers but the Ethernet header. It leaves the packet as it is when it fails.
+INLINE int decapsulate(struct __sk_buff *skb, const struct arrival *a)
 {
 	__u64 how = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+
+	if (!a->same_family)
+		how |= a->packet.proto == ETHER4 ? DECAP_TO_4 : DECAP_TO_6;
+	if (adjust_room(skb, -(__s32)a->room, BPF_ADJ_ROOM_MAC, how))
+		return REFUSED;
+	// What a network card has verified was the outer checksum, which is none.
+	csum_level(skb, BPF_CSUM_LEVEL_DEC);
+	return 0;
+}
+
+// aside leaves a packet of a proven node to the stack. The device of a tunnel in UDP is a program's: it cannot read
+// segments that have no headers yet, so the packet comes out of the device here.
+INLINE int aside(struct __sk_buff *skb, struct arrival *a, enum reason r)
+{
+	int verdict = slow(skb, a->network, r);
+
+	if (!a->link || decapsulate(skb, a))
+		return verdict;
+	a->ether.proto = a->packet.proto;
+	if (store_bytes(skb, 0, &a->ether, sizeof(a->ether), 0))
+		return DROP;
+	return redirect(a->link, BPF_F_INGRESS);
+}
+
+// arrive gives a packet to its endpoint.
+INLINE int arrive(struct __sk_buff *skb, const struct endpoint *e, struct arrival *a, int routed)
+{
+	struct ether *h = &a->ether;
 	__u32 link = e->link;
 
-	if (room) {
-		if (!same_family)
-			how |= p->proto == ETHER4 ? DECAP_TO_4 : DECAP_TO_6;
-		if (adjust_room(skb, -(__s32)room, BPF_ADJ_ROOM_MAC, how))
-			return slow(skb, e->network, REFUSED);
-		// What a network card has verified was the outer checksum, which is none.
-		csum_level(skb, BPF_CSUM_LEVEL_DEC);
-	}
+	if (a->room && decapsulate(skb, a))
+		return slow(skb, e->network, REFUSED);
 	h->dst = e->mac;
-	h->proto = p->proto;
+	h->proto = a->packet.proto;
 	if (routed) {
 		h->src = e->via;
-		if (hop(skb, sizeof(*h), p))
+		if (hop(skb, sizeof(*h), &a->packet))
 			return DROP;
 	}
 	if (store_bytes(skb, 0, h, sizeof(*h), 0))
@@ -527,39 +562,44 @@ INLINE int arrive(struct __sk_buff *skb, const struct endpoint *e, struct ether 
 	return redirect_peer(link, 0);
 }
 
-// receive judges a packet of a network at off, which came from a node, and gives it to its endpoint.
-INLINE int receive(struct __sk_buff *skb, __u64 network, const struct address *node, struct ether *h, struct packet *p,
-		   __u8 way, __u32 room, int same_family)
+// receive judges a packet that came from a node, and gives it to its endpoint. Without a tunnel nothing says the node,
+// nor the network.
+INLINE int receive(struct __sk_buff *skb, struct arrival *a, const struct address *node)
 {
-	struct endpoint *e = endpoint_at(network, &p->dst);
+	struct packet *p = &a->packet;
+	struct endpoint *e = endpoint_at(a->way == PLAIN ? 0 : a->network, &p->dst);
 	struct peer *from;
 
+	if (a->way == PLAIN) {
+		if (!e)
+			return NEXT;
+		a->network = e->network;
+	}
+	from = peer_of(a->network, &p->src);
+	if (!from || from->flags & ASIDE || from->way != a->way || from->link != skb->ifindex ||
+	    (node && !same_address(&from->node, node)))
+		return slow(skb, a->network, SENDER);
 	if (!e)
-		return way == PLAIN ? NEXT : slow(skb, network, OTHER);
-	network = e->network;
-	if (read_l4(skb, sizeof(*h) + room, p))
-		return slow(skb, network, FORM);
-	from = peer_of(network, &p->src);
-	if (!from || from->way != way || from->link != skb->ifindex || (node && !same_address(&from->node, node)))
-		return slow(skb, network, SENDER);
+		return aside(skb, a, OTHER);
+	if (read_l4(skb, sizeof(a->ether) + a->room, p))
+		return aside(skb, a, FORM);
 	if (translated(e, &p->dst, p->l4, p->dport))
-		return slow(skb, network, PUBLISHED);
+		return aside(skb, a, PUBLISHED);
 	if (p->segment > e->mtu)
-		return slow(skb, network, SIZE);
+		return aside(skb, a, SIZE);
 	if (from->flags & ROUTED && p->hops < 2)
-		return slow(skb, network, FORM);
-	if (!(from->flags & ROUTED) && !same_mac(&h->dst, &e->mac))
-		return slow(skb, network, VIA);
-	return arrive(skb, e, h, p, from->flags & ROUTED, room, same_family);
+		return aside(skb, a, FORM);
+	if (!(from->flags & ROUTED) && !same_mac(&a->ether.dst, &e->mac))
+		return slow(skb, a->network, VIA);
+	return arrive(skb, e, a, from->flags & ROUTED);
 }
 
 // unwrap judges the outer headers of a tunnel's packet.
-INLINE int unwrap(struct __sk_buff *skb, struct ether *h, const struct packet *outer)
+INLINE int unwrap(struct __sk_buff *skb, struct arrival *a, const struct packet *outer)
 {
 	struct end at = {.vni = NO_VNI, .port = outer->dport, .family = outer->proto == ETHER4 ? 4 : 6};
-	__u32 off = sizeof(*h) + outer->header, room = outer->header + sizeof(struct udp);
 	struct tunnel *t = map_lookup(&tunnels, &at);
-	struct packet p = {};
+	__u32 off = sizeof(a->ether) + outer->header;
 	__u8 first;
 	struct udp u;
 
@@ -580,41 +620,46 @@ INLINE int unwrap(struct __sk_buff *skb, struct ether *h, const struct packet *o
 		if (!t)
 			return NEXT;
 		off += sizeof(v);
-		room += sizeof(v);
-		*h = v.ether;
-		p.proto = v.ether.proto;
-		if (t->flags & ROUTED && !same_mac(&h->dst, &t->mac))
+		a->ether = v.ether;
+		a->packet.proto = v.ether.proto;
+		if (t->flags & ROUTED && !same_mac(&a->ether.dst, &t->mac))
 			return slow(skb, t->network, VIA);
 	} else {
 		if (load_bytes(skb, off, &first, 1))
 			return NEXT;
-		p.proto = first >> 4 == 4 ? ETHER4 : ETHER6;
+		a->packet.proto = first >> 4 == 4 ? ETHER4 : ETHER6;
 	}
 	// Congestion on the way is for the slow path to tell (RFC 6040 section 4.2).
 	if (!same_address(&t->self, &outer->dst) || outer->ecn == 3)
 		return slow(skb, t->network, FORM);
-	if (read(skb, off, &p) || p.len + off != skb->len)
+	if (read(skb, off, &a->packet) || a->packet.len + off != skb->len)
 		return slow(skb, t->network, FORM);
-	return receive(skb, t->network, &outer->src, h, &p, t->way, room, p.proto == outer->proto);
+	a->network = t->network;
+	a->room = off - sizeof(a->ether);
+	a->link = t->link;
+	a->way = t->way;
+	a->same_family = a->packet.proto == outer->proto;
+	return receive(skb, a, &outer->src);
 }
 
 PROGRAM int vethloom_enter(struct __sk_buff *skb)
 {
+	struct arrival a = {.way = PLAIN};
 	struct packet p = {};
-	struct ether h;
 
-	if (skb->pkt_type != FOR_HOST || skb->vlan_present || load_bytes(skb, 0, &h, sizeof(h)))
+	if (skb->pkt_type != FOR_HOST || skb->vlan_present || load_bytes(skb, 0, &a.ether, sizeof(a.ether)))
 		return NEXT;
-	p.proto = h.proto;
+	p.proto = a.ether.proto;
 	// Short frames have padding behind the packet.
-	if (read(skb, sizeof(h), &p) || p.len + sizeof(h) > skb->len)
+	if (read(skb, sizeof(a.ether), &p) || p.len + sizeof(a.ether) > skb->len)
 		return NEXT;
-	if (p.l4 == PROTO_UDP && !read_l4(skb, sizeof(h), &p)) {
+	if (p.l4 == PROTO_UDP && !read_l4(skb, sizeof(a.ether), &p)) {
 		struct end at = {.vni = NO_VNI, .port = p.dport, .family = p.proto == ETHER4 ? 4 : 6};
 		if (map_lookup(&tunnels, &at))
-			return p.len + sizeof(h) == skb->len ? unwrap(skb, &h, &p) : NEXT;
+			return p.len + sizeof(a.ether) == skb->len ? unwrap(skb, &a, &p) : NEXT;
 	}
-	return receive(skb, 0, 0, &h, &p, PLAIN, 0, 1);
+	a.packet = p;
+	return receive(skb, &a, 0);
 }
 
 char licence[] __attribute__((section("license"), used)) = "Apache-2.0";

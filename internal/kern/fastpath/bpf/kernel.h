@@ -29,6 +29,7 @@ static long (*change_type)(void *skb, __u32 type) = (void *)BPF_FUNC_skb_change_
 static long (*csum_level)(void *skb, __u64 level) = (void *)BPF_FUNC_csum_level;
 static __u32 (*hash)(void *skb) = (void *)BPF_FUNC_get_hash_recalc;
 static __u32 (*random32)(void) = (void *)BPF_FUNC_get_prandom_u32;
+static long (*redirect)(__u32 link, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*redirect_peer)(__u32 link, __u64 flags) = (void *)BPF_FUNC_redirect_peer;
 static long (*redirect_neigh)(__u32 link, struct bpf_redir_neigh *to, int len, __u64 flags) =
 	(void *)BPF_FUNC_redirect_neigh;
