@@ -56,6 +56,8 @@ type Config struct {
 	Settle time.Duration
 	// Retry and RetryMax bound the exponential back-off of a failing owner; 500 ms and 30 s.
 	Retry, RetryMax time.Duration
+	// With is an owner that goes with another one in every pass; it is nobody's who waits for that. Nil: none does.
+	With func(plan.Owner) (plan.Owner, bool)
 	// Observer is told of every pass, on the reconciler's goroutine.
 	Observer func(Pass)
 }
@@ -129,6 +131,7 @@ func (r *Reconciler) Converge(ctx context.Context, owners ...plan.Owner) error {
 	}
 	for _, s := range owners {
 		r.queued[s] = append(r.queued[s], done)
+		r.queueWith(s)
 	}
 	r.mu.Unlock()
 	r.signal()
@@ -153,9 +156,20 @@ func (r *Reconciler) Wake(owners ...plan.Owner) {
 		if _, ok := r.queued[s]; !ok {
 			r.queued[s] = nil
 		}
+		r.queueWith(s)
 	}
 	r.mu.Unlock()
 	r.signal()
+}
+
+// queueWith queues the owner that goes with another one.
+func (r *Reconciler) queueWith(s plan.Owner) {
+	if r.cfg.With == nil {
+		return
+	}
+	if with, ok := r.cfg.With(s); ok && r.queued[with] == nil {
+		r.queued[with] = nil
+	}
 }
 
 // Resync asks for a full pass because the kernel may have been changed by someone else.

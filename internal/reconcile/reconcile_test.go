@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -145,11 +146,18 @@ type bench struct {
 // start runs a reconciler for the length of the test.
 func start(t *testing.T, kernel *ledger, recs *records) *bench {
 	t.Helper()
+	return startWith(t, kernel, recs, func(*reconcile.Config) {})
+}
+
+func startWith(t *testing.T, kernel *ledger, recs *records, edit func(*reconcile.Config)) *bench {
+	t.Helper()
 	b := &bench{kernel: kernel, records: recs, drift: make(chan struct{}, 1), passes: make(chan reconcile.Pass, 1000)}
-	b.Reconciler = reconcile.New(reconcile.Config{
+	c := reconcile.Config{
 		Kernel: kernel, Source: recs, Log: slog.New(slog.DiscardHandler),
 		Observer: func(p reconcile.Pass) { b.passes <- p },
-	})
+	}
+	edit(&c)
+	b.Reconciler = reconcile.New(c)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx, b.drift) }()
@@ -241,6 +249,32 @@ func TestOneFailingOwnerLeavesOthersAlone(t *testing.T) {
 	}
 	if f := b.Failures(); len(f) != 0 {
 		t.Errorf("failures afterwards: %v", f)
+	}
+}
+
+// An owner that goes with another one is converged in the same pass, and its failure is nobody's who waits.
+func TestAnOwnerGoesWithAnother(t *testing.T) {
+	k, recs := newLedger(), &records{}
+	b := startWith(t, k, recs, func(c *reconcile.Config) {
+		c.With = func(o plan.Owner) (plan.Owner, bool) { return "with/" + o, !strings.HasPrefix(string(o), "with/") }
+	})
+	<-b.passes
+	recs.set("network/a", state("network/a", "vlb-a"), nil)
+	recs.set("with/network/a", state("with/network/a", "vlb-with"), nil)
+	if err := b.Converge(t.Context(), "network/a"); err != nil {
+		t.Fatal(err)
+	}
+	if p := <-b.passes; len(p.Owners) != 2 || !k.has(link("", "vlb-with")) {
+		t.Errorf("a pass was about %v, and what goes with it is there: %v", p.Owners, k.has(link("", "vlb-with")))
+	}
+	k.cursed[id(link("", "vlb-bad"))] = errors.New("cursed")
+	recs.set("network/b", state("network/b", "vlb-b"), nil)
+	recs.set("with/network/b", state("with/network/b", "vlb-bad"), nil)
+	if err := b.Converge(t.Context(), "network/b"); err != nil {
+		t.Errorf("what goes with it has failed, and so has the owner: %v", err)
+	}
+	if f := b.Failures(); len(f) != 1 || f[0].Owner != "with/network/b" {
+		t.Errorf("failures: %v", f)
 	}
 }
 
