@@ -72,6 +72,7 @@ type Peer struct {
 	MAC6 plan.MAC `json:"mac6,omitzero"` // of a lease: that of the VXLAN device on the IPv6 underlay
 	// of a lease: the way its holder wants to be reached: vxlan, udp, host-gw
 	Backend string `json:"backend,omitempty"`
+	Fast    bool   `json:"fast,omitempty"` // of a lease: its holder takes what the fast path sends in UDP
 	// of an endpoint: what it is called on the network, in lower case, and what it serves
 	Names    []string        `json:"names,omitempty"`
 	Ports    []plan.NamePort `json:"ports,omitempty"`

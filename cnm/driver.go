@@ -109,6 +109,7 @@ type Host struct {
 	NoIPv6 bool   // the kernel has IPv6 switched off: nothing of it can be set or bound
 	Node   string // this node's ID in the cluster; "" on a node that is in none
 	Uplink Uplink // the link to the other nodes
+	Fast   bool   // packets of networks may take the fast path
 	// the host's own addresses of IPv4 with their subnets, sorted; none of ours
 	Addrs []netip.Prefix
 }
@@ -116,7 +117,8 @@ type Host struct {
 // Equal reports whether renders for both hosts are the same.
 func (h Host) Equal(o Host) bool {
 	a, b := h.Uplink, o.Uplink
-	return h.MTU == o.MTU && h.NoIPv6 == o.NoIPv6 && h.Node == o.Node && slices.Equal(a.OnLink, b.OnLink) &&
+	return h.MTU == o.MTU && h.NoIPv6 == o.NoIPv6 && h.Node == o.Node && h.Fast == o.Fast &&
+		slices.Equal(a.OnLink, b.OnLink) &&
 		slices.Equal(h.Addrs, o.Addrs) &&
 		a.Link == b.Link && a.MTU == b.MTU && a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6
 }

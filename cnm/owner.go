@@ -32,6 +32,27 @@ func NetworkOwner(id string) plan.Owner { return plan.Owner("network/" + Short(i
 // NamesOwner is the owner of the name servers at a network's gateways. It belongs to no record of its own.
 func NamesOwner(network string) plan.Owner { return plan.Owner("names/" + Short(network)) }
 
+// FastNetwork is how the fast path knows a network; "" where its ID is too short to be one.
+func FastNetwork(n Network) plan.FastNetwork {
+	const digits = 16
+	if len(n.ID) < digits {
+		return ""
+	}
+	return plan.FastNetwork(n.ID[:digits])
+}
+
+// FastOwner is the owner of what an owner has on the fast path. It is one of its own, so that what is needed does not
+// fail with what makes it faster.
+func FastOwner(of plan.Owner) plan.Owner { return fastPrefix + of }
+
+// FastOf is the owner that a [FastOwner] belongs to.
+func FastOf(o plan.Owner) (of plan.Owner, ok bool) {
+	rest, ok := strings.CutPrefix(string(o), fastPrefix)
+	return plan.Owner(rest), ok
+}
+
+const fastPrefix = "fast/"
+
 // SandboxOwner is the owner of a sandbox's namespace.
 func SandboxOwner(id string) plan.Owner { return plan.Owner("sandbox/" + Short(id)) }
 

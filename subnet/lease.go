@@ -16,6 +16,7 @@ type Attrs struct {
 	BackendData   json.RawMessage // of the backend over IPv4; nil: none
 	BackendV6Data json.RawMessage // of the backend over IPv6; nil: none
 	NodeID        string          // of a vethloom node; flanneld neither writes nor reads it
+	FastPath      bool            // the node takes what the fast path sends, in any size that the kernel hands over
 }
 
 // attrsJSON is flannel's form of Attrs. An IPv4 address that is missing is 0.0.0.0 there, an IPv6 address null.
@@ -26,13 +27,14 @@ type attrsJSON struct {
 	BackendData   json.RawMessage `json:",omitempty"`
 	BackendV6Data json.RawMessage `json:",omitempty"`
 	NodeID        string          `json:",omitempty"`
+	FastPath      bool            `json:",omitempty"`
 }
 
 // MarshalJSON writes flannel's form.
 func (a Attrs) MarshalJSON() ([]byte, error) {
 	j := attrsJSON{
 		PublicIP: "0.0.0.0", BackendType: a.BackendType, BackendData: a.BackendData,
-		BackendV6Data: a.BackendV6Data, NodeID: a.NodeID,
+		BackendV6Data: a.BackendV6Data, NodeID: a.NodeID, FastPath: a.FastPath,
 	}
 	if a.PublicIP.IsValid() {
 		j.PublicIP = a.PublicIP.String()
@@ -66,6 +68,7 @@ func (a *Attrs) UnmarshalJSON(b []byte) error {
 	*a = Attrs{
 		PublicIP: v4, PublicIPv6: v6, BackendType: j.BackendType,
 		BackendData: raw(j.BackendData), BackendV6Data: raw(j.BackendV6Data), NodeID: j.NodeID,
+		FastPath: j.FastPath && j.NodeID != "",
 	}
 	return nil
 }

@@ -60,6 +60,7 @@ func (Backend) RenderPeer(n backend.Network, p cnm.Peer, h cnm.Host) (plan.State
 			return plan.State{}, notOnLink(n, p, prefix, h)
 		}
 		s.Routes = append(s.Routes, r)
+		s.Fast.Peers = append(s.Fast.Peers, n.FastRoute(r, h))
 	}
 	return s, nil
 }

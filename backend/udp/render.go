@@ -57,10 +57,7 @@ func (b Backend) RenderSelf(n backend.Network, h cnm.Host) (backend.Self, error)
 	self := backend.Self{
 		Attrs: subnet.Attrs{PublicIP: h.Uplink.Addr4, PublicIPv6: h.Uplink.Addr6, BackendType: b.Name(),
 			NodeID: h.Node},
-		Overhead: overhead4, Tunnels: []string{link}, Plain: n.Options.DirectRouting,
-	}
-	if local(h).Is6() {
-		self.Overhead = overhead6
+		Overhead: room(local(h)), Tunnels: []string{link}, Plain: n.Options.DirectRouting,
 	}
 	t := plan.Tunnel{Link: link, Local: local(h), Port: cmp.Or(n.Cluster.Port, DefaultPort), Plain: n.Options.Plain}
 	for _, p := range n.Pools {
@@ -71,6 +68,8 @@ func (b Backend) RenderSelf(n backend.Network, h cnm.Host) (backend.Self, error)
 		Tunnels: []plan.Tunnel{t},
 		Sysctls: n.LinkSysctls(link, h),
 	}
+	self.State.Fast.Tunnels = []plan.FastTunnel{{Port: t.Port, IPv6: t.Local.Is6(), Way: plan.FastUDP,
+		Network: n.FastNetwork(), Self: t.Local, Link: link}}
 	for _, s := range n.Cluster.Subnets {
 		if a, ok := n.Address(link, s.Addr().Is4()); ok {
 			self.State.Addrs = append(self.State.Addrs, a)
@@ -80,6 +79,14 @@ func (b Backend) RenderSelf(n backend.Network, h cnm.Host) (backend.Self, error)
 	return self, nil
 }
 
+// room is what a tunnel over the underlay of an address's family adds to a packet, in bytes.
+func room(underlay netip.Addr) int {
+	if underlay.Is6() {
+		return overhead6
+	}
+	return overhead4
+}
+
 // RenderPeer renders the far end; with direct-routing=true a plain route where that is possible.
 func (Backend) RenderPeer(n backend.Network, p cnm.Peer, h cnm.Host) (plan.State, error) {
 	var s plan.State
@@ -87,6 +94,7 @@ func (Backend) RenderPeer(n backend.Network, p cnm.Peer, h cnm.Host) (plan.State
 	for _, prefix := range p.Prefixes {
 		if r, ok := n.Direct(p, prefix, h); ok && n.Options.DirectRouting {
 			s.Routes = append(s.Routes, r)
+			s.Fast.Peers = append(s.Fast.Peers, n.FastRoute(r, h))
 			continue
 		}
 		if !dst.IsValid() {
@@ -95,6 +103,11 @@ func (Backend) RenderPeer(n backend.Network, p cnm.Peer, h cnm.Host) (plan.State
 				"give the nodes addresses of one family (--node-ip)")
 		}
 		s.TunnelPeers = append(s.TunnelPeers, plan.TunnelPeer{Link: n.LinkName(linkPrefix), Prefix: prefix, Dst: dst})
+		if p.Fast { // a program that reads datagrams would not understand segments that are still to be cut
+			s.Fast.Peers = append(s.Fast.Peers, plan.FastPeer{Network: n.FastNetwork(), Prefix: prefix,
+				Way: plan.FastUDP, Node: dst, Self: local(h), Link: h.Uplink.Link, MTU: n.Room(h, room(dst)),
+				Port: cmp.Or(n.Cluster.Port, DefaultPort)})
+		}
 	}
 	return s, nil
 }

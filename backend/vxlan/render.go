@@ -108,6 +108,10 @@ func (b Backend) RenderSelf(n backend.Network, h cnm.Host) (backend.Self, error)
 			Name: d.link, Owner: n.Scope(), Kind: plan.VXLAN, MAC: d.mac, Up: true,
 			VXLAN: plan.VXLANDevice{VNI: n.Cluster.VNI, Port: port(n), Local: d.local},
 		})
+		end := plan.FastTunnel{Port: port(n), IPv6: d.local.Is6(), Way: plan.FastVXLAN}
+		self.State.Fast.Tunnels = append(self.State.Fast.Tunnels, end)
+		end.Network, end.VNI, end.Self, end.MAC = n.FastNetwork(), n.Cluster.VNI, d.local, d.mac
+		self.State.Fast.Tunnels = append(self.State.Fast.Tunnels, end)
 		for _, is4 := range []bool{true, false} {
 			if a, ok := n.Address(d.link, is4); ok && home(ds, is4) == i {
 				self.State.Addrs = append(self.State.Addrs, a)
@@ -155,9 +159,11 @@ func (Backend) RenderPeer(n backend.Network, p cnm.Peer, h cnm.Host) (plan.State
 	for _, prefix := range p.Prefixes {
 		if r, ok := n.Direct(p, prefix, h); ok && n.Options.DirectRouting {
 			s.Routes = append(s.Routes, r)
+			s.Fast.Peers = append(s.Fast.Peers, n.FastRoute(r, h))
 			continue
 		}
-		link, mac, dst := way(n, p, h, prefix.Addr().Is4())
+		d, mac, dst := way(n, p, h, prefix.Addr().Is4())
+		link := d.link
 		if !dst.IsValid() {
 			return plan.State{}, backend.Unreachable(n, p, prefix,
 				"this node and that one have no VXLAN devices over a common family of the underlay",
@@ -170,13 +176,22 @@ func (Backend) RenderPeer(n backend.Network, p cnm.Peer, h cnm.Host) (plan.State
 			entries[e] = true
 			s.FDB = append(s.FDB, e)
 		}
+		if dst.Is4() || p.Node != "" { // over IPv6 others do not take datagrams without a checksum
+			overhead := overhead4
+			if dst.Is6() {
+				overhead = overhead6
+			}
+			s.Fast.Peers = append(s.Fast.Peers, plan.FastPeer{Network: n.FastNetwork(), Prefix: prefix,
+				Way: plan.FastVXLAN, Node: dst, Self: d.local, Link: h.Uplink.Link, MTU: n.Room(h, overhead),
+				VNI: n.Cluster.VNI, Port: port(n), SourceMAC: d.mac, DestMAC: mac})
+		}
 	}
 	return s, nil
 }
 
 // way is how a family's packets get to a peer: by the same family of the underlay if both ends
 // have a device there, else by the other.
-func way(n backend.Network, p cnm.Peer, h cnm.Host, is4 bool) (link string, mac plan.MAC, dst netip.Addr) {
+func way(n backend.Network, p cnm.Peer, h cnm.Host, is4 bool) (by device, mac plan.MAC, dst netip.Addr) {
 	ds := devices(n, h)
 	macs := [2]plan.MAC{p.MAC, p.MAC6}
 	order := []int{0, 1}
@@ -186,8 +201,8 @@ func way(n backend.Network, p cnm.Peer, h cnm.Host, is4 bool) (link string, mac 
 	for _, i := range order {
 		to := backend.Underlay(p, h, i == 0)
 		if ds[i].local.IsValid() && to.IsValid() && macs[i] != (plan.MAC{}) {
-			return ds[i].link, macs[i], to
+			return ds[i], macs[i], to
 		}
 	}
-	return "", plan.MAC{}, netip.Addr{}
+	return device{}, plan.MAC{}, netip.Addr{}
 }

@@ -51,6 +51,7 @@ func RenderEndpoint(n cnm.Network, e cnm.Endpoint, o Options, h cnm.Host) (plan.
 		return plan.State{}, invalid(fmt.Errorf("endpoint %s of network %s: %w", short(e.ID), n.Name, err))
 	}
 	r.state.Rules.Elements = r.rules.List
+	r.fast(o.mtu(n, h))
 	return r.state, nil
 }
 

@@ -53,6 +53,7 @@ func RenderNetwork(n cnm.Network, o Options, h cnm.Host) (plan.State, error) {
 	r.gateways()
 	r.sysctls()
 	r.elements()
+	r.fast()
 	return r.state, nil
 }
 

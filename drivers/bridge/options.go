@@ -46,6 +46,7 @@ type Options struct {
 	Masquerade       bool
 	ICC              bool // endpoints of the network may talk to each other
 	SourceValidation bool
+	FastPath         bool       // packets of the network may take it
 	HostBinding      netip.Addr // where ports without a host address are published; the zero value: everywhere
 	Mode4, Mode6     GatewayMode
 	// addresses of the host that what leaves it carries; the zero value: that of the link it leaves by
@@ -70,12 +71,13 @@ type Option[T any] struct {
 
 // Defaults are the options of a network without any.
 func Defaults() Options {
-	return Options{Masquerade: true, ICC: true, SourceValidation: true, mode: NAT}
+	return Options{Masquerade: true, ICC: true, SourceValidation: true, FastPath: true, mode: NAT}
 }
 
 func knownOptions() []Option[Options] {
 	return []Option[Options]{
 		{"bridge-name", "com.docker.network.bridge.name", setBridgeName},
+		{"fastpath", "", setFastPath},
 		{"gateway-mode", "", mode(func(o *Options) *GatewayMode { return &o.mode })},
 		{"gateway-mode-ipv4", "com.docker.network.bridge.gateway_mode_ipv4",
 			mode(func(o *Options) *GatewayMode { return &o.Mode4 })},
@@ -198,6 +200,15 @@ func setMasquerade(o *Options, value string) error {
 	}
 	o.askedMasquerade = o.Masquerade
 	return nil
+}
+
+func setFastPath(o *Options, value string) error {
+	switch value {
+	case "auto", "off":
+		o.FastPath = value == "auto"
+		return nil
+	}
+	return fmt.Errorf("want auto or off")
 }
 
 func setMTU(o *Options, value string) error {

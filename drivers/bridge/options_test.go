@@ -18,7 +18,7 @@ import (
 )
 
 func TestDecodeOptions(t *testing.T) {
-	base := Options{Masquerade: true, ICC: true, SourceValidation: true, Mode4: NAT, Mode6: NAT}
+	base := Options{Masquerade: true, ICC: true, SourceValidation: true, FastPath: true, Mode4: NAT, Mode6: NAT}
 	change := func(f func(*Options)) Options { o := base; f(&o); return o }
 	for _, c := range []struct {
 		given map[string]string
@@ -27,6 +27,7 @@ func TestDecodeOptions(t *testing.T) {
 		{nil, base},
 		{map[string]string{"mtu": "9000"}, change(func(o *Options) { o.MTU = 9000 })},
 		{map[string]string{"com.docker.network.driver.mtu": "1400"}, change(func(o *Options) { o.MTU = 1400 })},
+		{map[string]string{"fastpath": "off"}, change(func(o *Options) { o.FastPath = false })},
 		{map[string]string{"icc": "false"}, change(func(o *Options) { o.ICC = false })},
 		{map[string]string{"com.docker.network.bridge.enable_icc": "0"}, change(func(o *Options) { o.ICC = false })},
 		{map[string]string{"com.docker.network.bridge.enable_ip_masquerade": "false"},

@@ -165,6 +165,9 @@ func (Driver) RenderNetwork(n cnm.Network, h cnm.Host) (plan.State, error) {
 	e := firewall.Elements{Owner: br.Owner}
 	e.Stretched(LinkName(n.ID))
 	s.Rules.Elements = append(s.Rules.Elements, e.List...)
+	if o.Bridge.Fast(n, inner) {
+		s.Fast.Merge(ends(n, o, h))
+	}
 	return s, nil
 }
 
@@ -216,5 +219,9 @@ func (Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.St
 		return plan.State{}, err
 	}
 	inner := inside(&o, h)
-	return bridge.RenderEndpoint(n, e, o.Bridge, inner)
+	s, err := bridge.RenderEndpoint(n, e, o.Bridge, inner)
+	for i := range s.Fast.Endpoints {
+		s.Fast.Endpoints[i].Via = mac(n.ID, h.Node, "bridge")
+	}
+	return s, err
 }

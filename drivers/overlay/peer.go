@@ -29,7 +29,8 @@ func (Driver) RenderPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (plan.State, err
 	for _, a := range p.Prefixes {
 		s.Neighs = append(s.Neighs, plan.Neigh{Link: link, IP: a.Addr(), MAC: p.MAC})
 	}
-	return s, nil
+	s.Fast.Peers, err = fastWays(n, p, h, dst)
+	return s, err
 }
 
 // checkPeer returns the peer's end of the tunnel.

@@ -124,7 +124,8 @@ func (d Driver) RenderNetwork(n cnm.Network, h cnm.Host) (plan.State, error) {
 		reach.Uplink = h.Uplink.Link
 	}
 	s.Rules.Elements = append(s.Rules.Elements, reach.Elements(n, r.o.Bridge)...)
-	return s, nil
+	s.Fast.Programs = []plan.FastProgram{{Link: h.Uplink.Link}}
+	return r.fast(n, s), nil
 }
 
 // RenderEndpoint renders an endpoint as on a bridge network, with a way to the other nodes' subnets: the default
@@ -138,8 +139,12 @@ func (d Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.
 		return plan.State{}, err
 	}
 	s, err := bridge.RenderEndpoint(n, e, r.o.Bridge, r.inner)
-	if err != nil || n.Cluster == nil || n.Cluster.Gone || e.Handed {
+	if err != nil || n.Cluster == nil || n.Cluster.Gone {
 		return s, err
+	}
+	r.plain(&s.Fast)
+	if e.Handed {
+		return s, nil
 	}
 	for _, p := range n.Pools {
 		has := slices.ContainsFunc(e.Addrs, func(a netip.Prefix) bool { return p.Subnet.Contains(a.Addr()) })
@@ -164,7 +169,16 @@ func (d Driver) RenderPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (plan.State, e
 	if err != nil || !ok {
 		return plan.State{}, err
 	}
-	return d.Backend.RenderPeer(b, p, h)
+	s, err := d.Backend.RenderPeer(b, p, h)
+	if err != nil {
+		return s, err
+	}
+	if !h.Fast { // as most renders of many peers
+		s.Fast = plan.Fast{}
+		return s, nil
+	}
+	r, err := d.render(n, h)
+	return r.fast(n, s), err
 }
 
 // reach is a network and a peer as the backend wants them. It reports whether there is anything to lead there.

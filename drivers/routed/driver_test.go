@@ -155,7 +155,7 @@ func TestOptionsRefused(t *testing.T) {
 		want []string
 	}{
 		{vxlan, []string{"vnl", "1"}, []string{`unknown option "vnl"`, `did you mean "vni"`,
-			"driver vxlan knows bridge-name, direct-routing, flannel.prefix,",
+			"driver vxlan knows bridge-name, direct-routing, fastpath, flannel.prefix,",
 			"subnet-length, subnet-length6, vni"}},
 		{udp, []string{"vni", "1"}, []string{`unknown option "vni"`, "driver udp knows", "offload"}},
 		{hostgw, []string{"offload", "off"}, []string{`unknown option "offload"`, "driver host-gw knows"}},

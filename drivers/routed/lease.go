@@ -45,10 +45,6 @@ func (d Driver) LeaseConfig(n cnm.Network) (subnet.Config, error) {
 
 // Attrs is what this node's lease says of it. Without an uplink it is [cnm.ErrUnavailable].
 func (d Driver) Attrs(n cnm.Network, h cnm.Host) (subnet.Attrs, error) {
-	o, err := d.options(n)
-	if err != nil {
-		return subnet.Attrs{}, err
-	}
 	if !meets(n, h) {
 		return subnet.Attrs{}, &cnm.Error{
 			Kind: cnm.ErrUnavailable, Field: "network", Value: n.Name,
@@ -56,8 +52,9 @@ func (d Driver) Attrs(n cnm.Network, h cnm.Host) (subnet.Attrs, error) {
 			Remedy: "name its link or address with --iface or --node-ip",
 		}
 	}
-	self, err := d.Backend.RenderSelf(backend.Network{Network: n, Options: o.Backend}, h)
-	return self.Attrs, err
+	r, err := d.render(n, h)
+	r.self.Attrs.FastPath = r.o.Bridge.Fast(n, r.inner)
+	return r.self.Attrs, err
 }
 
 // Peer decodes another node's lease.
@@ -68,7 +65,7 @@ func (d Driver) Peer(n cnm.Network, l subnet.Lease) (cnm.Peer, error) {
 	}
 	p := cnm.Peer{
 		ID: cnm.PeerID(n.ID, l.Key), Network: n.ID, Node: l.NodeID,
-		Addr4: l.PublicIP, Addr6: l.PublicIPv6, Backend: l.BackendType,
+		Addr4: l.PublicIP, Addr6: l.PublicIPv6, Backend: l.BackendType, Fast: l.FastPath,
 	}
 	for _, s := range []netip.Prefix{l.Subnet, l.Subnet6} {
 		if s.IsValid() {

@@ -95,7 +95,11 @@ func (r *Renderer) All(ctx context.Context) (map[plan.Owner]reconcile.Want, erro
 	out := map[plan.Owner]reconcile.Want{}
 	shared := newCommon()
 	add := func(owner plan.Owner, st plan.State, err error) {
-		out[owner] = reconcile.Want{State: st, Err: err}
+		rest, fast := apart(owner, st)
+		out[owner] = reconcile.Want{State: rest, Err: err}
+		if !fast.Empty() {
+			out[cnm.FastOwner(owner)] = reconcile.Want{State: fast}
+		}
 	}
 	byID := make(map[string]cnm.Network, len(networks))
 	for _, n := range networks {
@@ -160,6 +164,21 @@ func (r *Renderer) nodes(ctx context.Context, byID map[string]cnm.Network,
 
 // Render renders one record: nothing when it is gone or on its way out.
 func (r *Renderer) Render(ctx context.Context, owner plan.Owner) (plan.State, error) {
+	if of, ok := cnm.FastOf(owner); ok {
+		st, err := r.whole(ctx, of)
+		if err != nil { // the owner itself tells it; what it has takes the slow path
+			return plan.State{}, nil
+		}
+		_, fast := apart(of, st)
+		return fast, nil
+	}
+	st, err := r.whole(ctx, owner)
+	rest, _ := apart(owner, st)
+	return rest, err
+}
+
+// whole renders one record with what it has on the fast path.
+func (r *Renderer) whole(ctx context.Context, owner plan.Owner) (plan.State, error) {
 	if owner == cnm.FabricOwner {
 		return r.renderFabric(ctx)
 	}
@@ -217,13 +236,14 @@ func (r *Renderer) renderFabric(ctx context.Context) (plan.State, error) {
 	return r.fabric(shared), nil
 }
 
-func (r *Renderer) fabric(c common) plan.State {
+func (r *Renderer) fabric(c *common) plan.State {
 	st := r.facts.Load().Shared
 	e := firewall.Elements{Owner: cnm.FabricOwner}
 	for _, p := range slices.Sorted(maps.Keys(c.ports)) {
 		e.TunnelPort(p)
 	}
 	st.Rules.Elements = e.List
+	st.Fast = c.fast
 	accepts := st.Accepts
 	for _, a := range accepts {
 		for _, l := range slices.Sorted(maps.Keys(c.links)) {
@@ -237,12 +257,14 @@ func (r *Renderer) fabric(c common) plan.State {
 type common struct {
 	ports map[uint16]bool // UDP ports that tunnels receive on
 	links map[string]bool // bridges with names of their own
+	fast  plan.Fast       // what names no network
 }
 
-func newCommon() common { return common{ports: map[uint16]bool{}, links: map[string]bool{}} }
+func newCommon() *common { return &common{ports: map[uint16]bool{}, links: map[string]bool{}} }
 
 // add adds what a network has.
-func (c common) add(network plan.State) {
+func (c *common) add(network plan.State) {
+	c.share(network.Fast)
 	for _, l := range network.Links {
 		switch {
 		case l.Kind == plan.VXLAN:

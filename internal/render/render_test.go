@@ -32,6 +32,13 @@ func (driver) RenderNetwork(n cnm.Network, h cnm.Host) (plan.State, error) {
 	if n.Name == "udp" {
 		st = plan.State{Tunnels: []plan.Tunnel{{Link: n.Name, Port: 8285}}}
 	}
+	if h.Fast {
+		own := plan.FastNetwork(n.ID[:16])
+		st.Fast = plan.Fast{Counters: []plan.FastCounter{{Network: own}},
+			Tunnels: []plan.FastTunnel{{Port: 4789, Way: plan.FastVXLAN},
+				{Port: 4789, Way: plan.FastVXLAN, Network: own, VNI: n.Cluster.VNI}},
+			Programs: []plan.FastProgram{{Link: "eth0"}}}
+	}
 	if n.Name == "named" {
 		st = plan.State{Links: []plan.Link{{Name: "mybr0", Kind: plan.Bridge}}}
 	}
@@ -195,6 +202,32 @@ func TestTunnelPortsAreShared(t *testing.T) {
 	got := w.text(t, cnm.FabricOwner)
 	if strings.Count(got, "4789") != 1 || strings.Count(got, "8285") != 1 || strings.Count(got, "\n") != 1 {
 		t.Errorf("shared state %q", got)
+	}
+}
+
+// What networks have on the fast path has owners of its own, and what they share is the fabric's.
+func TestFastPathHasOwnersOfItsOwn(t *testing.T) {
+	w := newWorld(t)
+	w.network(t, "a", "web", "test", cnm.Active)
+	w.network(t, "b", "db", "test", cnm.Active)
+	broken := w.network(t, "c", "broken", "test", cnm.Active)
+	web := cnm.NetworkOwner(id("a"))
+	slow := w.text(t, web)
+	w.Learned(render.Facts{Host: cnm.Host{MTU: 1500, Fast: true}})
+	if got := w.text(t, web); got != slow {
+		t.Errorf("the network's own state is another with the fast path: %q", got)
+	}
+	if got := w.text(t, cnm.FastOwner(web)); strings.Count(got, "\n") != 1 ||
+		!strings.Contains(got, "fast-counter network aaaaaaaaaaaaaaaa") ||
+		!strings.Contains(got, "fast-tunnel vxlan dstport 4789 inet 1 network aaaaaaaaaaaaaaaa") {
+		t.Errorf("its own on the fast path: %q", got)
+	}
+	if got := w.text(t, cnm.FastOwner(cnm.FabricOwner)); got != "fast-tunnel vxlan dstport 4789 inet\n"+
+		"fast-program eth0 uplink" {
+		t.Errorf("shared on the fast path: %q", got)
+	}
+	if got := w.text(t, cnm.FastOwner(cnm.NetworkOwner(broken.ID))); got != "" {
+		t.Errorf("of a network that cannot be rendered: %q", got)
 	}
 }
 

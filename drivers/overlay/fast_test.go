@@ -1,0 +1,26 @@
+package overlay
+
+import (
+	"testing"
+
+	"github.com/vethloom/vethloom/internal/golden"
+	"github.com/vethloom/vethloom/plan"
+)
+
+// TestFastGolden renders what a network has on the fast path.
+func TestFastGolden(t *testing.T) {
+	fast := func(s plan.State, err error) string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text(plan.State{Fast: s.Fast})
+	}
+	for name, v6 := range map[string]bool{"fast-over-ipv4": false, "fast-over-ipv6": true} {
+		h := host(!v6, v6)
+		h.Fast = true
+		golden.Equal(t, name+".txt", "network\n"+fast(Driver{}.RenderNetwork(network(), h))+"\nendpoint\n"+
+			fast(Driver{}.RenderEndpoint(network(), endpoint(), h))+"\npeer\n"+
+			fast(Driver{}.RenderPeer(network(), peer(), h)))
+	}
+}

@@ -1,0 +1,38 @@
+package routed
+
+import (
+	"slices"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/drivers/bridge"
+	"github.com/vethloom/vethloom/plan"
+)
+
+// fast completes what a backend has on the fast path, or takes it away from networks that have none. The ends of a
+// routed network are routers: endpoints send to the bridge.
+func (r rendering) fast(n cnm.Network, s plan.State) plan.State {
+	if !r.o.Bridge.Fast(n, r.inner) {
+		s.Fast = plan.Fast{}
+		return s
+	}
+	f := &s.Fast
+	f.Peers, f.Tunnels = slices.Clone(f.Peers), slices.Clone(f.Tunnels)
+	for i := range f.Peers {
+		f.Peers[i].Via, f.Peers[i].Routed = bridge.MAC(n), true
+	}
+	for i := range f.Tunnels {
+		f.Tunnels[i].Routed = f.Tunnels[i].Way == plan.FastVXLAN && f.Tunnels[i].Network != ""
+	}
+	return s
+}
+
+// plain has what comes by plain routes led to the endpoint too.
+func (r rendering) plain(f *plan.Fast) {
+	if !r.self.Plain {
+		return
+	}
+	for _, e := range f.Endpoints {
+		e.Plain = true
+		f.Endpoints = append(f.Endpoints, e)
+	}
+}
