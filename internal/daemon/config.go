@@ -27,6 +27,7 @@ type Config struct {
 	Shim            string // path of net-shim; empty: beside this program, or in PATH
 	Resolver        string // path of net-resolver; likewise
 	Relay           string // path of net-relay; likewise, where dockerd is answered
+	FastPath        string // auto or off: see [Config.Check]
 	BridgeNetfilter string // auto, keep or off: see [Config.Check]
 	Firewall        string // auto, nftables or iptables: what has the rules
 	BridgeSubnet    string // of the builtin network bridge, one a family with a comma between; empty: a free one
@@ -72,6 +73,7 @@ func Defaults() Config {
 		Run:             "/run/vethloom",
 		HTTP:            "127.0.0.1:7470",
 		BridgeNetfilter: "auto",
+		FastPath:        "off",
 		Firewall:        "auto",
 		Etcd:            embeddedEtcd,
 		EtcdPrefix:      "/vethloom",
@@ -118,6 +120,7 @@ func (c *Config) Check() error {
 	}
 	err = errors.Join(
 		oneOf("--bridge-netfilter", c.BridgeNetfilter, "auto", "keep", "off"),
+		oneOf("--fastpath", c.FastPath, "auto", "off"),
 		oneOf("--firewall", c.Firewall, "auto", kern.Nftables, kern.Iptables),
 		oneOf("--log-format", c.LogFormat, "text", "json"),
 		oneOf("--log-level", c.LogLevel, "debug", "info", "warn", "error"), checkLowSpace(c.ImageLowSpace))

@@ -161,7 +161,7 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := openLeases(ctx, d, records, addresses, drivers); err != nil {
 		return err
 	}
-	d.rec = reconcile.New(reconcile.Config{Kernel: d.applied(), Source: d.render, Log: d.log, Observer: d.passed})
+	d.rec = newReconciler(d)
 	d.ctrl, err = controller.New(ctx, controller.Config{
 		Store: records, IPAM: d.leases, Drivers: drivers, Outside: d.remote, Cluster: d.member,
 		Fabric: fabric{Reconciler: d.rec, remote: d.remote}, HostAddrs: d.kernel.Addresses,

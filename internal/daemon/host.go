@@ -62,6 +62,9 @@ func lookAtHost(ctx context.Context, d *daemon) (f render.Facts, err error) {
 		return f, fmt.Errorf("look at other tools' FORWARD chains: %w", err)
 	}
 	f.Host = cnm.Host{MTU: mtu, NoIPv6: fc.NoIPv6, Node: d.member.ID()}
+	if f.Host.Fast, err = hasFastPath(ctx, d, fc.BridgeNetfilterOff); err != nil {
+		return f, fmt.Errorf("look whether there is a fast path: %w", err)
+	}
 	if f.Host.Uplink, err = d.uplink(ctx); err != nil {
 		return f, err
 	}

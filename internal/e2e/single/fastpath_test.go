@@ -1,0 +1,43 @@
+package single
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/vethloom/vethloom/internal/kern/fastpath"
+)
+
+// TestFastPathOnOneHost has containers of one network meet on the fast path, and finds the rest of what they do as it
+// is without: a published port, and the end of everything.
+func TestFastPathOnOneHost(t *testing.T) {
+	n := withImage(t, "--fastpath", "auto")
+	n.ok("network", "create", "--ipv6", "web")
+	n.ok("network", "create", "-o", "fastpath=off", "slow")
+	n.ok("run", "-d", "--name", "a", "--network", "web", "--network", "slow", "bb", "sleep", "1000")
+	n.ok("run", "-d", "--name", "b", "--network", "web", "--network", "slow", "-p", "8080:80", "bb", "sh", "-c",
+		"echo hello >/index.html && exec httpd -f -p 80")
+	programs := func() (count int) {
+		n.t.Helper()
+		n.FastPath(t, "", func(p *fastpath.Path, links map[uint32]string) error {
+			all, err := p.Programs(links)
+			count = len(all)
+			return err
+		})
+		return count
+	}
+	n.eventually("two endpoints have programs", func() bool { return programs() == 2 })
+	for _, when := range []string{"at first", "after netd was killed"} {
+		matches(t, when, n.ok("exec", "a", "ping", "-c", "3", "-i", "0.05", "b"), "3 packets received")
+		is(t, when+", by name", n.ok("exec", "a", "wget", "-qO-", "http://b/"), "hello")
+		is(t, when+", published", strings.TrimSpace(n.Sh("curl -s http://127.0.0.1:8080/")), "hello")
+		is(t, when+", published on IPv6", strings.TrimSpace(n.Sh("curl -s http://[::1]:8080/")), "hello")
+		is(t, when+", net diff", n.ok("diff"), "")
+		n.restart()
+	}
+	n.ok("network", "disconnect", "web", "a")
+	n.eventually("one is left", func() bool { return programs() == 1 })
+	n.ok("rm", "-f", "a", "b")
+	if left := programs(); left != 0 {
+		t.Errorf("%d programs are left", left)
+	}
+}
