@@ -167,6 +167,21 @@ type Status struct {
 	Errors     []reconcile.Failure
 	Notices    []string
 	Cluster    *ClusterStatus // nil: this node is in no cluster
+	FastPath   FastPath
+}
+
+// FastPath tells of the fast path of the host.
+type FastPath struct {
+	State  string // on, off, or why there is none
+	Counts []PathCount
+}
+
+// PathCount is what of a network took one path for one reason.
+type PathCount struct {
+	Network        string // name
+	Fast           bool
+	Reason         string // of the slow path
+	Packets, Bytes uint64
 }
 
 // Event is something that happened.

@@ -36,6 +36,11 @@ func (s *systemService) Status(ctx context.Context, _ *apiv1.StatusRequest) (*ap
 			return &apiv1.OwnerError{Owner: string(f.Owner), Error: f.Err.Error(), Since: timestamp(f.Since),
 				Retry: timestamp(f.Next)}
 		}),
+		FastPath: &apiv1.FastPath{State: st.FastPath.State, Counts: list(st.FastPath.Counts,
+			func(c PathCount) *apiv1.PathCount {
+				return &apiv1.PathCount{Network: c.Network, Fast: c.Fast, Reason: c.Reason, Packets: c.Packets,
+					Bytes: c.Bytes}
+			})},
 	}, nil
 }
 

@@ -8576,6 +8576,7 @@ type StatusResponse struct {
 	Errors        []*OwnerError          `protobuf:"bytes,15,rep,name=errors,proto3" json:"errors,omitempty"`
 	Notices       []string               `protobuf:"bytes,16,rep,name=notices,proto3" json:"notices,omitempty"` // what was found and done at start: state restored from a copy, …
 	Cluster       *ClusterStatus         `protobuf:"bytes,17,opt,name=cluster,proto3" json:"cluster,omitempty"` // unset: this node is in no cluster
+	FastPath      *FastPath              `protobuf:"bytes,18,opt,name=fast_path,json=fastPath,proto3" json:"fast_path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -8729,6 +8730,142 @@ func (x *StatusResponse) GetCluster() *ClusterStatus {
 	return nil
 }
 
+func (x *StatusResponse) GetFastPath() *FastPath {
+	if x != nil {
+		return x.FastPath
+	}
+	return nil
+}
+
+type FastPath struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	State         string                 `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"` // on, off, or why there is none
+	Counts        []*PathCount           `protobuf:"bytes,2,rep,name=counts,proto3" json:"counts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FastPath) Reset() {
+	*x = FastPath{}
+	mi := &file_vethloom_proto_msgTypes[133]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FastPath) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FastPath) ProtoMessage() {}
+
+func (x *FastPath) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[133]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FastPath.ProtoReflect.Descriptor instead.
+func (*FastPath) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{133}
+}
+
+func (x *FastPath) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *FastPath) GetCounts() []*PathCount {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+// PathCount is what of a network took one path for one reason.
+type PathCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"` // name
+	Fast          bool                   `protobuf:"varint,2,opt,name=fast,proto3" json:"fast,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"` // of the slow path
+	Packets       uint64                 `protobuf:"varint,4,opt,name=packets,proto3" json:"packets,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PathCount) Reset() {
+	*x = PathCount{}
+	mi := &file_vethloom_proto_msgTypes[134]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PathCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PathCount) ProtoMessage() {}
+
+func (x *PathCount) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[134]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PathCount.ProtoReflect.Descriptor instead.
+func (*PathCount) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{134}
+}
+
+func (x *PathCount) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *PathCount) GetFast() bool {
+	if x != nil {
+		return x.Fast
+	}
+	return false
+}
+
+func (x *PathCount) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PathCount) GetPackets() uint64 {
+	if x != nil {
+		return x.Packets
+	}
+	return 0
+}
+
+func (x *PathCount) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type ClusterStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Store         string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"` // "embedded", or the endpoints
@@ -8748,7 +8885,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_vethloom_proto_msgTypes[133]
+	mi := &file_vethloom_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8760,7 +8897,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[133]
+	mi := &file_vethloom_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8773,7 +8910,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{133}
+	return file_vethloom_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *ClusterStatus) GetStore() string {
@@ -8865,7 +9002,7 @@ type OwnerError struct {
 
 func (x *OwnerError) Reset() {
 	*x = OwnerError{}
-	mi := &file_vethloom_proto_msgTypes[134]
+	mi := &file_vethloom_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8877,7 +9014,7 @@ func (x *OwnerError) String() string {
 func (*OwnerError) ProtoMessage() {}
 
 func (x *OwnerError) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[134]
+	mi := &file_vethloom_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8890,7 +9027,7 @@ func (x *OwnerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerError.ProtoReflect.Descriptor instead.
 func (*OwnerError) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{134}
+	return file_vethloom_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *OwnerError) GetOwner() string {
@@ -8929,7 +9066,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_vethloom_proto_msgTypes[135]
+	mi := &file_vethloom_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8941,7 +9078,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[135]
+	mi := &file_vethloom_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8954,7 +9091,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{135}
+	return file_vethloom_proto_rawDescGZIP(), []int{137}
 }
 
 type DiffResponse struct {
@@ -8966,7 +9103,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_vethloom_proto_msgTypes[136]
+	mi := &file_vethloom_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8978,7 +9115,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[136]
+	mi := &file_vethloom_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8991,7 +9128,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{136}
+	return file_vethloom_proto_rawDescGZIP(), []int{138}
 }
 
 func (x *DiffResponse) GetOps() []*Op {
@@ -9015,7 +9152,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_vethloom_proto_msgTypes[137]
+	mi := &file_vethloom_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9027,7 +9164,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[137]
+	mi := &file_vethloom_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9040,7 +9177,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{137}
+	return file_vethloom_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *Op) GetVerb() string {
@@ -9093,7 +9230,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_vethloom_proto_msgTypes[138]
+	mi := &file_vethloom_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9105,7 +9242,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[138]
+	mi := &file_vethloom_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9118,7 +9255,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{138}
+	return file_vethloom_proto_rawDescGZIP(), []int{140}
 }
 
 type DoctorResponse struct {
@@ -9130,7 +9267,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_vethloom_proto_msgTypes[139]
+	mi := &file_vethloom_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9142,7 +9279,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[139]
+	mi := &file_vethloom_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9155,7 +9292,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{139}
+	return file_vethloom_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -9177,7 +9314,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vethloom_proto_msgTypes[140]
+	mi := &file_vethloom_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9189,7 +9326,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[140]
+	mi := &file_vethloom_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9202,7 +9339,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{140}
+	return file_vethloom_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *Finding) GetCheck() string {
@@ -9242,7 +9379,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_vethloom_proto_msgTypes[141]
+	mi := &file_vethloom_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9254,7 +9391,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[141]
+	mi := &file_vethloom_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9267,7 +9404,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{141}
+	return file_vethloom_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *EventsRequest) GetFilters() []string {
@@ -9290,7 +9427,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_vethloom_proto_msgTypes[142]
+	mi := &file_vethloom_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9302,7 +9439,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[142]
+	mi := &file_vethloom_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9315,7 +9452,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{142}
+	return file_vethloom_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -9361,7 +9498,7 @@ type DiskUsageRequest struct {
 
 func (x *DiskUsageRequest) Reset() {
 	*x = DiskUsageRequest{}
-	mi := &file_vethloom_proto_msgTypes[143]
+	mi := &file_vethloom_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9373,7 +9510,7 @@ func (x *DiskUsageRequest) String() string {
 func (*DiskUsageRequest) ProtoMessage() {}
 
 func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[143]
+	mi := &file_vethloom_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9386,7 +9523,7 @@ func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
 func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{143}
+	return file_vethloom_proto_rawDescGZIP(), []int{145}
 }
 
 type DiskUsageResponse struct {
@@ -9402,7 +9539,7 @@ type DiskUsageResponse struct {
 
 func (x *DiskUsageResponse) Reset() {
 	*x = DiskUsageResponse{}
-	mi := &file_vethloom_proto_msgTypes[144]
+	mi := &file_vethloom_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9414,7 +9551,7 @@ func (x *DiskUsageResponse) String() string {
 func (*DiskUsageResponse) ProtoMessage() {}
 
 func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[144]
+	mi := &file_vethloom_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9427,7 +9564,7 @@ func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
 func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{144}
+	return file_vethloom_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *DiskUsageResponse) GetImages() []*ImageUsage {
@@ -9478,7 +9615,7 @@ type ImageUsage struct {
 
 func (x *ImageUsage) Reset() {
 	*x = ImageUsage{}
-	mi := &file_vethloom_proto_msgTypes[145]
+	mi := &file_vethloom_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9490,7 +9627,7 @@ func (x *ImageUsage) String() string {
 func (*ImageUsage) ProtoMessage() {}
 
 func (x *ImageUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[145]
+	mi := &file_vethloom_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9503,7 +9640,7 @@ func (x *ImageUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageUsage.ProtoReflect.Descriptor instead.
 func (*ImageUsage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{145}
+	return file_vethloom_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *ImageUsage) GetImage() *Image {
@@ -9555,7 +9692,7 @@ type ContainerUsage struct {
 
 func (x *ContainerUsage) Reset() {
 	*x = ContainerUsage{}
-	mi := &file_vethloom_proto_msgTypes[146]
+	mi := &file_vethloom_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9567,7 +9704,7 @@ func (x *ContainerUsage) String() string {
 func (*ContainerUsage) ProtoMessage() {}
 
 func (x *ContainerUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[146]
+	mi := &file_vethloom_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9580,7 +9717,7 @@ func (x *ContainerUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerUsage.ProtoReflect.Descriptor instead.
 func (*ContainerUsage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{146}
+	return file_vethloom_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *ContainerUsage) GetId() string {
@@ -9635,7 +9772,7 @@ type VolumeUsage struct {
 
 func (x *VolumeUsage) Reset() {
 	*x = VolumeUsage{}
-	mi := &file_vethloom_proto_msgTypes[147]
+	mi := &file_vethloom_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9647,7 +9784,7 @@ func (x *VolumeUsage) String() string {
 func (*VolumeUsage) ProtoMessage() {}
 
 func (x *VolumeUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[147]
+	mi := &file_vethloom_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9660,7 +9797,7 @@ func (x *VolumeUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeUsage.ProtoReflect.Descriptor instead.
 func (*VolumeUsage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{147}
+	return file_vethloom_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *VolumeUsage) GetVolume() *Volume {
@@ -10378,7 +10515,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x0e\n" +
 	"\x02go\x18\x03 \x01(\tR\x02go\x12\x16\n" +
 	"\x06kernel\x18\x04 \x01(\tR\x06kernel\"\x0f\n" +
-	"\rStatusRequest\"\x95\x04\n" +
+	"\rStatusRequest\"\xc9\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x124\n" +
 	"\astarted\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x12\n" +
@@ -10399,7 +10536,17 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x06drifts\x18\x0e \x01(\x04R\x06drifts\x12/\n" +
 	"\x06errors\x18\x0f \x03(\v2\x17.vethloom.v1.OwnerErrorR\x06errors\x12\x18\n" +
 	"\anotices\x18\x10 \x03(\tR\anotices\x124\n" +
-	"\acluster\x18\x11 \x01(\v2\x1a.vethloom.v1.ClusterStatusR\acluster\"\xda\x02\n" +
+	"\acluster\x18\x11 \x01(\v2\x1a.vethloom.v1.ClusterStatusR\acluster\x122\n" +
+	"\tfast_path\x18\x12 \x01(\v2\x15.vethloom.v1.FastPathR\bfastPath\"P\n" +
+	"\bFastPath\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12.\n" +
+	"\x06counts\x18\x02 \x03(\v2\x16.vethloom.v1.PathCountR\x06counts\"\x81\x01\n" +
+	"\tPathCount\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x12\n" +
+	"\x04fast\x18\x02 \x01(\bR\x04fast\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
+	"\apackets\x18\x04 \x01(\x04R\apackets\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\"\xda\x02\n" +
 	"\rClusterStatus\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x14\n" +
@@ -10563,7 +10710,7 @@ func file_vethloom_proto_rawDescGZIP() []byte {
 	return file_vethloom_proto_rawDescData
 }
 
-var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 167)
+var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 169)
 var file_vethloom_proto_goTypes = []any{
 	(*Pool)(nil),                     // 0: vethloom.v1.Pool
 	(*CreateNetworkRequest)(nil),     // 1: vethloom.v1.CreateNetworkRequest
@@ -10698,88 +10845,90 @@ var file_vethloom_proto_goTypes = []any{
 	(*VersionResponse)(nil),          // 130: vethloom.v1.VersionResponse
 	(*StatusRequest)(nil),            // 131: vethloom.v1.StatusRequest
 	(*StatusResponse)(nil),           // 132: vethloom.v1.StatusResponse
-	(*ClusterStatus)(nil),            // 133: vethloom.v1.ClusterStatus
-	(*OwnerError)(nil),               // 134: vethloom.v1.OwnerError
-	(*DiffRequest)(nil),              // 135: vethloom.v1.DiffRequest
-	(*DiffResponse)(nil),             // 136: vethloom.v1.DiffResponse
-	(*Op)(nil),                       // 137: vethloom.v1.Op
-	(*DoctorRequest)(nil),            // 138: vethloom.v1.DoctorRequest
-	(*DoctorResponse)(nil),           // 139: vethloom.v1.DoctorResponse
-	(*Finding)(nil),                  // 140: vethloom.v1.Finding
-	(*EventsRequest)(nil),            // 141: vethloom.v1.EventsRequest
-	(*Event)(nil),                    // 142: vethloom.v1.Event
-	(*DiskUsageRequest)(nil),         // 143: vethloom.v1.DiskUsageRequest
-	(*DiskUsageResponse)(nil),        // 144: vethloom.v1.DiskUsageResponse
-	(*ImageUsage)(nil),               // 145: vethloom.v1.ImageUsage
-	(*ContainerUsage)(nil),           // 146: vethloom.v1.ContainerUsage
-	(*VolumeUsage)(nil),              // 147: vethloom.v1.VolumeUsage
-	nil,                              // 148: vethloom.v1.Pool.AuxAddressesEntry
-	nil,                              // 149: vethloom.v1.CreateNetworkRequest.OptionsEntry
-	nil,                              // 150: vethloom.v1.CreateNetworkRequest.LabelsEntry
-	nil,                              // 151: vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
-	nil,                              // 152: vethloom.v1.Network.OptionsEntry
-	nil,                              // 153: vethloom.v1.Network.LabelsEntry
-	nil,                              // 154: vethloom.v1.Network.IpamOptionsEntry
-	nil,                              // 155: vethloom.v1.UpdateNetworkRequest.OptionsEntry
-	nil,                              // 156: vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	nil,                              // 157: vethloom.v1.ConnectRequest.SysctlsEntry
-	nil,                              // 158: vethloom.v1.Endpoint.SysctlsEntry
-	nil,                              // 159: vethloom.v1.CreateSandboxRequest.LabelsEntry
-	nil,                              // 160: vethloom.v1.Sandbox.LabelsEntry
-	nil,                              // 161: vethloom.v1.ContainerSpec.LabelsEntry
-	nil,                              // 162: vethloom.v1.ContainerSpec.SysctlsEntry
-	nil,                              // 163: vethloom.v1.Image.LabelsEntry
-	nil,                              // 164: vethloom.v1.CreateVolumeRequest.LabelsEntry
-	nil,                              // 165: vethloom.v1.Volume.LabelsEntry
-	nil,                              // 166: vethloom.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil),    // 167: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 168: google.protobuf.Duration
+	(*FastPath)(nil),                 // 133: vethloom.v1.FastPath
+	(*PathCount)(nil),                // 134: vethloom.v1.PathCount
+	(*ClusterStatus)(nil),            // 135: vethloom.v1.ClusterStatus
+	(*OwnerError)(nil),               // 136: vethloom.v1.OwnerError
+	(*DiffRequest)(nil),              // 137: vethloom.v1.DiffRequest
+	(*DiffResponse)(nil),             // 138: vethloom.v1.DiffResponse
+	(*Op)(nil),                       // 139: vethloom.v1.Op
+	(*DoctorRequest)(nil),            // 140: vethloom.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 141: vethloom.v1.DoctorResponse
+	(*Finding)(nil),                  // 142: vethloom.v1.Finding
+	(*EventsRequest)(nil),            // 143: vethloom.v1.EventsRequest
+	(*Event)(nil),                    // 144: vethloom.v1.Event
+	(*DiskUsageRequest)(nil),         // 145: vethloom.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),        // 146: vethloom.v1.DiskUsageResponse
+	(*ImageUsage)(nil),               // 147: vethloom.v1.ImageUsage
+	(*ContainerUsage)(nil),           // 148: vethloom.v1.ContainerUsage
+	(*VolumeUsage)(nil),              // 149: vethloom.v1.VolumeUsage
+	nil,                              // 150: vethloom.v1.Pool.AuxAddressesEntry
+	nil,                              // 151: vethloom.v1.CreateNetworkRequest.OptionsEntry
+	nil,                              // 152: vethloom.v1.CreateNetworkRequest.LabelsEntry
+	nil,                              // 153: vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
+	nil,                              // 154: vethloom.v1.Network.OptionsEntry
+	nil,                              // 155: vethloom.v1.Network.LabelsEntry
+	nil,                              // 156: vethloom.v1.Network.IpamOptionsEntry
+	nil,                              // 157: vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	nil,                              // 158: vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	nil,                              // 159: vethloom.v1.ConnectRequest.SysctlsEntry
+	nil,                              // 160: vethloom.v1.Endpoint.SysctlsEntry
+	nil,                              // 161: vethloom.v1.CreateSandboxRequest.LabelsEntry
+	nil,                              // 162: vethloom.v1.Sandbox.LabelsEntry
+	nil,                              // 163: vethloom.v1.ContainerSpec.LabelsEntry
+	nil,                              // 164: vethloom.v1.ContainerSpec.SysctlsEntry
+	nil,                              // 165: vethloom.v1.Image.LabelsEntry
+	nil,                              // 166: vethloom.v1.CreateVolumeRequest.LabelsEntry
+	nil,                              // 167: vethloom.v1.Volume.LabelsEntry
+	nil,                              // 168: vethloom.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),    // 169: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 170: google.protobuf.Duration
 }
 var file_vethloom_proto_depIdxs = []int32{
-	148, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
+	150, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
 	0,   // 1: vethloom.v1.CreateNetworkRequest.pools:type_name -> vethloom.v1.Pool
-	149, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
-	150, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
-	151, // 4: vethloom.v1.CreateNetworkRequest.ipam_options:type_name -> vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
+	151, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
+	152, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
+	153, // 4: vethloom.v1.CreateNetworkRequest.ipam_options:type_name -> vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
 	0,   // 5: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
-	152, // 6: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
-	153, // 7: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
-	167, // 8: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
+	154, // 6: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
+	155, // 7: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
+	169, // 8: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
 	19,  // 9: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
 	3,   // 10: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
-	154, // 11: vethloom.v1.Network.ipam_options:type_name -> vethloom.v1.Network.IpamOptionsEntry
+	156, // 11: vethloom.v1.Network.ipam_options:type_name -> vethloom.v1.Network.IpamOptionsEntry
 	2,   // 12: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
-	155, // 13: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
-	156, // 14: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	157, // 15: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
+	157, // 13: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	158, // 14: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	159, // 15: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
 	22,  // 16: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
-	158, // 17: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
-	167, // 18: vethloom.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
+	160, // 17: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
+	169, // 18: vethloom.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
 	19,  // 19: vethloom.v1.ListEndpointsResponse.endpoints:type_name -> vethloom.v1.Endpoint
 	16,  // 20: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
 	22,  // 21: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
-	159, // 22: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
+	161, // 22: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
 	19,  // 23: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
-	160, // 24: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
+	162, // 24: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
 	24,  // 25: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
 	31,  // 26: vethloom.v1.LookupNameResponse.answers:type_name -> vethloom.v1.NameAnswer
-	167, // 27: vethloom.v1.NameQuery.time:type_name -> google.protobuf.Timestamp
-	168, // 28: vethloom.v1.NameQuery.took:type_name -> google.protobuf.Duration
-	167, // 29: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	169, // 27: vethloom.v1.NameQuery.time:type_name -> google.protobuf.Timestamp
+	170, // 28: vethloom.v1.NameQuery.took:type_name -> google.protobuf.Duration
+	169, // 29: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
 	35,  // 30: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
 	35,  // 31: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
 	36,  // 32: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
-	168, // 33: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
-	167, // 34: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
+	170, // 33: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
+	169, // 34: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
 	34,  // 35: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
-	167, // 36: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
+	169, // 36: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
 	42,  // 37: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
 	16,  // 38: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
 	22,  // 39: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
 	46,  // 40: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
-	168, // 41: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
-	161, // 42: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
-	162, // 43: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
+	170, // 41: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	163, // 42: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
+	164, // 43: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
 	45,  // 44: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
 	52,  // 45: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
 	56,  // 46: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
@@ -10790,27 +10939,27 @@ var file_vethloom_proto_depIdxs = []int32{
 	55,  // 51: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
 	58,  // 52: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
 	59,  // 53: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
-	167, // 54: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
-	167, // 55: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	167, // 56: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	167, // 57: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	169, // 54: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
+	169, // 55: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	169, // 56: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	169, // 57: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
 	65,  // 58: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
 	45,  // 59: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
-	167, // 60: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
-	167, // 61: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
-	167, // 62: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	169, // 60: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
+	169, // 61: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
+	169, // 62: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
 	24,  // 63: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
-	168, // 64: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	170, // 64: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
 	22,  // 65: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
 	22,  // 66: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
 	79,  // 67: vethloom.v1.ContainerChangesResponse.changes:type_name -> vethloom.v1.FileChange
 	83,  // 68: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
 	90,  // 69: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
-	167, // 70: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
-	163, // 71: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
+	169, // 70: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
+	165, // 71: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
 	91,  // 72: vethloom.v1.Image.manifest:type_name -> vethloom.v1.Descriptor
 	94,  // 73: vethloom.v1.ImageHistoryResponse.steps:type_name -> vethloom.v1.HistoryStep
-	167, // 74: vethloom.v1.HistoryStep.created:type_name -> google.protobuf.Timestamp
+	169, // 74: vethloom.v1.HistoryStep.created:type_name -> google.protobuf.Timestamp
 	102, // 75: vethloom.v1.RegistryHostsResponse.hosts:type_name -> vethloom.v1.RegistryHost
 	99,  // 76: vethloom.v1.LoginRequest.credential:type_name -> vethloom.v1.RegistryCredential
 	99,  // 77: vethloom.v1.PullRequest.credentials:type_name -> vethloom.v1.RegistryCredential
@@ -10822,152 +10971,154 @@ var file_vethloom_proto_depIdxs = []int32{
 	107, // 83: vethloom.v1.CheckImagesResponse.progress:type_name -> vethloom.v1.TransferProgress
 	119, // 84: vethloom.v1.CheckImagesResponse.damage:type_name -> vethloom.v1.ImageDamage
 	118, // 85: vethloom.v1.CheckImagesResponse.checked:type_name -> vethloom.v1.CheckedImages
-	164, // 86: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
-	165, // 87: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
-	167, // 88: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	166, // 86: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
+	167, // 87: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
+	169, // 88: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
 	121, // 89: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
-	167, // 90: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	134, // 91: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
-	133, // 92: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
-	167, // 93: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
-	167, // 94: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
-	167, // 95: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
-	167, // 96: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
-	137, // 97: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
-	140, // 98: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
-	167, // 99: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	166, // 100: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
-	145, // 101: vethloom.v1.DiskUsageResponse.images:type_name -> vethloom.v1.ImageUsage
-	146, // 102: vethloom.v1.DiskUsageResponse.containers:type_name -> vethloom.v1.ContainerUsage
-	147, // 103: vethloom.v1.DiskUsageResponse.volumes:type_name -> vethloom.v1.VolumeUsage
-	90,  // 104: vethloom.v1.ImageUsage.image:type_name -> vethloom.v1.Image
-	167, // 105: vethloom.v1.ContainerUsage.created:type_name -> google.protobuf.Timestamp
-	121, // 106: vethloom.v1.VolumeUsage.volume:type_name -> vethloom.v1.Volume
-	1,   // 107: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
-	4,   // 108: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
-	6,   // 109: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
-	7,   // 110: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
-	13,  // 111: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
-	14,  // 112: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
-	9,   // 113: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
-	11,  // 114: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
-	16,  // 115: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
-	17,  // 116: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
-	20,  // 117: vethloom.v1.Networks.Endpoints:input_type -> vethloom.v1.ListEndpointsRequest
-	23,  // 118: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
-	25,  // 119: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
-	27,  // 120: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
-	37,  // 121: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
-	39,  // 122: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
-	40,  // 123: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
-	29,  // 124: vethloom.v1.Names.Lookup:input_type -> vethloom.v1.LookupNameRequest
-	32,  // 125: vethloom.v1.Names.Watch:input_type -> vethloom.v1.WatchNamesRequest
-	43,  // 126: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
-	47,  // 127: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
-	49,  // 128: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
-	51,  // 129: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
-	53,  // 130: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
-	60,  // 131: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
-	62,  // 132: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
-	64,  // 133: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
-	66,  // 134: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
-	68,  // 135: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
-	70,  // 136: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
-	72,  // 137: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
-	73,  // 138: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
-	75,  // 139: vethloom.v1.Containers.Commit:input_type -> vethloom.v1.CommitContainerRequest
-	77,  // 140: vethloom.v1.Containers.Changes:input_type -> vethloom.v1.ContainerChangesRequest
-	80,  // 141: vethloom.v1.Containers.Export:input_type -> vethloom.v1.ExportContainerRequest
-	82,  // 142: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
-	85,  // 143: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
-	87,  // 144: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
-	89,  // 145: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
-	92,  // 146: vethloom.v1.Images.History:input_type -> vethloom.v1.ImageHistoryRequest
-	95,  // 147: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
-	97,  // 148: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
-	105, // 149: vethloom.v1.Images.Pull:input_type -> vethloom.v1.PullRequest
-	109, // 150: vethloom.v1.Images.Push:input_type -> vethloom.v1.PushRequest
-	100, // 151: vethloom.v1.Images.Hosts:input_type -> vethloom.v1.RegistryHostsRequest
-	103, // 152: vethloom.v1.Images.Login:input_type -> vethloom.v1.LoginRequest
-	112, // 153: vethloom.v1.Images.Save:input_type -> vethloom.v1.SaveRequest
-	114, // 154: vethloom.v1.Images.Prune:input_type -> vethloom.v1.PruneImagesRequest
-	116, // 155: vethloom.v1.Images.Check:input_type -> vethloom.v1.CheckImagesRequest
-	120, // 156: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
-	122, // 157: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
-	124, // 158: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
-	125, // 159: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
-	127, // 160: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
-	129, // 161: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
-	131, // 162: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
-	135, // 163: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
-	138, // 164: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
-	141, // 165: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
-	143, // 166: vethloom.v1.System.DiskUsage:input_type -> vethloom.v1.DiskUsageRequest
-	2,   // 167: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
-	5,   // 168: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
-	2,   // 169: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
-	8,   // 170: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
-	2,   // 171: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
-	15,  // 172: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
-	10,  // 173: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
-	12,  // 174: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
-	19,  // 175: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
-	18,  // 176: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
-	21,  // 177: vethloom.v1.Networks.Endpoints:output_type -> vethloom.v1.ListEndpointsResponse
-	24,  // 178: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
-	26,  // 179: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
-	28,  // 180: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
-	38,  // 181: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
-	34,  // 182: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
-	41,  // 183: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
-	30,  // 184: vethloom.v1.Names.Lookup:output_type -> vethloom.v1.LookupNameResponse
-	33,  // 185: vethloom.v1.Names.Watch:output_type -> vethloom.v1.NameQuery
-	44,  // 186: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
-	48,  // 187: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
-	50,  // 188: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
-	57,  // 189: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
-	57,  // 190: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
-	61,  // 191: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
-	63,  // 192: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
-	65,  // 193: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
-	67,  // 194: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
-	69,  // 195: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
-	71,  // 196: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
-	59,  // 197: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
-	74,  // 198: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
-	76,  // 199: vethloom.v1.Containers.Commit:output_type -> vethloom.v1.CommitContainerResponse
-	78,  // 200: vethloom.v1.Containers.Changes:output_type -> vethloom.v1.ContainerChangesResponse
-	81,  // 201: vethloom.v1.Containers.Export:output_type -> vethloom.v1.ExportContainerResponse
-	84,  // 202: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
-	86,  // 203: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
-	88,  // 204: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
-	90,  // 205: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
-	93,  // 206: vethloom.v1.Images.History:output_type -> vethloom.v1.ImageHistoryResponse
-	96,  // 207: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
-	98,  // 208: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
-	106, // 209: vethloom.v1.Images.Pull:output_type -> vethloom.v1.PullResponse
-	110, // 210: vethloom.v1.Images.Push:output_type -> vethloom.v1.PushResponse
-	101, // 211: vethloom.v1.Images.Hosts:output_type -> vethloom.v1.RegistryHostsResponse
-	104, // 212: vethloom.v1.Images.Login:output_type -> vethloom.v1.LoginResponse
-	113, // 213: vethloom.v1.Images.Save:output_type -> vethloom.v1.SaveResponse
-	115, // 214: vethloom.v1.Images.Prune:output_type -> vethloom.v1.PruneImagesResponse
-	117, // 215: vethloom.v1.Images.Check:output_type -> vethloom.v1.CheckImagesResponse
-	121, // 216: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
-	123, // 217: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
-	121, // 218: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
-	126, // 219: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
-	128, // 220: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
-	130, // 221: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
-	132, // 222: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
-	136, // 223: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
-	139, // 224: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
-	142, // 225: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
-	144, // 226: vethloom.v1.System.DiskUsage:output_type -> vethloom.v1.DiskUsageResponse
-	167, // [167:227] is the sub-list for method output_type
-	107, // [107:167] is the sub-list for method input_type
-	107, // [107:107] is the sub-list for extension type_name
-	107, // [107:107] is the sub-list for extension extendee
-	0,   // [0:107] is the sub-list for field type_name
+	169, // 90: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	136, // 91: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
+	135, // 92: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
+	133, // 93: vethloom.v1.StatusResponse.fast_path:type_name -> vethloom.v1.FastPath
+	134, // 94: vethloom.v1.FastPath.counts:type_name -> vethloom.v1.PathCount
+	169, // 95: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
+	169, // 96: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
+	169, // 97: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
+	169, // 98: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
+	139, // 99: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
+	142, // 100: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
+	169, // 101: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	168, // 102: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
+	147, // 103: vethloom.v1.DiskUsageResponse.images:type_name -> vethloom.v1.ImageUsage
+	148, // 104: vethloom.v1.DiskUsageResponse.containers:type_name -> vethloom.v1.ContainerUsage
+	149, // 105: vethloom.v1.DiskUsageResponse.volumes:type_name -> vethloom.v1.VolumeUsage
+	90,  // 106: vethloom.v1.ImageUsage.image:type_name -> vethloom.v1.Image
+	169, // 107: vethloom.v1.ContainerUsage.created:type_name -> google.protobuf.Timestamp
+	121, // 108: vethloom.v1.VolumeUsage.volume:type_name -> vethloom.v1.Volume
+	1,   // 109: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
+	4,   // 110: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
+	6,   // 111: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
+	7,   // 112: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
+	13,  // 113: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
+	14,  // 114: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
+	9,   // 115: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
+	11,  // 116: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
+	16,  // 117: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
+	17,  // 118: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
+	20,  // 119: vethloom.v1.Networks.Endpoints:input_type -> vethloom.v1.ListEndpointsRequest
+	23,  // 120: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
+	25,  // 121: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
+	27,  // 122: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
+	37,  // 123: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
+	39,  // 124: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
+	40,  // 125: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
+	29,  // 126: vethloom.v1.Names.Lookup:input_type -> vethloom.v1.LookupNameRequest
+	32,  // 127: vethloom.v1.Names.Watch:input_type -> vethloom.v1.WatchNamesRequest
+	43,  // 128: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
+	47,  // 129: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
+	49,  // 130: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
+	51,  // 131: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
+	53,  // 132: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
+	60,  // 133: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
+	62,  // 134: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
+	64,  // 135: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
+	66,  // 136: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
+	68,  // 137: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
+	70,  // 138: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
+	72,  // 139: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
+	73,  // 140: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
+	75,  // 141: vethloom.v1.Containers.Commit:input_type -> vethloom.v1.CommitContainerRequest
+	77,  // 142: vethloom.v1.Containers.Changes:input_type -> vethloom.v1.ContainerChangesRequest
+	80,  // 143: vethloom.v1.Containers.Export:input_type -> vethloom.v1.ExportContainerRequest
+	82,  // 144: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
+	85,  // 145: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
+	87,  // 146: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
+	89,  // 147: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
+	92,  // 148: vethloom.v1.Images.History:input_type -> vethloom.v1.ImageHistoryRequest
+	95,  // 149: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
+	97,  // 150: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
+	105, // 151: vethloom.v1.Images.Pull:input_type -> vethloom.v1.PullRequest
+	109, // 152: vethloom.v1.Images.Push:input_type -> vethloom.v1.PushRequest
+	100, // 153: vethloom.v1.Images.Hosts:input_type -> vethloom.v1.RegistryHostsRequest
+	103, // 154: vethloom.v1.Images.Login:input_type -> vethloom.v1.LoginRequest
+	112, // 155: vethloom.v1.Images.Save:input_type -> vethloom.v1.SaveRequest
+	114, // 156: vethloom.v1.Images.Prune:input_type -> vethloom.v1.PruneImagesRequest
+	116, // 157: vethloom.v1.Images.Check:input_type -> vethloom.v1.CheckImagesRequest
+	120, // 158: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
+	122, // 159: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
+	124, // 160: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
+	125, // 161: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
+	127, // 162: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
+	129, // 163: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
+	131, // 164: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
+	137, // 165: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
+	140, // 166: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
+	143, // 167: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
+	145, // 168: vethloom.v1.System.DiskUsage:input_type -> vethloom.v1.DiskUsageRequest
+	2,   // 169: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
+	5,   // 170: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
+	2,   // 171: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
+	8,   // 172: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
+	2,   // 173: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
+	15,  // 174: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
+	10,  // 175: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
+	12,  // 176: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
+	19,  // 177: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
+	18,  // 178: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
+	21,  // 179: vethloom.v1.Networks.Endpoints:output_type -> vethloom.v1.ListEndpointsResponse
+	24,  // 180: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
+	26,  // 181: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
+	28,  // 182: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
+	38,  // 183: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
+	34,  // 184: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
+	41,  // 185: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
+	30,  // 186: vethloom.v1.Names.Lookup:output_type -> vethloom.v1.LookupNameResponse
+	33,  // 187: vethloom.v1.Names.Watch:output_type -> vethloom.v1.NameQuery
+	44,  // 188: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
+	48,  // 189: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
+	50,  // 190: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
+	57,  // 191: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
+	57,  // 192: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
+	61,  // 193: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
+	63,  // 194: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
+	65,  // 195: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
+	67,  // 196: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
+	69,  // 197: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
+	71,  // 198: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
+	59,  // 199: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
+	74,  // 200: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
+	76,  // 201: vethloom.v1.Containers.Commit:output_type -> vethloom.v1.CommitContainerResponse
+	78,  // 202: vethloom.v1.Containers.Changes:output_type -> vethloom.v1.ContainerChangesResponse
+	81,  // 203: vethloom.v1.Containers.Export:output_type -> vethloom.v1.ExportContainerResponse
+	84,  // 204: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
+	86,  // 205: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
+	88,  // 206: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
+	90,  // 207: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
+	93,  // 208: vethloom.v1.Images.History:output_type -> vethloom.v1.ImageHistoryResponse
+	96,  // 209: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
+	98,  // 210: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
+	106, // 211: vethloom.v1.Images.Pull:output_type -> vethloom.v1.PullResponse
+	110, // 212: vethloom.v1.Images.Push:output_type -> vethloom.v1.PushResponse
+	101, // 213: vethloom.v1.Images.Hosts:output_type -> vethloom.v1.RegistryHostsResponse
+	104, // 214: vethloom.v1.Images.Login:output_type -> vethloom.v1.LoginResponse
+	113, // 215: vethloom.v1.Images.Save:output_type -> vethloom.v1.SaveResponse
+	115, // 216: vethloom.v1.Images.Prune:output_type -> vethloom.v1.PruneImagesResponse
+	117, // 217: vethloom.v1.Images.Check:output_type -> vethloom.v1.CheckImagesResponse
+	121, // 218: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
+	123, // 219: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
+	121, // 220: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
+	126, // 221: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
+	128, // 222: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
+	130, // 223: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
+	132, // 224: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
+	138, // 225: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
+	141, // 226: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
+	144, // 227: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
+	146, // 228: vethloom.v1.System.DiskUsage:output_type -> vethloom.v1.DiskUsageResponse
+	169, // [169:229] is the sub-list for method output_type
+	109, // [109:169] is the sub-list for method input_type
+	109, // [109:109] is the sub-list for extension type_name
+	109, // [109:109] is the sub-list for extension extendee
+	0,   // [0:109] is the sub-list for field type_name
 }
 
 func init() { file_vethloom_proto_init() }
@@ -11019,7 +11170,7 @@ func file_vethloom_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vethloom_proto_rawDesc), len(file_vethloom_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   167,
+			NumMessages:   169,
 			NumExtensions: 0,
 			NumServices:   9,
 		},

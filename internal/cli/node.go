@@ -54,6 +54,7 @@ type statusView struct {
 	Errors                                              []ownerErrorView
 	Notices                                             []string
 	Cluster                                             *view.ClusterStatus `json:",omitempty"`
+	FastPath                                            fastPathView
 }
 
 type ownerErrorView struct {
@@ -69,7 +70,7 @@ func viewStatus(s *apiv1.StatusResponse) statusView {
 		Containers: s.GetContainers(), Running: s.GetRunning(), Converged: s.GetConverged(),
 		Passes: s.GetPasses(), Drifts: s.GetDrifts(), Errors: []ownerErrorView{},
 		Notices: append([]string{}, s.GetNotices()...),
-		Cluster: view.ClusterStatusOf(s.GetCluster()),
+		Cluster: view.ClusterStatusOf(s.GetCluster()), FastPath: viewFastPath(s.GetFastPath()),
 	}
 	for _, e := range s.GetErrors() {
 		v.Errors = append(v.Errors, ownerErrorView{e.GetOwner(), e.GetError(), view.Time(e.GetSince()),
@@ -91,6 +92,7 @@ func (a nodes) showStatus(s *apiv1.StatusResponse) error {
 	line("Containers", "%d, %d running", s.GetContainers(), s.GetRunning())
 	line("Firewall", "%s", s.GetFirewall())
 	line("MTU", "%d", s.GetMtu())
+	line("Fast path", "%s", s.GetFastPath().GetState())
 	line("Passes", "%d, %d of them repaired what others had changed", s.GetPasses(), s.GetDrifts())
 	if c := s.GetCluster(); c != nil {
 		a.showCluster(c, line)
@@ -100,6 +102,7 @@ func (a nodes) showStatus(s *apiv1.StatusResponse) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
+	a.showPaths(s.GetFastPath())
 	for _, p := range s.GetCluster().GetProblems() {
 		show.Printf(a.Out, "\n%s %s\n", a.paint("33", "Cluster:"), p)
 	}

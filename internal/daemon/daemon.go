@@ -334,7 +334,7 @@ func (d *daemon) services() server.Config {
 			render: d.render, events: d.events, notices: append(d.store.Notices(), d.notices...),
 			examine: d.examine, names: d.names.Trouble, leases: d.leases.Trouble,
 			docker:  func() error { return dockerTrouble(d) },
-			cluster: d.clusterStatus, firewall: d.kernel.Firewall,
+			cluster: d.clusterStatus, firewall: d.kernel.Firewall, paths: d.kernel.Fast,
 		},
 		Log:     d.log,
 		Metrics: d.registry,

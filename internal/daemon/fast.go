@@ -2,8 +2,11 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 
+	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/kern/fastpath"
 	"github.com/vethloom/vethloom/internal/reconcile"
 	"github.com/vethloom/vethloom/plan"
 )
@@ -30,4 +33,39 @@ func hasFastPath(ctx context.Context, d *daemon, bridgeNetfilterOff bool) (bool,
 	}
 	has, err := d.kernel.HasBridgeNetfilter(ctx)
 	return err == nil && (!has || bridgeNetfilterOff), err
+}
+
+// fastPath tells of the fast path of the host, and of what takes it.
+func (s *system) fastPath(networks []cnm.Network) (f server.FastPath, err error) {
+	switch {
+	case s.cfg.FastPath == "off":
+		return server.FastPath{State: "off"}, nil
+	case s.render.Host().Fast:
+		f.State = "on"
+	default:
+		f.State = "none: frames on bridges run through IP firewalls (--bridge-netfilter)"
+		if err := s.paths.FastPath(); err != nil {
+			f.State = "none: " + err.Error()
+		}
+		return f, nil
+	}
+	for _, n := range networks {
+		c, err := s.paths.FastCounts(cnm.FastNetwork(n))
+		if err != nil {
+			return f, fmt.Errorf("count the packets of network %s: %w", n.Name, err)
+		}
+		for reason, packets := range c.Packets {
+			if packets == 0 {
+				continue
+			}
+			count := server.PathCount{Network: n.Name, Packets: packets, Bytes: c.Bytes[reason]}
+			if r := fastpath.Reason(reason); r == fastpath.Fast {
+				count.Fast = true
+			} else {
+				count.Reason = r.String()
+			}
+			f.Counts = append(f.Counts, count)
+		}
+	}
+	return f, nil
 }

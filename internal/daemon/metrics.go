@@ -66,6 +66,8 @@ type inventory struct {
 	status func(context.Context) (server.Status, error)
 	things *prometheus.Desc
 	failed *prometheus.Desc
+	// what took which path
+	packets, bytes *prometheus.Desc
 }
 
 func newInventory(status func(context.Context) (server.Status, error)) inventory {
@@ -74,13 +76,21 @@ func newInventory(status func(context.Context) (server.Status, error)) inventory
 		things: prometheus.NewDesc("vethloom_objects", "Things in the records, by kind.", []string{"kind"}, nil),
 		failed: prometheus.NewDesc("vethloom_owners_not_converged",
 			"Owners whose kernel state is not yet as recorded.", nil, nil),
+		packets: prometheus.NewDesc("vethloom_path_packets_total",
+			"Packets of containers, by network, by the path they took, and why the slow one.", pathLabels(), nil),
+		bytes: prometheus.NewDesc("vethloom_path_bytes_total",
+			"Bytes of frames of containers, as vethloom_path_packets_total.", pathLabels(), nil),
 	}
 }
+
+func pathLabels() []string { return []string{"network", "path", "reason"} }
 
 // Describe implements [prometheus.Collector].
 func (i inventory) Describe(out chan<- *prometheus.Desc) {
 	out <- i.things
 	out <- i.failed
+	out <- i.packets
+	out <- i.bytes
 }
 
 // Collect implements [prometheus.Collector].
@@ -97,4 +107,14 @@ func (i inventory) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(i.things, prometheus.GaugeValue, float64(n), kind)
 	}
 	out <- prometheus.MustNewConstMetric(i.failed, prometheus.GaugeValue, float64(len(st.Errors)))
+	for _, c := range st.FastPath.Counts {
+		path := "slow"
+		if c.Fast {
+			path = "fast"
+		}
+		out <- prometheus.MustNewConstMetric(i.packets, prometheus.CounterValue, float64(c.Packets), c.Network, path,
+			c.Reason)
+		out <- prometheus.MustNewConstMetric(i.bytes, prometheus.CounterValue, float64(c.Bytes), c.Network, path,
+			c.Reason)
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/internal/doctor"
+	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/reconcile"
 	"github.com/vethloom/vethloom/internal/render"
 	"github.com/vethloom/vethloom/plan"
@@ -36,6 +37,7 @@ type system struct {
 	docker  func() error // what is wrong with the networks and containers of Docker
 	// firewall is what has the rules.
 	firewall func() string
+	paths    *kern.Fast
 	examine  func(context.Context) []doctor.Finding
 	cluster  func() *server.ClusterStatus
 }
@@ -87,6 +89,9 @@ func (s *system) Status(ctx context.Context) (server.Status, error) {
 		if c.Status == engine.Running {
 			st.Running++
 		}
+	}
+	if st.FastPath, err = s.fastPath(networks); err != nil {
+		return st, err
 	}
 	st.Passes, st.Drifts = s.rec.Counts()
 	st.Errors = s.rec.Failures()

@@ -103,6 +103,10 @@ func New() *Domain {
 		Version: "1.0", Started: Epoch, Root: "/var/lib/vethloom", Run: "/run/vethloom", Firewall: "nftables",
 		MTU:      1500,
 		Networks: 3, Converged: true, Passes: 12,
+		FastPath: server.FastPath{State: "on", Counts: []server.PathCount{
+			{Network: "web", Fast: true, Packets: 1200, Bytes: 3_600_000},
+			{Network: "web", Reason: "elsewhere", Packets: 30, Bytes: 3000},
+			{Network: "web", Reason: "published", Packets: 4, Bytes: 400}}},
 	}
 	n := &networkPart{d}
 	return &Domain{core: d, networkPart: n, containerPart: &containerPart{n}, imagePart: &imagePart{d},

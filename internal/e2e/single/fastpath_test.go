@@ -34,6 +34,14 @@ func TestFastPathOnOneHost(t *testing.T) {
 		is(t, when+", net diff", n.ok("diff"), "")
 		n.restart()
 	}
+	matches(t, "status", n.ok("status"), `Fast path: +on\n(.*\n)*web: [1-9][0-9]* packets \(.*\) took the fast path, `+
+		`[1-9][0-9]* the slow one \(.*published`)
+	is(t, "the other network's", n.ok("status", "-f",
+		`{{range .FastPath.Counts}}{{if eq .Network "slow"}}{{.}}{{end}}{{end}}`), "")
+	n.ok("network", "update", "-o", "fastpath=off", "web")
+	n.eventually("an update takes the programs off", func() bool { return programs() == 0 })
+	n.ok("network", "update", "-o", "fastpath=auto", "web")
+	n.eventually("and puts them on", func() bool { return programs() == 2 })
 	n.ok("network", "disconnect", "web", "a")
 	n.eventually("one is left", func() bool { return programs() == 1 })
 	n.ok("rm", "-f", "a", "b")

@@ -26,7 +26,7 @@ const (
 )
 
 func (r Reason) String() string {
-	return [...]string{"fast", "other", "form", "sender", "via", "size", "published", "refused"}[r]
+	return [...]string{"fast", "elsewhere", "unusual", "sender", "neighbour", "size", "published", "refused"}[r]
 }
 
 // Counts are how much took which path, by reason.
