@@ -32,6 +32,9 @@ func (d *daemon) examine(ctx context.Context) []doctor.Finding {
 	if facts.LostOutbound, err = d.lostOutbound(ctx, networks); err != nil {
 		facts.Unknown = append(facts.Unknown, fmt.Sprintf("addresses to leave by: %v", err))
 	}
+	if facts.FastPath, err = examineFast(ctx, d); err != nil {
+		facts.Unknown = append(facts.Unknown, fmt.Sprintf("fast path: %v", err))
+	}
 	return doctor.Examine(facts)
 }
 

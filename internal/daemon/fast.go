@@ -6,6 +6,8 @@ import (
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/doctor"
+	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/kern/fastpath"
 	"github.com/vethloom/vethloom/internal/reconcile"
 	"github.com/vethloom/vethloom/plan"
@@ -35,20 +37,35 @@ func hasFastPath(ctx context.Context, d *daemon, bridgeNetfilterOff bool) (bool,
 	return err == nil && (!has || bridgeNetfilterOff), err
 }
 
+// noFastPath says why a host that is to have a fast path has none.
+func noFastPath(f *kern.Fast) string {
+	if err := f.FastPath(); err != nil {
+		return err.Error()
+	}
+	return "frames on bridges run through IP firewalls (--bridge-netfilter)"
+}
+
+// examineFast looks at the fast path for the doctor.
+func examineFast(ctx context.Context, d *daemon) (*doctor.FastPath, error) {
+	if d.cfg.FastPath == "off" {
+		return nil, nil
+	}
+	if !d.render.Host().Fast {
+		return &doctor.FastPath{Missing: noFastPath(d.kernel.Fast)}, nil
+	}
+	rules, err := d.kernel.ForeignRules(ctx)
+	return &doctor.FastPath{Rules: rules}, err
+}
+
 // fastPath tells of the fast path of the host, and of what takes it.
 func (s *system) fastPath(networks []cnm.Network) (f server.FastPath, err error) {
 	switch {
 	case s.cfg.FastPath == "off":
 		return server.FastPath{State: "off"}, nil
-	case s.render.Host().Fast:
-		f.State = "on"
-	default:
-		f.State = "none: frames on bridges run through IP firewalls (--bridge-netfilter)"
-		if err := s.paths.FastPath(); err != nil {
-			f.State = "none: " + err.Error()
-		}
-		return f, nil
+	case !s.render.Host().Fast:
+		return server.FastPath{State: "none: " + noFastPath(s.paths)}, nil
 	}
+	f.State = "on"
 	for _, n := range networks {
 		c, err := s.paths.FastCounts(cnm.FastNetwork(n))
 		if err != nil {

@@ -43,7 +43,7 @@ func Examine(f Facts) []Finding {
 		unknown, kernelVersion, features, forwarding, ipv6, foreignForward, blockers, bridgeNetfilter,
 		otherTools, overlaps, outbound, reversePath, reservedPorts, conntrack, neighbours,
 		cgroups, isolation, security, limits, disk, clock, cluster, dockerJoined, cniRuntimes,
-		podmanJoined,
+		podmanJoined, fastPath,
 	} {
 		all = append(all, check(f)...)
 	}

@@ -53,6 +53,8 @@ type Facts struct {
 	ClockUnsynced    bool
 
 	Cluster *Cluster // nil: this node is in none
+
+	FastPath *FastPath // nil: it is switched off
 }
 
 // Feature is something the kernel was asked to do.

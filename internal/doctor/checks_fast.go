@@ -1,0 +1,24 @@
+package doctor
+
+// FastPath is what is known of the fast path of a host that is to have one.
+type FastPath struct {
+	Missing string // why there is none; "": there is one
+	Rules   bool   // others have firewall rules
+}
+
+// fastPath tells what takes the slow path, and who does not see what takes the fast one.
+func fastPath(f Facts) []Finding {
+	const check = "fast path"
+	switch {
+	case f.FastPath == nil:
+		return nil
+	case f.FastPath.Missing != "":
+		return finding(check, Info, "there is none, and everything takes the slow path: "+f.FastPath.Missing,
+			"boot Linux 6.6 or newer, with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_ACT; or start netd with "+
+				"--fastpath off")
+	case f.FastPath.Rules:
+		return finding(check, Info, "on: firewall rules of others do not see packets between containers of one network",
+			"where they must: net network update -o fastpath=off NETWORK")
+	}
+	return fine(check, "on")
+}
