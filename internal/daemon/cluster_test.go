@@ -125,9 +125,15 @@ func pair(t *testing.T) (w *world, far *node, here, there *apiv1.Sandbox) {
 // dismantle removes what pair has made, after which nothing may be left.
 func (w *world) dismantle(far *node, here, there *apiv1.Sandbox) {
 	w.t.Helper()
+	w.dismantleAll(far, here, there, clusterDrivers)
+}
+
+// dismantleAll removes the networks of these drivers, and what is on them.
+func (w *world) dismantleAll(far *node, here, there *apiv1.Sandbox, drivers []string) {
+	w.t.Helper()
 	w.detach(here)
 	far.detach(there)
-	for _, d := range clusterDrivers {
+	for _, d := range drivers {
 		w.discard(d)
 	}
 	w.converged()

@@ -24,15 +24,30 @@ func (n *node) fastPackets(network *apiv1.Network) (packets uint64) {
 // TestClusterOnTheFastPath has sandboxes of two nodes talk on a network of each driver. Their connections take the fast
 // path, and so they outlive both daemons.
 func TestClusterOnTheFastPath(t *testing.T) {
-	w := newWorld(t)
+	for _, underlay := range []string{"both families", "IPv6 alone"} {
+		t.Run(underlay, func(t *testing.T) {
+			w := newWorld(t)
+			drivers := clusterDrivers
+			if underlay == "IPv6 alone" { // plain routes carry their own family
+				drivers = []string{"vxlan", "udp", "overlay"}
+				w.Sh("ip addr del 192.0.2.1/24 dev up0; nsenter --net=" + w.far + " ip addr flush dev up1 scope global")
+				w.Sh("nsenter --net=" + w.far + " ip addr add 2001:db8::2/64 dev up1 nodad")
+			}
+			fastCluster(t, w, drivers)
+		})
+	}
+}
+
+func fastCluster(t *testing.T, w *world, drivers []string) {
+	t.Helper()
 	w.cfg.FastPath = "auto"
 	w.join()
 	far := w.second()
 	networks := map[string]*apiv1.Network{}
-	for _, d := range clusterDrivers {
+	for _, d := range drivers {
 		networks[d] = w.shared(d)
 	}
-	here, there := w.attach(clusterDrivers...), far.attach(clusterDrivers...)
+	here, there := w.attach(drivers...), far.attach(drivers...)
 	far.echo(there)
 	var all []net.Conn
 	each := func(when string) {
@@ -41,7 +56,7 @@ func TestClusterOnTheFastPath(t *testing.T) {
 			talk(t, when, c)
 		}
 	}
-	for _, d := range clusterDrivers {
+	for _, d := range drivers {
 		for _, is4 := range []bool{true, false} {
 			c := w.reach(here, addressOn(t, there, d, is4))
 			defer c.Close()
@@ -49,7 +64,7 @@ func TestClusterOnTheFastPath(t *testing.T) {
 		}
 	}
 	each("before")
-	for _, d := range clusterDrivers {
+	for _, d := range drivers {
 		for _, n := range []*node{w.node, far} {
 			before := n.fastPackets(networks[d])
 			await.True(t, "a connection by "+d+" is on the fast path", func() bool {
@@ -69,5 +84,5 @@ func TestClusterOnTheFastPath(t *testing.T) {
 	for _, c := range all {
 		c.Close()
 	}
-	w.dismantle(far, here, there)
+	w.dismantleAll(far, here, there, drivers)
 }
