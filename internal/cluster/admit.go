@@ -63,6 +63,15 @@ func (m networks) admit(ctx context.Context, n cnm.Network) error {
 	nodes := m.nodeAddrs()
 	for _, s := range subnets {
 		if reason, remedy := m.conflict(s, needs, nodes); reason != "" {
+			if n.Cluster != nil { // what is in the way may be a flanneld's of the same network
+				if err := m.unrivalled(n); err != nil {
+					return err
+				}
+				if n.Cluster.Leases != "" {
+					remedy += ", or remove there what a flanneld has left: `ip link del flannel.1`, " +
+						"`ip route del SUBNET`"
+				}
+			}
 			return &cnm.Error{Kind: cnm.ErrForbidden, Field: "subnet", Value: s.String(), Reason: reason,
 				Remedy: remedy}
 		}

@@ -1,10 +1,13 @@
 package cluster
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
 
+	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/cluster/record"
 )
 
@@ -73,5 +76,43 @@ func TestConflict(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// noNetworks is a controller that has none.
+type noNetworks struct{ Controller }
+
+func (noNetworks) Network(context.Context, string) (cnm.Network, error) {
+	return cnm.Network{}, cnm.ErrNotFound
+}
+
+// What a flanneld has on a host in a network that is its own is no conflict: it is to be stopped.
+func TestWhatAFlanneldHasOnItsHost(t *testing.T) {
+	running := true
+	m := networks{core: newCore(Config{Name: "n1",
+		Needs: func(context.Context) (Needs, error) { return Needs{Links: nets("10.120.29.0/32")}, nil },
+		Rival: func(dir string) string {
+			if running && dir == "/coreos.com/network" {
+				return "flanneld (pid 812)"
+			}
+			return ""
+		}})}
+	m.ctrl = noNetworks{}
+	n := cnm.Network{ID: "a", Name: "web", Cluster: &cnm.ClusterNetwork{Leases: "/coreos.com/network",
+		Subnets: nets("10.120.0.0/16")}}
+	err := m.admit(t.Context(), n)
+	if !errors.Is(err, cnm.ErrInUse) || !strings.Contains(err.Error(), "flanneld (pid 812)") ||
+		!strings.Contains(err.Error(), "stop it") {
+		t.Errorf("beside a flanneld: %v", err)
+	}
+	running = false
+	if err := m.admit(t.Context(), n); !errors.Is(err, cnm.ErrForbidden) ||
+		!strings.Contains(err.Error(), "10.120.29.0/32 on one of its own links") ||
+		!strings.Contains(err.Error(), "ip link del flannel.1") {
+		t.Errorf("with what is left of one: %v", err)
+	}
+	n.Cluster.Leases, running = "/elsewhere", true
+	if err := m.admit(t.Context(), n); !errors.Is(err, cnm.ErrForbidden) {
+		t.Errorf("beside the flanneld of another network: %v", err)
 	}
 }

@@ -108,7 +108,7 @@ func (m leases) hold(ctx context.Context, dir *directory, n cnm.Network, h recor
 
 // unrivalled refuses to take the subnet of a flanneld that still runs here: peers would send to a device that is not
 // there yet, and giving the lease back would end the flanneld.
-func (m leases) unrivalled(n cnm.Network) error {
+func (m *core) unrivalled(n cnm.Network) error {
 	if m.cfg.Rival == nil {
 		return nil
 	}
