@@ -103,8 +103,8 @@ func flags(f *pflag.FlagSet, cfg *daemon.Config, file *string) {
 	f.StringVar(&cfg.BridgeNetfilter, "bridge-netfilter", cfg.BridgeNetfilter,
 		"bridge-nf-call-iptables and -ip6tables: off, keep, or auto (off where no other tool has firewall rules)")
 	f.StringVar(&cfg.FastPath, "fastpath", cfg.FastPath,
-		"auto has packets between endpoints of one network pass the bridge and netfilter by in eBPF programs, where "+
-			"the kernel has what that needs; off has none")
+		"auto: eBPF programs forward packets between endpoints of one network, without bridge and netfilter, where "+
+			"the kernel has what that needs; off: none do")
 	f.StringVar(&cfg.Firewall, "firewall", cfg.Firewall,
 		"what has the firewall's rules: nftables, iptables, or auto (nftables where it works)")
 	f.StringVar(&cfg.BridgeSubnet, "bridge-subnet", cfg.BridgeSubnet,
