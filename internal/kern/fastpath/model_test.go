@@ -223,7 +223,10 @@ func (m *model) receive(way plan.FastWay, node netip.Addr, ether, b []byte, at i
 	if from == nil || from.Way != way || way != plan.FastPlain && from.Node != node {
 		return verdict{}
 	}
-	if to == nil || !p.transport(b[at:], v6, gso > 0) || to.Publishes && m.published(p.dst, p.l4, p.dport) ||
+	if to == nil {
+		return verdict{}
+	}
+	if !p.transport(b[at:], v6, gso > 0) || to.Publishes && m.published(p.dst, p.l4, p.dport) ||
 		p.segment(gso) > to.MTU || from.Routed && p.hops < 2 {
 		return verdict{fast: way == plan.FastUDP, aside: true, at: at}
 	}

@@ -579,8 +579,8 @@ INLINE int receive(struct __sk_buff *skb, struct arrival *a, const struct addres
 	if (!from || from->flags & ASIDE || from->way != a->way || from->link != skb->ifindex ||
 	    (node && !same_address(&from->node, node)))
 		return slow(skb, a->network, SENDER);
-	if (!e)
-		return aside(skb, a, OTHER);
+	if (!e) // who else may be sent to is for the end of the tunnel to say
+		return slow(skb, a->network, OTHER);
 	if (read_l4(skb, sizeof(a->ether) + a->room, p))
 		return aside(skb, a, FORM);
 	if (translated(e, &p->dst, p->l4, p->dport))
