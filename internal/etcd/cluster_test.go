@@ -29,6 +29,7 @@ func newThree(t *testing.T) *three {
 	// A loopback address of its own, so that nobody else takes a port that was free a moment ago.
 	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.N(250), rand.N(250), 2+rand.N(250))
 	var cluster []string
+	var taken [3]net.Listener // all at once: a port that is given back may be the next one's
 	for i := range c.members {
 		l, err := net.Listen("tcp", host+":0")
 		if err != nil {
@@ -38,9 +39,12 @@ func newThree(t *testing.T) *three {
 			Name: fmt.Sprintf("m%d", i), Dir: filepath.Join(dir, fmt.Sprint(i)),
 			Client: "unix://" + filepath.Join(dir, fmt.Sprintf("s%d", i)), Peer: "http://" + l.Addr().String(),
 		}
+		taken[i] = l
 		defer l.Close()
 		c.members[i], c.endpoints = m, append(c.endpoints, m.Client)
 		cluster = append(cluster, m.Name+"="+m.Peer)
+	}
+	for _, l := range taken {
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
