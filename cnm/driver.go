@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vethloom/vethloom/plan"
 )
@@ -110,14 +111,46 @@ type Host struct {
 	Node   string // this node's ID in the cluster; "" on a node that is in none
 	Uplink Uplink // the link to the other nodes
 	Fast   bool   // packets of networks may take the fast path
+	// Filters are firewall rules of others, which see nothing of what takes the fast path
+	Filters Filters
 	// the host's own addresses of IPv4 with their subnets, sorted; none of ours
 	Addrs []netip.Prefix
+}
+
+// Filters are the firewall rules of others that may be about what networks forward.
+type Filters struct {
+	// Links are the names of links that rules are about, sorted; a star at the end stands for anything.
+	Links []string
+	// Forward tells that a chain drops what is forwarded between links, unless a rule of its own accepts it: as it
+	// does with the Accepted ones.
+	Forward  bool
+	Accepted string
+}
+
+// About reports whether rules are about a link.
+func (f Filters) About(link string) bool {
+	return slices.ContainsFunc(f.Links, func(l string) bool { return namesLink(l, link) })
+}
+
+// Drop reports whether what is forwarded to or from a link is dropped.
+func (f Filters) Drop(link string) bool { return f.Forward && !namesLink(f.Accepted, link) }
+
+// namesLink reports whether a name, or what begins one before a star, is that of a link.
+func namesLink(name, link string) bool {
+	prefix, any := strings.CutSuffix(name, "*")
+	return link == name || any && strings.HasPrefix(link, prefix)
+}
+
+// Equal reports whether both are the same.
+func (f Filters) Equal(o Filters) bool {
+	return f.Forward == o.Forward && f.Accepted == o.Accepted && slices.Equal(f.Links, o.Links)
 }
 
 // Equal reports whether renders for both hosts are the same.
 func (h Host) Equal(o Host) bool {
 	a, b := h.Uplink, o.Uplink
-	return h.MTU == o.MTU && h.NoIPv6 == o.NoIPv6 && h.Node == o.Node && h.Fast == o.Fast &&
+	return h.MTU == o.MTU && h.NoIPv6 == o.NoIPv6 && h.Node == o.Node &&
+		h.Fast == o.Fast && h.Filters.Equal(o.Filters) &&
 		slices.Equal(a.OnLink, b.OnLink) &&
 		slices.Equal(h.Addrs, o.Addrs) &&
 		a.Link == b.Link && a.MTU == b.MTU && a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6

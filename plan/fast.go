@@ -2,6 +2,7 @@ package plan
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 )
 
@@ -102,7 +103,7 @@ type FastPeer struct {
 	Network FastNetwork
 	Prefix  netip.Prefix // masked
 	Way     FastWay
-	Node    netip.Addr // of the underlay
+	Node    netip.Addr // of the underlay; Self: the subnet is this node's own, and leaves tunnels for the slow path
 	Self    netip.Addr // this node's end of the tunnel
 	Link    string     // the uplink
 	MTU     int        // of packets inside
@@ -230,4 +231,27 @@ func tabled[T interface {
 		return d
 	}
 	return k
+}
+
+// publishing has connections of published ports take the slow path before a rule translates them: one that opens in
+// between would be known to connection tracking, and go round it.
+func (d *diff) publishing() {
+	for i := range d.plain {
+		x := &d.plain[i]
+		x.create = slices.DeleteFunc(x.create, func(o Object) bool {
+			_, ok := o.(FastPort)
+			if ok {
+				d.add(Create, []Object{o})
+			}
+			return ok
+		})
+		x.modify = slices.DeleteFunc(x.modify, func(c change) bool {
+			old, is := c.old.(FastEndpoint)
+			old.Publishes = true
+			if is = is && c.new == Object(old); is {
+				d.addModify([]change{c})
+			}
+			return is
+		})
+	}
 }

@@ -70,6 +70,10 @@ func (b Backend) RenderSelf(n backend.Network, h cnm.Host) (backend.Self, error)
 	}
 	self.State.Fast.Tunnels = []plan.FastTunnel{{Port: t.Port, IPv6: t.Local.Is6(), Way: plan.FastUDP,
 		Network: n.FastNetwork(), Self: t.Local, Link: link}}
+	for _, subnet := range t.Inside { // what comes for the host itself leaves the tunnel in the kernel, too
+		self.State.Fast.Peers = append(self.State.Fast.Peers, plan.FastPeer{Network: n.FastNetwork(), Prefix: subnet,
+			Way: plan.FastUDP, Node: t.Local, Self: t.Local, Link: h.Uplink.Link, Port: t.Port})
+	}
 	for _, s := range n.Cluster.Subnets {
 		if a, ok := n.Address(link, s.Addr().Is4()); ok {
 			self.State.Addrs = append(self.State.Addrs, a)

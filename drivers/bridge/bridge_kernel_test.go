@@ -84,6 +84,9 @@ func outside() plan.State {
 	}
 }
 
+// onHost is what networks are rendered for.
+func onHost() cnm.Host { return cnm.Host{MTU: 1500, Fast: kerntest.FastPath() == "auto"} }
+
 func (w *world) add(s plan.State) { w.want = w.want.Merge(s) }
 
 // network adds a network with 10.<n>.0.0/24 and fd0<n>::/64.
@@ -107,7 +110,7 @@ func (w *world) network(name string, change func(*cnm.Network)) {
 	if err := (bridge.Driver{}).CheckNetwork(n); err != nil {
 		w.tb.Fatal(err)
 	}
-	s, err := bridge.Driver{}.RenderNetwork(n, cnm.Host{MTU: 1500})
+	s, err := bridge.Driver{}.RenderNetwork(n, onHost())
 	if err != nil {
 		w.tb.Fatal(err)
 	}
@@ -138,7 +141,7 @@ func (w *world) endpoint(network string, host int, e cnm.Endpoint) plan.State {
 		a, _ := netip.AddrFromSlice(b)
 		e.Addrs = append(e.Addrs, netip.PrefixFrom(a, p.Subnet.Bits()))
 	}
-	s, err := bridge.Driver{}.RenderEndpoint(n, e, cnm.Host{MTU: 1500})
+	s, err := bridge.Driver{}.RenderEndpoint(n, e, onHost())
 	if err != nil {
 		w.tb.Fatal(err)
 	}

@@ -13,9 +13,10 @@ const maxFastPorts = 256
 func MAC(n cnm.Network) plan.MAC { return bridgeMAC(n.ID) }
 
 // Fast reports whether packets of the network may take the fast path: where endpoints talk to each other at all, and
-// what they send is theirs.
+// what they send is theirs. Where rules of others are about the network's bridge, they are to see it all.
 func (o Options) Fast(n cnm.Network, h cnm.Host) bool {
-	return h.Fast && o.FastPath && o.ICC && o.SourceValidation && !o.OnLAN() && cnm.FastNetwork(n) != ""
+	return h.Fast && o.FastPath && o.ICC && o.SourceValidation && !o.OnLAN() && cnm.FastNetwork(n) != "" &&
+		!h.Filters.About(o.Link(n))
 }
 
 // fast has the network counted.
@@ -28,7 +29,7 @@ func (r *networkRender) fast() {
 // fast leads to the endpoint, and has a program judge what it sends. An endpoint with a rate has queues that no packet
 // may go round.
 func (r *endpointRender) fast(mtu int) {
-	if !r.o.Fast(r.n, r.h) || r.e.RateIn != 0 || r.e.RateOut != 0 {
+	if !r.o.Fast(r.n, r.h) || r.e.RateIn != 0 || r.e.RateOut != 0 || r.h.Filters.About(r.host) {
 		return
 	}
 	network := cnm.FastNetwork(r.n)

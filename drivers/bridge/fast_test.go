@@ -62,6 +62,8 @@ func TestSlowEndpoints(t *testing.T) {
 		{"no source validation", with(testNetwork(), "source-validation", "false"), testEndpoint(), h},
 		{"a rate", testNetwork(), limited, h},
 		{"many ports", testNetwork(), many, h},
+		{"somebody's rules", testNetwork(), testEndpoint(), cnm.Host{MTU: 1500, Fast: true,
+			Filters: cnm.Filters{Links: []string{"vlb-*"}}}},
 		{"a host without", testNetwork(), testEndpoint(), cnm.Host{MTU: 1500}},
 	} {
 		s, err := Driver{}.RenderEndpoint(c.n, c.e, c.h)

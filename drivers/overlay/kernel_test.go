@@ -70,7 +70,8 @@ func newWorld(tb testing.TB, nodes int, v4, v6, bridgeNetfilter bool) *world {
 	}
 	for i := 1; i <= nodes; i++ {
 		n := w.open(w.underlay.kernel.NetNSPath(plan.NetNS(fmt.Sprintf("node%d", i))), fmt.Sprintf("node%d", i))
-		n.host = cnm.Host{MTU: 1500, Node: n.name, Uplink: cnm.Uplink{Link: "eth0", MTU: 1500}}
+		n.host = cnm.Host{MTU: 1500, Fast: kerntest.FastPath() == "auto", Node: n.name,
+			Uplink: cnm.Uplink{Link: "eth0", MTU: 1500}}
 		for _, a := range addresses(i, v4, v6) {
 			if a.Addr().Is4() {
 				n.host.Uplink.Addr4 = a.Addr()
@@ -161,7 +162,7 @@ func (w *world) join(change func(*cnm.Network)) {
 			Gateway: netip.MustParseAddr(gw)}
 	}
 	w.network = cnm.Network{
-		ID: fmt.Sprintf("%064x", 0x5ca1ab1e), Name: "web", Driver: "overlay", Scope: cnm.Cluster, IPv4: true,
+		ID: fmt.Sprintf("%016x%048x", 0x5ca1ab1e, 0), Name: "web", Driver: "overlay", Scope: cnm.Cluster, IPv4: true,
 		IPv6: true, Phase: cnm.Active,
 		Cluster: &cnm.ClusterNetwork{VNI: 4097, Port: 4789},
 		Pools: []cnm.Pool{pool("10.5.0.0/16", "10.5.0.1"), pool("fd05::/64", "fd05::1"),

@@ -190,10 +190,15 @@ func TestPeerMoves(t *testing.T) {
 	w.converge()
 	w.pings("a", "10.5.2.2", true)
 	s := w.nodes[0].peers["b"]
-	s.FDB[0].Dst = netip.MustParseAddr("192.0.2.3")
-	w.nodes[0].converge()
+	moves := func(to string) {
+		s.FDB[0].Dst = netip.MustParseAddr(to)
+		for i := range s.Fast.Peers {
+			s.Fast.Peers[i].Node = s.FDB[0].Dst
+		}
+		w.nodes[0].converge()
+	}
+	moves("192.0.2.3")
 	w.pings("a", "10.5.2.2", false)
-	s.FDB[0].Dst = netip.MustParseAddr("192.0.2.2")
-	w.nodes[0].converge()
+	moves("192.0.2.2")
 	w.pings("a", "10.5.2.2", true)
 }

@@ -16,6 +16,10 @@ func (r rendering) fast(n cnm.Network, s plan.State) plan.State {
 		return s
 	}
 	f := &s.Fast
+	if r.inner.Filters.Drop(r.o.Bridge.Link(n)) { // what is routed takes the way where that happens
+		*f = plan.Fast{Counters: f.Counters}
+		return s
+	}
 	f.Peers, f.Tunnels = slices.Clone(f.Peers), slices.Clone(f.Tunnels)
 	for i := range f.Peers {
 		f.Peers[i].Via, f.Peers[i].Routed = bridge.MAC(n), true

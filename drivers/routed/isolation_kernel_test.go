@@ -96,6 +96,9 @@ func TestTunnelIsNoWayElsewhere(t *testing.T) {
 func TestForwardPolicyDrop(t *testing.T) {
 	eachDriver(t, func(t *testing.T, d routed.Driver, hosts []int, options map[string]string) {
 		w := newWorld(t)
+		for _, n := range w.hosts {
+			n.host.Filters.Forward = true // as netd finds it
+		}
 		networks := w.network(d, 1, hosts, with(options, false))
 		last := hosts[len(hosts)-1]
 		a, b := w.box(d, networks[1], 1), w.box(d, networks[last], last)

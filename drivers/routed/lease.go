@@ -53,7 +53,7 @@ func (d Driver) Attrs(n cnm.Network, h cnm.Host) (subnet.Attrs, error) {
 		}
 	}
 	r, err := d.render(n, h)
-	r.self.Attrs.FastPath = r.o.Bridge.Fast(n, r.inner)
+	r.self.Attrs.FastPath = r.o.Bridge.Fast(n, r.inner) && !r.inner.Filters.Drop(r.o.Bridge.Link(n))
 	return r.self.Attrs, err
 }
 

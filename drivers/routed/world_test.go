@@ -68,11 +68,10 @@ func newWorld(tb testing.TB) *world {
 			for f in all default eth0; do echo 1 > /proc/sys/net/ipv4/conf/$f/rp_filter; done`,
 			lan4(lan, 254), lan6(lan, 0xfe)))
 		n.open(w)
-		n.host = cnm.Host{MTU: 1500, Node: fmt.Sprintf("node-%d", id), Uplink: cnm.Uplink{
-			Link: "eth0", MTU: 1500, Addr4: lan4(lan, id), Addr6: lan6(lan, id),
-			OnLink: []netip.Prefix{netip.PrefixFrom(lan4(lan, 0), 24).Masked(),
-				netip.PrefixFrom(lan6(lan, 0), 64).Masked()},
-		}}
+		n.host = cnm.Host{MTU: 1500, Fast: kerntest.FastPath() == "auto", Node: fmt.Sprintf("node-%d", id),
+			Uplink: cnm.Uplink{Link: "eth0", MTU: 1500, Addr4: lan4(lan, id), Addr6: lan6(lan, id),
+				OnLink: []netip.Prefix{netip.PrefixFrom(lan4(lan, 0), 24).Masked(),
+					netip.PrefixFrom(lan6(lan, 0), 64).Masked()}}}
 		n.want = firewall.Base(firewall.Config{})
 	}
 	w.plug(tid, "outside", "eth0", 1, 254)

@@ -73,7 +73,7 @@ func Defaults() Config {
 		Run:             "/run/vethloom",
 		HTTP:            "127.0.0.1:7470",
 		BridgeNetfilter: "auto",
-		FastPath:        "off",
+		FastPath:        "auto",
 		Firewall:        "auto",
 		Etcd:            embeddedEtcd,
 		EtcdPrefix:      "/vethloom",

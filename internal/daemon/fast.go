@@ -3,12 +3,15 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/doctor"
 	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/kern/fastpath"
+	"github.com/vethloom/vethloom/internal/linkname"
 	"github.com/vethloom/vethloom/internal/reconcile"
 	"github.com/vethloom/vethloom/plan"
 )
@@ -37,6 +40,26 @@ func hasFastPath(ctx context.Context, d *daemon, bridgeNetfilterOff bool) (bool,
 	return err == nil && (!has || bridgeNetfilterOff), err
 }
 
+// filters finds the rules of others that would not see what takes the fast path.
+func filters(ctx context.Context, d *daemon) (f cnm.Filters, err error) {
+	if d.cfg.FastPath == "off" {
+		return f, nil
+	}
+	if f.Links, err = d.kernel.ForeignLinks(ctx); err != nil {
+		return f, err
+	}
+	drops, _, err := d.kernel.ForeignForward(ctx)
+	if err != nil || len(drops) == 0 {
+		return f, err
+	}
+	f.Forward = true
+	accepts, err := d.kernel.NeededAccepts(ctx)
+	if len(accepts) == len(drops) {
+		f.Accepted = linkname.Bridge + "*"
+	}
+	return f, err
+}
+
 // noFastPath says why a host that is to have a fast path has none.
 func noFastPath(f *kern.Fast) string {
 	if err := f.FastPath(); err != nil {
@@ -54,7 +77,17 @@ func examineFast(ctx context.Context, d *daemon) (*doctor.FastPath, error) {
 		return &doctor.FastPath{Missing: noFastPath(d.kernel.Fast)}, nil
 	}
 	rules, err := d.kernel.ForeignRules(ctx)
-	return &doctor.FastPath{Rules: rules}, err
+	return &doctor.FastPath{Rules: rules, Links: ownLinks(d.render.Host().Filters.Links)}, err
+}
+
+// ownLinks are those of the names that may be of links of ours.
+func ownLinks(names []string) (out []string) {
+	for _, n := range names {
+		if slices.ContainsFunc(linkname.Prefixes(), func(prefix string) bool { return strings.HasPrefix(n, prefix) }) {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // fastPath tells of the fast path of the host, and of what takes it.

@@ -21,6 +21,21 @@ func (n *node) fastPackets(network *apiv1.Network) (packets uint64) {
 	return packets
 }
 
+// judged are the links of a network whose packets a program judges.
+func (n *node) judged(network *apiv1.Network) (out []string) {
+	n.t.Helper()
+	n.FastPath(n.t, n.place, func(p *fastpath.Path, links map[uint32]string) error {
+		programs, err := p.Programs(links)
+		for _, program := range programs {
+			if program.Network == plan.FastNetwork(network.Id[:16]) {
+				out = append(out, program.Link)
+			}
+		}
+		return err
+	})
+	return out
+}
+
 // TestClusterOnTheFastPath has sandboxes of two nodes talk on a network of each driver. Their connections take the fast
 // path, and so they outlive both daemons.
 func TestClusterOnTheFastPath(t *testing.T) {
@@ -85,4 +100,44 @@ func fastCluster(t *testing.T, w *world, drivers []string) {
 		c.Close()
 	}
 	w.dismantleAll(far, here, there, drivers)
+}
+
+// TestRulesOfOthersSeeAllPackets has somebody make rules about a network's bridge and about an endpoint's link: what
+// they are about is on the slow path while they are there, and nothing else is.
+func TestRulesOfOthersSeeAllPackets(t *testing.T) {
+	n := newNode(t)
+	n.cfg.FastPath = "auto"
+	n.start()
+	web, db := n.network("web"), n.network("db")
+	var sandboxes []*apiv1.Sandbox
+	for _, network := range []string{"web", "web", "db"} {
+		sandboxes = append(sandboxes, n.attach(network))
+	}
+	judges := func(ofWeb, ofDB int) func() bool {
+		return func() bool { return len(n.judged(web)) == ofWeb && len(n.judged(db)) == ofDB }
+	}
+	await.True(t, "all is on the fast path", judges(2, 1))
+	one := n.judged(web)[0]
+	for rule, fast := range map[string]int{
+		"iifname " + web.Link + " counter": 0,
+		"oifname vlb-* tcp dport 25 drop":  -1,
+		"iifname " + one + " drop":         1,
+	} {
+		n.Sh("nft 'add table bridge theirs; add chain bridge theirs f { type filter hook forward priority 0; }; " +
+			"add rule bridge theirs f " + rule + "'")
+		if fast < 0 {
+			await.True(t, "nothing is on the fast path for "+rule, judges(0, 0))
+		} else {
+			await.True(t, "some is on the slow path for "+rule, judges(fast, 1))
+		}
+		n.converged()
+		n.Sh("nft delete table bridge theirs")
+		await.True(t, "all is on the fast path again", judges(2, 1))
+	}
+	for _, s := range sandboxes {
+		n.detach(s)
+	}
+	n.idle()
+	n.removeNetwork("web")
+	n.removeNetwork("db")
 }

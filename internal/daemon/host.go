@@ -65,6 +65,9 @@ func lookAtHost(ctx context.Context, d *daemon) (f render.Facts, err error) {
 	if f.Host.Fast, err = hasFastPath(ctx, d, fc.BridgeNetfilterOff); err != nil {
 		return f, fmt.Errorf("look whether there is a fast path: %w", err)
 	}
+	if f.Host.Filters, err = filters(ctx, d); err != nil {
+		return f, fmt.Errorf("look at other tools' rules: %w", err)
+	}
 	if f.Host.Uplink, err = d.uplink(ctx); err != nil {
 		return f, err
 	}

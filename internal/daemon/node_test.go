@@ -104,7 +104,7 @@ func newNode(t *testing.T) *node {
 	n.cfg.Host = "unix://" + filepath.Join(n.RunDir, "netd.sock")
 	n.cfg.HTTP, n.cfg.LogLevel = "", "debug"
 	n.cfg.Shim, n.cfg.Resolver = shimtest.Binary(t), shimtest.Resolver(t)
-	n.cfg.BridgeNetfilter = "off"
+	n.cfg.BridgeNetfilter, n.cfg.FastPath = "off", kerntest.FastPath()
 	t.Cleanup(n.leave)
 	return n
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/mdlayher/netlink"
 	"github.com/vethloom/vethloom/internal/kern/attr"
 	"github.com/vethloom/vethloom/internal/kern/host"
+	"github.com/vethloom/vethloom/internal/kern/iptables"
+	"github.com/vethloom/vethloom/internal/kern/nftables"
 	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
 	"golang.org/x/sys/unix"
 )
@@ -102,6 +104,7 @@ const (
 	nfMsgNewGen     = 15 // NFT_MSG_NEWGEN
 	nfMsgNewChain   = 3  // NFT_MSG_NEWCHAIN, also when a policy changes
 	nfMsgDelChain   = 5  // NFT_MSG_DELCHAIN
+	nfMsgNewRule    = 6  // NFT_MSG_NEWRULE
 	nfMsgDelRule    = 8  // NFT_MSG_DELRULE
 	nftaRuleChain   = 2  // NFTA_RULE_CHAIN
 	nftaTable       = 1  // the table's name in messages about tables, chains, rules, sets and elements
@@ -112,8 +115,8 @@ const (
 
 // genFilter tells which nftables transactions were somebody else's and about a
 // table of ours, or about a base chain of another, which may drop what we forward
-// from now on, or took a rule from a chain of another that has our accepts. A
-// transaction is told object by object, and then by its generation, which names the
+// from now on, or took a rule from a chain of another that has our accepts, or gave one a rule about a link, or took it
+// away. A transaction is told object by object, and then by its generation, which names the
 // socket and the thread that asked for it.
 type genFilter struct {
 	table   string
@@ -129,6 +132,7 @@ func (g *genFilter) foreign(m netlink.Message) bool {
 	kind := uint16(m.Header.Type) & 0xff
 	gen, chain := kind == nfMsgNewGen, kind == nfMsgNewChain || kind == nfMsgDelChain
 	rule := kind == nfMsgDelRule
+	naming := (rule || kind == nfMsgNewRule) && nftables.RuleNamesLink(m.Data[nfgenSize:], iptables.Ours)
 	var table string
 	var thread uint32
 	base := false // or one that has rules of ours
@@ -147,7 +151,7 @@ func (g *genFilter) foreign(m netlink.Message) bool {
 		return nil
 	})
 	if !gen {
-		g.touched = g.touched || base || table == g.table
+		g.touched = g.touched || base || naming || table == g.table
 		return false
 	}
 	touched := g.touched

@@ -153,6 +153,12 @@ func (r *rulers) clear(ctx context.Context, from string) error {
 	return r.nft.Apply(ctx, ops)
 }
 
+// ForeignLinks are the names of links that firewall rules of others are about, on the way of what is forwarded. They
+// are sorted; a star at the end stands for anything.
+func (r *rulers) ForeignLinks(ctx context.Context) ([]string, error) {
+	return r.host.FilteredLinks(ctx, iptables.Ours)
+}
+
 // ForeignRules reports whether anybody but vethloom has a firewall table in the fabric's namespace.
 func (r *rulers) ForeignRules(ctx context.Context) (bool, error) {
 	if r.tables == nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/vethloom/vethloom/internal/await"
+	"github.com/vethloom/vethloom/internal/kern/kerntest"
 	"github.com/vethloom/vethloom/internal/lab"
 	"github.com/vethloom/vethloom/internal/lab/labtest"
 )
@@ -26,7 +27,7 @@ type fabric struct {
 
 func up(t *testing.T, c lab.Config) fabric {
 	t.Helper()
-	c.IPv6 = true
+	c.IPv6, c.Flags = true, append(c.Flags, "--fastpath="+kerntest.FastPath())
 	return fabric{labtest.Up(t, c), t, map[string]string{}}
 }
 

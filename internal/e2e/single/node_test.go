@@ -87,7 +87,8 @@ func newNode(t *testing.T, flags ...string) *node {
 	if err := os.Chmod(filepath.Dir(n.root), 0o711); err != nil { // for root of containers with user namespaces
 		t.Fatal(err)
 	}
-	n.flags = []string{"--root", n.root, "--run", n.RunDir, "--http", "", "--bridge-netfilter", "off"}
+	n.flags = []string{"--root", n.root, "--run", n.RunDir, "--http", "", "--bridge-netfilter", "off",
+		"--fastpath", kerntest.FastPath()}
 	for _, f := range flags {
 		n.flags = append(n.flags, strings.ReplaceAll(f, "RUN/", n.RunDir+"/"))
 	}

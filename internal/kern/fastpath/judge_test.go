@@ -110,6 +110,10 @@ func (b *bench) fill(t testing.TB) {
 			b.tunnels = append(b.tunnels, end)
 		}
 	}
+	for _, own := range []string{"10.1.1.0/24", "fd00:1::/64"} { // of udp
+		b.peers = append(b.peers, plan.FastPeer{Network: network, Way: plan.FastUDP, Node: addr("192.0.2.1"),
+			Self: addr("192.0.2.1"), Link: "up0", Port: 8001, Prefix: netip.MustParsePrefix(own)})
+	}
 	b.sender, b.uplink = b.index(t, "vle1"), b.index(t, "up0")
 	resolve := func(link string) (uint32, error) { return b.index(t, link), nil }
 	errs := []error{b.path.Attach(b.sender, plan.FastProgram{Link: "vle1", Network: network, MAC: macA})}
@@ -181,10 +185,10 @@ func tcp(sport, dport uint16, payload []byte) []byte {
 func (b *bench) seed(enter bool) {
 	data := bytes.Repeat([]byte("x"), 100)
 	for _, v6 := range []bool{false, true} {
-		here, near, echo := addr("10.1.1.11"), addr("10.1.1.12"), byte(1)
+		here, near, host, echo := addr("10.1.1.11"), addr("10.1.1.12"), addr("10.1.1.1"), byte(1)
 		ping := append([]byte{8, 0, 0, 0, 0, 1, 0, 1}, data...)
 		if v6 {
-			here, near, echo = addr("fd00:1::11"), addr("fd00:1::12"), 58
+			here, near, host, echo = addr("fd00:1::11"), addr("fd00:1::12"), addr("fd00:1::1"), 58
 			ping[0] = 128
 		}
 		for _, l4 := range []struct {
@@ -213,6 +217,9 @@ func (b *bench) seed(enter bool) {
 					continue
 				}
 				add(w.String(), b.wrap(i, w, v6, ip(far, here, l4.proto, l4.body)))
+				if w.way == plan.FastUDP {
+					add(w.String()+" to the host", b.wrap(i, w, v6, ip(far, host, l4.proto, l4.body)))
+				}
 			}
 		}
 	}

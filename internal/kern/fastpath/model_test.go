@@ -157,7 +157,7 @@ func (m *model) leave(sender plan.FastEndpoint, b []byte, gso int) verdict {
 		return verdict{fast: true, to: to}
 	}
 	to := m.peer(p.dst)
-	if to == nil || to.Via != dst || p.segment(gso) > to.MTU || to.Routed && p.hops < 2 {
+	if to == nil || to.Node == to.Self || to.Via != dst || p.segment(gso) > to.MTU || to.Routed && p.hops < 2 {
 		return slow
 	}
 	return verdict{fast: true, peer: to, hops: to.Routed}
@@ -220,11 +220,12 @@ func (m *model) receive(way plan.FastWay, node netip.Addr, ether, b []byte, at i
 		return verdict{}
 	}
 	to, from := m.endpoint(p.dst, way == plan.FastPlain), m.peer(p.src)
-	if from == nil || from.Way != way || way != plan.FastPlain && from.Node != node {
+	if from == nil || from.Node == from.Self || from.Way != way || way != plan.FastPlain && from.Node != node {
 		return verdict{}
 	}
 	if to == nil {
-		return verdict{}
+		own := m.peer(p.dst)
+		return verdict{fast: way == plan.FastUDP && own != nil && own.Node == own.Self, aside: true, at: at}
 	}
 	if !p.transport(b[at:], v6, gso > 0) || to.Publishes && m.published(p.dst, p.l4, p.dport) ||
 		p.segment(gso) > to.MTU || from.Routed && p.hops < 2 {

@@ -135,7 +135,7 @@ func (p *Path) PutPeer(f plan.FastPeer, uplink uint32, next Hop) error {
 	if err != nil {
 		return err
 	}
-	flags := flag(f.Routed, routed) | flag(next.Link != uplink, aside)
+	flags := flag(f.Routed, routed) | flag(next.Link != uplink || f.Node == f.Self, aside)
 	return full("peers", o.Peers.Put(key, peer{Node: addressOf(f.Node), Self: addressOf(f.Self),
 		Hop: addressOf(next.Addr), Link: uplink, MTU: uint32(f.MTU), VNI: f.VNI, Port: portOf(f.Port), Way: w,
 		Flags: flags, Via: f.Via, Src: f.SourceMAC, Dst: f.DestMAC}))
@@ -169,7 +169,8 @@ func (p *Path) Peers(links map[uint32]string, next func(node netip.Addr) Hop) (o
 			Self: v.Self.addr(), Link: nameOf(links, v.Link), MTU: int(v.MTU), VNI: v.VNI, Port: v.Port.number(),
 			Via: v.Via, Routed: v.Flags&routed != 0, SourceMAC: v.Src, DestMAC: v.Dst}
 		now := next(f.Node)
-		f.Stale = v.Flags&aside == 0 && now != Hop{v.Link, v.Hop.addr()} || v.Flags&aside != 0 && now.Link == v.Link
+		f.Stale = v.Flags&aside == 0 && now != Hop{v.Link, v.Hop.addr()} ||
+			v.Flags&aside != 0 && now.Link == v.Link && f.Node != f.Self
 		bits, a := int(k.Bits)-64, k.Addr.addr()
 		if a.Is4() {
 			bits -= mapped

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -295,39 +294,18 @@ func endsInDrop(conn *nft.Conn, c *nft.Chain) bool {
 	return ends
 }
 
-// legacyForward looks at the tables of the older iptables, which nftables
-// does not show. Where its filter table was never used there is nothing to ask for:
-// asking would make it.
+// legacyForward looks at the tables of the older iptables.
 func (h *Host) legacyForward(ctx context.Context) (drops []string, dockerUser bool, err error) {
-	err = netns.Enter(h.fd, func() error {
-		for _, f := range []struct{ names, tool, family string }{
-			{"/proc/thread-self/net/ip_tables_names", "iptables-legacy", "ip"},
-			{"/proc/thread-self/net/ip6_tables_names", "ip6tables-legacy", "ip6"},
-		} {
-			names, err := os.ReadFile(f.names)
-			if err != nil || !slices.Contains(strings.Fields(string(names)), "filter") {
-				continue // without the module there is no such file
-			}
-			rules, err := exec.CommandContext(ctx, f.tool, "-w", "-S").Output()
-			if errors.Is(err, exec.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return fmt.Errorf("%s -S: %w", f.tool, err)
-			}
-			for line := range strings.Lines(string(rules)) {
-				switch strings.TrimSpace(line) {
-				case "-P FORWARD DROP":
-					drops = append(drops, f.family+" filter FORWARD (legacy)")
-				case "-N DOCKER-USER":
-					dockerUser = true
-				}
+	all, err := h.legacyRules(ctx)
+	for family, rules := range all {
+		for line := range strings.Lines(rules) {
+			switch strings.TrimSpace(line) {
+			case "-P FORWARD DROP":
+				drops = append(drops, family+" filter FORWARD (legacy)")
+			case "-N DOCKER-USER":
+				dockerUser = true
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, false, fmt.Errorf("look at iptables: %w", err)
 	}
-	return drops, dockerUser, nil
+	return drops, dockerUser, err
 }

@@ -579,8 +579,10 @@ INLINE int receive(struct __sk_buff *skb, struct arrival *a, const struct addres
 	if (!from || from->flags & ASIDE || from->way != a->way || from->link != skb->ifindex ||
 	    (node && !same_address(&from->node, node)))
 		return slow(skb, a->network, SENDER);
-	if (!e) // who else may be sent to is for the end of the tunnel to say
-		return slow(skb, a->network, OTHER);
+	if (!e) { // of others, this node's own subnets alone may be sent to
+		struct peer *to = peer_of(a->network, &p->dst);
+		return to && same_address(&to->node, &to->self) ? aside(skb, a, OTHER) : slow(skb, a->network, OTHER);
+	}
 	if (read_l4(skb, sizeof(a->ether) + a->room, p))
 		return aside(skb, a, FORM);
 	if (translated(e, &p->dst, p->l4, p->dport))

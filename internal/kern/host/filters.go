@@ -1,0 +1,107 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/vethloom/vethloom/internal/kern/netns"
+)
+
+// FilteredLinks are the names of links that firewall rules of others are about, on the way of what is forwarded: of
+// nftables, of iptables, and of the older one. They are sorted; a star at the end stands for anything. Ours tells which
+// chains of iptables are not others'.
+func (h *Host) FilteredLinks(ctx context.Context, ours func(chain string) bool) ([]string, error) {
+	named, err := h.rules.ForeignLinks(ctx, ours)
+	if err != nil && !NoNftables(err) {
+		return nil, fmt.Errorf("look for links in the rules of others: %w", err)
+	}
+	var links map[uint32]string
+	out := named.Names(func(i uint32) string {
+		if links == nil {
+			links, err = h.linkNames(ctx)
+		}
+		return links[i]
+	})
+	if err != nil && !NoNftables(err) {
+		return nil, err
+	}
+	legacy, err := h.legacyRules(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, rules := range legacy {
+		out = append(out, linksIn(rules, ours)...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
+
+// linkNames are the names of the host's links by their indexes.
+func (h *Host) linkNames(ctx context.Context) (map[uint32]string, error) {
+	v, err := h.readHost(ctx, false)
+	if err != nil {
+		return nil, fmt.Errorf("look up the names of links: %w", err)
+	}
+	out := make(map[uint32]string, len(v.links))
+	for i, l := range v.links {
+		out[i] = l.Name
+	}
+	return out, nil
+}
+
+// linksIn are the links that rules of iptables are about, as iptables -S lists them: but those that only accept, and
+// those of chains for the host itself.
+func linksIn(rules string, ours func(chain string) bool) (out []string) {
+	for line := range strings.Lines(rules) {
+		words := strings.Fields(line)
+		if len(words) < 2 || words[0] != "-A" || words[1] == "INPUT" || words[1] == "OUTPUT" ||
+			ours(words[1]) || words[len(words)-1] == "ACCEPT" {
+			continue
+		}
+		for i, w := range words[:len(words)-1] {
+			if w == "-i" || w == "-o" {
+				name, prefix := strings.CutSuffix(words[i+1], "+")
+				if prefix {
+					name += "*"
+				}
+				out = append(out, name)
+			}
+		}
+	}
+	return out
+}
+
+// legacyRules are the rules of the older iptables' filter table, by the family, which nftables does not show. Where its
+// filter table was never used there is nothing to ask for: asking would make it.
+func (h *Host) legacyRules(ctx context.Context) (map[string]string, error) {
+	out := map[string]string{}
+	err := netns.Enter(h.fd, func() error {
+		for _, f := range []struct{ names, tool, family string }{
+			{"/proc/thread-self/net/ip_tables_names", "iptables-legacy", "ip"},
+			{"/proc/thread-self/net/ip6_tables_names", "ip6tables-legacy", "ip6"},
+		} {
+			names, err := os.ReadFile(f.names)
+			if err != nil || !slices.Contains(strings.Fields(string(names)), filterTable) {
+				continue // without the module there is no such file
+			}
+			rules, err := exec.CommandContext(ctx, f.tool, "-w", "-S").Output()
+			if errors.Is(err, exec.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("%s -S: %w", f.tool, err)
+			}
+			out[f.family] = string(rules)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look at iptables: %w", err)
+	}
+	return out, nil
+}

@@ -1,0 +1,263 @@
+package nftables
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vethloom/vethloom/internal/kern/attr"
+	"github.com/vethloom/vethloom/plan"
+)
+
+// Named are links that rules are about.
+type Named struct {
+	names   map[string]bool // a star at the end stands for anything
+	indexes map[uint32]bool
+}
+
+// Names are sorted. Those of links that are named by their index are looked up by it.
+func (n Named) Names(byIndex func(uint32) string) []string {
+	out := maps.Clone(n.names)
+	for i := range n.indexes {
+		if name := byIndex(i); name != "" {
+			out[name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(out))
+}
+
+// nameKeys are what meta expressions load the name of a link by.
+var nameKeys = []uint32{unix.NFT_META_IIFNAME, unix.NFT_META_OIFNAME, unix.NFT_META_BRI_IIFNAME,
+	unix.NFT_META_BRI_OIFNAME}
+
+const (
+	nftaHookDevs   = 4 // NFTA_HOOK_DEVS
+	firstAttribute = 1 // of expressions
+)
+
+// chainID is a chain among those of all families.
+type chainID struct {
+	family       byte
+	table, chain string
+}
+
+// foreigners reads the rules of others.
+type foreigners struct {
+	ours   func(chain string) bool
+	own    map[chainID]bool // chains of what is for the host itself, or from it
+	others bool             // there are chains of others
+	sets   map[setID]int    // that names are looked for in, and where in a key
+	named  Named
+}
+
+type setID struct {
+	family     byte
+	table, set string
+}
+
+// ForeignLinks are the links that rules of others are about, on the way of what is forwarded: by their names, in sets,
+// and by devices that chains are at. Rules that only accept, and chains for the host itself, are left out.
+// Ours tells which chains outside of vethloom's tables are its own.
+func (r *Rules) ForeignLinks(ctx context.Context, ours func(chain string) bool) (out Named, err error) {
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	for range reads {
+		f := foreigners{ours: ours, own: map[chainID]bool{}, sets: map[setID]int{},
+			named: Named{map[string]bool{}, map[uint32]bool{}}}
+		if err = f.read(ctx, r.reader); !errors.Is(err, errInterrupted) {
+			return f.named, err
+		}
+	}
+	return out, err
+}
+
+func (f *foreigners) read(ctx context.Context, s *conn) error {
+	none := func(*wire) {}
+	if err := s.request(ctx, unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, unix.NFPROTO_UNSPEC, none, f.chain); err != nil {
+		return fmt.Errorf("list chains: %w", err)
+	}
+	if !f.others {
+		return nil // nobody else has any
+	}
+	if err := s.request(ctx, unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, unix.NFPROTO_UNSPEC, none, f.rule); err != nil {
+		return fmt.Errorf("list rules: %w", err)
+	}
+	for id, at := range f.sets {
+		err := s.request(ctx, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, id.family, func(w *wire) {
+			w.Str(unix.NFTA_SET_ELEM_LIST_TABLE, id.table)
+			w.Str(unix.NFTA_SET_ELEM_LIST_SET, id.set)
+		}, func(m message) { f.elements(m, at) })
+		if errors.Is(err, unix.ENOENT) {
+			return errInterrupted // it went with its rule
+		}
+		if err != nil {
+			return fmt.Errorf("list the elements of %s %s: %w", id.table, id.set, err)
+		}
+	}
+	return nil
+}
+
+// chain looks at a chain: whether it is on the way of what is forwarded, and at which devices it is.
+func (f *foreigners) chain(m message) {
+	id := chainID{family: m.family()}
+	var hook []byte
+	for typ, data := range attr.All(m.payload()) {
+		switch typ {
+		case unix.NFTA_CHAIN_TABLE:
+			id.table = attr.Text(data)
+		case unix.NFTA_CHAIN_NAME:
+			id.chain = attr.Text(data)
+		case unix.NFTA_CHAIN_HOOK:
+			hook = data
+		}
+	}
+	if id.table == plan.Table {
+		return
+	}
+	f.others = true
+	if hook == nil {
+		return
+	}
+	name, _ := decodeHook(hook)
+	if id.family == unix.NFPROTO_NETDEV {
+		f.devices(hook)
+	} else if name == "input" || name == "output" {
+		f.own[id] = true
+	}
+}
+
+// devices notes those that a chain is at.
+func (f *foreigners) devices(hook []byte) {
+	for typ, data := range attr.All(hook) {
+		switch typ {
+		case unix.NFTA_HOOK_DEV:
+			f.named.names[attr.Text(data)] = true
+		case nftaHookDevs:
+			for _, dev := range attr.All(data) {
+				f.named.names[attr.Text(dev)] = true
+			}
+		}
+	}
+}
+
+func (f *foreigners) rule(m message) {
+	r, table := decodeRule(m.payload())
+	if table != plan.Table && !f.ours(r.chain) && !f.own[chainID{m.family(), table, r.chain}] {
+		f.expressions(setID{family: m.family(), table: table}, r.exprs)
+	}
+}
+
+// RuleNamesLink reports whether a rule of others, as the kernel tells of it, is about a link.
+func RuleNamesLink(payload []byte, ours func(chain string) bool) bool {
+	f := foreigners{sets: map[setID]int{}, named: Named{map[string]bool{}, map[uint32]bool{}}}
+	r, table := decodeRule(payload)
+	if table == plan.Table || ours(r.chain) {
+		return false
+	}
+	f.expressions(setID{}, r.exprs)
+	return len(f.named.names)+len(f.named.indexes)+len(f.sets) > 0
+}
+
+// expressions follows the names of links through the registers of a rule.
+func (f *foreigners) expressions(in setID, exprs [][]byte) {
+	if accepts(exprs) {
+		return
+	}
+	names := map[int]bool{}   // registers by their places, in bytes
+	indexes := map[int]bool{} // those that have the index of a link
+	for _, e := range exprs {
+		kind, data := expression(e)
+		a := attributes(data)
+		switch kind {
+		case "cmp":
+			at, value := place(a[unix.NFTA_CMP_SREG]), dataValue(a[unix.NFTA_CMP_DATA])
+			if names[at] {
+				f.name(value)
+			} else if indexes[at] && len(value) == 4 {
+				f.named.indexes[attr.U32(value)] = true
+			}
+		case "lookup":
+			from := place(a[unix.NFTA_LOOKUP_SREG])
+			for at, is := range names { // of what is joined into one key, it may be any part
+				if is && at >= from {
+					in.set = attr.Text(a[unix.NFTA_LOOKUP_SET])
+					f.sets[in] = at - from
+				}
+			}
+		default: // all that loads something says the register first
+			to := place(a[firstAttribute])
+			delete(names, to)
+			delete(indexes, to)
+			if kind == "meta" {
+				key := attr.BE32(a[unix.NFTA_META_KEY])
+				names[to] = slices.Contains(nameKeys, key)
+				indexes[to] = key == unix.NFT_META_IIF || key == unix.NFT_META_OIF
+			}
+		}
+	}
+}
+
+// name notes a name as it is compared: without its end, it is a prefix.
+func (f *foreigners) name(value []byte) {
+	name, _, whole := bytes.Cut(value, []byte{0})
+	if whole {
+		f.named.names[string(name)] = true
+	} else {
+		f.named.names[string(name)+"*"] = true
+	}
+}
+
+// elements notes the names that are so many bytes into the keys of a set. Some sets have prefixes, which look the same.
+func (f *foreigners) elements(m message, at int) {
+	for typ, data := range attr.All(m.payload()) {
+		if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+			continue
+		}
+		for _, e := range attr.All(data) {
+			key := dataValue(attributes(e)[unix.NFTA_SET_ELEM_KEY])
+			if len(key) <= at {
+				continue
+			}
+			if name, _, _ := bytes.Cut(key[at:min(len(key), at+unix.IFNAMSIZ)], []byte{0}); len(name) > 0 {
+				f.named.names[string(name)+"*"] = true
+			}
+		}
+	}
+}
+
+// accepts reports whether all a rule can do is to accept.
+func accepts(exprs [][]byte) bool {
+	if len(exprs) == 0 {
+		return false
+	}
+	kind, data := expression(exprs[len(exprs)-1])
+	return kind == "immediate" && dataVerdict(attributes(data)[unix.NFTA_IMMEDIATE_DATA]) == "accept"
+}
+
+// expression is one of a rule: its name, and its attributes.
+func expression(b []byte) (kind string, data []byte) {
+	a := attributes(b)
+	return attr.Text(a[unix.NFTA_EXPR_NAME]), a[unix.NFTA_EXPR_DATA]
+}
+
+func attributes(b []byte) map[uint16][]byte {
+	out := map[uint16][]byte{}
+	for typ, data := range attr.All(b) {
+		out[typ] = data
+	}
+	return out
+}
+
+// place is where a register begins, in bytes: four of 16 bytes lie over 16 of 4 (linux/netfilter/nf_tables.h).
+func place(register []byte) int {
+	r := attr.BE32(register)
+	if r >= unix.NFT_REG32_00 {
+		return int(unix.NFT_REG_1)*16 + int(r-unix.NFT_REG32_00)*4
+	}
+	return int(r) * 16
+}
