@@ -18,7 +18,8 @@ import (
 //  2. namespaces are made;
 //  3. sysctls of what exists are set, those of links first (accept_ra must be 2
 //     before forwarding is switched on, or learned routes go);
-//  4. connections of ports that will be translated leave the fast path; rules, sets and elements, all adjacent: they are one transaction;
+//  4. what rules will translate leaves the fast path; then rules, sets and elements, all adjacent: they are one
+//     transaction;
 //  5. connection tracking entries that the old rules decided are forgotten;
 //  6. what must go goes, from the leaves to the root;
 //  7. links are made and changed, bridges before their ports;
