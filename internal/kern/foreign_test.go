@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vethloom/vethloom/internal/await"
+	"github.com/vethloom/vethloom/internal/kern/iptables"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
 	"github.com/vethloom/vethloom/plan"
 )
@@ -280,5 +281,40 @@ func TestForwardBlockers(t *testing.T) {
 				last = now
 			}
 		})
+	}
+}
+
+// TestForeignLinks finds what rules of either iptables are about, but for our own ones where iptables has them.
+func TestForeignLinks(t *testing.T) {
+	env := kerntest.New(t)
+	k, err := Open(Config{RunDir: env.RunDir, Firewall: Iptables, Variant: iptables.Nft})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	rules := plan.Ruleset{Chains: []plan.Chain{{Family: plan.Inet, Name: "forward",
+		Base: plan.Base{Type: "filter", Hook: "forward", Policy: "accept"}, Rules: []plan.Rule{{Verdict: plan.Drop,
+			Match: []plan.Match{{Fields: []plan.Field{plan.IIfName}, Values: []string{"vlb-1"}}}}}}}}
+	apply := func(want, have plan.State) {
+		t.Helper()
+		if err := k.Apply(t.Context(), plan.Diff(want, have)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(plan.State{Rules: rules}, plan.State{})
+	defer apply(plan.State{}, plan.State{Rules: rules})
+	for _, c := range []struct {
+		setup string
+		want  []string
+	}{
+		{"true", nil},
+		{"iptables-legacy -A FORWARD -o vlb-2 -j DROP; iptables-legacy -A FORWARD -i vlb-3 -j ACCEPT", []string{"vlb-2"}},
+		{"ip6tables-nft -A FORWARD -i vlb-+ -j DROP; ip6tables-legacy -A INPUT -i vlb-4 -j DROP",
+			[]string{"vlb-*", "vlb-2"}},
+	} {
+		env.Sh(c.setup)
+		if got, err := k.ForeignLinks(t.Context()); err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("after %s: %q, %v; want %q", c.setup, got, err, c.want)
+		}
 	}
 }
