@@ -308,7 +308,8 @@ func TestForeignLinks(t *testing.T) {
 		want  []string
 	}{
 		{"true", nil},
-		{"iptables-legacy -A FORWARD -o vlb-2 -j DROP; iptables-legacy -A FORWARD -i vlb-3 -j ACCEPT", []string{"vlb-2"}},
+		{"iptables-legacy -A FORWARD -o vlb-2 -j DROP; iptables-legacy -A FORWARD -i vlb-3 -j ACCEPT",
+			[]string{"vlb-2"}},
 		{"ip6tables-nft -A FORWARD -i vlb-+ -j DROP; ip6tables-legacy -A INPUT -i vlb-4 -j DROP",
 			[]string{"vlb-*", "vlb-2"}},
 	} {
