@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,19 +46,24 @@ func TestBestRoundIsTheLargestThroughputAndTheSmallestLatency(t *testing.T) {
 }
 
 func TestVerdicts(t *testing.T) {
+	both := []least{throughput(.97)}
 	for _, tc := range []struct {
 		full bool
 		ours float64
 		e    expectation
 		want string
 	}{
-		{true, 97, expectation{"ours", "theirs", .97, false}, "expected 0.97: met (best rounds: 0.97, 0.97)"},
-		{false, 96, expectation{"ours", "theirs", .97, false},
-			"expected 0.97: missed by TCP 1, TCP 4 (best rounds: 0.96, 0.96)"},
-		{true, 96, expectation{"ours", "theirs", 0, false}, ""},
-		{false, 96, expectation{"ours", "theirs", 10, true}, ""},
-		{true, 96, expectation{"ours", "theirs", 10, true},
-			"expected 10.00: missed by TCP 1, TCP 4 (best rounds: 0.96, 0.96)"},
+		{true, 97, expectation{Full: both}, "expected TCP 1 and TCP 4 0.97: met (best rounds: 0.97, 0.97)"},
+		{true, 96, expectation{Full: both},
+			"expected TCP 1 and TCP 4 0.97: missed by TCP 1, TCP 4 (best rounds: 0.96, 0.96)"},
+		{false, 96, expectation{Full: both}, ""},
+		{false, 97, expectation{Simple: both}, "expected TCP 1 and TCP 4 0.97: met (best rounds: 0.97, 0.97)"},
+		{true, 96, expectation{Simple: both}, ""},
+		{true, 96, expectation{}, ""},
+		{true, 120, expectation{Full: []least{packets(1.2), {.8, []int{columnLatency}}}},
+			"expected 64 B 1.20, p50 0.80: met (best rounds: 1.20, 0.83)"},
+		{true, 130, expectation{Full: []least{packets(1.2), {.8, []int{columnLatency}}}},
+			"expected 64 B 1.20, p50 0.80: missed by p50 (best rounds: 1.30, 0.77)"},
 	} {
 		m := filled(tc.full, map[string][]float64{"ours": {tc.ours}, "theirs": {100}})
 		if got := tc.e.verdict(m, m.find("ours"), m.find("theirs")); got != tc.want {
@@ -66,18 +72,31 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
+func TestExpectationsNameContendersThatThereAre(t *testing.T) {
+	known := []string{byHand, byHandBridge, byHandNAT, theirHostGW, theirVXLAN, theirUDP, oursPlainUDP, bareBridges}
+	for _, ours := range []string{oursHostGW, oursVXLAN, oursOverlay, oursUDP, oursBridge} {
+		known = append(known, ours, twin(ours))
+	}
+	for _, e := range expectations {
+		if !slices.Contains(known, e.Ours) || !slices.Contains(known, e.Theirs) {
+			t.Errorf("%q and %q: no contenders", e.Ours, e.Theirs)
+		}
+	}
+}
+
 func TestMatrixTableLeavesOutWhatIsAbsent(t *testing.T) {
 	var out bytes.Buffer
-	rep := report{Across: []*matrix{filled(true, map[string][]float64{oursHostGW: {2}, byHand: {2}})}}
+	rep := report{Across: []*matrix{filled(true, map[string][]float64{oursVXLAN: {2}, theirVXLAN: {2}})}}
 	if err := rep.table(&out); err != nil {
 		t.Fatal(err)
 	}
 	text := out.String()
-	if !strings.Contains(text, oursHostGW+" : "+byHand) || !strings.Contains(text, "expected 0.97: met") {
-		t.Errorf("no ratio of host-gw in\n%s", text)
+	if !strings.Contains(text, oursVXLAN+" : "+theirVXLAN) ||
+		!strings.Contains(text, "expected TCP 1 and TCP 4 1.00: met") {
+		t.Errorf("no ratio of vxlan in\n%s", text)
 	}
-	if strings.Contains(text, "flannel") {
-		t.Errorf("flannel, which was not there, is in\n%s", text)
+	if strings.Contains(text, byHand) {
+		t.Errorf("routing by hand, which was not there, is in\n%s", text)
 	}
 	for line := range strings.Lines(text) {
 		if strings.HasSuffix(line, " \n") {

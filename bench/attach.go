@@ -60,8 +60,13 @@ func attachers(ctx context.Context, m *machine) ([]attacher, error) {
 	if err != nil {
 		return nil, err
 	}
+	fast, err := m.startFastFabric(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if f != nil {
-		all = append(all, f.attacher())
+		all = append(all, f.attacher("vethloom, through the API"),
+			fast.attacher("vethloom, through the API"+fastHosts))
 	}
 	plain, err := newCNI(m, false)
 	if err != nil {
@@ -90,10 +95,10 @@ func attachers(ctx context.Context, m *machine) ([]attacher, error) {
 	return all, nil
 }
 
-func (f *fabric) attacher() attacher {
+func (f *fabric) attacher(name string) attacher {
 	id := func(round int) string { return fmt.Sprintf("bec%09x", round) } // hex, as the API wants it
 	return attacher{
-		"vethloom, through the API",
+		name,
 		func(ctx context.Context, round int) (time.Duration, error) {
 			return timed(func() error { _, err := f.attach(ctx, id(round), fabricNetwork); return err })
 		},

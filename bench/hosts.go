@@ -10,10 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
-	"github.com/vethloom/vethloom/api/client"
-	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/internal/lab"
 )
 
@@ -26,7 +23,8 @@ type cluster struct {
 }
 
 func newCluster(ctx context.Context, m *machine) (*cluster, error) {
-	l, err := lab.Up(ctx, lab.Config{Name: "bench", Dir: lab.DefaultDir, Nodes: 2, NoImage: true, Bin: m.cfg.bin})
+	l, err := lab.Up(ctx, lab.Config{Name: "bench", Dir: lab.DefaultDir, Nodes: 2, NoImage: true, Bin: m.cfg.bin,
+		Flags: []string{"--fastpath", "off"}})
 	if err != nil {
 		return nil, err
 	}
@@ -202,78 +200,6 @@ func (p pair) route(ctx context.Context, l *link, k int) error {
 		}
 	}
 	return nil
-}
-
-// fabrics are our drivers, each with a sandbox on either node.
-func (c *cluster) fabrics(ctx context.Context) ([]link, error) {
-	var nodes []*fabric
-	for _, n := range []string{"n1", "n2"} {
-		cl, err := client.Dial(ctx, "unix://"+c.lab.Socket(n), client.Options{})
-		if err != nil {
-			return nil, fmt.Errorf("reach netd on %s: %w", n, err)
-		}
-		nodes = append(nodes, &fabric{client: cl})
-	}
-	var all []link
-	for i, d := range []struct {
-		name, driver string
-		options      map[string]string
-	}{
-		{oursHostGW, "host-gw", nil}, {oursVXLAN, "vxlan", nil}, {oursOverlay, "overlay", nil},
-		{oursUDP, "udp", nil}, {oursPlainUDP, "udp", map[string]string{"offload": "off"}},
-	} {
-		network := fmt.Sprintf("across%d", i)
-		options := map[string]string{"mtu": strconv.Itoa(acrossMTU)}
-		for k, v := range d.options {
-			options[k] = v
-		}
-		if _, err := nodes[0].client.Networks.Create(ctx, &apiv1.CreateNetworkRequest{
-			Name: network, Driver: d.driver, Options: options,
-			Pools: []*apiv1.Pool{{Subnet: fmt.Sprintf("10.%d.0.0/16", 223+i)}},
-		}); err != nil {
-			return nil, fmt.Errorf("create a network of driver %s: %w", d.driver, err)
-		}
-		l := link{name: d.name}
-		for _, m := range c.lab.Members {
-			if m.Kind == lab.Node {
-				l.daemons = append(l.daemons, m.Proc.PID)
-			}
-		}
-		for k, n := range nodes {
-			sb, err := n.attachSoon(ctx, fmt.Sprintf("ac%010x", 16*i+k), network)
-			if err != nil {
-				return nil, err
-			}
-			addr, err := netip.ParsePrefix(sb.Endpoints[0].Addresses[0])
-			if err != nil {
-				return nil, fmt.Errorf("address on %s: %w", network, err)
-			}
-			if k == 0 {
-				l.client = sb.NetnsPath
-			} else {
-				l.server, l.addr = sb.NetnsPath, addr.Addr().String()
-			}
-		}
-		all = append(all, l)
-	}
-	return all, nil
-}
-
-// attachSoon tries again while the network is on its way to this node.
-func (f *fabric) attachSoon(ctx context.Context, id, network string) (*apiv1.Sandbox, error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	for {
-		sb, err := f.attach(ctx, id, network)
-		if err == nil {
-			return sb, nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
 }
 
 // flannels are flanneld's backends, each on two hosts of its own.

@@ -24,7 +24,8 @@ type machine struct {
 	undo   []func()
 
 	docker  *docker
-	fabric  *fabric
+	fabric  *fabric // without the fast path
+	fast    *fabric // with it
 	started map[string]bool
 }
 

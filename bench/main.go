@@ -179,7 +179,7 @@ func measure(ctx context.Context, cfg config) error {
 
 	var rep report
 	sections := map[string]section{"attach": grouped(attachGroup), "run": grouped(runGroup),
-		"streams": grouped(streamsGroup), "tcp": grouped(tcpGroup), "names": grouped(namesGroup),
+		"streams": grouped(streamsGroup), "tcp": tcpSection, "names": grouped(namesGroup),
 		"ports": grouped(portsGroup), "engines": grouped(enginesGroup),
 		"across": acrossSection, "images": imagesSection}
 	for _, name := range cfg.groups() {

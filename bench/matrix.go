@@ -92,12 +92,24 @@ func (t *matrix) best(column int, r *row) float64 {
 	return r.Cells[column].quantile(0)
 }
 
+// bestRatio is the ratio of the best rounds.
+func (t *matrix) bestRatio(column int, ours, theirs *row) float64 {
+	a, b := t.best(column, ours), t.best(column, theirs)
+	if !t.Columns[column].More {
+		a, b = b, a
+	}
+	if b == 0 {
+		return 0
+	}
+	return a / b
+}
+
 func (t *matrix) table(b *strings.Builder) {
 	width := 0
 	for _, r := range t.Rows {
 		width = max(width, len(r.Name))
 	}
-	for _, e := range expectations {
+	for _, e := range t.compared() {
 		width = max(width, len(e.Ours)+len(e.Theirs)+len(" : "))
 	}
 	line := func(name string, cell func(i int) string, end string) {
@@ -114,11 +126,8 @@ func (t *matrix) table(b *strings.Builder) {
 		line(r.Name, func(i int) string { return fmt.Sprintf(t.Columns[i].Form, r.Cells[i].quantile(.5)) }, "")
 	}
 	b.WriteString("  ratios: above 1 is better for the first\n")
-	for _, e := range expectations {
+	for _, e := range t.compared() {
 		ours, theirs := t.find(e.Ours), t.find(e.Theirs)
-		if ours == nil || theirs == nil {
-			continue
-		}
 		line(e.Ours+" : "+e.Theirs, func(i int) string {
 			if t.Columns[i].Bare {
 				return "-"
@@ -131,8 +140,8 @@ func (t *matrix) table(b *strings.Builder) {
 	}
 }
 
-// acrossNotes explain what the columns of a matrix hold.
-const acrossNotes = `
+// matrixNotes explain what the columns of a matrix hold.
+const matrixNotes = `
 CPU: processor time of iperf3 and the daemons of both hosts for 10⁹ bytes; what the kernel does for a packet is mostly
 done, and counted, in the sending process. 64 B: packets with 64 bytes of UDP payload that arrive.
 p50: half of a round trip of 64 bytes over TCP.

@@ -56,6 +56,7 @@ func (g *group) series(name string) *series {
 
 type report struct {
 	Groups []group   `json:"groups,omitempty"`
+	Local  []*matrix `json:"local,omitempty"`
 	Across []*matrix `json:"across,omitempty"`
 	Images []*chart  `json:"images,omitempty"`
 	Absent []string  `json:"absent,omitempty"` // contenders that are not on this machine
@@ -72,11 +73,12 @@ func (r report) table(w io.Writer) error {
 	for _, g := range r.Groups {
 		g.table(&b)
 	}
-	for _, t := range r.Across {
+	matrices := slices.Concat(r.Local, r.Across)
+	for _, t := range matrices {
 		t.table(&b)
 	}
-	if len(r.Across) > 0 {
-		b.WriteString(acrossNotes)
+	if len(matrices) > 0 {
+		b.WriteString(matrixNotes)
 	}
 	for _, c := range r.Images {
 		c.table(&b)

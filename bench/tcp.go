@@ -22,44 +22,28 @@ type link struct {
 	daemons        []int  // processes that move packets for it
 }
 
+// The contenders of one host.
+const (
+	bareBridges = "bare veth and bridge"
+	oursBridge  = "vethloom bridge"
+)
+
 // parallel are the numbers of streams.
 var parallel = []int{1, 4}
 
-// tcpGroup compares TCP throughput between two containers on one host.
-func tcpGroup(ctx context.Context, m *machine) ([]group, error) {
-	g := group{Title: "TCP between two containers of one host", Unit: "Gb/s", More: true}
-	cost := group{Title: "Processor time of it, both ends together", Unit: "s/GB", Cost: true}
+// tcpSection compares what connects two containers on one host.
+func tcpSection(ctx context.Context, m *machine, rep *report) error {
 	if _, err := exec.LookPath("iperf3"); err != nil {
 		m.missing("iperf3: make deps installs it", err)
-		return []group{g, cost}, nil
+		return nil
 	}
 	links, err := tcpLinks(ctx, m)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var rate, cpu []*series
-	for _, streams := range parallel {
-		for i, l := range links {
-			name := fmt.Sprintf("%s, streams: %d", l.name, streams)
-			rate, cpu = append(rate, g.series(name)), append(cpu, cost.series(name))
-			if i > 0 {
-				last := len(rate) - 1
-				rate[last].Ours, cpu[last].Ours = rate[last-i], cpu[last-i]
-			}
-		}
-	}
-	for round := range m.cfg.tcpRounds {
-		for i := range rate {
-			i = (i + round) % len(rate)
-			got, err := iperf(ctx, links[i%len(links)], parallel[i/len(links)], m.cfg.tcpTime)
-			if err != nil {
-				return nil, err
-			}
-			rate[i].Samples = append(rate[i].Samples, got.gbits)
-			cpu[i].Samples = append(cpu[i].Samples, got.cpuPerGB)
-		}
-	}
-	return []group{g, cost}, nil
+	t := newMatrix("Between two containers of one host", true)
+	rep.Local = append(rep.Local, t)
+	return t.measure(ctx, m.cfg.tcpRounds, m.cfg.tcpTime, links)
 }
 
 func tcpLinks(ctx context.Context, m *machine) ([]link, error) {
@@ -67,15 +51,25 @@ func tcpLinks(ctx context.Context, m *machine) ([]link, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := m.startFabric(ctx)
-	if err != nil {
-		return nil, err
+	all := []link{bare}
+	for _, start := range []func(context.Context) (*fabric, error){m.startFabric, m.startFastFabric} {
+		f, err := start(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if f == nil {
+			continue
+		}
+		l, err := f.link(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		if f == m.fast {
+			l.name = twin(l.name)
+		}
+		all = append(all, l)
 	}
-	if f == nil {
-		return []link{bare}, nil
-	}
-	ours, err := f.link(ctx, m)
-	return []link{ours, bare}, err
+	return all, nil
 }
 
 // link is two sandboxes on one network.
@@ -97,7 +91,7 @@ func (f *fabric) link(ctx context.Context, m *machine) (link, error) {
 		}
 		paths, addrs = append(paths, sb.NetnsPath), append(addrs, addr.Addr().String())
 	}
-	return link{name: "vethloom bridge", client: paths[0], server: paths[1], addr: addrs[1]}, nil
+	return link{name: oursBridge, client: paths[0], server: paths[1], addr: addrs[1], daemons: []int{f.pid}}, nil
 }
 
 // bareBridge is two namespaces, two veth pairs and a bridge, made by ip(8), with no rules.
@@ -119,7 +113,7 @@ func bareBridge(ctx context.Context) (link, error) {
 			}
 		}
 	}
-	return link{name: "bare veth and bridge", client: "/run/netns/bare1", server: "/run/netns/bare0",
+	return link{name: bareBridges, client: "/run/netns/bare1", server: "/run/netns/bare0",
 		addr: "10.215.0.1"}, nil
 }
 

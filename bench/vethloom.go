@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,25 +25,57 @@ type fabric struct {
 	client *client.Client
 }
 
-// startFabric starts netd, once; nil without an error means that vethloom was left out.
+// startFabric starts netd without the fast path, once; nil without an error means that vethloom was left out.
 func (m *machine) startFabric(ctx context.Context) (*fabric, error) {
 	if m.fabric != nil || m.cfg.baselines {
 		return m.fabric, nil
 	}
-	f, err := m.netd(ctx, "vethloom", nil, "--docker-plugin", "off")
+	f, err := m.netd(ctx, "vethloom", nil, "--docker-plugin", "off", "--fastpath", "off")
 	if err != nil {
 		return nil, err
 	}
-	if _, err := f.client.Networks.Create(ctx, &apiv1.CreateNetworkRequest{
-		Name: fabricNetwork, Pools: []*apiv1.Pool{{Subnet: "10.210.0.0/16"}},
-	}); err != nil {
-		return nil, fmt.Errorf("create the network: %w", err)
+	if err := f.createNetwork(ctx); err != nil {
+		return nil, err
 	}
 	if _, err := f.cli(ctx, "import", m.tar, fabricImage); err != nil {
 		return nil, err
 	}
 	m.fabric = f
 	return f, nil
+}
+
+// startFastFabric starts another netd, in a network namespace of its own, with the fast path.
+func (m *machine) startFastFabric(ctx context.Context) (*fabric, error) {
+	if m.fast != nil || m.cfg.baselines {
+		return m.fast, nil
+	}
+	netns := filepath.Join("/run/netns", "fast")
+	if err := newNetns(netns); err != nil {
+		return nil, err
+	}
+	if err := ips(ctx, netns, "link set lo up"); err != nil {
+		return nil, err
+	}
+	f, err := m.netd(ctx, "vethloom-fast", []string{"nsenter", "--net=" + netns}, "--docker-plugin", "off", "--fastpath",
+		"auto")
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(f.needFast(ctx), f.createNetwork(ctx)); err != nil {
+		return nil, err
+	}
+	m.fast = f
+	return f, nil
+}
+
+func (f *fabric) createNetwork(ctx context.Context) error {
+	_, err := f.client.Networks.Create(ctx, &apiv1.CreateNetworkRequest{
+		Name: fabricNetwork, Pools: []*apiv1.Pool{{Subnet: "10.210.0.0/16"}},
+	})
+	if err != nil {
+		return fmt.Errorf("create the network: %w", err)
+	}
+	return nil
 }
 
 // netd starts a netd with further flags; its name is that of its files, and the words before are what leads to its
