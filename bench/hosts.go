@@ -279,17 +279,28 @@ func flannelSubnet(file string) (netip.Prefix, error) {
 	return netip.Prefix{}, fmt.Errorf("no FLANNEL_SUBNET in %s", file)
 }
 
-// simplify takes from the links between the hosts what simple network cards cannot do, on either side.
-func (c *cluster) simplify(ctx context.Context) error {
-	if _, err := exec.LookPath("ethtool"); err != nil {
-		return fmt.Errorf("take the offloads away: %w (run make deps)", err)
+// change makes the links between the hosts those of an underlay.
+func (c *cluster) change(ctx context.Context, u underlay) error {
+	if len(u.off)+len(u.on) == 0 {
+		return nil
 	}
-	off := func(netns, link string) error {
-		return in(ctx, netns, "ethtool", "-K", link, "tx", "off", "tso", "off",
-			"tx-udp_tnl-segmentation", "off", "tx-udp_tnl-csum-segmentation", "off")
+	if _, err := exec.LookPath("ethtool"); err != nil {
+		return fmt.Errorf("change the offloads: %w (run make deps)", err)
+	}
+	set := func(netns, link string, features []string, to string) error {
+		if len(features) == 0 {
+			return nil
+		}
+		args := []string{"ethtool", "-K", link}
+		for _, f := range features {
+			args = append(args, f, to)
+		}
+		return in(ctx, netns, args...)
 	}
 	for _, host := range c.hosts {
-		if err := errors.Join(off(host, "eth0"), off(c.pin(lab.Underlay), filepath.Base(host))); err != nil {
+		err := errors.Join(set(host, "eth0", u.off, "off"), set(host, "eth0", u.on, "on"),
+			set(c.pin(lab.Underlay), filepath.Base(host), u.off, "off"))
+		if err != nil {
 			return err
 		}
 	}
