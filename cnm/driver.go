@@ -88,6 +88,12 @@ type OutboundChooser interface {
 	Outbound(Network) []netip.Addr
 }
 
+// PathTeller is a [Driver] whose networks may have the fast path. Other drivers' have none.
+type PathTeller interface {
+	// SlowPath says why packets of an endpoint take the slow path; "": they may take the fast one.
+	SlowPath(Network, Endpoint, Host) string
+}
+
 // PortBinder is a [Driver] whose networks may publish on an address of their own.
 type PortBinder interface {
 	// PortAddr is the host's address for ports that name none; the zero value is every address.
@@ -111,6 +117,7 @@ type Host struct {
 	Node   string // this node's ID in the cluster; "" on a node that is in none
 	Uplink Uplink // the link to the other nodes
 	Fast   bool   // packets of networks may take the fast path
+	NoFast string // why not, where Fast is not set
 	// Filters are firewall rules of others, which see nothing of what takes the fast path
 	Filters Filters
 	// the host's own addresses of IPv4 with their subnets, sorted; none of ours
@@ -150,7 +157,7 @@ func (f Filters) Equal(o Filters) bool {
 func (h Host) Equal(o Host) bool {
 	a, b := h.Uplink, o.Uplink
 	return h.MTU == o.MTU && h.NoIPv6 == o.NoIPv6 && h.Node == o.Node &&
-		h.Fast == o.Fast && h.Filters.Equal(o.Filters) &&
+		h.Fast == o.Fast && h.NoFast == o.NoFast && h.Filters.Equal(o.Filters) &&
 		slices.Equal(a.OnLink, b.OnLink) &&
 		slices.Equal(h.Addrs, o.Addrs) &&
 		a.Link == b.Link && a.MTU == b.MTU && a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6

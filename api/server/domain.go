@@ -50,8 +50,14 @@ type EndpointView struct {
 	Interface     string // in the sandbox
 	HostLink      string
 	Gateways      []netip.Addr
-	Missing       []netip.Addr // that its ports wait for: the host does not have them
-	Node          string       // name of its node, where others may be meant
+	Missing       []netip.Addr  // that its ports wait for: the host does not have them
+	Node          string        // name of its node, where others may be meant
+	Path          *EndpointPath // nil: it is not attached, or on another node
+}
+
+// EndpointPath is how packets of an endpoint pass its host.
+type EndpointPath struct {
+	Slow string // why they take the slow path; "": they may take the fast one
 }
 
 // Sandboxes is what the sandboxes service needs.

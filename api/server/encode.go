@@ -103,7 +103,15 @@ func encodeEndpoint(e EndpointView) *apiv1.Endpoint {
 		MissingAddresses:  list(e.Missing, addr),
 		OutboundAddresses: list(e.Outbound, addr), RateIn: e.RateIn, RateOut: e.RateOut,
 		Engine: e.Engine, Node: e.Node, Created: timestamp(e.Created),
+		Path: encodePath(e.Path),
 	}
+}
+
+func encodePath(p *EndpointPath) *apiv1.EndpointPath {
+	if p == nil {
+		return nil
+	}
+	return &apiv1.EndpointPath{Fast: p.Slow == "", Reason: p.Slow}
 }
 
 func encodePort(p cnm.PortMapping) *apiv1.PortMapping {

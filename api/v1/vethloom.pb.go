@@ -1326,6 +1326,7 @@ type Endpoint struct {
 	Engine            string                 `protobuf:"bytes,23,opt,name=engine,proto3" json:"engine,omitempty"` // whose container it is: docker, cni, netavark; empty: vethloom's own
 	Node              string                 `protobuf:"bytes,24,opt,name=node,proto3" json:"node,omitempty"`     // its name
 	Created           *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=created,proto3" json:"created,omitempty"`
+	Path              *EndpointPath          `protobuf:"bytes,26,opt,name=path,proto3" json:"path,omitempty"` // none: it is not attached, or on another node
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -1514,6 +1515,65 @@ func (x *Endpoint) GetCreated() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Endpoint) GetPath() *EndpointPath {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+type EndpointPath struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fast          bool                   `protobuf:"varint,1,opt,name=fast,proto3" json:"fast,omitempty"`    // its packets may take the fast path; each that cannot be proven takes the slow one
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"` // why all of them take the slow path
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndpointPath) Reset() {
+	*x = EndpointPath{}
+	mi := &file_vethloom_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndpointPath) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndpointPath) ProtoMessage() {}
+
+func (x *EndpointPath) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndpointPath.ProtoReflect.Descriptor instead.
+func (*EndpointPath) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *EndpointPath) GetFast() bool {
+	if x != nil {
+		return x.Fast
+	}
+	return false
+}
+
+func (x *EndpointPath) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type ListEndpointsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
@@ -1523,7 +1583,7 @@ type ListEndpointsRequest struct {
 
 func (x *ListEndpointsRequest) Reset() {
 	*x = ListEndpointsRequest{}
-	mi := &file_vethloom_proto_msgTypes[20]
+	mi := &file_vethloom_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1595,7 @@ func (x *ListEndpointsRequest) String() string {
 func (*ListEndpointsRequest) ProtoMessage() {}
 
 func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[20]
+	mi := &file_vethloom_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1608,7 @@ func (x *ListEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{20}
+	return file_vethloom_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListEndpointsRequest) GetNetwork() string {
@@ -1567,7 +1627,7 @@ type ListEndpointsResponse struct {
 
 func (x *ListEndpointsResponse) Reset() {
 	*x = ListEndpointsResponse{}
-	mi := &file_vethloom_proto_msgTypes[21]
+	mi := &file_vethloom_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1639,7 @@ func (x *ListEndpointsResponse) String() string {
 func (*ListEndpointsResponse) ProtoMessage() {}
 
 func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[21]
+	mi := &file_vethloom_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1652,7 @@ func (x *ListEndpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndpointsResponse.ProtoReflect.Descriptor instead.
 func (*ListEndpointsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{21}
+	return file_vethloom_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListEndpointsResponse) GetEndpoints() []*Endpoint {
@@ -1617,7 +1677,7 @@ type PortMapping struct {
 
 func (x *PortMapping) Reset() {
 	*x = PortMapping{}
-	mi := &file_vethloom_proto_msgTypes[22]
+	mi := &file_vethloom_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1689,7 @@ func (x *PortMapping) String() string {
 func (*PortMapping) ProtoMessage() {}
 
 func (x *PortMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[22]
+	mi := &file_vethloom_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1702,7 @@ func (x *PortMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
 func (*PortMapping) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{22}
+	return file_vethloom_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PortMapping) GetProto() string {
@@ -1706,7 +1766,7 @@ type CreateSandboxRequest struct {
 
 func (x *CreateSandboxRequest) Reset() {
 	*x = CreateSandboxRequest{}
-	mi := &file_vethloom_proto_msgTypes[23]
+	mi := &file_vethloom_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1718,7 +1778,7 @@ func (x *CreateSandboxRequest) String() string {
 func (*CreateSandboxRequest) ProtoMessage() {}
 
 func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[23]
+	mi := &file_vethloom_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1731,7 +1791,7 @@ func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxRequest.ProtoReflect.Descriptor instead.
 func (*CreateSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{23}
+	return file_vethloom_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateSandboxRequest) GetId() string {
@@ -1775,7 +1835,7 @@ type Sandbox struct {
 
 func (x *Sandbox) Reset() {
 	*x = Sandbox{}
-	mi := &file_vethloom_proto_msgTypes[24]
+	mi := &file_vethloom_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1787,7 +1847,7 @@ func (x *Sandbox) String() string {
 func (*Sandbox) ProtoMessage() {}
 
 func (x *Sandbox) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[24]
+	mi := &file_vethloom_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1800,7 +1860,7 @@ func (x *Sandbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sandbox.ProtoReflect.Descriptor instead.
 func (*Sandbox) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{24}
+	return file_vethloom_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Sandbox) GetId() string {
@@ -1847,7 +1907,7 @@ type RemoveSandboxRequest struct {
 
 func (x *RemoveSandboxRequest) Reset() {
 	*x = RemoveSandboxRequest{}
-	mi := &file_vethloom_proto_msgTypes[25]
+	mi := &file_vethloom_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +1919,7 @@ func (x *RemoveSandboxRequest) String() string {
 func (*RemoveSandboxRequest) ProtoMessage() {}
 
 func (x *RemoveSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[25]
+	mi := &file_vethloom_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +1932,7 @@ func (x *RemoveSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSandboxRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{25}
+	return file_vethloom_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveSandboxRequest) GetId() string {
@@ -1890,7 +1950,7 @@ type RemoveSandboxResponse struct {
 
 func (x *RemoveSandboxResponse) Reset() {
 	*x = RemoveSandboxResponse{}
-	mi := &file_vethloom_proto_msgTypes[26]
+	mi := &file_vethloom_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +1962,7 @@ func (x *RemoveSandboxResponse) String() string {
 func (*RemoveSandboxResponse) ProtoMessage() {}
 
 func (x *RemoveSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[26]
+	mi := &file_vethloom_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +1975,7 @@ func (x *RemoveSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSandboxResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{26}
+	return file_vethloom_proto_rawDescGZIP(), []int{27}
 }
 
 type ListSandboxesRequest struct {
@@ -1926,7 +1986,7 @@ type ListSandboxesRequest struct {
 
 func (x *ListSandboxesRequest) Reset() {
 	*x = ListSandboxesRequest{}
-	mi := &file_vethloom_proto_msgTypes[27]
+	mi := &file_vethloom_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +1998,7 @@ func (x *ListSandboxesRequest) String() string {
 func (*ListSandboxesRequest) ProtoMessage() {}
 
 func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[27]
+	mi := &file_vethloom_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2011,7 @@ func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesRequest.ProtoReflect.Descriptor instead.
 func (*ListSandboxesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{27}
+	return file_vethloom_proto_rawDescGZIP(), []int{28}
 }
 
 type ListSandboxesResponse struct {
@@ -1963,7 +2023,7 @@ type ListSandboxesResponse struct {
 
 func (x *ListSandboxesResponse) Reset() {
 	*x = ListSandboxesResponse{}
-	mi := &file_vethloom_proto_msgTypes[28]
+	mi := &file_vethloom_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2035,7 @@ func (x *ListSandboxesResponse) String() string {
 func (*ListSandboxesResponse) ProtoMessage() {}
 
 func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[28]
+	mi := &file_vethloom_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2048,7 @@ func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesResponse.ProtoReflect.Descriptor instead.
 func (*ListSandboxesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{28}
+	return file_vethloom_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListSandboxesResponse) GetSandboxes() []*Sandbox {
@@ -2009,7 +2069,7 @@ type LookupNameRequest struct {
 
 func (x *LookupNameRequest) Reset() {
 	*x = LookupNameRequest{}
-	mi := &file_vethloom_proto_msgTypes[29]
+	mi := &file_vethloom_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2081,7 @@ func (x *LookupNameRequest) String() string {
 func (*LookupNameRequest) ProtoMessage() {}
 
 func (x *LookupNameRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[29]
+	mi := &file_vethloom_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2094,7 @@ func (x *LookupNameRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupNameRequest.ProtoReflect.Descriptor instead.
 func (*LookupNameRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{29}
+	return file_vethloom_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LookupNameRequest) GetAsker() string {
@@ -2067,7 +2127,7 @@ type LookupNameResponse struct {
 
 func (x *LookupNameResponse) Reset() {
 	*x = LookupNameResponse{}
-	mi := &file_vethloom_proto_msgTypes[30]
+	mi := &file_vethloom_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2139,7 @@ func (x *LookupNameResponse) String() string {
 func (*LookupNameResponse) ProtoMessage() {}
 
 func (x *LookupNameResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[30]
+	mi := &file_vethloom_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2152,7 @@ func (x *LookupNameResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupNameResponse.ProtoReflect.Descriptor instead.
 func (*LookupNameResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{30}
+	return file_vethloom_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LookupNameResponse) GetAnswers() []*NameAnswer {
@@ -2114,7 +2174,7 @@ type NameAnswer struct {
 
 func (x *NameAnswer) Reset() {
 	*x = NameAnswer{}
-	mi := &file_vethloom_proto_msgTypes[31]
+	mi := &file_vethloom_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2126,7 +2186,7 @@ func (x *NameAnswer) String() string {
 func (*NameAnswer) ProtoMessage() {}
 
 func (x *NameAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[31]
+	mi := &file_vethloom_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2139,7 +2199,7 @@ func (x *NameAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameAnswer.ProtoReflect.Descriptor instead.
 func (*NameAnswer) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{31}
+	return file_vethloom_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NameAnswer) GetType() string {
@@ -2179,7 +2239,7 @@ type WatchNamesRequest struct {
 
 func (x *WatchNamesRequest) Reset() {
 	*x = WatchNamesRequest{}
-	mi := &file_vethloom_proto_msgTypes[32]
+	mi := &file_vethloom_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +2251,7 @@ func (x *WatchNamesRequest) String() string {
 func (*WatchNamesRequest) ProtoMessage() {}
 
 func (x *WatchNamesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[32]
+	mi := &file_vethloom_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2204,7 +2264,7 @@ func (x *WatchNamesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNamesRequest.ProtoReflect.Descriptor instead.
 func (*WatchNamesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{32}
+	return file_vethloom_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WatchNamesRequest) GetAskers() []string {
@@ -2232,7 +2292,7 @@ type NameQuery struct {
 
 func (x *NameQuery) Reset() {
 	*x = NameQuery{}
-	mi := &file_vethloom_proto_msgTypes[33]
+	mi := &file_vethloom_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2244,7 +2304,7 @@ func (x *NameQuery) String() string {
 func (*NameQuery) ProtoMessage() {}
 
 func (x *NameQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[33]
+	mi := &file_vethloom_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2257,7 +2317,7 @@ func (x *NameQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameQuery.ProtoReflect.Descriptor instead.
 func (*NameQuery) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{33}
+	return file_vethloom_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NameQuery) GetTime() *timestamppb.Timestamp {
@@ -2350,7 +2410,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_vethloom_proto_msgTypes[34]
+	mi := &file_vethloom_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2362,7 +2422,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[34]
+	mi := &file_vethloom_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2375,7 +2435,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{34}
+	return file_vethloom_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Node) GetId() string {
@@ -2472,7 +2532,7 @@ type NodeSubnet struct {
 
 func (x *NodeSubnet) Reset() {
 	*x = NodeSubnet{}
-	mi := &file_vethloom_proto_msgTypes[35]
+	mi := &file_vethloom_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2484,7 +2544,7 @@ func (x *NodeSubnet) String() string {
 func (*NodeSubnet) ProtoMessage() {}
 
 func (x *NodeSubnet) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[35]
+	mi := &file_vethloom_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2497,7 +2557,7 @@ func (x *NodeSubnet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSubnet.ProtoReflect.Descriptor instead.
 func (*NodeSubnet) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{35}
+	return file_vethloom_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NodeSubnet) GetNetwork() string {
@@ -2535,7 +2595,7 @@ type PeerHealth struct {
 
 func (x *PeerHealth) Reset() {
 	*x = PeerHealth{}
-	mi := &file_vethloom_proto_msgTypes[36]
+	mi := &file_vethloom_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2547,7 +2607,7 @@ func (x *PeerHealth) String() string {
 func (*PeerHealth) ProtoMessage() {}
 
 func (x *PeerHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[36]
+	mi := &file_vethloom_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2560,7 +2620,7 @@ func (x *PeerHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerHealth.ProtoReflect.Descriptor instead.
 func (*PeerHealth) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{36}
+	return file_vethloom_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PeerHealth) GetPath() string {
@@ -2656,7 +2716,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_vethloom_proto_msgTypes[37]
+	mi := &file_vethloom_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2668,7 +2728,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[37]
+	mi := &file_vethloom_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2681,7 +2741,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{37}
+	return file_vethloom_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListNodesRequest) GetFilters() []string {
@@ -2700,7 +2760,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_vethloom_proto_msgTypes[38]
+	mi := &file_vethloom_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2712,7 +2772,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[38]
+	mi := &file_vethloom_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2725,7 +2785,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{38}
+	return file_vethloom_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -2744,7 +2804,7 @@ type InspectNodeRequest struct {
 
 func (x *InspectNodeRequest) Reset() {
 	*x = InspectNodeRequest{}
-	mi := &file_vethloom_proto_msgTypes[39]
+	mi := &file_vethloom_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +2816,7 @@ func (x *InspectNodeRequest) String() string {
 func (*InspectNodeRequest) ProtoMessage() {}
 
 func (x *InspectNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[39]
+	mi := &file_vethloom_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +2829,7 @@ func (x *InspectNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectNodeRequest.ProtoReflect.Descriptor instead.
 func (*InspectNodeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{39}
+	return file_vethloom_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *InspectNodeRequest) GetNode() string {
@@ -2788,7 +2848,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_vethloom_proto_msgTypes[40]
+	mi := &file_vethloom_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2800,7 +2860,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[40]
+	mi := &file_vethloom_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2813,7 +2873,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{40}
+	return file_vethloom_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -2832,7 +2892,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_vethloom_proto_msgTypes[41]
+	mi := &file_vethloom_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2844,7 +2904,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[41]
+	mi := &file_vethloom_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2857,7 +2917,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{41}
+	return file_vethloom_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RemoveNodeResponse) GetId() string {
@@ -2885,7 +2945,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_vethloom_proto_msgTypes[42]
+	mi := &file_vethloom_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +2957,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[42]
+	mi := &file_vethloom_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +2970,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{42}
+	return file_vethloom_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Lease) GetNetwork() string {
@@ -2992,7 +3052,7 @@ type ListLeasesRequest struct {
 
 func (x *ListLeasesRequest) Reset() {
 	*x = ListLeasesRequest{}
-	mi := &file_vethloom_proto_msgTypes[43]
+	mi := &file_vethloom_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3004,7 +3064,7 @@ func (x *ListLeasesRequest) String() string {
 func (*ListLeasesRequest) ProtoMessage() {}
 
 func (x *ListLeasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[43]
+	mi := &file_vethloom_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3017,7 +3077,7 @@ func (x *ListLeasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeasesRequest.ProtoReflect.Descriptor instead.
 func (*ListLeasesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{43}
+	return file_vethloom_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListLeasesRequest) GetFilters() []string {
@@ -3036,7 +3096,7 @@ type ListLeasesResponse struct {
 
 func (x *ListLeasesResponse) Reset() {
 	*x = ListLeasesResponse{}
-	mi := &file_vethloom_proto_msgTypes[44]
+	mi := &file_vethloom_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3048,7 +3108,7 @@ func (x *ListLeasesResponse) String() string {
 func (*ListLeasesResponse) ProtoMessage() {}
 
 func (x *ListLeasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[44]
+	mi := &file_vethloom_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3061,7 +3121,7 @@ func (x *ListLeasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeasesResponse.ProtoReflect.Descriptor instead.
 func (*ListLeasesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{44}
+	return file_vethloom_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListLeasesResponse) GetLeases() []*Lease {
@@ -3111,7 +3171,7 @@ type ContainerSpec struct {
 
 func (x *ContainerSpec) Reset() {
 	*x = ContainerSpec{}
-	mi := &file_vethloom_proto_msgTypes[45]
+	mi := &file_vethloom_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3123,7 +3183,7 @@ func (x *ContainerSpec) String() string {
 func (*ContainerSpec) ProtoMessage() {}
 
 func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[45]
+	mi := &file_vethloom_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3136,7 +3196,7 @@ func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerSpec.ProtoReflect.Descriptor instead.
 func (*ContainerSpec) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{45}
+	return file_vethloom_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ContainerSpec) GetName() string {
@@ -3376,7 +3436,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_vethloom_proto_msgTypes[46]
+	mi := &file_vethloom_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3388,7 +3448,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[46]
+	mi := &file_vethloom_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3401,7 +3461,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{46}
+	return file_vethloom_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Mount) GetSource() string {
@@ -3448,7 +3508,7 @@ type CreateContainerRequest struct {
 
 func (x *CreateContainerRequest) Reset() {
 	*x = CreateContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3460,7 +3520,7 @@ func (x *CreateContainerRequest) String() string {
 func (*CreateContainerRequest) ProtoMessage() {}
 
 func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3473,7 +3533,7 @@ func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerRequest.ProtoReflect.Descriptor instead.
 func (*CreateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{47}
+	return file_vethloom_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CreateContainerRequest) GetSpec() *ContainerSpec {
@@ -3493,7 +3553,7 @@ type CreateContainerResponse struct {
 
 func (x *CreateContainerResponse) Reset() {
 	*x = CreateContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3505,7 +3565,7 @@ func (x *CreateContainerResponse) String() string {
 func (*CreateContainerResponse) ProtoMessage() {}
 
 func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3518,7 +3578,7 @@ func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerResponse.ProtoReflect.Descriptor instead.
 func (*CreateContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{48}
+	return file_vethloom_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CreateContainerResponse) GetId() string {
@@ -3544,7 +3604,7 @@ type StartContainerRequest struct {
 
 func (x *StartContainerRequest) Reset() {
 	*x = StartContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3556,7 +3616,7 @@ func (x *StartContainerRequest) String() string {
 func (*StartContainerRequest) ProtoMessage() {}
 
 func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3569,7 +3629,7 @@ func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerRequest.ProtoReflect.Descriptor instead.
 func (*StartContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{49}
+	return file_vethloom_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *StartContainerRequest) GetContainer() string {
@@ -3587,7 +3647,7 @@ type StartContainerResponse struct {
 
 func (x *StartContainerResponse) Reset() {
 	*x = StartContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +3659,7 @@ func (x *StartContainerResponse) String() string {
 func (*StartContainerResponse) ProtoMessage() {}
 
 func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +3672,7 @@ func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerResponse.ProtoReflect.Descriptor instead.
 func (*StartContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{50}
+	return file_vethloom_proto_rawDescGZIP(), []int{51}
 }
 
 type AttachRequest struct {
@@ -3631,7 +3691,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3643,7 +3703,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3656,7 +3716,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{51}
+	return file_vethloom_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *AttachRequest) GetMessage() isAttachRequest_Message {
@@ -3757,7 +3817,7 @@ type AttachOptions struct {
 
 func (x *AttachOptions) Reset() {
 	*x = AttachOptions{}
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3769,7 +3829,7 @@ func (x *AttachOptions) String() string {
 func (*AttachOptions) ProtoMessage() {}
 
 func (x *AttachOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3782,7 +3842,7 @@ func (x *AttachOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachOptions.ProtoReflect.Descriptor instead.
 func (*AttachOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{52}
+	return file_vethloom_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *AttachOptions) GetContainer() string {
@@ -3829,7 +3889,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3841,7 +3901,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3854,7 +3914,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{53}
+	return file_vethloom_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ExecRequest) GetMessage() isExecRequest_Message {
@@ -3962,7 +4022,7 @@ type ExecOptions struct {
 
 func (x *ExecOptions) Reset() {
 	*x = ExecOptions{}
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3974,7 +4034,7 @@ func (x *ExecOptions) String() string {
 func (*ExecOptions) ProtoMessage() {}
 
 func (x *ExecOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3987,7 +4047,7 @@ func (x *ExecOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOptions.ProtoReflect.Descriptor instead.
 func (*ExecOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{54}
+	return file_vethloom_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ExecOptions) GetContainer() string {
@@ -4079,7 +4139,7 @@ type ExecResume struct {
 
 func (x *ExecResume) Reset() {
 	*x = ExecResume{}
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4091,7 +4151,7 @@ func (x *ExecResume) String() string {
 func (*ExecResume) ProtoMessage() {}
 
 func (x *ExecResume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4104,7 +4164,7 @@ func (x *ExecResume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResume.ProtoReflect.Descriptor instead.
 func (*ExecResume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{55}
+	return file_vethloom_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ExecResume) GetId() string {
@@ -4138,7 +4198,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4150,7 +4210,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4163,7 +4223,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{56}
+	return file_vethloom_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -4195,7 +4255,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4207,7 +4267,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4220,7 +4280,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{57}
+	return file_vethloom_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *AttachResponse) GetMessage() isAttachResponse_Message {
@@ -4306,7 +4366,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4318,7 +4378,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4331,7 +4391,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{58}
+	return file_vethloom_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Started) GetId() string {
@@ -4374,7 +4434,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4386,7 +4446,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4399,7 +4459,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{59}
+	return file_vethloom_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ExitStatus) GetCode() int32 {
@@ -4443,7 +4503,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4455,7 +4515,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4468,7 +4528,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{60}
+	return file_vethloom_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LogsRequest) GetContainer() string {
@@ -4517,7 +4577,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4529,7 +4589,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4542,7 +4602,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{61}
+	return file_vethloom_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *LogsResponse) GetTime() *timestamppb.Timestamp {
@@ -4576,7 +4636,7 @@ type ListContainersRequest struct {
 
 func (x *ListContainersRequest) Reset() {
 	*x = ListContainersRequest{}
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4588,7 +4648,7 @@ func (x *ListContainersRequest) String() string {
 func (*ListContainersRequest) ProtoMessage() {}
 
 func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4601,7 +4661,7 @@ func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersRequest.ProtoReflect.Descriptor instead.
 func (*ListContainersRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{62}
+	return file_vethloom_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListContainersRequest) GetAll() bool {
@@ -4627,7 +4687,7 @@ type ListContainersResponse struct {
 
 func (x *ListContainersResponse) Reset() {
 	*x = ListContainersResponse{}
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4639,7 +4699,7 @@ func (x *ListContainersResponse) String() string {
 func (*ListContainersResponse) ProtoMessage() {}
 
 func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4652,7 +4712,7 @@ func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersResponse.ProtoReflect.Descriptor instead.
 func (*ListContainersResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{63}
+	return file_vethloom_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListContainersResponse) GetContainers() []*Container {
@@ -4671,7 +4731,7 @@ type InspectContainerRequest struct {
 
 func (x *InspectContainerRequest) Reset() {
 	*x = InspectContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4683,7 +4743,7 @@ func (x *InspectContainerRequest) String() string {
 func (*InspectContainerRequest) ProtoMessage() {}
 
 func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4696,7 +4756,7 @@ func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectContainerRequest.ProtoReflect.Descriptor instead.
 func (*InspectContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{64}
+	return file_vethloom_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *InspectContainerRequest) GetContainer() string {
@@ -4730,7 +4790,7 @@ type Container struct {
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4742,7 +4802,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4755,7 +4815,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{65}
+	return file_vethloom_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Container) GetId() string {
@@ -4880,7 +4940,7 @@ type StopContainerRequest struct {
 
 func (x *StopContainerRequest) Reset() {
 	*x = StopContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4892,7 +4952,7 @@ func (x *StopContainerRequest) String() string {
 func (*StopContainerRequest) ProtoMessage() {}
 
 func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4905,7 +4965,7 @@ func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerRequest.ProtoReflect.Descriptor instead.
 func (*StopContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{66}
+	return file_vethloom_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *StopContainerRequest) GetContainer() string {
@@ -4930,7 +4990,7 @@ type StopContainerResponse struct {
 
 func (x *StopContainerResponse) Reset() {
 	*x = StopContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4942,7 +5002,7 @@ func (x *StopContainerResponse) String() string {
 func (*StopContainerResponse) ProtoMessage() {}
 
 func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4955,7 +5015,7 @@ func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerResponse.ProtoReflect.Descriptor instead.
 func (*StopContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{67}
+	return file_vethloom_proto_rawDescGZIP(), []int{68}
 }
 
 type KillContainerRequest struct {
@@ -4968,7 +5028,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4980,7 +5040,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4993,7 +5053,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{68}
+	return file_vethloom_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *KillContainerRequest) GetContainer() string {
@@ -5018,7 +5078,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5030,7 +5090,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5043,7 +5103,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{69}
+	return file_vethloom_proto_rawDescGZIP(), []int{70}
 }
 
 type RemoveContainerRequest struct {
@@ -5057,7 +5117,7 @@ type RemoveContainerRequest struct {
 
 func (x *RemoveContainerRequest) Reset() {
 	*x = RemoveContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5069,7 +5129,7 @@ func (x *RemoveContainerRequest) String() string {
 func (*RemoveContainerRequest) ProtoMessage() {}
 
 func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5082,7 +5142,7 @@ func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{70}
+	return file_vethloom_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RemoveContainerRequest) GetContainer() string {
@@ -5115,7 +5175,7 @@ type RemoveContainerResponse struct {
 
 func (x *RemoveContainerResponse) Reset() {
 	*x = RemoveContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5127,7 +5187,7 @@ func (x *RemoveContainerResponse) String() string {
 func (*RemoveContainerResponse) ProtoMessage() {}
 
 func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5140,7 +5200,7 @@ func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerResponse.ProtoReflect.Descriptor instead.
 func (*RemoveContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{71}
+	return file_vethloom_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *RemoveContainerResponse) GetId() string {
@@ -5159,7 +5219,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5171,7 +5231,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5184,7 +5244,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{72}
+	return file_vethloom_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *WaitContainerRequest) GetContainer() string {
@@ -5206,7 +5266,7 @@ type ChangePortsRequest struct {
 
 func (x *ChangePortsRequest) Reset() {
 	*x = ChangePortsRequest{}
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5218,7 +5278,7 @@ func (x *ChangePortsRequest) String() string {
 func (*ChangePortsRequest) ProtoMessage() {}
 
 func (x *ChangePortsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5231,7 +5291,7 @@ func (x *ChangePortsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePortsRequest.ProtoReflect.Descriptor instead.
 func (*ChangePortsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{73}
+	return file_vethloom_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ChangePortsRequest) GetContainer() string {
@@ -5263,7 +5323,7 @@ type ChangePortsResponse struct {
 
 func (x *ChangePortsResponse) Reset() {
 	*x = ChangePortsResponse{}
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5275,7 +5335,7 @@ func (x *ChangePortsResponse) String() string {
 func (*ChangePortsResponse) ProtoMessage() {}
 
 func (x *ChangePortsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5288,7 +5348,7 @@ func (x *ChangePortsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePortsResponse.ProtoReflect.Descriptor instead.
 func (*ChangePortsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{74}
+	return file_vethloom_proto_rawDescGZIP(), []int{75}
 }
 
 type CommitContainerRequest struct {
@@ -5305,7 +5365,7 @@ type CommitContainerRequest struct {
 
 func (x *CommitContainerRequest) Reset() {
 	*x = CommitContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5317,7 +5377,7 @@ func (x *CommitContainerRequest) String() string {
 func (*CommitContainerRequest) ProtoMessage() {}
 
 func (x *CommitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5330,7 +5390,7 @@ func (x *CommitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitContainerRequest.ProtoReflect.Descriptor instead.
 func (*CommitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{75}
+	return file_vethloom_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *CommitContainerRequest) GetContainer() string {
@@ -5384,7 +5444,7 @@ type CommitContainerResponse struct {
 
 func (x *CommitContainerResponse) Reset() {
 	*x = CommitContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5396,7 +5456,7 @@ func (x *CommitContainerResponse) String() string {
 func (*CommitContainerResponse) ProtoMessage() {}
 
 func (x *CommitContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5409,7 +5469,7 @@ func (x *CommitContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitContainerResponse.ProtoReflect.Descriptor instead.
 func (*CommitContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{76}
+	return file_vethloom_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *CommitContainerResponse) GetId() string {
@@ -5428,7 +5488,7 @@ type ContainerChangesRequest struct {
 
 func (x *ContainerChangesRequest) Reset() {
 	*x = ContainerChangesRequest{}
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5440,7 +5500,7 @@ func (x *ContainerChangesRequest) String() string {
 func (*ContainerChangesRequest) ProtoMessage() {}
 
 func (x *ContainerChangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5453,7 +5513,7 @@ func (x *ContainerChangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerChangesRequest.ProtoReflect.Descriptor instead.
 func (*ContainerChangesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{77}
+	return file_vethloom_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ContainerChangesRequest) GetContainer() string {
@@ -5472,7 +5532,7 @@ type ContainerChangesResponse struct {
 
 func (x *ContainerChangesResponse) Reset() {
 	*x = ContainerChangesResponse{}
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5484,7 +5544,7 @@ func (x *ContainerChangesResponse) String() string {
 func (*ContainerChangesResponse) ProtoMessage() {}
 
 func (x *ContainerChangesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5497,7 +5557,7 @@ func (x *ContainerChangesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerChangesResponse.ProtoReflect.Descriptor instead.
 func (*ContainerChangesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{78}
+	return file_vethloom_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ContainerChangesResponse) GetChanges() []*FileChange {
@@ -5517,7 +5577,7 @@ type FileChange struct {
 
 func (x *FileChange) Reset() {
 	*x = FileChange{}
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5529,7 +5589,7 @@ func (x *FileChange) String() string {
 func (*FileChange) ProtoMessage() {}
 
 func (x *FileChange) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5542,7 +5602,7 @@ func (x *FileChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileChange.ProtoReflect.Descriptor instead.
 func (*FileChange) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{79}
+	return file_vethloom_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *FileChange) GetKind() string {
@@ -5568,7 +5628,7 @@ type ExportContainerRequest struct {
 
 func (x *ExportContainerRequest) Reset() {
 	*x = ExportContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5580,7 +5640,7 @@ func (x *ExportContainerRequest) String() string {
 func (*ExportContainerRequest) ProtoMessage() {}
 
 func (x *ExportContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5593,7 +5653,7 @@ func (x *ExportContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportContainerRequest.ProtoReflect.Descriptor instead.
 func (*ExportContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{80}
+	return file_vethloom_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ExportContainerRequest) GetContainer() string {
@@ -5612,7 +5672,7 @@ type ExportContainerResponse struct {
 
 func (x *ExportContainerResponse) Reset() {
 	*x = ExportContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5624,7 +5684,7 @@ func (x *ExportContainerResponse) String() string {
 func (*ExportContainerResponse) ProtoMessage() {}
 
 func (x *ExportContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5637,7 +5697,7 @@ func (x *ExportContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportContainerResponse.ProtoReflect.Descriptor instead.
 func (*ExportContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{81}
+	return file_vethloom_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ExportContainerResponse) GetData() []byte {
@@ -5660,7 +5720,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5672,7 +5732,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5685,7 +5745,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{82}
+	return file_vethloom_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ImportRequest) GetMessage() isImportRequest_Message {
@@ -5742,7 +5802,7 @@ type ImportOptions struct {
 
 func (x *ImportOptions) Reset() {
 	*x = ImportOptions{}
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5754,7 +5814,7 @@ func (x *ImportOptions) String() string {
 func (*ImportOptions) ProtoMessage() {}
 
 func (x *ImportOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5767,7 +5827,7 @@ func (x *ImportOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOptions.ProtoReflect.Descriptor instead.
 func (*ImportOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{83}
+	return file_vethloom_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ImportOptions) GetReference() string {
@@ -5814,7 +5874,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5826,7 +5886,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5839,7 +5899,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{84}
+	return file_vethloom_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ImportResponse) GetId() string {
@@ -5858,7 +5918,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5870,7 +5930,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5883,7 +5943,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{85}
+	return file_vethloom_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *LoadRequest) GetData() []byte {
@@ -5902,7 +5962,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5914,7 +5974,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5927,7 +5987,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{86}
+	return file_vethloom_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *LoadResponse) GetReferences() []string {
@@ -5947,7 +6007,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5959,7 +6019,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5972,7 +6032,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{87}
+	return file_vethloom_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ListImagesRequest) GetFilters() []string {
@@ -5991,7 +6051,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6003,7 +6063,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6016,7 +6076,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{88}
+	return file_vethloom_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -6035,7 +6095,7 @@ type InspectImageRequest struct {
 
 func (x *InspectImageRequest) Reset() {
 	*x = InspectImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6047,7 +6107,7 @@ func (x *InspectImageRequest) String() string {
 func (*InspectImageRequest) ProtoMessage() {}
 
 func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6060,7 +6120,7 @@ func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageRequest.ProtoReflect.Descriptor instead.
 func (*InspectImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{89}
+	return file_vethloom_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *InspectImageRequest) GetImage() string {
@@ -6097,7 +6157,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6109,7 +6169,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6122,7 +6182,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{90}
+	return file_vethloom_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *Image) GetId() string {
@@ -6270,7 +6330,7 @@ type Descriptor struct {
 
 func (x *Descriptor) Reset() {
 	*x = Descriptor{}
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6282,7 +6342,7 @@ func (x *Descriptor) String() string {
 func (*Descriptor) ProtoMessage() {}
 
 func (x *Descriptor) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6295,7 +6355,7 @@ func (x *Descriptor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Descriptor.ProtoReflect.Descriptor instead.
 func (*Descriptor) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{91}
+	return file_vethloom_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *Descriptor) GetMediaType() string {
@@ -6328,7 +6388,7 @@ type ImageHistoryRequest struct {
 
 func (x *ImageHistoryRequest) Reset() {
 	*x = ImageHistoryRequest{}
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6340,7 +6400,7 @@ func (x *ImageHistoryRequest) String() string {
 func (*ImageHistoryRequest) ProtoMessage() {}
 
 func (x *ImageHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6353,7 +6413,7 @@ func (x *ImageHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageHistoryRequest.ProtoReflect.Descriptor instead.
 func (*ImageHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{92}
+	return file_vethloom_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ImageHistoryRequest) GetImage() string {
@@ -6372,7 +6432,7 @@ type ImageHistoryResponse struct {
 
 func (x *ImageHistoryResponse) Reset() {
 	*x = ImageHistoryResponse{}
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6384,7 +6444,7 @@ func (x *ImageHistoryResponse) String() string {
 func (*ImageHistoryResponse) ProtoMessage() {}
 
 func (x *ImageHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6397,7 +6457,7 @@ func (x *ImageHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageHistoryResponse.ProtoReflect.Descriptor instead.
 func (*ImageHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{93}
+	return file_vethloom_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *ImageHistoryResponse) GetSteps() []*HistoryStep {
@@ -6423,7 +6483,7 @@ type HistoryStep struct {
 
 func (x *HistoryStep) Reset() {
 	*x = HistoryStep{}
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6435,7 +6495,7 @@ func (x *HistoryStep) String() string {
 func (*HistoryStep) ProtoMessage() {}
 
 func (x *HistoryStep) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6448,7 +6508,7 @@ func (x *HistoryStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryStep.ProtoReflect.Descriptor instead.
 func (*HistoryStep) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{94}
+	return file_vethloom_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *HistoryStep) GetCreated() *timestamppb.Timestamp {
@@ -6517,7 +6577,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6529,7 +6589,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6542,7 +6602,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{95}
+	return file_vethloom_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *RemoveImageRequest) GetImage() string {
@@ -6569,7 +6629,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[96]
+	mi := &file_vethloom_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6581,7 +6641,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[96]
+	mi := &file_vethloom_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6594,7 +6654,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{96}
+	return file_vethloom_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *RemoveImageResponse) GetUntagged() []string {
@@ -6621,7 +6681,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[97]
+	mi := &file_vethloom_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6633,7 +6693,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[97]
+	mi := &file_vethloom_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6646,7 +6706,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{97}
+	return file_vethloom_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *TagImageRequest) GetSource() string {
@@ -6671,7 +6731,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[98]
+	mi := &file_vethloom_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6683,7 +6743,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[98]
+	mi := &file_vethloom_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6696,7 +6756,7 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{98}
+	return file_vethloom_proto_rawDescGZIP(), []int{99}
 }
 
 // RegistryCredential is what a user has for a registry. netd uses it for the request that it came with and forgets it.
@@ -6713,7 +6773,7 @@ type RegistryCredential struct {
 
 func (x *RegistryCredential) Reset() {
 	*x = RegistryCredential{}
-	mi := &file_vethloom_proto_msgTypes[99]
+	mi := &file_vethloom_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6725,7 +6785,7 @@ func (x *RegistryCredential) String() string {
 func (*RegistryCredential) ProtoMessage() {}
 
 func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[99]
+	mi := &file_vethloom_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6738,7 +6798,7 @@ func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryCredential.ProtoReflect.Descriptor instead.
 func (*RegistryCredential) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{99}
+	return file_vethloom_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *RegistryCredential) GetHost() string {
@@ -6786,7 +6846,7 @@ type RegistryHostsRequest struct {
 
 func (x *RegistryHostsRequest) Reset() {
 	*x = RegistryHostsRequest{}
-	mi := &file_vethloom_proto_msgTypes[100]
+	mi := &file_vethloom_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6798,7 +6858,7 @@ func (x *RegistryHostsRequest) String() string {
 func (*RegistryHostsRequest) ProtoMessage() {}
 
 func (x *RegistryHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[100]
+	mi := &file_vethloom_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6811,7 +6871,7 @@ func (x *RegistryHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryHostsRequest.ProtoReflect.Descriptor instead.
 func (*RegistryHostsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{100}
+	return file_vethloom_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *RegistryHostsRequest) GetReference() string {
@@ -6837,7 +6897,7 @@ type RegistryHostsResponse struct {
 
 func (x *RegistryHostsResponse) Reset() {
 	*x = RegistryHostsResponse{}
-	mi := &file_vethloom_proto_msgTypes[101]
+	mi := &file_vethloom_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6849,7 +6909,7 @@ func (x *RegistryHostsResponse) String() string {
 func (*RegistryHostsResponse) ProtoMessage() {}
 
 func (x *RegistryHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[101]
+	mi := &file_vethloom_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6862,7 +6922,7 @@ func (x *RegistryHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryHostsResponse.ProtoReflect.Descriptor instead.
 func (*RegistryHostsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{101}
+	return file_vethloom_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *RegistryHostsResponse) GetHosts() []*RegistryHost {
@@ -6883,7 +6943,7 @@ type RegistryHost struct {
 
 func (x *RegistryHost) Reset() {
 	*x = RegistryHost{}
-	mi := &file_vethloom_proto_msgTypes[102]
+	mi := &file_vethloom_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6895,7 +6955,7 @@ func (x *RegistryHost) String() string {
 func (*RegistryHost) ProtoMessage() {}
 
 func (x *RegistryHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[102]
+	mi := &file_vethloom_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6908,7 +6968,7 @@ func (x *RegistryHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryHost.ProtoReflect.Descriptor instead.
 func (*RegistryHost) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{102}
+	return file_vethloom_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *RegistryHost) GetHost() string {
@@ -6941,7 +7001,7 @@ type LoginRequest struct {
 
 func (x *LoginRequest) Reset() {
 	*x = LoginRequest{}
-	mi := &file_vethloom_proto_msgTypes[103]
+	mi := &file_vethloom_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6953,7 +7013,7 @@ func (x *LoginRequest) String() string {
 func (*LoginRequest) ProtoMessage() {}
 
 func (x *LoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[103]
+	mi := &file_vethloom_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6966,7 +7026,7 @@ func (x *LoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginRequest.ProtoReflect.Descriptor instead.
 func (*LoginRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{103}
+	return file_vethloom_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *LoginRequest) GetCredential() *RegistryCredential {
@@ -6984,7 +7044,7 @@ type LoginResponse struct {
 
 func (x *LoginResponse) Reset() {
 	*x = LoginResponse{}
-	mi := &file_vethloom_proto_msgTypes[104]
+	mi := &file_vethloom_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6996,7 +7056,7 @@ func (x *LoginResponse) String() string {
 func (*LoginResponse) ProtoMessage() {}
 
 func (x *LoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[104]
+	mi := &file_vethloom_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7009,7 +7069,7 @@ func (x *LoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
 func (*LoginResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{104}
+	return file_vethloom_proto_rawDescGZIP(), []int{105}
 }
 
 type PullRequest struct {
@@ -7023,7 +7083,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_vethloom_proto_msgTypes[105]
+	mi := &file_vethloom_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7035,7 +7095,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[105]
+	mi := &file_vethloom_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7048,7 +7108,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{105}
+	return file_vethloom_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *PullRequest) GetReference() string {
@@ -7085,7 +7145,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_vethloom_proto_msgTypes[106]
+	mi := &file_vethloom_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7097,7 +7157,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[106]
+	mi := &file_vethloom_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7110,7 +7170,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{106}
+	return file_vethloom_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *PullResponse) GetMessage() isPullResponse_Message {
@@ -7169,7 +7229,7 @@ type TransferProgress struct {
 
 func (x *TransferProgress) Reset() {
 	*x = TransferProgress{}
-	mi := &file_vethloom_proto_msgTypes[107]
+	mi := &file_vethloom_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7181,7 +7241,7 @@ func (x *TransferProgress) String() string {
 func (*TransferProgress) ProtoMessage() {}
 
 func (x *TransferProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[107]
+	mi := &file_vethloom_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7194,7 +7254,7 @@ func (x *TransferProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferProgress.ProtoReflect.Descriptor instead.
 func (*TransferProgress) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{107}
+	return file_vethloom_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *TransferProgress) GetPart() string {
@@ -7244,7 +7304,7 @@ type PulledImage struct {
 
 func (x *PulledImage) Reset() {
 	*x = PulledImage{}
-	mi := &file_vethloom_proto_msgTypes[108]
+	mi := &file_vethloom_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7256,7 +7316,7 @@ func (x *PulledImage) String() string {
 func (*PulledImage) ProtoMessage() {}
 
 func (x *PulledImage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[108]
+	mi := &file_vethloom_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7269,7 +7329,7 @@ func (x *PulledImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PulledImage.ProtoReflect.Descriptor instead.
 func (*PulledImage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{108}
+	return file_vethloom_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *PulledImage) GetId() string {
@@ -7310,7 +7370,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_vethloom_proto_msgTypes[109]
+	mi := &file_vethloom_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7322,7 +7382,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[109]
+	mi := &file_vethloom_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7335,7 +7395,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{109}
+	return file_vethloom_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *PushRequest) GetReference() string {
@@ -7365,7 +7425,7 @@ type PushResponse struct {
 
 func (x *PushResponse) Reset() {
 	*x = PushResponse{}
-	mi := &file_vethloom_proto_msgTypes[110]
+	mi := &file_vethloom_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7377,7 +7437,7 @@ func (x *PushResponse) String() string {
 func (*PushResponse) ProtoMessage() {}
 
 func (x *PushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[110]
+	mi := &file_vethloom_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7390,7 +7450,7 @@ func (x *PushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushResponse.ProtoReflect.Descriptor instead.
 func (*PushResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{110}
+	return file_vethloom_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *PushResponse) GetMessage() isPushResponse_Message {
@@ -7445,7 +7505,7 @@ type PushedImage struct {
 
 func (x *PushedImage) Reset() {
 	*x = PushedImage{}
-	mi := &file_vethloom_proto_msgTypes[111]
+	mi := &file_vethloom_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7457,7 +7517,7 @@ func (x *PushedImage) String() string {
 func (*PushedImage) ProtoMessage() {}
 
 func (x *PushedImage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[111]
+	mi := &file_vethloom_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7470,7 +7530,7 @@ func (x *PushedImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushedImage.ProtoReflect.Descriptor instead.
 func (*PushedImage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{111}
+	return file_vethloom_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *PushedImage) GetReference() string {
@@ -7504,7 +7564,7 @@ type SaveRequest struct {
 
 func (x *SaveRequest) Reset() {
 	*x = SaveRequest{}
-	mi := &file_vethloom_proto_msgTypes[112]
+	mi := &file_vethloom_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7516,7 +7576,7 @@ func (x *SaveRequest) String() string {
 func (*SaveRequest) ProtoMessage() {}
 
 func (x *SaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[112]
+	mi := &file_vethloom_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7529,7 +7589,7 @@ func (x *SaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveRequest.ProtoReflect.Descriptor instead.
 func (*SaveRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{112}
+	return file_vethloom_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *SaveRequest) GetImages() []string {
@@ -7555,7 +7615,7 @@ type SaveResponse struct {
 
 func (x *SaveResponse) Reset() {
 	*x = SaveResponse{}
-	mi := &file_vethloom_proto_msgTypes[113]
+	mi := &file_vethloom_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7567,7 +7627,7 @@ func (x *SaveResponse) String() string {
 func (*SaveResponse) ProtoMessage() {}
 
 func (x *SaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[113]
+	mi := &file_vethloom_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7580,7 +7640,7 @@ func (x *SaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveResponse.ProtoReflect.Descriptor instead.
 func (*SaveResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{113}
+	return file_vethloom_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *SaveResponse) GetData() []byte {
@@ -7600,7 +7660,7 @@ type PruneImagesRequest struct {
 
 func (x *PruneImagesRequest) Reset() {
 	*x = PruneImagesRequest{}
-	mi := &file_vethloom_proto_msgTypes[114]
+	mi := &file_vethloom_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7612,7 +7672,7 @@ func (x *PruneImagesRequest) String() string {
 func (*PruneImagesRequest) ProtoMessage() {}
 
 func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[114]
+	mi := &file_vethloom_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7625,7 +7685,7 @@ func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneImagesRequest.ProtoReflect.Descriptor instead.
 func (*PruneImagesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{114}
+	return file_vethloom_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *PruneImagesRequest) GetAll() bool {
@@ -7653,7 +7713,7 @@ type PruneImagesResponse struct {
 
 func (x *PruneImagesResponse) Reset() {
 	*x = PruneImagesResponse{}
-	mi := &file_vethloom_proto_msgTypes[115]
+	mi := &file_vethloom_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7665,7 +7725,7 @@ func (x *PruneImagesResponse) String() string {
 func (*PruneImagesResponse) ProtoMessage() {}
 
 func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[115]
+	mi := &file_vethloom_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7678,7 +7738,7 @@ func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneImagesResponse.ProtoReflect.Descriptor instead.
 func (*PruneImagesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{115}
+	return file_vethloom_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *PruneImagesResponse) GetUntagged() []string {
@@ -7711,7 +7771,7 @@ type CheckImagesRequest struct {
 
 func (x *CheckImagesRequest) Reset() {
 	*x = CheckImagesRequest{}
-	mi := &file_vethloom_proto_msgTypes[116]
+	mi := &file_vethloom_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7723,7 +7783,7 @@ func (x *CheckImagesRequest) String() string {
 func (*CheckImagesRequest) ProtoMessage() {}
 
 func (x *CheckImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[116]
+	mi := &file_vethloom_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7736,7 +7796,7 @@ func (x *CheckImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckImagesRequest.ProtoReflect.Descriptor instead.
 func (*CheckImagesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{116}
+	return file_vethloom_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *CheckImagesRequest) GetRepair() bool {
@@ -7760,7 +7820,7 @@ type CheckImagesResponse struct {
 
 func (x *CheckImagesResponse) Reset() {
 	*x = CheckImagesResponse{}
-	mi := &file_vethloom_proto_msgTypes[117]
+	mi := &file_vethloom_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7772,7 +7832,7 @@ func (x *CheckImagesResponse) String() string {
 func (*CheckImagesResponse) ProtoMessage() {}
 
 func (x *CheckImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[117]
+	mi := &file_vethloom_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7785,7 +7845,7 @@ func (x *CheckImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckImagesResponse.ProtoReflect.Descriptor instead.
 func (*CheckImagesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{117}
+	return file_vethloom_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *CheckImagesResponse) GetMessage() isCheckImagesResponse_Message {
@@ -7856,7 +7916,7 @@ type CheckedImages struct {
 
 func (x *CheckedImages) Reset() {
 	*x = CheckedImages{}
-	mi := &file_vethloom_proto_msgTypes[118]
+	mi := &file_vethloom_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7868,7 +7928,7 @@ func (x *CheckedImages) String() string {
 func (*CheckedImages) ProtoMessage() {}
 
 func (x *CheckedImages) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[118]
+	mi := &file_vethloom_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7881,7 +7941,7 @@ func (x *CheckedImages) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckedImages.ProtoReflect.Descriptor instead.
 func (*CheckedImages) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{118}
+	return file_vethloom_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *CheckedImages) GetImages() int32 {
@@ -7926,7 +7986,7 @@ type ImageDamage struct {
 
 func (x *ImageDamage) Reset() {
 	*x = ImageDamage{}
-	mi := &file_vethloom_proto_msgTypes[119]
+	mi := &file_vethloom_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7938,7 +7998,7 @@ func (x *ImageDamage) String() string {
 func (*ImageDamage) ProtoMessage() {}
 
 func (x *ImageDamage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[119]
+	mi := &file_vethloom_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7951,7 +8011,7 @@ func (x *ImageDamage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageDamage.ProtoReflect.Descriptor instead.
 func (*ImageDamage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{119}
+	return file_vethloom_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *ImageDamage) GetObject() string {
@@ -7999,7 +8059,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[120]
+	mi := &file_vethloom_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8011,7 +8071,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[120]
+	mi := &file_vethloom_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8024,7 +8084,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{120}
+	return file_vethloom_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *CreateVolumeRequest) GetName() string {
@@ -8054,7 +8114,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_vethloom_proto_msgTypes[121]
+	mi := &file_vethloom_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8066,7 +8126,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[121]
+	mi := &file_vethloom_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8079,7 +8139,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{121}
+	return file_vethloom_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *Volume) GetName() string {
@@ -8126,7 +8186,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[122]
+	mi := &file_vethloom_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8138,7 +8198,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[122]
+	mi := &file_vethloom_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8151,7 +8211,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{122}
+	return file_vethloom_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *ListVolumesRequest) GetFilters() []string {
@@ -8170,7 +8230,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[123]
+	mi := &file_vethloom_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8182,7 +8242,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[123]
+	mi := &file_vethloom_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8195,7 +8255,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{123}
+	return file_vethloom_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -8214,7 +8274,7 @@ type InspectVolumeRequest struct {
 
 func (x *InspectVolumeRequest) Reset() {
 	*x = InspectVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[124]
+	mi := &file_vethloom_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8226,7 +8286,7 @@ func (x *InspectVolumeRequest) String() string {
 func (*InspectVolumeRequest) ProtoMessage() {}
 
 func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[124]
+	mi := &file_vethloom_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8239,7 +8299,7 @@ func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectVolumeRequest.ProtoReflect.Descriptor instead.
 func (*InspectVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{124}
+	return file_vethloom_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *InspectVolumeRequest) GetName() string {
@@ -8258,7 +8318,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[125]
+	mi := &file_vethloom_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8270,7 +8330,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[125]
+	mi := &file_vethloom_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8283,7 +8343,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{125}
+	return file_vethloom_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *RemoveVolumeRequest) GetName() string {
@@ -8301,7 +8361,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_vethloom_proto_msgTypes[126]
+	mi := &file_vethloom_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8313,7 +8373,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[126]
+	mi := &file_vethloom_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8326,7 +8386,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{126}
+	return file_vethloom_proto_rawDescGZIP(), []int{127}
 }
 
 type PruneVolumesRequest struct {
@@ -8338,7 +8398,7 @@ type PruneVolumesRequest struct {
 
 func (x *PruneVolumesRequest) Reset() {
 	*x = PruneVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[127]
+	mi := &file_vethloom_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8350,7 +8410,7 @@ func (x *PruneVolumesRequest) String() string {
 func (*PruneVolumesRequest) ProtoMessage() {}
 
 func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[127]
+	mi := &file_vethloom_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8363,7 +8423,7 @@ func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesRequest.ProtoReflect.Descriptor instead.
 func (*PruneVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{127}
+	return file_vethloom_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *PruneVolumesRequest) GetAll() bool {
@@ -8382,7 +8442,7 @@ type PruneVolumesResponse struct {
 
 func (x *PruneVolumesResponse) Reset() {
 	*x = PruneVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[128]
+	mi := &file_vethloom_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8394,7 +8454,7 @@ func (x *PruneVolumesResponse) String() string {
 func (*PruneVolumesResponse) ProtoMessage() {}
 
 func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[128]
+	mi := &file_vethloom_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8407,7 +8467,7 @@ func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesResponse.ProtoReflect.Descriptor instead.
 func (*PruneVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{128}
+	return file_vethloom_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *PruneVolumesResponse) GetNames() []string {
@@ -8425,7 +8485,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_vethloom_proto_msgTypes[129]
+	mi := &file_vethloom_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8437,7 +8497,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[129]
+	mi := &file_vethloom_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8450,7 +8510,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{129}
+	return file_vethloom_proto_rawDescGZIP(), []int{130}
 }
 
 type VersionResponse struct {
@@ -8465,7 +8525,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_vethloom_proto_msgTypes[130]
+	mi := &file_vethloom_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8477,7 +8537,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[130]
+	mi := &file_vethloom_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8490,7 +8550,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{130}
+	return file_vethloom_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -8529,7 +8589,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_vethloom_proto_msgTypes[131]
+	mi := &file_vethloom_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8541,7 +8601,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[131]
+	mi := &file_vethloom_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8554,7 +8614,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{131}
+	return file_vethloom_proto_rawDescGZIP(), []int{132}
 }
 
 type StatusResponse struct {
@@ -8583,7 +8643,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_vethloom_proto_msgTypes[132]
+	mi := &file_vethloom_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8595,7 +8655,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[132]
+	mi := &file_vethloom_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8608,7 +8668,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{132}
+	return file_vethloom_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -8747,7 +8807,7 @@ type FastPath struct {
 
 func (x *FastPath) Reset() {
 	*x = FastPath{}
-	mi := &file_vethloom_proto_msgTypes[133]
+	mi := &file_vethloom_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8759,7 +8819,7 @@ func (x *FastPath) String() string {
 func (*FastPath) ProtoMessage() {}
 
 func (x *FastPath) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[133]
+	mi := &file_vethloom_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8772,7 +8832,7 @@ func (x *FastPath) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FastPath.ProtoReflect.Descriptor instead.
 func (*FastPath) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{133}
+	return file_vethloom_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *FastPath) GetState() string {
@@ -8803,7 +8863,7 @@ type PathCount struct {
 
 func (x *PathCount) Reset() {
 	*x = PathCount{}
-	mi := &file_vethloom_proto_msgTypes[134]
+	mi := &file_vethloom_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8815,7 +8875,7 @@ func (x *PathCount) String() string {
 func (*PathCount) ProtoMessage() {}
 
 func (x *PathCount) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[134]
+	mi := &file_vethloom_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8828,7 +8888,7 @@ func (x *PathCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathCount.ProtoReflect.Descriptor instead.
 func (*PathCount) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{134}
+	return file_vethloom_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *PathCount) GetNetwork() string {
@@ -8885,7 +8945,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_vethloom_proto_msgTypes[135]
+	mi := &file_vethloom_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8897,7 +8957,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[135]
+	mi := &file_vethloom_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8910,7 +8970,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{135}
+	return file_vethloom_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *ClusterStatus) GetStore() string {
@@ -9002,7 +9062,7 @@ type OwnerError struct {
 
 func (x *OwnerError) Reset() {
 	*x = OwnerError{}
-	mi := &file_vethloom_proto_msgTypes[136]
+	mi := &file_vethloom_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9014,7 +9074,7 @@ func (x *OwnerError) String() string {
 func (*OwnerError) ProtoMessage() {}
 
 func (x *OwnerError) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[136]
+	mi := &file_vethloom_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9027,7 +9087,7 @@ func (x *OwnerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerError.ProtoReflect.Descriptor instead.
 func (*OwnerError) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{136}
+	return file_vethloom_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *OwnerError) GetOwner() string {
@@ -9066,7 +9126,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_vethloom_proto_msgTypes[137]
+	mi := &file_vethloom_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9078,7 +9138,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[137]
+	mi := &file_vethloom_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9091,7 +9151,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{137}
+	return file_vethloom_proto_rawDescGZIP(), []int{138}
 }
 
 type DiffResponse struct {
@@ -9103,7 +9163,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_vethloom_proto_msgTypes[138]
+	mi := &file_vethloom_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9115,7 +9175,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[138]
+	mi := &file_vethloom_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9128,7 +9188,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{138}
+	return file_vethloom_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *DiffResponse) GetOps() []*Op {
@@ -9152,7 +9212,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_vethloom_proto_msgTypes[139]
+	mi := &file_vethloom_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9164,7 +9224,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[139]
+	mi := &file_vethloom_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9177,7 +9237,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{139}
+	return file_vethloom_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *Op) GetVerb() string {
@@ -9230,7 +9290,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_vethloom_proto_msgTypes[140]
+	mi := &file_vethloom_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9242,7 +9302,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[140]
+	mi := &file_vethloom_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9255,7 +9315,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{140}
+	return file_vethloom_proto_rawDescGZIP(), []int{141}
 }
 
 type DoctorResponse struct {
@@ -9267,7 +9327,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_vethloom_proto_msgTypes[141]
+	mi := &file_vethloom_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9279,7 +9339,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[141]
+	mi := &file_vethloom_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9292,7 +9352,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{141}
+	return file_vethloom_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -9314,7 +9374,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vethloom_proto_msgTypes[142]
+	mi := &file_vethloom_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9326,7 +9386,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[142]
+	mi := &file_vethloom_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9339,7 +9399,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{142}
+	return file_vethloom_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *Finding) GetCheck() string {
@@ -9379,7 +9439,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_vethloom_proto_msgTypes[143]
+	mi := &file_vethloom_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9391,7 +9451,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[143]
+	mi := &file_vethloom_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9404,7 +9464,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{143}
+	return file_vethloom_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *EventsRequest) GetFilters() []string {
@@ -9427,7 +9487,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_vethloom_proto_msgTypes[144]
+	mi := &file_vethloom_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9439,7 +9499,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[144]
+	mi := &file_vethloom_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9452,7 +9512,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{144}
+	return file_vethloom_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -9498,7 +9558,7 @@ type DiskUsageRequest struct {
 
 func (x *DiskUsageRequest) Reset() {
 	*x = DiskUsageRequest{}
-	mi := &file_vethloom_proto_msgTypes[145]
+	mi := &file_vethloom_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9510,7 +9570,7 @@ func (x *DiskUsageRequest) String() string {
 func (*DiskUsageRequest) ProtoMessage() {}
 
 func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[145]
+	mi := &file_vethloom_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9523,7 +9583,7 @@ func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
 func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{145}
+	return file_vethloom_proto_rawDescGZIP(), []int{146}
 }
 
 type DiskUsageResponse struct {
@@ -9539,7 +9599,7 @@ type DiskUsageResponse struct {
 
 func (x *DiskUsageResponse) Reset() {
 	*x = DiskUsageResponse{}
-	mi := &file_vethloom_proto_msgTypes[146]
+	mi := &file_vethloom_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9551,7 +9611,7 @@ func (x *DiskUsageResponse) String() string {
 func (*DiskUsageResponse) ProtoMessage() {}
 
 func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[146]
+	mi := &file_vethloom_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9564,7 +9624,7 @@ func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
 func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{146}
+	return file_vethloom_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *DiskUsageResponse) GetImages() []*ImageUsage {
@@ -9615,7 +9675,7 @@ type ImageUsage struct {
 
 func (x *ImageUsage) Reset() {
 	*x = ImageUsage{}
-	mi := &file_vethloom_proto_msgTypes[147]
+	mi := &file_vethloom_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9627,7 +9687,7 @@ func (x *ImageUsage) String() string {
 func (*ImageUsage) ProtoMessage() {}
 
 func (x *ImageUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[147]
+	mi := &file_vethloom_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9640,7 +9700,7 @@ func (x *ImageUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageUsage.ProtoReflect.Descriptor instead.
 func (*ImageUsage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{147}
+	return file_vethloom_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *ImageUsage) GetImage() *Image {
@@ -9692,7 +9752,7 @@ type ContainerUsage struct {
 
 func (x *ContainerUsage) Reset() {
 	*x = ContainerUsage{}
-	mi := &file_vethloom_proto_msgTypes[148]
+	mi := &file_vethloom_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9704,7 +9764,7 @@ func (x *ContainerUsage) String() string {
 func (*ContainerUsage) ProtoMessage() {}
 
 func (x *ContainerUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[148]
+	mi := &file_vethloom_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9717,7 +9777,7 @@ func (x *ContainerUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerUsage.ProtoReflect.Descriptor instead.
 func (*ContainerUsage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{148}
+	return file_vethloom_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *ContainerUsage) GetId() string {
@@ -9772,7 +9832,7 @@ type VolumeUsage struct {
 
 func (x *VolumeUsage) Reset() {
 	*x = VolumeUsage{}
-	mi := &file_vethloom_proto_msgTypes[149]
+	mi := &file_vethloom_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9784,7 +9844,7 @@ func (x *VolumeUsage) String() string {
 func (*VolumeUsage) ProtoMessage() {}
 
 func (x *VolumeUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[149]
+	mi := &file_vethloom_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9797,7 +9857,7 @@ func (x *VolumeUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeUsage.ProtoReflect.Descriptor instead.
 func (*VolumeUsage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{149}
+	return file_vethloom_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *VolumeUsage) GetVolume() *Volume {
@@ -9950,7 +10010,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"\x14\n" +
-	"\x12DisconnectResponse\"\xaa\x06\n" +
+	"\x12DisconnectResponse\"\xd9\x06\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -9977,10 +10037,14 @@ const file_vethloom_proto_rawDesc = "" +
 	"\brate_out\x18\x16 \x01(\x04R\arateOut\x12\x16\n" +
 	"\x06engine\x18\x17 \x01(\tR\x06engine\x12\x12\n" +
 	"\x04node\x18\x18 \x01(\tR\x04node\x124\n" +
-	"\acreated\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x1a:\n" +
+	"\acreated\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12-\n" +
+	"\x04path\x18\x1a \x01(\v2\x19.vethloom.v1.EndpointPathR\x04path\x1a:\n" +
 	"\fSysctlsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"0\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\":\n" +
+	"\fEndpointPath\x12\x12\n" +
+	"\x04fast\x18\x01 \x01(\bR\x04fast\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"0\n" +
 	"\x14ListEndpointsRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\"L\n" +
 	"\x15ListEndpointsResponse\x123\n" +
@@ -10710,7 +10774,7 @@ func file_vethloom_proto_rawDescGZIP() []byte {
 	return file_vethloom_proto_rawDescData
 }
 
-var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 169)
+var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 170)
 var file_vethloom_proto_goTypes = []any{
 	(*Pool)(nil),                     // 0: vethloom.v1.Pool
 	(*CreateNetworkRequest)(nil),     // 1: vethloom.v1.CreateNetworkRequest
@@ -10732,393 +10796,395 @@ var file_vethloom_proto_goTypes = []any{
 	(*DisconnectRequest)(nil),        // 17: vethloom.v1.DisconnectRequest
 	(*DisconnectResponse)(nil),       // 18: vethloom.v1.DisconnectResponse
 	(*Endpoint)(nil),                 // 19: vethloom.v1.Endpoint
-	(*ListEndpointsRequest)(nil),     // 20: vethloom.v1.ListEndpointsRequest
-	(*ListEndpointsResponse)(nil),    // 21: vethloom.v1.ListEndpointsResponse
-	(*PortMapping)(nil),              // 22: vethloom.v1.PortMapping
-	(*CreateSandboxRequest)(nil),     // 23: vethloom.v1.CreateSandboxRequest
-	(*Sandbox)(nil),                  // 24: vethloom.v1.Sandbox
-	(*RemoveSandboxRequest)(nil),     // 25: vethloom.v1.RemoveSandboxRequest
-	(*RemoveSandboxResponse)(nil),    // 26: vethloom.v1.RemoveSandboxResponse
-	(*ListSandboxesRequest)(nil),     // 27: vethloom.v1.ListSandboxesRequest
-	(*ListSandboxesResponse)(nil),    // 28: vethloom.v1.ListSandboxesResponse
-	(*LookupNameRequest)(nil),        // 29: vethloom.v1.LookupNameRequest
-	(*LookupNameResponse)(nil),       // 30: vethloom.v1.LookupNameResponse
-	(*NameAnswer)(nil),               // 31: vethloom.v1.NameAnswer
-	(*WatchNamesRequest)(nil),        // 32: vethloom.v1.WatchNamesRequest
-	(*NameQuery)(nil),                // 33: vethloom.v1.NameQuery
-	(*Node)(nil),                     // 34: vethloom.v1.Node
-	(*NodeSubnet)(nil),               // 35: vethloom.v1.NodeSubnet
-	(*PeerHealth)(nil),               // 36: vethloom.v1.PeerHealth
-	(*ListNodesRequest)(nil),         // 37: vethloom.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),        // 38: vethloom.v1.ListNodesResponse
-	(*InspectNodeRequest)(nil),       // 39: vethloom.v1.InspectNodeRequest
-	(*RemoveNodeRequest)(nil),        // 40: vethloom.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),       // 41: vethloom.v1.RemoveNodeResponse
-	(*Lease)(nil),                    // 42: vethloom.v1.Lease
-	(*ListLeasesRequest)(nil),        // 43: vethloom.v1.ListLeasesRequest
-	(*ListLeasesResponse)(nil),       // 44: vethloom.v1.ListLeasesResponse
-	(*ContainerSpec)(nil),            // 45: vethloom.v1.ContainerSpec
-	(*Mount)(nil),                    // 46: vethloom.v1.Mount
-	(*CreateContainerRequest)(nil),   // 47: vethloom.v1.CreateContainerRequest
-	(*CreateContainerResponse)(nil),  // 48: vethloom.v1.CreateContainerResponse
-	(*StartContainerRequest)(nil),    // 49: vethloom.v1.StartContainerRequest
-	(*StartContainerResponse)(nil),   // 50: vethloom.v1.StartContainerResponse
-	(*AttachRequest)(nil),            // 51: vethloom.v1.AttachRequest
-	(*AttachOptions)(nil),            // 52: vethloom.v1.AttachOptions
-	(*ExecRequest)(nil),              // 53: vethloom.v1.ExecRequest
-	(*ExecOptions)(nil),              // 54: vethloom.v1.ExecOptions
-	(*ExecResume)(nil),               // 55: vethloom.v1.ExecResume
-	(*WindowSize)(nil),               // 56: vethloom.v1.WindowSize
-	(*AttachResponse)(nil),           // 57: vethloom.v1.AttachResponse
-	(*Started)(nil),                  // 58: vethloom.v1.Started
-	(*ExitStatus)(nil),               // 59: vethloom.v1.ExitStatus
-	(*LogsRequest)(nil),              // 60: vethloom.v1.LogsRequest
-	(*LogsResponse)(nil),             // 61: vethloom.v1.LogsResponse
-	(*ListContainersRequest)(nil),    // 62: vethloom.v1.ListContainersRequest
-	(*ListContainersResponse)(nil),   // 63: vethloom.v1.ListContainersResponse
-	(*InspectContainerRequest)(nil),  // 64: vethloom.v1.InspectContainerRequest
-	(*Container)(nil),                // 65: vethloom.v1.Container
-	(*StopContainerRequest)(nil),     // 66: vethloom.v1.StopContainerRequest
-	(*StopContainerResponse)(nil),    // 67: vethloom.v1.StopContainerResponse
-	(*KillContainerRequest)(nil),     // 68: vethloom.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),    // 69: vethloom.v1.KillContainerResponse
-	(*RemoveContainerRequest)(nil),   // 70: vethloom.v1.RemoveContainerRequest
-	(*RemoveContainerResponse)(nil),  // 71: vethloom.v1.RemoveContainerResponse
-	(*WaitContainerRequest)(nil),     // 72: vethloom.v1.WaitContainerRequest
-	(*ChangePortsRequest)(nil),       // 73: vethloom.v1.ChangePortsRequest
-	(*ChangePortsResponse)(nil),      // 74: vethloom.v1.ChangePortsResponse
-	(*CommitContainerRequest)(nil),   // 75: vethloom.v1.CommitContainerRequest
-	(*CommitContainerResponse)(nil),  // 76: vethloom.v1.CommitContainerResponse
-	(*ContainerChangesRequest)(nil),  // 77: vethloom.v1.ContainerChangesRequest
-	(*ContainerChangesResponse)(nil), // 78: vethloom.v1.ContainerChangesResponse
-	(*FileChange)(nil),               // 79: vethloom.v1.FileChange
-	(*ExportContainerRequest)(nil),   // 80: vethloom.v1.ExportContainerRequest
-	(*ExportContainerResponse)(nil),  // 81: vethloom.v1.ExportContainerResponse
-	(*ImportRequest)(nil),            // 82: vethloom.v1.ImportRequest
-	(*ImportOptions)(nil),            // 83: vethloom.v1.ImportOptions
-	(*ImportResponse)(nil),           // 84: vethloom.v1.ImportResponse
-	(*LoadRequest)(nil),              // 85: vethloom.v1.LoadRequest
-	(*LoadResponse)(nil),             // 86: vethloom.v1.LoadResponse
-	(*ListImagesRequest)(nil),        // 87: vethloom.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),       // 88: vethloom.v1.ListImagesResponse
-	(*InspectImageRequest)(nil),      // 89: vethloom.v1.InspectImageRequest
-	(*Image)(nil),                    // 90: vethloom.v1.Image
-	(*Descriptor)(nil),               // 91: vethloom.v1.Descriptor
-	(*ImageHistoryRequest)(nil),      // 92: vethloom.v1.ImageHistoryRequest
-	(*ImageHistoryResponse)(nil),     // 93: vethloom.v1.ImageHistoryResponse
-	(*HistoryStep)(nil),              // 94: vethloom.v1.HistoryStep
-	(*RemoveImageRequest)(nil),       // 95: vethloom.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),      // 96: vethloom.v1.RemoveImageResponse
-	(*TagImageRequest)(nil),          // 97: vethloom.v1.TagImageRequest
-	(*TagImageResponse)(nil),         // 98: vethloom.v1.TagImageResponse
-	(*RegistryCredential)(nil),       // 99: vethloom.v1.RegistryCredential
-	(*RegistryHostsRequest)(nil),     // 100: vethloom.v1.RegistryHostsRequest
-	(*RegistryHostsResponse)(nil),    // 101: vethloom.v1.RegistryHostsResponse
-	(*RegistryHost)(nil),             // 102: vethloom.v1.RegistryHost
-	(*LoginRequest)(nil),             // 103: vethloom.v1.LoginRequest
-	(*LoginResponse)(nil),            // 104: vethloom.v1.LoginResponse
-	(*PullRequest)(nil),              // 105: vethloom.v1.PullRequest
-	(*PullResponse)(nil),             // 106: vethloom.v1.PullResponse
-	(*TransferProgress)(nil),         // 107: vethloom.v1.TransferProgress
-	(*PulledImage)(nil),              // 108: vethloom.v1.PulledImage
-	(*PushRequest)(nil),              // 109: vethloom.v1.PushRequest
-	(*PushResponse)(nil),             // 110: vethloom.v1.PushResponse
-	(*PushedImage)(nil),              // 111: vethloom.v1.PushedImage
-	(*SaveRequest)(nil),              // 112: vethloom.v1.SaveRequest
-	(*SaveResponse)(nil),             // 113: vethloom.v1.SaveResponse
-	(*PruneImagesRequest)(nil),       // 114: vethloom.v1.PruneImagesRequest
-	(*PruneImagesResponse)(nil),      // 115: vethloom.v1.PruneImagesResponse
-	(*CheckImagesRequest)(nil),       // 116: vethloom.v1.CheckImagesRequest
-	(*CheckImagesResponse)(nil),      // 117: vethloom.v1.CheckImagesResponse
-	(*CheckedImages)(nil),            // 118: vethloom.v1.CheckedImages
-	(*ImageDamage)(nil),              // 119: vethloom.v1.ImageDamage
-	(*CreateVolumeRequest)(nil),      // 120: vethloom.v1.CreateVolumeRequest
-	(*Volume)(nil),                   // 121: vethloom.v1.Volume
-	(*ListVolumesRequest)(nil),       // 122: vethloom.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),      // 123: vethloom.v1.ListVolumesResponse
-	(*InspectVolumeRequest)(nil),     // 124: vethloom.v1.InspectVolumeRequest
-	(*RemoveVolumeRequest)(nil),      // 125: vethloom.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),     // 126: vethloom.v1.RemoveVolumeResponse
-	(*PruneVolumesRequest)(nil),      // 127: vethloom.v1.PruneVolumesRequest
-	(*PruneVolumesResponse)(nil),     // 128: vethloom.v1.PruneVolumesResponse
-	(*VersionRequest)(nil),           // 129: vethloom.v1.VersionRequest
-	(*VersionResponse)(nil),          // 130: vethloom.v1.VersionResponse
-	(*StatusRequest)(nil),            // 131: vethloom.v1.StatusRequest
-	(*StatusResponse)(nil),           // 132: vethloom.v1.StatusResponse
-	(*FastPath)(nil),                 // 133: vethloom.v1.FastPath
-	(*PathCount)(nil),                // 134: vethloom.v1.PathCount
-	(*ClusterStatus)(nil),            // 135: vethloom.v1.ClusterStatus
-	(*OwnerError)(nil),               // 136: vethloom.v1.OwnerError
-	(*DiffRequest)(nil),              // 137: vethloom.v1.DiffRequest
-	(*DiffResponse)(nil),             // 138: vethloom.v1.DiffResponse
-	(*Op)(nil),                       // 139: vethloom.v1.Op
-	(*DoctorRequest)(nil),            // 140: vethloom.v1.DoctorRequest
-	(*DoctorResponse)(nil),           // 141: vethloom.v1.DoctorResponse
-	(*Finding)(nil),                  // 142: vethloom.v1.Finding
-	(*EventsRequest)(nil),            // 143: vethloom.v1.EventsRequest
-	(*Event)(nil),                    // 144: vethloom.v1.Event
-	(*DiskUsageRequest)(nil),         // 145: vethloom.v1.DiskUsageRequest
-	(*DiskUsageResponse)(nil),        // 146: vethloom.v1.DiskUsageResponse
-	(*ImageUsage)(nil),               // 147: vethloom.v1.ImageUsage
-	(*ContainerUsage)(nil),           // 148: vethloom.v1.ContainerUsage
-	(*VolumeUsage)(nil),              // 149: vethloom.v1.VolumeUsage
-	nil,                              // 150: vethloom.v1.Pool.AuxAddressesEntry
-	nil,                              // 151: vethloom.v1.CreateNetworkRequest.OptionsEntry
-	nil,                              // 152: vethloom.v1.CreateNetworkRequest.LabelsEntry
-	nil,                              // 153: vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
-	nil,                              // 154: vethloom.v1.Network.OptionsEntry
-	nil,                              // 155: vethloom.v1.Network.LabelsEntry
-	nil,                              // 156: vethloom.v1.Network.IpamOptionsEntry
-	nil,                              // 157: vethloom.v1.UpdateNetworkRequest.OptionsEntry
-	nil,                              // 158: vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	nil,                              // 159: vethloom.v1.ConnectRequest.SysctlsEntry
-	nil,                              // 160: vethloom.v1.Endpoint.SysctlsEntry
-	nil,                              // 161: vethloom.v1.CreateSandboxRequest.LabelsEntry
-	nil,                              // 162: vethloom.v1.Sandbox.LabelsEntry
-	nil,                              // 163: vethloom.v1.ContainerSpec.LabelsEntry
-	nil,                              // 164: vethloom.v1.ContainerSpec.SysctlsEntry
-	nil,                              // 165: vethloom.v1.Image.LabelsEntry
-	nil,                              // 166: vethloom.v1.CreateVolumeRequest.LabelsEntry
-	nil,                              // 167: vethloom.v1.Volume.LabelsEntry
-	nil,                              // 168: vethloom.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil),    // 169: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 170: google.protobuf.Duration
+	(*EndpointPath)(nil),             // 20: vethloom.v1.EndpointPath
+	(*ListEndpointsRequest)(nil),     // 21: vethloom.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil),    // 22: vethloom.v1.ListEndpointsResponse
+	(*PortMapping)(nil),              // 23: vethloom.v1.PortMapping
+	(*CreateSandboxRequest)(nil),     // 24: vethloom.v1.CreateSandboxRequest
+	(*Sandbox)(nil),                  // 25: vethloom.v1.Sandbox
+	(*RemoveSandboxRequest)(nil),     // 26: vethloom.v1.RemoveSandboxRequest
+	(*RemoveSandboxResponse)(nil),    // 27: vethloom.v1.RemoveSandboxResponse
+	(*ListSandboxesRequest)(nil),     // 28: vethloom.v1.ListSandboxesRequest
+	(*ListSandboxesResponse)(nil),    // 29: vethloom.v1.ListSandboxesResponse
+	(*LookupNameRequest)(nil),        // 30: vethloom.v1.LookupNameRequest
+	(*LookupNameResponse)(nil),       // 31: vethloom.v1.LookupNameResponse
+	(*NameAnswer)(nil),               // 32: vethloom.v1.NameAnswer
+	(*WatchNamesRequest)(nil),        // 33: vethloom.v1.WatchNamesRequest
+	(*NameQuery)(nil),                // 34: vethloom.v1.NameQuery
+	(*Node)(nil),                     // 35: vethloom.v1.Node
+	(*NodeSubnet)(nil),               // 36: vethloom.v1.NodeSubnet
+	(*PeerHealth)(nil),               // 37: vethloom.v1.PeerHealth
+	(*ListNodesRequest)(nil),         // 38: vethloom.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),        // 39: vethloom.v1.ListNodesResponse
+	(*InspectNodeRequest)(nil),       // 40: vethloom.v1.InspectNodeRequest
+	(*RemoveNodeRequest)(nil),        // 41: vethloom.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),       // 42: vethloom.v1.RemoveNodeResponse
+	(*Lease)(nil),                    // 43: vethloom.v1.Lease
+	(*ListLeasesRequest)(nil),        // 44: vethloom.v1.ListLeasesRequest
+	(*ListLeasesResponse)(nil),       // 45: vethloom.v1.ListLeasesResponse
+	(*ContainerSpec)(nil),            // 46: vethloom.v1.ContainerSpec
+	(*Mount)(nil),                    // 47: vethloom.v1.Mount
+	(*CreateContainerRequest)(nil),   // 48: vethloom.v1.CreateContainerRequest
+	(*CreateContainerResponse)(nil),  // 49: vethloom.v1.CreateContainerResponse
+	(*StartContainerRequest)(nil),    // 50: vethloom.v1.StartContainerRequest
+	(*StartContainerResponse)(nil),   // 51: vethloom.v1.StartContainerResponse
+	(*AttachRequest)(nil),            // 52: vethloom.v1.AttachRequest
+	(*AttachOptions)(nil),            // 53: vethloom.v1.AttachOptions
+	(*ExecRequest)(nil),              // 54: vethloom.v1.ExecRequest
+	(*ExecOptions)(nil),              // 55: vethloom.v1.ExecOptions
+	(*ExecResume)(nil),               // 56: vethloom.v1.ExecResume
+	(*WindowSize)(nil),               // 57: vethloom.v1.WindowSize
+	(*AttachResponse)(nil),           // 58: vethloom.v1.AttachResponse
+	(*Started)(nil),                  // 59: vethloom.v1.Started
+	(*ExitStatus)(nil),               // 60: vethloom.v1.ExitStatus
+	(*LogsRequest)(nil),              // 61: vethloom.v1.LogsRequest
+	(*LogsResponse)(nil),             // 62: vethloom.v1.LogsResponse
+	(*ListContainersRequest)(nil),    // 63: vethloom.v1.ListContainersRequest
+	(*ListContainersResponse)(nil),   // 64: vethloom.v1.ListContainersResponse
+	(*InspectContainerRequest)(nil),  // 65: vethloom.v1.InspectContainerRequest
+	(*Container)(nil),                // 66: vethloom.v1.Container
+	(*StopContainerRequest)(nil),     // 67: vethloom.v1.StopContainerRequest
+	(*StopContainerResponse)(nil),    // 68: vethloom.v1.StopContainerResponse
+	(*KillContainerRequest)(nil),     // 69: vethloom.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),    // 70: vethloom.v1.KillContainerResponse
+	(*RemoveContainerRequest)(nil),   // 71: vethloom.v1.RemoveContainerRequest
+	(*RemoveContainerResponse)(nil),  // 72: vethloom.v1.RemoveContainerResponse
+	(*WaitContainerRequest)(nil),     // 73: vethloom.v1.WaitContainerRequest
+	(*ChangePortsRequest)(nil),       // 74: vethloom.v1.ChangePortsRequest
+	(*ChangePortsResponse)(nil),      // 75: vethloom.v1.ChangePortsResponse
+	(*CommitContainerRequest)(nil),   // 76: vethloom.v1.CommitContainerRequest
+	(*CommitContainerResponse)(nil),  // 77: vethloom.v1.CommitContainerResponse
+	(*ContainerChangesRequest)(nil),  // 78: vethloom.v1.ContainerChangesRequest
+	(*ContainerChangesResponse)(nil), // 79: vethloom.v1.ContainerChangesResponse
+	(*FileChange)(nil),               // 80: vethloom.v1.FileChange
+	(*ExportContainerRequest)(nil),   // 81: vethloom.v1.ExportContainerRequest
+	(*ExportContainerResponse)(nil),  // 82: vethloom.v1.ExportContainerResponse
+	(*ImportRequest)(nil),            // 83: vethloom.v1.ImportRequest
+	(*ImportOptions)(nil),            // 84: vethloom.v1.ImportOptions
+	(*ImportResponse)(nil),           // 85: vethloom.v1.ImportResponse
+	(*LoadRequest)(nil),              // 86: vethloom.v1.LoadRequest
+	(*LoadResponse)(nil),             // 87: vethloom.v1.LoadResponse
+	(*ListImagesRequest)(nil),        // 88: vethloom.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),       // 89: vethloom.v1.ListImagesResponse
+	(*InspectImageRequest)(nil),      // 90: vethloom.v1.InspectImageRequest
+	(*Image)(nil),                    // 91: vethloom.v1.Image
+	(*Descriptor)(nil),               // 92: vethloom.v1.Descriptor
+	(*ImageHistoryRequest)(nil),      // 93: vethloom.v1.ImageHistoryRequest
+	(*ImageHistoryResponse)(nil),     // 94: vethloom.v1.ImageHistoryResponse
+	(*HistoryStep)(nil),              // 95: vethloom.v1.HistoryStep
+	(*RemoveImageRequest)(nil),       // 96: vethloom.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),      // 97: vethloom.v1.RemoveImageResponse
+	(*TagImageRequest)(nil),          // 98: vethloom.v1.TagImageRequest
+	(*TagImageResponse)(nil),         // 99: vethloom.v1.TagImageResponse
+	(*RegistryCredential)(nil),       // 100: vethloom.v1.RegistryCredential
+	(*RegistryHostsRequest)(nil),     // 101: vethloom.v1.RegistryHostsRequest
+	(*RegistryHostsResponse)(nil),    // 102: vethloom.v1.RegistryHostsResponse
+	(*RegistryHost)(nil),             // 103: vethloom.v1.RegistryHost
+	(*LoginRequest)(nil),             // 104: vethloom.v1.LoginRequest
+	(*LoginResponse)(nil),            // 105: vethloom.v1.LoginResponse
+	(*PullRequest)(nil),              // 106: vethloom.v1.PullRequest
+	(*PullResponse)(nil),             // 107: vethloom.v1.PullResponse
+	(*TransferProgress)(nil),         // 108: vethloom.v1.TransferProgress
+	(*PulledImage)(nil),              // 109: vethloom.v1.PulledImage
+	(*PushRequest)(nil),              // 110: vethloom.v1.PushRequest
+	(*PushResponse)(nil),             // 111: vethloom.v1.PushResponse
+	(*PushedImage)(nil),              // 112: vethloom.v1.PushedImage
+	(*SaveRequest)(nil),              // 113: vethloom.v1.SaveRequest
+	(*SaveResponse)(nil),             // 114: vethloom.v1.SaveResponse
+	(*PruneImagesRequest)(nil),       // 115: vethloom.v1.PruneImagesRequest
+	(*PruneImagesResponse)(nil),      // 116: vethloom.v1.PruneImagesResponse
+	(*CheckImagesRequest)(nil),       // 117: vethloom.v1.CheckImagesRequest
+	(*CheckImagesResponse)(nil),      // 118: vethloom.v1.CheckImagesResponse
+	(*CheckedImages)(nil),            // 119: vethloom.v1.CheckedImages
+	(*ImageDamage)(nil),              // 120: vethloom.v1.ImageDamage
+	(*CreateVolumeRequest)(nil),      // 121: vethloom.v1.CreateVolumeRequest
+	(*Volume)(nil),                   // 122: vethloom.v1.Volume
+	(*ListVolumesRequest)(nil),       // 123: vethloom.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),      // 124: vethloom.v1.ListVolumesResponse
+	(*InspectVolumeRequest)(nil),     // 125: vethloom.v1.InspectVolumeRequest
+	(*RemoveVolumeRequest)(nil),      // 126: vethloom.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),     // 127: vethloom.v1.RemoveVolumeResponse
+	(*PruneVolumesRequest)(nil),      // 128: vethloom.v1.PruneVolumesRequest
+	(*PruneVolumesResponse)(nil),     // 129: vethloom.v1.PruneVolumesResponse
+	(*VersionRequest)(nil),           // 130: vethloom.v1.VersionRequest
+	(*VersionResponse)(nil),          // 131: vethloom.v1.VersionResponse
+	(*StatusRequest)(nil),            // 132: vethloom.v1.StatusRequest
+	(*StatusResponse)(nil),           // 133: vethloom.v1.StatusResponse
+	(*FastPath)(nil),                 // 134: vethloom.v1.FastPath
+	(*PathCount)(nil),                // 135: vethloom.v1.PathCount
+	(*ClusterStatus)(nil),            // 136: vethloom.v1.ClusterStatus
+	(*OwnerError)(nil),               // 137: vethloom.v1.OwnerError
+	(*DiffRequest)(nil),              // 138: vethloom.v1.DiffRequest
+	(*DiffResponse)(nil),             // 139: vethloom.v1.DiffResponse
+	(*Op)(nil),                       // 140: vethloom.v1.Op
+	(*DoctorRequest)(nil),            // 141: vethloom.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 142: vethloom.v1.DoctorResponse
+	(*Finding)(nil),                  // 143: vethloom.v1.Finding
+	(*EventsRequest)(nil),            // 144: vethloom.v1.EventsRequest
+	(*Event)(nil),                    // 145: vethloom.v1.Event
+	(*DiskUsageRequest)(nil),         // 146: vethloom.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),        // 147: vethloom.v1.DiskUsageResponse
+	(*ImageUsage)(nil),               // 148: vethloom.v1.ImageUsage
+	(*ContainerUsage)(nil),           // 149: vethloom.v1.ContainerUsage
+	(*VolumeUsage)(nil),              // 150: vethloom.v1.VolumeUsage
+	nil,                              // 151: vethloom.v1.Pool.AuxAddressesEntry
+	nil,                              // 152: vethloom.v1.CreateNetworkRequest.OptionsEntry
+	nil,                              // 153: vethloom.v1.CreateNetworkRequest.LabelsEntry
+	nil,                              // 154: vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
+	nil,                              // 155: vethloom.v1.Network.OptionsEntry
+	nil,                              // 156: vethloom.v1.Network.LabelsEntry
+	nil,                              // 157: vethloom.v1.Network.IpamOptionsEntry
+	nil,                              // 158: vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	nil,                              // 159: vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	nil,                              // 160: vethloom.v1.ConnectRequest.SysctlsEntry
+	nil,                              // 161: vethloom.v1.Endpoint.SysctlsEntry
+	nil,                              // 162: vethloom.v1.CreateSandboxRequest.LabelsEntry
+	nil,                              // 163: vethloom.v1.Sandbox.LabelsEntry
+	nil,                              // 164: vethloom.v1.ContainerSpec.LabelsEntry
+	nil,                              // 165: vethloom.v1.ContainerSpec.SysctlsEntry
+	nil,                              // 166: vethloom.v1.Image.LabelsEntry
+	nil,                              // 167: vethloom.v1.CreateVolumeRequest.LabelsEntry
+	nil,                              // 168: vethloom.v1.Volume.LabelsEntry
+	nil,                              // 169: vethloom.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),    // 170: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 171: google.protobuf.Duration
 }
 var file_vethloom_proto_depIdxs = []int32{
-	150, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
+	151, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
 	0,   // 1: vethloom.v1.CreateNetworkRequest.pools:type_name -> vethloom.v1.Pool
-	151, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
-	152, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
-	153, // 4: vethloom.v1.CreateNetworkRequest.ipam_options:type_name -> vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
+	152, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
+	153, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
+	154, // 4: vethloom.v1.CreateNetworkRequest.ipam_options:type_name -> vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
 	0,   // 5: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
-	154, // 6: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
-	155, // 7: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
-	169, // 8: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
+	155, // 6: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
+	156, // 7: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
+	170, // 8: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
 	19,  // 9: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
 	3,   // 10: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
-	156, // 11: vethloom.v1.Network.ipam_options:type_name -> vethloom.v1.Network.IpamOptionsEntry
+	157, // 11: vethloom.v1.Network.ipam_options:type_name -> vethloom.v1.Network.IpamOptionsEntry
 	2,   // 12: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
-	157, // 13: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
-	158, // 14: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	159, // 15: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
-	22,  // 16: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
-	160, // 17: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
-	169, // 18: vethloom.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
-	19,  // 19: vethloom.v1.ListEndpointsResponse.endpoints:type_name -> vethloom.v1.Endpoint
-	16,  // 20: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
-	22,  // 21: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
-	161, // 22: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
-	19,  // 23: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
-	162, // 24: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
-	24,  // 25: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
-	31,  // 26: vethloom.v1.LookupNameResponse.answers:type_name -> vethloom.v1.NameAnswer
-	169, // 27: vethloom.v1.NameQuery.time:type_name -> google.protobuf.Timestamp
-	170, // 28: vethloom.v1.NameQuery.took:type_name -> google.protobuf.Duration
-	169, // 29: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	35,  // 30: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
-	35,  // 31: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
-	36,  // 32: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
-	170, // 33: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
-	169, // 34: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
-	34,  // 35: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
-	169, // 36: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
-	42,  // 37: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
-	16,  // 38: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
-	22,  // 39: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
-	46,  // 40: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
-	170, // 41: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
-	163, // 42: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
-	164, // 43: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
-	45,  // 44: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
-	52,  // 45: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
-	56,  // 46: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
-	56,  // 47: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
-	54,  // 48: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
-	56,  // 49: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
-	56,  // 50: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
-	55,  // 51: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
-	58,  // 52: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
-	59,  // 53: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
-	169, // 54: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
-	169, // 55: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	169, // 56: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	169, // 57: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	65,  // 58: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
-	45,  // 59: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
-	169, // 60: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
-	169, // 61: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
-	169, // 62: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
-	24,  // 63: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
-	170, // 64: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
-	22,  // 65: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
-	22,  // 66: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
-	79,  // 67: vethloom.v1.ContainerChangesResponse.changes:type_name -> vethloom.v1.FileChange
-	83,  // 68: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
-	90,  // 69: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
-	169, // 70: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
-	165, // 71: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
-	91,  // 72: vethloom.v1.Image.manifest:type_name -> vethloom.v1.Descriptor
-	94,  // 73: vethloom.v1.ImageHistoryResponse.steps:type_name -> vethloom.v1.HistoryStep
-	169, // 74: vethloom.v1.HistoryStep.created:type_name -> google.protobuf.Timestamp
-	102, // 75: vethloom.v1.RegistryHostsResponse.hosts:type_name -> vethloom.v1.RegistryHost
-	99,  // 76: vethloom.v1.LoginRequest.credential:type_name -> vethloom.v1.RegistryCredential
-	99,  // 77: vethloom.v1.PullRequest.credentials:type_name -> vethloom.v1.RegistryCredential
-	107, // 78: vethloom.v1.PullResponse.progress:type_name -> vethloom.v1.TransferProgress
-	108, // 79: vethloom.v1.PullResponse.pulled:type_name -> vethloom.v1.PulledImage
-	99,  // 80: vethloom.v1.PushRequest.credentials:type_name -> vethloom.v1.RegistryCredential
-	107, // 81: vethloom.v1.PushResponse.progress:type_name -> vethloom.v1.TransferProgress
-	111, // 82: vethloom.v1.PushResponse.pushed:type_name -> vethloom.v1.PushedImage
-	107, // 83: vethloom.v1.CheckImagesResponse.progress:type_name -> vethloom.v1.TransferProgress
-	119, // 84: vethloom.v1.CheckImagesResponse.damage:type_name -> vethloom.v1.ImageDamage
-	118, // 85: vethloom.v1.CheckImagesResponse.checked:type_name -> vethloom.v1.CheckedImages
-	166, // 86: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
-	167, // 87: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
-	169, // 88: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
-	121, // 89: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
-	169, // 90: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	136, // 91: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
-	135, // 92: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
-	133, // 93: vethloom.v1.StatusResponse.fast_path:type_name -> vethloom.v1.FastPath
-	134, // 94: vethloom.v1.FastPath.counts:type_name -> vethloom.v1.PathCount
-	169, // 95: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
-	169, // 96: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
-	169, // 97: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
-	169, // 98: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
-	139, // 99: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
-	142, // 100: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
-	169, // 101: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	168, // 102: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
-	147, // 103: vethloom.v1.DiskUsageResponse.images:type_name -> vethloom.v1.ImageUsage
-	148, // 104: vethloom.v1.DiskUsageResponse.containers:type_name -> vethloom.v1.ContainerUsage
-	149, // 105: vethloom.v1.DiskUsageResponse.volumes:type_name -> vethloom.v1.VolumeUsage
-	90,  // 106: vethloom.v1.ImageUsage.image:type_name -> vethloom.v1.Image
-	169, // 107: vethloom.v1.ContainerUsage.created:type_name -> google.protobuf.Timestamp
-	121, // 108: vethloom.v1.VolumeUsage.volume:type_name -> vethloom.v1.Volume
-	1,   // 109: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
-	4,   // 110: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
-	6,   // 111: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
-	7,   // 112: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
-	13,  // 113: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
-	14,  // 114: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
-	9,   // 115: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
-	11,  // 116: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
-	16,  // 117: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
-	17,  // 118: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
-	20,  // 119: vethloom.v1.Networks.Endpoints:input_type -> vethloom.v1.ListEndpointsRequest
-	23,  // 120: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
-	25,  // 121: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
-	27,  // 122: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
-	37,  // 123: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
-	39,  // 124: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
-	40,  // 125: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
-	29,  // 126: vethloom.v1.Names.Lookup:input_type -> vethloom.v1.LookupNameRequest
-	32,  // 127: vethloom.v1.Names.Watch:input_type -> vethloom.v1.WatchNamesRequest
-	43,  // 128: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
-	47,  // 129: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
-	49,  // 130: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
-	51,  // 131: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
-	53,  // 132: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
-	60,  // 133: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
-	62,  // 134: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
-	64,  // 135: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
-	66,  // 136: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
-	68,  // 137: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
-	70,  // 138: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
-	72,  // 139: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
-	73,  // 140: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
-	75,  // 141: vethloom.v1.Containers.Commit:input_type -> vethloom.v1.CommitContainerRequest
-	77,  // 142: vethloom.v1.Containers.Changes:input_type -> vethloom.v1.ContainerChangesRequest
-	80,  // 143: vethloom.v1.Containers.Export:input_type -> vethloom.v1.ExportContainerRequest
-	82,  // 144: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
-	85,  // 145: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
-	87,  // 146: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
-	89,  // 147: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
-	92,  // 148: vethloom.v1.Images.History:input_type -> vethloom.v1.ImageHistoryRequest
-	95,  // 149: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
-	97,  // 150: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
-	105, // 151: vethloom.v1.Images.Pull:input_type -> vethloom.v1.PullRequest
-	109, // 152: vethloom.v1.Images.Push:input_type -> vethloom.v1.PushRequest
-	100, // 153: vethloom.v1.Images.Hosts:input_type -> vethloom.v1.RegistryHostsRequest
-	103, // 154: vethloom.v1.Images.Login:input_type -> vethloom.v1.LoginRequest
-	112, // 155: vethloom.v1.Images.Save:input_type -> vethloom.v1.SaveRequest
-	114, // 156: vethloom.v1.Images.Prune:input_type -> vethloom.v1.PruneImagesRequest
-	116, // 157: vethloom.v1.Images.Check:input_type -> vethloom.v1.CheckImagesRequest
-	120, // 158: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
-	122, // 159: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
-	124, // 160: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
-	125, // 161: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
-	127, // 162: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
-	129, // 163: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
-	131, // 164: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
-	137, // 165: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
-	140, // 166: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
-	143, // 167: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
-	145, // 168: vethloom.v1.System.DiskUsage:input_type -> vethloom.v1.DiskUsageRequest
-	2,   // 169: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
-	5,   // 170: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
-	2,   // 171: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
-	8,   // 172: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
-	2,   // 173: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
-	15,  // 174: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
-	10,  // 175: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
-	12,  // 176: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
-	19,  // 177: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
-	18,  // 178: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
-	21,  // 179: vethloom.v1.Networks.Endpoints:output_type -> vethloom.v1.ListEndpointsResponse
-	24,  // 180: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
-	26,  // 181: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
-	28,  // 182: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
-	38,  // 183: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
-	34,  // 184: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
-	41,  // 185: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
-	30,  // 186: vethloom.v1.Names.Lookup:output_type -> vethloom.v1.LookupNameResponse
-	33,  // 187: vethloom.v1.Names.Watch:output_type -> vethloom.v1.NameQuery
-	44,  // 188: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
-	48,  // 189: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
-	50,  // 190: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
-	57,  // 191: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
-	57,  // 192: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
-	61,  // 193: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
-	63,  // 194: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
-	65,  // 195: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
-	67,  // 196: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
-	69,  // 197: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
-	71,  // 198: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
-	59,  // 199: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
-	74,  // 200: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
-	76,  // 201: vethloom.v1.Containers.Commit:output_type -> vethloom.v1.CommitContainerResponse
-	78,  // 202: vethloom.v1.Containers.Changes:output_type -> vethloom.v1.ContainerChangesResponse
-	81,  // 203: vethloom.v1.Containers.Export:output_type -> vethloom.v1.ExportContainerResponse
-	84,  // 204: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
-	86,  // 205: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
-	88,  // 206: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
-	90,  // 207: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
-	93,  // 208: vethloom.v1.Images.History:output_type -> vethloom.v1.ImageHistoryResponse
-	96,  // 209: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
-	98,  // 210: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
-	106, // 211: vethloom.v1.Images.Pull:output_type -> vethloom.v1.PullResponse
-	110, // 212: vethloom.v1.Images.Push:output_type -> vethloom.v1.PushResponse
-	101, // 213: vethloom.v1.Images.Hosts:output_type -> vethloom.v1.RegistryHostsResponse
-	104, // 214: vethloom.v1.Images.Login:output_type -> vethloom.v1.LoginResponse
-	113, // 215: vethloom.v1.Images.Save:output_type -> vethloom.v1.SaveResponse
-	115, // 216: vethloom.v1.Images.Prune:output_type -> vethloom.v1.PruneImagesResponse
-	117, // 217: vethloom.v1.Images.Check:output_type -> vethloom.v1.CheckImagesResponse
-	121, // 218: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
-	123, // 219: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
-	121, // 220: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
-	126, // 221: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
-	128, // 222: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
-	130, // 223: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
-	132, // 224: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
-	138, // 225: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
-	141, // 226: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
-	144, // 227: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
-	146, // 228: vethloom.v1.System.DiskUsage:output_type -> vethloom.v1.DiskUsageResponse
-	169, // [169:229] is the sub-list for method output_type
-	109, // [109:169] is the sub-list for method input_type
-	109, // [109:109] is the sub-list for extension type_name
-	109, // [109:109] is the sub-list for extension extendee
-	0,   // [0:109] is the sub-list for field type_name
+	158, // 13: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	159, // 14: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	160, // 15: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
+	23,  // 16: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
+	161, // 17: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
+	170, // 18: vethloom.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
+	20,  // 19: vethloom.v1.Endpoint.path:type_name -> vethloom.v1.EndpointPath
+	19,  // 20: vethloom.v1.ListEndpointsResponse.endpoints:type_name -> vethloom.v1.Endpoint
+	16,  // 21: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
+	23,  // 22: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
+	162, // 23: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
+	19,  // 24: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
+	163, // 25: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
+	25,  // 26: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
+	32,  // 27: vethloom.v1.LookupNameResponse.answers:type_name -> vethloom.v1.NameAnswer
+	170, // 28: vethloom.v1.NameQuery.time:type_name -> google.protobuf.Timestamp
+	171, // 29: vethloom.v1.NameQuery.took:type_name -> google.protobuf.Duration
+	170, // 30: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	36,  // 31: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
+	36,  // 32: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
+	37,  // 33: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
+	171, // 34: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
+	170, // 35: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
+	35,  // 36: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
+	170, // 37: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
+	43,  // 38: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
+	16,  // 39: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
+	23,  // 40: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
+	47,  // 41: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
+	171, // 42: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	164, // 43: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
+	165, // 44: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
+	46,  // 45: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
+	53,  // 46: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
+	57,  // 47: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
+	57,  // 48: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
+	55,  // 49: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
+	57,  // 50: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
+	57,  // 51: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
+	56,  // 52: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
+	59,  // 53: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
+	60,  // 54: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
+	170, // 55: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
+	170, // 56: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	170, // 57: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	170, // 58: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	66,  // 59: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
+	46,  // 60: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
+	170, // 61: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
+	170, // 62: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
+	170, // 63: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	25,  // 64: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
+	171, // 65: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	23,  // 66: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
+	23,  // 67: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
+	80,  // 68: vethloom.v1.ContainerChangesResponse.changes:type_name -> vethloom.v1.FileChange
+	84,  // 69: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
+	91,  // 70: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
+	170, // 71: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
+	166, // 72: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
+	92,  // 73: vethloom.v1.Image.manifest:type_name -> vethloom.v1.Descriptor
+	95,  // 74: vethloom.v1.ImageHistoryResponse.steps:type_name -> vethloom.v1.HistoryStep
+	170, // 75: vethloom.v1.HistoryStep.created:type_name -> google.protobuf.Timestamp
+	103, // 76: vethloom.v1.RegistryHostsResponse.hosts:type_name -> vethloom.v1.RegistryHost
+	100, // 77: vethloom.v1.LoginRequest.credential:type_name -> vethloom.v1.RegistryCredential
+	100, // 78: vethloom.v1.PullRequest.credentials:type_name -> vethloom.v1.RegistryCredential
+	108, // 79: vethloom.v1.PullResponse.progress:type_name -> vethloom.v1.TransferProgress
+	109, // 80: vethloom.v1.PullResponse.pulled:type_name -> vethloom.v1.PulledImage
+	100, // 81: vethloom.v1.PushRequest.credentials:type_name -> vethloom.v1.RegistryCredential
+	108, // 82: vethloom.v1.PushResponse.progress:type_name -> vethloom.v1.TransferProgress
+	112, // 83: vethloom.v1.PushResponse.pushed:type_name -> vethloom.v1.PushedImage
+	108, // 84: vethloom.v1.CheckImagesResponse.progress:type_name -> vethloom.v1.TransferProgress
+	120, // 85: vethloom.v1.CheckImagesResponse.damage:type_name -> vethloom.v1.ImageDamage
+	119, // 86: vethloom.v1.CheckImagesResponse.checked:type_name -> vethloom.v1.CheckedImages
+	167, // 87: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
+	168, // 88: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
+	170, // 89: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	122, // 90: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
+	170, // 91: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	137, // 92: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
+	136, // 93: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
+	134, // 94: vethloom.v1.StatusResponse.fast_path:type_name -> vethloom.v1.FastPath
+	135, // 95: vethloom.v1.FastPath.counts:type_name -> vethloom.v1.PathCount
+	170, // 96: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
+	170, // 97: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
+	170, // 98: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
+	170, // 99: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
+	140, // 100: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
+	143, // 101: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
+	170, // 102: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	169, // 103: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
+	148, // 104: vethloom.v1.DiskUsageResponse.images:type_name -> vethloom.v1.ImageUsage
+	149, // 105: vethloom.v1.DiskUsageResponse.containers:type_name -> vethloom.v1.ContainerUsage
+	150, // 106: vethloom.v1.DiskUsageResponse.volumes:type_name -> vethloom.v1.VolumeUsage
+	91,  // 107: vethloom.v1.ImageUsage.image:type_name -> vethloom.v1.Image
+	170, // 108: vethloom.v1.ContainerUsage.created:type_name -> google.protobuf.Timestamp
+	122, // 109: vethloom.v1.VolumeUsage.volume:type_name -> vethloom.v1.Volume
+	1,   // 110: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
+	4,   // 111: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
+	6,   // 112: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
+	7,   // 113: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
+	13,  // 114: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
+	14,  // 115: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
+	9,   // 116: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
+	11,  // 117: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
+	16,  // 118: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
+	17,  // 119: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
+	21,  // 120: vethloom.v1.Networks.Endpoints:input_type -> vethloom.v1.ListEndpointsRequest
+	24,  // 121: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
+	26,  // 122: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
+	28,  // 123: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
+	38,  // 124: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
+	40,  // 125: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
+	41,  // 126: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
+	30,  // 127: vethloom.v1.Names.Lookup:input_type -> vethloom.v1.LookupNameRequest
+	33,  // 128: vethloom.v1.Names.Watch:input_type -> vethloom.v1.WatchNamesRequest
+	44,  // 129: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
+	48,  // 130: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
+	50,  // 131: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
+	52,  // 132: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
+	54,  // 133: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
+	61,  // 134: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
+	63,  // 135: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
+	65,  // 136: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
+	67,  // 137: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
+	69,  // 138: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
+	71,  // 139: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
+	73,  // 140: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
+	74,  // 141: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
+	76,  // 142: vethloom.v1.Containers.Commit:input_type -> vethloom.v1.CommitContainerRequest
+	78,  // 143: vethloom.v1.Containers.Changes:input_type -> vethloom.v1.ContainerChangesRequest
+	81,  // 144: vethloom.v1.Containers.Export:input_type -> vethloom.v1.ExportContainerRequest
+	83,  // 145: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
+	86,  // 146: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
+	88,  // 147: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
+	90,  // 148: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
+	93,  // 149: vethloom.v1.Images.History:input_type -> vethloom.v1.ImageHistoryRequest
+	96,  // 150: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
+	98,  // 151: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
+	106, // 152: vethloom.v1.Images.Pull:input_type -> vethloom.v1.PullRequest
+	110, // 153: vethloom.v1.Images.Push:input_type -> vethloom.v1.PushRequest
+	101, // 154: vethloom.v1.Images.Hosts:input_type -> vethloom.v1.RegistryHostsRequest
+	104, // 155: vethloom.v1.Images.Login:input_type -> vethloom.v1.LoginRequest
+	113, // 156: vethloom.v1.Images.Save:input_type -> vethloom.v1.SaveRequest
+	115, // 157: vethloom.v1.Images.Prune:input_type -> vethloom.v1.PruneImagesRequest
+	117, // 158: vethloom.v1.Images.Check:input_type -> vethloom.v1.CheckImagesRequest
+	121, // 159: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
+	123, // 160: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
+	125, // 161: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
+	126, // 162: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
+	128, // 163: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
+	130, // 164: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
+	132, // 165: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
+	138, // 166: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
+	141, // 167: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
+	144, // 168: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
+	146, // 169: vethloom.v1.System.DiskUsage:input_type -> vethloom.v1.DiskUsageRequest
+	2,   // 170: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
+	5,   // 171: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
+	2,   // 172: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
+	8,   // 173: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
+	2,   // 174: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
+	15,  // 175: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
+	10,  // 176: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
+	12,  // 177: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
+	19,  // 178: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
+	18,  // 179: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
+	22,  // 180: vethloom.v1.Networks.Endpoints:output_type -> vethloom.v1.ListEndpointsResponse
+	25,  // 181: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
+	27,  // 182: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
+	29,  // 183: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
+	39,  // 184: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
+	35,  // 185: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
+	42,  // 186: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
+	31,  // 187: vethloom.v1.Names.Lookup:output_type -> vethloom.v1.LookupNameResponse
+	34,  // 188: vethloom.v1.Names.Watch:output_type -> vethloom.v1.NameQuery
+	45,  // 189: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
+	49,  // 190: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
+	51,  // 191: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
+	58,  // 192: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
+	58,  // 193: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
+	62,  // 194: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
+	64,  // 195: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
+	66,  // 196: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
+	68,  // 197: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
+	70,  // 198: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
+	72,  // 199: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
+	60,  // 200: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
+	75,  // 201: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
+	77,  // 202: vethloom.v1.Containers.Commit:output_type -> vethloom.v1.CommitContainerResponse
+	79,  // 203: vethloom.v1.Containers.Changes:output_type -> vethloom.v1.ContainerChangesResponse
+	82,  // 204: vethloom.v1.Containers.Export:output_type -> vethloom.v1.ExportContainerResponse
+	85,  // 205: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
+	87,  // 206: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
+	89,  // 207: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
+	91,  // 208: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
+	94,  // 209: vethloom.v1.Images.History:output_type -> vethloom.v1.ImageHistoryResponse
+	97,  // 210: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
+	99,  // 211: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
+	107, // 212: vethloom.v1.Images.Pull:output_type -> vethloom.v1.PullResponse
+	111, // 213: vethloom.v1.Images.Push:output_type -> vethloom.v1.PushResponse
+	102, // 214: vethloom.v1.Images.Hosts:output_type -> vethloom.v1.RegistryHostsResponse
+	105, // 215: vethloom.v1.Images.Login:output_type -> vethloom.v1.LoginResponse
+	114, // 216: vethloom.v1.Images.Save:output_type -> vethloom.v1.SaveResponse
+	116, // 217: vethloom.v1.Images.Prune:output_type -> vethloom.v1.PruneImagesResponse
+	118, // 218: vethloom.v1.Images.Check:output_type -> vethloom.v1.CheckImagesResponse
+	122, // 219: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
+	124, // 220: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
+	122, // 221: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
+	127, // 222: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
+	129, // 223: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
+	131, // 224: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
+	133, // 225: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
+	139, // 226: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
+	142, // 227: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
+	145, // 228: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
+	147, // 229: vethloom.v1.System.DiskUsage:output_type -> vethloom.v1.DiskUsageResponse
+	170, // [170:230] is the sub-list for method output_type
+	110, // [110:170] is the sub-list for method input_type
+	110, // [110:110] is the sub-list for extension type_name
+	110, // [110:110] is the sub-list for extension extendee
+	0,   // [0:110] is the sub-list for field type_name
 }
 
 func init() { file_vethloom_proto_init() }
@@ -11127,39 +11193,39 @@ func file_vethloom_proto_init() {
 		return
 	}
 	file_vethloom_proto_msgTypes[13].OneofWrappers = []any{}
-	file_vethloom_proto_msgTypes[51].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[52].OneofWrappers = []any{
 		(*AttachRequest_Options)(nil),
 		(*AttachRequest_Stdin)(nil),
 		(*AttachRequest_CloseStdin)(nil),
 		(*AttachRequest_Resize)(nil),
 		(*AttachRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[53].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[54].OneofWrappers = []any{
 		(*ExecRequest_Options)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_CloseStdin)(nil),
 		(*ExecRequest_Resize)(nil),
 		(*ExecRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[57].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[58].OneofWrappers = []any{
 		(*AttachResponse_Started)(nil),
 		(*AttachResponse_Stdout)(nil),
 		(*AttachResponse_Stderr)(nil),
 		(*AttachResponse_Exit)(nil),
 	}
-	file_vethloom_proto_msgTypes[82].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[83].OneofWrappers = []any{
 		(*ImportRequest_Options)(nil),
 		(*ImportRequest_Data)(nil),
 	}
-	file_vethloom_proto_msgTypes[106].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[107].OneofWrappers = []any{
 		(*PullResponse_Progress)(nil),
 		(*PullResponse_Pulled)(nil),
 	}
-	file_vethloom_proto_msgTypes[110].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[111].OneofWrappers = []any{
 		(*PushResponse_Progress)(nil),
 		(*PushResponse_Pushed)(nil),
 	}
-	file_vethloom_proto_msgTypes[117].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[118].OneofWrappers = []any{
 		(*CheckImagesResponse_Progress)(nil),
 		(*CheckImagesResponse_Damage)(nil),
 		(*CheckImagesResponse_Checked)(nil),
@@ -11170,7 +11236,7 @@ func file_vethloom_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vethloom_proto_rawDesc), len(file_vethloom_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   169,
+			NumMessages:   170,
 			NumExtensions: 0,
 			NumServices:   9,
 		},

@@ -21,6 +21,7 @@ var (
 	_ cnm.GatewayChooser = Driver{}
 	_ cnm.LANDriver      = Driver{}
 	_ cnm.LinkNamer      = Driver{}
+	_ cnm.PathTeller     = Driver{}
 	_ cnm.Updater        = Driver{}
 )
 

@@ -1,6 +1,8 @@
 package bridge
 
 import (
+	"fmt"
+
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/plan"
 )
@@ -12,11 +14,61 @@ const maxFastPorts = 256
 // MAC is the hardware address of the network's bridge.
 func MAC(n cnm.Network) plan.MAC { return bridgeMAC(n.ID) }
 
-// Fast reports whether packets of the network may take the fast path: where endpoints talk to each other at all, and
-// what they send is theirs. Where rules of others are about the network's bridge, they are to see it all.
-func (o Options) Fast(n cnm.Network, h cnm.Host) bool {
-	return h.Fast && o.FastPath && o.ICC && o.SourceValidation && !o.OnLAN() && cnm.FastNetwork(n) != "" &&
-		!h.Filters.About(o.Link(n))
+// Fast reports whether packets of the network may take the fast path.
+func (o Options) Fast(n cnm.Network, h cnm.Host) bool { return h.Fast && o.slow(n, h) == "" }
+
+// slow says why no packet of the network takes the fast path; "" where they may. Endpoints have to talk to each other at
+// all, and what they send has to be theirs. Where rules of others are about the network's bridge, they are to see it all.
+func (o Options) slow(n cnm.Network, h cnm.Host) string {
+	switch {
+	case !h.Fast:
+		return "this host has no fast path: " + h.NoFast
+	case !o.FastPath:
+		return "the network has fastpath=off"
+	case !o.ICC:
+		return "the network has icc=false"
+	case !o.SourceValidation:
+		return "the network has source-validation=false"
+	case o.OnLAN():
+		return "the network is on a LAN"
+	case cnm.FastNetwork(n) == "":
+		return "the network has too short an ID"
+	case h.Filters.About(o.Link(n)):
+		return "firewall rules of others are about the network's bridge"
+	}
+	return ""
+}
+
+// SlowPath says why packets of an endpoint take the slow path; "" where they may take the fast one. An endpoint with a
+// rate has queues that no packet may go round.
+func SlowPath(n cnm.Network, e cnm.Endpoint, o Options, h cnm.Host) string {
+	if why := o.slow(n, h); why != "" {
+		return why
+	}
+	ports := 0
+	for _, p := range e.Ports {
+		if p.Proto != plan.SCTP { // it never takes the fast path
+			ports += int(p.Count) * len(e.Addrs)
+		}
+	}
+	switch {
+	case e.RateIn != 0 || e.RateOut != 0:
+		return "it has a rate"
+	case ports > maxFastPorts:
+		return fmt.Sprintf("it publishes more than %d ports, each address counted", maxFastPorts)
+	case h.Filters.About(EndpointLinkName(e.ID)):
+		return "firewall rules of others are about its link"
+	}
+	return ""
+}
+
+// SlowPath implements [cnm.PathTeller].
+func (Driver) SlowPath(n cnm.Network, e cnm.Endpoint, h cnm.Host) string {
+	o, err := options(n)
+	if err != nil {
+		return err.Error()
+	}
+	return SlowPath(n, e, o, h)
 }
 
 // fast has the network counted.
@@ -26,10 +78,9 @@ func (r *networkRender) fast() {
 	}
 }
 
-// fast leads to the endpoint, and has a program judge what it sends. An endpoint with a rate has queues that no packet
-// may go round.
+// fast leads to the endpoint, and has a program judge what it sends.
 func (r *endpointRender) fast(mtu int) {
-	if !r.o.Fast(r.n, r.h) || r.e.RateIn != 0 || r.e.RateOut != 0 || r.h.Filters.About(r.host) {
+	if SlowPath(r.n, r.e, r.o, r.h) != "" {
 		return
 	}
 	network := cnm.FastNetwork(r.n)
@@ -37,16 +88,13 @@ func (r *endpointRender) fast(mtu int) {
 	for _, a := range r.e.Addrs {
 		for _, p := range r.e.Ports {
 			if p.Proto == plan.SCTP {
-				continue // it never takes the fast path
+				continue
 			}
 			for i := range p.Count {
 				f.Ports = append(f.Ports, plan.FastPort{Network: network, Addr: a.Addr(), Proto: p.Proto,
 					Port: p.Port + i})
 			}
 		}
-	}
-	if len(f.Ports) > maxFastPorts {
-		return
 	}
 	for _, a := range r.e.Addrs {
 		f.Endpoints = append(f.Endpoints, plan.FastEndpoint{Network: network, Addr: a.Addr(), Link: r.host,

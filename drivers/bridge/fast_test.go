@@ -48,30 +48,55 @@ func TestFastGolden(t *testing.T) {
 // TestSlowEndpoints have something that the fast path would go round.
 func TestSlowEndpoints(t *testing.T) {
 	h := cnm.Host{MTU: 1500, Fast: true}
-	limited, many := testEndpoint(), testEndpoint()
+	limited, many, most := testEndpoint(), testEndpoint(), testEndpoint()
 	limited.RateIn = 8e6
-	many.Ports = []cnm.PortMapping{{Proto: plan.UDP, HostPort: 10000, Port: 10000, Count: 200}} // of two addresses each
+	// Of two addresses each.
+	many.Ports = []cnm.PortMapping{{Proto: plan.UDP, HostPort: 10000, Port: 10000, Count: 129}}
+	most.Ports = []cnm.PortMapping{{Proto: plan.UDP, HostPort: 10000, Port: 10000, Count: 128},
+		{Proto: plan.SCTP, HostPort: 9000, Port: 90, Count: 100}}
 	for _, c := range []struct {
 		name string
 		n    cnm.Network
 		e    cnm.Endpoint
 		h    cnm.Host
+		why  string
 	}{
-		{"off", with(testNetwork(), "fastpath", "off"), testEndpoint(), h},
-		{"no icc", with(testNetwork(), "icc", "false"), testEndpoint(), h},
-		{"no source validation", with(testNetwork(), "source-validation", "false"), testEndpoint(), h},
-		{"a rate", testNetwork(), limited, h},
-		{"many ports", testNetwork(), many, h},
-		{"somebody's rules", testNetwork(), testEndpoint(), cnm.Host{MTU: 1500, Fast: true,
-			Filters: cnm.Filters{Links: []string{"vlb-*"}}}},
-		{"a host without", testNetwork(), testEndpoint(), cnm.Host{MTU: 1500}},
+		{"off", with(testNetwork(), "fastpath", "off"), testEndpoint(), h, "fastpath=off"},
+		{"no icc", with(testNetwork(), "icc", "false"), testEndpoint(), h, "icc=false"},
+		{"no source validation", with(testNetwork(), "source-validation", "false"), testEndpoint(), h,
+			"source-validation=false"},
+		{"on a LAN", with(testNetwork(), "parent", "eth1"), testEndpoint(), h, "on a LAN"},
+		{"a rate", testNetwork(), limited, h, "rate"},
+		{"many ports", testNetwork(), many, h, "more than 256 ports"},
+		{"rules about bridges", testNetwork(), testEndpoint(), cnm.Host{MTU: 1500, Fast: true,
+			Filters: cnm.Filters{Links: []string{"vlb-*"}}}, "rules of others are about the network's bridge"},
+		{"rules about links", testNetwork(), testEndpoint(), cnm.Host{MTU: 1500, Fast: true,
+			Filters: cnm.Filters{Links: []string{"vle-*"}}}, "rules of others are about its link"},
+		{"a host without", testNetwork(), testEndpoint(), cnm.Host{MTU: 1500, NoFast: "too old a kernel"},
+			"no fast path: too old a kernel"},
+		{"an option that is none", with(testNetwork(), "fastpath", "on"), testEndpoint(), h, "want auto or off"},
 	} {
+		if got := (Driver{}).SlowPath(c.n, c.e, c.h); !strings.Contains(got, c.why) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.why)
+		}
+		if c.name == "an option that is none" {
+			continue
+		}
 		s, err := Driver{}.RenderEndpoint(c.n, c.e, c.h)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got := fastText(s); got != "" {
 			t.Errorf("%s: %s", c.name, got)
+		}
+	}
+	for _, e := range []cnm.Endpoint{testEndpoint(), most} {
+		s, err := Driver{}.RenderEndpoint(testNetwork(), e, h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if why := (Driver{}).SlowPath(testNetwork(), e, h); why != "" || fastText(s) == "" {
+			t.Errorf("an endpoint that takes the fast path has %q, and is slow by %q", fastText(s), why)
 		}
 	}
 	if _, err := DecodeOptions(map[string]string{"fastpath": "on"}); err == nil ||

@@ -20,6 +20,7 @@ var (
 	_ cnm.PeerDriver     = Driver{}
 	_ cnm.GatewayChooser = Driver{}
 	_ cnm.LinkNamer      = Driver{}
+	_ cnm.PathTeller     = Driver{}
 	_ cnm.Updater        = Driver{}
 	_ cnm.Flooder        = Driver{}
 )

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/drivers/bridge"
 	"github.com/vethloom/vethloom/plan"
 )
 
@@ -33,4 +34,13 @@ func fastWays(n cnm.Network, p cnm.Peer, h cnm.Host, dst netip.Addr) ([]plan.Fas
 			Port: cmp.Or(n.Cluster.Port, o.Port), Via: p.MAC})
 	}
 	return out, nil
+}
+
+// SlowPath implements [cnm.PathTeller].
+func (Driver) SlowPath(n cnm.Network, e cnm.Endpoint, h cnm.Host) string {
+	o, err := options(n)
+	if err != nil {
+		return err.Error()
+	}
+	return bridge.SlowPath(n, e, o.Bridge, h)
 }

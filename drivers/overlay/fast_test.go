@@ -22,5 +22,13 @@ func TestFastGolden(t *testing.T) {
 		golden.Equal(t, name+".txt", "network\n"+fast(Driver{}.RenderNetwork(network(), h))+"\nendpoint\n"+
 			fast(Driver{}.RenderEndpoint(network(), endpoint(), h))+"\npeer\n"+
 			fast(Driver{}.RenderPeer(network(), peer(), h)))
+		if why := (Driver{}).SlowPath(network(), endpoint(), h); why != "" {
+			t.Errorf("%s: slow by %q", name, why)
+		}
+		limited := endpoint()
+		limited.RateOut = 8e6
+		if why := (Driver{}).SlowPath(network(), limited, h); why != "it has a rate" {
+			t.Errorf("%s, with a rate: slow by %q", name, why)
+		}
 	}
 }

@@ -40,3 +40,12 @@ func (r rendering) plain(f *plan.Fast) {
 		f.Endpoints = append(f.Endpoints, e)
 	}
 }
+
+// SlowPath implements [cnm.PathTeller].
+func (d Driver) SlowPath(n cnm.Network, e cnm.Endpoint, h cnm.Host) string {
+	o, err := d.options(n)
+	if err != nil {
+		return err.Error()
+	}
+	return bridge.SlowPath(n, e, o.Bridge, h)
+}

@@ -38,6 +38,10 @@ func TestFastGolden(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				if why := d.SlowPath(c.n, e, c.h); (why == "") != (fast(own) != "") ||
+					name == "off" && !strings.Contains(why, "fastpath=off") {
+					t.Errorf("slow by %q, with %q", why, fast(own))
+				}
 				p := peer(t, d, c.n, c.h, true)
 				if d.Name() == "host-gw" && name == "underlay6" {
 					p.Prefixes = p.Prefixes[1:] // routes carry their own family

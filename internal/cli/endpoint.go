@@ -29,7 +29,8 @@ func (a networks) endpointList() *cobra.Command {
 		Use: "ls [flags] [NETWORK]", Aliases: []string{"list"},
 		Short: "List who is on networks: containers of every engine, on every node",
 		Args:  cobra.MaximumNArgs(1), ValidArgsFunction: a.complete(networkNames, 1),
-		Example: "  net endpoint ls\n  net endpoint ls web --format '{{.Name}} {{.Addresses}}'",
+		Example: "  net endpoint ls\n  net endpoint ls web --format '{{.Name}} {{.Addresses}}'\n" +
+			"  net endpoint ls --format '{{.Name}} {{.Path}} {{.PathReason}}'",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			resp, err := c.Networks.Endpoints(ctx, &apiv1.ListEndpointsRequest{Network: strings.Join(args, "")})
 			if err != nil {
@@ -68,6 +69,9 @@ func (a networks) endpointLister() *show.Lister[*apiv1.Endpoint] {
 		{Name: "Node", Header: "NODE", Value: (*apiv1.Endpoint).GetNode},
 		{Name: "Addresses", Header: "ADDRESSES",
 			Value: func(e *apiv1.Endpoint) string { return strings.Join(bare(e.GetAddresses()), ", ") }},
+		{Name: "Path", Header: "PATH", Value: func(e *apiv1.Endpoint) string { path, _ := view.Path(e); return path }},
+		{Name: "PathReason", Header: "WHY SLOW", Hidden: true,
+			Value: func(e *apiv1.Endpoint) string { _, why := view.Path(e); return why }},
 		{Name: "Since", Header: "CREATED", Value: func(e *apiv1.Endpoint) string { return a.ago(e.GetCreated()) }},
 		{Name: "ID", Header: "ENDPOINT ID", Hidden: true,
 			Value: func(e *apiv1.Endpoint) string { return short(e.GetId()) }},

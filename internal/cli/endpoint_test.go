@@ -27,7 +27,9 @@ func (p *present) ListEndpoints(_ context.Context, network string) ([]server.End
 		{NetworkName: "web", ContainerName: evil, Node: evil, Endpoint: cnm.Endpoint{ID: "b", Addrs: prefixes,
 			Engine: cnm.EngineDocker, Created: time.Unix(60, 0)}},
 		{NetworkName: "web", ContainerName: "db", Node: "n1", ContainerID: "0123456789abcdef",
-			Endpoint: cnm.Endpoint{ID: "a"}},
+			Endpoint: cnm.Endpoint{ID: "a"}, Path: &server.EndpointPath{}},
+		{NetworkName: "web", ContainerName: "web", Node: "n2", Endpoint: cnm.Endpoint{ID: "c"},
+			Path: &server.EndpointPath{Slow: "it has a rate"}},
 	}, nil
 }
 
@@ -48,11 +50,12 @@ func TestEndpointsOfAllEngines(t *testing.T) {
 		return b.String()
 	}
 	lines := strings.Split(strings.TrimSpace(run("web")), "\n")
-	if len(lines) != 3 || p.asked != "web" {
+	if len(lines) != 4 || p.asked != "web" {
 		t.Fatalf("of network %q:\n%s", p.asked, strings.Join(lines, "\n"))
 	}
-	for i, want := range []string{"NETWORK NAME ENGINE CONTAINER ID NODE ADDRESSES CREATED",
-		"10.7.0.9, fd07::9 2 minutes ago", "web db vethloom 0123456789ab n1"} {
+	for i, want := range []string{"NETWORK NAME ENGINE CONTAINER ID NODE ADDRESSES PATH CREATED",
+		"10.7.0.9, fd07::9 2 minutes ago", "web db vethloom 0123456789ab n1 fast",
+		"web web vethloom n2 slow"} {
 		if got := strings.Join(strings.Fields(lines[i]), " "); !strings.Contains(got, want) {
 			t.Errorf("line %d: %q, want %q", i, got, want)
 		}
@@ -63,12 +66,16 @@ func TestEndpointsOfAllEngines(t *testing.T) {
 	if got := run("--no-trunc", "--format", "{{.ContainerID}}"); !strings.Contains(got, "0123456789abcdef\n") {
 		t.Errorf("whole IDs: %q", got)
 	}
-	var row struct{ Network, Engine, Addresses, Node string }
-	first, _, _ := strings.Cut(run("--format", "json"), "\n")
-	if err := json.Unmarshal([]byte(first), &row); err != nil || row.Network != "web" {
-		t.Errorf("JSON %s: %+v, %v", first, row, err)
+	var row struct{ Network, Engine, Addresses, Node, Path, PathReason string }
+	rows := strings.Split(strings.TrimSpace(run("--format", "json")), "\n")
+	if err := json.Unmarshal([]byte(rows[0]), &row); err != nil || row.Network != "web" || row.Path != "" {
+		t.Errorf("JSON %s: %+v, %v", rows[0], row, err)
 	}
-	if got := strings.Fields(run("-q")); len(got) != 2 {
+	if err := json.Unmarshal([]byte(rows[2]), &row); err != nil || row.Path != "slow" ||
+		row.PathReason != "it has a rate" {
+		t.Errorf("JSON %s: %+v, %v", rows[2], row, err)
+	}
+	if got := strings.Fields(run("-q")); len(got) != 3 {
 		t.Errorf("IDs: %v", got)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/doctor"
-	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/kern/fastpath"
 	"github.com/vethloom/vethloom/internal/linkname"
 	"github.com/vethloom/vethloom/internal/reconcile"
@@ -30,14 +29,20 @@ func (c Config) fastOwner(of plan.Owner) (plan.Owner, bool) {
 	return cnm.FastOwner(of), true
 }
 
-// hasFastPath reports whether packets may take the fast path on this host: it was not switched off, the kernel has what
-// it needs, and frames do not run through IP firewalls on bridges, where somebody's rules may be meant for them.
-func hasFastPath(ctx context.Context, d *daemon, bridgeNetfilterOff bool) (bool, error) {
-	if d.cfg.FastPath == "off" || d.kernel.FastPath() != nil {
-		return false, nil
+// noFastPath says why packets can take no fast path on this host; "": they may. It was not switched off, the kernel has
+// what it needs, and frames do not run through IP firewalls on bridges, where somebody's rules may be meant for them.
+func noFastPath(ctx context.Context, d *daemon, bridgeNetfilterOff bool) (string, error) {
+	if d.cfg.FastPath == "off" {
+		return "it was switched off (netd --fastpath off)", nil
+	}
+	if err := d.kernel.FastPath(); err != nil {
+		return err.Error(), nil
 	}
 	has, err := d.kernel.HasBridgeNetfilter(ctx)
-	return err == nil && (!has || bridgeNetfilterOff), err
+	if err != nil || !has || bridgeNetfilterOff {
+		return "", err
+	}
+	return "frames on bridges run through IP firewalls (--bridge-netfilter)", nil
 }
 
 // filters finds the rules of others that would not see what takes the fast path.
@@ -60,21 +65,13 @@ func filters(ctx context.Context, d *daemon) (f cnm.Filters, err error) {
 	return f, err
 }
 
-// noFastPath says why a host that is to have a fast path has none.
-func noFastPath(f *kern.Fast) string {
-	if err := f.FastPath(); err != nil {
-		return err.Error()
-	}
-	return "frames on bridges run through IP firewalls (--bridge-netfilter)"
-}
-
 // examineFast looks at the fast path for the doctor.
 func examineFast(ctx context.Context, d *daemon) (*doctor.FastPath, error) {
 	if d.cfg.FastPath == "off" {
 		return nil, nil
 	}
-	if !d.render.Host().Fast {
-		return &doctor.FastPath{Missing: noFastPath(d.kernel.Fast)}, nil
+	if h := d.render.Host(); !h.Fast {
+		return &doctor.FastPath{Missing: h.NoFast}, nil
 	}
 	rules, err := d.kernel.ForeignRules(ctx)
 	return &doctor.FastPath{Rules: rules, Links: ownLinks(d.render.Host().Filters.Links)}, err
@@ -92,11 +89,11 @@ func ownLinks(names []string) (out []string) {
 
 // fastPath tells of the fast path of the host, and of what takes it.
 func (s *system) fastPath(networks []cnm.Network) (f server.FastPath, err error) {
-	switch {
+	switch h := s.render.Host(); {
 	case s.cfg.FastPath == "off":
 		return server.FastPath{State: "off"}, nil
-	case !s.render.Host().Fast:
-		return server.FastPath{State: "none: " + noFastPath(s.paths)}, nil
+	case !h.Fast:
+		return server.FastPath{State: "none: " + h.NoFast}, nil
 	}
 	f.State = "on"
 	for _, n := range networks {

@@ -62,9 +62,10 @@ func lookAtHost(ctx context.Context, d *daemon) (f render.Facts, err error) {
 		return f, fmt.Errorf("look at other tools' FORWARD chains: %w", err)
 	}
 	f.Host = cnm.Host{MTU: mtu, NoIPv6: fc.NoIPv6, Node: d.member.ID()}
-	if f.Host.Fast, err = hasFastPath(ctx, d, fc.BridgeNetfilterOff); err != nil {
+	if f.Host.NoFast, err = noFastPath(ctx, d, fc.BridgeNetfilterOff); err != nil {
 		return f, fmt.Errorf("look whether there is a fast path: %w", err)
 	}
+	f.Host.Fast = f.Host.NoFast == ""
 	if f.Host.Filters, err = filters(ctx, d); err != nil {
 		return f, fmt.Errorf("look at other tools' rules: %w", err)
 	}

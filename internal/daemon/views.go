@@ -83,6 +83,9 @@ func (n *networks) endpointOf(ctx context.Context, net cnm.Network, e cnm.Endpoi
 			v.Gateways = append(v.Gateways, p.Gateway)
 		}
 	}
+	if len(st.Links) > 0 { // it is attached
+		v.Path = &server.EndpointPath{Slow: n.render.SlowPath(net, e)}
+	}
 	b, err := n.ctrl.Sandbox(ctx, e.Sandbox)
 	if err != nil && !errors.Is(err, cnm.ErrNotFound) {
 		return v, err

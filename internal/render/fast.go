@@ -7,6 +7,19 @@ import (
 	"github.com/vethloom/vethloom/plan"
 )
 
+// SlowPath says why packets of an endpoint take the slow path; "": they may take the fast one. Its driver decides, by
+// what it renders by.
+func (r *Renderer) SlowPath(n cnm.Network, e cnm.Endpoint) string {
+	d, err := r.driver(n)
+	if err != nil {
+		return err.Error()
+	}
+	if t, ok := d.(cnm.PathTeller); ok {
+		return t.SlowPath(n, e, r.Host())
+	}
+	return "networks of driver " + n.Driver + " have no fast path"
+}
+
 // apart is an owner's state without what the fast path has, and that alone. What names no network is the fabric's: the
 // networks that need it share it.
 func apart(owner plan.Owner, st plan.State) (rest, fast plan.State) {

@@ -231,6 +231,28 @@ func TestFastPathHasOwnersOfItsOwn(t *testing.T) {
 	}
 }
 
+// An endpoint's driver says which path it takes; networks of other drivers have none.
+func TestSlowPathIsTheDrivers(t *testing.T) {
+	r := render.New(render.Config{Store: mem.New(), Drivers: []cnm.Driver{driver{}, telling{}}})
+	r.Learned(render.Facts{Host: cnm.Host{NoFast: "too old a kernel"}})
+	for driver, want := range map[string]string{"test": "networks of driver test have no fast path",
+		"telling": "it is e: too old a kernel", "none such": `this netd has no driver "none such"`} {
+		got := r.SlowPath(cnm.Network{Name: "web", Driver: driver}, cnm.Endpoint{Name: "e"})
+		if !strings.Contains(got, want) {
+			t.Errorf("driver %s: %q, want %q", driver, got, want)
+		}
+	}
+}
+
+// telling is a driver that has the fast path.
+type telling struct{ driver }
+
+func (telling) Name() string { return "telling" }
+
+func (telling) SlowPath(_ cnm.Network, e cnm.Endpoint, h cnm.Host) string {
+	return "it is " + e.Name + ": " + h.NoFast
+}
+
 // Where another tool drops what bridges forward, one with a name of its own needs an accept of its own.
 func TestAcceptsOfNamedBridges(t *testing.T) {
 	w := newWorld(t)

@@ -65,6 +65,8 @@ type memberView struct {
 	IPv4Address string
 	IPv6Address string
 	Engine      string `json:",omitempty"` // whose container it is, where it is none of vethloom's own
+	Path        string `json:",omitempty"` // fast or slow
+	PathReason  string `json:",omitempty"` // why it is slow
 }
 
 func Network(n *apiv1.Network) networkView {
@@ -87,6 +89,7 @@ func Network(n *apiv1.Network) networkView {
 	for _, e := range n.GetEndpoints() {
 		m := memberView{Name: e.GetContainer(), EndpointID: e.GetId(), MacAddress: e.GetMacAddress(),
 			Engine: e.GetEngine()}
+		m.Path, m.PathReason = Path(e)
 		for _, s := range e.GetAddresses() {
 			if p, err := netip.ParsePrefix(s); err == nil && p.Addr().Is4() {
 				m.IPv4Address = s
@@ -213,6 +216,8 @@ type endpointView struct {
 	InterfaceName       string
 	Sysctls             map[string]string `json:",omitempty"`
 	HostLink            string
+	Path                string `json:",omitempty"` // fast or slow
+	PathReason          string `json:",omitempty"` // why it is slow
 }
 
 func Container(c *apiv1.Container) containerView {
@@ -300,6 +305,7 @@ func viewEndpoint(e *apiv1.Endpoint) *endpointView {
 		Aliases:    e.GetAliases(), InterfaceName: e.GetInterface(), HostLink: e.GetHostLink(),
 		Sysctls: e.GetSysctls(),
 	}
+	v.Path, v.PathReason = Path(e)
 	for _, s := range e.GetAddresses() {
 		p, err := netip.ParsePrefix(s)
 		switch {
@@ -318,6 +324,19 @@ func viewEndpoint(e *apiv1.Endpoint) *endpointView {
 		}
 	}
 	return v
+}
+
+// Path is how packets of an endpoint pass its host, fast or slow, and why it is slow. Both are empty where that is not
+// known, as of endpoints on other nodes.
+func Path(e *apiv1.Endpoint) (path, reason string) {
+	switch p := e.GetPath(); {
+	case p == nil:
+		return "", ""
+	case p.GetFast():
+		return "fast", ""
+	default:
+		return "slow", p.GetReason()
+	}
 }
 
 // EndpointPorts are the ports of an endpoint as they answer: one for every address of the host does so in the families

@@ -34,6 +34,14 @@ func TestFastPathOnOneHost(t *testing.T) {
 		is(t, when+", net diff", n.ok("diff"), "")
 		n.restart()
 	}
+	for network, want := range map[string]string{"web": "fast:", "slow": "slow:the network has fastpath=off"} {
+		is(t, "the path on "+network, strings.TrimSpace(n.ok("inspect", "-f", `{{with .NetworkSettings.Networks.`+
+			network+`}}{{.Path}}:{{.PathReason}}{{end}}`, "a")), want)
+	}
+	matches(t, "the members' paths", n.ok("network", "inspect", "-f",
+		`{{range .Containers}}{{.Path}} {{.PathReason}};{{end}}`, "slow"), `^(slow the network has fastpath=off;){2}$`)
+	matches(t, "the paths of endpoints", n.ok("endpoint", "ls", "web", "--format", "{{.Name}} {{.Path}}"),
+		`^a fast\nb fast$`)
 	matches(t, "status", n.ok("status"), `Fast path: +on\n(.*\n)*web: [1-9][0-9]* packets \(.*\) took the fast path, `+
 		`[1-9][0-9]* the slow one \(.*published`)
 	is(t, "the other network's", n.ok("status", "-f",
