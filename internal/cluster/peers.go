@@ -247,7 +247,8 @@ func (m *core) isOwnAddress(a4, a6 netip.Addr) bool {
 func samePeer(a, b cnm.Peer) bool {
 	return a.Network == b.Network && a.Node == b.Node && a.Endpoint == b.Endpoint &&
 		slices.Equal(a.Prefixes, b.Prefixes) &&
-		a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6 && a.MAC == b.MAC && a.MAC6 == b.MAC6 && a.Backend == b.Backend &&
+		a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6 && a.MAC == b.MAC && a.MAC6 == b.MAC6 &&
+		a.Backend == b.Backend && a.Fast == b.Fast &&
 		slices.Equal(a.Names, b.Names) && slices.Equal(a.Ports, b.Ports) &&
 		slices.Equal(a.Ingress, b.Ingress) && a.Engine == b.Engine && a.Since == b.Since
 }
