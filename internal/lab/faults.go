@@ -24,6 +24,7 @@ func FaultCommands() []FaultCommand {
 		{"heal", "[HOST]", "Put the cable of a host back; without a host undo all faults of the underlay"},
 		{"partition", "NODE", "Keep a node from etcd, and from nothing else"},
 		{"join", "NODE", "Let a node reach etcd again"},
+		{"strip", "HOST", "Take the programs of the fast path off a node's links"},
 		{"mtu", "HOST BYTES", "Give both ends of a host's cable another MTU"},
 		{"mtu-hole", "HOST BYTES", "Drop larger packets on a host's cable and tell nobody"},
 		{"drop-udp", "HOST PORT", "Drop UDP to and from a host at a port"},
@@ -63,6 +64,8 @@ func (l *faulter) Fault(ctx context.Context, words ...string) error {
 		return l.PartitionEtcd(ctx, host)
 	case "join":
 		return l.JoinEtcd(ctx, host)
+	case "strip":
+		return l.Strip(ctx, host)
 	}
 	n, err := strconv.ParseUint(args[1], 10, 16)
 	if err != nil || n == 0 {
