@@ -56,7 +56,8 @@ type Config struct {
 	Settle time.Duration
 	// Retry and RetryMax bound the exponential back-off of a failing owner; 500 ms and 30 s.
 	Retry, RetryMax time.Duration
-	// With is an owner that goes with another one in every pass; it is nobody's who waits for that. Nil: none does.
+	// With is an owner that goes with another one, and is nobody's who waits for that: its first objects are for the
+	// pass after, and all that becomes of them is in the same pass. Nil: none does.
 	With func(plan.Owner) (plan.Owner, bool)
 	// Observer is told of every pass, on the reconciler's goroutine.
 	Observer func(Pass)
@@ -268,6 +269,9 @@ func (r *Reconciler) step(ctx context.Context) {
 		if len(batch) == 0 && !full {
 			return
 		}
+		if !full {
+			r.postpone(batch)
+		}
 		owners := make([]plan.Owner, 0, len(batch))
 		for s := range batch {
 			owners = append(owners, s)
@@ -290,6 +294,32 @@ func (r *Reconciler) step(ctx context.Context) {
 			r.cfg.Log.WarnContext(ctx, "an owner has not converged", "err", p.Err, "owners", len(p.Failed))
 		}
 		r.cfg.Observer(p)
+	}
+}
+
+// postpone leaves owners that go with another one to the next pass, where they have nothing yet and somebody waits for
+// the other one. What an owner has goes with its links, or before them, so that is for the same pass.
+func (r *Reconciler) postpone(batch map[plan.Owner][]chan<- error) {
+	if r.cfg.With == nil {
+		return
+	}
+	var later []plan.Owner
+	for s, waiters := range batch {
+		with, ok := r.cfg.With(s)
+		if !ok || len(waiters) == 0 || r.dirty[with] {
+			continue
+		}
+		if own, queued := batch[with]; queued && len(own) == 0 && r.applied[with].Empty() {
+			later = append(later, with)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range later {
+		delete(batch, s)
+		if r.queued[s] == nil {
+			r.queued[s] = nil
+		}
 	}
 }
 

@@ -252,7 +252,8 @@ func TestOneFailingOwnerLeavesOthersAlone(t *testing.T) {
 	}
 }
 
-// An owner that goes with another one is converged in the same pass, and its failure is nobody's who waits.
+// An owner that goes with another one is converged after who waits for that has been answered, and from then on in the
+// same pass. Its failure is nobody's who waits.
 func TestAnOwnerGoesWithAnother(t *testing.T) {
 	k, recs := newLedger(), &records{}
 	b := startWith(t, k, recs, func(c *reconcile.Config) {
@@ -264,14 +265,32 @@ func TestAnOwnerGoesWithAnother(t *testing.T) {
 	if err := b.Converge(t.Context(), "network/a"); err != nil {
 		t.Fatal(err)
 	}
-	if p := <-b.passes; len(p.Owners) != 2 || !k.has(link("", "vlb-with")) {
-		t.Errorf("a pass was about %v, and what goes with it is there: %v", p.Owners, k.has(link("", "vlb-with")))
+	for _, want := range []plan.Owner{"network/a", "with/network/a"} {
+		if p := <-b.passes; len(p.Owners) != 1 || p.Owners[0] != want || p.Waited != (want == "network/a") {
+			t.Errorf("a pass was about %v, and somebody waited: %v; want one about %s", p.Owners, p.Waited, want)
+		}
+	}
+	if !k.has(link("", "vlb-with")) {
+		t.Error("what goes with it is not there")
+	}
+	recs.set("network/a", plan.State{}, nil)
+	recs.set("with/network/a", plan.State{}, nil)
+	if err := b.Converge(t.Context(), "network/a"); err != nil {
+		t.Fatal(err)
+	}
+	if p := <-b.passes; len(p.Owners) != 2 || k.has(link("", "vlb-with")) {
+		t.Errorf("a pass was about %v, and what goes with it is left: %v", p.Owners, k.has(link("", "vlb-with")))
 	}
 	k.cursed[id(link("", "vlb-bad"))] = errors.New("cursed")
 	recs.set("network/b", state("network/b", "vlb-b"), nil)
 	recs.set("with/network/b", state("with/network/b", "vlb-bad"), nil)
 	if err := b.Converge(t.Context(), "network/b"); err != nil {
 		t.Errorf("what goes with it has failed, and so has the owner: %v", err)
+	}
+	for p := range b.passes {
+		if p.Failed["with/network/b"] != nil {
+			break
+		}
 	}
 	if f := b.Failures(); len(f) != 1 || f[0].Owner != "with/network/b" {
 		t.Errorf("failures: %v", f)
