@@ -22,7 +22,8 @@ func throughput(ratio float64) least { return least{ratio, []int{columnTCP, colu
 func packets(ratio float64) least    { return least{ratio, []int{columnUDP}} }
 
 // inTunnel is what the fast path is to be beside a tunnel of the kernel: a latency of at most 0.8 is a ratio of 1.25.
-var inTunnel = []least{{1.1, []int{columnTCP}}, {1.25, []int{columnTCP + 1}}, packets(1.5), {1.25, []int{columnLatency}}}
+var inTunnel = []least{{1.1, []int{columnTCP}}, {1.25, []int{columnTCP + 1}}, packets(1.5),
+	{1.25, []int{columnLatency}}}
 
 // notSlower is what the fast path is to be beside our own slow one.
 var notSlower = []least{throughput(1), packets(1), {1, []int{columnLatency}}}

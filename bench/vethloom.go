@@ -56,8 +56,8 @@ func (m *machine) startFastFabric(ctx context.Context) (*fabric, error) {
 	if err := ips(ctx, netns, "link set lo up"); err != nil {
 		return nil, err
 	}
-	f, err := m.netd(ctx, "vethloom-fast", []string{"nsenter", "--net=" + netns}, "--docker-plugin", "off", "--fastpath",
-		"auto")
+	f, err := m.netd(ctx, "vethloom-fast", []string{"nsenter", "--net=" + netns}, "--docker-plugin", "off",
+		"--fastpath", "auto")
 	if err != nil {
 		return nil, err
 	}

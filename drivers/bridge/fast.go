@@ -17,8 +17,9 @@ func MAC(n cnm.Network) plan.MAC { return bridgeMAC(n.ID) }
 // Fast reports whether packets of the network may take the fast path.
 func (o Options) Fast(n cnm.Network, h cnm.Host) bool { return h.Fast && o.slow(n, h) == "" }
 
-// slow says why no packet of the network takes the fast path; "" where they may. Endpoints have to talk to each other at
-// all, and what they send has to be theirs. Where rules of others are about the network's bridge, they are to see it all.
+// slow says why no packet of the network takes the fast path; "" where they may. Endpoints have to talk to each other
+// at all, and what they send has to be theirs. Where rules of others are about the network's bridge, they are to see
+// it all.
 func (o Options) slow(n cnm.Network, h cnm.Host) string {
 	switch {
 	case !h.Fast:

@@ -14,7 +14,8 @@ func TestPeersDifferByEachField(t *testing.T) {
 	other := reflect.ValueOf(cnm.Peer{Network: "n", Node: "m", Endpoint: true,
 		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.5.1.0/24")}, Addr4: netip.MustParseAddr("192.0.2.1"),
 		Addr6: netip.MustParseAddr("2001:db8::1"), MAC: plan.MAC{2}, MAC6: plan.MAC{2, 6}, Backend: "udp", Fast: true,
-		Names: []string{"web"}, Ports: make([]plan.NamePort, 1), Ingress: make([]cnm.Ingress, 1), Engine: "cni", Since: 1})
+		Names: []string{"web"}, Ports: make([]plan.NamePort, 1), Ingress: make([]cnm.Ingress, 1), Engine: "cni",
+		Since: 1})
 	for i := range other.NumField() {
 		f := other.Type().Field(i)
 		if f.Name == "ID" || f.Name == "Revision" { // these are of records that are compared, not of what they say
