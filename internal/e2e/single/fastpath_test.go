@@ -57,3 +57,17 @@ func TestFastPathOnOneHost(t *testing.T) {
 		t.Errorf("%d programs are left", left)
 	}
 }
+
+// TestNoFastPathHasAReason asks containers for it: each has that of its own network.
+func TestNoFastPathHasAReason(t *testing.T) {
+	n := withImage(t, "--fastpath", "off")
+	n.ok("run", "-d", "--name", "a", "bb", "sleep", "1000")
+	n.ok("run", "-d", "--name", "b", "--network", "host", "bb", "sleep", "1000")
+	path := func(name string) string {
+		return n.ok("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.Path}}: {{.PathReason}}{{end}}", name)
+	}
+	is(t, "switched off", path("a"), "slow: this host has no fast path: it was switched off (netd --fastpath off)")
+	matches(t, "no network of its own", path("b"), "^(|: |slow: networks of driver host have no fast path)$")
+	is(t, "members", n.ok("network", "inspect", "-f", "{{range .Containers}}{{.Path}}{{end}}", "bridge"), "slow")
+	n.ok("rm", "-f", "a", "b")
+}
