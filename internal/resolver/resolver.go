@@ -43,7 +43,7 @@ type Resolver struct {
 
 	mu      sync.Mutex
 	servers map[string]served
-	conns   map[*control.Conn]bool
+	conns   map[*descriptor.Conn]bool
 	quiet   time.Time // since when nobody is connected
 	quit    chan struct{}
 	once    sync.Once
@@ -57,7 +57,7 @@ type served struct {
 
 // New makes a resolver that answers nothing yet.
 func New(cfg Config) *Resolver {
-	r := &Resolver{cfg: cfg, names: dns.NewNames(), servers: map[string]served{}, conns: map[*control.Conn]bool{},
+	r := &Resolver{cfg: cfg, names: dns.NewNames(), servers: map[string]served{}, conns: map[*descriptor.Conn]bool{},
 		quiet: time.Now(), quit: make(chan struct{})}
 	r.dns = dns.New(dns.Config{Names: r.names, Resolv: cfg.Resolv, Log: cfg.Log})
 	return r
@@ -100,7 +100,7 @@ func (r *Resolver) Run(ctx context.Context, l *net.UnixListener) error {
 		if err != nil {
 			return fmt.Errorf("take a connection: %w", err)
 		}
-		conn := control.New(c)
+		conn := descriptor.NewConn(c)
 		r.connected(conn, true)
 		tasks.Go(func() {
 			defer r.connected(conn, false)
@@ -113,7 +113,7 @@ func (r *Resolver) Run(ctx context.Context, l *net.UnixListener) error {
 	return nil
 }
 
-func (r *Resolver) connected(c *control.Conn, is bool) {
+func (r *Resolver) connected(c *descriptor.Conn, is bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if is {
@@ -164,7 +164,7 @@ func (r *Resolver) useless() bool {
 }
 
 // serve answers one connection's requests until it ends, and tells why it did.
-func (r *Resolver) serve(ctx context.Context, c *control.Conn) error {
+func (r *Resolver) serve(ctx context.Context, c *descriptor.Conn) error {
 	for {
 		var q control.Request
 		files, err := c.Receive(&q)
@@ -181,7 +181,7 @@ func (r *Resolver) serve(ctx context.Context, c *control.Conn) error {
 	}
 }
 
-func (r *Resolver) answer(ctx context.Context, c *control.Conn, q control.Request,
+func (r *Resolver) answer(ctx context.Context, c *descriptor.Conn, q control.Request,
 	files []descriptor.Descriptor) error {
 	switch {
 	case q.Hello != nil:
@@ -208,7 +208,7 @@ func (r *Resolver) answer(ctx context.Context, c *control.Conn, q control.Reques
 	return c.Send(control.Answer{Error: "no such request"})
 }
 
-func reply(c *control.Conn, err error) error {
+func reply(c *descriptor.Conn, err error) error {
 	if err != nil {
 		return c.Send(control.Answer{Error: err.Error()})
 	}
@@ -273,7 +273,7 @@ func (r *Resolver) end(key string) {
 }
 
 // list tells all there is.
-func (r *Resolver) list(c *control.Conn) error {
+func (r *Resolver) list(c *descriptor.Conn) error {
 	zones, members := r.names.List()
 	for part := range slices.Chunk(zones, control.MaxObjects) {
 		if err := c.Send(control.Answer{Names: &control.Names{Zones: part}}); err != nil {
@@ -296,7 +296,7 @@ func (r *Resolver) list(c *control.Conn) error {
 }
 
 // lookup says what a server would answer.
-func (r *Resolver) lookup(ctx context.Context, c *control.Conn, q control.Lookup) error {
+func (r *Resolver) lookup(ctx context.Context, c *descriptor.Conn, q control.Lookup) error {
 	e, err := r.dns.Lookup(ctx, q.Server, q.Name, q.Type)
 	if err != nil {
 		return c.Send(control.Answer{Error: err.Error()})
@@ -305,7 +305,7 @@ func (r *Resolver) lookup(ctx context.Context, c *control.Conn, q control.Lookup
 }
 
 // watch tells of questions until the connection ends.
-func (r *Resolver) watch(ctx context.Context, c *control.Conn, q control.Watch) error {
+func (r *Resolver) watch(ctx context.Context, c *descriptor.Conn, q control.Watch) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { // the other side says nothing more

@@ -17,6 +17,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/vethloom/vethloom/internal/await"
+	"github.com/vethloom/vethloom/internal/descriptor"
 	"github.com/vethloom/vethloom/internal/resolver/control"
 )
 
@@ -214,9 +215,9 @@ func TestAResolverWithoutDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	var conns []*control.Conn
+	var conns []*descriptor.Conn
 	for range 2 * limit {
-		conn, err := control.Dial(place)
+		conn, err := descriptor.Dial(place)
 		if err == nil {
 			err = conn.Send(control.Request{Hello: &control.Hello{Version: control.Version}})
 		}
@@ -226,7 +227,7 @@ func TestAResolverWithoutDescriptors(t *testing.T) {
 		defer conn.Close()
 		conns = append(conns, conn)
 	}
-	answers := func(conn *control.Conn) {
+	answers := func(conn *descriptor.Conn) {
 		t.Helper()
 		var a control.Answer
 		if err := conn.SetDeadline(time.Now().Add(await.Patience)); err != nil {

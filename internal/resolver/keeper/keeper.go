@@ -39,9 +39,9 @@ type Keeper struct {
 	zones   map[string]plan.NameZone
 	members map[string]plan.NameMember
 	servers map[string]served
-	conn    *control.Conn // nil while there is no process
-	posted  int           // requests that it has not answered yet, and that nobody waits for
-	trouble error         // why there is none
+	conn    *descriptor.Conn // nil while there is no process
+	posted  int              // requests that it has not answered yet, and that nobody waits for
+	trouble error            // why there is none
 }
 
 var _ kern.NameHost = (*Keeper)(nil)
@@ -116,7 +116,7 @@ func (k *Keeper) Trouble() error {
 }
 
 // watch has another process go on when one ends.
-func (k *Keeper) watch(ctx context.Context, life *control.Conn) {
+func (k *Keeper) watch(ctx context.Context, life *descriptor.Conn) {
 	defer close(k.done)
 	wait := newBackoff()
 	for {
@@ -142,7 +142,7 @@ func (k *Keeper) watch(ctx context.Context, life *control.Conn) {
 
 // await returns when the process at the other end of a connection is gone, hangs, or says what it was not asked, or
 // when the context is done.
-func (k *Keeper) await(ctx context.Context, life *control.Conn) error {
+func (k *Keeper) await(ctx context.Context, life *descriptor.Conn) error {
 	stop := context.AfterFunc(ctx, func() { life.Close() })
 	defer stop()
 	defer life.Close()
@@ -167,7 +167,7 @@ func (k *Keeper) await(ctx context.Context, life *control.Conn) error {
 }
 
 // hear reads what the process says within some time.
-func (k *Keeper) hear(life *control.Conn, within time.Duration) (a control.Answer, err error) {
+func (k *Keeper) hear(life *descriptor.Conn, within time.Duration) (a control.Answer, err error) {
 	if err := life.SetDeadline(time.Now().Add(within)); err != nil {
 		return a, err
 	}

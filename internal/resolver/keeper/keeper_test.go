@@ -67,7 +67,7 @@ func impostor(how string) {
 func end() { _ = syscall.Kill(os.Getpid(), syscall.SIGKILL) }
 
 func serve(c *net.UnixConn, how string) {
-	conn := control.New(c)
+	conn := descriptor.NewConn(c)
 	for n := 0; ; n++ {
 		var q control.Request
 		all, err := conn.Receive(&q)

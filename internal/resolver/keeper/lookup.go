@@ -91,7 +91,7 @@ func (k *Keeper) watchOnce(ctx context.Context, servers []string, yield func(con
 }
 
 // aside is a further connection, for as long as the context.
-func (k *Keeper) aside(ctx context.Context) (*control.Conn, func(), error) {
+func (k *Keeper) aside(ctx context.Context) (*descriptor.Conn, func(), error) {
 	if err := k.Trouble(); err != nil {
 		return nil, nil, err
 	}

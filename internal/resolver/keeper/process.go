@@ -25,7 +25,7 @@ import (
 
 // adopt takes up the process that an earlier netd has left, with all it has. The connection returned ends with the
 // process; nil where there is none. It starts one then.
-func (k *Keeper) adopt() (life *control.Conn) {
+func (k *Keeper) adopt() (life *descriptor.Conn) {
 	conn, hello, err := k.dial()
 	if err != nil {
 		return k.begin()
@@ -111,8 +111,8 @@ func (k *Keeper) takeList() error {
 }
 
 // dial connects to the process.
-func (k *Keeper) dial() (*control.Conn, control.Hello, error) {
-	conn, err := control.Dial(k.socket())
+func (k *Keeper) dial() (*descriptor.Conn, control.Hello, error) {
+	conn, err := descriptor.Dial(k.socket())
 	if err != nil {
 		return nil, control.Hello{}, err
 	}
@@ -140,7 +140,7 @@ func (k *Keeper) dial() (*control.Conn, control.Hello, error) {
 }
 
 // begin starts a process and tells it everything. Without one it returns nil, and keeps the reason.
-func (k *Keeper) begin() (life *control.Conn) {
+func (k *Keeper) begin() (life *descriptor.Conn) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.kill() // there may be one that hangs, with sockets that the next one needs
