@@ -142,22 +142,29 @@ func attachOffload(name string) (*device, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	// The header's size belongs to the link and outlives the process that set it.
-	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, virtioSize); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("set the size of virtio headers: %w", err)
-	}
-	const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
 	dev := &device{fd: fd, header: true}
-	// Kernels before 6.2 know no UDP segmentation on TUN links.
-	if dev.uso = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil; dev.uso {
-		return dev, nil
-	}
-	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("%w: %w", errNoOffload, err)
+	if err := dev.offload(); err != nil {
+		dev.close()
+		return nil, err
 	}
 	return dev, nil
+}
+
+// offload sets what of offloads a link with virtio headers has.
+func (d *device) offload() error {
+	// The header's size belongs to the link and outlives the process that set it.
+	if err := unix.IoctlSetPointerInt(d.fd, unix.TUNSETVNETHDRSZ, virtioSize); err != nil {
+		return fmt.Errorf("set the size of virtio headers: %w", err)
+	}
+	const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
+	// Kernels before 6.2 know no UDP segmentation on TUN links.
+	if d.uso = unix.IoctlSetInt(d.fd, unix.TUNSETOFFLOAD, tcp|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil; d.uso {
+		return nil
+	}
+	if err := unix.IoctlSetInt(d.fd, unix.TUNSETOFFLOAD, tcp); err != nil {
+		return fmt.Errorf("%w: %w", errNoOffload, err)
+	}
+	return nil
 }
 
 // attachPlain has single packets come and go, without offloads.

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vethloom/vethloom/internal/descriptor"
 	"github.com/vethloom/vethloom/plan"
 )
 
@@ -21,6 +22,8 @@ type Config struct {
 	// failed, so that a pass can be woken. It runs on a goroutine of the Host and must not call
 	// the Host. Optional.
 	Died func(link string, err error)
+	// Keeper has what is open in another process too, for the next Host. Nil: nobody does.
+	Keeper Keeper
 }
 
 // Host runs the tunnels of one network namespace. Its methods may be called at the same time.
@@ -42,7 +45,9 @@ type link struct {
 
 	built   time.Time // when the table was
 	cost    time.Duration
-	pending *time.Timer // the next build
+	pending *time.Timer   // the next build
+	noting  *time.Timer   // the next note to the Keeper
+	noted   time.Duration // what the last one took
 }
 
 // New returns a Host without tunnels.
@@ -52,6 +57,9 @@ func New(cfg Config) *Host {
 	}
 	if cfg.Died == nil {
 		cfg.Died = func(string, error) {}
+	}
+	if cfg.Keeper == nil {
+		cfg.Keeper = nobody{}
 	}
 	return &Host{cfg: cfg, links: make(map[string]*link)}
 }
@@ -83,13 +91,23 @@ func (h *Host) Open(ctx context.Context, t plan.Tunnel) error {
 	if old := l.tunnel; old != nil {
 		if !old.dead.Load() && same(old.spec, t) {
 			l.build()
+			h.noteSoon(l)
 			return nil
 		}
-		old.close()
-		l.tunnel = nil
+		h.end(l)
 	}
+	if err := h.begin(l, t, nil); err != nil {
+		return err
+	}
+	h.hold(l)
+	return nil
+}
+
+// begin starts a link's tunnel, with what is open of it already where there is something, which it takes over.
+func (h *Host) begin(l *link, t plan.Tunnel, files []descriptor.Descriptor) error {
 	l.table.Store(newTable(t.Local, t.Port, l.inside, l.remotes))
-	opened, err := openTunnel(t, l, h.cfg.Log, func(err error) {
+	opened, err := openTunnel(t, files, l, h.cfg.Log, func(err error) {
+		h.cfg.Keeper.Drop(t.Link)
 		h.cfg.Log.Warn("tunnel ended", "link", t.Link, "error", err)
 		h.cfg.Died(t.Link, err)
 	})
@@ -98,6 +116,14 @@ func (h *Host) Open(ctx context.Context, t plan.Tunnel) error {
 	}
 	l.tunnel = opened
 	return nil
+}
+
+// end ends a link's tunnel, of which nothing is open then.
+func (h *Host) end(l *link) {
+	h.cancel(&l.noting)
+	l.tunnel.close()
+	h.cfg.Keeper.Drop(l.tunnel.spec.Link)
+	l.tunnel = nil
 }
 
 func checkTunnel(t plan.Tunnel) error {
@@ -123,8 +149,7 @@ func (h *Host) Close(name string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if l := h.links[name]; l != nil && l.tunnel != nil {
-		l.tunnel.close()
-		l.tunnel = nil
+		h.end(l)
 		h.forget(name)
 	}
 	return nil
@@ -133,7 +158,7 @@ func (h *Host) Close(name string) error {
 // forget drops a link of which nothing is wanted any more.
 func (h *Host) forget(name string) {
 	if l := h.links[name]; l.tunnel == nil && len(l.remotes) == 0 {
-		h.cancel(l)
+		h.cancel(&l.pending)
 		delete(h.links, name)
 	}
 }
@@ -141,13 +166,8 @@ func (h *Host) forget(name string) {
 // Add makes a prefix reachable by a remote, in place of any other the prefix has had. The
 // data path knows at once, or a few milliseconds later when many come one after another.
 func (h *Host) Add(r plan.TunnelPeer) error {
-	switch {
-	case r.Link == "":
-		return fmt.Errorf("remote %s: it names no link", r.Prefix)
-	case !r.Prefix.IsValid() || r.Prefix != r.Prefix.Masked():
-		return fmt.Errorf("remote of %s: prefix %s: it must have no host bits", r.Link, r.Prefix)
-	case !r.Dst.IsValid() || r.Dst.Is4In6():
-		return fmt.Errorf("remote %s of %s: destination %s is not an address", r.Prefix, r.Link, r.Dst)
+	if err := checkRemote(r); err != nil {
+		return err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -158,6 +178,18 @@ func (h *Host) Add(r plan.TunnelPeer) error {
 	}
 	l.remotes[r.Prefix] = r.Dst
 	h.changed(l)
+	return nil
+}
+
+func checkRemote(r plan.TunnelPeer) error {
+	switch {
+	case r.Link == "":
+		return fmt.Errorf("remote %s: it names no link", r.Prefix)
+	case !r.Prefix.IsValid() || r.Prefix != r.Prefix.Masked():
+		return fmt.Errorf("remote of %s: prefix %s: it must have no host bits", r.Link, r.Prefix)
+	case !r.Dst.IsValid() || r.Dst.Is4In6():
+		return fmt.Errorf("remote %s of %s: destination %s is not an address", r.Prefix, r.Link, r.Dst)
+	}
 	return nil
 }
 
@@ -186,7 +218,7 @@ func (h *Host) List() ([]plan.Tunnel, []plan.TunnelPeer) {
 		remotes []plan.TunnelPeer
 	)
 	for name, l := range h.links {
-		if h.cancel(l) {
+		if h.cancel(&l.pending) {
 			l.build()
 		}
 		if l.tunnel != nil && !l.tunnel.dead.Load() {
@@ -217,14 +249,17 @@ func (h *Host) Stats(name string) Counters {
 }
 
 // Shutdown closes every tunnel and waits for all goroutines. The TUN links stay, and with
-// them their addresses and routes.
+// them their addresses and routes. What is open stays with the Keeper.
 func (h *Host) Shutdown() {
 	h.mu.Lock()
 	for _, l := range h.links {
 		if l.tunnel != nil {
 			l.tunnel.close()
 		}
-		h.cancel(l)
+		if h.cancel(&l.noting) {
+			h.note(l)
+		}
+		h.cancel(&l.pending)
 	}
 	clear(h.links)
 	h.mu.Unlock()
@@ -240,7 +275,11 @@ const (
 
 // changed publishes the remotes now, or soon when that was done just before.
 func (h *Host) changed(l *link) {
-	if l.tunnel == nil || l.pending != nil {
+	if l.tunnel == nil {
+		return
+	}
+	h.noteSoon(l)
+	if l.pending != nil {
 		return
 	}
 	wait := max(buildGap, buildShare*l.cost) - time.Since(l.built)
@@ -248,30 +287,35 @@ func (h *Host) changed(l *link) {
 		l.build()
 		return
 	}
+	h.after(&l.pending, wait, l.build)
+}
+
+// after has something done later, once, with mu held.
+func (h *Host) after(slot **time.Timer, wait time.Duration, do func()) {
 	h.later.Add(1)
 	var timer *time.Timer // set under mu, before the function can read it
 	timer = time.AfterFunc(wait, func() {
 		defer h.later.Done()
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		if l.pending != timer { // cancelled when it had fired already
+		if *slot != timer { // cancelled when it had fired already
 			return
 		}
-		l.pending = nil
-		l.build()
+		*slot = nil
+		do()
 	})
-	l.pending = timer
+	*slot = timer
 }
 
-// cancel drops a build that has not begun, and reports whether there was one.
-func (h *Host) cancel(l *link) bool {
-	if l.pending == nil {
+// cancel drops what has not begun, and reports whether there was something.
+func (h *Host) cancel(slot **time.Timer) bool {
+	if *slot == nil {
 		return false
 	}
-	if l.pending.Stop() {
+	if (*slot).Stop() {
 		h.later.Done()
 	}
-	l.pending = nil
+	*slot = nil
 	return true
 }
 

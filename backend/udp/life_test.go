@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -14,74 +14,79 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/vethloom/vethloom/internal/handover"
 	"github.com/vethloom/vethloom/plan"
 )
 
 const childEnv = "VETHLOOM_UDP_TEST_CHILD"
 
-// childMain is a netd of its own for TestKilled: it opens a side's tunnel and stays.
+// noHolder in place of a path has nobody hold what a child has open.
+const noHolder = "-"
+
+// childMain is another process of a test: one that holds open files, or a netd of its own that opens a side's tunnel, or
+// goes on with it, and stays until its standard input ends.
 func childMain() bool {
 	args := strings.Fields(os.Getenv(childEnv))
 	if len(args) == 0 {
 		return false
 	}
-	h := New(Config{})
-	t := plan.Tunnel{Link: testLink, Local: netip.MustParseAddr(args[0]), Port: 8285,
-		Inside: []netip.Prefix{netip.MustParsePrefix(args[1])}}
-	if err := h.Add(plan.TunnelPeer{Link: testLink, Prefix: netip.MustParsePrefix(args[2]),
-		Dst: netip.MustParseAddr(args[3])}); err != nil {
-		fmt.Println(err)
-		return true
+	be := func() error { return beNetd(args) }
+	if args[0] == "hold" {
+		be = func() error { return beHolder(os.Args[1]) }
 	}
-	if err := h.Open(context.Background(), t); err != nil {
+	if err := be(); err != nil {
 		fmt.Println(err)
-		return true
 	}
-	fmt.Println("ready")
-	drain(os.Stdin)
 	return true
 }
 
-// TestKilled has the tunnel in another process, which is killed: the link stays, and the next
-// process goes on with it.
+func beNetd(args []string) error {
+	cfg := Config{}
+	if args[0] != noHolder {
+		keeper := handover.New(handover.Config{Path: args[0], Command: holder,
+			Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+		defer keeper.Close()
+		cfg.Keeper = keeper
+	}
+	h := New(cfg)
+	defer h.Shutdown()
+	h.Resume()
+	if tunnels, _ := h.List(); len(tunnels) > 0 {
+		fmt.Println("resumed")
+	} else {
+		if err := openAs(h, args[1:]); err != nil {
+			return err
+		}
+		fmt.Println("opened")
+	}
+	drain(os.Stdin)
+	return nil
+}
+
+// openAs opens a tunnel to one remote. How it is comes as words.
+func openAs(h *Host, args []string) error {
+	t := plan.Tunnel{Link: testLink, Local: netip.MustParseAddr(args[0]), Port: 8285,
+		Inside: []netip.Prefix{netip.MustParsePrefix(args[1])}, Plain: args[4] == "true"}
+	if err := h.Add(plan.TunnelPeer{Link: testLink, Prefix: netip.MustParsePrefix(args[2]),
+		Dst: netip.MustParseAddr(args[3])}); err != nil {
+		return err
+	}
+	return h.Open(context.Background(), t)
+}
+
+// TestKilled has the tunnel in another process, which is killed, and nobody holds what it had: the link stays, and the
+// next process goes on with it.
 func TestKilled(t *testing.T) {
 	lab := newLab(t, labConfig{})
 	a, b := lab[0], lab[1]
 	a.host.Shutdown()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	child := exec.Command(exe)
-	child.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s %s", childEnv, a.outer, a.net4, b.net4, b.outer))
-	stdin, err := child.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stdin.Close()
-	stdout, err := child.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := a.start(child); err != nil {
-		t.Fatal(err)
-	}
-	line := make([]byte, 512)
-	n, _ := stdout.Read(line)
-	if got := strings.TrimSpace(string(line[:n])); got != "ready" {
-		t.Fatalf("the other process said %q", got)
-	}
+	child := a.netd("opened", noHolder, b)
 	reaches(t, a, b)
 
 	if err := a.open(); !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), "192.0.2.1:8285") {
 		t.Errorf("opened beside another process: %v", err)
 	}
-	if err := child.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	if err := child.Wait(); err == nil {
-		t.Error("the killed process ended well")
-	}
+	child.kill()
 	a.run("ip", "route", "get", b.inner4.String(), "oif", testLink)
 	if err := a.host.Add(plan.TunnelPeer{Link: testLink, Prefix: b.net4, Dst: b.outer}); err != nil {
 		t.Fatal(err)

@@ -79,18 +79,7 @@ type socket struct {
 // openSocket binds a tunnel's UDP socket in the caller's network namespace.
 func openSocket(local netip.AddrPort, plain bool) (*socket, error) {
 	s := &socket{fd: -1, probe: -1, v6: !local.Addr().Is4()}
-	family := unix.AF_INET
-	if s.v6 {
-		family = unix.AF_INET6
-	}
-	var err error
-	for _, fd := range []*int{&s.fd, &s.probe} {
-		if *fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-			s.close()
-			return nil, fmt.Errorf("open a UDP socket: %w", err)
-		}
-	}
-	if err := s.configure(plain); err != nil {
+	if err := s.prepare(plain); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -106,6 +95,29 @@ func openSocket(local netip.AddrPort, plain bool) (*socket, error) {
 	return s, nil
 }
 
+// prepare opens what is not open yet.
+func (s *socket) prepare(plain bool) (err error) {
+	family := unix.AF_INET
+	if s.v6 {
+		family = unix.AF_INET6
+	}
+	for _, fd := range []*int{&s.fd, &s.probe} {
+		if *fd >= 0 {
+			continue
+		}
+		if *fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			return fmt.Errorf("open a UDP socket: %w", err)
+		}
+		if !s.v6 {
+			continue
+		}
+		if err := unix.SetsockoptInt(*fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+			return fmt.Errorf("keep the socket to IPv6: %w", err)
+		}
+	}
+	return s.configure(plain)
+}
+
 func (s *socket) configure(plain bool) error {
 	for _, opt := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
 		if unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, opt[0], bufferBytes) == nil {
@@ -114,11 +126,6 @@ func (s *socket) configure(plain bool) error {
 		// Without the privilege the kernel takes what net.core.{r,w}mem_max allows.
 		if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, opt[1], bufferBytes); err != nil {
 			return fmt.Errorf("size the socket's buffers: %w", err)
-		}
-	}
-	if s.v6 {
-		if err := unix.SetsockoptInt(s.fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
-			return fmt.Errorf("keep the socket to IPv6: %w", err)
 		}
 	}
 	if err := s.fragment(false); err != nil {

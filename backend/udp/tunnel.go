@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vethloom/vethloom/internal/descriptor"
 	"github.com/vethloom/vethloom/plan"
 )
 
@@ -31,10 +32,15 @@ type tunnel struct {
 }
 
 // openTunnel attaches and starts. It must run in the fabric's network namespace; what it
-// starts need not.
-func openTunnel(spec plan.Tunnel, l *link, log *slog.Logger, died func(error)) (*tunnel, error) {
+// starts need not. With files, it goes on with a link and a socket that are open already, and takes them over.
+func openTunnel(spec plan.Tunnel, files []descriptor.Descriptor, l *link, log *slog.Logger, died func(error)) (*tunnel,
+	error) {
 	t := &tunnel{spec: spec, log: log, stop: -1, table: &l.table, count: &l.count, done: make(chan struct{})}
-	if err := t.open(); err != nil {
+	err := t.take(files)
+	if err == nil {
+		err = t.open()
+	}
+	if err != nil {
 		t.release()
 		return nil, fmt.Errorf("open tunnel %s: %w", spec.Link, err)
 	}
@@ -47,10 +53,10 @@ func (t *tunnel) open() error {
 	if t.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("open an eventfd: %w", err)
 	}
-	if t.sock, err = openSocket(netip.AddrPortFrom(t.spec.Local, t.spec.Port), t.spec.Plain); err != nil {
+	if t.errs, err = newErrorSender(); err != nil || t.dev != nil {
 		return err
 	}
-	if t.errs, err = newErrorSender(); err != nil {
+	if t.sock, err = openSocket(netip.AddrPortFrom(t.spec.Local, t.spec.Port), t.spec.Plain); err != nil {
 		return err
 	}
 	t.dev, err = attach(t.spec.Link, t.spec.Plain)

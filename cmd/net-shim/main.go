@@ -3,14 +3,17 @@
 //go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0
 
-// net-shim supervises one container. netd starts it; it is not for people.
+// net-shim supervises one container, or holds what netd has open of tunnels. netd starts it; it is not for people.
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"runtime"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -19,6 +22,7 @@ import (
 
 	"github.com/vethloom/vethloom/engine/shim"
 	"github.com/vethloom/vethloom/engine/shim/server"
+	"github.com/vethloom/vethloom/internal/handover"
 )
 
 func main() {
@@ -34,6 +38,8 @@ func main() {
 		}
 	case "run":
 		err = run()
+	case "hold":
+		err = hold(os.Args[2:])
 	default:
 		err = fmt.Errorf("net-shim is started by netd: run 'net run' instead")
 	}
@@ -67,6 +73,25 @@ func run() error {
 		return err
 	}
 	return server.New(slog.New(slog.NewTextHandler(os.Stderr, nil))).Run(control, listener)
+}
+
+// hold holds open files over the end of netd.
+func hold(args []string) error {
+	if len(args) != 1 {
+		return errors.New("net-shim hold PATH is started by netd")
+	}
+	conn, err := inherited(handover.ControlFD, net.FileConn)
+	if err != nil {
+		return err
+	}
+	netd, ok := conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("the connection to netd is none of Unix's")
+	}
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE) // it goes on when netd's terminal goes
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer stop()
+	return handover.Run(ctx, netd, args[0], handover.Patience)
 }
 
 func inherited[T any](fd uintptr, use func(*os.File) (T, error)) (T, error) {

@@ -16,7 +16,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/vethloom/vethloom/api/server"
-	"github.com/vethloom/vethloom/backend/udp"
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/cluster"
 	"github.com/vethloom/vethloom/internal/etcd"
@@ -115,13 +114,6 @@ func (d *daemon) uplink(ctx context.Context) (cnm.Uplink, error) {
 		d.home.uplink = u
 	}
 	return cnm.Uplink(u), nil
-}
-
-// openTunnels makes what carries the packets of userspace tunnels.
-func (d *daemon) openTunnels() *udp.Host {
-	h := udp.New(udp.Config{Log: d.log, Died: func(string, error) { d.rec.Resync() }})
-	d.closing(func() error { h.Shutdown(); return nil })
-	return h
 }
 
 func (d *daemon) openMember(ctx context.Context, records cnm.Store, drivers []cnm.Driver, addresses *ipam.IPAM) error {

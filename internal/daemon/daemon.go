@@ -63,18 +63,20 @@ type daemon struct {
 	ready    atomic.Bool    // the API answers
 	closers  []func() error // run backwards
 
-	store  *bolt.Store
-	kernel *kern.Kernel
-	names  *keeper.Keeper
-	render *render.Renderer
-	rec    *reconcile.Reconciler
-	ctrl   *controller.Controller
-	nets   *networks
-	events *events
-	member *cluster.Member
-	remote *remote.Caller
-	leases *dhcp.Leases
-	prober *health.Prober
+	store   *bolt.Store
+	kernel  *kern.Kernel
+	names   *keeper.Keeper
+	tunnels *udp.Host
+	lost    chan struct{} // a tunnel has ended by itself
+	render  *render.Renderer
+	rec     *reconcile.Reconciler
+	ctrl    *controller.Controller
+	nets    *networks
+	events  *events
+	member  *cluster.Member
+	remote  *remote.Caller
+	leases  *dhcp.Leases
+	prober  *health.Prober
 
 	docker   *docker.Server
 	relay    *relay.Keeper // nil: dockerd is not answered
@@ -97,7 +99,7 @@ func Run(ctx context.Context, cfg Config) error {
 	d := &daemon{
 		cfg: cfg, log: cfg.Logger(), started: time.Now(),
 		registry: prometheus.NewRegistry(), events: newEvents(),
-		settle: make(chan []plan.Owner, 64),
+		settle: make(chan []plan.Owner, 64), lost: make(chan struct{}, 1),
 	}
 	d.metrics = newMetrics(d.registry, cfg.Version, cfg.Commit)
 	err := d.open(ctx)
@@ -127,6 +129,7 @@ func (d *daemon) open(ctx context.Context) error {
 			return err
 		}
 	}
+	d.openTunnels()
 	if err := openDocker(d); err != nil {
 		return err
 	}
@@ -218,6 +221,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	defer stopPasses()
 	g.Go(func() error { return d.rec.Run(passes, drift) })
 	g.Go(func() error { return d.finishDeletions(ctx) })
+	g.Go(func() error { return watchTunnels(ctx, d) })
 	g.Go(func() error { return d.watchHost(ctx, hostChanged) })
 	g.Go(func() error { return d.runMember(ctx) })
 	g.Go(func() error { d.runHealth(ctx); return nil })

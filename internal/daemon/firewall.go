@@ -18,7 +18,7 @@ func (d *daemon) openKernel(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--firewall %s: %w", d.cfg.Firewall, err)
 	}
-	d.kernel, err = kern.Open(kern.Config{RunDir: d.cfg.Run, Log: d.log, Tunnels: d.openTunnels(),
+	d.kernel, err = kern.Open(kern.Config{RunDir: d.cfg.Run, Log: d.log, Tunnels: d.tunnels,
 		Names: openNames(d), Firewall: choice.Firewall, Variant: choice.Variant})
 	if err != nil {
 		return err

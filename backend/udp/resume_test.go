@@ -1,0 +1,411 @@
+package udp
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vethloom/vethloom/internal/await"
+	"github.com/vethloom/vethloom/internal/descriptor"
+	"github.com/vethloom/vethloom/internal/handover"
+	"github.com/vethloom/vethloom/plan"
+)
+
+// holder runs this test binary as the process that holds open files.
+func holder(path string) *exec.Cmd {
+	exe, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	cmd := exec.Command(exe, path)
+	cmd.Env = []string{childEnv + "=hold"}
+	return cmd
+}
+
+func beHolder(path string) error {
+	conn, err := net.FileConn(os.NewFile(handover.ControlFD, "netd"))
+	if err != nil {
+		return err
+	}
+	return handover.Run(context.Background(), conn.(*net.UnixConn), path, handover.Patience)
+}
+
+// child is a netd in a process of its own.
+type child struct {
+	tb    testing.TB
+	cmd   *exec.Cmd
+	stdin io.Closer
+	said  string
+}
+
+// netd starts a netd of a side's, with a socket for the next one at a path, and waits until it has said a word.
+func (s *side) netd(word, path string, other *side) *child {
+	s.tb.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	c := &child{tb: s.tb, cmd: exec.Command(exe)}
+	c.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s %s %s %t", childEnv, path, s.outer, s.net4, other.net4,
+		other.outer, s.tunnel.Plain))
+	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
+		s.tb.Fatal(err)
+	}
+	c.cmd.Stderr = os.Stderr
+	stdout, err := c.cmd.StdoutPipe()
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	if err := s.start(c.cmd); err != nil {
+		s.tb.Fatal(err)
+	}
+	s.tb.Cleanup(c.kill)
+	line, _ := bufio.NewReader(stdout).ReadString('\n')
+	if c.said = strings.TrimSpace(line); c.said != word {
+		s.tb.Fatalf("the other process said %q, want %q", c.said, word)
+	}
+	return c
+}
+
+func (c *child) kill() {
+	if c.cmd.ProcessState == nil {
+		_ = c.cmd.Process.Kill()
+		_ = c.cmd.Wait()
+	}
+}
+
+// stop ends it in order.
+func (c *child) stop() {
+	c.tb.Helper()
+	c.stdin.Close()
+	if err := c.cmd.Wait(); err != nil {
+		c.tb.Errorf("the other process ended with %v", err)
+	}
+}
+
+// stream is numbered packets from one box to another.
+type stream struct {
+	tb   testing.TB
+	gate sync.Mutex // held while nothing is sent
+	over bool       // nothing more is sent
+	from net.Conn
+	to   *net.UDPConn
+	stop chan struct{}
+	once sync.Once
+	done sync.WaitGroup
+
+	mu   sync.Mutex
+	sent uint32
+	got  map[uint32]int
+}
+
+// window is how many packets may be under way: fewer than fit any queue.
+const window = 200
+
+func newStream(from, to *side) *stream {
+	from.tb.Helper()
+	s := &stream{tb: from.tb, stop: make(chan struct{}), got: map[uint32]int{}}
+	s.to = to.box.packetConn(netip.AddrPortFrom(to.inner4, 0))
+	s.from = from.box.dial("udp", s.to.LocalAddr().String())
+	s.done.Go(s.send)
+	s.done.Go(s.receive)
+	from.tb.Cleanup(s.close)
+	return s
+}
+
+func (s *stream) send() {
+	pace := time.NewTicker(time.Millisecond)
+	defer pace.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-pace.C:
+		}
+		s.gate.Lock()
+		if s.underWay() < window && !s.over {
+			if _, err := s.from.Write(binary.BigEndian.AppendUint32(nil, s.sent)); err != nil {
+				s.tb.Errorf("send packet %d: %v", s.sent, err)
+			}
+			s.mu.Lock()
+			s.sent++
+			s.mu.Unlock()
+		}
+		s.gate.Unlock()
+	}
+}
+
+func (s *stream) receive() {
+	var b [64]byte
+	for {
+		n, err := s.to.Read(b[:])
+		if err != nil {
+			return
+		}
+		s.mu.Lock()
+		s.got[binary.BigEndian.Uint32(b[:n])]++
+		s.mu.Unlock()
+	}
+}
+
+// underWay is how many packets have not arrived yet.
+func (s *stream) underWay() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int(s.sent) - len(s.got)
+}
+
+func (s *stream) arrived() {
+	s.tb.Helper()
+	await.True(s.tb, "all arrives", func() bool { return s.underWay() == 0 })
+}
+
+// more waits until so many more have been sent.
+func (s *stream) more(n uint32) {
+	s.tb.Helper()
+	count := func() uint32 { s.mu.Lock(); defer s.mu.Unlock(); return s.sent }
+	want := count() + n
+	await.True(s.tb, fmt.Sprintf("%d more packets are sent", n), func() bool { return count() >= want })
+}
+
+func (s *stream) close() {
+	s.once.Do(func() { close(s.stop) })
+	s.to.Close()
+	s.done.Wait()
+}
+
+// end stops sending, and wants each packet once.
+func (s *stream) end() {
+	s.tb.Helper()
+	s.gate.Lock()
+	s.over = true
+	s.gate.Unlock()
+	s.arrived()
+	s.close()
+	for number, times := range s.got {
+		if times != 1 || number >= s.sent {
+			s.tb.Errorf("packet %d of %d arrived %d times", number, s.sent, times)
+		}
+	}
+	s.tb.Logf("%d packets", s.sent)
+}
+
+// TestNothingIsLost kills, stops and replaces a netd eight times under streams both ways. What is in netd's own hands
+// when it is killed is lost, so then nothing is under way; what comes while there is no netd waits for the next one.
+func TestNothingIsLost(t *testing.T) {
+	for name, cfg := range map[string]labConfig{"IPv4": {}, "IPv6": {outer6: true}, "plain": {plain: [2]bool{true, true}}} {
+		t.Run(name, func(t *testing.T) {
+			lab := newLab(t, cfg)
+			a, b := lab[0], lab[1]
+			a.host.Shutdown()
+			path := filepath.Join(t.TempDir(), "sock")
+			netd := a.netd("opened", path, b)
+			reaches(t, a, b)
+			streams := []*stream{newStream(a, b), newStream(b, a)}
+			for round := range 8 {
+				if round%2 == 0 {
+					for _, s := range streams {
+						s.more(20)
+						s.gate.Lock()
+					}
+					for _, s := range streams {
+						s.arrived()
+					}
+					netd.kill()
+					for _, s := range streams {
+						s.gate.Unlock()
+					}
+				} else {
+					for _, s := range streams {
+						s.more(20)
+					}
+					netd.stop()
+				}
+				for _, s := range streams {
+					s.more(50)
+				}
+				netd = a.netd("resumed", path, b)
+			}
+			for _, s := range streams {
+				s.end()
+			}
+			a.nothingLeft(netd, path)
+		})
+	}
+}
+
+// nothingLeft has the link deleted under a netd: it gives everything up, and so does the holder.
+func (s *side) nothingLeft(netd *child, path string) {
+	s.tb.Helper()
+	s.ip("link del " + testLink)
+	await.True(s.tb, "the holder ends, as it has nothing", func() bool {
+		_, err := os.Lstat(path)
+		return os.IsNotExist(err)
+	})
+	if out := s.run("ss", "-Hlnu"); out != "" {
+		s.tb.Errorf("sockets are left:\n%s", out)
+	}
+	netd.stop()
+}
+
+// TestLinkDeletedMeanwhile deletes the link while there is no netd: the next one gives up what is left of it.
+func TestLinkDeletedMeanwhile(t *testing.T) {
+	lab := newLab(t, labConfig{})
+	a, b := lab[0], lab[1]
+	a.host.Shutdown()
+	path := filepath.Join(t.TempDir(), "sock")
+	a.netd("opened", path, b).kill()
+	if out := a.run("ss", "-Hlnu"); !strings.Contains(out, "192.0.2.1:8285") {
+		t.Errorf("nobody holds the socket:\n%s", out)
+	}
+	a.ip("link del " + testLink)
+	a.makeTUN(labConfig{mtu: 1500})
+	a.netd("opened", path, b)
+	reaches(t, a, b)
+}
+
+// TestStoppedHolder has the holder hang: the next netd ends it, and opens a tunnel anew.
+func TestStoppedHolder(t *testing.T) {
+	lab := newLab(t, labConfig{})
+	a, b := lab[0], lab[1]
+	a.host.Shutdown()
+	path := filepath.Join(t.TempDir(), "sock")
+	netd := a.netd("opened", path, b)
+	pid := a.holders(path)
+	if len(pid) != 1 {
+		t.Fatalf("holders: %v", pid)
+	}
+	if err := unix.Kill(pid[0], unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	netd.kill()
+	next := a.netd("opened", path, b)
+	reaches(t, a, b)
+	if now := a.holders(path); len(now) != 1 || now[0] == pid[0] {
+		t.Errorf("holders %v, was %v", now, pid)
+	}
+	a.nothingLeft(next, path)
+}
+
+// TestKilledHolder has another holder go on.
+func TestKilledHolder(t *testing.T) {
+	lab := newLab(t, labConfig{})
+	a, b := lab[0], lab[1]
+	a.host.Shutdown()
+	path := filepath.Join(t.TempDir(), "sock")
+	netd := a.netd("opened", path, b)
+	s := newStream(a, b)
+	was := a.holders(path)[0]
+	if err := unix.Kill(was, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	await.True(t, "there is another holder", func() bool {
+		now := a.holders(path)
+		return len(now) == 1 && now[0] != was
+	})
+	await.True(t, "it has the socket", func() bool {
+		return strings.Count(a.run("ss", "-Hlnup"), "fd=") == 3 // netd's two, and the holder's
+	})
+	netd.stop()
+	s.more(50)
+	next := a.netd("resumed", path, b)
+	s.end()
+	a.nothingLeft(next, path)
+}
+
+// holders are the processes that hold files with a socket at a path.
+func (s *side) holders(path string) (pids []int) {
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		s.tb.Fatal(err)
+	}
+	for _, file := range all {
+		text, _ := os.ReadFile(file)
+		var pid int
+		if _, err := fmt.Sscanf(file, "/proc/%d/", &pid); err == nil && strings.HasSuffix(string(text), path+"\x00") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// TestResumeRefuses is given items that are not what they are noted as.
+func TestResumeRefuses(t *testing.T) {
+	lab := newLab(t, labConfig{})
+	a := lab[0]
+	inner := a.host.links[testLink].tunnel
+	good := note{Tunnel: a.tunnel, Remotes: map[netip.Prefix]netip.Addr{lab[1].net4: lab[1].outer}}
+	for name, change := range map[string]func(*note){
+		"another port":    func(n *note) { n.Tunnel.Port++ },
+		"another address": func(n *note) { n.Tunnel.Local = lab[1].outer },
+		"another link":    func(n *note) { n.Tunnel.Link = "vlt-other" },
+		"no offloads":     func(n *note) { n.Tunnel.Plain = true },
+		"no tunnel":       func(n *note) { n.Tunnel = plan.Tunnel{} },
+		"a bad remote": func(n *note) {
+			n.Remotes = map[netip.Prefix]netip.Addr{netip.MustParsePrefix("10.9.2.1/24"): lab[1].outer}
+		},
+		"elsewhere": func(*note) {},
+	} {
+		n := good
+		change(&n)
+		in := a.space
+		if name == "elsewhere" {
+			in = a.box
+		}
+		k := &one{tunnel: inner, note: n}
+		h := New(Config{Keeper: k})
+		before := openFiles(t)
+		in.do(h.Resume)
+		if k.err == nil {
+			t.Errorf("%s: taken over", name)
+		}
+		if tunnels, remotes := h.List(); len(tunnels)+len(remotes) > 0 {
+			t.Errorf("%s: has %v %v", name, tunnels, remotes)
+		}
+		h.Shutdown()
+		if after := openFiles(t); after != before {
+			t.Errorf("%s: %d files are open, %d were", name, after, before)
+		}
+	}
+	reaches(t, a, lab[1])
+}
+
+// one has what a tunnel has open, and a note that somebody wrote.
+type one struct {
+	nobody
+	tunnel *tunnel
+	note   note
+	err    error
+}
+
+func (k *one) Resume(use func(handover.Item) error) {
+	text, err := json.Marshal(k.note)
+	dev, sock, e := k.tunnel.duplicate()
+	if k.err = errors.Join(err, e); k.err == nil {
+		k.err = use(handover.Item{Key: k.note.Tunnel.Link, Note: text, Files: []descriptor.Descriptor{dev, sock}})
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}
