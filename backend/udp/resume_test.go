@@ -3,7 +3,6 @@ package udp
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,15 +13,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/internal/await"
 	"github.com/vethloom/vethloom/internal/descriptor"
 	"github.com/vethloom/vethloom/internal/handover"
+	"github.com/vethloom/vethloom/internal/numbered"
 	"github.com/vethloom/vethloom/plan"
 )
 
@@ -98,111 +96,11 @@ func (c *child) stop() {
 	}
 }
 
-// stream is numbered packets from one box to another.
-type stream struct {
-	tb   testing.TB
-	gate sync.Mutex // held while nothing is sent
-	over bool       // nothing more is sent
-	from net.Conn
-	to   *net.UDPConn
-	stop chan struct{}
-	once sync.Once
-	done sync.WaitGroup
-
-	mu   sync.Mutex
-	sent uint32
-	got  map[uint32]int
-}
-
-// window is how many packets may be under way: fewer than fit any queue.
-const window = 200
-
-func newStream(from, to *side) *stream {
+// newStream sends numbered packets from one box to another.
+func newStream(from, to *side) *numbered.Stream {
 	from.tb.Helper()
-	s := &stream{tb: from.tb, stop: make(chan struct{}), got: map[uint32]int{}}
-	s.to = to.box.packetConn(netip.AddrPortFrom(to.inner4, 0))
-	s.from = from.box.dial("udp", s.to.LocalAddr().String())
-	s.done.Go(s.send)
-	s.done.Go(s.receive)
-	from.tb.Cleanup(s.close)
-	return s
-}
-
-func (s *stream) send() {
-	pace := time.NewTicker(time.Millisecond)
-	defer pace.Stop()
-	for {
-		select {
-		case <-s.stop:
-			return
-		case <-pace.C:
-		}
-		s.gate.Lock()
-		if s.underWay() < window && !s.over {
-			if _, err := s.from.Write(binary.BigEndian.AppendUint32(nil, s.sent)); err != nil {
-				s.tb.Errorf("send packet %d: %v", s.sent, err)
-			}
-			s.mu.Lock()
-			s.sent++
-			s.mu.Unlock()
-		}
-		s.gate.Unlock()
-	}
-}
-
-func (s *stream) receive() {
-	var b [64]byte
-	for {
-		n, err := s.to.Read(b[:])
-		if err != nil {
-			return
-		}
-		s.mu.Lock()
-		s.got[binary.BigEndian.Uint32(b[:n])]++
-		s.mu.Unlock()
-	}
-}
-
-// underWay is how many packets have not arrived yet.
-func (s *stream) underWay() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return int(s.sent) - len(s.got)
-}
-
-func (s *stream) arrived() {
-	s.tb.Helper()
-	await.True(s.tb, "all arrives", func() bool { return s.underWay() == 0 })
-}
-
-// more waits until so many more have been sent.
-func (s *stream) more(n uint32) {
-	s.tb.Helper()
-	count := func() uint32 { s.mu.Lock(); defer s.mu.Unlock(); return s.sent }
-	want := count() + n
-	await.True(s.tb, fmt.Sprintf("%d more packets are sent", n), func() bool { return count() >= want })
-}
-
-func (s *stream) close() {
-	s.once.Do(func() { close(s.stop) })
-	s.to.Close()
-	s.done.Wait()
-}
-
-// end stops sending, and wants each packet once.
-func (s *stream) end() {
-	s.tb.Helper()
-	s.gate.Lock()
-	s.over = true
-	s.gate.Unlock()
-	s.arrived()
-	s.close()
-	for number, times := range s.got {
-		if times != 1 || number >= s.sent {
-			s.tb.Errorf("packet %d of %d arrived %d times", number, s.sent, times)
-		}
-	}
-	s.tb.Logf("%d packets", s.sent)
+	l := to.box.packetConn(netip.AddrPortFrom(to.inner4, 0))
+	return numbered.New(from.tb, from.box.dial("udp", l.LocalAddr().String()), l)
 }
 
 // TestNothingIsLost kills, stops and replaces a netd eight times under streams both ways. What is in netd's own hands
@@ -216,34 +114,24 @@ func TestNothingIsLost(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "sock")
 			netd := a.netd("opened", path, b)
 			reaches(t, a, b)
-			streams := []*stream{newStream(a, b), newStream(b, a)}
+			out, in := newStream(a, b), newStream(b, a)
 			for round := range 8 {
+				out.More(20)
 				if round%2 == 0 {
-					for _, s := range streams {
-						s.more(20)
-						s.gate.Lock()
-					}
-					for _, s := range streams {
-						s.arrived()
-					}
+					out.Pause()
+					in.Pause()
 					netd.kill()
-					for _, s := range streams {
-						s.gate.Unlock()
-					}
+					out.Go()
+					in.Go()
 				} else {
-					for _, s := range streams {
-						s.more(20)
-					}
 					netd.stop()
 				}
-				for _, s := range streams {
-					s.more(50)
-				}
+				out.More(50)
+				in.More(50)
 				netd = a.netd("resumed", path, b)
 			}
-			for _, s := range streams {
-				s.end()
-			}
+			out.End()
+			in.End()
 			a.nothingLeft(netd, path)
 		})
 	}
@@ -322,9 +210,9 @@ func TestKilledHolder(t *testing.T) {
 		return strings.Count(a.run("ss", "-Hlnup"), "fd=") == 3 // netd's two, and the holder's
 	})
 	netd.stop()
-	s.more(50)
+	s.More(50)
 	next := a.netd("resumed", path, b)
-	s.end()
+	s.End()
 	a.nothingLeft(next, path)
 }
 
