@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -181,6 +182,13 @@ func TestStoppedHolder(t *testing.T) {
 	if err := unix.Kill(pid[0], unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	await.True(t, "it has stopped", func() bool {
+		all, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid[0]))
+		return err == nil && !slices.ContainsFunc(all, func(file string) bool {
+			text, err := os.ReadFile(file)
+			return err != nil || !strings.Contains(string(text), ") T ")
+		})
+	})
 	netd.kill()
 	next := a.netd("opened", path, b)
 	reaches(t, a, b)

@@ -226,15 +226,24 @@ func holderOf(k *Keeper) int {
 	return k.holder.cmd.Process.Pid
 }
 
+// freeze stops a child, and waits until it has stopped.
+func freeze(t *testing.T, pid int) {
+	t.Helper()
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Waitid(unix.P_PID, pid, nil, unix.WSTOPPED, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestHolderThatHangs is stopped: it is ended, by the next keeper and by its own, and what it held is free.
 func TestHolderThatHangs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sock")
 	k := keeper(t, path, "hold")
 	a, toA := pipe(t)
 	k.Hold("a", nil, a)
-	if err := unix.Kill(holderOf(k), unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, holderOf(k))
 	k.Close()
 	a.Close()
 	k = keeper(t, path, "hold")
@@ -250,9 +259,7 @@ func TestHolderThatHangs(t *testing.T) {
 	k.Hold("b", nil, b)
 	k.Hold("c", nil, c)
 	hangs := holderOf(k)
-	if err := unix.Kill(hangs, unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, hangs)
 	b.Close()
 	k.Drop("b")
 	if !free(toB) {

@@ -24,8 +24,8 @@ type Stream struct {
 	once sync.Once
 	done sync.WaitGroup
 
-	gate sync.Mutex // held while nothing is sent
-	over bool       // nothing more is sent
+	gate   sync.Mutex // held while one is sent
+	paused bool       // none is sent
 
 	mu   sync.Mutex
 	sent uint32
@@ -52,7 +52,7 @@ func (s *Stream) send() {
 		case <-pace.C:
 		}
 		s.gate.Lock()
-		if s.underWay() < Window && !s.over {
+		if s.underWay() < Window && !s.paused {
 			if _, err := s.from.Write(binary.BigEndian.AppendUint32(nil, s.sent)); err != nil {
 				s.tb.Errorf("send packet %d: %v", s.sent, err)
 			}
@@ -84,17 +84,26 @@ func (s *Stream) underWay() int {
 	return int(s.sent) - len(s.got)
 }
 
-func (s *Stream) arrived() { s.tb.Helper(); await.True(s.tb, "all arrives", func() bool { return s.underWay() == 0 }) }
+func (s *Stream) arrived() {
+	s.tb.Helper()
+	await.True(s.tb, "all arrives", func() bool { return s.underWay() == 0 })
+}
 
 // Pause stops sending, until Go, and waits until nothing is under way.
 func (s *Stream) Pause() {
 	s.tb.Helper()
-	s.gate.Lock()
+	s.pause(true)
 	s.arrived()
 }
 
 // Go sends on.
-func (s *Stream) Go() { s.gate.Unlock() }
+func (s *Stream) Go() { s.pause(false) }
+
+func (s *Stream) pause(is bool) {
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	s.paused = is
+}
 
 // More waits until so many more have been sent.
 func (s *Stream) More(n uint32) {
@@ -114,10 +123,7 @@ func (s *Stream) close() {
 // End stops sending, and wants each packet to arrive once.
 func (s *Stream) End() {
 	s.tb.Helper()
-	s.gate.Lock()
-	s.over = true
-	s.gate.Unlock()
-	s.arrived()
+	s.Pause()
 	s.close()
 	for number, times := range s.got {
 		if times != 1 || number >= s.sent {
