@@ -3,8 +3,11 @@ package daemon_test
 import (
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
@@ -100,6 +103,43 @@ func (w *world) unheld() {
 		_, err := os.Lstat(filepath.Join(w.RunDir, "tunnels.sock"))
 		return os.IsNotExist(err)
 	})
+}
+
+// TestTunnelWithoutItsHolder has the process that holds the tunnel hang, and be killed with netd: the next netd opens the
+// tunnel anew, and has it held again.
+func TestTunnelWithoutItsHolder(t *testing.T) {
+	w, far, here, there := tunnelled(t)
+	w.pinged(here, there)
+	for _, signal := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
+		pid := w.holder()
+		if err := syscall.Kill(pid, signal); err != nil {
+			t.Fatal(err)
+		}
+		w.kill()
+		w.join()
+		w.pinged(here, there)
+		if now := w.holder(); now == pid {
+			t.Errorf("after signal %s, process %d still holds the tunnel", signal, pid)
+		}
+	}
+	w.converged()
+	w.dismantleAll(far, here, there, []string{"udp"})
+	w.unheld()
+}
+
+// holder is the process that holds tunnels.
+func (w *world) holder() (pid int) {
+	w.t.Helper()
+	path := filepath.Join(w.RunDir, "tunnels.sock")
+	await.True(w.t, "somebody holds tunnels", func() bool {
+		out, err := exec.Command("pgrep", "-f", "^[^ ]*net-shim hold "+path+"$").Output()
+		if err != nil {
+			return false
+		}
+		pid, err = strconv.Atoi(strings.TrimSpace(string(out)))
+		return err == nil
+	})
+	return pid
 }
 
 // TestTunnelRemovedMeanwhile removes the last udp network while netd is dead, which leaves the tunnel with its holder:

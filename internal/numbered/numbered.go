@@ -105,12 +105,14 @@ func (s *Stream) pause(is bool) {
 	s.paused = is
 }
 
-// More waits until so many more have been sent.
+// More waits until so many more have been sent, or as many are under way as may be.
 func (s *Stream) More(n uint32) {
 	s.tb.Helper()
 	count := func() uint32 { s.mu.Lock(); defer s.mu.Unlock(); return s.sent }
 	want := count() + n
-	await.True(s.tb, fmt.Sprintf("%d more packets are sent", n), func() bool { return count() >= want })
+	await.True(s.tb, fmt.Sprintf("%d more packets are sent", n), func() bool {
+		return count() >= want || s.underWay() >= Window
+	})
 }
 
 func (s *Stream) close() {
