@@ -416,6 +416,10 @@ func (n *node) shims() (pids []string) {
 		if to, err := os.Readlink(exe); err != nil || to != n.cfg.Shim {
 			continue
 		}
+		if args, err := os.ReadFile(filepath.Join(filepath.Dir(exe), "cmdline")); err != nil ||
+			bytes.Contains(args, []byte("\x00hold\x00")) { // it holds tunnels, and supervises nothing
+			continue
+		}
 		if ns, err := os.Readlink(filepath.Join(filepath.Dir(exe), "ns/net")); err == nil && ns == here {
 			pids = append(pids, filepath.Base(filepath.Dir(exe)))
 		}
