@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Tunnel carries a [TUN] link's packets over UDP, each packet a datagram. Like the sockets of
-// a [PortReservation] it goes with this process, while the link stays; the next pass makes it again.
+// Tunnel carries a [TUN] link's packets over UDP, each packet a datagram. It goes with this process, while the link
+// stays, unless another process holds it for the next one.
 type Tunnel struct {
 	Link   string         // the TUN link, in the fabric's namespace
 	Local  netip.Addr     // what the socket is bound to

@@ -66,7 +66,7 @@ func talk(t *testing.T, when string, c net.Conn) {
 
 // TestConnectionsAcrossHostsOutliveNetd keeps connections to a sandbox on another node over a kill, a start and an
 // orderly stop of netd, on a network of each driver. A userspace tunnel carries while netd runs,
-// so its connections wait for it; the others do not notice.
+// so its connections wait for it and lose nothing; the others do not notice.
 func TestConnectionsAcrossHostsOutliveNetd(t *testing.T) {
 	w, far, here, there := pair(t)
 	var all, kernel []net.Conn
