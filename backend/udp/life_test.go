@@ -23,8 +23,8 @@ const childEnv = "VETHLOOM_UDP_TEST_CHILD"
 // noHolder in place of a path has nobody hold what a child has open.
 const noHolder = "-"
 
-// childMain is another process of a test: one that holds open files, or a netd of its own that opens a side's tunnel, or
-// goes on with it, and stays until its standard input ends.
+// childMain is another process of a test: one that holds open files, or a netd of its own that opens a side's tunnel,
+// or goes on with it, and stays until its standard input ends.
 func childMain() bool {
 	args := strings.Fields(os.Getenv(childEnv))
 	if len(args) == 0 {

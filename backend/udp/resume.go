@@ -84,8 +84,9 @@ func (h *Host) note(l *link) {
 }
 
 // Resume goes on with the tunnels that an earlier Host has left with the Keeper, as they were: with their remotes, and
-// with what has waited in the link's queue and in the socket's buffer. Then List has them, and a pass changes what is no
-// longer wanted. It must be called first, in the network namespace of the tunnels: those of another one are given up.
+// with what has waited in the link's queue and in the socket's buffer. Then List has them, and a pass changes what is
+// no longer wanted. It must be called first, in the network namespace of the tunnels: those of another one are given
+// up.
 func (h *Host) Resume() {
 	h.cfg.Keeper.Resume(h.resume)
 }
@@ -149,8 +150,8 @@ func (t *tunnel) duplicate() (dev, sock descriptor.Descriptor, err error) {
 	return dev, sock, err
 }
 
-// take goes on with a link and a socket that are open, if they are still those of the tunnel. They are the tunnel's also
-// when they are not.
+// take goes on with a link and a socket that are open, if they are still those of the tunnel. It takes them over in any
+// case.
 func (t *tunnel) take(files []descriptor.Descriptor) error {
 	if len(files) == 0 {
 		return nil

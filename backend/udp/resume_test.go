@@ -107,7 +107,9 @@ func newStream(from, to *side) *numbered.Stream {
 // TestNothingIsLost kills, stops and replaces a netd eight times under streams both ways. What is in netd's own hands
 // when it is killed is lost, so then nothing is under way; what comes while there is no netd waits for the next one.
 func TestNothingIsLost(t *testing.T) {
-	for name, cfg := range map[string]labConfig{"IPv4": {}, "IPv6": {outer6: true}, "plain": {plain: [2]bool{true, true}}} {
+	for name, cfg := range map[string]labConfig{
+		"IPv4": {}, "IPv6": {outer6: true}, "plain": {plain: [2]bool{true, true}},
+	} {
 		t.Run(name, func(t *testing.T) {
 			lab := newLab(t, cfg)
 			a, b := lab[0], lab[1]

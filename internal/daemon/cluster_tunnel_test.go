@@ -53,7 +53,8 @@ func (n *node) pinged(from, to *apiv1.Sandbox) {
 	n.t.Helper()
 	at := addressOn(n.t, to, "udp", true).String()
 	await.True(n.t, at+" answers", func() bool {
-		return strings.Contains(n.Sh("nsenter --net="+from.NetnsPath+" ping -c 1 -W 1 "+at+" || true"), " 0% packet loss")
+		out := n.Sh("nsenter --net=" + from.NetnsPath + " ping -c 1 -W 1 " + at + " || true")
+		return strings.Contains(out, " 0% packet loss")
 	})
 }
 
@@ -105,8 +106,8 @@ func (w *world) unheld() {
 	})
 }
 
-// TestTunnelWithoutItsHolder has the process that holds the tunnel hang, and be killed with netd: the next netd opens the
-// tunnel anew, and has it held again.
+// TestTunnelWithoutItsHolder has the process that holds the tunnel hang, and be killed with netd: the next netd opens
+// the tunnel anew, and has it held again.
 func TestTunnelWithoutItsHolder(t *testing.T) {
 	w, far, here, there := tunnelled(t)
 	w.pinged(here, there)

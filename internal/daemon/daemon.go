@@ -124,10 +124,8 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.listenHTTP(ctx); err != nil {
 		return err
 	}
-	for _, dir := range []*string{&d.cfg.Root, &d.cfg.Run} {
-		if *dir, err = stateDir(*dir); err != nil {
-			return err
-		}
+	if err := d.cfg.makeDirs(); err != nil {
+		return err
 	}
 	d.openTunnels()
 	if err := openDocker(d); err != nil {

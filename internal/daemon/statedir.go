@@ -52,3 +52,13 @@ func private(path string, info os.FileInfo, last bool) error {
 	}
 	return nil
 }
+
+// makeDirs makes what netd keeps its state in.
+func (c *Config) makeDirs() (err error) {
+	for _, dir := range []*string{&c.Root, &c.Run} {
+		if *dir, err = stateDir(*dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -35,8 +35,8 @@ type Holder struct {
 	closed chan struct{} // when nothing is open any more
 }
 
-// Run holds what netd, at the other end of a connection, hands over, and hands it to the next one, which connects to the
-// socket that Run makes at a path. It returns when there is nobody to hold anything for.
+// Run holds what netd, at the other end of a connection, hands over, and hands it to the next one, which connects to
+// the socket that Run makes at a path. It returns when there is nobody to hold anything for.
 func Run(ctx context.Context, netd *net.UnixConn, path string, patience time.Duration) error {
 	l, err := rootsocket.Listen(path)
 	if err != nil {

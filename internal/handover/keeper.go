@@ -26,8 +26,8 @@ type Config struct {
 }
 
 // Keeper is netd's side: what it is told to hold, a holder of the same has too, from the first item to the last. Its
-// methods may be called concurrently. None of them waits for long, and none fails: without a holder all works as before,
-// but the next netd has to open files of its own.
+// methods may be called concurrently. None of them waits for long, and none fails: without a holder all works as
+// before, but the next netd has to open files of its own.
 type Keeper struct {
 	cfg  Config
 	stop context.CancelFunc
@@ -44,7 +44,8 @@ type Keeper struct {
 // New makes a Keeper of nothing. Close ends it.
 func New(cfg Config) *Keeper {
 	ctx, stop := context.WithCancel(context.Background())
-	k := &Keeper{cfg: cfg, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1), items: map[string]Item{}}
+	k := &Keeper{cfg: cfg, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1),
+		items: map[string]Item{}}
 	go k.run(ctx)
 	return k
 }
