@@ -19,7 +19,8 @@ func fastPath(f Facts) []Finding {
 		return nil
 	case f.FastPath.Missing != "":
 		return finding(check, Info, "there is none, and everything takes the slow path: "+f.FastPath.Missing,
-			"boot Linux 6.6 or newer, with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_ACT; or start netd with "+
+			"boot Linux 5.10 or newer, with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_ACT and, before 6.6, "+
+				"CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF, and let netd call bpf(2); or start netd with "+
 				"--fastpath off")
 	case len(f.FastPath.Links) > 0:
 		return finding(check, Info, "on, but for networks and endpoints whose links rules of others are about: "+

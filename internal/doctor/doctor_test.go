@@ -129,7 +129,7 @@ func TestFindings(t *testing.T) {
 		{"no seccomp", func(f *Facts) { f.Seccomp = false }, "seccomp", Warning, "profile", "SECCOMP_FILTER"},
 		{"no userns", func(f *Facts) { f.UserNS = 0 }, "user namespaces", Info, "none", "max_user_namespaces"},
 		{"no fast path", func(f *Facts) { f.FastPath = &FastPath{Missing: "no BPF"} }, "fast path", Info, "no BPF",
-			"6.6"},
+			"5.10"},
 		{"rules about links", func(f *Facts) { f.FastPath = &FastPath{Rules: true, Links: []string{"vlb-1"}} },
 			"fast path", Info, "vlb-1", "fastpath=off"},
 		{"rules beside a fast path", func(f *Facts) { f.FastPath = &FastPath{Rules: true} }, "fast path", Info,

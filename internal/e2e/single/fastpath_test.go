@@ -1,16 +1,25 @@
 package single
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vethloom/vethloom/internal/kern/fastpath"
+	"github.com/vethloom/vethloom/internal/kern/kerntest"
 )
 
 // TestFastPathOnOneHost has containers of one network meet on the fast path, and finds the rest of what they do as it
 // is without: a published port, and the end of everything.
 func TestFastPathOnOneHost(t *testing.T) {
-	n := withImage(t, "--fastpath", "auto")
+	t.Run("tcx", func(t *testing.T) { fastPathOnOneHost(t, nil) })
+	t.Run("filters", func(t *testing.T) { fastPathOnOneHost(t, kerntest.WithoutTCX) })
+}
+
+func fastPathOnOneHost(t *testing.T, kernel func() error) {
+	n := withImageOn(t, kernel, "--fastpath", "auto")
 	n.ok("network", "create", "--ipv6", "web")
 	n.ok("network", "create", "-o", "fastpath=off", "slow")
 	n.ok("run", "-d", "--name", "a", "--network", "web", "--network", "slow", "bb", "sleep", "1000")
@@ -18,6 +27,14 @@ func TestFastPathOnOneHost(t *testing.T) {
 		"echo hello >/index.html && exec httpd -f -p 80")
 	programs := func() (count int) {
 		n.t.Helper()
+		if kernel != nil {
+			_, err := fmt.Sscan(n.Sh("for l in $(ip -o link | grep -o 'vle-[0-9a-f]*'); do "+
+				"tc filter show dev $l ingress; done | grep -c 'name vethloom_leave' || true"), &count)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return count
+		}
 		n.FastPath(t, "", func(p *fastpath.Path, links map[uint32]string) error {
 			all, err := p.Programs(links)
 			count = len(all)
@@ -70,4 +87,21 @@ func TestNoFastPathHasAReason(t *testing.T) {
 	matches(t, "no network of its own", path("b"), "^(|: |slow: networks of driver host have no fast path)$")
 	is(t, "members", n.ok("network", "inspect", "-f", "{{range .Containers}}{{.Path}}{{end}}", "bridge"), "slow")
 	n.ok("rm", "-f", "a", "b")
+}
+
+// TestWithoutBPF has bpf(2) denied to netd: everything works as without a fast path, and both say why there is none.
+func TestWithoutBPF(t *testing.T) {
+	n := withImageOn(t, func() error { return kerntest.DenyBPF(unix.EPERM) }, "--fastpath", "auto")
+	n.ok("network", "create", "--ipv6", "web")
+	n.ok("run", "-d", "--name", "a", "--network", "web", "bb", "sleep", "1000")
+	n.ok("run", "-d", "--name", "b", "--network", "web", "-p", "8080:80", "bb", "sh", "-c",
+		"echo hello >/index.html && exec httpd -f -p 80")
+	for _, when := range []string{"at first", "after netd was killed"} {
+		is(t, when+", by name", n.ok("exec", "a", "wget", "-qO-", "http://b/"), "hello")
+		is(t, when+", published", strings.TrimSpace(n.Sh("curl -s http://127.0.0.1:8080/")), "hello")
+		is(t, when+", net diff", n.ok("diff"), "")
+		matches(t, when+", status", n.ok("status"), `Fast path: +none: .*refuses bpf\(2\).*want CAP_BPF`)
+		matches(t, when+", doctor", n.net("doctor").out, `fast path(.*\n)*.*everything takes the slow path: .*bpf\(2\)`)
+		n.restart()
+	}
 }

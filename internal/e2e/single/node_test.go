@@ -77,12 +77,21 @@ type node struct {
 	flags []string
 	gone  chan error
 	log   *bytes.Buffer
+	// kernel takes something of the kernel from netd and what it starts; nil: it has all.
+	kernel func() error
 }
 
 // newNode starts a netd, whose flags name its run directory as RUN; at the test's end nothing of it may be left.
 func newNode(t *testing.T, flags ...string) *node {
 	t.Helper()
-	n := &node{Env: kerntest.New(t), t: t, root: t.TempDir(), log: &bytes.Buffer{}, gone: make(chan error, 1)}
+	return newNodeOn(t, nil, flags...)
+}
+
+// newNodeOn starts a netd on a kernel that has less.
+func newNodeOn(t *testing.T, kernel func() error, flags ...string) *node {
+	t.Helper()
+	n := &node{Env: kerntest.New(t), t: t, root: t.TempDir(), log: &bytes.Buffer{}, gone: make(chan error, 1),
+		kernel: kernel}
 	n.sock = filepath.Join(n.RunDir, "netd.sock")
 	if err := os.Chmod(filepath.Dir(n.root), 0o711); err != nil { // for root of containers with user namespaces
 		t.Fatal(err)
@@ -103,7 +112,15 @@ func (n *node) start() {
 	t.Helper()
 	n.netd = exec.Command(program(t, "netd"), n.flags...)
 	n.netd.Stderr = n.log
-	if err := n.Do("", n.netd.Start); err != nil {
+	err := n.Do("", func() error {
+		if n.kernel != nil {
+			if err := n.kernel(); err != nil {
+				return err
+			}
+		}
+		return n.netd.Start()
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	go func(netd *exec.Cmd) { n.gone <- netd.Wait() }(n.netd)
@@ -275,8 +292,14 @@ func rootfs(t *testing.T) string {
 // withImage is a node that has the image bb.
 func withImage(t *testing.T, flags ...string) *node {
 	t.Helper()
+	return withImageOn(t, nil, flags...)
+}
+
+// withImageOn is a node on a kernel that has less.
+func withImageOn(t *testing.T, kernel func() error, flags ...string) *node {
+	t.Helper()
 	tar := rootfs(t)
-	n := newNode(t, flags...)
+	n := newNodeOn(t, kernel, flags...)
 	n.ok("import", tar, "bb")
 	return n
 }

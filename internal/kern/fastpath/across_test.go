@@ -60,14 +60,14 @@ func (j *joined) subnets() []netip.Prefix {
 }
 
 // newPair makes two nodes with a link between them.
-func newPair(t *testing.T) (a, b *joined) {
+func newPair(t *testing.T, at fastpath.Attachment) (a, b *joined) {
 	t.Helper()
 	env := kerntest.New(t)
 	far := env.Namespace(t)
 	env.Sh("ip link add up1 type veth peer name up2 netns " + far)
 	t.Cleanup(func() { env.Sh("ip link del up1") })
 	for i, ns := range []string{"", far} {
-		j := &joined{node: newNode(t, env, ns), number: i + 1, uplink: fmt.Sprintf("up%d", i+1)}
+		j := &joined{node: newNode(t, env, ns, at), number: i + 1, uplink: fmt.Sprintf("up%d", i+1)}
 		j.sh(fmt.Sprintf(`ip link set %[1]s up; ip addr add %[2]s/24 dev %[1]s; ip addr add %[3]s/64 dev %[1]s nodad
 			ip link set vlb address %[4]s`, j.uplink, j.underlay(false), j.underlay(true), j.bridge()))
 		j.box = j.node.box(10+j.number, fmt.Sprint(j.number))
@@ -135,7 +135,9 @@ func (j *joined) meet(other *joined, w across) {
 }
 
 // TestNodesMeetOnTheFastPath has containers of two nodes talk, by each way and over both families of the underlay.
-func TestNodesMeetOnTheFastPath(t *testing.T) {
+func TestNodesMeetOnTheFastPath(t *testing.T) { eachAttachment(t, nodesMeet) }
+
+func nodesMeet(t *testing.T, at fastpath.Attachment) {
 	for _, w := range []across{
 		{way: plan.FastPlain, routed: true},
 		{way: plan.FastUDP, routed: true}, {way: plan.FastUDP, routed: true, ipv6: true},
@@ -143,7 +145,7 @@ func TestNodesMeetOnTheFastPath(t *testing.T) {
 		{way: plan.FastVXLAN}, {way: plan.FastVXLAN, ipv6: true},
 	} {
 		t.Run(w.String(), func(t *testing.T) {
-			a, b := newPair(t)
+			a, b := newPair(t, at)
 			a.meet(b, w)
 			b.meet(a, w)
 			for _, to := range b.box.addrs {

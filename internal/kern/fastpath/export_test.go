@@ -4,7 +4,36 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
+
+// Attachment is the name of a way to have programs at links.
+type Attachment string
+
+// Attachments are those of every kernel: the one of new ones, and that of others.
+func Attachments() []Attachment { return []Attachment{"tcx", "filters"} }
+
+// OpenAs is [Open] on a kernel that has one attachment alone, and has the programs as change makes them.
+func OpenAs(at Attachment, enter func(func() error) error, links []uint32, change func(*ebpf.CollectionSpec)) (*Path,
+	error) {
+	spec := func() (*ebpf.CollectionSpec, error) {
+		s, err := loadKernel()
+		if err == nil && change != nil {
+			change(s)
+		}
+		return s, err
+	}
+	way := attachment(tcx{})
+	if at == "filters" {
+		way = filters{}
+	}
+	return open(enter, links, spec, []attachment{without{}, way})
+}
+
+// without is an attachment that the kernel has not.
+type without struct{ attachment }
+
+func (without) list(uint32) ([]placed, error) { return nil, unsupported(unix.EINVAL) }
 
 // skb is what a trial says of a frame: struct __sk_buff of linux/bpf.h.
 type skb struct {

@@ -7,11 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"testing"
-	"unsafe"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/internal/kern/fastpath"
@@ -40,8 +36,10 @@ func (n *node) must(err error) {
 }
 
 // TestAnotherPathFindsWhatIsThere ends the process's hold on the fast path while packets take it.
-func TestAnotherPathFindsWhatIsThere(t *testing.T) {
-	n := newNode(t, kerntest.New(t), "")
+func TestAnotherPathFindsWhatIsThere(t *testing.T) { eachAttachment(t, anotherPath) }
+
+func anotherPath(t *testing.T, at fastpath.Attachment) {
+	n := newNode(t, kerntest.New(t), "", at)
 	n.must(n.path.PutCounter(plan.FastCounter{Network: network}))
 	a, b := n.box(2, "0"), n.box(3, "0")
 	a.fast(false)
@@ -62,120 +60,6 @@ func TestAnotherPathFindsWhatIsThere(t *testing.T) {
 	if err != nil || len(endpoints) != 4 {
 		t.Errorf("%d endpoints, %v", len(endpoints), err)
 	}
-}
-
-// foreign is somebody else's program at a link, which passes everything on.
-func foreign(t *testing.T, n *node, linkName string) *ebpf.Program {
-	t.Helper()
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "foreign", Type: ebpf.SchedCLS, License: "GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}})
-	n.must(err)
-	t.Cleanup(func() { p.Close() })
-	index, err := n.index(linkName)
-	n.must(err)
-	n.must(n.env.Do(n.ns, func() error {
-		return link.RawAttachProgram(link.RawAttachProgramOptions{Target: int(index), Program: p,
-			Attach: ebpf.AttachTCXIngress})
-	}))
-	return p
-}
-
-// names are the programs at a link's ingress, in their order.
-func (n *node) names(linkName string) (out []string) {
-	n.t.Helper()
-	index, err := n.index(linkName)
-	n.must(err)
-	n.must(n.env.Do(n.ns, func() error {
-		r, err := link.QueryPrograms(link.QueryOptions{Target: int(index), Attach: ebpf.AttachTCXIngress})
-		if err != nil {
-			return err
-		}
-		for _, a := range r.Programs {
-			p, err := ebpf.NewProgramFromID(a.ID)
-			if err != nil {
-				return err
-			}
-			info, err := p.Info()
-			p.Close()
-			if err != nil {
-				return err
-			}
-			out = append(out, info.Name)
-		}
-		return nil
-	}))
-	return out
-}
-
-// TestStrangersAtALink has programs of others before and behind ours, and somebody who detaches ours.
-func TestStrangersAtALink(t *testing.T) {
-	n := newNode(t, kerntest.New(t), "")
-	n.must(n.path.PutCounter(plan.FastCounter{Network: network}))
-	a, b := n.box(2, "0"), n.box(3, "0")
-	foreign(t, n, a.link())
-	a.fast(false)
-	foreign(t, n, a.link())
-	b.fast(false)
-	a.fast(false) // once more changes nothing
-	want := "[foreign vethloom_leave foreign]"
-	if got := fmt.Sprint(n.names(a.link())); got != want {
-		t.Errorf("at the link are %s, want %s", got, want)
-	}
-	a.in(fmt.Sprintf("ping -q -c 3 -i 0.01 -W 1 %s", b.addrs[0]))
-	if c := n.counts(); c.Packets[fastpath.Fast] != 6 {
-		t.Errorf("%d packets took the fast path beside other programs", c.Packets[fastpath.Fast])
-	}
-	index, err := n.index(a.link())
-	n.must(err)
-	n.must(n.path.Detach(index))
-	if got := fmt.Sprint(n.names(a.link())); got != "[foreign foreign]" {
-		t.Errorf("left at the link are %s", got)
-	}
-	a.in(fmt.Sprintf("ping -q -c 3 -i 0.01 -W 1 %s", b.addrs[0]))
-	if _, ok := a.program(); ok {
-		t.Error("a program is seen that was taken off")
-	}
-	a.fast(false)
-	strip(t, n, a.link())
-	if f, ok := a.program(); !ok || !f.Stale {
-		t.Errorf("a program that a stranger has taken off is seen as %+v, %v", f, ok)
-	}
-	a.fast(false)
-	if f, ok := a.program(); !ok || f.Stale {
-		t.Errorf("a program that came again is seen as %+v, %v", f, ok)
-	}
-	n.sh("ip link del " + a.link())
-	all, err := n.path.Programs(n.links())
-	n.must(err)
-	if len(all) != 2 {
-		t.Errorf("after a link has gone, these are seen: %+v", all)
-	}
-}
-
-// strip takes every program off a link, as somebody else would.
-func strip(t *testing.T, n *node, linkName string) {
-	t.Helper()
-	index, err := n.index(linkName)
-	n.must(err)
-	n.must(n.env.Do(n.ns, func() error {
-		r, err := link.QueryPrograms(link.QueryOptions{Target: int(index), Attach: ebpf.AttachTCXIngress})
-		if err != nil {
-			return err
-		}
-		for _, a := range r.Programs {
-			p, err := ebpf.NewProgramFromID(a.ID)
-			if err != nil {
-				return err
-			}
-			err = link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(index), Program: p,
-				Attach: ebpf.AttachTCXIngress})
-			p.Close()
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	}))
 }
 
 const withoutBPF = "VETHLOOM_TEST_WITHOUT_BPF"
@@ -207,15 +91,7 @@ func onDeniedThread(errno int) error {
 	go func() {
 		runtime.LockOSThread() // never unlocked: the filter stays on the thread
 		done <- func() error {
-			filter := []unix.SockFilter{
-				{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // the number of the call
-				{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_BPF, Jf: 1},
-				{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(errno)},
-				{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-			}
-			prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-			if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0,
-				0); err != nil {
+			if err := kerntest.DenyBPF(unix.Errno(errno)); err != nil {
 				return err
 			}
 			p, err := fastpath.Open(func(f func() error) error { return f() }, []uint32{1})

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/vethloom/vethloom/internal/kern/fastpath"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
 	"github.com/vethloom/vethloom/plan"
@@ -18,12 +20,21 @@ type node struct {
 	t    *testing.T
 	env  *kerntest.Env
 	ns   string // "" is the test's own
+	at   fastpath.Attachment
 	path *fastpath.Path
 }
 
-func newNode(t *testing.T, env *kerntest.Env, ns string) *node {
+// eachAttachment runs a test with every way to have programs at links.
+func eachAttachment(t *testing.T, f func(t *testing.T, at fastpath.Attachment)) {
 	t.Helper()
-	n := &node{t: t, env: env, ns: ns}
+	for _, at := range fastpath.Attachments() {
+		t.Run(string(at), func(t *testing.T) { f(t, at) })
+	}
+}
+
+func newNode(t *testing.T, env *kerntest.Env, ns string, at fastpath.Attachment) *node {
+	t.Helper()
+	n := &node{t: t, env: env, ns: ns, at: at}
 	n.sh(`for d in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 > $d; done
 		ip link set lo up; ip link add vlb type bridge; ip link set vlb address 02:00:00:00:00:01 up
 		echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding`)
@@ -37,13 +48,16 @@ func newNode(t *testing.T, env *kerntest.Env, ns string) *node {
 	return n
 }
 
-func (n *node) open() {
+func (n *node) open() { n.openWith(nil) }
+
+// openWith opens the fast path with other programs.
+func (n *node) openWith(change func(*ebpf.CollectionSpec)) {
 	n.t.Helper()
 	var indexes []uint32
 	for i := range n.links() {
 		indexes = append(indexes, i)
 	}
-	p, err := fastpath.Open(func(f func() error) error { return n.env.Do(n.ns, f) }, indexes)
+	p, err := fastpath.OpenAs(n.at, func(f func() error) error { return n.env.Do(n.ns, f) }, indexes, change)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -142,8 +156,11 @@ func (n *node) counts() fastpath.Counts {
 }
 
 // TestNeighboursMeetOnTheFastPath has two containers of one bridge talk.
-func TestNeighboursMeetOnTheFastPath(t *testing.T) {
-	n := newNode(t, kerntest.New(t), "")
+func TestNeighboursMeetOnTheFastPath(t *testing.T) { eachAttachment(t, neighbours) }
+
+func neighbours(t *testing.T, at fastpath.Attachment) {
+	n := newNode(t, kerntest.New(t), "", at)
+	n.must(n.path.Load())
 	if err := n.path.PutCounter(plan.FastCounter{Network: network}); err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,9 +14,13 @@ import (
 // at: another Path finds it there. Its methods may be called concurrently.
 type Path struct {
 	enter func(func() error) error // runs a function in the namespace
+	spec  func() (*ebpf.CollectionSpec, error)
+	at    attachment // nil: the kernel has none
+	lacks error      // what the kernel says instead
 
 	mu     sync.Mutex
 	loaded *kernelObjects
+	tried  bool // the kernel has the programs at links
 	seen   map[ebpf.ProgramID]program
 }
 
@@ -30,19 +33,33 @@ const (
 // Open finds the fast path by what is at the links with these indexes. Enter runs a function in their network
 // namespace. It is no error that there is none, nor that the kernel knows no such programs.
 func Open(enter func(func() error) error, links []uint32) (*Path, error) {
-	p := &Path{enter: enter, seen: map[ebpf.ProgramID]program{}}
+	return open(enter, links, loadKernel, attachments())
+}
+
+// open is [Open] with the programs and the kernel's attachments that are given.
+func open(enter func(func() error) error, links []uint32, spec func() (*ebpf.CollectionSpec, error),
+	all []attachment) (*Path, error) {
+	p := &Path{enter: enter, spec: spec, seen: map[ebpf.ProgramID]program{}}
 	tables := map[ebpf.MapID]bool{}
-	err := enter(func() error {
+	err := enter(func() (err error) {
+		p.at, err = choose(all)
+		if errors.Is(err, ErrUnsupported) {
+			p.lacks, links, err = err, nil, nil
+		}
+		if err != nil {
+			return err
+		}
 		for _, l := range links {
 			ours, err := p.ours(l)
-			if errors.Is(err, ErrUnsupported) {
+			if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) { // it has programs, but not for us
+				p.lacks = refusal(err)
 				return nil
 			}
 			if err != nil {
 				return err
 			}
-			for _, id := range ours {
-				about, err := p.program(id)
+			for _, o := range ours {
+				about, err := p.program(o.id)
 				if err != nil {
 					return err
 				}
@@ -73,7 +90,10 @@ func (p *Path) Close() error {
 // load loads the programs with the tables that there are. Those of another make, or of another one's, are not taken:
 // programs that have them go on with them until they are replaced.
 func (p *Path) load(tables map[ebpf.MapID]bool) error {
-	spec, err := loadKernel()
+	if p.lacks != nil {
+		return p.lacks
+	}
+	spec, err := p.spec()
 	if err != nil {
 		return fmt.Errorf("read the programs: %w", err)
 	}
@@ -104,7 +124,7 @@ func (p *Path) load(tables map[ebpf.MapID]bool) error {
 	}
 	var o kernelObjects
 	if err := spec.LoadAndAssign(&o, &opts); err != nil {
-		return unsupported(fmt.Errorf("load the programs: %w", err))
+		return refusal(err)
 	}
 	p.loaded = &o
 	return nil
@@ -114,6 +134,22 @@ func (p *Path) load(tables map[ebpf.MapID]bool) error {
 var ErrUnsupported = errors.New("the kernel has no fast path")
 
 func unsupported(err error) error { return fmt.Errorf("%w: %w", ErrUnsupported, err) }
+
+// refusal says what a kernel lacks that does not load the programs.
+func refusal(err error) error {
+	why := "load the programs"
+	var verifier *ebpf.VerifierError
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES) && !errors.As(err, &verifier):
+		why = "it refuses bpf(2) to netd: want CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN, and no seccomp filter or " +
+			"lockdown that denies it"
+	case errors.Is(err, unix.ENOSYS):
+		why = "it has no bpf(2): want CONFIG_BPF_SYSCALL"
+	case errors.As(err, &verifier):
+		why = "its verifier refuses the programs: want Linux 5.10 or newer"
+	}
+	return unsupported(fmt.Errorf("%s: %w", why, err))
+}
 
 // objects are the programs and tables, loaded at first use.
 func (p *Path) objects() (*kernelObjects, error) {
@@ -130,10 +166,17 @@ func (p *Path) objects() (*kernelObjects, error) {
 // Load loads the programs. The error is an [ErrUnsupported] on a kernel that does not take them, or no such programs at
 // links.
 func (p *Path) Load() error {
-	if _, err := p.objects(); err != nil {
+	o, err := p.objects()
+	if err != nil {
 		return err
 	}
-	_, err := attached(loopback)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.tried {
+		return nil
+	}
+	err = p.enter(func() error { return p.at.try(o.VethloomLeave) })
+	p.tried = err == nil
 	return err
 }
 
@@ -149,25 +192,3 @@ func (p *Path) found() *kernelObjects {
 	defer p.mu.Unlock()
 	return p.loaded
 }
-
-// attached are the programs at a link's ingress, in their order.
-func attached(index uint32) ([]ebpf.ProgramID, error) {
-	r, err := link.QueryPrograms(link.QueryOptions{Target: int(index), Attach: ebpf.AttachTCXIngress})
-	switch {
-	case err != nil && gone(err):
-		return nil, nil
-	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS),
-		errors.Is(err, unix.EPERM):
-		return nil, unsupported(fmt.Errorf("list the programs at link %d: %w", index, err))
-	case err != nil:
-		return nil, fmt.Errorf("list the programs at link %d: %w", index, err)
-	}
-	ids := make([]ebpf.ProgramID, 0, len(r.Programs))
-	for _, a := range r.Programs {
-		ids = append(ids, a.ID)
-	}
-	return ids, nil
-}
-
-// gone reports whether an error says that there is no such link, or nothing at it.
-func gone(err error) bool { return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) }

@@ -6,8 +6,6 @@ import (
 	"os"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/plan"
 )
@@ -32,23 +30,17 @@ func (p *Path) Attach(index uint32, f plan.FastProgram) error {
 	}
 	return p.enter(func() error {
 		ours, err := p.ours(index)
-		for _, id := range ours[min(len(ours), 1):] { // somebody has attached it again
-			err = errors.Join(err, p.detach(index, id))
+		for _, again := range ours[min(len(ours), 1):] { // somebody has attached it again
+			err = errors.Join(err, p.detach(index, again))
 		}
 		if err != nil {
 			return err
 		}
-		at := link.RawAttachProgramOptions{Target: int(index), Program: prog, Attach: ebpf.AttachTCXIngress}
+		var instead *placed
 		if len(ours) > 0 {
-			old, err := ebpf.NewProgramFromID(ours[0])
-			if err != nil {
-				return fmt.Errorf("open program %d: %w", ours[0], err)
-			}
-			defer old.Close()
-			at.Anchor = link.ReplaceProgram(old)
+			instead = &ours[0]
 		}
-		err = link.RawAttachProgram(at)
-		if err != nil && !errors.Is(err, unix.EEXIST) { // it is there itself
+		if err := p.at.put(index, prog, instead); err != nil {
 			return fmt.Errorf("attach program %s to link %s: %w", prog, f.Link, err)
 		}
 		if f.Network == "" { // it may have been an endpoint's
@@ -66,42 +58,32 @@ func (p *Path) Detach(index uint32) error {
 	}
 	err := p.enter(func() error {
 		ours, err := p.ours(index)
-		for _, id := range ours {
-			err = errors.Join(err, p.detach(index, id))
+		for _, o := range ours {
+			err = errors.Join(err, p.detach(index, o))
 		}
 		return err
 	})
 	return errors.Join(err, absent(o.Links.Delete(index)))
 }
 
-func (p *Path) detach(index uint32, id ebpf.ProgramID) error {
-	prog, err := ebpf.NewProgramFromID(id)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("open program %d: %w", id, err)
-	}
-	defer prog.Close()
-	err = link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(index), Program: prog,
-		Attach: ebpf.AttachTCXIngress})
-	if err != nil && !gone(err) {
-		return fmt.Errorf("detach program %d from link %d: %w", id, index, err)
+func (p *Path) detach(index uint32, o placed) error {
+	if err := p.at.take(index, o); err != nil {
+		return fmt.Errorf("detach program %d from link %d: %w", o.id, index, err)
 	}
 	return nil
 }
 
 // ours are the programs of ours at a link.
-func (p *Path) ours(index uint32) ([]ebpf.ProgramID, error) {
-	ids, err := attached(index)
-	var out []ebpf.ProgramID
-	for _, id := range ids {
-		about, err := p.program(id)
+func (p *Path) ours(index uint32) ([]placed, error) {
+	all, err := p.at.list(index)
+	var out []placed
+	for _, o := range all {
+		about, err := p.program(o.id)
 		if err != nil {
 			return nil, err
 		}
 		if about.ours {
-			out = append(out, id)
+			out = append(out, o)
 		}
 	}
 	return out, err
@@ -176,7 +158,7 @@ func (p *Path) Programs(links map[uint32]string) ([]plan.FastProgram, error) {
 			if len(ours) == 0 {
 				continue
 			}
-			about, err := p.program(ours[0])
+			about, err := p.program(ours[0].id)
 			if err != nil {
 				return err
 			}

@@ -90,9 +90,7 @@ func DelShaper(index uint32) Request {
 // NewRedirect leads what comes in by one link out by another. A queue for what comes in may be there already, with the
 // filters of others.
 func NewRedirect(index, to uint32) []Request {
-	queue := tcMsg(index, handleIngress, parentIngress, 0)
-	queue.Str(tcaKind, "clsact")
-	a := tcMsg(index, 0, filterIngress, filterInfo())
+	a := tcMsg(index, 0, filterIngress, filterInfo(filterPriority))
 	a.Str(tcaKind, "u32")
 	a.Nest(tcaOptions, func(a *attr.Builder) {
 		sel := make([]byte, 16+16) // struct tc_u32_sel with one key, which every packet matches
@@ -103,7 +101,7 @@ func NewRedirect(index, to uint32) []Request {
 		})
 	})
 	return []Request{
-		{Kind: unix.RTM_NEWQDISC, flags: createFlags, Data: queue.B, Settled: []unix.Errno{unix.EEXIST}},
+		newIngress(index),
 		DelRedirect(index),
 		{Kind: unix.RTM_NEWTFILTER, flags: createFlags, Data: a.B},
 	}
@@ -120,15 +118,15 @@ func mirred(a *attr.Builder, to uint32) {
 	})
 }
 
-// filterInfo is the priority of our filters and the protocol of what they see: all.
-func filterInfo() uint32 {
+// filterInfo is the priority of a filter of ours and the protocol of what it sees: all.
+func filterInfo(priority uint32) uint32 {
 	all := binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})
-	return filterPriority<<16 | uint32(all)
+	return priority<<16 | uint32(all)
 }
 
 // DelRedirect removes our filter from a link. The queue stays: it does nothing, and may be others' too.
 func DelRedirect(index uint32) Request {
-	return Request{Kind: unix.RTM_DELTFILTER, Data: tcMsg(index, 0, filterIngress, filterInfo()).B,
+	return Request{Kind: unix.RTM_DELTFILTER, Data: tcMsg(index, 0, filterIngress, filterInfo(filterPriority)).B,
 		Settled: []unix.Errno{unix.ENOENT, unix.EINVAL, unix.ENODEV}}
 }
 
@@ -200,7 +198,7 @@ func (c *Conn) DumpRedirects(index uint32, each func(to uint32)) error {
 		if len(b) < sizeofTcMsg {
 			return ErrShort
 		}
-		if attr.U32(b[16:]) != filterInfo() {
+		if attr.U32(b[16:]) != filterInfo(filterPriority) {
 			return nil
 		}
 		var act []byte
