@@ -93,7 +93,7 @@ func (w *world) joined() {
 // second starts another netd at the far end of the underlay, on the same etcd.
 func (w *world) second() *node {
 	w.t.Helper()
-	b := &node{Env: w.Env, t: w.t, root: w.t.TempDir(), place: w.far}
+	b := &node{Env: w.Env, t: w.t, root: w.t.TempDir(), place: w.far, kernel: w.kernel}
 	run := w.t.TempDir()
 	b.cfg = w.cfg
 	b.cfg.Root, b.cfg.Run, b.cfg.Host = b.root, run, "unix://"+filepath.Join(run, "netd.sock")
@@ -111,7 +111,16 @@ func (w *world) second() *node {
 // pair is a world with a second node, and on each a sandbox with a network of each driver; the one there echoes.
 func pair(t *testing.T) (w *world, far *node, here, there *apiv1.Sandbox) {
 	t.Helper()
+	return pairWith(t, "")
+}
+
+// pairWith is a pair with --fastpath.
+func pairWith(t *testing.T, fastpath string) (w *world, far *node, here, there *apiv1.Sandbox) {
+	t.Helper()
 	w = newWorld(t)
+	if fastpath != "" {
+		w.cfg.FastPath = fastpath
+	}
 	w.join()
 	far = w.second()
 	for _, d := range clusterDrivers {

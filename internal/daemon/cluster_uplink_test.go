@@ -12,13 +12,27 @@ import (
 // TestUplinkChangesAreFollowed gives the uplink another MTU and another address, as an operator or DHCP does: links
 // and records follow, and the paths to another node are there afterwards.
 func TestUplinkChangesAreFollowed(t *testing.T) {
-	w, far, here, there := pair(t)
+	for _, fastpath := range []string{"off", "auto"} {
+		t.Run("fastpath "+fastpath, func(t *testing.T) { uplinkChanges(t, fastpath) })
+	}
+}
+
+func uplinkChanges(t *testing.T, fastpath string) {
+	w, far, here, there := pairWith(t, fastpath)
+	// reach has a connection on every network, and with a fast path waits until it takes that.
 	reach := func() {
 		t.Helper()
 		for _, d := range clusterDrivers {
 			for _, is4 := range []bool{true, false} {
 				c := w.reach(here, addressOn(t, there, d, is4))
 				talk(t, d, c)
+				if fastpath == "auto" {
+					await.True(t, "a connection by "+d+" is on the fast path", func() bool {
+						before, beyond := w.fastPackets(d), far.fastPackets(d)
+						talk(t, d, c)
+						return w.fastPackets(d) > before && far.fastPackets(d) > beyond
+					})
+				}
 				c.Close()
 			}
 		}
@@ -45,6 +59,11 @@ func TestUplinkChangesAreFollowed(t *testing.T) {
 	reach()
 	w.converged()
 	far.converged()
+	w.Sh("ip link set up0 down; ip link set up0 up; ip addr replace 2001:db8::1/64 dev up0 nodad")
+	reach()
+	w.Sh("ip link set up0 name up9; ip link set up9 name up0")
+	reach()
+	w.converged()
 	w.dismantle(far, here, there)
 }
 

@@ -18,7 +18,14 @@ import (
 // newReconciler makes the one of this node.
 func newReconciler(d *daemon) *reconcile.Reconciler {
 	return reconcile.New(reconcile.Config{Kernel: d.applied(), Source: d.render, Log: d.log, Observer: d.passed,
-		With: d.cfg.fastOwner})
+		With: d.cfg.fastOwner, Whole: isFast})
+}
+
+// isFast reports whether an owner is the fast path's part of another one. Half of that may be wrong: a way to where a
+// node was before, or an endpoint without its published ports. Without any of it all takes the slow path.
+func isFast(o plan.Owner) bool {
+	_, fast := cnm.FastOf(o)
+	return fast
 }
 
 // fastOwner is the owner that goes with another one in every pass, where there may be a fast path.

@@ -76,6 +76,8 @@ type node struct {
 	armed  *os.File
 	client *client.Client
 	ready  func() // waits for more than an answer after a start; may be nil
+	// kernel takes something of the kernel from netd; nil: it has all. See [kerntest.Env.Start].
+	kernel func() error
 }
 
 // transcript is what a process has written so far, to be read while it writes.
@@ -161,7 +163,7 @@ func (n *node) tryStart() error {
 		return err
 	}
 	n.cmd.ExtraFiles = []*os.File{armR, ackW}
-	if err := n.Do(n.place, n.cmd.Start); err != nil {
+	if err := n.Start(n.place, n.kernel, n.cmd); err != nil {
 		return err
 	}
 	armR.Close()

@@ -83,8 +83,8 @@ func (r *Reconciler) remember(s plan.Owner, w plan.State) {
 	}
 }
 
-// fullPass converges every owner against what the kernel has. A owner whose
-// operation fails is set aside, with its error, and the others go on. The owners
+// fullPass converges every owner against what the kernel has. An owner whose
+// operation fails is set aside, with its error, or has nothing, and the others go on. The owners
 // returned are all that the pass was about, asked among them.
 func (r *Reconciler) fullPass(ctx context.Context, asked []plan.Owner) ([]plan.Owner, []plan.Op, map[plan.Owner]error) {
 	all := func(err error) map[plan.Owner]error {
@@ -117,7 +117,7 @@ func (r *Reconciler) fullPass(ctx context.Context, asked []plan.Owner) ([]plan.O
 		if !ok || ctx.Err() != nil {
 			return owners, done, all(err)
 		}
-		view.errs[culprit] = err
+		view.fail(culprit, err, r.cfg.Whole != nil && r.cfg.Whole(culprit))
 		if view.have, err = r.cfg.Kernel.Observe(ctx, view.want.Sysctls); err != nil {
 			return owners, done, all(fmt.Errorf("observe the kernel: %w", err))
 		}
@@ -140,18 +140,17 @@ func (r *Reconciler) look(ctx context.Context) (*view, error) {
 	if err != nil {
 		return nil, fmt.Errorf("render the records: %w", err)
 	}
-	v := &view{wants: map[plan.Owner]plan.State{}, errs: map[plan.Owner]error{}, kept: r.applied}
-	states := make([]plan.State, 0, len(wants))
+	v := &view{wants: map[plan.Owner]plan.State{}, errs: map[plan.Owner]error{}, aside: map[plan.Owner]bool{},
+		kept: r.applied}
 	for s, w := range wants {
 		v.owners = append(v.owners, s)
 		if w.Err != nil {
-			v.errs[s] = fmt.Errorf("render %s: %w", s, w.Err)
+			v.fail(s, fmt.Errorf("render %s: %w", s, w.Err), false)
 			continue
 		}
 		v.wants[s] = w.State
-		states = append(states, w.State)
 	}
-	v.want = plan.Union(states...)
+	v.unite()
 	if v.have, err = r.cfg.Kernel.Observe(ctx, v.want.Sysctls); err != nil {
 		return nil, fmt.Errorf("observe the kernel: %w", err)
 	}

@@ -59,6 +59,8 @@ type Config struct {
 	// With is an owner that goes with another one, and is nobody's who waits for that: its first objects are for the
 	// pass after, and all that becomes of them is in the same pass. Nil: none does.
 	With func(plan.Owner) (plan.Owner, bool)
+	// Whole reports whether an owner has all that it wants or nothing: half of it would be wrong. Nil: none has.
+	Whole func(plan.Owner) bool
 	// Observer is told of every pass, on the reconciler's goroutine.
 	Observer func(Pass)
 }

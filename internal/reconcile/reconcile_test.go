@@ -297,6 +297,40 @@ func TestAnOwnerGoesWithAnother(t *testing.T) {
 	}
 }
 
+// An owner that has all or nothing loses what it had when it cannot have more. Another one keeps it.
+func TestAnOwnerHasAllOrNothing(t *testing.T) {
+	for _, whole := range []bool{false, true} {
+		k, recs := newLedger(), &records{}
+		b := startWith(t, k, recs, func(c *reconcile.Config) {
+			c.Whole = func(plan.Owner) bool { return whole }
+		})
+		<-b.passes
+		recs.set("fast/a", state("fast/a", "vlb-a"), nil)
+		if err := b.Converge(t.Context(), "fast/a"); err != nil {
+			t.Fatal(err)
+		}
+		k.mu.Lock()
+		k.cursed[id(link("", "vlb-b"))] = errors.New("full")
+		k.mu.Unlock()
+		more := state("fast/a", "vlb-a")
+		more.Links = append(more.Links, link("fast/a", "vlb-b"))
+		recs.set("fast/a", more, nil)
+		if err := b.Converge(t.Context(), "fast/a"); err == nil {
+			t.Error("an owner has converged whose link cannot be made")
+		}
+		if has := k.has(link("", "vlb-a")); has == whole {
+			t.Errorf("all or nothing is %v, and the owner still has the rest: %v", whole, has)
+		}
+		k.mu.Lock()
+		clear(k.cursed)
+		k.mu.Unlock()
+		if err := b.Converge(t.Context(), "fast/a"); err != nil || !k.has(link("", "vlb-a")) ||
+			!k.has(link("", "vlb-b")) {
+			t.Errorf("not converged once it could: %v", err)
+		}
+	}
+}
+
 func TestUnrenderableOwnerIsLeftAsItIs(t *testing.T) {
 	k, recs := newLedger(), &records{}
 	st := state("network/a", "vlb-a")

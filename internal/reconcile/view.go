@@ -12,22 +12,47 @@ type view struct {
 	wants  map[plan.Owner]plan.State
 	want   plan.State // the union of wants
 	have   plan.State
-	errs   map[plan.Owner]error // owners set aside
+	errs   map[plan.Owner]error // owners that have not what they want
+	aside  map[plan.Owner]bool  // and those of them that nothing is done about
 	kept   map[plan.Owner]plan.State
 
 	owner map[string]plan.Owner // by kind and key of wanted objects; made when first needed
+}
+
+// fail notes that an operation of an owner has failed. One that has all or nothing wants nothing from now on; others
+// are set aside, and it too when even that fails.
+func (v *view) fail(s plan.Owner, err error, whole bool) {
+	if v.errs[s] != nil || !whole {
+		v.aside[s] = true
+	}
+	if v.errs[s] != nil {
+		return
+	}
+	v.errs[s] = err
+	if whole {
+		v.wants[s] = plan.State{}
+		v.unite()
+	}
+}
+
+func (v *view) unite() {
+	states := make([]plan.State, 0, len(v.wants))
+	for _, w := range v.wants {
+		states = append(states, w)
+	}
+	v.want = plan.Union(states...)
 }
 
 // ops is the difference, without what belongs to the owners set aside: neither are they
 // completed nor is what they have taken away.
 func (v *view) ops() []plan.Op {
 	ops := plan.Diff(v.want, v.have)
-	if len(v.errs) == 0 {
+	if len(v.aside) == 0 {
 		return ops
 	}
 	out := ops[:0]
 	for _, op := range ops {
-		if s, ok := v.ownerOf(op); ok && v.errs[s] != nil {
+		if s, ok := v.ownerOf(op); ok && v.aside[s] {
 			continue
 		}
 		out = append(out, op)
@@ -42,7 +67,7 @@ func (v *view) blame(err error) (plan.Owner, bool) {
 		return "", false
 	}
 	s, ok := v.ownerOf(failed.Op)
-	if !ok || v.errs[s] != nil {
+	if !ok || v.aside[s] {
 		return "", false
 	}
 	return s, true

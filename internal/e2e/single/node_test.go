@@ -112,15 +112,7 @@ func (n *node) start() {
 	t.Helper()
 	n.netd = exec.Command(program(t, "netd"), n.flags...)
 	n.netd.Stderr = n.log
-	err := n.Do("", func() error {
-		if n.kernel != nil {
-			if err := n.kernel(); err != nil {
-				return err
-			}
-		}
-		return n.netd.Start()
-	})
-	if err != nil {
+	if err := n.Start("", n.kernel, n.netd); err != nil {
 		t.Fatal(err)
 	}
 	go func(netd *exec.Cmd) { n.gone <- netd.Wait() }(n.netd)

@@ -2,6 +2,7 @@ package kerntest
 
 import (
 	"fmt"
+	"os/exec"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -38,4 +39,17 @@ func DenyBPF(errno unix.Errno, commands ...uint32) error {
 // WithoutTCX denies what kernels before Linux 6.6 do not know of bpf(2).
 func WithoutTCX() error {
 	return DenyBPF(unix.EINVAL, unix.BPF_PROG_ATTACH, unix.BPF_PROG_DETACH, unix.BPF_PROG_QUERY)
+}
+
+// Start starts a program in a namespace, given as [Env.Do] takes it, on a kernel that takes something from the calling
+// thread and what it starts: [WithoutTCX], say. Nil: the kernel has all.
+func (e *Env) Start(ns string, kernel func() error, cmd *exec.Cmd) error {
+	return e.Do(ns, func() error {
+		if kernel != nil {
+			if err := kernel(); err != nil {
+				return err
+			}
+		}
+		return cmd.Start()
+	})
 }
