@@ -9,8 +9,9 @@ import (
 	"github.com/vethloom/vethloom/internal/await"
 )
 
-// TestUplinkChangesAreFollowed gives the uplink another MTU and another address, as an operator or DHCP does: links
-// and records follow, and the paths to another node are there afterwards.
+// TestUplinkChangesAreFollowed gives the uplink another MTU and another address, as an operator or DHCP does, takes it
+// down and up, and renames it for a moment: links and records follow, and the paths to another node are there
+// afterwards.
 func TestUplinkChangesAreFollowed(t *testing.T) {
 	for _, fastpath := range []string{"off", "auto"} {
 		t.Run("fastpath "+fastpath, func(t *testing.T) { uplinkChanges(t, fastpath) })

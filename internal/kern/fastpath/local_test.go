@@ -57,12 +57,15 @@ func (n *node) openWith(change func(*ebpf.CollectionSpec)) {
 	for i := range n.links() {
 		indexes = append(indexes, i)
 	}
-	p, err := fastpath.OpenAs(n.at, func(f func() error) error { return n.env.Do(n.ns, f) }, indexes, change)
+	p, err := fastpath.OpenAs(n.at, n.enter, indexes, change)
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	n.path = p
 }
+
+// enter runs a function in the node's namespace.
+func (n *node) enter(f func() error) error { return n.env.Do(n.ns, f) }
 
 // sh runs a script in the node's namespace.
 func (n *node) sh(script string) string {

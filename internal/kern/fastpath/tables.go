@@ -282,7 +282,7 @@ func full(table string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.E2BIG), errors.Is(err, unix.ENOSPC):
-		return fmt.Errorf("the fast path's table %s is full: what does not fit takes the slow path: %w", table, err)
+		return fmt.Errorf("the fast path's table %s is full: what does not fit takes the slow path", table)
 	}
 	return fmt.Errorf("change the fast path's table %s: %w", table, err)
 }
