@@ -176,7 +176,7 @@ func sameLink(want, have Link) bool {
 	if want.Owner != have.Owner || want.Master != have.Master || want.Master != "" && want.Port != have.Port {
 		return false
 	}
-	return want.Querier == have.Querier && sameMAC(want.MAC, have.MAC) &&
+	return want.Querier == have.Querier && sameGSO(want.GSO, have.GSO) && sameMAC(want.MAC, have.MAC) &&
 		(want.Kind != Veth || want.Peer.Loose || sameMAC(want.Peer.MAC, have.Peer.MAC))
 }
 

@@ -45,12 +45,15 @@ func (m MAC) String() string {
 // Link is a network device. A veth pair is one Link: the end named by NS and
 // Name, with the other end in Peer.
 type Link struct {
-	NS     NetNS
-	Name   string // at most 15 bytes (IFNAMSIZ-1)
-	Owner  Owner  // the owner mark, kept as the link's alias
-	Kind   LinkKind
-	MAC    MAC
-	MTU    int // bytes; 0 leaves the kernel's choice
+	NS    NetNS
+	Name  string // at most 15 bytes (IFNAMSIZ-1)
+	Owner Owner  // the owner mark, kept as the link's alias
+	Kind  LinkKind
+	MAC   MAC
+	MTU   int // bytes; 0 leaves the kernel's choice
+	// GSO is how many bytes of IPv4 TCP hands to the link at once, and to the other end of a pair: more than [PlainGSO],
+	// or 0, which is no more than that. A kernel that cannot is not asked again.
+	GSO    int
 	Up     bool
 	Master string      // the bridge this link is a port of, in the same namespace
 	Port   BridgePort  // meaningful with Master
@@ -62,6 +65,15 @@ type Link struct {
 	Querier bool
 	Given   GivenLink // meaningful for Given
 }
+
+// PlainGSO is the most that an IPv4 header tells the length of, and one.
+const PlainGSO = 1 << 16
+
+// DifferentGSO is the GSO of an observed pair whose ends do not have the same.
+const DifferentGSO = -1
+
+// sameGSO reports whether what a link has is what it should; 0 is what a kernel has that knows no other.
+func sameGSO(want, have int) bool { return have == 0 || max(want, PlainGSO) == have }
 
 // GivenLink is a link that somebody else makes in the fabric's namespace. To make it is to move it to where it is
 // wanted, by the name it is to have there. It is never one of the host's own, or of ours: those are refused.
@@ -147,6 +159,9 @@ func (l Link) String() string {
 	}
 	if l.MTU != 0 {
 		parts = append(parts, "mtu", strconv.Itoa(l.MTU))
+	}
+	if l.GSO != 0 {
+		parts = append(parts, "gso_ipv4_max_size", strconv.Itoa(l.GSO))
 	}
 	if l.Master != "" {
 		parts = append(parts, "master", l.Master)

@@ -22,7 +22,11 @@ func (Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.St
 	if err != nil {
 		return plan.State{}, err
 	}
-	return RenderEndpoint(n, e, o, h)
+	s, err := RenderEndpoint(n, e, o, h)
+	if err == nil {
+		big(n, s)
+	}
+	return s, err
 }
 
 // RenderEndpoint is the method of the same name with the network's options decoded.

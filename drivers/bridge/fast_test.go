@@ -104,3 +104,36 @@ func TestSlowEndpoints(t *testing.T) {
 		t.Errorf("fastpath=on: %v", err)
 	}
 }
+
+// TestBigSegments are for what leads nowhere but to other endpoints of the fast path.
+func TestBigSegments(t *testing.T) {
+	internal, limited := testNetwork(), testEndpoint()
+	internal.Internal, limited.RateOut = true, 8e6
+	for _, c := range []struct {
+		name string
+		n    cnm.Network
+		e    cnm.Endpoint
+		h    cnm.Host
+		want int
+	}{
+		{"internal", internal, testEndpoint(), cnm.Host{MTU: 1500, Fast: true}, bigGSO},
+		{"not internal", testNetwork(), testEndpoint(), cnm.Host{MTU: 1500, Fast: true}, 0},
+		{"a rate", internal, limited, cnm.Host{MTU: 1500, Fast: true}, 0},
+		{"off", with(internal, "fastpath", "off"), testEndpoint(), cnm.Host{MTU: 1500, Fast: true}, 0},
+		{"a host without", internal, testEndpoint(), cnm.Host{MTU: 1500}, 0},
+	} {
+		s, err := Driver{}.RenderEndpoint(c.n, c.e, c.h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range s.Links {
+			want := c.want
+			if l.Kind != plan.Veth {
+				want = 0
+			}
+			if l.GSO != want {
+				t.Errorf("%s: link %s has %d, want %d", c.name, l.Name, l.GSO, want)
+			}
+		}
+	}
+}

@@ -214,7 +214,22 @@ func (s *session) createLink(l plan.Link) error {
 	if l.Kind != plan.Veth {
 		return s.send(l.NS, s.learn(end{l.NS, l.Name}))
 	}
-	return s.send(l.Peer.NS, s.farEnd(l, plan.MAC{})...)
+	if err := s.send(l.Peer.NS, s.farEnd(l, plan.MAC{})...); err != nil {
+		return err
+	}
+	return s.segments(l, l.GSO != 0)
+}
+
+// segments sets how much TCP hands to both ends of a pair at once, where it is not what they have.
+func (s *session) segments(l plan.Link, differs bool) error {
+	if !differs {
+		return nil
+	}
+	err := s.send(l.NS, rtnetlink.SetGSO(l.Name, l.GSO))
+	if err == nil && !l.Peer.Loose {
+		err = s.send(l.Peer.NS, rtnetlink.SetGSO(l.Peer.Name, l.GSO))
+	}
+	return err
 }
 
 // lower is the index of the link that another one sits on, 0 for none.
@@ -366,8 +381,11 @@ func (s *session) modifyLink(l, old plan.Link) error {
 	if err := s.send(l.NS, append(near, bridging(l, old)...)...); err != nil {
 		return err
 	}
-	if l.Kind != plan.Veth || l.Peer.Loose {
+	if l.Kind != plan.Veth {
 		return nil
+	}
+	if err := s.segments(l, old.GSO != 0 && old.GSO != max(l.GSO, plan.PlainGSO)); err != nil || l.Peer.Loose {
+		return err
 	}
 	far := append(s.resize(l.Peer.Name, l, old), s.farEnd(l, changed(l.Peer.MAC, old.Peer.MAC))...)
 	return s.send(l.Peer.NS, far...)

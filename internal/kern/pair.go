@@ -80,7 +80,7 @@ func (p *pairing) first(neighbours map[uint32]*rtnetlink.Link, l *rtnetlink.Link
 	scope, _, _ := l.Owner()
 	out := plan.Link{
 		NS: l.NS, Name: l.Name, Owner: scope, Kind: l.Kind, MAC: l.MAC, MTU: l.MTU, Up: l.Up, Port: l.Port,
-		VXLAN: l.Device(), Querier: l.Querier,
+		GSO: pairGSO(l), VXLAN: l.Device(), Querier: l.Querier,
 	}
 	if m := neighbours[l.MasterIndex]; m != nil {
 		out.Master = m.Name
@@ -113,7 +113,18 @@ func (p *pairing) first(neighbours map[uint32]*rtnetlink.Link, l *rtnetlink.Link
 	if other.MTU != l.MTU {
 		out.MTU = 0
 	}
+	if pairGSO(other) != out.GSO {
+		out.GSO = plan.DifferentGSO
+	}
 	return out
+}
+
+// pairGSO is what an end of a pair has; 0 for other links, of which it is not ours to say.
+func pairGSO(l *rtnetlink.Link) int {
+	if l.Kind != plan.Veth {
+		return 0
+	}
+	return l.GSO
 }
 
 // orphan is a second end whose first end is not ours or has lost its mark: a

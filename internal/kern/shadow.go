@@ -229,7 +229,8 @@ func (s *shadow) linkDrifted(l rtnetlink.Link, master string, gone bool) bool {
 		return !gone && owned && !peer && !s.leaving(l.Name)
 	case gone:
 		return true
-	case want.MTU != 0 && want.MTU != l.MTU, want.MAC != plan.MAC{} && want.MAC != l.MAC:
+	case want.MTU != 0 && want.MTU != l.MTU, want.MAC != plan.MAC{} && want.MAC != l.MAC,
+		l.Kind == plan.Veth && l.GSO != 0 && l.GSO != max(want.GSO, plan.PlainGSO):
 		return true
 	}
 	return want.Kind != l.Kind || want.VXLAN != l.Device() || want.Owner != scope || want.Up != l.Up ||

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vethloom/vethloom/internal/kern/fastpath"
 	"github.com/vethloom/vethloom/internal/kern/kerntest"
+	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
 )
 
 // TestFastPathOnOneHost has containers of one network meet on the fast path, and finds the rest of what they do as it
@@ -63,6 +64,7 @@ func fastPathOnOneHost(t *testing.T, kernel func() error) {
 		`[1-9][0-9]* the slow one \(.*published`)
 	is(t, "the other network's", n.ok("status", "-f",
 		`{{range .FastPath.Counts}}{{if eq .Network "slow"}}{{.}}{{end}}{{end}}`), "")
+	n.internal()
 	n.ok("network", "update", "-o", "fastpath=off", "web")
 	n.eventually("an update takes the programs off", func() bool { return programs() == 0 })
 	n.ok("network", "update", "-o", "fastpath=auto", "web")
@@ -104,4 +106,44 @@ func TestWithoutBPF(t *testing.T) {
 		matches(t, when+", doctor", n.net("doctor").out, `fast path(.*\n)*.*everything takes the slow path: .*bpf\(2\)`)
 		n.restart()
 	}
+}
+
+// internal has two containers on a network that leads nowhere else, whose links take more from TCP at once.
+func (n *node) internal() {
+	n.t.Helper()
+	n.ok("network", "create", "--internal", "--ipv6", "db")
+	n.ok("run", "-d", "--name", "server", "--network", "db", "bb", "sh", "-c",
+		"dd if=/dev/zero of=/file bs=1M count=32 && exec httpd -f -p 80")
+	n.ok("run", "-d", "--name", "client", "--network", "db", "bb", "sleep", "1000")
+	fetch := []string{"exec", "client", "sh", "-c", "wget -qO- http://server/file | wc -c"}
+	n.eventually("the server has its file", func() bool { return n.net(fetch...).out == "33554432" })
+	n.eventually("its links take more", func() bool { return n.largest() == 185000 && n.ok("diff") == "" })
+	n.ok("network", "update", "-o", "fastpath=off", "db")
+	is(n.t, "on links as others have them", n.ok(fetch...), "33554432")
+	if got := n.largest(); got > 65536 {
+		n.t.Errorf("without a fast path, links take %d bytes at once", got)
+	}
+	n.ok("rm", "-f", "server", "client")
+	n.ok("network", "rm", "db")
+}
+
+// largest is the most that TCP hands to the host's end of an endpoint's link at once.
+func (n *node) largest() (most int) {
+	n.t.Helper()
+	err := n.Do("", func() error {
+		c, err := rtnetlink.Dial(0)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return c.DumpLinks(func(l rtnetlink.Link) {
+			if strings.HasPrefix(l.Name, "vle-") {
+				most = max(most, l.GSO)
+			}
+		})
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return most
 }

@@ -363,7 +363,7 @@ func (b *bench) unwrapped(want verdict, frame, out []byte) error {
 func change(r *rand.Rand, frame []byte) ([]byte, int) {
 	b, gso := bytes.Clone(frame), 0
 	for range r.IntN(4) {
-		switch at := r.IntN(len(b)); r.IntN(8) {
+		switch at := r.IntN(len(b)); r.IntN(9) {
 		case 0:
 			b[at] = byte(r.Uint32())
 		case 1, 2: // headers are at the front
@@ -377,6 +377,12 @@ func change(r *rand.Rand, frame []byte) ([]byte, int) {
 		case 6: // a header with another content and a right checksum
 			if len(b) >= 34 && b[12] == 8 && b[13] == 0 {
 				b[14+r.IntN(20)] = byte(r.Uint32())
+				b[24], b[25] = 0, 0
+				binary.BigEndian.PutUint16(b[24:], checksum(b[14:34]))
+			}
+		case 8: // a header that tells no length, which is for larger packets than this one
+			if len(b) >= 34 {
+				b[16], b[17], gso = 0, 0, 1000
 				b[24], b[25] = 0, 0
 				binary.BigEndian.PutUint16(b[24:], checksum(b[14:34]))
 			}

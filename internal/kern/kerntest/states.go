@@ -77,7 +77,7 @@ func (g *generator) mac(i int) plan.MAC {
 func (g *generator) veth(i int) {
 	l := plan.Link{
 		Name: fmt.Sprintf("vl%d", i), Owner: plan.Owner(fmt.Sprintf("endpoint/%d", i)), Kind: plan.Veth,
-		MTU: pick(g, "mtu", 1400, 1500), Up: g.chance(80, "up"), MAC: g.mac(10 + i),
+		MTU: pick(g, "mtu", 1400, 1500), Up: g.chance(80, "up"), MAC: g.mac(10 + i), GSO: pick(g, "gso", 0, 185000),
 		Peer: plan.VethPeer{Name: pick(g, "peer name", "eth0", "eth1"), MAC: g.mac(20 + i)},
 	}
 	if len(g.ns) > 0 {

@@ -226,6 +226,15 @@ func ChangeLink(name string, flags, change uint32, f func(*attr.Builder)) Reques
 	return Request{Kind: unix.RTM_NEWLINK, Data: a.B}
 }
 
+// SetGSO has TCP hand more to a link at once, or as much as ever. Kernels before 6.3 ignore it.
+func SetGSO(name string, size int) Request {
+	r := ChangeLink(name, 0, 0, func(a *attr.Builder) {
+		a.U32(unix.IFLA_GSO_IPV4_MAX_SIZE, uint32(max(size, plan.PlainGSO)))
+	})
+	r.Settled = []unix.Errno{unix.EINVAL} // more than the device takes
+	return r
+}
+
 // MoveLink is the message that moves a link into another namespace, by the name of l and with its mark.
 func MoveLink(index uint32, ns int, l plan.Link, suffix string) Request {
 	a := LinkMsg(index, 0, unix.IFF_UP)
@@ -253,6 +262,8 @@ type Link struct {
 	Kind             plan.LinkKind
 	MAC              plan.MAC
 	MTU              int
+	GSO              int // as of [plan.Link], never less than [plan.PlainGSO]; 0 where the kernel has no more
+	limit            int // of GSO
 	Up               bool
 	Port             plan.BridgePort
 	member           bool // a port that we have made of somebody else's link
@@ -306,6 +317,10 @@ func ParseLink(b []byte) (Link, error) {
 			l.Alias = attr.Text(v)
 		case unix.IFLA_MTU:
 			l.MTU = int(attr.U32(v))
+		case unix.IFLA_GSO_IPV4_MAX_SIZE:
+			l.GSO = max(int(attr.U32(v)), plan.PlainGSO)
+		case unix.IFLA_TSO_MAX_SIZE:
+			l.limit = int(attr.U32(v))
 		case unix.IFLA_ADDRESS:
 			if len(v) == len(l.MAC) {
 				l.MAC = plan.MAC(v)
@@ -323,6 +338,9 @@ func ParseLink(b []byte) (Link, error) {
 		}
 		return nil
 	})
+	if l.limit <= plan.PlainGSO {
+		l.GSO = 0
+	}
 	return l, err
 }
 

@@ -125,6 +125,7 @@ struct packet {
 	__u32 len;          // bytes of the IP packet
 	__u32 segment;      // bytes of the largest it is sent as
 	__u8 l4, hops, ecn;
+	__u8 big;    // larger than its header can tell
 	__u16 check; // of the IPv4 header
 };
 
@@ -179,6 +180,16 @@ INLINE int read_ip4(struct __sk_buff *skb, __u32 off, struct packet *p)
 	p->ecn = h.tos & 3;
 	p->check = h.check;
 	return 0;
+}
+
+// read_big tells the length of what TCP sends in packets that are larger than an IPv4 header can tell, which tells 0
+// then ("BIG TCP"). They stay on this host.
+INLINE void read_big(const struct __sk_buff *skb, __u32 off, struct packet *p)
+{
+	if (p->proto == ETHER4 && !p->len && p->l4 == PROTO_TCP && skb->gso_size && skb->len > off + 0xffff) {
+		p->len = skb->len - off;
+		p->big = 1;
+	}
 }
 
 INLINE int read_ip6(struct __sk_buff *skb, __u32 off, struct packet *p)
@@ -424,7 +435,7 @@ INLINE int onward(struct __sk_buff *skb, __u64 network, const struct peer *to, c
 	__u32 off = sizeof(*e), bytes = skb->len, link = to->link;
 	int r = 0;
 
-	if (p->segment > to->mtu)
+	if (p->segment > to->mtu || p->big)
 		return slow(skb, network, SIZE);
 	if (to->flags & ROUTED && p->hops < 2)
 		return slow(skb, network, FORM);
@@ -472,6 +483,8 @@ PROGRAM int vethloom_leave(struct __sk_buff *skb)
 	if (skb->vlan_present || !same_mac(&h.src, &from->mac))
 		return slow(skb, network, SENDER);
 	r = read(skb, sizeof(h), &p);
+	if (!r)
+		read_big(skb, sizeof(h), &p);
 	if (!r)
 		r = read_l4(skb, sizeof(h), &p);
 	if (r || p.len + sizeof(h) != skb->len)
