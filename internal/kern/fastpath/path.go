@@ -123,7 +123,11 @@ func (p *Path) load(tables map[ebpf.MapID]bool) error {
 		opts.MapReplacements[about.Name] = m
 	}
 	var o kernelObjects
-	if err := spec.LoadAndAssign(&o, &opts); err != nil {
+	err = spec.LoadAndAssign(&o, &opts)
+	if errors.Is(err, unix.EPERM) {
+		err = withMemory(func() error { return spec.LoadAndAssign(&o, &opts) })
+	}
+	if err != nil {
 		return refusal(err)
 	}
 	p.loaded = &o
@@ -134,6 +138,21 @@ func (p *Path) load(tables map[ebpf.MapID]bool) error {
 var ErrUnsupported = errors.New("the kernel has no fast path")
 
 func unsupported(err error) error { return fmt.Errorf("%w: %w", ErrUnsupported, err) }
+
+// withMemory has f load programs and tables without a limit of the process on them: kernels before 5.11 count them as
+// memory that it has locked. What it starts later has the limit that it had.
+func withMemory(f func() error) error {
+	var had unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY},
+		&had); err != nil {
+		return fmt.Errorf("lift the limit on locked memory: %w", err)
+	}
+	err := f()
+	if back := unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &had, nil); back != nil {
+		err = errors.Join(err, fmt.Errorf("set the limit on locked memory again: %w", back))
+	}
+	return err
+}
 
 // refusal says what a kernel lacks that does not load the programs.
 func refusal(err error) error {
