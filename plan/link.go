@@ -51,8 +51,8 @@ type Link struct {
 	Kind  LinkKind
 	MAC   MAC
 	MTU   int // bytes; 0 leaves the kernel's choice
-	// GSO is how many bytes of IPv4 TCP hands to the link at once, and to the other end of a pair: more than [PlainGSO],
-	// or 0, which is no more than that. A kernel that cannot is not asked again.
+	// GSO is how many bytes of IPv4 TCP hands to the link at once, and to the other end of a pair: more than
+	// [PlainGSO], or 0, which is no more than that. A kernel that cannot is not asked again.
 	GSO    int
 	Up     bool
 	Master string      // the bridge this link is a port of, in the same namespace

@@ -108,9 +108,9 @@ func (r *endpointRender) fast(mtu int) {
 // bigGSO is how much TCP hands to a link at once that leads nowhere but to other endpoints and the host.
 const bigGSO = 185000
 
-// big has TCP hand more to the endpoint's link at once than an IP header tells the length of, where that is a gain: what
-// an endpoint of an internal network sends meets no link on its way that would have to cut it. Elsewhere it is a loss,
-// and over IPv6 the kernel forwards no such packet, see docs/design/fastpath.md.
+// big has TCP hand more to the endpoint's link at once than an IP header tells the length of, where that is a gain:
+// what an endpoint of an internal network sends meets no link on its way that would have to cut it. Elsewhere it is a
+// loss, and over IPv6 the kernel forwards no such packet, see docs/design/fastpath.md.
 func big(n cnm.Network, s plan.State) {
 	if n.Internal && len(s.Fast.Programs) > 0 {
 		s.Links[0].GSO = bigGSO

@@ -104,8 +104,8 @@ func (w *world) tunnelOf(network string, here *apiv1.Sandbox) (u tunnel) {
 	return u
 }
 
-// TestForgersMeetTheFastPath sends datagrams that no node sends to each tunnel of a node with a fast path, and those of a
-// node with addresses that are not its own. None takes the fast path, which what the other node sends in truth does.
+// TestForgersMeetTheFastPath sends datagrams that no node sends to each tunnel of a node with a fast path, and those of
+// a node with addresses that are not its own. None takes the fast path, which what the other node sends in truth does.
 func TestForgersMeetTheFastPath(t *testing.T) {
 	w, far, here, there := pairWith(t, "auto")
 	w.Sh("nsenter --net=" + w.far + " ip addr add 192.0.2.77/24 dev up1")
@@ -137,7 +137,9 @@ func TestForgersMeetTheFastPath(t *testing.T) {
 		truly := func(before int, fast uint64) {
 			t.Helper()
 			send(node, end, peer)
-			await.True(t, d+": what is true gets in", func() bool { return seen() > before && w.fastPackets(d) >= fast+2 })
+			await.True(t, d+": what is true gets in", func() bool {
+				return seen() > before && w.fastPackets(d) >= fast+2
+			})
 			if got := w.fastPackets(d) - fast; got != 2 {
 				t.Errorf("%s: %d packets took the fast path, want two", d, got)
 			}

@@ -217,11 +217,11 @@ func (s *session) createLink(l plan.Link) error {
 	if err := s.send(l.Peer.NS, s.farEnd(l, plan.MAC{})...); err != nil {
 		return err
 	}
-	return s.segments(l, l.GSO != 0)
+	return segments(s, l, l.GSO != 0)
 }
 
 // segments sets how much TCP hands to both ends of a pair at once, where it is not what they have.
-func (s *session) segments(l plan.Link, differs bool) error {
+func segments(s *session, l plan.Link, differs bool) error {
 	if !differs {
 		return nil
 	}
@@ -384,7 +384,7 @@ func (s *session) modifyLink(l, old plan.Link) error {
 	if l.Kind != plan.Veth {
 		return nil
 	}
-	if err := s.segments(l, old.GSO != 0 && old.GSO != max(l.GSO, plan.PlainGSO)); err != nil || l.Peer.Loose {
+	if err := segments(s, l, old.GSO != 0 && old.GSO != max(l.GSO, plan.PlainGSO)); err != nil || l.Peer.Loose {
 		return err
 	}
 	far := append(s.resize(l.Peer.Name, l, old), s.farEnd(l, changed(l.Peer.MAC, old.Peer.MAC))...)

@@ -94,7 +94,8 @@ func TestFullTables(t *testing.T) {
 			return n.path.PutCounter(plan.FastCounter{Network: plan.FastNetwork(fmt.Sprintf("%016x", i+1))})
 		}},
 		{"ports", func(i int) error {
-			return n.path.PutPort(plan.FastPort{Network: network, Addr: a.addrs[0], Proto: plan.TCP, Port: uint16(i + 1)})
+			return n.path.PutPort(plan.FastPort{Network: network, Addr: a.addrs[0], Proto: plan.TCP,
+				Port: uint16(i + 1)})
 		}},
 		{"peers", func(i int) error {
 			return n.path.PutPeer(plan.FastPeer{Network: network, Way: plan.FastPlain, MTU: 1500,
