@@ -44,7 +44,7 @@ func TestStrangersChangeTheFastPath(t *testing.T) {
 	var before string
 	n.eventually("two endpoints have the fast path", func() bool {
 		before = n.fastState()
-		return strings.Count(before, "fast-program") == 2 && n.ok("diff") == ""
+		return strings.Count(before, "fast-program") == 2 && n.net("diff").code == 0
 	})
 	type look struct {
 		*fastpath.Path
@@ -126,7 +126,7 @@ func TestFullTablesAreNoFaultOfContainers(t *testing.T) {
 	n.kernel = nil
 	n.restart()
 	n.eventually("with room they have the fast path", func() bool {
-		return strings.Count(n.fastState(), "fast-program") == 2 && n.ok("diff") == ""
+		return strings.Count(n.fastState(), "fast-program") == 2 && n.net("diff").code == 0
 	})
 	n.ok("exec", "a", "ping", "-c", "2", "-i", "0.05", "b")
 	matches(t, "status with room", n.ok("status"), `web: [1-9][0-9]* packets \(.*\) took the fast path`)
