@@ -157,8 +157,20 @@ func (r *Reconciler) look(ctx context.Context) (*view, error) {
 	return v, nil
 }
 
-// Diff is what a full pass would do now. When that is something, one is on its way.
+// underWay waits for what is asked for already. What has failed of it, somebody else is told.
+func (r *Reconciler) underWay(ctx context.Context) error {
+	r.mu.Lock()
+	owners := slices.Concat(slices.Collect(maps.Keys(r.queued)), slices.Collect(maps.Keys(r.taken)))
+	r.mu.Unlock()
+	_ = r.Converge(ctx, owners...)
+	return ctx.Err()
+}
+
+// Diff is what a full pass would do now, after what is asked for already. When that is something, one is on its way.
 func (r *Reconciler) Diff(ctx context.Context) ([]plan.Op, error) {
+	if err := r.underWay(ctx); err != nil {
+		return nil, err
+	}
 	r.pass.Lock()
 	defer r.pass.Unlock()
 	v, err := r.look(ctx)

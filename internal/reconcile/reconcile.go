@@ -84,6 +84,7 @@ type Reconciler struct {
 
 	mu      sync.Mutex // guards what follows
 	queued  map[plan.Owner][]chan<- error
+	taken   map[plan.Owner][]chan<- error // those of the pass that runs, or is to run at once
 	full    bool
 	drifted bool
 	stopped bool
@@ -267,6 +268,7 @@ func (r *Reconciler) step(ctx context.Context) {
 		r.mu.Lock()
 		batch, full, drifted := r.queued, r.full, r.drifted
 		r.queued, r.full, r.drifted = map[plan.Owner][]chan<- error{}, false, false
+		r.taken = batch
 		r.mu.Unlock()
 		if len(batch) == 0 && !full {
 			return
@@ -318,7 +320,7 @@ func (r *Reconciler) postpone(batch map[plan.Owner][]chan<- error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range later {
-		delete(batch, s)
+		delete(batch, s) // which is r.taken
 		if r.queued[s] == nil {
 			r.queued[s] = nil
 		}
@@ -329,6 +331,7 @@ func (r *Reconciler) postpone(batch map[plan.Owner][]chan<- error) {
 func (r *Reconciler) settle(batch map[plan.Owner][]chan<- error, p Pass) (waited bool, first error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.taken = nil
 	r.passes++
 	if p.Drift {
 		r.drifts++

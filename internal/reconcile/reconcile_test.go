@@ -252,6 +252,30 @@ func TestOneFailingOwnerLeavesOthersAlone(t *testing.T) {
 	}
 }
 
+// What is to be done after somebody was answered is no difference.
+func TestDiffWaitsForWhatIsUnderWay(t *testing.T) {
+	k, recs := newLedger(), &records{}
+	b := startWith(t, k, recs, func(c *reconcile.Config) {
+		c.With = func(o plan.Owner) (plan.Owner, bool) { return "with/" + o, o == "network/a" }
+	})
+	<-b.passes
+	for range 50 {
+		recs.set("network/a", state("network/a", "vlb-a"), nil)
+		recs.set("with/network/a", state("with/network/a", "vlb-with"), nil)
+		if err := b.Converge(t.Context(), "network/a"); err != nil {
+			t.Fatal(err)
+		}
+		if ops, err := b.Diff(t.Context()); err != nil || len(ops) > 0 {
+			t.Fatalf("after an answer: %v, %v", ops, err)
+		}
+		recs.set("network/a", plan.State{}, nil)
+		recs.set("with/network/a", plan.State{}, nil)
+		if err := b.Converge(t.Context(), "network/a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // An owner that goes with another one is converged after who waits for that has been answered, and from then on in the
 // same pass. Its failure is nobody's who waits.
 func TestAnOwnerGoesWithAnother(t *testing.T) {

@@ -220,7 +220,7 @@ func (n *node) ok(args ...string) string {
 	n.t.Helper()
 	r := n.net(args...)
 	if r.code != 0 {
-		n.t.Fatalf("net %s: exit code %d: %s", strings.Join(args, " "), r.code, r.err)
+		n.t.Fatalf("net %s: exit code %d: %s%s", strings.Join(args, " "), r.code, r.err, r.out)
 	}
 	return r.out
 }
