@@ -14,17 +14,20 @@ const (
 	FastPlain FastWay = "plain" // by a route
 	FastUDP   FastWay = "udp"   // in UDP, with nothing between
 	FastVXLAN FastWay = "vxlan" // RFC 7348
+	FastNone  FastWay = "none"  // the prefix is no other node's, whatever a shorter one says
 )
 
 // FastNetwork is how the fast path knows a network: the first 16 hexadecimal digits of its ID.
 type FastNetwork string
 
 // FastProgram has one of the fast path's programs at a link. At the host's end of an endpoint's pair it judges what the
-// endpoint sends; at an uplink, what other nodes do.
+// endpoint sends; at an uplink, what other nodes do. At the VXLAN device of a bridged network there are two: one answers
+// who asks for addresses that other nodes have by block, and one gives what is for this node's bridge to endpoints.
 type FastProgram struct {
 	Link    string
 	Network FastNetwork // "": the link is an uplink
-	MAC     MAC         // of the endpoint
+	MAC     MAC         // of the endpoint, or of the bridge
+	Bridged bool        // the link is the VXLAN device of a bridged network
 
 	// Stale is seen only: it is another version of the program, or not all of what it needs is there.
 	Stale bool
@@ -37,7 +40,11 @@ func (p FastProgram) String() string {
 	if p.Network == "" {
 		return "fast-program " + p.Link + " uplink"
 	}
-	return "fast-program " + p.Link + " network " + string(p.Network) + " address " + p.MAC.String()
+	s := "fast-program " + p.Link + " network " + string(p.Network) + " address " + p.MAC.String()
+	if p.Bridged {
+		s += " bridged"
+	}
+	return s
 }
 
 func (p FastProgram) about() about { return about{kind: "fast-program", link: p.Link} }
@@ -54,6 +61,8 @@ type FastEndpoint struct {
 	MTU   int    // bytes of an IP packet
 	// Publishes tells that the endpoint has [FastPort]s.
 	Publishes bool
+	// Slow has all packets take the slow path: the entry is for those that come for the bridge of its network.
+	Slow bool
 }
 
 // Key is the address in its network, or among all.
@@ -72,6 +81,9 @@ func (e FastEndpoint) String() string {
 	}
 	if e.Publishes {
 		s += " publishes"
+	}
+	if e.Slow {
+		s += " slow"
 	}
 	return s
 }
@@ -113,6 +125,8 @@ type FastPeer struct {
 	// Routed tells that the ends count hops. Frames in VXLAN have the addresses of the ends.
 	Routed             bool
 	SourceMAC, DestMAC MAC
+	// Block tells that the prefix is the node's as a whole: who asks for an address of it is told Via.
+	Block bool
 	// Stale is seen only: the node is reached by another link or router by now.
 	Stale bool
 }
@@ -121,7 +135,11 @@ type FastPeer struct {
 func (p FastPeer) Key() string { return string(p.Network) + " " + p.Prefix.Masked().String() }
 
 func (p FastPeer) String() string {
-	s := "fast-peer " + p.Prefix.Masked().String() + " network " + string(p.Network) + " " + string(p.Way) + " " +
+	s := "fast-peer " + p.Prefix.Masked().String() + " network " + string(p.Network) + " " + string(p.Way)
+	if p.Way == FastNone {
+		return s
+	}
+	s += " " +
 		p.Node.String() + " dev " + p.Link + " mtu " + strconv.Itoa(p.MTU) + " via " + p.Via.String()
 	if p.Way != FastPlain {
 		s += " local " + p.Self.String() + " dstport " + strconv.Itoa(int(p.Port))
@@ -134,6 +152,9 @@ func (p FastPeer) String() string {
 	}
 	if p.Routed && p.Way == FastVXLAN {
 		s += " " + p.SourceMAC.String() + " to " + p.DestMAC.String()
+	}
+	if p.Block {
+		s += " block"
 	}
 	return s
 }

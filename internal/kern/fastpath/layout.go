@@ -71,7 +71,11 @@ type place struct {
 	Addr    address
 }
 
-const publishes = 1
+// What is known of an endpoint.
+const (
+	publishes = 1
+	slow      = 2
+)
 
 type endpoint struct {
 	Network number
@@ -100,6 +104,7 @@ type prefix struct {
 const (
 	routed = 1
 	aside  = 2
+	block  = 4
 )
 
 type peer struct {
@@ -135,7 +140,9 @@ type tunnel struct {
 // way is how packets get to another node.
 type way byte
 
-func ways() []plan.FastWay { return []plan.FastWay{plan.FastPlain, plan.FastUDP, plan.FastVXLAN} }
+func ways() []plan.FastWay {
+	return []plan.FastWay{plan.FastPlain, plan.FastUDP, plan.FastVXLAN, plan.FastNone}
+}
 
 func wayOf(w plan.FastWay) (way, error) {
 	for i, o := range ways() {

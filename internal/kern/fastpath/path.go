@@ -23,8 +23,10 @@ type Path struct {
 
 // The names of the programs, as the kernel tells them: by them a program is known for one of ours.
 const (
-	leaveName = "vethloom_leave"
-	enterName = "vethloom_enter"
+	leaveName   = "vethloom_leave"
+	enterName   = "vethloom_enter"
+	landName    = "vethloom_land"
+	resolveName = "vethloom_resolve"
 )
 
 // Open finds the fast path by what is at the links with these indexes. Enter runs a function in their network
@@ -34,7 +36,7 @@ func Open(enter func(func() error) error, links []uint32) (*Path, error) {
 	tables := map[ebpf.MapID]bool{}
 	err := enter(func() error {
 		for _, l := range links {
-			ours, err := p.ours(l)
+			ours, err := p.ours(l, ebpf.AttachTCXIngress)
 			if errors.Is(err, ErrUnsupported) {
 				return nil
 			}
@@ -133,7 +135,7 @@ func (p *Path) Load() error {
 	if _, err := p.objects(); err != nil {
 		return err
 	}
-	_, err := attached(loopback)
+	_, err := attached(loopback, ebpf.AttachTCXIngress)
 	return err
 }
 
@@ -150,9 +152,9 @@ func (p *Path) found() *kernelObjects {
 	return p.loaded
 }
 
-// attached are the programs at a link's ingress, in their order.
-func attached(index uint32) ([]ebpf.ProgramID, error) {
-	r, err := link.QueryPrograms(link.QueryOptions{Target: int(index), Attach: ebpf.AttachTCXIngress})
+// attached are the programs at one side of a link, in their order.
+func attached(index uint32, side ebpf.AttachType) ([]ebpf.ProgramID, error) {
+	r, err := link.QueryPrograms(link.QueryOptions{Target: int(index), Attach: side})
 	switch {
 	case err != nil && gone(err):
 		return nil, nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -12,8 +13,8 @@ import (
 	"github.com/vethloom/vethloom/plan"
 )
 
-// Attach has a program at a link's ingress, behind those that are there. A program of ours that is there already is
-// replaced in one step: no packet passes between.
+// Attach has a program at a link's ingress, and at the VXLAN device of a bridged network one at its egress too, behind
+// those that are there. A program of ours that is there already is replaced in one step: no packet passes between.
 func (p *Path) Attach(index uint32, f plan.FastProgram) error {
 	o, err := p.objects()
 	if err != nil {
@@ -30,26 +31,16 @@ func (p *Path) Attach(index uint32, f plan.FastProgram) error {
 			return full("links", err)
 		}
 	}
+	if f.Bridged {
+		prog = o.VethloomLand
+	}
 	return p.enter(func() error {
-		ours, err := p.ours(index)
-		for _, id := range ours[min(len(ours), 1):] { // somebody has attached it again
-			err = errors.Join(err, p.detach(index, id))
+		err := p.attach(index, prog, ebpf.AttachTCXIngress)
+		if f.Bridged { // what the answers lead to comes before them
+			err = errors.Join(err, p.attach(index, o.VethloomResolve, ebpf.AttachTCXEgress))
 		}
 		if err != nil {
-			return err
-		}
-		at := link.RawAttachProgramOptions{Target: int(index), Program: prog, Attach: ebpf.AttachTCXIngress}
-		if len(ours) > 0 {
-			old, err := ebpf.NewProgramFromID(ours[0])
-			if err != nil {
-				return fmt.Errorf("open program %d: %w", ours[0], err)
-			}
-			defer old.Close()
-			at.Anchor = link.ReplaceProgram(old)
-		}
-		err = link.RawAttachProgram(at)
-		if err != nil && !errors.Is(err, unix.EEXIST) { // it is there itself
-			return fmt.Errorf("attach program %s to link %s: %w", prog, f.Link, err)
+			return fmt.Errorf("attach programs to link %s: %w", f.Link, err)
 		}
 		if f.Network == "" { // it may have been an endpoint's
 			return absent(o.Links.Delete(index))
@@ -58,23 +49,51 @@ func (p *Path) Attach(index uint32, f plan.FastProgram) error {
 	})
 }
 
+// attach has a program at one side of a link.
+func (p *Path) attach(index uint32, prog *ebpf.Program, side ebpf.AttachType) error {
+	ours, err := p.ours(index, side)
+	for _, id := range ours[min(len(ours), 1):] { // somebody has attached it again
+		err = errors.Join(err, p.detach(index, id, side))
+	}
+	if err != nil {
+		return err
+	}
+	at := link.RawAttachProgramOptions{Target: int(index), Program: prog, Attach: side}
+	if len(ours) > 0 {
+		old, err := ebpf.NewProgramFromID(ours[0])
+		if err != nil {
+			return fmt.Errorf("open program %d: %w", ours[0], err)
+		}
+		defer old.Close()
+		at.Anchor = link.ReplaceProgram(old)
+	}
+	err = link.RawAttachProgram(at)
+	if err != nil && !errors.Is(err, unix.EEXIST) { // it is there itself
+		return fmt.Errorf("attach program %s: %w", prog, err)
+	}
+	return nil
+}
+
 // Detach takes programs of ours off a link, and forgets the link. That there is none, or no link, is no error.
 func (p *Path) Detach(index uint32) error {
 	o := p.found()
 	if o == nil {
 		return nil
 	}
-	err := p.enter(func() error {
-		ours, err := p.ours(index)
-		for _, id := range ours {
-			err = errors.Join(err, p.detach(index, id))
+	err := p.enter(func() (err error) {
+		for _, side := range []ebpf.AttachType{ebpf.AttachTCXEgress, ebpf.AttachTCXIngress} {
+			ours, e := p.ours(index, side)
+			err = errors.Join(err, e)
+			for _, id := range ours {
+				err = errors.Join(err, p.detach(index, id, side))
+			}
 		}
 		return err
 	})
 	return errors.Join(err, absent(o.Links.Delete(index)))
 }
 
-func (p *Path) detach(index uint32, id ebpf.ProgramID) error {
+func (p *Path) detach(index uint32, id ebpf.ProgramID, side ebpf.AttachType) error {
 	prog, err := ebpf.NewProgramFromID(id)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -83,24 +102,23 @@ func (p *Path) detach(index uint32, id ebpf.ProgramID) error {
 		return fmt.Errorf("open program %d: %w", id, err)
 	}
 	defer prog.Close()
-	err = link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(index), Program: prog,
-		Attach: ebpf.AttachTCXIngress})
+	err = link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(index), Program: prog, Attach: side})
 	if err != nil && !gone(err) {
 		return fmt.Errorf("detach program %d from link %d: %w", id, index, err)
 	}
 	return nil
 }
 
-// ours are the programs of ours at a link.
-func (p *Path) ours(index uint32) ([]ebpf.ProgramID, error) {
-	ids, err := attached(index)
+// ours are the programs of ours at one side of a link.
+func (p *Path) ours(index uint32, side ebpf.AttachType) ([]ebpf.ProgramID, error) {
+	ids, err := attached(index, side)
 	var out []ebpf.ProgramID
 	for _, id := range ids {
 		about, err := p.program(id)
 		if err != nil {
 			return nil, err
 		}
-		if about.ours {
+		if about.name != "" {
 			out = append(out, id)
 		}
 	}
@@ -131,8 +149,7 @@ func (p *Path) program(id ebpf.ProgramID) (program, error) {
 
 // program is what is known of a program.
 type program struct {
-	ours   bool
-	uplink bool
+	name   string // one of ours, or ""
 	tag    string // of its instructions
 	tables map[ebpf.MapID]bool
 }
@@ -142,8 +159,10 @@ func describe(prog *ebpf.Program) (program, error) {
 	if err != nil {
 		return program{}, fmt.Errorf("look at program %s: %w", prog, err)
 	}
-	about := program{ours: info.Name == leaveName || info.Name == enterName, uplink: info.Name == enterName,
-		tag: info.Tag, tables: map[ebpf.MapID]bool{}}
+	about := program{tag: info.Tag, tables: map[ebpf.MapID]bool{}}
+	if slices.Contains([]string{leaveName, enterName, landName, resolveName}, info.Name) {
+		about.name = info.Name
+	}
 	ids, _ := info.MapIDs()
 	for _, id := range ids {
 		about.tables[id] = true
@@ -169,7 +188,7 @@ func (p *Path) Programs(links map[uint32]string) ([]plan.FastProgram, error) {
 	}
 	err = p.enter(func() error {
 		for index, name := range links {
-			ours, err := p.ours(index)
+			ours, err := p.ours(index, ebpf.AttachTCXIngress)
 			if err != nil {
 				return err
 			}
@@ -180,8 +199,16 @@ func (p *Path) Programs(links map[uint32]string) ([]plan.FastProgram, error) {
 			if err != nil {
 				return err
 			}
-			f := plan.FastProgram{Link: name, Stale: len(ours) > 1 || !about.is(current[about.uplink])}
-			if known, ok := senders[index]; !about.uplink {
+			f := plan.FastProgram{Link: name, Stale: len(ours) > 1 || !about.is(current[about.name]),
+				Bridged: about.name == landName}
+			if f.Bridged {
+				answers, err := p.only(index, ebpf.AttachTCXEgress, current[resolveName])
+				if err != nil {
+					return err
+				}
+				f.Stale = f.Stale || !answers
+			}
+			if known, ok := senders[index]; about.name != enterName {
 				f.Network, f.MAC, f.Stale = known.Network.network(), known.MAC, f.Stale || !ok
 				delete(senders, index)
 			}
@@ -194,6 +221,16 @@ func (p *Path) Programs(links map[uint32]string) ([]plan.FastProgram, error) {
 			Stale: true})
 	}
 	return out, err
+}
+
+// only reports whether of all that are ours one program is at a side of a link, and no other.
+func (p *Path) only(index uint32, side ebpf.AttachType, want program) (bool, error) {
+	ours, err := p.ours(index, side)
+	if err != nil || len(ours) != 1 {
+		return false, err
+	}
+	about, err := p.program(ours[0])
+	return about.name == want.name && about.is(want), err
 }
 
 // is reports whether a program does what another one does, with the same tables.
@@ -209,15 +246,15 @@ func (a program) is(b program) bool {
 	return true
 }
 
-// current are the programs of this version, by whether they are for uplinks.
-func (p *Path) current(o *kernelObjects) (map[bool]program, error) {
-	out := map[bool]program{}
-	for _, prog := range []*ebpf.Program{o.VethloomLeave, o.VethloomEnter} {
+// current are the programs of this version, by their names.
+func (p *Path) current(o *kernelObjects) (map[string]program, error) {
+	out := map[string]program{}
+	for _, prog := range []*ebpf.Program{o.VethloomLeave, o.VethloomEnter, o.VethloomLand, o.VethloomResolve} {
 		about, err := describe(prog)
 		if err != nil {
 			return nil, err
 		}
-		out[about.uplink] = about
+		out[about.name] = about
 	}
 	return out, nil
 }
