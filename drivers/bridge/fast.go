@@ -27,9 +27,9 @@ func (r *networkRender) fast() {
 }
 
 // fast leads to the endpoint, and has a program judge what it sends. An endpoint with a rate has queues that no packet
-// may go round.
+// may go round: it is known by its addresses at most.
 func (r *endpointRender) fast(mtu int) {
-	if !r.o.Fast(r.n, r.h) || r.e.RateIn != 0 || r.e.RateOut != 0 || r.h.Filters.About(r.host) {
+	if !r.o.Fast(r.n, r.h) {
 		return
 	}
 	network := cnm.FastNetwork(r.n)
@@ -45,13 +45,18 @@ func (r *endpointRender) fast(mtu int) {
 			}
 		}
 	}
-	if len(f.Ports) > maxFastPorts {
+	slow := r.e.RateIn != 0 || r.e.RateOut != 0 || r.h.Filters.About(r.host) || len(f.Ports) > maxFastPorts
+	if slow && !r.o.ByAddress {
 		return
+	}
+	if slow {
+		f.Ports = nil
+	} else {
+		f.Programs = []plan.FastProgram{{Link: r.host, Network: network, MAC: r.e.MAC}}
 	}
 	for _, a := range r.e.Addrs {
 		f.Endpoints = append(f.Endpoints, plan.FastEndpoint{Network: network, Addr: a.Addr(), Link: r.host,
-			MAC: r.e.MAC, Via: bridgeMAC(r.n.ID), MTU: mtu, Publishes: len(f.Ports) > 0})
+			MAC: r.e.MAC, Via: bridgeMAC(r.n.ID), MTU: mtu, Publishes: len(f.Ports) > 0, Slow: slow})
 	}
-	f.Programs = []plan.FastProgram{{Link: r.host, Network: network, MAC: r.e.MAC}}
 	r.state.Fast = f
 }
