@@ -346,7 +346,12 @@ func TestGoingByAddressAndBack(t *testing.T) {
 	step("with one node off", func() { w.nodes[0].host.Fast = false })
 	step("with both off", func() { w.nodes[1].host.Fast = false })
 	step("with the other on", func() { w.nodes[0].host.Fast = true })
+	others := w.count("node3", "eth0", 4789)
+	before := others()
 	step("with both on", func() { w.nodes[1].host.Fast = true })
+	if n := others(); n != before {
+		t.Errorf("%d frames of connections went to another node", n-before)
+	}
 	step("with the network off", func() { w.network.Options = map[string]string{"fastpath": "off"} })
 	step("with the network on", func() { w.network.Options = nil })
 	step("without multicast", func() { w.network.Options = map[string]string{"multicast": "false"} })

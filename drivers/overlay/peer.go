@@ -30,7 +30,7 @@ func (Driver) RenderPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (plan.State, err
 		return plan.State{}, invalid(fmt.Errorf("network %s: %s of node %s: %w", n.Name, what, p.Node, err))
 	}
 	inner := inside(&o, h)
-	if p.InBlock && o.byAddress(n, inner) || p.Blocks && !o.floods() {
+	if p.InBlock && o.byAddress(n, inner) {
 		return plan.State{}, nil
 	}
 	link := LinkName(n.ID)
@@ -39,8 +39,8 @@ func (Driver) RenderPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (plan.State, err
 		{Link: link, MAC: p.MAC, Yields: true},
 	}}
 	if p.Blocks {
-		// The forwarding entries stay when the node has no fast path any more: who knows that MAC address is led on by
-		// the node's bridge then.
+		// The forwarding entries are there also where no address leads to them any more: who knows that MAC address is
+		// led on by the node's bridge then.
 		if p.Fast && o.byAddress(n, inner) {
 			s.Fast.Peers = fastWays(n, p, h, o, dst)
 		}

@@ -1,5 +1,5 @@
 // The two programs at the VXLAN device of a bridged network whose addresses are other nodes' by block. "resolve", where
-// frames leave by the device, answers who asks for an address of a block. "land", where they come out of it, gives what
+// frames leave by the device, answers who asks for an address of a block, and leads what is for one to the node. "land", where they come out of it, gives what
 // is for this node's bridge to the endpoint that it is for.
 #pragma once
 
@@ -169,10 +169,40 @@ INLINE int answer_nd(struct __sk_buff *skb, __u64 network, const struct ether *h
 	return back(skb, h, p);
 }
 
+// destination reads the address that a frame of IP is for.
+INLINE int destination(struct __sk_buff *skb, const struct ether *h, struct address *dst)
+{
+	__u32 dst4;
+
+	if (h->proto == ETHER6)
+		return load_bytes(skb, sizeof(*h) + 24, dst, sizeof(*dst));
+	if (h->proto != ETHER4 || load_bytes(skb, sizeof(*h) + 16, &dst4, sizeof(dst4)))
+		return -1;
+	map4(dst, dst4);
+	return 0;
+}
+
+// lead has what is for an address of a block go to its node, whatever MAC address the sender knows from before: the
+// device would send it to every node.
+INLINE int lead(struct __sk_buff *skb, __u64 network, struct ether *h)
+{
+	struct address dst;
+	struct peer *p;
+
+	if (*(__u8 *)h & 1 || destination(skb, h, &dst))
+		return NEXT;
+	p = asked_for(network, &dst);
+	if (!p || same_mac(&h->dst, &p->via))
+		return NEXT;
+	h->dst = p->via;
+	return store_bytes(skb, 0, h, sizeof(*h), 0) ? DROP : NEXT;
+}
+
 PROGRAM int vethloom_resolve(struct __sk_buff *skb)
 {
 	__u32 index = skb->ifindex;
 	struct link *at = map_lookup(&links, &index);
+	int verdict = NEXT;
 	struct ether h;
 
 	if (!at || skb->vlan_present || load_bytes(skb, 0, &h, sizeof(h)))
@@ -180,8 +210,8 @@ PROGRAM int vethloom_resolve(struct __sk_buff *skb)
 	if (h.proto == ETHER_ARP)
 		return answer_arp(skb, at->network, &h);
 	if (h.proto == ETHER6)
-		return answer_nd(skb, at->network, &h);
-	return NEXT;
+		verdict = answer_nd(skb, at->network, &h);
+	return verdict == NEXT ? lead(skb, at->network, &h) : verdict;
 }
 
 // tells_arp reports whether an ARP message has a MAC address for an address that is another node's by block, and not
@@ -268,7 +298,6 @@ PROGRAM int vethloom_land(struct __sk_buff *skb)
 	struct endpoint *e;
 	struct address dst;
 	struct ether h;
-	__u32 dst4;
 
 	if (!at || load_bytes(skb, 0, &h, sizeof(h)))
 		return NEXT;
@@ -280,13 +309,8 @@ PROGRAM int vethloom_land(struct __sk_buff *skb)
 		return NEXT;
 	if (skb->vlan_present)
 		return DROP;
-	if (h.proto == ETHER4) {
-		if (load_bytes(skb, sizeof(h) + 16, &dst4, sizeof(dst4)))
-			return DROP;
-		map4(&dst, dst4);
-	} else if (h.proto != ETHER6 || load_bytes(skb, sizeof(h) + 24, &dst, sizeof(dst))) {
+	if (destination(skb, &h, &dst))
 		return DROP;
-	}
 	e = endpoint_at(at->network, &dst);
 	if (!e)
 		return DROP;
