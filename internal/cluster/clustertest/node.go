@@ -139,7 +139,7 @@ func (n *Node) open(ctx context.Context) error {
 	src := render.New(render.Config{Store: c.Store, Drivers: drivers, Log: c.Log})
 	src.Learned(render.Facts{Host: n.host, Shared: firewall.Base(firewall.Config{NoIPv6: true})})
 	n.Reconciler = reconcile.New(reconcile.Config{Kernel: c.Kernel, Source: src, Log: c.Log, Resync: c.Resync,
-		Observer: n.passed})
+		Observer: n.passed, With: c.fastOwner})
 	n.Controller, err = controller.New(ctx, controller.Config{
 		Store: c.Store, IPAM: addresses, Drivers: drivers, Fabric: n.Reconciler, Cluster: n.Member, Log: c.Log,
 		Events: func(controller.Event) { n.Member.Changed() },
@@ -197,6 +197,14 @@ func (n *Node) Scopes() int {
 
 // Looks is how often the member has asked for the host's addresses, which it does for each peer that it looks at.
 func (n *Node) Looks() int { return int(n.looks.Load()) }
+
+// fastOwner is the owner of what another one has on the fast path.
+func (c Config) fastOwner(of plan.Owner) (plan.Owner, bool) {
+	if _, ok := cnm.FastOf(of); ok || !c.Fast {
+		return "", false
+	}
+	return cnm.FastOwner(of), true
+}
 
 // look is what the member knows of the host.
 func (n *Node) look() cnm.Host {
