@@ -14,7 +14,6 @@ const (
 	FastPlain FastWay = "plain" // by a route
 	FastUDP   FastWay = "udp"   // in UDP, with nothing between
 	FastVXLAN FastWay = "vxlan" // RFC 7348
-	FastNone  FastWay = "none"  // the prefix is no other node's, whatever a shorter one says
 )
 
 // FastNetwork is how the fast path knows a network: the first 16 hexadecimal digits of its ID.
@@ -115,7 +114,7 @@ type FastPeer struct {
 	Network FastNetwork
 	Prefix  netip.Prefix // masked
 	Way     FastWay
-	Node    netip.Addr // of the underlay; Self: the subnet is this node's own, and leaves tunnels for the slow path
+	Node    netip.Addr // of the underlay; Self: the prefix is this node's own, and leaves tunnels for the slow path
 	Self    netip.Addr // this node's end of the tunnel
 	Link    string     // the uplink
 	MTU     int        // of packets inside
@@ -135,11 +134,7 @@ type FastPeer struct {
 func (p FastPeer) Key() string { return string(p.Network) + " " + p.Prefix.Masked().String() }
 
 func (p FastPeer) String() string {
-	s := "fast-peer " + p.Prefix.Masked().String() + " network " + string(p.Network) + " " + string(p.Way)
-	if p.Way == FastNone {
-		return s
-	}
-	s += " " +
+	s := "fast-peer " + p.Prefix.Masked().String() + " network " + string(p.Network) + " " + string(p.Way) + " " +
 		p.Node.String() + " dev " + p.Link + " mtu " + strconv.Itoa(p.MTU) + " via " + p.Via.String()
 	if p.Way != FastPlain {
 		s += " local " + p.Self.String() + " dstport " + strconv.Itoa(int(p.Port))

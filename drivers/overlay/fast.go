@@ -32,7 +32,7 @@ func atDevice(n cnm.Network, h cnm.Host) plan.Fast {
 	for _, p := range n.Pools {
 		if a := p.Gateway; a.IsValid() {
 			f.Peers = append(f.Peers, plan.FastPeer{Network: network, Prefix: netip.PrefixFrom(a, a.BitLen()),
-				Way: plan.FastNone})
+				Way: plan.FastVXLAN, Node: local(h), Self: local(h), Link: h.Uplink.Link})
 		}
 	}
 	return f

@@ -171,9 +171,6 @@ func (f *Fast) handlers(add func(kind string, h handler)) {
 }
 
 func putPeer(p *fastpath.Path, s *session, f plan.FastPeer) error {
-	if f.Way == plan.FastNone {
-		return p.PutPeer(f, 0, fastpath.Hop{})
-	}
 	uplink, err := inFabric(s)(f.Link)
 	if err != nil {
 		return err

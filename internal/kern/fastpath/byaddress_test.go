@@ -163,7 +163,7 @@ func (b *bench) fillByAddress() {
 	for _, a := range []string{"10.1.25.1", "fd00:1:0:25::1"} {
 		at := addr(a)
 		b.peers = append(b.peers, plan.FastPeer{Network: network, Prefix: netip.PrefixFrom(at, at.BitLen()),
-			Way: plan.FastNone})
+			Way: plan.FastVXLAN, Node: addr("192.0.2.1"), Self: addr("192.0.2.1"), Link: "up0"})
 	}
 	for i, p := range b.peers {
 		if p.Block && p.Prefix.Contains(addr("10.1.25.0")) {

@@ -157,7 +157,7 @@ func (m *model) leave(sender plan.FastEndpoint, b []byte, gso int) verdict {
 		return verdict{fast: true, to: to}
 	}
 	to := m.peer(p.dst)
-	if to == nil || to.Way == plan.FastNone || to.Node == to.Self || to.Via != dst || p.segment(gso) > to.MTU || to.Routed && p.hops < 2 {
+	if to == nil || to.Node == to.Self || to.Via != dst || p.segment(gso) > to.MTU || to.Routed && p.hops < 2 {
 		return slow
 	}
 	return verdict{fast: true, peer: to, hops: to.Routed}

@@ -8,7 +8,7 @@ import (
 )
 
 // fastPath has some of the fabric's pairs and VXLAN devices take part in the fast path. Ways to other nodes need routes
-// to them, and are left out but for what leads nowhere.
+// to them, and are left out.
 func (g *generator) fastPath() {
 	const network plan.FastNetwork = "1c34db1e81d200aa"
 	if !g.chance(70, "fast path") {
@@ -19,10 +19,6 @@ func (g *generator) fastPath() {
 	f.Tunnels = append(f.Tunnels, plan.FastTunnel{Port: 8472, Way: plan.FastVXLAN},
 		plan.FastTunnel{Port: 8472, Way: plan.FastVXLAN, Network: network, VNI: pick(g, "fast VNI", uint32(7), 8),
 			Self: netip.MustParseAddr("192.0.2.1"), MAC: plan.MAC{2, 0, 0, 0, 0, 1}, Routed: g.chance(50, "routed")})
-	if g.chance(50, "gateway") {
-		f.Peers = append(f.Peers, plan.FastPeer{Network: network, Prefix: netip.MustParsePrefix("10.9.0.1/32"),
-			Way: plan.FastNone})
-	}
 	for i, l := range g.s.Links {
 		if l.Kind == plan.VXLAN && l.NS == "" && g.chance(70, "bridged") {
 			f.Programs = append(f.Programs, plan.FastProgram{Link: l.Name, Network: network, Bridged: true,
