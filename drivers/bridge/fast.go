@@ -12,11 +12,16 @@ const maxFastPorts = 256
 // MAC is the hardware address of the network's bridge.
 func MAC(n cnm.Network) plan.MAC { return bridgeMAC(n.ID) }
 
-// Fast reports whether packets of the network may take the fast path: where endpoints talk to each other at all, and
-// what they send is theirs. Where rules of others are about the network's bridge, they are to see it all.
+// Fast reports whether packets of the network may take the fast path: where the network may have it, and rules of others
+// are not about its bridge: they are to see it all.
 func (o Options) Fast(n cnm.Network, h cnm.Host) bool {
-	return h.Fast && o.FastPath && o.ICC && o.SourceValidation && !o.OnLAN() && cnm.FastNetwork(n) != "" &&
-		!h.Filters.About(o.Link(n))
+	return o.MayBeFast(n, h) && !h.Filters.About(o.Link(n))
+}
+
+// MayBeFast reports whether the network may have the fast path's programs: where endpoints talk to each other at all, and
+// what they send is theirs.
+func (o Options) MayBeFast(n cnm.Network, h cnm.Host) bool {
+	return h.Fast && o.FastPath && o.ICC && o.SourceValidation && !o.OnLAN() && cnm.FastNetwork(n) != ""
 }
 
 // fast has the network counted.
@@ -29,7 +34,8 @@ func (r *networkRender) fast() {
 // fast leads to the endpoint, and has a program judge what it sends. An endpoint with a rate has queues that no packet
 // may go round: it is known by its addresses at most.
 func (r *endpointRender) fast(mtu int) {
-	if !r.o.Fast(r.n, r.h) {
+	fast := r.o.Fast(r.n, r.h)
+	if !fast && !r.o.ByAddress {
 		return
 	}
 	network := cnm.FastNetwork(r.n)
@@ -45,7 +51,7 @@ func (r *endpointRender) fast(mtu int) {
 			}
 		}
 	}
-	slow := r.e.RateIn != 0 || r.e.RateOut != 0 || r.h.Filters.About(r.host) || len(f.Ports) > maxFastPorts
+	slow := !fast || r.e.RateIn != 0 || r.e.RateOut != 0 || r.h.Filters.About(r.host) || len(f.Ports) > maxFastPorts
 	if slow && !r.o.ByAddress {
 		return
 	}

@@ -18,9 +18,10 @@ func ends(n cnm.Network, o Options, h cnm.Host) plan.Fast {
 
 // byAddress reports whether addresses lead to the nodes that have their blocks, where those say that they do the same.
 // While a cluster changes to that or back, containers know MAC addresses of endpoints elsewhere that no entry leads to,
-// so only networks that send frames to all nodes anyway go by it.
+// so only networks that send frames to all nodes anyway go by it. All else that it depends on is the same on all nodes
+// that say so: where rules of others are about a bridge, they see what comes by address, too.
 func (o Options) byAddress(n cnm.Network, inner cnm.Host) bool {
-	return o.floods() && o.Bridge.Fast(n, inner)
+	return o.floods() && o.Bridge.MayBeFast(n, inner)
 }
 
 // atDevice is what answers for the blocks of other nodes, and gives what comes for this node's bridge to endpoints. A
@@ -41,7 +42,7 @@ func atDevice(n cnm.Network, h cnm.Host) plan.Fast {
 // fastWays lead to what a peer has: addresses or blocks of them, behind a MAC address.
 func fastWays(n cnm.Network, p cnm.Peer, h cnm.Host, o Options, dst netip.Addr) (out []plan.FastPeer) {
 	inner := inside(&o, h)
-	if !o.Bridge.Fast(n, inner) {
+	if !p.Blocks && !o.Bridge.Fast(n, inner) {
 		return nil
 	}
 	for _, a := range p.Prefixes {

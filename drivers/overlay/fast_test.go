@@ -48,19 +48,25 @@ func TestWhatLeadsByAddress(t *testing.T) {
 		p             cnm.Peer
 		neighs, peers int
 		fdb           int
+		watched       bool // somebody's rules are about the network's bridge
 	}{
-		{"an endpoint in a block", network(), true, inBlock, 0, 0, 0},
-		{"one that is not", network(), true, peer(), 2, 2, 2},
-		{"on a host without the fast path", network(), false, inBlock, 2, 0, 2},
-		{"on a network without it", network("fastpath", "off"), true, inBlock, 2, 0, 2},
-		{"on a network that copies nothing", network("multicast", "false"), true, inBlock, 2, 2, 2},
-		{"blocks", network(), true, peerBlocks(), 0, 2, 2},
-		{"blocks of a node without the fast path", network(), true, slow, 0, 0, 2},
-		{"blocks, on a host without the fast path", network(), false, peerBlocks(), 0, 0, 2},
-		{"blocks of a network without it", network("fastpath", "off"), true, peerBlocks(), 0, 0, 2},
-		{"blocks of a network that copies nothing", network("multicast", "false"), true, peerBlocks(), 0, 0, 2},
+		{"an endpoint in a block", network(), true, inBlock, 0, 0, 0, false},
+		{"one that is not", network(), true, peer(), 2, 2, 2, false},
+		{"on a host without the fast path", network(), false, inBlock, 2, 0, 2, false},
+		{"on a network without it", network("fastpath", "off"), true, inBlock, 2, 0, 2, false},
+		{"on a network that copies nothing", network("multicast", "false"), true, inBlock, 2, 2, 2, false},
+		{"blocks", network(), true, peerBlocks(), 0, 2, 2, false},
+		{"blocks of a node without the fast path", network(), true, slow, 0, 0, 2, false},
+		{"blocks, on a host without the fast path", network(), false, peerBlocks(), 0, 0, 2, false},
+		{"blocks of a network without it", network("fastpath", "off"), true, peerBlocks(), 0, 0, 2, false},
+		{"blocks of a network that copies nothing", network("multicast", "false"), true, peerBlocks(), 0, 0, 2, false},
+		{"blocks of a network that others watch", network(), true, peerBlocks(), 0, 2, 2, true},
+		{"an endpoint of it", network(), true, peer(), 2, 0, 2, true},
 	} {
 		h := host(true, true)
+		if c.watched {
+			h.Filters.Links = []string{"vlb-*"}
+		}
 		h.Fast = c.fast
 		s, err := Driver{}.RenderPeer(c.n, c.p, h)
 		if err != nil || len(s.Neighs) != c.neighs || len(s.Fast.Peers) != c.peers || len(s.FDB) != c.fdb {
@@ -76,6 +82,12 @@ func TestSlowEndpointsAreKnownByAddress(t *testing.T) {
 	s, err := Driver{}.RenderEndpoint(network(), e, h)
 	if err != nil || len(s.Fast.Endpoints) != 2 || !s.Fast.Endpoints[0].Slow || len(s.Fast.Programs)+
 		len(s.Fast.Ports) != 0 {
+		t.Errorf("%v\n%s", err, text(plan.State{Fast: s.Fast}))
+	}
+	watched, e2 := h, endpoint() // somebody's rules are about the network's bridge
+	watched.Filters.Links = []string{"vlb-*"}
+	s, err = Driver{}.RenderEndpoint(network(), e2, watched)
+	if err != nil || len(s.Fast.Endpoints) != 2 || !s.Fast.Endpoints[0].Slow || len(s.Fast.Programs) != 0 {
 		t.Errorf("%v\n%s", err, text(plan.State{Fast: s.Fast}))
 	}
 	s, err = Driver{}.RenderEndpoint(network("multicast", "false"), e, h)
