@@ -19,9 +19,10 @@ const (
 // FastNetwork is how the fast path knows a network: the first 16 hexadecimal digits of its ID.
 type FastNetwork string
 
-// FastProgram has one of the fast path's programs at a link. At the host's end of an endpoint's pair it judges what the
-// endpoint sends; at an uplink, what other nodes do. At the VXLAN device of a bridged network there are two: one answers
-// who asks for addresses that other nodes have by block, and one gives what is for this node's bridge to endpoints.
+// FastProgram has one of the fast path's programs at a link. At the host's end of an endpoint's pair it judges what
+// the endpoint sends; at an uplink, what other nodes do. At the VXLAN device of a bridged network there are two: one
+// answers who asks for addresses that other nodes have by block, and one gives what is for this node's bridge to
+// endpoints.
 type FastProgram struct {
 	Link    string
 	Network FastNetwork // "": the link is an uplink

@@ -51,8 +51,8 @@ func (b *bench) onKernel(ctx context.Context, c crowded) error {
 // uplink makes the link that a node is reached by.
 const uplink = "ip link add eth0 up type veth peer name far; ip link set far up; ip addr add %s/9 dev eth0"
 
-// withKernel calls f with a real kernel for the node of that number, in a network namespace that goes with the thread it
-// is made on.
+// withKernel calls f with a real kernel for the node of that number, in a network namespace that goes with the thread
+// it is made on.
 func withKernel(ctx context.Context, dir string, number int, f func(*kern.Kernel) error) (err error) {
 	done := make(chan error, 1)
 	var k *kern.Kernel
@@ -126,7 +126,8 @@ func (b *bench) overlay(ctx context.Context, c crowded) (err error) {
 	}
 	took := time.Since(began)
 	own = cpu() - own
-	fmt.Printf("%s: %d endpoints of %d nodes are there after %v, %v of CPU, %d passes; memory %.1f MB, resident %.1f MB\n",
+	fmt.Printf("%s: %d endpoints of %d nodes are there after %v, %v of CPU, %d passes; memory %.1f MB, "+
+		"resident %.1f MB\n",
 		c.name, b.endpoints, b.nodes, round(took), round(own), n.Passes(), heap()-mem, rss()-resident)
 	if err := c.entries(ctx); err != nil {
 		return err
@@ -143,8 +144,8 @@ func (c crowded) entries(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("  in the kernel: %d neighbours, %d forwarding entries, %d of the fast path\n", len(s.Neighs), len(s.FDB),
-		len(s.Fast.Peers))
+	fmt.Printf("  in the kernel: %d neighbours, %d forwarding entries, %d of the fast path\n", len(s.Neighs),
+		len(s.FDB), len(s.Fast.Peers))
 	return nil
 }
 

@@ -12,14 +12,14 @@ const maxFastPorts = 256
 // MAC is the hardware address of the network's bridge.
 func MAC(n cnm.Network) plan.MAC { return bridgeMAC(n.ID) }
 
-// Fast reports whether packets of the network may take the fast path: where the network may have it, and rules of others
-// are not about its bridge: they are to see it all.
+// Fast reports whether packets of the network may take the fast path: where the network may have it, and rules of
+// others are not about its bridge: they are to see it all.
 func (o Options) Fast(n cnm.Network, h cnm.Host) bool {
 	return o.MayBeFast(n, h) && !h.Filters.About(o.Link(n))
 }
 
-// MayBeFast reports whether the network may have the fast path's programs: where endpoints talk to each other at all, and
-// what they send is theirs.
+// MayBeFast reports whether the network may have the fast path's programs: where endpoints talk to each other at all,
+// and what they send is theirs.
 func (o Options) MayBeFast(n cnm.Network, h cnm.Host) bool {
 	return h.Fast && o.FastPath && o.ICC && o.SourceValidation && !o.OnLAN() && cnm.FastNetwork(n) != ""
 }

@@ -189,11 +189,13 @@ func TestWhatComesForABlock(t *testing.T) {
 	w.pings("b", "fd05::1:2", true)
 	evil := hardware("02:42:00:00:00:66")
 	one, two := netip.MustParseAddr("10.5.1.2").AsSlice(), netip.MustParseAddr("10.5.2.2").AsSlice()
-	arp := slices.Concat(hardware("ff:ff:ff:ff:ff:ff"), evil, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2}, evil, one, evil, one)
+	arp := slices.Concat(hardware("ff:ff:ff:ff:ff:ff"), evil, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2}, evil, one, evil,
+		one)
 	request := slices.Concat(arp[:20], []byte{0, 1}, evil, one, make([]byte, 6), two)
 	target := netip.MustParseAddr("fd05::1:2").AsSlice()
 	na := func(to string, flags byte) []byte {
-		return frame(58, "fd05::1:2", to, slices.Concat([]byte{136, 0, 0, 0, flags, 0, 0, 0}, target, []byte{2, 1}, evil))
+		return frame(58, "fd05::1:2", to, slices.Concat([]byte{136, 0, 0, 0, flags, 0, 0, 0}, target, []byte{2, 1},
+			evil))
 	}
 	ns := frame(58, "fd05::1:2", "ff02::1", slices.Concat([]byte{135, 0, 0, 0, 0, 0, 0, 0},
 		netip.MustParseAddr("fd05::2:2").AsSlice(), []byte{1, 1}, evil))

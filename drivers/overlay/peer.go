@@ -11,8 +11,8 @@ import (
 
 // RenderPeer renders the way to an endpoint of another node: a neighbour entry for each of its addresses, which the
 // VXLAN device answers from, and the forwarding entries of its MAC, of the bridge to the device and of the device to
-// the node. An endpoint of this node with that MAC keeps the bridge's. Where the blocks of its node lead to it, there is
-// nothing. It refuses what would lead traffic of this node astray; the error is a [cnm.ErrInvalid].
+// the node. An endpoint of this node with that MAC keeps the bridge's. Where the blocks of its node lead to it, there
+// is nothing. It refuses what would lead traffic of this node astray; the error is a [cnm.ErrInvalid].
 func (Driver) RenderPeer(n cnm.Network, p cnm.Peer, h cnm.Host) (plan.State, error) {
 	if n.Phase == cnm.Deleting || !meets(n, h) {
 		return plan.State{}, nil

@@ -179,7 +179,8 @@ type takenBlocks struct {
 }
 
 func newTakenBlocks(n cnm.Network) takenBlocks {
-	return takenBlocks{subnets: subnetsOf(n), blocks: map[netip.Prefix]string{}, around: map[netip.Prefix]netip.Prefix{}}
+	return takenBlocks{subnets: subnetsOf(n), blocks: map[netip.Prefix]string{},
+		around: map[netip.Prefix]netip.Prefix{}}
 }
 
 // take adds a block, or says why it can be nobody's. Blocks are of few lengths, so what is around one is few prefixes.

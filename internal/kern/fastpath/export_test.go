@@ -34,8 +34,8 @@ const (
 	AtLand    Place = "land"
 )
 
-// Judge has a program judge a frame that is on no link: one of those at the link with that index. It returns the frame and the verdict of tc. Segments are of gso bytes; 0 leaves the frame
-// whole.
+// Judge has a program judge a frame that is on no link: one of those at the link with that index. It returns the
+// frame and the verdict of tc. Segments are of gso bytes; 0 leaves the frame whole.
 func (p *Path) Judge(at Place, index uint32, frame []byte, gso int) (out []byte, code uint32, err error) {
 	o, err := p.objects()
 	if err != nil {

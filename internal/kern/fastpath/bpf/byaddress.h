@@ -1,6 +1,6 @@
-// The two programs at the VXLAN device of a bridged network whose addresses are other nodes' by block. "resolve", where
-// frames leave by the device, answers who asks for an address of a block, and leads what is for one to the node. "land", where they come out of it, gives what
-// is for this node's bridge to the endpoint that it is for.
+// The two programs at the VXLAN device of a bridged network whose addresses are other nodes' by block. "resolve",
+// where frames leave by the device, answers who asks for an address of a block, and leads what is for one to the
+// node. "land", where they come out of it, gives what is for this node's bridge to the endpoint that it is for.
 #pragma once
 
 struct arp { // RFC 826, of IPv4 on Ethernet
