@@ -148,6 +148,25 @@ func TestBlocksLeadToTheirNodes(t *testing.T) {
 	}
 }
 
+// The host itself asks for an address of a block, and its packet arrives. The answer is for the gateway, which the other
+// node has itself.
+func TestTheHostKnowsBlocks(t *testing.T) {
+	w := fastWorld(t, 2, true)
+	w.render()
+	bridge := overlay.Driver{}.NetworkLink(w.network)
+	echoes := func() string {
+		return strings.Fields(w.must("b", "sh", "-c", "grep ^Icmp: /proc/net/snmp | tail -1"))[9]
+	}
+	w.must("node1", "sh", "-c", "ping -c1 -W0.1 10.5.2.2; ping -c1 -W0.1 fd05::2:2; true")
+	await.Value(t, "pings of the host that came to a box elsewhere", "1", echoes)
+	for _, addr := range []string{"10.5.2.2", "fd05::2:2"} {
+		out := w.must("node1", "ip", "neigh", "show", "to", addr, "dev", bridge)
+		if want := w.bridge("node2"); !strings.Contains(out, "lladdr "+want) {
+			t.Errorf("to the host, %s is %q, want %s", addr, out, want)
+		}
+	}
+}
+
 // A gateway's address is in the block of some node, and each node has it.
 func TestTheGatewayIsNotOfABlock(t *testing.T) {
 	w := fastWorld(t, 2, true)

@@ -239,10 +239,16 @@ INLINE int extends(__u8 header)
 	return header == 0 || header == 43 || header == FRAGMENT || header == 60;
 }
 
-// tells_nd reports the same of a message of neighbour discovery, wherever in the packet it stands. One that is about an
-// address of a block is what "resolve" has answered, or it is refused. One in fragments is believed by nobody
-// (RFC 6980).
-INLINE int tells_nd(struct __sk_buff *skb, __u64 network)
+// What a packet of IPv6 says of neighbours.
+enum said {
+	NOTHING,
+	LIE,    // another MAC address for an address that is another node's by block, or it may be one
+	ANSWER, // where an address is that nobody here has
+};
+
+// tells_nd tells what a message of neighbour discovery says, wherever in the packet it stands. One that is about an
+// address of a block is what "resolve" has answered, or it is a lie. One in fragments is believed by nobody (RFC 6980).
+INLINE enum said tells_nd(struct __sk_buff *skb, __u64 network)
 {
 	__u32 off = sizeof(struct ether) + sizeof(struct ip6);
 	struct nd_answer a;
@@ -252,14 +258,14 @@ INLINE int tells_nd(struct __sk_buff *skb, __u64 network)
 	__u8 next, h[4];
 
 	if (load_bytes(skb, sizeof(struct ether), &ip, sizeof(ip)))
-		return 0;
+		return NOTHING;
 	next = ip.next;
 	for (int i = 0; i < EXTENSIONS && extends(next); i++) {
 		if (load_bytes(skb, off, h, sizeof(h)))
-			return 0;
+			return NOTHING;
 		if (next == FRAGMENT) {
 			if (h[2] || h[3] & 0xf8)
-				return 0; // not the first
+				return NOTHING; // not the first
 			fragment = 1;
 			off += 8;
 		} else {
@@ -268,33 +274,36 @@ INLINE int tells_nd(struct __sk_buff *skb, __u64 network)
 		next = h[0];
 	}
 	if (extends(next))
-		return 1;
+		return LIE;
 	if (next != PROTO_ICMP6 || load_bytes(skb, off, &a.nd, sizeof(a.nd.type)))
-		return 0;
+		return NOTHING;
 	switch (a.nd.type) {
 	case ND_ROUTER_SOLICITATION:
 	case ND_SOLICITATION:
-		return fragment || block_of(network, &ip.src);
+		return fragment || block_of(network, &ip.src) ? LIE : NOTHING;
 	case ND_ADVERTISEMENT:
 		break;
 	default:
-		return 0;
+		return NOTHING;
 	}
 	if (fragment)
-		return 1;
+		return LIE;
 	if (load_bytes(skb, off, &a.nd, sizeof(a.nd)))
-		return 0;
+		return NOTHING;
 	p = block_of(network, &a.nd.target);
 	if (!p)
-		return 0;
-	return ip.next != PROTO_ICMP6 || net16(ip.len) != sizeof(a) || load_bytes(skb, off, &a, sizeof(a)) ||
-	       a.link.type != ND_TARGET_LINK || a.link.units != 1 || !same_mac(&a.link.mac, &p->via);
+		return endpoint_at(network, &a.nd.target) ? NOTHING : ANSWER;
+	if (ip.next != PROTO_ICMP6 || net16(ip.len) != sizeof(a) || load_bytes(skb, off, &a, sizeof(a)) ||
+	    a.link.type != ND_TARGET_LINK || a.link.units != 1 || !same_mac(&a.link.mac, &p->via))
+		return LIE;
+	return ANSWER;
 }
 
 PROGRAM int vethloom_land(struct __sk_buff *skb)
 {
 	__u32 index = skb->ifindex;
 	struct link *at = map_lookup(&links, &index);
+	enum said said = NOTHING;
 	struct endpoint *e;
 	struct address dst;
 	struct ether h;
@@ -303,9 +312,11 @@ PROGRAM int vethloom_land(struct __sk_buff *skb)
 		return NEXT;
 	if (h.proto == ETHER_ARP)
 		return tells_arp(skb, at->network) ? DROP : NEXT;
-	if (h.proto == ETHER6 && tells_nd(skb, at->network))
+	if (h.proto == ETHER6)
+		said = tells_nd(skb, at->network);
+	if (said == LIE)
 		return DROP;
-	if (!same_mac(&h.dst, &at->mac))
+	if (said == ANSWER || !same_mac(&h.dst, &at->mac)) // the host has asked as well
 		return NEXT;
 	if (skb->vlan_present)
 		return DROP;
