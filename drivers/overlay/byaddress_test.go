@@ -359,6 +359,9 @@ func TestGoingByAddressAndBack(t *testing.T) {
 		f()
 		w.render()
 		each(when)
+		for _, box := range []string{"a", "b"} { // they ask again
+			w.must(box, "ip", "neigh", "flush", "dev", "eth0")
+		}
 		for _, at := range []string{"10.5.2.2", "fd05::2:2"} {
 			all = append(all, w.echo("a", "b", at)) // which knows the way of this time
 		}
@@ -366,9 +369,14 @@ func TestGoingByAddressAndBack(t *testing.T) {
 	}
 	step("with one node off", func() { w.nodes[0].host.Fast = false })
 	step("with both off", func() { w.nodes[1].host.Fast = false })
+	if got := w.knows("a", "10.5.2.2"); got != "02:42:00:00:00:02" {
+		t.Errorf("without the fast path an endpoint is at %s", got)
+	}
 	step("with the other on", func() { w.nodes[0].host.Fast = true })
 	others := w.count("node3", "eth0", 4789)
 	before := others()
+	w.must("a", "ip", "neigh", "replace", "10.5.2.2", "lladdr", "02:42:00:00:00:02", "dev", "eth0")
+	w.must("a", "ip", "neigh", "replace", "fd05::2:2", "lladdr", "02:42:00:00:00:02", "dev", "eth0")
 	step("with both on", func() { w.nodes[1].host.Fast = true })
 	if n := others(); n != before {
 		t.Errorf("%d frames of connections went to another node", n-before)
