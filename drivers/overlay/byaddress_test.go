@@ -148,8 +148,8 @@ func TestBlocksLeadToTheirNodes(t *testing.T) {
 	}
 }
 
-// The host itself asks for an address of a block, and its packet arrives. The answer is for the gateway, which the other
-// node has itself.
+// The host itself asks for an address of a block, and its packet arrives. The answer is for the gateway, which the
+// other node has itself.
 func TestTheHostKnowsBlocks(t *testing.T) {
 	w := fastWorld(t, 2, true)
 	w.render()
