@@ -56,14 +56,15 @@ type TunnelRequest struct {
 }
 
 // Peer is what another node has of a cluster network and this node needs a
-// way to: its subnet lease, or one of its endpoints.
+// way to: its subnet lease, its blocks of a subnet that nodes share, or one of its endpoints.
 type Peer struct {
 	// <Short of the network's ID>/<lease or endpoint>: unique, and the end of its owner's name
 	ID       string `json:"id"`
 	Network  string `json:"network"`
 	Node     string `json:"node,omitempty"` // ID of the node; "" when the lease's holder is no vethloom node
 	Endpoint bool   `json:"endpoint,omitempty"`
-	// leased subnets, or the endpoint's addresses with all their bits; IPv4 first
+	Blocks   bool   `json:"blocks,omitempty"` // it is the node's blocks, all of them
+	// leased subnets, blocks, or the endpoint's addresses with all their bits; IPv4 first
 	Prefixes []netip.Prefix `json:"prefixes"`
 	Addr4    netip.Addr     `json:"addr4,omitzero"` // the node's IPv4 address on the underlay
 	Addr6    netip.Addr     `json:"addr6,omitzero"` // the node's IPv6 address on the underlay
@@ -72,7 +73,10 @@ type Peer struct {
 	MAC6 plan.MAC `json:"mac6,omitzero"` // of a lease: that of the VXLAN device on the IPv6 underlay
 	// of a lease: the way its holder wants to be reached: vxlan, udp, host-gw
 	Backend string `json:"backend,omitempty"`
-	Fast    bool   `json:"fast,omitempty"` // of a lease: its holder takes what the fast path sends in UDP
+	// of a lease: its holder takes what the fast path sends in UDP; of blocks: their addresses lead to the node
+	Fast bool `json:"fast,omitempty"`
+	// of an endpoint: blocks of its node have all of its addresses, and these lead to the node
+	InBlock bool `json:"inBlock,omitempty"`
 	// of an endpoint: what it is called on the network, in lower case, and what it serves
 	Names    []string        `json:"names,omitempty"`
 	Ports    []plan.NamePort `json:"ports,omitempty"`

@@ -19,12 +19,15 @@ const (
 // FastNetwork is how the fast path knows a network: the first 16 hexadecimal digits of its ID.
 type FastNetwork string
 
-// FastProgram has one of the fast path's programs at a link. At the host's end of an endpoint's pair it judges what the
-// endpoint sends; at an uplink, what other nodes do.
+// FastProgram has one of the fast path's programs at a link. At the host's end of an endpoint's pair it judges what
+// the endpoint sends; at an uplink, what other nodes do. At the VXLAN device of a bridged network there are two: one
+// answers who asks for addresses that other nodes have by block, and one gives what is for this node's bridge to
+// endpoints.
 type FastProgram struct {
 	Link    string
 	Network FastNetwork // "": the link is an uplink
-	MAC     MAC         // of the endpoint
+	MAC     MAC         // of the endpoint, or of the bridge
+	Bridged bool        // the link is the VXLAN device of a bridged network
 
 	// Stale is seen only: it is another version of the program, or not all of what it needs is there.
 	Stale bool
@@ -37,7 +40,11 @@ func (p FastProgram) String() string {
 	if p.Network == "" {
 		return "fast-program " + p.Link + " uplink"
 	}
-	return "fast-program " + p.Link + " network " + string(p.Network) + " address " + p.MAC.String()
+	s := "fast-program " + p.Link + " network " + string(p.Network) + " address " + p.MAC.String()
+	if p.Bridged {
+		s += " bridged"
+	}
+	return s
 }
 
 func (p FastProgram) about() about { return about{kind: "fast-program", link: p.Link} }
@@ -54,6 +61,8 @@ type FastEndpoint struct {
 	MTU   int    // bytes of an IP packet
 	// Publishes tells that the endpoint has [FastPort]s.
 	Publishes bool
+	// Slow has all packets take the slow path: the entry is for those that come for the bridge of its network.
+	Slow bool
 }
 
 // Key is the address in its network, or among all.
@@ -72,6 +81,9 @@ func (e FastEndpoint) String() string {
 	}
 	if e.Publishes {
 		s += " publishes"
+	}
+	if e.Slow {
+		s += " slow"
 	}
 	return s
 }
@@ -103,7 +115,7 @@ type FastPeer struct {
 	Network FastNetwork
 	Prefix  netip.Prefix // masked
 	Way     FastWay
-	Node    netip.Addr // of the underlay; Self: the subnet is this node's own, and leaves tunnels for the slow path
+	Node    netip.Addr // of the underlay; Self: the prefix is this node's own, and leaves tunnels for the slow path
 	Self    netip.Addr // this node's end of the tunnel
 	Link    string     // the uplink
 	MTU     int        // of packets inside
@@ -113,6 +125,8 @@ type FastPeer struct {
 	// Routed tells that the ends count hops. Frames in VXLAN have the addresses of the ends.
 	Routed             bool
 	SourceMAC, DestMAC MAC
+	// Block tells that the prefix is the node's as a whole: who asks for an address of it is told Via.
+	Block bool
 	// Stale is seen only: the node is reached by another link or router by now.
 	Stale bool
 }
@@ -134,6 +148,9 @@ func (p FastPeer) String() string {
 	}
 	if p.Routed && p.Way == FastVXLAN {
 		s += " " + p.SourceMAC.String() + " to " + p.DestMAC.String()
+	}
+	if p.Block {
+		s += " block"
 	}
 	return s
 }

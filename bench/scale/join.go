@@ -14,6 +14,7 @@ import (
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/internal/cluster"
 	"github.com/vethloom/vethloom/internal/cluster/clustertest"
+	"github.com/vethloom/vethloom/internal/kern"
 	"github.com/vethloom/vethloom/internal/reconcile"
 )
 
@@ -26,7 +27,7 @@ const heapLimit = 14 << 30
 // join has nodes join a cluster all at once, until each has the paths to all others. The first is as real as can be:
 // its store is on disk, and its kernel is Linux, in a network namespace.
 func join(ctx context.Context, b *bench) error {
-	return withKernel(b.dir, func(k reconcile.Kernel) (err error) {
+	return withKernel(ctx, b.dir, 0, func(k *kern.Kernel) (err error) {
 		store, err := b.store(ctx)
 		if err != nil {
 			return err

@@ -39,7 +39,7 @@ func main() {
 	var c config
 	flag.IntVar(&c.nodes, "nodes", 1000, "members that join at once, and nodes known in the end")
 	flag.IntVar(&c.endpoints, "endpoints", 10000, "endpoints of the overlay network")
-	flag.StringVar(&c.only, "only", "join,event,overlay,kernel", "some of these")
+	flag.StringVar(&c.only, "only", "join,event,overlay,kernel,endpoints,blocks", "some of these")
 	flag.DurationVar(&c.timeout, "timeout", 30*time.Minute, "end here, whatever is left to do")
 	flag.StringVar(&c.profile, "cpuprofile", "", "file for a profile of the processor's time, for go tool pprof")
 	flag.Parse()
@@ -72,11 +72,11 @@ func profiled(file string, f func() error) error {
 
 func run(ctx context.Context, c config) error {
 	parts := map[string]func(context.Context, *bench) error{"join": join, "event": event, "overlay": overlay,
-		"kernel": kernel}
+		"kernel": kernel, "endpoints": endpoints, "blocks": blocks}
 	for _, name := range strings.Split(c.only, ",") {
 		part, ok := parts[name]
 		if !ok {
-			return fmt.Errorf("-only %q: it takes join, event, overlay and kernel", name)
+			return fmt.Errorf("-only %q: it takes join, event, overlay, kernel, endpoints and blocks", name)
 		}
 		if err := fresh(ctx, c, part); err != nil {
 			return fmt.Errorf("%s: %w", name, err)

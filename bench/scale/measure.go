@@ -1,7 +1,10 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"syscall"
 	"time"
@@ -23,6 +26,20 @@ func heap() float64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return float64(m.HeapInuse+m.StackInuse) / 1e6
+}
+
+// rss is how much memory of the process is resident once what it does not need is given back, in MB.
+func rss() float64 {
+	debug.FreeOSMemory()
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	var all, resident float64
+	if _, err := fmt.Sscan(string(b), &all, &resident); err != nil {
+		return 0
+	}
+	return resident * float64(os.Getpagesize()) / 1e6
 }
 
 func median(d []time.Duration) time.Duration {

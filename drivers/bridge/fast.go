@@ -15,12 +15,11 @@ const maxFastPorts = 256
 func MAC(n cnm.Network) plan.MAC { return bridgeMAC(n.ID) }
 
 // Fast reports whether packets of the network may take the fast path.
-func (o Options) Fast(n cnm.Network, h cnm.Host) bool { return h.Fast && o.slow(n, h) == "" }
+func (o Options) Fast(n cnm.Network, h cnm.Host) bool { return o.slow(n, h) == "" }
 
-// slow says why no packet of the network takes the fast path; "" where they may. Endpoints have to talk to each other
-// at all, and what they send has to be theirs. Where rules of others are about the network's bridge, they are to see
-// it all.
-func (o Options) slow(n cnm.Network, h cnm.Host) string {
+// without says why the network has no programs of the fast path; "" where it may. Endpoints have to talk to each other
+// at all, and what they send has to be theirs.
+func (o Options) without(n cnm.Network, h cnm.Host) string {
 	switch {
 	case !h.Fast:
 		return "this host has no fast path: " + h.NoFast
@@ -34,10 +33,22 @@ func (o Options) slow(n cnm.Network, h cnm.Host) string {
 		return "the network is on a LAN"
 	case cnm.FastNetwork(n) == "":
 		return "the network has too short an ID"
-	case h.Filters.About(o.Link(n)):
-		return "firewall rules of others are about the network's bridge"
 	}
 	return ""
+}
+
+// MayBeFast reports whether the network may have the fast path's programs, though rules of others may be about its
+// bridge.
+func (o Options) MayBeFast(n cnm.Network, h cnm.Host) bool { return o.without(n, h) == "" }
+
+// slow says why no packet of the network takes the fast path; "" where they may. Where rules of others are about the
+// network's bridge, they are to see it all.
+func (o Options) slow(n cnm.Network, h cnm.Host) string {
+	why := o.without(n, h)
+	if why == "" && h.Filters.About(o.Link(n)) {
+		why = "firewall rules of others are about the network's bridge"
+	}
+	return why
 }
 
 // SlowPath says why packets of an endpoint take the slow path; "" where they may take the fast one. An endpoint with a
@@ -79,9 +90,11 @@ func (r *networkRender) fast() {
 	}
 }
 
-// fast leads to the endpoint, and has a program judge what it sends.
+// fast leads to the endpoint, and has a program judge what it sends. One that takes the slow path is known by its
+// addresses at most.
 func (r *endpointRender) fast(mtu int) {
-	if SlowPath(r.n, r.e, r.o, r.h) != "" {
+	slow := SlowPath(r.n, r.e, r.o, r.h) != ""
+	if slow && !r.o.ByAddress {
 		return
 	}
 	network := cnm.FastNetwork(r.n)
@@ -97,11 +110,15 @@ func (r *endpointRender) fast(mtu int) {
 			}
 		}
 	}
+	if slow {
+		f.Ports = nil
+	} else {
+		f.Programs = []plan.FastProgram{{Link: r.host, Network: network, MAC: r.e.MAC}}
+	}
 	for _, a := range r.e.Addrs {
 		f.Endpoints = append(f.Endpoints, plan.FastEndpoint{Network: network, Addr: a.Addr(), Link: r.host,
-			MAC: r.e.MAC, Via: bridgeMAC(r.n.ID), MTU: mtu, Publishes: len(f.Ports) > 0})
+			MAC: r.e.MAC, Via: bridgeMAC(r.n.ID), MTU: mtu, Publishes: len(f.Ports) > 0, Slow: slow})
 	}
-	f.Programs = []plan.FastProgram{{Link: r.host, Network: network, MAC: r.e.MAC}}
 	r.state.Fast = f
 }
 

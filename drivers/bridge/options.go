@@ -46,9 +46,11 @@ type Options struct {
 	Masquerade       bool
 	ICC              bool // endpoints of the network may talk to each other
 	SourceValidation bool
-	FastPath         bool       // packets of the network may take it
-	HostBinding      netip.Addr // where ports without a host address are published; the zero value: everywhere
-	Mode4, Mode6     GatewayMode
+	FastPath         bool // packets of the network may take it
+	// no option: the fast path knows every endpoint by its addresses, those that take the slow path too
+	ByAddress    bool
+	HostBinding  netip.Addr // where ports without a host address are published; the zero value: everywhere
+	Mode4, Mode6 GatewayMode
 	// addresses of the host that what leaves it carries; the zero value: that of the link it leaves by
 	Outbound4, Outbound6 netip.Addr
 	Routes               Routes

@@ -161,13 +161,21 @@ func (Driver) RenderNetwork(n cnm.Network, h cnm.Host) (plan.State, error) {
 		return plan.State{}, fmt.Errorf(
 			"network %s has no VNI in the cluster's records: remove it and create it again", n.Name)
 	}
-	s.Links = append(s.Links, device(n, o, *br, h))
+	dev := device(n, o, *br, h)
+	// Where each endpoint elsewhere has an entry, what the bridge does not know stays here: the device would send it to
+	// all nodes, as it does with multicast. By address there are no such entries, and containers may know a MAC address
+	// from when there were.
+	dev.Port.NoFlood = !o.byAddress(n, inner)
+	s.Links = append(s.Links, dev)
 	s.Sysctls = append(s.Sysctls, sysctls(n, h)...)
 	e := firewall.Elements{Owner: br.Owner}
 	e.Stretched(LinkName(n.ID))
 	s.Rules.Elements = append(s.Rules.Elements, e.List...)
 	if o.Bridge.Fast(n, inner) {
 		s.Fast.Merge(ends(n, o, h))
+	}
+	if o.byAddress(n, inner) {
+		s.Fast.Merge(atDevice(n, h))
 	}
 	return s, nil
 }
@@ -194,10 +202,8 @@ func device(n cnm.Network, o Options, br plan.Link, h cnm.Host) plan.Link {
 		Name: LinkName(n.ID), Owner: br.Owner, Kind: plan.VXLAN, MAC: mac(n.ID, h.Node, "vxlan"), MTU: br.MTU, Up: true,
 		Master: br.Name,
 		// Isolated endpoints reach none on other nodes either. The bridge learns nothing of what is on other nodes: an
-		// endpoint that moves would be looked for where it was. It has an entry for each endpoint elsewhere, and what
-		// it does not know stays here: the device would send it to all nodes, as it does with multicast.
-		Port: plan.BridgePort{Isolated: !o.Bridge.ICC, NoLearning: true, NoFlood: true,
-			Groups: o.floods()},
+		// endpoint that moves would be looked for where it was.
+		Port:  plan.BridgePort{Isolated: !o.Bridge.ICC, NoLearning: true, Groups: o.floods()},
 		VXLAN: v,
 	}
 }
@@ -220,6 +226,7 @@ func (Driver) RenderEndpoint(n cnm.Network, e cnm.Endpoint, h cnm.Host) (plan.St
 		return plan.State{}, err
 	}
 	inner := inside(&o, h)
+	o.Bridge.ByAddress = o.byAddress(n, inner)
 	s, err := bridge.RenderEndpoint(n, e, o.Bridge, inner)
 	for i := range s.Fast.Endpoints {
 		s.Fast.Endpoints[i].Via = mac(n.ID, h.Node, "bridge")

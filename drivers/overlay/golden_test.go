@@ -224,6 +224,12 @@ func TestRenderPeerRefuses(t *testing.T) {
 		{func(p *cnm.Peer) { p.Prefixes[0] = prefix("10.6.0.1/32") }, host(true, true), "10.6.0.1 is in no subnet"},
 		{func(p *cnm.Peer) { p.Prefixes[0] = prefix("10.5.0.1/32") }, host(true, true), "the network's gateway"},
 		{func(p *cnm.Peer) { p.Prefixes[0] = prefix("10.5.2.0/24") }, host(true, true), "not one address"},
+		{func(p *cnm.Peer) { p.MAC = mac(network().ID, "node-b", "bridge") }, host(true, true), "its node's bridge"},
+		{func(p *cnm.Peer) { *p = peerBlocks(); p.Prefixes[0] = prefix("10.5.2.2/32") }, host(true, true), "no block"},
+		{func(p *cnm.Peer) { *p = peerBlocks(); p.Prefixes[0] = prefix("10.4.0.0/15") }, host(true, true),
+			"in no subnet"},
+		{func(p *cnm.Peer) { *p = peerBlocks(); p.Prefixes[0] = prefix("10.5.0.0/15") }, host(true, true),
+			"no part of the network's subnet 10.5.0.0/16"},
 	} {
 		p := peer()
 		c.change(&p)

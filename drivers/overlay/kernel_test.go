@@ -26,6 +26,7 @@ type node struct {
 	name   string
 	kernel *kern.Kernel
 	host   cnm.Host
+	base   plan.State // what the node has without networks
 	want   plan.State
 	peers  map[string]plan.State
 }
@@ -38,13 +39,17 @@ type world struct {
 	nodes    []*node
 	network  cnm.Network
 	homes    map[string]*node
+	// what boxes are, for another render
+	endpoints map[string]cnm.Endpoint
+	known     map[string]cnm.Peer
 }
 
 // newWorld makes nodes on one link, with addresses of the families given, 192.0.2.1
 // and 2001:db8::1 the first.
 func newWorld(tb testing.TB, nodes int, v4, v6, bridgeNetfilter bool) *world {
 	tb.Helper()
-	w := &world{tb: tb, env: kerntest.New(tb), homes: map[string]*node{}}
+	w := &world{tb: tb, env: kerntest.New(tb), homes: map[string]*node{},
+		endpoints: map[string]cnm.Endpoint{}, known: map[string]cnm.Peer{}}
 	w.underlay = w.open("", "underlay")
 	for i := 1; i <= nodes; i++ {
 		w.underlay.want.Namespaces = append(w.underlay.want.Namespaces,
@@ -84,6 +89,7 @@ func newWorld(tb testing.TB, nodes int, v4, v6, bridgeNetfilter bool) *world {
 			n.want.Sysctls = append(n.want.Sysctls, plan.Sysctl{Path: "bridge/bridge-nf-call-iptables", Value: "1"},
 				plan.Sysctl{Path: "bridge/bridge-nf-call-ip6tables", Value: "1"})
 		}
+		n.base = n.want
 		w.nodes = append(w.nodes, n)
 	}
 	return w
@@ -214,6 +220,7 @@ func (w *world) box(name string, home *node, addrs ...string) {
 			w.tb.Fatal(err)
 		}
 	}
+	w.endpoints[name], w.known[name] = e, p
 	w.copies()
 }
 

@@ -304,6 +304,7 @@ func (m blocks) rereadBlock(ctx context.Context, network string, p netip.Prefix)
 	}
 	if have, ok := m.rep.blocks[network][p]; !ok || have.mod < int64(r.Revision) {
 		m.rep.blocks[network][p] = held[record.Block]{v: v, mod: int64(r.Revision), lease: m.lease.ID()}
+		m.dirty.blocks[network] = true
 	}
 	return nil
 }

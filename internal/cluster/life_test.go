@@ -118,7 +118,8 @@ func (h *host) mustAttach(ctx context.Context, network string) (cnm.Sandbox, cnm
 	return s, e
 }
 
-// peers are the prefixes of the peers in the node's store, each with the node's address that it is reached by.
+// peers are the prefixes of the peers in the node's store, but for blocks, each with the node's address that it is
+// reached by.
 func (h *host) peers(ctx context.Context) map[string]string {
 	h.t.Helper()
 	all, err := cnm.ListPeers(ctx, h.store)
@@ -127,6 +128,9 @@ func (h *host) peers(ctx context.Context) map[string]string {
 	}
 	out := map[string]string{}
 	for _, p := range all {
+		if p.Blocks {
+			continue
+		}
 		for _, prefix := range p.Prefixes {
 			out[prefix.String()] = p.Addr4.String()
 		}

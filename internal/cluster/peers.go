@@ -43,6 +43,7 @@ func (m peers) syncPeers(ctx context.Context, d dirty) (time.Duration, error) {
 		}
 		d.all = d.all || changed
 	}
+	m.syncShares(d)
 	if d.all {
 		m.allPeers(ids)
 	}
@@ -182,6 +183,9 @@ func (m peers) allPeers(ids map[string]bool) {
 	for id := range m.rep.peers {
 		ids[id] = true
 	}
+	for id := range m.rep.shareIDs {
+		ids[id] = true
+	}
 	for network, dir := range m.dirs {
 		for key := range dir.leases {
 			ids[cnm.PeerID(network, key)] = true
@@ -197,6 +201,9 @@ func (m peers) wantPeer(id string) (cnm.Peer, bool) {
 	p, ok := cnm.Peer{}, false
 	if rid, known := m.rep.peers[id]; known {
 		p, ok = m.endpointPeer(id, m.rep.endpoints[rid].v)
+	} else if at, known := m.rep.shareIDs[id]; known {
+		p = m.rep.shares[at.network][at.node].peer(at)
+		ok = !m.isOwnAddress(p.Addr4, p.Addr6)
 	} else {
 		p, ok = m.follower.leasePeer(id)
 	}
@@ -231,7 +238,8 @@ func (m peers) endpointPeer(id string, e record.Endpoint) (cnm.Peer, bool) {
 		return cnm.Peer{}, false
 	}
 	p := cnm.Peer{ID: id, Network: e.Network, Node: e.Node, Endpoint: true, Addr4: e.Addr4, Addr6: e.Addr6, MAC: e.MAC,
-		Names: e.Names(), Ports: e.Serves, Ingress: e.Ingress, Engine: cnm.KnownEngine(e.Engine), Since: e.Since}
+		Names: e.Names(), Ports: e.Serves, Ingress: e.Ingress, Engine: cnm.KnownEngine(e.Engine), Since: e.Since,
+		InBlock: m.rep.shares[e.Network][e.Node].covers(e)}
 	for _, a := range e.Addrs {
 		p.Prefixes = append(p.Prefixes, netip.PrefixFrom(a, a.BitLen()))
 	}
@@ -246,9 +254,8 @@ func (m *core) isOwnAddress(a4, a6 netip.Addr) bool {
 
 func samePeer(a, b cnm.Peer) bool {
 	return a.Network == b.Network && a.Node == b.Node && a.Endpoint == b.Endpoint &&
-		slices.Equal(a.Prefixes, b.Prefixes) &&
-		a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6 && a.MAC == b.MAC && a.MAC6 == b.MAC6 &&
-		a.Backend == b.Backend && a.Fast == b.Fast &&
+		a.Blocks == b.Blocks && a.Fast == b.Fast && a.InBlock == b.InBlock && slices.Equal(a.Prefixes, b.Prefixes) &&
+		a.Addr4 == b.Addr4 && a.Addr6 == b.Addr6 && a.MAC == b.MAC && a.MAC6 == b.MAC6 && a.Backend == b.Backend &&
 		slices.Equal(a.Names, b.Names) && slices.Equal(a.Ports, b.Ports) &&
 		slices.Equal(a.Ingress, b.Ingress) && a.Engine == b.Engine && a.Since == b.Since
 }
@@ -282,7 +289,7 @@ func (m peers) grace(have peerState, now time.Time) time.Duration {
 func (m peers) unread(p cnm.Peer) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, there := m.rep.networks[p.Network]; !there || p.Endpoint {
+	if _, there := m.rep.networks[p.Network]; !there || p.Endpoint || p.Blocks {
 		return false
 	}
 	dir := m.dirs[p.Network]
@@ -296,6 +303,14 @@ func (m peers) taken(p cnm.Peer) bool {
 	}
 	if h, ok := m.held[p.Network]; ok && (overlaps(h.Subnet) || overlaps(h.Subnet6)) {
 		return true
+	}
+	if p.Blocks {
+		for q, b := range m.rep.blocks[p.Network] {
+			if b.v.Node != p.Node && overlaps(q) {
+				return true
+			}
+		}
+		return false
 	}
 	if dir := m.dirs[p.Network]; dir != nil && !p.Endpoint && slices.ContainsFunc(p.Prefixes, dir.overlaps) {
 		return true

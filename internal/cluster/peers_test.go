@@ -12,6 +12,7 @@ import (
 // TestPeersDifferByEachField changes one field after another: what it leaves alone would stay as it was on this node.
 func TestPeersDifferByEachField(t *testing.T) {
 	other := reflect.ValueOf(cnm.Peer{Network: "n", Node: "m", Endpoint: true,
+		Blocks: true, InBlock: true,
 		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.5.1.0/24")}, Addr4: netip.MustParseAddr("192.0.2.1"),
 		Addr6: netip.MustParseAddr("2001:db8::1"), MAC: plan.MAC{2}, MAC6: plan.MAC{2, 6}, Backend: "udp", Fast: true,
 		Names: []string{"web"}, Ports: make([]plan.NamePort, 1), Ingress: make([]cnm.Ingress, 1), Engine: "cni",

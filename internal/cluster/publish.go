@@ -221,7 +221,7 @@ func (m publisher) register(ctx context.Context) error {
 func (m publisher) ownNode() record.Node {
 	h := m.cfg.Host()
 	n := record.Node{ID: m.id, Name: m.cfg.Name, Addr4: h.Uplink.Addr4, Addr6: h.Uplink.Addr6, MTU: h.Uplink.MTU,
-		Version: m.cfg.Version, Boot: m.cfg.Boot}
+		Version: m.cfg.Version, Boot: m.cfg.Boot, ByAddress: h.Fast}
 	for _, d := range m.cfg.Drivers {
 		if d.Scope() == cnm.Cluster {
 			n.Drivers = append(n.Drivers, d.Name())

@@ -27,6 +27,9 @@ type replica struct {
 	addrs     map[netAddr]int                                // how many endpoints have an address
 	mine      map[string]bool                                // record IDs of this node's endpoints
 	blocks    map[string]map[netip.Prefix]held[record.Block] // by network
+	shares    map[string]map[string]share                    // of the blocks those that count, by network and node
+	shareIDs  map[string]shareAt                             // by peer ID
+	refused   map[string][]cnm.Key                           // records of blocks that do not count, by network
 	dirs      map[string]map[string]*etcd.Item               // keys of lease directories, by path and key
 	bad       map[cnm.Key]error                              // what could not be decoded
 	// its revision, to be written over by whose record it should be
@@ -56,6 +59,7 @@ func newReplica() replica {
 		rivals: map[string][]string{}, shadowed: map[string]map[string]bool{},
 		mine:   map[string]bool{},
 		blocks: map[string]map[netip.Prefix]held[record.Block]{}, dirs: map[string]map[string]*etcd.Item{},
+		shares: map[string]map[string]share{}, shareIDs: map[string]shareAt{}, refused: map[string][]cnm.Key{},
 		bad: map[cnm.Key]error{}, over: map[cnm.Key]int64{}, seen: map[string]time.Time{},
 	}
 }
@@ -67,10 +71,18 @@ type dirty struct {
 	networks map[string]bool // by ID
 	peers    map[string]bool // by peer ID
 	read     map[string]bool // networks whose lease directories were read as a whole, by ID
+	blocks   map[string]bool // networks whose shares may be others, by ID
 }
 
 func newDirty() dirty {
-	return dirty{self: true, all: true, networks: map[string]bool{}, peers: map[string]bool{}, read: map[string]bool{}}
+	d := noDirty()
+	d.everything()
+	return d
+}
+
+func noDirty() dirty {
+	return dirty{networks: map[string]bool{}, peers: map[string]bool{}, read: map[string]bool{},
+		blocks: map[string]bool{}}
 }
 
 func (d *dirty) everything() { d.self, d.all = true, true }
@@ -78,7 +90,7 @@ func (d *dirty) everything() { d.self, d.all = true, true }
 // take returns what is dirty and starts anew.
 func (d *dirty) take() dirty {
 	t := *d
-	*d = dirty{networks: map[string]bool{}, peers: map[string]bool{}, read: map[string]bool{}}
+	*d = noDirty()
 	return t
 }
 
@@ -93,6 +105,9 @@ func (d *dirty) give(t dirty) {
 	}
 	for id := range t.read {
 		d.read[id] = true
+	}
+	for id := range t.blocks {
+		d.blocks[id] = true
 	}
 }
 
@@ -246,15 +261,20 @@ func (m follower) takeNetwork(id string, c etcd.Change) error {
 	if err != nil && ok {
 		m.rep.networks[id] = old
 	}
-	m.dirty.networks[id] = true
+	m.dirty.networks[id], m.dirty.blocks[id] = true, true
 	// What is on a network may be there before the watch brings the network's record.
 	m.dirty.self = m.dirty.self || !ok
 	return err
 }
 
 func (m follower) takeNode(id string, c etcd.Change) error {
-	// No way to a peer depends on its node's record: what others have says itself where they are.
+	// Ways to blocks depend on it; what else others have says itself where they are.
+	before, had := m.rep.nodes[id]
 	err := enter(m.rep.nodes, id, c, record.CheckNode)
+	if now, has := m.rep.nodes[id]; had != has || before.v.Addr4 != now.v.Addr4 || before.v.Addr6 != now.v.Addr6 ||
+		before.v.ByAddress != now.v.ByAddress {
+		m.outdatedShares(id)
+	}
 	m.dirty.self = m.dirty.self || id == m.id
 	m.forgetSeen(id)
 	return err
@@ -307,6 +327,7 @@ func (m follower) takeBlock(id string, c etcd.Change) error {
 	if err != nil {
 		return err
 	}
+	m.dirty.blocks[network] = true
 	// Of the blocks of others, this node asks etcd when it needs another one.
 	ours := m.rep.blocks[network][p].v.Node == m.id
 	delete(m.rep.blocks[network], p)

@@ -35,7 +35,7 @@ func (m *Member) sync(ctx context.Context, g *errgroup.Group) time.Duration {
 	d := m.dirty.take()
 	lost := m.lost
 	m.mu.Unlock()
-	failed := dirty{networks: map[string]bool{}, peers: map[string]bool{}, read: map[string]bool{}}
+	failed := noDirty()
 	var errs []error
 	fail := func(err error) bool {
 		if err != nil && !errors.Is(err, errNotYet) {
@@ -76,7 +76,7 @@ func (m *Member) sync(ctx context.Context, g *errgroup.Group) time.Duration {
 func (m *Member) after(ctx context.Context, failed dirty, errs []error, next time.Duration) time.Duration {
 	m.mu.Lock()
 	m.dirty.give(failed)
-	again := m.dirty.self || m.dirty.all || len(m.dirty.networks)+len(m.dirty.peers) > 0
+	again := m.dirty.self || m.dirty.all || len(m.dirty.networks)+len(m.dirty.peers)+len(m.dirty.blocks) > 0
 	m.mu.Unlock()
 	if gone := errors.Join(errs...); errors.Is(gone, etcdstore.ErrLeaseGone) ||
 		errors.Is(gone, rpctypes.ErrLeaseNotFound) {

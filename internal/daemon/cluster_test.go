@@ -29,6 +29,8 @@ type world struct {
 	etcd *clientv3.Client
 	far  string // path of the namespace at the underlay's other end
 	url  string // of etcd
+	srv  *embedded.Server
+	data string // etcd's
 }
 
 // newWorld starts an etcd on a unix socket, which every network namespace reaches, and
@@ -37,12 +39,9 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{node: newNode(t)}
 	dir := t.TempDir()
-	w.url = "unix://" + filepath.Join(dir, "etcd.sock")
-	srv, err := embedded.Start(t.Context(), embedded.Config{Dir: filepath.Join(dir, "data"),
-		ClientURLs: []string{w.url}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	w.url, w.data = "unix://"+filepath.Join(dir, "etcd.sock"), filepath.Join(dir, "data")
+	w.serve()
+	var err error
 	w.etcd, err = etcd.Dial(etcd.Config{Endpoints: []string{w.url}})
 	if err != nil {
 		t.Fatal(err)
@@ -50,13 +49,23 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(func() {
 		w.stop()
 		w.etcd.Close()
-		if err := srv.Close(); err != nil {
+		if err := w.srv.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	w.far = w.outside()
 	w.cfg.Etcd, w.cfg.Iface, w.cfg.NodeName = w.url, "up0", "here"
 	return w
+}
+
+// serve starts etcd with the data that there are.
+func (w *world) serve() {
+	w.t.Helper()
+	var err error
+	w.srv, err = embedded.Start(w.t.Context(), embedded.Config{Dir: w.data, ClientURLs: []string{w.url}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // join starts netd and waits until it is a member.

@@ -148,3 +148,37 @@ func TestRulesOfOthersSeeAllPackets(t *testing.T) {
 	n.removeNetwork("web")
 	n.removeNetwork("db")
 }
+
+// TestASandboxMadeWithoutEtcdIsReached has an endpoint that no other node has heard of be reached: its node's blocks
+// lead there.
+func TestASandboxMadeWithoutEtcdIsReached(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.FastPath = "auto"
+	w.join()
+	far := w.second()
+	made := w.shared("overlay")
+	here, there := w.attach("overlay"), far.attach("overlay")
+	far.echo(there)
+	w.reach(here, addressOn(t, there, "overlay", true)).Close()
+	neighbours := "ip neigh show nud permanent dev vlx-" + made.Id[:8]
+	await.Value(t, "entries of endpoints elsewhere", "", func() string { return w.Sh(neighbours) })
+	w.reach(here, addressOn(t, there, "overlay", true)).Close()
+
+	if err := w.srv.Close(); err != nil {
+		t.Fatal(err)
+	}
+	late := far.attach("overlay")
+	far.echo(late)
+	for _, is4 := range []bool{true, false} {
+		c := w.reach(here, addressOn(t, late, "overlay", is4))
+		talk(t, "without etcd", c)
+		c.Close()
+	}
+	if w.Sh(neighbours) != "" {
+		t.Error("the endpoint has an entry of its own")
+	}
+	w.serve()
+	await.True(t, "the endpoint is known", func() bool { return len(w.list("/vethloom/endpoint/")) == 3 })
+	far.detach(late)
+	w.dismantleAll(far, here, there, []string{"overlay"})
+}

@@ -19,6 +19,8 @@ type Crowd struct {
 	Client  *clientv3.Client
 	Network cnm.Network
 	Avoid   netip.Prefix // a /24 that a node has which does exist
+	// ByAddress has the nodes have the fast path, and blocks that endpoints are in.
+	ByAddress bool
 }
 
 // firstNumber of the nodes that do not exist; those that do are below.
@@ -51,7 +53,7 @@ func (c Crowd) Nodes(ctx context.Context, from, to int) error {
 	for i := from; i < to; i++ {
 		id := crowdNode(i)
 		node, err := keyed("node/"+id, record.Node{ID: id, Name: fmt.Sprintf("c%d", i), Addr4: Addr(firstNumber + i),
-			MTU: 1500, Version: "test", Drivers: []string{"overlay", "vxlan"}, Boot: "boot"})
+			MTU: 1500, Version: "test", Drivers: []string{"overlay", "vxlan"}, Boot: "boot", ByAddress: c.ByAddress})
 		if err != nil {
 			return err
 		}
@@ -63,6 +65,26 @@ func (c Crowd) Nodes(ctx context.Context, from, to int) error {
 		ops = append(ops, node, alive)
 	}
 	return c.put(ctx, ops)
+}
+
+// Blocks writes a block of the network for each of the nodes from up to to.
+func (c Crowd) Blocks(ctx context.Context, from, to int) error {
+	var ops []clientv3.Op
+	for i := from; i < to; i++ {
+		op, err := keyed("block/"+record.BlockKey(c.Network.ID, netip.PrefixFrom(c.address(i, 0), 26)).ID,
+			record.Block{Node: crowdNode(i)})
+		if err != nil {
+			return err
+		}
+		ops = append(ops, op)
+	}
+	return c.put(ctx, ops)
+}
+
+// address is one of a node's block: the network's second /16 is cut into those.
+func (c Crowd) address(node, number int) netip.Addr {
+	b := c.Network.Cluster.Subnets[0].Addr().As4()
+	return netip.AddrFrom4([4]byte{b[0], b[1] | 1, b[2] + byte(node>>2), byte(node<<6 | number)})
 }
 
 // Leases writes leases of nodes from up to to, each of another /24 of the network.
@@ -100,8 +122,7 @@ func (c Crowd) LeasePeer(i int) string { return cnm.PeerID(c.Network.ID, c.lease
 func (c Crowd) Endpoints(ctx context.Context, from, to, nodes int) error {
 	var ops []clientv3.Op
 	for i := from; i < to; i++ {
-		b := c.Network.Cluster.Subnets[0].Addr().As4()
-		a := netip.AddrFrom4([4]byte{b[0], b[1] | 1, b[2] + byte(i>>8), byte(i)})
+		a := c.address(i%nodes, i/nodes)
 		op, err := keyed("endpoint/"+c.Network.ID+"."+endpointID(i),
 			record.Endpoint{ID: endpointID(i), Network: c.Network.ID, Node: crowdNode(i % nodes),
 				Name: fmt.Sprintf("e%d", i), MAC: crowdMAC(i), Addrs: []netip.Addr{a},

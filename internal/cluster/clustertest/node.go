@@ -40,6 +40,7 @@ type Config struct {
 	Kernel   reconcile.Kernel // nil: in memory
 	Times    cluster.Times
 	Resync   time.Duration // between full passes; 0: as in netd
+	Fast     bool          // the host has the fast path
 	Log      *slog.Logger  // nil: silent
 }
 
@@ -56,6 +57,7 @@ type Node struct {
 
 	cfg    Config
 	host   cnm.Host
+	fast   atomic.Bool // what the member knows of the host's fast path
 	looks  atomic.Int64
 	stop   context.CancelFunc
 	done   chan error
@@ -124,19 +126,20 @@ func (n *Node) open(ctx context.Context) error {
 	drivers := Drivers()
 	n.Member, err = cluster.New(ctx, cluster.Config{
 		Root: c.Dir, Local: c.Store, Prefix: Prefix, Name: fmt.Sprintf("n%d", c.Number), Version: "test", Boot: "boot",
-		Drivers: drivers, IPAM: addresses, Host: func() cnm.Host { n.looks.Add(1); return n.host },
+		Drivers: drivers, IPAM: addresses, Host: n.look,
 		Wake:   func(s ...plan.Owner) { n.Reconciler.Wake(s...) },
 		Notify: func(string, map[string]string) {}, Log: c.Log, Times: c.Times,
 	})
 	if err != nil {
 		return err
 	}
-	n.host = cnm.Host{MTU: 1500, Node: n.Member.ID(), NoIPv6: true, Uplink: cnm.Uplink{Link: "eth0", MTU: 1500,
-		Addr4: Addr(c.Number)}}
+	n.host = cnm.Host{MTU: 1500, Node: n.Member.ID(), NoIPv6: true, Fast: c.Fast, Uplink: cnm.Uplink{Link: "eth0",
+		MTU: 1500, Addr4: Addr(c.Number)}}
+	n.fast.Store(c.Fast)
 	src := render.New(render.Config{Store: c.Store, Drivers: drivers, Log: c.Log})
 	src.Learned(render.Facts{Host: n.host, Shared: firewall.Base(firewall.Config{NoIPv6: true})})
 	n.Reconciler = reconcile.New(reconcile.Config{Kernel: c.Kernel, Source: src, Log: c.Log, Resync: c.Resync,
-		Observer: n.passed})
+		Observer: n.passed, With: c.fastOwner})
 	n.Controller, err = controller.New(ctx, controller.Config{
 		Store: c.Store, IPAM: addresses, Drivers: drivers, Fabric: n.Reconciler, Cluster: n.Member, Log: c.Log,
 		Events: func(controller.Event) { n.Member.Changed() },
@@ -194,6 +197,28 @@ func (n *Node) Scopes() int {
 
 // Looks is how often the member has asked for the host's addresses, which it does for each peer that it looks at.
 func (n *Node) Looks() int { return int(n.looks.Load()) }
+
+// fastOwner is the owner of what another one has on the fast path.
+func (c Config) fastOwner(of plan.Owner) (plan.Owner, bool) {
+	if _, ok := cnm.FastOf(of); ok || !c.Fast {
+		return "", false
+	}
+	return cnm.FastOwner(of), true
+}
+
+// look is what the member knows of the host.
+func (n *Node) look() cnm.Host {
+	n.looks.Add(1)
+	h := n.host
+	h.Fast = n.fast.Load()
+	return h
+}
+
+// SetFast has the host get the fast path, or lose it, as other nodes hear of it.
+func (n *Node) SetFast(has bool) {
+	n.fast.Store(has)
+	n.Member.HostChanged()
+}
 
 // Await waits until passes have been about that many peers' scopes.
 func (n *Node) Await(ctx context.Context, peers int) error {

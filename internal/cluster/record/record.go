@@ -34,6 +34,9 @@ type Node struct {
 	Drivers []string   `json:"drivers"`
 	Boot    string     `json:"boot"`
 	Started time.Time  `json:"started"` // the daemon
+	// ByAddress tells that addresses of its blocks lead to its bridges, which give packets to endpoints: it has the
+	// fast path.
+	ByAddress bool `json:"byAddress,omitempty"`
 }
 
 // Alive tells which daemon of a node is there.

@@ -13,14 +13,29 @@ import (
 	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
 )
 
-// attachment is how programs are at what comes in by links. Its functions are for the namespace of the calling thread.
+// side is one of a link: what comes in by it, or what goes out.
+type side bool
+
+const (
+	ingress side = false
+	egress  side = true
+)
+
+func (s side) tcx() ebpf.AttachType {
+	if s == egress {
+		return ebpf.AttachTCXEgress
+	}
+	return ebpf.AttachTCXIngress
+}
+
+// attachment is how programs are at links. Its functions are for the namespace of the calling thread.
 type attachment interface {
-	// list are the programs at a link, in their order. There are none at a link that is gone.
-	list(index uint32) ([]placed, error)
+	// list are the programs at a side of a link, in their order. There are none at a link that is gone.
+	list(index uint32, s side) ([]placed, error)
 	// put has a program in the place of another one, in one step, or behind those that are there.
-	put(index uint32, prog *ebpf.Program, instead *placed) error
+	put(index uint32, s side, prog *ebpf.Program, instead *placed) error
 	// take takes one off. That it is gone, or the link, is no error.
-	take(index uint32, p placed) error
+	take(index uint32, s side, p placed) error
 	// try reports an error where the kernel cannot have the program.
 	try(prog *ebpf.Program) error
 }
@@ -38,7 +53,7 @@ func attachments() []attachment { return []attachment{tcx{}, filters{}} }
 func choose(all []attachment) (attachment, error) {
 	var errs []error
 	for _, a := range all {
-		_, err := a.list(loopback)
+		_, err := a.list(loopback, ingress)
 		if !errors.Is(err, ErrUnsupported) {
 			return a, err
 		}
@@ -50,8 +65,8 @@ func choose(all []attachment) (attachment, error) {
 // tcx is what Linux has since 6.6.
 type tcx struct{}
 
-func (tcx) list(index uint32) ([]placed, error) {
-	r, err := link.QueryPrograms(link.QueryOptions{Target: int(index), Attach: ebpf.AttachTCXIngress})
+func (tcx) list(index uint32, s side) ([]placed, error) {
+	r, err := link.QueryPrograms(link.QueryOptions{Target: int(index), Attach: s.tcx()})
 	switch {
 	case err != nil && gone(err):
 		return nil, nil
@@ -68,8 +83,8 @@ func (tcx) list(index uint32) ([]placed, error) {
 	return all, nil
 }
 
-func (tcx) put(index uint32, prog *ebpf.Program, instead *placed) error {
-	at := link.RawAttachProgramOptions{Target: int(index), Program: prog, Attach: ebpf.AttachTCXIngress}
+func (tcx) put(index uint32, s side, prog *ebpf.Program, instead *placed) error {
+	at := link.RawAttachProgramOptions{Target: int(index), Program: prog, Attach: s.tcx()}
 	if instead != nil {
 		old, err := ebpf.NewProgramFromID(instead.id)
 		if err != nil {
@@ -85,7 +100,7 @@ func (tcx) put(index uint32, prog *ebpf.Program, instead *placed) error {
 	return err
 }
 
-func (tcx) take(index uint32, p placed) error {
+func (tcx) take(index uint32, s side, p placed) error {
 	prog, err := ebpf.NewProgramFromID(p.id)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -94,8 +109,7 @@ func (tcx) take(index uint32, p placed) error {
 		return fmt.Errorf("open program %d: %w", p.id, err)
 	}
 	defer prog.Close()
-	err = link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(index), Program: prog,
-		Attach: ebpf.AttachTCXIngress})
+	err = link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(index), Program: prog, Attach: s.tcx()})
 	if err != nil && gone(err) {
 		return nil
 	}
@@ -103,16 +117,16 @@ func (tcx) take(index uint32, p placed) error {
 }
 
 func (t tcx) try(*ebpf.Program) error {
-	_, err := t.list(loopback)
+	_, err := t.list(loopback, ingress)
 	return err
 }
 
 // filters are programs as filters of traffic control, behind those of others: what Linux has since 4.5.
 type filters struct{}
 
-func (filters) list(index uint32) (all []placed, err error) {
+func (filters) list(index uint32, s side) (all []placed, err error) {
 	err = withSocket(func(c *rtnetlink.Conn) error {
-		return c.DumpPrograms(index, func(f rtnetlink.Filter) {
+		return c.DumpPrograms(index, bool(s), func(f rtnetlink.Filter) {
 			all = append(all, placed{ebpf.ProgramID(f.Program), f})
 		})
 	})
@@ -128,22 +142,22 @@ func (filters) list(index uint32) (all []placed, err error) {
 }
 
 // put makes the queue that filters are at where there is none. The filter tells that, so that the queue goes with it.
-func (filters) put(index uint32, prog *ebpf.Program, instead *placed) error {
+func (filters) put(index uint32, s side, prog *ebpf.Program, instead *placed) error {
 	return withSocket(func(c *rtnetlink.Conn) error {
 		if instead != nil {
 			_, err := c.Batch([]rtnetlink.Request{rtnetlink.ReplaceProgram(index, instead.filter, prog.FD())})
 			return err
 		}
-		_, err := c.Batch(rtnetlink.NewProgram(index, prog.FD(), false))
+		_, err := c.Batch(rtnetlink.NewProgram(index, prog.FD(), bool(s), false))
 		if rtnetlink.ErrnoIs(err, unix.EINVAL) {
-			_, err = c.Batch(rtnetlink.NewProgram(index, prog.FD(), true))
+			_, err = c.Batch(rtnetlink.NewProgram(index, prog.FD(), bool(s), true))
 		}
 		return err
 	})
 }
 
 // take removes the queue too where it was made for the filter, and has no other.
-func (filters) take(index uint32, p placed) error {
+func (filters) take(index uint32, _ side, p placed) error {
 	return withSocket(func(c *rtnetlink.Conn) error {
 		if _, err := c.Batch([]rtnetlink.Request{rtnetlink.DelProgram(index, p.filter)}); err != nil {
 			return err
@@ -168,7 +182,7 @@ func (f filters) try(prog *ebpf.Program) error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("make a network namespace to try a filter in: %w", err)
 		}
-		if err := f.put(loopback, prog, nil); err != nil {
+		if err := f.put(loopback, ingress, prog, nil); err != nil {
 			return unsupported(fmt.Errorf("a program as a filter: want CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF and "+
 				"CONFIG_NET_CLS_ACT (modprobe -a sch_ingress cls_bpf): %w", err))
 		}

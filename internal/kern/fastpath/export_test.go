@@ -33,7 +33,7 @@ func OpenAs(at Attachment, enter func(func() error) error, links []uint32, chang
 // without is an attachment that the kernel has not.
 type without struct{ attachment }
 
-func (without) list(uint32) ([]placed, error) { return nil, unsupported(unix.EINVAL) }
+func (without) list(uint32, side) ([]placed, error) { return nil, unsupported(unix.EINVAL) }
 
 // skb is what a trial says of a frame: struct __sk_buff of linux/bpf.h.
 type skb struct {
@@ -52,18 +52,26 @@ type skb struct {
 	_       [3]uint32
 }
 
-// Judge has a program judge a frame that is on no link: one that comes in by an uplink, or that a container sends by
-// the link with that index. It returns the frame and the verdict of tc. Segments are of gso bytes; 0 leaves the frame
-// whole.
-func (p *Path) Judge(enter bool, index uint32, frame []byte, gso int) (out []byte, code uint32, err error) {
+// Place is where a program judges.
+type Place string
+
+// The places.
+const (
+	AtLeave   Place = "leave"
+	AtEnter   Place = "enter"
+	AtResolve Place = "resolve"
+	AtLand    Place = "land"
+)
+
+// Judge has a program judge a frame that is on no link: one of those at the link with that index. It returns the
+// frame and the verdict of tc. Segments are of gso bytes; 0 leaves the frame whole.
+func (p *Path) Judge(at Place, index uint32, frame []byte, gso int) (out []byte, code uint32, err error) {
 	o, err := p.objects()
 	if err != nil {
 		return nil, 0, err
 	}
-	prog := o.VethloomLeave
-	if enter {
-		prog = o.VethloomEnter
-	}
+	prog := map[Place]*ebpf.Program{AtLeave: o.VethloomLeave, AtEnter: o.VethloomEnter,
+		AtResolve: o.VethloomResolve, AtLand: o.VethloomLand}[at]
 	ctx := skb{Ifindex: index, GSOSize: uint32(gso)}
 	if gso > 0 {
 		ctx.GSOSegs = 2

@@ -19,24 +19,24 @@ import (
 // bench is the programs with tables to judge packets by, and the model with the same ones.
 type bench struct {
 	model
-	path           *fastpath.Path
-	env            *kerntest.Env
-	sender, uplink uint32
-	seeds          []seed
+	path                   *fastpath.Path
+	env                    *kerntest.Env
+	sender, uplink, tunnel uint32 // links
+	seeds                  []seed
 }
 
 // seed is a packet that takes the fast path, before it is changed.
 type seed struct {
 	name  string
-	enter bool
+	at    fastpath.Place
 	frame []byte
 }
 
 func newBench(t testing.TB, env *kerntest.Env) *bench {
 	b := &bench{env: env}
 	env.Sh(`ip link add vle1 type veth peer name x1; ip link add vle2 type veth peer name x2
-		ip link add up0 address 02:00:00:00:00:99 type veth peer name x3`)
-	t.Cleanup(func() { env.Sh("ip link del vle1; ip link del vle2; ip link del up0") })
+		ip link add up0 address 02:00:00:00:00:99 type veth peer name x3; ip link add vlx1 type veth peer name x4`)
+	t.Cleanup(func() { env.Sh("ip link del vle1; ip link del vle2; ip link del up0; ip link del vlx1") })
 	var err error
 	b.path, err = fastpath.Open(func(f func() error) error { return env.Do("", f) }, nil)
 	if err != nil {
@@ -44,9 +44,10 @@ func newBench(t testing.TB, env *kerntest.Env) *bench {
 	}
 	t.Cleanup(func() { b.path.Close() })
 	b.fill(t)
-	for _, s := range []bool{false, true} {
-		b.seed(s)
+	for _, enter := range []bool{false, true} {
+		b.seed(enter)
 	}
+	b.seedByAddress()
 	return b
 }
 
@@ -96,6 +97,7 @@ func (b *bench) fill(t testing.TB) {
 		}
 		for _, prefix := range []string{fmt.Sprintf("10.1.%d.0/24", 20+i), fmt.Sprintf("fd00:1:0:%d::/64", 20+i)} {
 			p.Prefix = netip.MustParsePrefix(prefix)
+			p.Block = !w.routed
 			b.peers = append(b.peers, p)
 		}
 		end := plan.FastTunnel{Port: p.Port, IPv6: w.ipv6, Way: w.way, Self: p.Self, MAC: macHere, Routed: w.routed}
@@ -114,9 +116,11 @@ func (b *bench) fill(t testing.TB) {
 		b.peers = append(b.peers, plan.FastPeer{Network: network, Way: plan.FastUDP, Node: addr("192.0.2.1"),
 			Self: addr("192.0.2.1"), Link: "up0", Port: 8001, Prefix: netip.MustParsePrefix(own)})
 	}
-	b.sender, b.uplink = b.index(t, "vle1"), b.index(t, "up0")
+	b.fillByAddress()
+	b.sender, b.uplink, b.tunnel = b.index(t, "vle1"), b.index(t, "up0"), b.index(t, "vlx1")
 	resolve := func(link string) (uint32, error) { return b.index(t, link), nil }
-	errs := []error{b.path.Attach(b.sender, plan.FastProgram{Link: "vle1", Network: network, MAC: macA})}
+	errs := []error{b.path.Attach(b.sender, plan.FastProgram{Link: "vle1", Network: network, MAC: macA}),
+		b.path.Attach(b.tunnel, plan.FastProgram{Link: "vlx1", Network: network, MAC: macBridge, Bridged: true})}
 	for _, e := range b.endpoints {
 		errs = append(errs, b.path.PutEndpoint(e, resolve))
 	}
@@ -198,7 +202,11 @@ func (b *bench) seed(enter bool) {
 		}{{"tcp", 6, tcp(1000, 2000, data)}, {"udp", 17, udp(1000, 2000, data)}, {"ping", echo, ping}} {
 			add := func(name string, frame []byte) {
 				name = fmt.Sprintf("%s %s enter=%v v6=%v", name, l4.name, enter, v6)
-				b.seeds = append(b.seeds, seed{name, enter, frame})
+				at := fastpath.AtLeave
+				if enter {
+					at = fastpath.AtEnter
+				}
+				b.seeds = append(b.seeds, seed{name, at, frame})
 			}
 			if !enter {
 				add("near", ether(macB, macA, v6, ip(here, near, l4.proto, l4.body)))
@@ -216,9 +224,13 @@ func (b *bench) seed(enter bool) {
 					add(w.String(), ether(to, macA, v6, ip(here, far, l4.proto, l4.body)))
 					continue
 				}
-				add(w.String(), b.wrap(i, w, v6, ip(far, here, l4.proto, l4.body)))
+				packet := ip(far, here, l4.proto, l4.body)
+				add(w.String(), b.wrap(i, w, macA, v6, packet))
+				if !w.routed {
+					add(w.String()+" by the bridge", b.wrap(i, w, macBridge, v6, packet))
+				}
 				if w.way == plan.FastUDP {
-					add(w.String()+" to the host", b.wrap(i, w, v6, ip(far, host, l4.proto, l4.body)))
+					add(w.String()+" to the host", b.wrap(i, w, macA, v6, ip(far, host, l4.proto, l4.body)))
 				}
 			}
 		}
@@ -226,7 +238,7 @@ func (b *bench) seed(enter bool) {
 }
 
 // wrap is a packet as the other node sends it.
-func (b *bench) wrap(i int, w across, v6 bool, packet []byte) []byte {
+func (b *bench) wrap(i int, w across, to plan.MAC, v6 bool, packet []byte) []byte {
 	node, self := addr("192.0.2.2"), addr("192.0.2.1")
 	if w.ipv6 {
 		node, self = addr("2001:db8::2"), addr("2001:db8::1")
@@ -237,7 +249,7 @@ func (b *bench) wrap(i int, w across, v6 bool, packet []byte) []byte {
 	case plan.FastVXLAN:
 		dst, src := macHere, macThere
 		if !w.routed {
-			dst, src = macA, macFar
+			dst, src = to, macFar
 		}
 		frame := append([]byte{8, 0, 0, 0, 0, 0, byte(70 + i), 0}, ether(dst, src, v6, packet)...)
 		packet = ip(node, self, 17, udp(40000, uint16(8000+i), frame))
@@ -248,17 +260,20 @@ func (b *bench) wrap(i int, w across, v6 bool, packet []byte) []byte {
 }
 
 // judge has a program and the model judge a frame, and compares them.
-func (b *bench) judge(enter bool, frame []byte, gso int) error {
+func (b *bench) judge(at fastpath.Place, frame []byte, gso int) error {
 	if len(frame) < 14 {
 		return nil
 	}
 	index, want := b.sender, verdict{}
-	if enter {
+	switch at {
+	case fastpath.AtEnter:
 		index, want = b.uplink, b.enter(macUplink, frame, gso)
-	} else {
+	case fastpath.AtLeave:
 		want = b.leave(b.endpoints[0], frame, gso)
+	default:
+		return b.judgeByAddress(at, frame)
 	}
-	out, code, err := b.path.Judge(enter, index, frame, gso)
+	out, code, err := b.path.Judge(at, index, frame, gso)
 	if err != nil {
 		return err
 	}
@@ -401,14 +416,14 @@ func TestProgramsJudgeAsTheModel(t *testing.T) {
 	b := newBench(t, env)
 	fast := 0
 	for _, s := range b.seeds {
-		if err := b.judge(s.enter, s.frame, 0); err != nil {
+		if err := b.judge(s.at, s.frame, 0); err != nil {
 			t.Errorf("%s: %v", s.name, err)
 		}
 		want := b.leave(b.endpoints[0], s.frame, 0)
-		if s.enter {
+		if s.at == fastpath.AtEnter {
 			want = b.enter(macUplink, s.frame, 0)
 		}
-		if !want.fast {
+		if !want.fast && (s.at == fastpath.AtEnter || s.at == fastpath.AtLeave) {
 			t.Errorf("%s: does not take the fast path", s.name)
 		}
 	}
@@ -416,7 +431,7 @@ func TestProgramsJudgeAsTheModel(t *testing.T) {
 	for range 20000 {
 		s := b.seeds[r.IntN(len(b.seeds))]
 		frame, gso := change(r, s.frame)
-		if err := b.judge(s.enter, frame, gso); errors.Is(err, unix.EINVAL) {
+		if err := b.judge(s.at, frame, gso); errors.Is(err, unix.EINVAL) {
 			continue // no frame that a device takes
 		} else if err != nil {
 			t.Fatalf("%s, segments of %d: %v\n%x", s.name, gso, err, frame)
@@ -438,7 +453,7 @@ func FuzzJudge(f *testing.F) {
 		s := b.seeds[int(which)%len(b.seeds)]
 		frame := bytes.Clone(s.frame)
 		copy(frame[int(at)%len(frame):], over)
-		if err := b.judge(s.enter, frame, int(gso)); err != nil && !errors.Is(err, unix.EINVAL) {
+		if err := b.judge(s.at, frame, int(gso)); err != nil && !errors.Is(err, unix.EINVAL) {
 			t.Fatalf("%s, segments of %d: %v\n%x", s.name, gso, err, frame)
 		}
 	})

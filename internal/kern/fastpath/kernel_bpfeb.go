@@ -16,14 +16,16 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	kernelMapEndpoints      = "endpoints"
-	kernelMapLinks          = "links"
-	kernelMapPeers          = "peers"
-	kernelMapPorts          = "ports"
-	kernelMapTraffic        = "traffic"
-	kernelMapTunnels        = "tunnels"
-	kernelProgVethloomEnter = "vethloom_enter"
-	kernelProgVethloomLeave = "vethloom_leave"
+	kernelMapEndpoints        = "endpoints"
+	kernelMapLinks            = "links"
+	kernelMapPeers            = "peers"
+	kernelMapPorts            = "ports"
+	kernelMapTraffic          = "traffic"
+	kernelMapTunnels          = "tunnels"
+	kernelProgVethloomEnter   = "vethloom_enter"
+	kernelProgVethloomLand    = "vethloom_land"
+	kernelProgVethloomLeave   = "vethloom_leave"
+	kernelProgVethloomResolve = "vethloom_resolve"
 )
 
 // loadKernel returns the embedded CollectionSpec for kernel.
@@ -68,8 +70,10 @@ type kernelSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelProgramSpecs struct {
-	VethloomEnter *ebpf.ProgramSpec `ebpf:"vethloom_enter"`
-	VethloomLeave *ebpf.ProgramSpec `ebpf:"vethloom_leave"`
+	VethloomEnter   *ebpf.ProgramSpec `ebpf:"vethloom_enter"`
+	VethloomLand    *ebpf.ProgramSpec `ebpf:"vethloom_land"`
+	VethloomLeave   *ebpf.ProgramSpec `ebpf:"vethloom_leave"`
+	VethloomResolve *ebpf.ProgramSpec `ebpf:"vethloom_resolve"`
 }
 
 // kernelMapSpecs contains maps before they are loaded into the kernel.
@@ -139,14 +143,18 @@ type kernelVariables struct {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelPrograms struct {
-	VethloomEnter *ebpf.Program `ebpf:"vethloom_enter"`
-	VethloomLeave *ebpf.Program `ebpf:"vethloom_leave"`
+	VethloomEnter   *ebpf.Program `ebpf:"vethloom_enter"`
+	VethloomLand    *ebpf.Program `ebpf:"vethloom_land"`
+	VethloomLeave   *ebpf.Program `ebpf:"vethloom_leave"`
+	VethloomResolve *ebpf.Program `ebpf:"vethloom_resolve"`
 }
 
 func (p *kernelPrograms) Close() error {
 	return _KernelClose(
 		p.VethloomEnter,
+		p.VethloomLand,
 		p.VethloomLeave,
+		p.VethloomResolve,
 	)
 }
 

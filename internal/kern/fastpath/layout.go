@@ -71,7 +71,11 @@ type place struct {
 	Addr    address
 }
 
-const publishes = 1
+// What is known of an endpoint.
+const (
+	publishes = 1
+	slow      = 2
+)
 
 type endpoint struct {
 	Network number
@@ -100,6 +104,7 @@ type prefix struct {
 const (
 	routed = 1
 	aside  = 2
+	block  = 4
 )
 
 type peer struct {

@@ -150,7 +150,7 @@ func (m *model) leave(sender plan.FastEndpoint, b []byte, gso int) verdict {
 	}
 	dst := plan.MAC(b[:6])
 	if to := m.endpoint(p.dst, false); to != nil {
-		if to.Link == sender.Link || to.MAC != dst || to.Publishes && m.published(p.dst, p.l4, p.dport) ||
+		if to.Slow || to.Link == sender.Link || to.MAC != dst || to.Publishes && m.published(p.dst, p.l4, p.dport) ||
 			p.segment(gso) > to.MTU {
 			return slow
 		}
@@ -223,6 +223,9 @@ func (m *model) receive(way plan.FastWay, node netip.Addr, ether, b []byte, at i
 	if from == nil || from.Node == from.Self || from.Way != way || way != plan.FastPlain && from.Node != node {
 		return verdict{}
 	}
+	if to != nil && to.Slow {
+		return verdict{}
+	}
 	if to == nil {
 		own := m.peer(p.dst)
 		return verdict{fast: way == plan.FastUDP && own != nil && own.Node == own.Self, aside: true, at: at}
@@ -231,7 +234,7 @@ func (m *model) receive(way plan.FastWay, node netip.Addr, ether, b []byte, at i
 		p.segment(gso) > to.MTU || from.Routed && p.hops < 2 {
 		return verdict{fast: way == plan.FastUDP, aside: true, at: at}
 	}
-	if !from.Routed && plan.MAC(ether[:6]) != to.MAC {
+	if dst := plan.MAC(ether[:6]); !from.Routed && dst != to.MAC && dst != to.Via {
 		return verdict{}
 	}
 	return verdict{fast: true, to: to, at: at, hops: from.Routed}

@@ -26,8 +26,10 @@ type Path struct {
 
 // The names of the programs, as the kernel tells them: by them a program is known for one of ours.
 const (
-	leaveName = "vethloom_leave"
-	enterName = "vethloom_enter"
+	leaveName   = "vethloom_leave"
+	enterName   = "vethloom_enter"
+	landName    = "vethloom_land"
+	resolveName = "vethloom_resolve"
 )
 
 // Open finds the fast path by what is at the links with these indexes. Enter runs a function in their network
@@ -50,7 +52,7 @@ func open(enter func(func() error) error, links []uint32, spec func() (*ebpf.Col
 			return err
 		}
 		for _, l := range links {
-			ours, err := p.ours(l)
+			ours, err := p.ours(l, ingress)
 			if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) { // it has programs, but not for us
 				p.lacks = refusal(err)
 				return nil

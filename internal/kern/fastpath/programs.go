@@ -4,14 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/vethloom/vethloom/plan"
 )
 
-// Attach has a program at a link's ingress, behind those that are there. A program of ours that is there already is
-// replaced in one step: no packet passes between.
+// Attach has a program at a link's ingress, and at the VXLAN device of a bridged network one at its egress too, behind
+// those that are there. A program of ours that is there already is replaced in one step: no packet passes between.
 func (p *Path) Attach(index uint32, f plan.FastProgram) error {
 	o, err := p.objects()
 	if err != nil {
@@ -28,20 +29,16 @@ func (p *Path) Attach(index uint32, f plan.FastProgram) error {
 			return full("links", err)
 		}
 	}
+	if f.Bridged {
+		prog = o.VethloomLand
+	}
 	return p.enter(func() error {
-		ours, err := p.ours(index)
-		for _, again := range ours[min(len(ours), 1):] { // somebody has attached it again
-			err = errors.Join(err, p.detach(index, again))
+		err := p.attach(index, ingress, prog)
+		if f.Bridged { // what the answers lead to comes before them
+			err = errors.Join(err, p.attach(index, egress, o.VethloomResolve))
 		}
 		if err != nil {
-			return err
-		}
-		var instead *placed
-		if len(ours) > 0 {
-			instead = &ours[0]
-		}
-		if err := p.at.put(index, prog, instead); err != nil {
-			return fmt.Errorf("attach program %s to link %s: %w", prog, f.Link, err)
+			return fmt.Errorf("attach programs to link %s: %w", f.Link, err)
 		}
 		if f.Network == "" { // it may have been an endpoint's
 			return absent(o.Links.Delete(index))
@@ -50,39 +47,61 @@ func (p *Path) Attach(index uint32, f plan.FastProgram) error {
 	})
 }
 
+// attach has a program at one side of a link.
+func (p *Path) attach(index uint32, s side, prog *ebpf.Program) error {
+	ours, err := p.ours(index, s)
+	for _, again := range ours[min(len(ours), 1):] { // somebody has attached it again
+		err = errors.Join(err, p.detach(index, s, again))
+	}
+	if err != nil {
+		return err
+	}
+	var instead *placed
+	if len(ours) > 0 {
+		instead = &ours[0]
+	}
+	if err := p.at.put(index, s, prog, instead); err != nil {
+		return fmt.Errorf("attach program %s: %w", prog, err)
+	}
+	return nil
+}
+
 // Detach takes programs of ours off a link, and forgets the link. That there is none, or no link, is no error.
 func (p *Path) Detach(index uint32) error {
 	o := p.found()
 	if o == nil {
 		return nil
 	}
-	err := p.enter(func() error {
-		ours, err := p.ours(index)
-		for _, o := range ours {
-			err = errors.Join(err, p.detach(index, o))
+	err := p.enter(func() (err error) {
+		for _, s := range []side{egress, ingress} {
+			ours, e := p.ours(index, s)
+			err = errors.Join(err, e)
+			for _, o := range ours {
+				err = errors.Join(err, p.detach(index, s, o))
+			}
 		}
 		return err
 	})
 	return errors.Join(err, absent(o.Links.Delete(index)))
 }
 
-func (p *Path) detach(index uint32, o placed) error {
-	if err := p.at.take(index, o); err != nil {
+func (p *Path) detach(index uint32, s side, o placed) error {
+	if err := p.at.take(index, s, o); err != nil {
 		return fmt.Errorf("detach program %d from link %d: %w", o.id, index, err)
 	}
 	return nil
 }
 
-// ours are the programs of ours at a link.
-func (p *Path) ours(index uint32) ([]placed, error) {
-	all, err := p.at.list(index)
+// ours are the programs of ours at one side of a link.
+func (p *Path) ours(index uint32, s side) ([]placed, error) {
+	all, err := p.at.list(index, s)
 	var out []placed
 	for _, o := range all {
 		about, err := p.program(o.id)
 		if err != nil {
 			return nil, err
 		}
-		if about.ours {
+		if about.name != "" {
 			out = append(out, o)
 		}
 	}
@@ -113,8 +132,7 @@ func (p *Path) program(id ebpf.ProgramID) (program, error) {
 
 // program is what is known of a program.
 type program struct {
-	ours   bool
-	uplink bool
+	name   string // one of ours, or ""
 	tag    string // of its instructions
 	tables map[ebpf.MapID]bool
 }
@@ -124,8 +142,10 @@ func describe(prog *ebpf.Program) (program, error) {
 	if err != nil {
 		return program{}, fmt.Errorf("look at program %s: %w", prog, err)
 	}
-	about := program{ours: info.Name == leaveName || info.Name == enterName, uplink: info.Name == enterName,
-		tag: info.Tag, tables: map[ebpf.MapID]bool{}}
+	about := program{tag: info.Tag, tables: map[ebpf.MapID]bool{}}
+	if slices.Contains([]string{leaveName, enterName, landName, resolveName}, info.Name) {
+		about.name = info.Name
+	}
 	ids, _ := info.MapIDs()
 	for _, id := range ids {
 		about.tables[id] = true
@@ -151,7 +171,7 @@ func (p *Path) Programs(links map[uint32]string) ([]plan.FastProgram, error) {
 	}
 	err = p.enter(func() error {
 		for index, name := range links {
-			ours, err := p.ours(index)
+			ours, err := p.ours(index, ingress)
 			if err != nil {
 				return err
 			}
@@ -162,8 +182,16 @@ func (p *Path) Programs(links map[uint32]string) ([]plan.FastProgram, error) {
 			if err != nil {
 				return err
 			}
-			f := plan.FastProgram{Link: name, Stale: len(ours) > 1 || !about.is(current[about.uplink])}
-			if known, ok := senders[index]; !about.uplink {
+			f := plan.FastProgram{Link: name, Stale: len(ours) > 1 || !about.is(current[about.name]),
+				Bridged: about.name == landName}
+			if f.Bridged {
+				answers, err := p.only(index, egress, current[resolveName])
+				if err != nil {
+					return err
+				}
+				f.Stale = f.Stale || !answers
+			}
+			if known, ok := senders[index]; about.name != enterName {
 				f.Network, f.MAC, f.Stale = known.Network.network(), known.MAC, f.Stale || !ok
 				delete(senders, index)
 			}
@@ -176,6 +204,16 @@ func (p *Path) Programs(links map[uint32]string) ([]plan.FastProgram, error) {
 			Stale: true})
 	}
 	return out, err
+}
+
+// only reports whether of all that are ours one program is at a side of a link, and no other.
+func (p *Path) only(index uint32, s side, want program) (bool, error) {
+	ours, err := p.ours(index, s)
+	if err != nil || len(ours) != 1 {
+		return false, err
+	}
+	about, err := p.program(ours[0].id)
+	return about.name == want.name && about.is(want), err
 }
 
 // is reports whether a program does what another one does, with the same tables.
@@ -191,15 +229,15 @@ func (a program) is(b program) bool {
 	return true
 }
 
-// current are the programs of this version, by whether they are for uplinks.
-func (p *Path) current(o *kernelObjects) (map[bool]program, error) {
-	out := map[bool]program{}
-	for _, prog := range []*ebpf.Program{o.VethloomLeave, o.VethloomEnter} {
+// current are the programs of this version, by their names.
+func (p *Path) current(o *kernelObjects) (map[string]program, error) {
+	out := map[string]program{}
+	for _, prog := range []*ebpf.Program{o.VethloomLeave, o.VethloomEnter, o.VethloomLand, o.VethloomResolve} {
 		about, err := describe(prog)
 		if err != nil {
 			return nil, err
 		}
-		out[about.uplink] = about
+		out[about.name] = about
 	}
 	return out, nil
 }

@@ -32,7 +32,7 @@ func (p *Path) PutEndpoint(e plan.FastEndpoint, resolve Resolve) error {
 		return err
 	}
 	return full("endpoints", o.Endpoints.Put(key, endpoint{Network: n, Link: index, MTU: uint32(e.MTU), MAC: e.MAC,
-		Via: e.Via, Flags: uint32(flag(e.Publishes, publishes))}))
+		Via: e.Via, Flags: uint32(flag(e.Publishes, publishes) | flag(e.Slow, slow))}))
 }
 
 func placeOf(e plan.FastEndpoint) (place, number, error) {
@@ -54,7 +54,8 @@ func (p *Path) DeleteEndpoint(e plan.FastEndpoint) error {
 func (p *Path) Endpoints(links map[uint32]string) (out []plan.FastEndpoint, err error) {
 	return out, list(p, func(o *kernelObjects) *ebpf.Map { return o.Endpoints }, func(k place, v endpoint) {
 		out = append(out, plan.FastEndpoint{Network: v.Network.network(), Addr: k.Addr.addr(), Plain: k.Network == 0,
-			Link: nameOf(links, v.Link), MAC: v.MAC, Via: v.Via, MTU: int(v.MTU), Publishes: v.Flags&publishes != 0})
+			Link: nameOf(links, v.Link), MAC: v.MAC, Via: v.Via, MTU: int(v.MTU), Publishes: v.Flags&publishes != 0,
+			Slow: v.Flags&slow != 0})
 	})
 }
 
@@ -135,7 +136,7 @@ func (p *Path) PutPeer(f plan.FastPeer, uplink uint32, next Hop) error {
 	if err != nil {
 		return err
 	}
-	flags := flag(f.Routed, routed) | flag(next.Link != uplink || f.Node == f.Self, aside)
+	flags := flag(f.Routed, routed) | flag(next.Link != uplink || f.Node == f.Self, aside) | flag(f.Block, block)
 	return full("peers", o.Peers.Put(key, peer{Node: addressOf(f.Node), Self: addressOf(f.Self),
 		Hop: addressOf(next.Addr), Link: uplink, MTU: uint32(f.MTU), VNI: f.VNI, Port: portOf(f.Port), Way: w,
 		Flags: flags, Via: f.Via, Src: f.SourceMAC, Dst: f.DestMAC}))
@@ -167,7 +168,7 @@ func (p *Path) Peers(links map[uint32]string, next func(node netip.Addr) Hop) (o
 	return out, list(p, func(o *kernelObjects) *ebpf.Map { return o.Peers }, func(k prefix, v peer) {
 		f := plan.FastPeer{Network: numberIn(k.Network).network(), Way: v.Way.plan(), Node: v.Node.addr(),
 			Self: v.Self.addr(), Link: nameOf(links, v.Link), MTU: int(v.MTU), VNI: v.VNI, Port: v.Port.number(),
-			Via: v.Via, Routed: v.Flags&routed != 0, SourceMAC: v.Src, DestMAC: v.Dst}
+			Via: v.Via, Routed: v.Flags&routed != 0, SourceMAC: v.Src, DestMAC: v.Dst, Block: v.Flags&block != 0}
 		now := next(f.Node)
 		f.Stale = v.Flags&aside == 0 && now != Hop{v.Link, v.Hop.addr()} ||
 			v.Flags&aside != 0 && now.Link == v.Link && f.Node != f.Self

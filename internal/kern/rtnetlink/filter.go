@@ -29,20 +29,21 @@ const (
 	programQueueName = "vethloom+clsact"
 )
 
-// Filter is an observed filter that is a program, of what comes in by a link.
+// Filter is an observed filter that is a program.
 type Filter struct {
+	parent       uint32 // of what comes in by the link, or of what goes out
 	info, handle uint32
 	name         string
 	Program      uint32 // its ID
 }
 
-// MadeQueue reports whether the queue for what comes in was made for the filter.
+// MadeQueue reports whether the queue that it is at was made for the filter.
 func (f Filter) MadeQueue() bool { return f.name == programQueueName }
 
 // NewProgram is a filter for a program at a link which has no such filter of ours. It is refused with EINVAL where the
-// link has no queue for what comes in: then the queue is to be made with it.
-func NewProgram(index uint32, fd int, queue bool) []Request {
-	f := Filter{info: filterInfo(programPriority), handle: plan.Protocol, name: programName}
+// link has no queue for filters: then the queue is to be made with it. Out has it judge what goes out.
+func NewProgram(index uint32, fd int, out, queue bool) []Request {
+	f := Filter{parent: filterParent(out), info: filterInfo(programPriority), handle: plan.Protocol, name: programName}
 	var all []Request
 	if queue {
 		f.name = programQueueName
@@ -53,6 +54,14 @@ func NewProgram(index uint32, fd int, queue bool) []Request {
 	return append(all, r)
 }
 
+// filterParent is that of filters of what comes in or goes out.
+func filterParent(out bool) uint32 {
+	if out {
+		return filterEgress
+	}
+	return filterIngress
+}
+
 // ReplaceProgram has another program in a filter's place, in one step.
 func ReplaceProgram(index uint32, f Filter, fd int) Request {
 	r := f.request(index, fd)
@@ -61,7 +70,7 @@ func ReplaceProgram(index uint32, f Filter, fd int) Request {
 }
 
 func (f Filter) request(index uint32, fd int) Request {
-	a := tcMsg(index, f.handle, filterIngress, f.info)
+	a := tcMsg(index, f.handle, f.parent, f.info)
 	a.Str(tcaKind, "bpf")
 	a.Nest(tcaOptions, func(a *attr.Builder) {
 		a.U32(tcaBpfFD, uint32(fd))
@@ -81,7 +90,7 @@ func newIngress(index uint32) Request {
 
 // DelProgram removes a filter from a link.
 func DelProgram(index uint32, f Filter) Request {
-	a := tcMsg(index, f.handle, filterIngress, f.info)
+	a := tcMsg(index, f.handle, f.parent, f.info)
 	a.Str(tcaKind, "bpf")
 	return Request{Kind: unix.RTM_DELTFILTER, Data: a.B, Settled: []unix.Errno{unix.ENOENT, unix.EINVAL, unix.ENODEV}}
 }
@@ -92,10 +101,11 @@ func DelIngress(index uint32) Request {
 		Settled: []unix.Errno{unix.ENOENT, unix.EINVAL, unix.ENODEV}}
 }
 
-// DumpPrograms reads the filters of what comes in by a link that are programs, in the order in which they are asked.
-func (c *Conn) DumpPrograms(index uint32, each func(Filter)) error {
-	return c.dumpFilters(index, filterIngress, func(b []byte) error {
-		f := Filter{handle: attr.U32(b[8:]), info: attr.U32(b[16:])}
+// DumpPrograms reads the filters of what comes in by a link, or goes out, that are programs, in the order in which they
+// are asked.
+func (c *Conn) DumpPrograms(index uint32, out bool, each func(Filter)) error {
+	return c.dumpFilters(index, filterParent(out), func(b []byte) error {
+		f := Filter{parent: filterParent(out), handle: attr.U32(b[8:]), info: attr.U32(b[16:])}
 		err := attr.Each(b[sizeofTcMsg:], func(kind uint16, v []byte) error {
 			if kind != tcaOptions {
 				return nil

@@ -1,5 +1,5 @@
-// The two programs of the fast path: "leave", where a packet comes out of a container, and "enter", where one comes in
-// from the underlay. Each forwards what it has proven, and passes on everything else as it was: see
+// The programs of the fast path: "leave", where a packet comes out of a container, and "enter", where one comes in from
+// the underlay; and those of byaddress.h. Each forwards what it has proven, and passes on everything else as it was: see
 // docs/design/fastpath.md, which has every check with its reason.
 
 #include "kernel.h"
@@ -26,14 +26,16 @@ enum way {
 
 // What is known of an endpoint.
 #define PUBLISHES 1 // ports, or is reached at them: they are in "ports"
+#define SLOW 2 // all of it takes the slow path
 
 // What is known of a way to another node.
 #define ROUTED 1 // by routers, which count hops and have Ethernet addresses of their own
 #define ASIDE 2 // by another link than the uplink: all of it takes the slow path
+#define BLOCK 4 // it is the node's as a whole: who asks for an address of it is told "via"
 
 struct link {
 	__u64 network;
-	struct mac mac; // of the endpoint
+	struct mac mac; // of the endpoint; at the VXLAN device of a bridged network, of this node's bridge
 	__u8 zero[2];
 };
 
@@ -496,6 +498,8 @@ PROGRAM int vethloom_leave(struct __sk_buff *skb)
 		return slow(skb, network, PUBLISHED);
 	e = endpoint_at(network, &p.dst);
 	if (e) {
+		if (e->flags & SLOW)
+			return slow(skb, network, OTHER);
 		if (e->link == index || !same_mac(&h.dst, &e->mac))
 			return slow(skb, network, VIA);
 		if (translated(e, &p.dst, p.l4, p.dport))
@@ -592,6 +596,8 @@ INLINE int receive(struct __sk_buff *skb, struct arrival *a, const struct addres
 	if (!from || from->flags & ASIDE || from->way != a->way || from->link != skb->ifindex ||
 	    (node && !same_address(&from->node, node)))
 		return slow(skb, a->network, SENDER);
+	if (e && e->flags & SLOW)
+		return slow(skb, a->network, OTHER);
 	if (!e) { // of others, this node's own subnets alone may be sent to
 		struct peer *to = peer_of(a->network, &p->dst);
 		return to && same_address(&to->node, &to->self) ? aside(skb, a, OTHER) : slow(skb, a->network, OTHER);
@@ -604,7 +610,7 @@ INLINE int receive(struct __sk_buff *skb, struct arrival *a, const struct addres
 		return aside(skb, a, SIZE);
 	if (from->flags & ROUTED && p->hops < 2)
 		return aside(skb, a, FORM);
-	if (!(from->flags & ROUTED) && !same_mac(&a->ether.dst, &e->mac))
+	if (!(from->flags & ROUTED) && !same_mac(&a->ether.dst, &e->mac) && !same_mac(&a->ether.dst, &e->via))
 		return slow(skb, a->network, VIA);
 	return arrive(skb, e, a, from->flags & ROUTED);
 }
@@ -676,5 +682,7 @@ PROGRAM int vethloom_enter(struct __sk_buff *skb)
 	a.packet = p;
 	return receive(skb, &a, 0);
 }
+
+#include "byaddress.h"
 
 char licence[] __attribute__((section("license"), used)) = "Apache-2.0";

@@ -25,6 +25,7 @@ static long (*load_bytes)(const void *skb, __u32 off, void *to, __u32 len) = (vo
 static long (*store_bytes)(void *skb, __u32 off, const void *from, __u32 len, __u64 flags) =
 	(void *)BPF_FUNC_skb_store_bytes;
 static long (*adjust_room)(void *skb, __s32 len, __u32 mode, __u64 flags) = (void *)BPF_FUNC_skb_adjust_room;
+static long (*change_tail)(void *skb, __u32 len, __u64 flags) = (void *)BPF_FUNC_skb_change_tail;
 static long (*change_type)(void *skb, __u32 type) = (void *)BPF_FUNC_skb_change_type;
 static long (*csum_level)(void *skb, __u64 level) = (void *)BPF_FUNC_csum_level;
 static __u32 (*hash)(void *skb) = (void *)BPF_FUNC_get_hash_recalc;
@@ -48,6 +49,7 @@ static long (*redirect_neigh)(__u32 link, struct bpf_redir_neigh *to, int len, _
 
 #define ETHER4 net16(0x0800)
 #define ETHER6 net16(0x86dd)
+#define ETHER_ARP net16(0x0806)
 
 #define PROTO_ICMP 1
 #define PROTO_TCP 6
