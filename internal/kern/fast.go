@@ -191,6 +191,9 @@ func detach(p *fastpath.Path, s *session, f plan.FastProgram) error {
 	if err != nil {
 		return err
 	}
+	if index == 0 {
+		return p.Forget(f)
+	}
 	return p.Detach(index)
 }
 

@@ -35,6 +35,21 @@ func (n *node) must(err error) {
 	}
 }
 
+// TestALinkGoesBeforeItsProgram has somebody remove a link that nothing of ours was taken off before.
+func TestALinkGoesBeforeItsProgram(t *testing.T) {
+	n := newNode(t, kerntest.New(t), "", "")
+	a, b := n.box(2, "0"), n.box(3, "0")
+	a.fast(false)
+	b.fast(false)
+	f, _ := a.program()
+	n.env.Sh("ip link del " + a.link())
+	n.must(n.path.Forget(f))
+	all, err := n.path.Programs(n.links())
+	if err != nil || len(all) != 1 || all[0].Link != b.link() || all[0].Stale {
+		t.Errorf("left: %+v, %v; want that of %s", all, err, b.link())
+	}
+}
+
 // TestAnotherPathFindsWhatIsThere ends the process's hold on the fast path while packets take it.
 func TestAnotherPathFindsWhatIsThere(t *testing.T) { eachAttachment(t, anotherPath) }
 

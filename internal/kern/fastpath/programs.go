@@ -85,6 +85,28 @@ func (p *Path) Detach(index uint32) error {
 	return errors.Join(err, absent(o.Links.Delete(index)))
 }
 
+// Forget forgets a link that is gone, with its program: somebody else has removed it, and its index is known no more.
+func (p *Path) Forget(f plan.FastProgram) error {
+	o := p.found()
+	if o == nil || f.Network == "" {
+		return nil
+	}
+	n, err := numberOf(f.Network)
+	if err != nil {
+		return err
+	}
+	var gone []uint32
+	err = each(o.Links, func(index uint32, l sender) {
+		if l == (sender{Network: n, MAC: f.MAC}) {
+			gone = append(gone, index)
+		}
+	})
+	for _, index := range gone {
+		err = errors.Join(err, absent(o.Links.Delete(index)))
+	}
+	return err
+}
+
 func (p *Path) detach(index uint32, s side, o placed) error {
 	if err := p.at.take(index, s, o); err != nil {
 		return fmt.Errorf("detach program %d from link %d: %w", o.id, index, err)
