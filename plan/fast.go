@@ -31,6 +31,8 @@ type FastProgram struct {
 
 	// Stale is seen only: it is another version of the program, or not all of what it needs is there.
 	Stale bool
+	// Leaves is of a program that is deleted with its link: the link's own removal takes it off, at no cost.
+	Leaves bool
 }
 
 // Key is the link.
@@ -245,6 +247,23 @@ func tabled[T interface {
 			}
 		}
 		byKey(d.delete)
+		return d
+	}
+	return k
+}
+
+// programKind tells which programs go with their links.
+func programKind() kind {
+	k := tabled("fast-program", func(s *State) *[]FastProgram { return &s.Fast.Programs })
+	all := k.compare
+	k.compare = func(want, have *State, absent func(Object) bool) delta {
+		d := all(want, have, absent)
+		for i, o := range d.delete {
+			if p, ok := o.(FastProgram); ok && absent(p) {
+				p.Leaves = true
+				d.delete[i] = p
+			}
+		}
 		return d
 	}
 	return k

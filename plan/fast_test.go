@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -30,6 +31,38 @@ func TestPublishedPortsLeaveTheFastPathFirst(t *testing.T) {
 		}
 		if !slices.Equal(order, want) {
 			t.Errorf("published %v: %q, want %q", published, order, want)
+		}
+	}
+}
+
+// TestProgramsGoWithTheirLinks tells programs that are taken off from those that a link takes with it.
+func TestProgramsGoWithTheirLinks(t *testing.T) {
+	state := func(links, programs int) (s State) {
+		for _, name := range []string{"vle-1", "vle-2"}[:links] {
+			s.Links = append(s.Links, Link{Name: name, Kind: Veth, Owner: "endpoint/1"})
+		}
+		for _, l := range s.Links[:programs] {
+			s.Fast.Programs = append(s.Fast.Programs, FastProgram{Link: l.Name, Network: "a"})
+		}
+		return s
+	}
+	for _, c := range []struct {
+		want   State
+		leaves map[string]bool
+	}{
+		{state(2, 1), map[string]bool{"vle-2": false}},
+		{state(1, 1), map[string]bool{"vle-2": true}},
+		{state(0, 0), map[string]bool{"vle-1": true, "vle-2": true}},
+	} {
+		got := map[string]bool{}
+		for _, op := range Diff(c.want, state(2, 2)) {
+			if p, ok := op.Object.(FastProgram); ok && op.Verb == Delete {
+				got[p.Link] = p.Leaves
+			}
+		}
+		if !maps.Equal(got, c.leaves) {
+			t.Errorf("%d links and %d programs are left: %v, want %v", len(c.want.Links), len(c.want.Fast.Programs), got,
+				c.leaves)
 		}
 	}
 }

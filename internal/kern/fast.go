@@ -191,8 +191,8 @@ func detach(p *fastpath.Path, s *session, f plan.FastProgram) error {
 	if err != nil {
 		return err
 	}
-	if index == 0 {
-		return p.Forget(f)
+	if index == 0 || f.Leaves {
+		return p.Forget(index, f)
 	}
 	return p.Detach(index)
 }

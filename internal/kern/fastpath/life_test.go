@@ -43,7 +43,7 @@ func TestALinkGoesBeforeItsProgram(t *testing.T) {
 	b.fast(false)
 	f, _ := a.program()
 	n.env.Sh("ip link del " + a.link())
-	n.must(n.path.Forget(f))
+	n.must(n.path.Forget(0, f))
 	all, err := n.path.Programs(n.links())
 	if err != nil || len(all) != 1 || all[0].Link != b.link() || all[0].Stale {
 		t.Errorf("left: %+v, %v; want that of %s", all, err, b.link())

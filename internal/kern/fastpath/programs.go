@@ -85,11 +85,15 @@ func (p *Path) Detach(index uint32) error {
 	return errors.Join(err, absent(o.Links.Delete(index)))
 }
 
-// Forget forgets a link that is gone, with its program: somebody else has removed it, and its index is known no more.
-func (p *Path) Forget(f plan.FastProgram) error {
+// Forget forgets a link that goes now, and takes its program with it: to take one off costs a grace period of the kernel
+// (10 ms). Of one that is gone already the index is 0.
+func (p *Path) Forget(index uint32, f plan.FastProgram) error {
 	o := p.found()
 	if o == nil || f.Network == "" {
 		return nil
+	}
+	if index != 0 {
+		return absent(o.Links.Delete(index))
 	}
 	n, err := numberOf(f.Network)
 	if err != nil {
