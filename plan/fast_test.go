@@ -61,8 +61,8 @@ func TestProgramsGoWithTheirLinks(t *testing.T) {
 			}
 		}
 		if !maps.Equal(got, c.leaves) {
-			t.Errorf("%d links and %d programs are left: %v, want %v", len(c.want.Links), len(c.want.Fast.Programs), got,
-				c.leaves)
+			t.Errorf("%d links and %d programs are left: %v, want %v", len(c.want.Links),
+				len(c.want.Fast.Programs), got, c.leaves)
 		}
 	}
 }

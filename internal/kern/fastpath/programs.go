@@ -85,8 +85,8 @@ func (p *Path) Detach(index uint32) error {
 	return errors.Join(err, absent(o.Links.Delete(index)))
 }
 
-// Forget forgets a link that goes now, and takes its program with it: to take one off costs a grace period of the kernel
-// (10 ms). Of one that is gone already the index is 0.
+// Forget forgets a link that goes now, and takes its program with it: to take one off costs a grace period of the
+// kernel (10 ms). Of one that is gone already the index is 0.
 func (p *Path) Forget(index uint32, f plan.FastProgram) error {
 	o := p.found()
 	if o == nil || f.Network == "" {
