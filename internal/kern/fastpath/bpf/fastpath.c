@@ -114,7 +114,7 @@ struct counts {
 TABLE(links, BPF_MAP_TYPE_HASH, 1 << 14, __u32, struct link);
 TABLE(endpoints, BPF_MAP_TYPE_HASH, 1 << 16, struct place, struct endpoint);
 TABLE(ports, BPF_MAP_TYPE_HASH, 1 << 16, struct port, __u8);
-TABLE(peers, BPF_MAP_TYPE_LPM_TRIE, 1 << 17, struct prefix, struct peer);
+TABLE(peers, BPF_MAP_TYPE_LPM_TRIE, 1 << 19, struct prefix, struct peer);
 TABLE(tunnels, BPF_MAP_TYPE_HASH, 1 << 12, struct end, struct tunnel);
 TABLE(traffic, BPF_MAP_TYPE_PERCPU_HASH, 1 << 12, __u64, struct counts);
 
