@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vethloom/vethloom/internal/thread"
 )
 
 // Merged is what overlayfs shows of directories, read-only, in a mount that no path leads to.
@@ -81,19 +82,9 @@ func mergeDetached(layers []string) (int, error) {
 }
 
 // mergeAside mounts with mount(2), in a mount namespace of its own that ends at once: the descriptor keeps the mount.
-func mergeAside(layers []string) (int, error) {
-	type outcome struct {
-		fd  int
-		err error
-	}
-	result := make(chan outcome, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread goes with the goroutine
-		fd, err := mergeHere(layers)
-		result <- outcome{fd, err}
-	}()
-	r := <-result
-	return r.fd, r.err
+func mergeAside(layers []string) (fd int, err error) {
+	thread.Run(func() bool { fd, err = mergeHere(layers); return false })
+	return fd, err
 }
 
 func mergeHere(layers []string) (int, error) {

@@ -85,7 +85,7 @@ var banned = []struct {
 	why       string
 }{
 	{"context", "TODO", nil, "pass the caller's context"},
-	{"runtime", "LockOSThread", []string{"internal/kern", "cmd/net-shim", "engine/shim", "engine/snapshot", "bench"},
+	{"runtime", "LockOSThread", []string{"internal/thread", "internal/kern/kerntest", "cmd/net-shim", "bench"},
 		"threads that change their namespace live in internal/kern"},
 	// The kernel does not say when a cgroup of v1 or a namespace has emptied.
 	{"time", "Sleep", []string{"engine/shim", "internal/await"}, "wait for an event, with a context"},

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 
@@ -14,6 +13,7 @@ import (
 
 	"github.com/vethloom/vethloom/engine/shim"
 	"github.com/vethloom/vethloom/engine/snapshot"
+	"github.com/vethloom/vethloom/internal/thread"
 )
 
 // idMapping is what a container with a user namespace of its own needs before
@@ -150,12 +150,9 @@ func (i *idMapping) maps() []configs.IDMap {
 // setSysctls writes settings of a network namespace that the container's own
 // user namespace does not own, so that libcontainer cannot.
 func setSysctls(netns string, settings map[string]string) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread goes with the goroutine
-		result <- inNetNS(netns, settings)
-	}()
-	return <-result
+	err := errors.New("the thread has ended")
+	thread.Run(func() bool { err = inNetNS(netns, settings); return false })
+	return err
 }
 
 func inNetNS(netns string, settings map[string]string) error {

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
+	"github.com/vethloom/vethloom/internal/thread"
 	"github.com/vethloom/vethloom/plan"
 	"golang.org/x/sys/unix"
 )
@@ -222,33 +222,24 @@ func Enter(fd int, f func() error) error {
 // OnThread runs f on a thread whose network namespace f may change. The
 // thread goes back to its own namespace; one that cannot is given up.
 func OnThread(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		var origin int
-		err := errors.New("f did not return")
-		defer func() { done <- err }()
-		origin, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			err = fmt.Errorf("open the thread's network namespace: %w", err)
-			runtime.UnlockOSThread()
-			return
+	var err error
+	thread.Run(func() (again bool) {
+		origin, e := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if e != nil {
+			err = fmt.Errorf("open the thread's network namespace: %w", e)
+			return true
 		}
 		defer unix.Close(origin)
+		err = errors.New("f did not return")
 		err = f()
-		if unix.Setns(origin, unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread()
-		}
-	}()
-	return <-done
+		return unix.Setns(origin, unix.CLONE_NEWNET) == nil
+	})
+	return err
 }
 
 // OnSpareThread runs f on a thread that ends with it, whatever f made of the thread.
 func OnSpareThread(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked
-		done <- f()
-	}()
-	return <-done
+	err := errors.New("f did not return")
+	thread.Run(func() bool { err = f(); return false })
+	return err
 }
