@@ -2,6 +2,7 @@ package fastpath_test
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -192,5 +193,25 @@ func TestTheQueueGoesWithItsMaker(t *testing.T) {
 			t.Errorf("%s: the operator's filter has gone", c.name)
 		}
 		n.sh("tc qdisc del dev up0 handle ffff: ingress || tc qdisc del dev up0 clsact || true")
+	}
+}
+
+// TestIPv6WithAddressesOfIPv4TakesTheSlowPath has IPv6 packets carry addresses of IPv4 (::ffff:10.1.1.11), which tables
+// know endpoints of IPv4 by. No rule lets them out of a container, nor does a node without the fast path send them.
+func TestIPv6WithAddressesOfIPv4TakesTheSlowPath(t *testing.T) {
+	b := newBench(t, kerntest.New(t))
+	mapped := func(a string) netip.Addr { return netip.AddrFrom16(addr(a).As16()) }
+	packet := func(src, dst netip.Addr) []byte { return ip(src, dst, 17, udp(1000, 2000, nil)) }
+	for name, s := range map[string]seed{
+		"near": {at: fastpath.AtLeave, frame: ether(macB, macA, true, packet(mapped("10.1.1.11"), mapped("10.1.1.12")))},
+		"far":  {at: fastpath.AtLeave, frame: ether(macFar, macA, true, packet(mapped("10.1.1.11"), mapped("10.1.25.7")))},
+		"to IPv4": {at: fastpath.AtLeave,
+			frame: ether(macB, macA, true, packet(addr("fd00:1::11"), mapped("10.1.1.12")))},
+		"in": {at: fastpath.AtEnter,
+			frame: b.wrap(5, b.ways()[5], macA, true, packet(mapped("10.1.25.7"), mapped("10.1.1.11")))},
+	} {
+		if err := b.judge(s.at, s.frame, 0); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

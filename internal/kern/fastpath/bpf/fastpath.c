@@ -202,6 +202,9 @@ INLINE int read_ip6(struct __sk_buff *skb, __u32 off, struct packet *p)
 		return FORM;
 	if ((h.version_class_flow & net32(0xf0000000)) != net32(0x60000000) || h.len == 0)
 		return FORM;
+	// Tables know those of IPv4 by these: no packet of IPv6 has one.
+	if (is4(&h.src) || is4(&h.dst))
+		return FORM;
 	p->src = h.src;
 	p->dst = h.dst;
 	p->header = sizeof(h);
