@@ -214,17 +214,35 @@ PROGRAM int vethloom_resolve(struct __sk_buff *skb)
 	return verdict == NEXT ? lead(skb, at->network, &h) : verdict;
 }
 
-// tells_arp reports whether an ARP message has a MAC address for an address that is another node's by block, and not
-// that node's. That one is what "resolve" has answered.
+// is_here reports whether an address is one of this node's: an endpoint's, or its own, as the gateway's is. Nobody
+// elsewhere has anything to tell of it.
+INLINE int is_here(__u64 network, const struct address *a)
+{
+	struct peer *p;
+
+	if (endpoint_at(network, a))
+		return 1;
+	p = peer_of(network, a);
+	return p && same_address(&p->node, &p->self);
+}
+
+// tells_arp reports whether an ARP message has a MAC address for an address of this node, or for one that is another
+// node's by block, and not that node's. That one is what "resolve" has answered. The kernel takes messages of either
+// kind of hardware that Ethernet is (ARPHRD_IEEE802), so the kind is not looked at.
 INLINE int tells_arp(struct __sk_buff *skb, __u64 network)
 {
 	struct address sender;
 	struct peer *p;
 	struct arp a;
 
-	if (load_bytes(skb, sizeof(struct ether), &a, sizeof(a)) || !is_arp(&a))
+	if (load_bytes(skb, sizeof(struct ether), &a, sizeof(a)))
+		return 0;
+	a.hardware = ARP_ETHERNET;
+	if (!is_arp(&a))
 		return 0;
 	map4(&sender, joined(a.spa));
+	if (is_here(network, &sender))
+		return 1;
 	p = block_of(network, &sender);
 	return p && !same_mac(&a.sha, &p->via);
 }
@@ -242,7 +260,7 @@ INLINE int extends(__u8 header)
 // What a packet of IPv6 says of neighbours.
 enum said {
 	NOTHING,
-	LIE,    // another MAC address for an address that is another node's by block, or it may be one
+	LIE,    // a MAC address for an address of this node, or another for one that is another node's by block; or it may be
 	ANSWER, // where an address is that nobody here has
 };
 
@@ -280,7 +298,7 @@ INLINE enum said tells_nd(struct __sk_buff *skb, __u64 network)
 	switch (a.nd.type) {
 	case ND_ROUTER_SOLICITATION:
 	case ND_SOLICITATION:
-		return fragment || block_of(network, &ip.src) ? LIE : NOTHING;
+		return fragment || is_here(network, &ip.src) || block_of(network, &ip.src) ? LIE : NOTHING;
 	case ND_ADVERTISEMENT:
 		break;
 	default:
@@ -290,9 +308,11 @@ INLINE enum said tells_nd(struct __sk_buff *skb, __u64 network)
 		return LIE;
 	if (load_bytes(skb, off, &a.nd, sizeof(a.nd)))
 		return NOTHING;
+	if (is_here(network, &a.nd.target))
+		return LIE;
 	p = block_of(network, &a.nd.target);
 	if (!p)
-		return endpoint_at(network, &a.nd.target) ? NOTHING : ANSWER;
+		return ANSWER;
 	if (ip.next != PROTO_ICMP6 || net16(ip.len) != sizeof(a) || load_bytes(skb, off, &a, sizeof(a)) ||
 	    a.link.type != ND_TARGET_LINK || a.link.units != 1 || !same_mac(&a.link.mac, &p->via))
 		return LIE;
