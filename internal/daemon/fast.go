@@ -87,7 +87,10 @@ func examineFast(ctx context.Context, d *daemon) (*doctor.FastPath, error) {
 // ownLinks are those of the names that may be of links of ours.
 func ownLinks(names []string) (out []string) {
 	for _, n := range names {
-		if slices.ContainsFunc(linkname.Prefixes(), func(prefix string) bool { return strings.HasPrefix(n, prefix) }) {
+		start, any := strings.CutSuffix(n, "*")
+		if slices.ContainsFunc(linkname.Prefixes(), func(prefix string) bool {
+			return strings.HasPrefix(n, prefix) || any && strings.HasPrefix(prefix, start)
+		}) {
 			out = append(out, n)
 		}
 	}

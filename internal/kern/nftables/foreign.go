@@ -38,6 +38,7 @@ var nameKeys = []uint32{unix.NFT_META_IIFNAME, unix.NFT_META_OIFNAME, unix.NFT_M
 const (
 	nftaHookDevs   = 4 // NFTA_HOOK_DEVS
 	firstAttribute = 1 // of expressions
+	nfDrop         = 0 // NF_DROP, as a policy
 )
 
 // chainID is a chain among those of all families.
@@ -51,13 +52,25 @@ type foreigners struct {
 	ours   func(chain string) bool
 	own    map[chainID]bool // chains of what is for the host itself, or from it
 	others bool             // there are chains of others
-	sets   map[setID]int    // that names are looked for in, and where in a key
+	sets   map[part]bool    // of keys that links are looked for in
 	named  Named
 }
 
 type setID struct {
 	family     byte
 	table, set string
+}
+
+// part is where the keys of a set have a link.
+type part struct {
+	setID
+	at    int  // bytes into the key
+	index bool // it is the link's, else its name
+}
+
+func newForeigners(ours func(chain string) bool) *foreigners {
+	return &foreigners{ours: ours, own: map[chainID]bool{}, sets: map[part]bool{},
+		named: Named{map[string]bool{}, map[uint32]bool{}}}
 }
 
 // ForeignLinks are the links that rules of others are about, on the way of what is forwarded: by their names, in sets,
@@ -67,8 +80,7 @@ func (r *Rules) ForeignLinks(ctx context.Context, ours func(chain string) bool) 
 	r.reading.Lock()
 	defer r.reading.Unlock()
 	for range reads {
-		f := foreigners{ours: ours, own: map[chainID]bool{}, sets: map[setID]int{},
-			named: Named{map[string]bool{}, map[uint32]bool{}}}
+		f := newForeigners(ours)
 		if err = f.read(ctx, r.reader); !errors.Is(err, errInterrupted) {
 			return f.named, err
 		}
@@ -87,25 +99,28 @@ func (f *foreigners) read(ctx context.Context, s *conn) error {
 	if err := s.request(ctx, unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, unix.NFPROTO_UNSPEC, none, f.rule); err != nil {
 		return fmt.Errorf("list rules: %w", err)
 	}
-	for id, at := range f.sets {
-		err := s.request(ctx, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, id.family, func(w *wire) {
-			w.Str(unix.NFTA_SET_ELEM_LIST_TABLE, id.table)
-			w.Str(unix.NFTA_SET_ELEM_LIST_SET, id.set)
-		}, func(m message) { f.elements(m, at) })
+	for p := range f.sets {
+		err := s.request(ctx, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, p.family, func(w *wire) {
+			w.Str(unix.NFTA_SET_ELEM_LIST_TABLE, p.table)
+			w.Str(unix.NFTA_SET_ELEM_LIST_SET, p.set)
+		}, func(m message) { f.elements(m, p) })
 		if errors.Is(err, unix.ENOENT) {
 			return errInterrupted // it went with its rule
 		}
 		if err != nil {
-			return fmt.Errorf("list the elements of %s %s: %w", id.table, id.set, err)
+			return fmt.Errorf("list the elements of %s %s: %w", p.table, p.set, err)
 		}
 	}
 	return nil
 }
 
-// chain looks at a chain: whether it is on the way of what is forwarded, and at which devices it is.
+// chain looks at a chain: whether it is on the way of what is forwarded, and at which devices it is. What a network
+// forwards comes to its bridge itself, or from it, where it is routed; and a bridge's chain that lets in only what it
+// knows is about all of them.
 func (f *foreigners) chain(m message) {
 	id := chainID{family: m.family()}
 	var hook []byte
+	accepts := true
 	for typ, data := range attr.All(m.payload()) {
 		switch typ {
 		case unix.NFTA_CHAIN_TABLE:
@@ -114,6 +129,8 @@ func (f *foreigners) chain(m message) {
 			id.chain = attr.Text(data)
 		case unix.NFTA_CHAIN_HOOK:
 			hook = data
+		case unix.NFTA_CHAIN_POLICY:
+			accepts = attr.BE32(data) != nfDrop
 		}
 	}
 	if id.table == plan.Table {
@@ -123,10 +140,11 @@ func (f *foreigners) chain(m message) {
 	if hook == nil {
 		return
 	}
-	name, _ := decodeHook(hook)
-	if id.family == unix.NFPROTO_NETDEV {
-		f.devices(hook)
-	} else if name == "input" || name == "output" {
+	f.devices(hook) // of netdev, and of inet's ingress
+	switch name, _ := decodeHook(hook); {
+	case id.family == unix.NFPROTO_BRIDGE && !accepts:
+		f.named.names["*"] = true
+	case id.family != unix.NFPROTO_BRIDGE && id.family != unix.NFPROTO_NETDEV && (name == "input" || name == "output"):
 		f.own[id] = true
 	}
 }
@@ -148,23 +166,23 @@ func (f *foreigners) devices(hook []byte) {
 func (f *foreigners) rule(m message) {
 	r, table := decodeRule(m.payload())
 	if table != plan.Table && !f.ours(r.chain) && !f.own[chainID{m.family(), table, r.chain}] {
-		f.expressions(setID{family: m.family(), table: table}, r.exprs)
+		f.expressions(part{setID: setID{family: m.family(), table: table}}, r.exprs)
 	}
 }
 
 // RuleNamesLink reports whether a rule of others, as the kernel tells of it, is about a link.
 func RuleNamesLink(payload []byte, ours func(chain string) bool) bool {
-	f := foreigners{sets: map[setID]int{}, named: Named{map[string]bool{}, map[uint32]bool{}}}
+	f := newForeigners(ours)
 	r, table := decodeRule(payload)
 	if table == plan.Table || ours(r.chain) {
 		return false
 	}
-	f.expressions(setID{}, r.exprs)
+	f.expressions(part{}, r.exprs)
 	return len(f.named.names)+len(f.named.indexes)+len(f.sets) > 0
 }
 
-// expressions follows the names of links through the registers of a rule.
-func (f *foreigners) expressions(in setID, exprs [][]byte) {
+// expressions follows the names and indexes of links through the registers of a rule.
+func (f *foreigners) expressions(in part, exprs [][]byte) {
 	if accepts(exprs) {
 		return
 	}
@@ -182,13 +200,11 @@ func (f *foreigners) expressions(in setID, exprs [][]byte) {
 				f.named.indexes[attr.U32(value)] = true
 			}
 		case "lookup":
-			from := place(a[unix.NFTA_LOOKUP_SREG])
-			for at, is := range names { // of what is joined into one key, it may be any part
-				if is && at >= from {
-					in.set = attr.Text(a[unix.NFTA_LOOKUP_SET])
-					f.sets[in] = at - from
-				}
-			}
+			in.set = attr.Text(a[unix.NFTA_LOOKUP_SET])
+			f.key(in, place(a[unix.NFTA_LOOKUP_SREG]), names, indexes)
+		case "objref": // a counter or a quota, maybe by a map
+			in.set = attr.Text(a[unix.NFTA_OBJREF_SET_NAME])
+			f.key(in, place(a[unix.NFTA_OBJREF_SET_SREG]), names, indexes)
 		default: // all that loads something says the register first
 			to := place(a[firstAttribute])
 			delete(names, to)
@@ -197,6 +213,20 @@ func (f *foreigners) expressions(in setID, exprs [][]byte) {
 				key := attr.BE32(a[unix.NFTA_META_KEY])
 				names[to] = slices.Contains(nameKeys, key)
 				indexes[to] = key == unix.NFT_META_IIF || key == unix.NFT_META_OIF
+			}
+		}
+	}
+}
+
+// key notes where the keys of a set that begin in a register have links: of what is joined into one key, any part may.
+func (f *foreigners) key(in part, from int, names, indexes map[int]bool) {
+	if in.set == "" {
+		return
+	}
+	for kind, registers := range map[bool]map[int]bool{false: names, true: indexes} {
+		for at, is := range registers {
+			if in.at, in.index = at-from, kind; is && at >= from {
+				f.sets[in] = true
 			}
 		}
 	}
@@ -212,31 +242,46 @@ func (f *foreigners) name(value []byte) {
 	}
 }
 
-// elements notes the names that are so many bytes into the keys of a set. Some sets have prefixes, which look the same.
-func (f *foreigners) elements(m message, at int) {
+// elements notes the links that a part of the keys of a set has. Some sets have prefixes of names, which look the same.
+func (f *foreigners) elements(m message, p part) {
 	for typ, data := range attr.All(m.payload()) {
 		if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 			continue
 		}
 		for _, e := range attr.All(data) {
 			key := dataValue(attributes(e)[unix.NFTA_SET_ELEM_KEY])
-			if len(key) <= at {
+			if p.index && len(key) >= p.at+4 {
+				f.named.indexes[attr.U32(key[p.at:])] = true
+			}
+			if p.index || len(key) <= p.at {
 				continue
 			}
-			if name, _, _ := bytes.Cut(key[at:min(len(key), at+unix.IFNAMSIZ)], []byte{0}); len(name) > 0 {
+			if name, _, _ := bytes.Cut(key[p.at:min(len(key), p.at+unix.IFNAMSIZ)], []byte{0}); len(name) > 0 {
 				f.named.names[string(name)+"*"] = true
 			}
 		}
 	}
 }
 
+// looks are the expressions that change nothing and tell nobody. The first four do so where they load a register: they
+// can set a mark, a header or what tracking knows of a connection as well.
+var looks = []string{"meta", "payload", "ct", "exthdr", "cmp", "lookup", "range", "bitwise", "byteorder", "counter",
+	"limit", "quota", "connlimit", "fib", "rt", "socket", "hash", "numgen", "osf", "xfrm", "tunnel", "match"}
+
 // accepts reports whether all a rule can do is to accept.
 func accepts(exprs [][]byte) bool {
-	if len(exprs) == 0 {
-		return false
+	for i, e := range exprs {
+		kind, data := expression(e)
+		a := attributes(data)
+		if i == len(exprs)-1 {
+			return kind == "immediate" && dataVerdict(a[unix.NFTA_IMMEDIATE_DATA]) == "accept"
+		}
+		at := slices.Index(looks, kind)
+		if at < 0 || at < 4 && a[firstAttribute] == nil {
+			return false
+		}
 	}
-	kind, data := expression(exprs[len(exprs)-1])
-	return kind == "immediate" && dataVerdict(attributes(data)[unix.NFTA_IMMEDIATE_DATA]) == "accept"
+	return false
 }
 
 // expression is one of a rule: its name, and its attributes.

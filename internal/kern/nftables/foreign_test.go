@@ -31,6 +31,30 @@ func TestForeignLinks(t *testing.T) {
 		"only let in": {forward + "nft add rule inet their f iifname vlb-1 tcp dport 80 accept", nil},
 		"in a set": {forward + "nft add rule inet their f oifname '{ vlb-1, eth0 }' drop",
 			[]string{"eth0*", "vlb-1*"}},
+		"by indexes in a set": {forward + "nft add rule inet their f iif '{ vlb-1, vlb-2 }' drop",
+			[]string{"vlb-1", "vlb-2"}},
+		"two in a key": {forward + "nft add rule inet their f iifname . oifname '{ eth0 . vlb-1 }' drop",
+			[]string{"eth0*", "vlb-1*"}},
+		"a prefix in a key": {forward + "nft add set inet their s " +
+			"'{ type ifname . ipv4_addr; flags interval; elements = { \"vlb-*\" . 10.0.0.0/8 }; }'; " +
+			"nft add rule inet their f iifname . ip saddr @s drop", []string{"vlb-*"}},
+		"by name to an object": {forward + "nft add quota inet their q over 1 mbytes; " +
+			"nft add rule inet their f quota name iifname map '{ vlb-1 : q }' drop", []string{"vlb-1*"}},
+		"let in with a mark": {forward + "nft add rule inet their f iifname vlb-1 meta mark set 1 accept",
+			[]string{"vlb-1"}},
+		"let in to a proxy": {"nft add table inet their; " +
+			"nft add chain inet their p '{ type filter hook prerouting priority 0; }'; " +
+			"nft add rule inet their p iifname vlb-1 tcp dport 80 tproxy ip to :8080 accept", []string{"vlb-1"}},
+		"let in and logged":  {forward + "nft add rule inet their f iifname vlb-1 log accept", []string{"vlb-1"}},
+		"let in and counted": {forward + "nft add rule inet their f iifname vlb-1 counter accept", nil},
+		"a bridge itself": {"nft add table bridge their; " +
+			"nft add chain bridge their i '{ type filter hook input priority 0; }'; " +
+			"nft add rule bridge their i iifname vlb-2 drop", []string{"vlb-2"}},
+		"all of bridges": {"nft add table bridge their; " +
+			"nft add chain bridge their f '{ type filter hook forward priority 0; policy drop; }'; " +
+			"nft add rule bridge their f iifname vlb-1 accept", []string{"*"}},
+		"at a device for all families": {"nft add table inet their; " +
+			"nft add chain inet their i '{ type filter hook ingress device vlb-2 priority 0; }'", []string{"vlb-2"}},
 		"in a named set": {forward + "nft add set inet their s '{ type ifname; elements = { vlb-2 }; }'; " +
 			"nft add rule inet their f iifname @s drop", []string{"vlb-2*"}},
 		"as a part of a key": {forward + "nft add rule inet their f ip saddr . iifname '{ 10.0.0.1 . vlb-1 }' drop",
