@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vethloom/vethloom/internal/kern/netns"
@@ -30,7 +31,7 @@ func (h *Host) FilteredLinks(ctx context.Context, ours func(chain string) bool) 
 	if err != nil && !NoNftables(err) {
 		return nil, err
 	}
-	legacy, err := h.legacyRules(ctx)
+	legacy, err := h.legacyRules(ctx, filterTable, "raw", "mangle", "nat", "security")
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +61,7 @@ func linksIn(rules string, ours func(chain string) bool) (out []string) {
 	for line := range strings.Lines(rules) {
 		words := strings.Fields(line)
 		if len(words) < 2 || words[0] != "-A" || words[1] == "INPUT" || words[1] == "OUTPUT" ||
-			ours(words[1]) || words[len(words)-1] == "ACCEPT" {
+			ours(words[1]) || words[len(words)-2] == "-j" && words[len(words)-1] == "ACCEPT" {
 			continue
 		}
 		for i, w := range words[:len(words)-1] {
@@ -76,27 +77,31 @@ func linksIn(rules string, ours func(chain string) bool) (out []string) {
 	return out
 }
 
-// legacyRules are the rules of the older iptables' filter table, by the family, which nftables does not show. Where its
-// filter table was never used there is nothing to ask for: asking would make it.
-func (h *Host) legacyRules(ctx context.Context) (map[string]string, error) {
+// legacyRules are the rules of tables of the older iptables, by the family, which nftables does not show. A table that
+// was never used is not asked for: asking would make it.
+func (h *Host) legacyRules(ctx context.Context, tables ...string) (map[string]string, error) {
 	out := map[string]string{}
 	err := netns.Enter(h.fd, func() error {
-		for _, f := range []struct{ names, tool, family string }{
-			{"/proc/thread-self/net/ip_tables_names", "iptables-legacy", "ip"},
-			{"/proc/thread-self/net/ip6_tables_names", "ip6tables-legacy", "ip6"},
-		} {
-			names, err := os.ReadFile(f.names)
-			if err != nil || !slices.Contains(strings.Fields(string(names)), filterTable) {
+		for _, f := range ipFamilies() {
+			names, err := os.ReadFile("/proc/thread-self/net/" + f.legacy)
+			if err != nil {
 				continue // without the module there is no such file
 			}
-			rules, err := exec.CommandContext(ctx, f.tool, "-w", "-S").Output()
-			if errors.Is(err, exec.ErrNotFound) {
-				continue
+			used := strings.Fields(string(names))
+			for _, table := range tables {
+				if !slices.Contains(used, table) {
+					continue
+				}
+				tool := f.tool + "-" + variantLegacy
+				rules, err := exec.CommandContext(ctx, tool, "-w", strconv.Itoa(iptablesWait), "-t", table, "-S").Output()
+				if errors.Is(err, exec.ErrNotFound) {
+					break
+				}
+				if err != nil {
+					return fmt.Errorf("%s -t %s -S: %w", tool, table, err)
+				}
+				out[f.name] += string(rules)
 			}
-			if err != nil {
-				return fmt.Errorf("%s -S: %w", f.tool, err)
-			}
-			out[f.family] = string(rules)
 		}
 		return nil
 	})

@@ -296,7 +296,7 @@ func endsInDrop(conn *nft.Conn, c *nft.Chain) bool {
 
 // legacyForward looks at the tables of the older iptables.
 func (h *Host) legacyForward(ctx context.Context) (drops []string, dockerUser bool, err error) {
-	all, err := h.legacyRules(ctx)
+	all, err := h.legacyRules(ctx, filterTable)
 	for family, rules := range all {
 		for line := range strings.Lines(rules) {
 			switch strings.TrimSpace(line) {
