@@ -128,6 +128,9 @@ type Host struct {
 type Filters struct {
 	// Links are the names of links that rules are about, sorted; a star at the end stands for anything.
 	Links []string
+	// Devices are the links among them that chains are at (netdev). No packet that a program takes there, or sends
+	// there, comes to these, in a tunnel or not. They are sorted.
+	Devices []string
 	// Forward tells that a chain drops what is forwarded between links, unless a rule of its own accepts it: as it
 	// does with the Accepted ones.
 	Forward  bool
@@ -138,6 +141,9 @@ type Filters struct {
 func (f Filters) About(link string) bool {
 	return slices.ContainsFunc(f.Links, func(l string) bool { return namesLink(l, link) })
 }
+
+// At reports whether chains are at a link.
+func (f Filters) At(link string) bool { return slices.Contains(f.Devices, link) }
 
 // Drop reports whether what is forwarded to or from a link is dropped.
 func (f Filters) Drop(link string) bool { return f.Forward && !namesLink(f.Accepted, link) }
@@ -150,7 +156,8 @@ func namesLink(name, link string) bool {
 
 // Equal reports whether both are the same.
 func (f Filters) Equal(o Filters) bool {
-	return f.Forward == o.Forward && f.Accepted == o.Accepted && slices.Equal(f.Links, o.Links)
+	return f.Forward == o.Forward && f.Accepted == o.Accepted && slices.Equal(f.Links, o.Links) &&
+		slices.Equal(f.Devices, o.Devices)
 }
 
 // Equal reports whether renders for both hosts are the same.

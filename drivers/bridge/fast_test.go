@@ -48,6 +48,8 @@ func TestFastGolden(t *testing.T) {
 // TestSlowEndpoints have something that the fast path would go round.
 func TestSlowEndpoints(t *testing.T) {
 	h := cnm.Host{MTU: 1500, Fast: true}
+	inCluster := testNetwork()
+	inCluster.Cluster = &cnm.ClusterNetwork{}
 	limited, many, most := testEndpoint(), testEndpoint(), testEndpoint()
 	limited.RateIn = 8e6
 	// Of two addresses each.
@@ -72,6 +74,8 @@ func TestSlowEndpoints(t *testing.T) {
 			Filters: cnm.Filters{Links: []string{"vlb-*"}}}, "rules of others are about the network's bridge"},
 		{"rules about links", testNetwork(), testEndpoint(), cnm.Host{MTU: 1500, Fast: true,
 			Filters: cnm.Filters{Links: []string{"vle-*"}}}, "rules of others are about its link"},
+		{"a chain at the uplink", inCluster, testEndpoint(), cnm.Host{MTU: 1500, Fast: true, Uplink: cnm.Uplink{Link: "eth0"},
+			Filters: cnm.Filters{Devices: []string{"eth0"}}}, "at the link to other nodes"},
 		{"a host without", testNetwork(), testEndpoint(), cnm.Host{MTU: 1500, NoFast: "too old a kernel"},
 			"no fast path: too old a kernel"},
 		{"an option that is none", with(testNetwork(), "fastpath", "on"), testEndpoint(), h, "want auto or off"},

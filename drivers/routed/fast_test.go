@@ -3,6 +3,7 @@ package routed
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,6 +54,45 @@ func TestFastGolden(t *testing.T) {
 				golden.Equal(t, "fast-"+d.Name()+"-"+name+".txt", fmt.Sprintf("# network\n%s# endpoint\n%s# peer\n%s",
 					fast(shared), fast(own), fast(way)))
 			})
+		}
+	}
+}
+
+// TestRulesAtTheUplink tells what takes the fast path where rules of others are about the link to other nodes: nothing
+// that has no tunnel, and nothing at all where a chain is at it.
+func TestRulesAtTheUplink(t *testing.T) {
+	for _, d := range drivers() {
+		n, h := network(d, true), host(true, true)
+		h.Fast = true
+		for name, c := range map[string]struct {
+			f     cnm.Filters
+			peers func(plan.FastWay) bool
+		}{
+			"none":   {cnm.Filters{}, func(plan.FastWay) bool { return true }},
+			"a rule": {cnm.Filters{Links: []string{"eth0"}}, func(w plan.FastWay) bool { return w != plan.FastPlain }},
+			"a chain": {cnm.Filters{Links: []string{"eth0"}, Devices: []string{"eth0"}},
+				func(plan.FastWay) bool { return false }},
+		} {
+			h.Filters = cnm.Filters{}
+			all, err := d.RenderPeer(n, peer(t, d, n, h, true), h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want []plan.FastPeer
+			for _, p := range all.Fast.Peers {
+				if c.peers(p.Way) {
+					want = append(want, p)
+				}
+			}
+			h.Filters = c.f
+			s, err := d.RenderPeer(n, peer(t, d, n, h, true), h)
+			if err != nil || len(all.Fast.Peers) == 0 || !slices.Equal(s.Fast.Peers, want) {
+				t.Errorf("%s, %s: %v, %v; want %v", d.Name(), name, s.Fast.Peers, err, want)
+			}
+			s, err = d.RenderNetwork(n, h)
+			if err != nil || len(s.Fast.Programs) > 0 == h.Filters.At("eth0") {
+				t.Errorf("%s, %s: programs %v, %v", d.Name(), name, s.Fast.Programs, err)
+			}
 		}
 	}
 }

@@ -57,7 +57,7 @@ func filters(ctx context.Context, d *daemon) (f cnm.Filters, err error) {
 	if d.cfg.FastPath == "off" {
 		return f, nil
 	}
-	if f.Links, err = d.kernel.ForeignLinks(ctx); err != nil {
+	if f.Links, f.Devices, err = d.kernel.ForeignLinks(ctx); err != nil {
 		return f, err
 	}
 	drops, _, err := d.kernel.ForeignForward(ctx)

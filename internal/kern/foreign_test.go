@@ -317,7 +317,7 @@ func TestForeignLinks(t *testing.T) {
 			[]string{"eth0", "vlb-*", "vlb-2", "vlb-5", "vlb-6"}},
 	} {
 		env.Sh(c.setup)
-		if got, err := k.ForeignLinks(t.Context()); err != nil || !slices.Equal(got, c.want) {
+		if got, _, err := k.ForeignLinks(t.Context()); err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("after %s: %q, %v; want %q", c.setup, got, err, c.want)
 		}
 	}

@@ -154,8 +154,8 @@ func (r *rulers) clear(ctx context.Context, from string) error {
 }
 
 // ForeignLinks are the names of links that firewall rules of others are about, on the way of what is forwarded. They
-// are sorted; a star at the end stands for anything.
-func (r *rulers) ForeignLinks(ctx context.Context) ([]string, error) {
+// are sorted; a star at the end stands for anything. Devices are those of them that chains are at.
+func (r *rulers) ForeignLinks(ctx context.Context) (links, devices []string, err error) {
 	return r.host.FilteredLinks(ctx, iptables.Ours)
 }
 

@@ -15,31 +15,31 @@ import (
 
 // FilteredLinks are the names of links that firewall rules of others are about, on the way of what is forwarded: of
 // nftables, of iptables, and of the older one. They are sorted; a star at the end stands for anything. Ours tells which
-// chains of iptables are not others'.
-func (h *Host) FilteredLinks(ctx context.Context, ours func(chain string) bool) ([]string, error) {
+// chains of iptables are not others'. Devices are those of the links that chains are at.
+func (h *Host) FilteredLinks(ctx context.Context, ours func(chain string) bool) (out, devices []string, err error) {
 	named, err := h.rules.ForeignLinks(ctx, ours)
 	if err != nil && !NoNftables(err) {
-		return nil, fmt.Errorf("look for links in the rules of others: %w", err)
+		return nil, nil, fmt.Errorf("look for links in the rules of others: %w", err)
 	}
 	var links map[uint32]string
-	out := named.Names(func(i uint32) string {
+	out = named.Names(func(i uint32) string {
 		if links == nil {
 			links, err = h.linkNames(ctx)
 		}
 		return links[i]
 	})
 	if err != nil && !NoNftables(err) {
-		return nil, err
+		return nil, nil, err
 	}
 	legacy, err := h.legacyRules(ctx, filterTable, "raw", "mangle", "nat", "security")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, rules := range legacy {
 		out = append(out, linksIn(rules, ours)...)
 	}
 	slices.Sort(out)
-	return slices.Compact(out), nil
+	return slices.Compact(out), named.Devices(), nil
 }
 
 // linkNames are the names of the host's links by their indexes.

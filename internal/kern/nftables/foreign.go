@@ -18,7 +18,11 @@ import (
 type Named struct {
 	names   map[string]bool // a star at the end stands for anything
 	indexes map[uint32]bool
+	devices map[string]bool // that chains are at; they are among the names
 }
+
+// Devices are those that chains are at, sorted.
+func (n Named) Devices() []string { return slices.Sorted(maps.Keys(n.devices)) }
 
 // Names are sorted. Those of links that are named by their index are looked up by it.
 func (n Named) Names(byIndex func(uint32) string) []string {
@@ -70,7 +74,7 @@ type part struct {
 
 func newForeigners(ours func(chain string) bool) *foreigners {
 	return &foreigners{ours: ours, own: map[chainID]bool{}, sets: map[part]bool{},
-		named: Named{map[string]bool{}, map[uint32]bool{}}}
+		named: Named{map[string]bool{}, map[uint32]bool{}, map[string]bool{}}}
 }
 
 // ForeignLinks are the links that rules of others are about, on the way of what is forwarded: by their names, in sets,
@@ -154,13 +158,14 @@ func (f *foreigners) devices(hook []byte) {
 	for typ, data := range attr.All(hook) {
 		switch typ {
 		case unix.NFTA_HOOK_DEV:
-			f.named.names[attr.Text(data)] = true
+			f.named.devices[attr.Text(data)] = true
 		case nftaHookDevs:
 			for _, dev := range attr.All(data) {
-				f.named.names[attr.Text(dev)] = true
+				f.named.devices[attr.Text(dev)] = true
 			}
 		}
 	}
+	maps.Copy(f.named.names, f.named.devices)
 }
 
 func (f *foreigners) rule(m message) {

@@ -86,6 +86,9 @@ func TestForeignLinks(t *testing.T) {
 			if got := links.Names(byIndex); !slices.Equal(got, c.want) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
+			if got := links.Devices(); strings.HasPrefix(name, "at a device") != slices.Equal(got, []string{"vlb-2"}) {
+				t.Errorf("chains are at %q", got)
+			}
 		})
 	}
 }
