@@ -1,10 +1,12 @@
 package kern
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 
 	"github.com/mdlayher/netlink"
@@ -13,6 +15,7 @@ import (
 	"github.com/vethloom/vethloom/internal/kern/iptables"
 	"github.com/vethloom/vethloom/internal/kern/nftables"
 	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
+	"github.com/vethloom/vethloom/internal/linkname"
 	"golang.org/x/sys/unix"
 )
 
@@ -106,6 +109,8 @@ const (
 	nfMsgDelChain   = 5  // NFT_MSG_DELCHAIN
 	nfMsgNewRule    = 6  // NFT_MSG_NEWRULE
 	nfMsgDelRule    = 8  // NFT_MSG_DELRULE
+	nfMsgNewElem    = 12 // NFT_MSG_NEWSETELEM
+	nfMsgDelElem    = 14 // NFT_MSG_DELSETELEM
 	nftaRuleChain   = 2  // NFTA_RULE_CHAIN
 	nftaTable       = 1  // the table's name in messages about tables, chains, rules, sets and elements
 	nftaGenPID      = 2  // NFTA_GEN_PROC_PID
@@ -116,7 +121,7 @@ const (
 // genFilter tells which nftables transactions were somebody else's and about a
 // table of ours, or about a base chain of another, which may drop what we forward
 // from now on, or took a rule from a chain of another that has our accepts, or gave one a rule about a link, or took it
-// away. A transaction is told object by object, and then by its generation, which names the
+// away, or did so with a name of a link of ours in a set, which rules may be about. A transaction is told object by object, and then by its generation, which names the
 // socket and the thread that asked for it.
 type genFilter struct {
 	table   string
@@ -132,7 +137,8 @@ func (g *genFilter) foreign(m netlink.Message) bool {
 	kind := uint16(m.Header.Type) & 0xff
 	gen, chain := kind == nfMsgNewGen, kind == nfMsgNewChain || kind == nfMsgDelChain
 	rule := kind == nfMsgDelRule
-	naming := (rule || kind == nfMsgNewRule) && nftables.RuleNamesLink(m.Data[nfgenSize:], iptables.Ours)
+	naming := (rule || kind == nfMsgNewRule) && nftables.RuleNamesLink(m.Data[nfgenSize:], iptables.Ours) ||
+		(kind == nfMsgNewElem || kind == nfMsgDelElem) && namesOurs(m.Data)
 	var table string
 	var thread uint32
 	base := false // or one that has rules of ours
@@ -157,6 +163,11 @@ func (g *genFilter) foreign(m netlink.Message) bool {
 	touched := g.touched
 	g.touched = false
 	return touched && m.Header.PID != g.port && !ownThread(thread)
+}
+
+// namesOurs reports whether a message has a name that may be of a link of ours.
+func namesOurs(b []byte) bool {
+	return slices.ContainsFunc(linkname.Prefixes(), func(prefix string) bool { return bytes.Contains(b, []byte(prefix)) })
 }
 
 // ownThread reports whether a thread is one of this process: accepts among the rules of others are written by sockets

@@ -2,6 +2,7 @@ package kern
 
 import (
 	"encoding/binary"
+	"fmt"
 	"testing"
 	"time"
 
@@ -59,6 +60,16 @@ func TestTransactionsAreKnownByTheirSocket(t *testing.T) {
 	env.Sh("nft add element inet vethloom a '{ 192.0.2.1 }'")
 	if !next() {
 		t.Error("another's transaction is taken for ours")
+	}
+	env.Sh("nft 'add table inet their; add set inet their s { type ifname; }'")
+	next()
+	for element, ours := range map[string]bool{"vle-12345678": true, "eth7": false} {
+		for _, verb := range []string{"add", "delete"} {
+			env.Sh(fmt.Sprintf("nft %s element inet their s '{ %s }'", verb, element))
+			if next() != ours {
+				t.Errorf("%s %s in a set of others: the transaction is noticed as %v", verb, element, !ours)
+			}
+		}
 	}
 }
 
