@@ -131,6 +131,9 @@ type Filters struct {
 	// Devices are the links among them that chains are at (netdev). No packet that a program takes there, or sends
 	// there, comes to these, in a tunnel or not. They are sorted.
 	Devices []string
+	// IPsec tells that the host has policies of IPsec. What a program sends is neither protected by them nor refused,
+	// and what it takes was not to be protected.
+	IPsec bool
 	// Forward tells that a chain drops what is forwarded between links, unless a rule of its own accepts it: as it
 	// does with the Accepted ones.
 	Forward  bool
@@ -156,7 +159,7 @@ func namesLink(name, link string) bool {
 
 // Equal reports whether both are the same.
 func (f Filters) Equal(o Filters) bool {
-	return f.Forward == o.Forward && f.Accepted == o.Accepted && slices.Equal(f.Links, o.Links) &&
+	return f.IPsec == o.IPsec && f.Forward == o.Forward && f.Accepted == o.Accepted && slices.Equal(f.Links, o.Links) &&
 		slices.Equal(f.Devices, o.Devices)
 }
 

@@ -42,7 +42,8 @@ func (o Options) without(n cnm.Network, h cnm.Host) string {
 func (o Options) MayBeFast(n cnm.Network, h cnm.Host) bool { return o.without(n, h) == "" }
 
 // slow says why no packet of the network takes the fast path; "" where they may. Where rules of others are about the
-// network's bridge, they are to see it all. So are chains at the link to the other nodes, which programs there go before.
+// network's bridge, they are to see it all. So are chains at the link to the other nodes, which programs there go before,
+// and policies of IPsec, which may protect what goes to these.
 func (o Options) slow(n cnm.Network, h cnm.Host) string {
 	why := o.without(n, h)
 	if why == "" && h.Filters.About(o.Link(n)) {
@@ -50,6 +51,9 @@ func (o Options) slow(n cnm.Network, h cnm.Host) string {
 	}
 	if why == "" && n.Cluster != nil && h.Filters.At(h.Uplink.Link) {
 		why = "firewall chains of others are at the link to other nodes"
+	}
+	if why == "" && n.Cluster != nil && h.Filters.IPsec {
+		why = "the host has policies of IPsec (ip xfrm policy)"
 	}
 	return why
 }

@@ -76,6 +76,7 @@ func TestSlowEndpoints(t *testing.T) {
 			Filters: cnm.Filters{Links: []string{"vle-*"}}}, "rules of others are about its link"},
 		{"a chain at the uplink", inCluster, testEndpoint(), cnm.Host{MTU: 1500, Fast: true, Uplink: cnm.Uplink{Link: "eth0"},
 			Filters: cnm.Filters{Devices: []string{"eth0"}}}, "at the link to other nodes"},
+		{"IPsec", inCluster, testEndpoint(), cnm.Host{MTU: 1500, Fast: true, Filters: cnm.Filters{IPsec: true}}, "IPsec"},
 		{"a host without", testNetwork(), testEndpoint(), cnm.Host{MTU: 1500, NoFast: "too old a kernel"},
 			"no fast path: too old a kernel"},
 		{"an option that is none", with(testNetwork(), "fastpath", "on"), testEndpoint(), h, "want auto or off"},

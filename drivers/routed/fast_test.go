@@ -70,6 +70,7 @@ func TestRulesAtTheUplink(t *testing.T) {
 		}{
 			"none":   {cnm.Filters{}, func(plan.FastWay) bool { return true }},
 			"a rule": {cnm.Filters{Links: []string{"eth0"}}, func(w plan.FastWay) bool { return w != plan.FastPlain }},
+			"IPsec":  {cnm.Filters{IPsec: true}, func(plan.FastWay) bool { return false }},
 			"a chain": {cnm.Filters{Links: []string{"eth0"}, Devices: []string{"eth0"}},
 				func(plan.FastWay) bool { return false }},
 		} {
@@ -90,7 +91,7 @@ func TestRulesAtTheUplink(t *testing.T) {
 				t.Errorf("%s, %s: %v, %v; want %v", d.Name(), name, s.Fast.Peers, err, want)
 			}
 			s, err = d.RenderNetwork(n, h)
-			if err != nil || len(s.Fast.Programs) > 0 == h.Filters.At("eth0") {
+			if err != nil || len(s.Fast.Programs) > 0 == (c.f.IPsec || c.f.At("eth0")) {
 				t.Errorf("%s, %s: programs %v, %v", d.Name(), name, s.Fast.Programs, err)
 			}
 		}

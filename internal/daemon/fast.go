@@ -60,6 +60,9 @@ func filters(ctx context.Context, d *daemon) (f cnm.Filters, err error) {
 	if f.Links, f.Devices, err = d.kernel.ForeignLinks(ctx); err != nil {
 		return f, err
 	}
+	if f.IPsec, err = d.kernel.HasIPsec(); err != nil {
+		return f, err
+	}
 	drops, _, err := d.kernel.ForeignForward(ctx)
 	if err != nil || len(drops) == 0 {
 		return f, err
