@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/internal/linkname"
 	"github.com/vethloom/vethloom/plan"
 )
 
@@ -49,13 +50,26 @@ func (o Options) slow(n cnm.Network, h cnm.Host) string {
 	if why == "" && h.Filters.About(o.Link(n)) {
 		why = "firewall rules of others are about the network's bridge"
 	}
-	if why == "" && n.Cluster != nil && h.Filters.At(h.Uplink.Link) {
-		why = "firewall chains of others are at the link to other nodes"
-	}
-	if why == "" && n.Cluster != nil && h.Filters.IPsec {
-		why = "the host has policies of IPsec (ip xfrm policy)"
+	if why == "" && n.Cluster != nil {
+		why = slowBetweenNodes(n, h)
 	}
 	return why
+}
+
+// slowBetweenNodes says the same of networks of the cluster: the links of their tunnels are on the way too.
+func slowBetweenNodes(n cnm.Network, h cnm.Host) string {
+	for _, prefix := range []string{linkname.VXLAN, linkname.VXLAN6, linkname.TUN} {
+		if h.Filters.About(linkname.Of(prefix, n.ID)) {
+			return "firewall rules of others are about the network's tunnel"
+		}
+	}
+	switch {
+	case h.Filters.At(h.Uplink.Link):
+		return "firewall chains of others are at the link to other nodes"
+	case h.Filters.IPsec:
+		return "the host has policies of IPsec (ip xfrm policy)"
+	}
+	return ""
 }
 
 // SlowPath says why packets of an endpoint take the slow path; "" where they may take the fast one. An endpoint with a

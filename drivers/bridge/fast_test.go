@@ -76,6 +76,8 @@ func TestSlowEndpoints(t *testing.T) {
 			Filters: cnm.Filters{Links: []string{"vle-*"}}}, "rules of others are about its link"},
 		{"a chain at the uplink", inCluster, testEndpoint(), cnm.Host{MTU: 1500, Fast: true, Uplink: cnm.Uplink{Link: "eth0"},
 			Filters: cnm.Filters{Devices: []string{"eth0"}}}, "at the link to other nodes"},
+		{"rules about tunnels", inCluster, testEndpoint(), cnm.Host{MTU: 1500, Fast: true,
+			Filters: cnm.Filters{Links: []string{"vlx-*"}}}, "about the network's tunnel"},
 		{"IPsec", inCluster, testEndpoint(), cnm.Host{MTU: 1500, Fast: true, Filters: cnm.Filters{IPsec: true}}, "IPsec"},
 		{"a host without", testNetwork(), testEndpoint(), cnm.Host{MTU: 1500, NoFast: "too old a kernel"},
 			"no fast path: too old a kernel"},
