@@ -203,8 +203,10 @@ func TestIPv6WithAddressesOfIPv4TakesTheSlowPath(t *testing.T) {
 	mapped := func(a string) netip.Addr { return netip.AddrFrom16(addr(a).As16()) }
 	packet := func(src, dst netip.Addr) []byte { return ip(src, dst, 17, udp(1000, 2000, nil)) }
 	for name, s := range map[string]seed{
-		"near": {at: fastpath.AtLeave, frame: ether(macB, macA, true, packet(mapped("10.1.1.11"), mapped("10.1.1.12")))},
-		"far":  {at: fastpath.AtLeave, frame: ether(macFar, macA, true, packet(mapped("10.1.1.11"), mapped("10.1.25.7")))},
+		"near": {at: fastpath.AtLeave,
+			frame: ether(macB, macA, true, packet(mapped("10.1.1.11"), mapped("10.1.1.12")))},
+		"far": {at: fastpath.AtLeave,
+			frame: ether(macFar, macA, true, packet(mapped("10.1.1.11"), mapped("10.1.25.7")))},
 		"to IPv4": {at: fastpath.AtLeave,
 			frame: ether(macB, macA, true, packet(addr("fd00:1::11"), mapped("10.1.1.12")))},
 		"in": {at: fastpath.AtEnter,
