@@ -43,8 +43,8 @@ func (o Options) without(n cnm.Network, h cnm.Host) string {
 func (o Options) MayBeFast(n cnm.Network, h cnm.Host) bool { return o.without(n, h) == "" }
 
 // slow says why no packet of the network takes the fast path; "" where they may. Where rules of others are about the
-// network's bridge, they are to see it all. So are chains at the link to the other nodes, which programs there go before,
-// and policies of IPsec, which may protect what goes to these.
+// network's bridge, they are to see it all. So are chains at the link to the other nodes, which programs there go
+// before, and policies of IPsec, which may protect what goes to these.
 func (o Options) slow(n cnm.Network, h cnm.Host) string {
 	why := o.without(n, h)
 	if why == "" && h.Filters.About(o.Link(n)) {

@@ -21,7 +21,9 @@ func (r rendering) fast(n cnm.Network, s plan.State) plan.State {
 		return s
 	}
 	if r.inner.Filters.About(r.inner.Uplink.Link) { // what has no tunnel comes by that link, and leaves by it
-		f.Peers = slices.DeleteFunc(slices.Clone(f.Peers), func(p plan.FastPeer) bool { return p.Way == plan.FastPlain })
+		f.Peers = slices.DeleteFunc(slices.Clone(f.Peers), func(p plan.FastPeer) bool {
+			return p.Way == plan.FastPlain
+		})
 	}
 	f.Peers, f.Tunnels = slices.Clone(f.Peers), slices.Clone(f.Tunnels)
 	for i := range f.Peers {

@@ -121,8 +121,8 @@ const (
 // genFilter tells which nftables transactions were somebody else's and about a
 // table of ours, or about a base chain of another, which may drop what we forward
 // from now on, or took a rule from a chain of another that has our accepts, or gave one a rule about a link, or took it
-// away, or did so with a name of a link of ours in a set, which rules may be about. A transaction is told object by object, and then by its generation, which names the
-// socket and the thread that asked for it.
+// away, or did so with a name of a link of ours in a set, which rules may be about. A transaction is told object by
+// object, and then by its generation, which names the socket and the thread that asked for it.
 type genFilter struct {
 	table   string
 	port    uint32 // of the socket that our rules are changed by
@@ -167,7 +167,9 @@ func (g *genFilter) foreign(m netlink.Message) bool {
 
 // namesOurs reports whether a message has a name that may be of a link of ours.
 func namesOurs(b []byte) bool {
-	return slices.ContainsFunc(linkname.Prefixes(), func(prefix string) bool { return bytes.Contains(b, []byte(prefix)) })
+	return slices.ContainsFunc(linkname.Prefixes(), func(prefix string) bool {
+		return bytes.Contains(b, []byte(prefix))
+	})
 }
 
 // ownThread reports whether a thread is one of this process: accepts among the rules of others are written by sockets

@@ -312,7 +312,8 @@ func TestForeignLinks(t *testing.T) {
 			[]string{"vlb-2"}},
 		{"ip6tables-nft -A FORWARD -i vlb-+ -j DROP; ip6tables-legacy -A INPUT -i vlb-4 -j DROP",
 			[]string{"vlb-*", "vlb-2"}},
-		{"iptables-legacy -t raw -A PREROUTING -i vlb-5 -j DROP; iptables-legacy -t mangle -A FORWARD -o eth0 -j DROP; " +
+		{"iptables-legacy -t raw -A PREROUTING -i vlb-5 -j DROP; " +
+			"iptables-legacy -t mangle -A FORWARD -o eth0 -j DROP; " +
 			"iptables-legacy -A FORWARD -i vlb-6 -j LOG --log-prefix ACCEPT",
 			[]string{"eth0", "vlb-*", "vlb-2", "vlb-5", "vlb-6"}},
 	} {

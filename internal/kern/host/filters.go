@@ -93,7 +93,8 @@ func (h *Host) legacyRules(ctx context.Context, tables ...string) (map[string]st
 					continue
 				}
 				tool := f.tool + "-" + variantLegacy
-				rules, err := exec.CommandContext(ctx, tool, "-w", strconv.Itoa(iptablesWait), "-t", table, "-S").Output()
+				wait := strconv.Itoa(iptablesWait)
+				rules, err := exec.CommandContext(ctx, tool, "-w", wait, "-t", table, "-S").Output()
 				if errors.Is(err, exec.ErrNotFound) {
 					break
 				}
