@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/vethloom/vethloom/internal/kern/netns"
+	"github.com/vethloom/vethloom/internal/kern/rtnetlink"
+	"github.com/vethloom/vethloom/internal/linkname"
 )
 
 // FilteredLinks are the names of links that firewall rules of others are about, on the way of what is forwarded: of
@@ -38,8 +40,46 @@ func (h *Host) FilteredLinks(ctx context.Context, ours func(chain string) bool) 
 	for _, rules := range legacy {
 		out = append(out, linksIn(rules, ours)...)
 	}
+	controlled, filtered, err := h.controlledLinks(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, devices = append(out, controlled...), append(named.Devices(), filtered...)
 	slices.Sort(out)
-	return slices.Compact(out), named.Devices(), nil
+	slices.Sort(devices)
+	return slices.Compact(out), slices.Compact(devices), nil
+}
+
+// controlledLinks are the links that others control the traffic of (tc): those of ours with queues, any with filters.
+// What a program hands to a container passes neither, and programs by tcx go before filters.
+func (h *Host) controlledLinks(ctx context.Context) (all, filtered []string, err error) {
+	c, err := rtnetlink.Dial(h.fd)
+	if err != nil {
+		return nil, nil, err
+	}
+	queues, filters, err := c.Strangers()
+	if err = errors.Join(err, c.Close()); err != nil {
+		return nil, nil, fmt.Errorf("look for traffic control of others: %w", err)
+	}
+	if len(queues)+len(filters) == 0 {
+		return nil, nil, nil
+	}
+	links, err := h.linkNames(ctx)
+	for i, name := range links {
+		if filters[i] {
+			filtered = append(filtered, name)
+		}
+		if filters[i] || queues[i] && needsNoQueue(name) {
+			all = append(all, name)
+		}
+	}
+	return all, filtered, err
+}
+
+// needsNoQueue reports whether a link of ours has no queue unless somebody gives it one: TUN links and IFBs have some.
+func needsNoQueue(name string) bool {
+	return slices.ContainsFunc([]string{linkname.Veth, linkname.Bridge, linkname.VXLAN, linkname.VXLAN6},
+		func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
 // linkNames are the names of the host's links by their indexes.
