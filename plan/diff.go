@@ -133,6 +133,7 @@ func (d *diff) compareOnLinks() {
 			if k.name == "neigh" {
 				d.renewNeighs(&x)
 			}
+			d.programs(&x)
 			d.plain = append(d.plain, x)
 		}
 	}

@@ -252,21 +252,15 @@ func tabled[T interface {
 	return k
 }
 
-// programKind tells which programs go with their links.
-func programKind() kind {
-	k := tabled("fast-program", func(s *State) *[]FastProgram { return &s.Fast.Programs })
-	all := k.compare
-	k.compare = func(want, have *State, absent func(Object) bool) delta {
-		d := all(want, have, absent)
-		for i, o := range d.delete {
-			if p, ok := o.(FastProgram); ok && absent(p) {
-				p.Leaves = true
-				d.delete[i] = p
-			}
+// programs tells which programs go with their links: at once, and not in the kernel's own time with a namespace, when
+// they would be seen meanwhile.
+func (d *diff) programs(x *delta) {
+	for i, o := range x.delete {
+		if p, ok := o.(FastProgram); ok && d.isLost("", p.Link) && !d.late[in("", p.Link)] {
+			p.Leaves = true
+			x.delete[i] = p
 		}
-		return d
 	}
-	return k
 }
 
 // publishing has connections of published ports take the slow path before a rule translates them: one that opens in

@@ -38,7 +38,7 @@ func kinds() [28]kind {
 		tabled("fast-endpoint", func(s *State) *[]FastEndpoint { return &s.Fast.Endpoints }),
 		tabled("fast-peer", func(s *State) *[]FastPeer { return &s.Fast.Peers }),
 		tabled("fast-tunnel", func(s *State) *[]FastTunnel { return &s.Fast.Tunnels }),
-		programKind(),
+		tabled("fast-program", func(s *State) *[]FastProgram { return &s.Fast.Programs }),
 		kindOf("set", func(s *State) *[]Set { return &s.Rules.Sets }),
 		kindOf("chain", func(s *State) *[]Chain { return &s.Rules.Chains }),
 		kindOf("element", func(s *State) *[]Element { return &s.Rules.Elements }),
