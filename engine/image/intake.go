@@ -249,8 +249,8 @@ func (i *intake) find(p *pin, w wanted) *placed {
 			return &placed{key: key, info: info, blob: w.blob}
 		}
 	}
-	if p.staged != nil {
-		return &placed{key: w.diffID.Hex, info: p.staged.info, blob: w.blob, staged: p.staged}
+	if u := p.shared(nil); u != nil {
+		return &placed{key: w.diffID.Hex, info: u.info, blob: w.blob, staged: u}
 	}
 	return nil
 }
@@ -388,7 +388,7 @@ func (i *intake) adopt(ctx context.Context, u *unpacked, chain v1.Hash, d v1.Des
 // staged places a layer that was unpacked. One that is complete by itself is for all who wait for it.
 func (i *intake) staged(p *pin, u *unpacked, blob v1.Descriptor) *placed {
 	if u.info.Needs.Empty() {
-		p.staged = u
+		p.shared(u)
 	} else {
 		i.mu.Lock()
 		i.own = append(i.own, u)

@@ -57,6 +57,16 @@ func (c *content) hold(kind, hex string) (p *pin, release func()) {
 	})
 }
 
+// shared is the layer that is staged for all who wait for it, if there is one. One that is given is that from now on.
+func (p *pin) shared(u *unpacked) *unpacked {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if u != nil {
+		p.staged = u
+	}
+	return p.staged
+}
+
 // take waits for the turn to make a thing; the caller gives it back with done.
 func (p *pin) take(ctx context.Context) (done func(), err error) {
 	select {

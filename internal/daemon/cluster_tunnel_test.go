@@ -150,6 +150,7 @@ func TestTunnelRemovedMeanwhile(t *testing.T) {
 	w.pinged(here, there)
 	w.detach(here)
 	far.detach(there)
+	await.True(t, "the cluster knows of no endpoint", func() bool { return len(w.list("/vethloom/endpoint/")) == 0 })
 	w.kill()
 	if out := w.Sh("ss -Hlnu"); !strings.Contains(out, "192.0.2.1:8285") {
 		t.Errorf("nobody holds the tunnel's port:\n%s", out)
