@@ -16,7 +16,7 @@ import (
 const (
 	// Patience is how long a holder waits for the next netd. One that comes later opens files of its own: the queues of
 	// these have long overflowed, and neither port nor device shall be in use for a netd that is gone for good.
-	Patience = time.Minute
+	Patience = 15 * time.Second
 	lookTime = 500 * time.Millisecond // between two looks at whether anybody is there, or can come
 )
 

@@ -86,6 +86,8 @@ flannel_start() {
 	local host=$1 prefix=$2 endpoint
 	endpoint=http://$(on "$host" printenv e1):2379
 	rm -f "$work/$host.env"
+	# What holds a tunnel for the next netd gives its port back when none has come.
+	eventually "no tunnel is held on $host" lacks :8285 on "$host" ss -Hlnu
 	# shellcheck disable=SC2016 # the inner shell expands it
 	netlab exec "$host" -- sh -c 'echo $$ >"$0"; exec "$@"' "$work/$host.pid" "$flanneld" \
 		-etcd-endpoints="$endpoint" -etcd-prefix="$prefix" \
