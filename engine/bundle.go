@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/vethloom/vethloom/engine/rootfile"
 	"github.com/vethloom/vethloom/engine/shim"
 	"github.com/vethloom/vethloom/engine/snapshot"
+	"github.com/vethloom/vethloom/engine/volume"
 )
 
 // logName is the file of the container's output, in its durable directory.
@@ -105,7 +107,7 @@ func (e *preparer) binds(ctx context.Context, s Spec) ([]shim.Bind, error) {
 	for _, m := range s.Mounts {
 		b := shim.Bind{Source: m.Source, Target: path.Clean(m.Target), ReadOnly: m.ReadOnly}
 		if m.Volume {
-			v, _, err := e.c.Volumes.Ensure(ctx, m.Source, volumeLabels(m.Source))
+			v, _, err := e.c.Volumes.Ensure(ctx, volumeRequest(m))
 			if err != nil {
 				return nil, fmt.Errorf("mount volume %s: %w", m.Source, err)
 			}
@@ -136,10 +138,14 @@ func Anonymous(name string) bool {
 	return len(name) == 64 && strings.Trim(name, "0123456789abcdef") == ""
 }
 
-// volumeLabels marks a volume whose name was made up for one container.
-func volumeLabels(name string) map[string]string {
-	if Anonymous(name) {
-		return map[string]string{anonymousLabel: "true"}
+// volumeRequest is the volume that a mount asks for. One whose name was made up for one container is marked.
+func volumeRequest(m Mount) volume.Request {
+	r := volume.Request{Name: m.Source, Driver: m.Driver, Options: m.DriverOptions, Labels: maps.Clone(m.Labels)}
+	if Anonymous(m.Source) {
+		if r.Labels == nil {
+			r.Labels = map[string]string{}
+		}
+		r.Labels[anonymousLabel] = "true"
 	}
-	return nil
+	return r
 }

@@ -87,7 +87,7 @@ func TestConnectWhatOthersLiveOnIn(t *testing.T) {
 	w.start(owner)
 	other.Name, other.Networks = "other", []cnm.AttachRequest{{Network: "container:owner"}}
 	w.start(other)
-	if err := w.e.Stop(t.Context(), "owner", new(time.Duration)); err != nil {
+	if err := w.e.Stop(t.Context(), "owner", engine.StopOptions{Timeout: new(time.Duration)}); err != nil {
 		t.Fatal(err)
 	}
 	for _, ref := range []string{"other", "owner"} {

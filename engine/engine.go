@@ -62,7 +62,7 @@ type Snapshots interface {
 
 // Volumes is what the engine needs of [volume.Volumes].
 type Volumes interface {
-	Ensure(ctx context.Context, name string, labels map[string]string) (volume.Volume, bool, error)
+	Ensure(ctx context.Context, r volume.Request) (volume.Volume, bool, error)
 	Get(ctx context.Context, name string) (volume.Volume, error)
 	Remove(ctx context.Context, name string, inUse func(name string) []string) error
 }

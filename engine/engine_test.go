@@ -422,7 +422,7 @@ func (w *world) wait(ref string) engine.ExitStatus {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), await.Patience)
 	defer cancel()
-	st, err := w.e.Wait(ctx, ref)
+	st, err := w.e.Wait(ctx, ref, engine.WaitNotRunning)
 	if err != nil {
 		w.t.Fatalf("wait for %s: %v", ref, err)
 	}
@@ -527,7 +527,7 @@ func TestBackgroundLife(t *testing.T) {
 		t.Errorf("remove while running: %v", err)
 	}
 	await.True(t, "it can be stopped", func() bool { return w.logs("web") == "started\n" })
-	if err := w.e.Stop(t.Context(), "web", nil); err != nil {
+	if err := w.e.Stop(t.Context(), "web", engine.StopOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if got := w.inspect("web"); got.Status != engine.Exited || got.ExitCode != 5 || got.Pid != 0 ||

@@ -51,7 +51,7 @@ func TestHold(t *testing.T) {
 
 	release = hold()
 	second := time.Second
-	ok(w.e.Stop(t.Context(), c.ID, &second))
+	ok(w.e.Stop(t.Context(), c.ID, engine.StopOptions{Timeout: &second}))
 	ok(release())
 	is("stopped meanwhile", engine.Exited)
 	release = hold()

@@ -13,6 +13,12 @@ import (
 // Options are the part of a [Spec] that net-shim does as asked.
 type Options = shim.Options
 
+// Resources are the limits of a container.
+type Resources = shim.Resources
+
+// Healthcheck says how to find out whether a container does its work.
+type Healthcheck = shim.Healthcheck
+
 // Spec is what a user asks of a container. It is stored as given, so that a
 // stopped container starts again with the same wishes.
 type Spec struct {
@@ -46,14 +52,84 @@ type Spec struct {
 	PublishAll bool              `json:"-"`
 	ExtraHosts []string          `json:"extraHosts,omitempty"` // name:address
 	Labels     map[string]string `json:"labels,omitempty"`
+
+	// Whose namespaces it has. "": its own; "host"; "container:" and a name or ID, for PID and IPC. Besides, an IPC
+	// namespace is "private", "shareable" or "none", which has no /dev/shm; a cgroup namespace "private".
+	PidMode      string `json:"pidMode,omitempty"`
+	IpcMode      string `json:"ipcMode,omitempty"`
+	UTSMode      string `json:"utsMode,omitempty"`
+	CgroupNSMode string `json:"cgroupNSMode,omitempty"`
+	CgroupParent string `json:"cgroupParent,omitempty"` // "": netd's
+
+	Init        bool              `json:"init,omitempty"` // an init of the host is the first process
+	Restart     RestartPolicy     `json:"restart,omitzero"`
+	Health      *Healthcheck      `json:"health,omitempty"` // over that of the image
+	LogDriver   string            `json:"logDriver,omitempty"`
+	LogOptions  map[string]string `json:"logOptions,omitempty"` // max-size, max-file, labels, env …
+	StdinOnce   bool              `json:"stdinOnce,omitempty"`  // input ends with the first client that had it
+	VolumesFrom []string          `json:"-"`                    // NAME[:ro|rw], of a request: among Mounts then
+	Links       []string          `json:"links,omitempty"`      // NAME:ALIAS
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Runtime     string            `json:"runtime,omitempty"`  // an outside OCI runtime's name or path
+	Platform    string            `json:"platform,omitempty"` // of the image
+
+	Client ClientNotes `json:"client,omitzero"`
 }
 
-// Mount is a bind mount of a host path, or of a named volume.
+// ClientNotes are what the client that made a container told of itself. They are shown, and mean nothing here.
+type ClientNotes struct {
+	AttachStdin, AttachStdout, AttachStderr bool
+	CIDFile                                 string
+}
+
+// RestartPolicy says when a container that has ended is started again.
+type RestartPolicy struct {
+	Name       string `json:"name,omitempty"` // one of the Restart constants; "": RestartNo
+	MaxRetries int    `json:"maxRetries,omitempty"`
+}
+
+// The names of restart policies.
+const (
+	RestartNo            = "no"
+	RestartAlways        = "always"
+	RestartUnlessStopped = "unless-stopped"
+	RestartOnFailure     = "on-failure"
+)
+
+// The drivers of logs.
+const (
+	LogFiles = "json-file" // files that are rotated
+	LogNone  = "none"
+)
+
+// Mount is a bind mount of a host path or of a named volume, or a file system in memory.
 type Mount struct {
-	Source   string `json:"source"` // absolute host path, or a volume's name
-	Target   string `json:"target"` // absolute path in the container
+	Source   string `json:"source,omitempty"` // absolute host path, or a volume's name
+	Target   string `json:"target"`           // absolute path in the container
 	ReadOnly bool   `json:"readOnly,omitempty"`
 	Volume   bool   `json:"volume,omitempty"`
+	Tmpfs    *Tmpfs `json:"tmpfs,omitempty"` // nil: it is none
+
+	// Of host paths.
+	Propagation  string `json:"propagation,omitempty"` // see mount_namespaces(7); "": rprivate
+	NonRecursive bool   `json:"nonRecursive,omitempty"`
+	MustExist    bool   `json:"mustExist,omitempty"` // it is not made
+	// ShallowReadOnly leaves what is mounted below the source writable.
+	ShallowReadOnly bool `json:"shallowReadOnly,omitempty"`
+
+	// Of volumes.
+	NoCopy        bool              `json:"noCopy,omitempty"`  // it is not filled from the image
+	Subpath       string            `json:"subpath,omitempty"` // in the volume
+	Driver        string            `json:"driver,omitempty"`  // of one that is made, as the rest
+	DriverOptions map[string]string `json:"driverOptions,omitempty"`
+	Labels        map[string]string `json:"labels,omitempty"`
+}
+
+// Tmpfs is a file system in memory.
+type Tmpfs struct {
+	Size    int64    `json:"size,omitempty"` // bytes; 0: half the memory
+	Mode    uint32   `json:"mode,omitempty"` // permissions; 0: 1777
+	Options []string `json:"options,omitempty"`
 }
 
 // Status is where a container is in its life.
@@ -65,6 +141,8 @@ const (
 	Running Status = "running"
 	Paused  Status = "paused"
 	Exited  Status = "exited"
+	// Restarting is a container that has ended and waits to be started again by its restart policy.
+	Restarting Status = "restarting"
 )
 
 // Container is a container's record.
@@ -84,7 +162,54 @@ type Container struct {
 	BootID   string    `json:"bootID,omitempty"` // of the boot it was last started in
 	Phase    cnm.Phase `json:"phase"`
 	Revision uint64    `json:"-"`
+
+	RestartCount int     `json:"restartCount,omitempty"` // by its policy, since somebody started it
+	Health       *Health `json:"health,omitempty"`       // nil: it has no check
 }
+
+// Health is what the checks of a container have found.
+type Health struct {
+	Status  string        `json:"status"` // one of the Health constants
+	Failing int           `json:"failing,omitempty"`
+	Log     []HealthProbe `json:"log,omitempty"` // the latest, oldest first
+}
+
+// What a container's health can be.
+const (
+	HealthStarting  = "starting"
+	HealthGood      = "healthy"
+	HealthUnhealthy = "unhealthy"
+)
+
+// HealthProbe is one check.
+type HealthProbe struct {
+	Start    time.Time `json:"start"`
+	End      time.Time `json:"end"`
+	ExitCode int       `json:"exitCode"`
+	Output   string    `json:"output,omitempty"`
+}
+
+// Update changes a container. What is zero stays as it is.
+type Update struct {
+	Resources
+	Restart *RestartPolicy
+}
+
+// StopOptions say how to end a container.
+type StopOptions struct {
+	Timeout *time.Duration // nil: the container's own; negative: no end
+	Signal  string         // "": the container's own
+}
+
+// WaitCondition is what somebody waits for.
+type WaitCondition string
+
+// The conditions of a wait.
+const (
+	WaitNotRunning WaitCondition = "not-running" // or ""
+	WaitNextExit   WaitCondition = "next-exit"
+	WaitRemoved    WaitCondition = "removed"
+)
 
 // Networks gives containers their network. [controller.Controller] is behind it.
 type Networks interface {

@@ -78,7 +78,7 @@ func TestExitWhileAway(t *testing.T) {
 			}
 			gone(t, c.Pid)
 			w.open()
-			if end, err := w.e.Wait(t.Context(), c.ID); err != nil || end.Code != 22 {
+			if end, err := w.e.Wait(t.Context(), c.ID, engine.WaitNotRunning); err != nil || end.Code != 22 {
 				t.Fatalf("the end was %+v, %v", end, err)
 			}
 			d, err := w.e.Inspect(t.Context(), c.ID)
@@ -259,7 +259,7 @@ func TestSharedNetwork(t *testing.T) {
 	}
 	zero := time.Duration(0)
 	for _, name := range []string{"owner", "guest"} {
-		if err := w.e.Stop(t.Context(), name, &zero); err != nil {
+		if err := w.e.Stop(t.Context(), name, engine.StopOptions{Timeout: &zero}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -44,7 +44,7 @@ func TestSupervisorThatDoesNotAnswer(t *testing.T) {
 	}
 	freeze("stopped")
 	patience := time.Minute // of the container, which cannot be asked
-	if err := w.e.Stop(t.Context(), "stopped", &patience); err != nil {
+	if err := w.e.Stop(t.Context(), "stopped", engine.StopOptions{Timeout: &patience}); err != nil {
 		t.Fatalf("stop: %v", err)
 	}
 	if c := w.inspect("stopped"); c.Status != engine.Exited || c.ExitCode != 137 {
@@ -122,7 +122,7 @@ func TestSupervisorThatStopsDuringTheStart(t *testing.T) {
 	if d, err := w.e.Inspect(t.Context(), "stuck"); err != nil || d.Status != engine.Created {
 		t.Errorf("while it starts: %s, %v", d.Status, err)
 	}
-	if err := w.e.Stop(t.Context(), "stuck", nil); err != nil {
+	if err := w.e.Stop(t.Context(), "stuck", engine.StopOptions{}); err != nil {
 		t.Errorf("stop: %v", err)
 	}
 	if err := <-started; err == nil || !strings.Contains(err.Error(), "the start was given up") {
@@ -142,7 +142,7 @@ func TestSupervisorThatStopsDuringTheStart(t *testing.T) {
 func TestSupervisorOfAnUnknownProcess(t *testing.T) {
 	w := newWorld(t)
 	ends := map[string]func() error{
-		"stop": func() error { return w.e.Stop(t.Context(), "stop", nil) },
+		"stop": func() error { return w.e.Stop(t.Context(), "stop", engine.StopOptions{}) },
 		"kill": func() error { return w.e.Kill(t.Context(), "kill", "KILL") },
 		"remove": func() error {
 			_, err := w.e.Remove(t.Context(), "remove", true, false)
@@ -275,7 +275,7 @@ func TestProcessThatDoesNotEnd(t *testing.T) {
 	defer thaw()
 	await.True(t, "it waits for the disk", func() bool { return shim.ProcessState(c.Pid) == "D" })
 	now := time.Duration(0)
-	if err := w.e.Stop(t.Context(), "stuck", &now); !errors.Is(err, cnm.ErrInUse) ||
+	if err := w.e.Stop(t.Context(), "stuck", engine.StopOptions{Timeout: &now}); !errors.Is(err, cnm.ErrInUse) ||
 		!strings.Contains(err.Error(), fmt.Sprintf("%d, in state D", c.Pid)) {
 		t.Errorf("stop: %v", err)
 	}
@@ -294,7 +294,7 @@ func TestLookingWaitsForNobody(t *testing.T) {
 	w.start(engine.Spec{Name: "slow", Image: "busybox", Command: []string{"sh", "-c", "trap '' TERM; sleep 1000"}})
 	ended := make(chan error)
 	forever := -time.Second
-	go func() { ended <- w.e.Stop(t.Context(), "slow", &forever) }()
+	go func() { ended <- w.e.Stop(t.Context(), "slow", engine.StopOptions{Timeout: &forever}) }()
 	for range 3 {
 		if d, err := w.e.Inspect(t.Context(), "slow"); err != nil || d.Status != engine.Running {
 			t.Errorf("while it is stopped: %s, %v", d.Status, err)

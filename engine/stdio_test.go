@@ -310,7 +310,7 @@ func TestPause(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := time.Second
-	if err := w.e.Stop(t.Context(), c.ID, &second); err != nil {
+	if err := w.e.Stop(t.Context(), c.ID, engine.StopOptions{Timeout: &second}); err != nil {
 		t.Fatal(err)
 	}
 }

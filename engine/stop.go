@@ -63,9 +63,9 @@ func (e *remover) endOfRemoved(id string) (ExitStatus, bool) {
 	return b.status, ok
 }
 
-// Wait returns how a container ended, once it does not run (any more). That of one
+// Wait returns how a container ended, once what is waited for has come about. The end of one
 // that removed itself is known for a minute, by its whole ID.
-func (e *stopper) Wait(ctx context.Context, ref string) (ExitStatus, error) {
+func (e *stopper) Wait(ctx context.Context, ref string, _ WaitCondition) (ExitStatus, error) {
 	c, _, err := e.settled(ctx, ref)
 	if errors.Is(err, cnm.ErrNotFound) {
 		if status, ok := e.endOfRemoved(ref); ok {
@@ -119,9 +119,8 @@ func (e *stopper) Kill(ctx context.Context, ref, signal string) error {
 	return nil
 }
 
-// Stop asks the container to end and kills it after the timeout; nil is the
-// container's own. One that does not run is left as it is.
-func (e *stopper) Stop(ctx context.Context, ref string, timeout *time.Duration) error {
+// Stop asks the container to end and kills it after the timeout. One that does not run is left as it is.
+func (e *stopper) Stop(ctx context.Context, ref string, o StopOptions) error {
 	c, rec, sick, err := e.settledOrSick(ctx, ref, true)
 	if err == nil && sick != nil {
 		return e.endSick(ctx, c)
@@ -133,8 +132,8 @@ func (e *stopper) Stop(ctx context.Context, ref string, timeout *time.Duration) 
 	if rec.Spec.StopTimeout > 0 {
 		wait = rec.Spec.StopTimeout
 	}
-	if timeout != nil {
-		wait = *timeout
+	if o.Timeout != nil {
+		wait = *o.Timeout
 	}
 	if rec.Status == Paused {
 		switch err := e.Unpause(ctx, c.id); {
@@ -143,6 +142,9 @@ func (e *stopper) Stop(ctx context.Context, ref string, timeout *time.Duration) 
 		case err != nil:
 			return err
 		}
+	}
+	if o.Signal != "" {
+		rec.Spec.StopSignal = o.Signal
 	}
 	signal, err := e.stopSignal(ctx, rec)
 	if err != nil {

@@ -37,8 +37,9 @@ func TestRecordsOfEarlierVersionsAreRead(t *testing.T) {
 	addr := netip.MustParseAddr
 	want := engine.Spec{
 		Name: "old", Image: "busybox", Command: []string{"sleep", "9"}, Hostname: got.Hostname,
-		Options: engine.Options{Memory: 64 << 20, NanoCPUs: 500_000_000, PidsLimit: 32, Privileged: true,
-			ReadOnly: true},
+		Options: engine.Options{Resources: engine.Resources{Memory: 64 << 20, NanoCPUs: 500_000_000, PidsLimit: 32},
+			Privileged: true,
+			ReadOnly:   true},
 		CapAdd: []string{"NET_ADMIN"}, StopTimeout: 3 * time.Second, DNS: []netip.Addr{addr("9.9.9.9")},
 		Networks: []cnm.AttachRequest{
 			{Network: "web", Addrs: []netip.Addr{addr("10.5.0.7"), addr("fd00:5::7")},

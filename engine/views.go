@@ -22,8 +22,7 @@ type Details struct {
 	RootPath string   // of the root filesystem, in its supervisor's mount namespace; "" while it does not run
 	Args     []string // what runs: entrypoint and command, resolved
 	NetNS    string   // path of its network namespace while it runs; "" on the host's
-	// Healthcheck is the image's, JSON as the image has it. It is not run yet.
-	Healthcheck []byte
+	ExecIDs  []string // of further commands that run
 }
 
 // List returns the containers, newest first; those that do not run only with all.
@@ -63,7 +62,6 @@ func (e *viewer) Inspect(ctx context.Context, ref string) (Details, error) {
 	e.mu.Unlock()
 	d.Args = arguments(rec.Spec, img)
 	d.Spec = withImage(d.Spec, img)
-	d.Healthcheck = img.Healthcheck
 	for _, m := range rec.Spec.Mounts {
 		if !m.Volume {
 			continue
@@ -88,6 +86,7 @@ func withImage(s Spec, img image.Image) Spec {
 	if s.StopSignal == "" {
 		s.StopSignal = img.Config.StopSignal
 	}
+	s.Health = healthcheck(s, img)
 	if len(img.Config.Labels) > 0 {
 		labels := maps.Clone(img.Config.Labels)
 		maps.Copy(labels, s.Labels)

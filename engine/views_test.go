@@ -6,6 +6,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/engine/volume"
 )
 
 // What is shown of a container is what it has: the image's values where none was asked for.
@@ -35,7 +36,7 @@ func TestInspectShowsTheImagesValues(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", s.Name, s, want)
 		}
 	}
-	v, _, err := w.vols.Ensure(t.Context(), "data", nil)
+	v, _, err := w.vols.Ensure(t.Context(), volume.Request{Name: "data"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ func TestLimits(t *testing.T) {
 	w := newWorld(t)
 	t.Run("memory", func(t *testing.T) {
 		c := w.create(engine.Spec{Command: sh("head -c 200000000 /dev/zero | tail | wc -c"),
-			Options:    engine.Options{Memory: 32 << 20},
+			Options:    limits(engine.Resources{Memory: 32 << 20}),
 			Entrypoint: nil})
 		// The shell survives its children; tail is the one killed.
 		if _, err := w.e.Attach(t.Context(), c.ID, true, engine.Stdio{}); err != nil {
@@ -32,7 +32,8 @@ func TestLimits(t *testing.T) {
 		}
 	})
 	t.Run("memory of the first process", func(t *testing.T) {
-		c := w.create(engine.Spec{Command: []string{"sort", "/dev/zero"}, Options: engine.Options{Memory: 32 << 20}})
+		c := w.create(engine.Spec{Command: []string{"sort", "/dev/zero"},
+			Options: limits(engine.Resources{Memory: 32 << 20})})
 		st, err := w.e.Attach(t.Context(), c.ID, true, engine.Stdio{})
 		if err != nil || st.Code != 137 || !st.OOM {
 			t.Errorf("got %+v, %v", st, err)
@@ -40,13 +41,14 @@ func TestLimits(t *testing.T) {
 	})
 	t.Run("processes", func(t *testing.T) {
 		got := w.mustRun(engine.Spec{Command: sh("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 10 & done 2>&1"),
-			Options: engine.Options{PidsLimit: 8}}, "")
+			Options: limits(engine.Resources{PidsLimit: 8})}, "")
 		if !strings.Contains(got.out, "can't fork") {
 			t.Errorf("got %q, code %d", got.out, got.Code)
 		}
 	})
 	t.Run("processors", func(t *testing.T) {
-		c := w.start(engine.Spec{Command: []string{"sleep", "1000"}, Options: engine.Options{NanoCPUs: 250_000_000}})
+		c := w.start(engine.Spec{Command: []string{"sleep", "1000"},
+			Options: limits(engine.Resources{NanoCPUs: 250_000_000})})
 		var have []string
 		for _, dir := range cgroupsOf(w.cgroup + "/" + c.ID) {
 			for _, file := range []string{"cpu.cfs_quota_us", "cpu.max"} {
@@ -307,9 +309,9 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"name", engine.Spec{Name: "no/good"}, cnm.ErrInvalid, "no/good"},
 		{"image", engine.Spec{Image: "nonesuch"}, cnm.ErrNotFound, "net import"},
-		{"memory", engine.Spec{Options: engine.Options{Memory: 1000}}, cnm.ErrInvalid, "6m"},
-		{"cpus", engine.Spec{Options: engine.Options{NanoCPUs: 1}}, cnm.ErrInvalid, "0.01"},
-		{"pids", engine.Spec{Options: engine.Options{PidsLimit: -7}}, cnm.ErrInvalid, "-7"},
+		{"memory", engine.Spec{Options: limits(engine.Resources{Memory: 1000})}, cnm.ErrInvalid, "6m"},
+		{"cpus", engine.Spec{Options: limits(engine.Resources{NanoCPUs: 1})}, cnm.ErrInvalid, "0.01"},
+		{"pids", engine.Spec{Options: limits(engine.Resources{PidsLimit: -7})}, cnm.ErrInvalid, "-7"},
 		{"capability", engine.Spec{CapAdd: []string{"FLY"}}, cnm.ErrInvalid, "FLY"},
 		{"signal", engine.Spec{StopSignal: "HELLO"}, cnm.ErrInvalid, "HELLO"},
 		{"environment", engine.Spec{Env: []string{"=x"}}, cnm.ErrInvalid, "NAME=value"},
@@ -391,3 +393,5 @@ func TestHostNetwork(t *testing.T) {
 }
 
 func owner(info os.FileInfo) uint32 { return info.Sys().(*syscall.Stat_t).Uid }
+
+func limits(r engine.Resources) engine.Options { return engine.Options{Resources: r} }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"time"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/engine"
@@ -52,7 +51,7 @@ func (s *containersService) List(ctx context.Context, r *apiv1.ListContainersReq
 	out := &apiv1.ListContainersResponse{}
 	for _, c := range all {
 		if f.container(c) {
-			c.Healthcheck, c.Spec.Env = nil, nil // all have to fit one message
+			c.Spec.Env = nil // all have to fit one message
 			out.Containers = append(out.Containers, encodeContainer(c))
 		}
 	}
@@ -69,12 +68,7 @@ func (s *containersService) Inspect(ctx context.Context, r *apiv1.InspectContain
 
 func (s *containersService) Stop(ctx context.Context, r *apiv1.StopContainerRequest) (*apiv1.StopContainerResponse,
 	error) {
-	var timeout *time.Duration
-	if t := r.GetTimeout(); t != nil {
-		d := t.AsDuration()
-		timeout = &d
-	}
-	if err := s.containers.Stop(ctx, r.GetContainer(), timeout); err != nil {
+	if err := s.containers.Stop(ctx, r.GetContainer(), stopOptions(r)); err != nil {
 		return nil, err
 	}
 	return &apiv1.StopContainerResponse{}, nil
@@ -102,7 +96,7 @@ func (s *containersService) Remove(ctx context.Context, r *apiv1.RemoveContainer
 }
 
 func (s *containersService) Wait(ctx context.Context, r *apiv1.WaitContainerRequest) (*apiv1.ExitStatus, error) {
-	e, err := s.containers.Wait(ctx, r.GetContainer())
+	e, err := s.containers.Wait(ctx, r.GetContainer(), engine.WaitCondition(r.GetCondition()))
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,6 @@ import (
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/cnm"
-	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/plan"
 )
 
@@ -187,40 +186,6 @@ func decodePort(m *apiv1.PortMapping) (cnm.PortMapping, error) {
 		p, err = p.OnEveryNode()
 	}
 	return p, err
-}
-
-func decodeSpec(s *apiv1.ContainerSpec) (engine.Spec, error) {
-	out := engine.Spec{
-		Name: s.GetName(), Image: s.GetImage(), Command: s.GetCommand(), Entrypoint: s.GetEntrypoint(),
-		Env: s.GetEnv(), WorkDir: s.GetWorkDir(), User: s.GetUser(), Hostname: s.GetHostname(),
-		TTY: s.GetTty(), OpenStdin: s.GetOpenStdin(), Remove: s.GetRemove(), PublishAll: s.GetPublishAll(),
-		Options: engine.Options{
-			Memory: s.GetMemory(), NanoCPUs: s.GetNanoCpus(), PidsLimit: s.GetPidsLimit(), Sysctls: s.GetSysctls(),
-			Privileged: s.GetPrivileged(), ReadOnly: s.GetReadOnly(),
-		},
-		CapAdd: s.GetCapAdd(), CapDrop: s.GetCapDrop(),
-		UserNS: s.GetUserns(), StopSignal: s.GetStopSignal(), StopTimeout: s.GetStopTimeout().AsDuration(),
-		ExtraHosts: s.GetExtraHosts(), Labels: s.GetLabels(),
-		DNSSearch: s.GetDnsSearch(), DNSOptions: s.GetDnsOptions(),
-	}
-	var err error
-	if out.Expose, err = decodeExposed(s.GetExpose()); err != nil {
-		return out, err
-	}
-	if out.Networks, err = decodeConnects(s.GetNetworks()); err != nil {
-		return out, err
-	}
-	if out.Ports, err = decodePorts(s.GetPorts()); err != nil {
-		return out, err
-	}
-	if out.DNS, err = decodeAddrs("dns", s.GetDns()); err != nil {
-		return out, err
-	}
-	for _, m := range s.GetMounts() {
-		out.Mounts = append(out.Mounts, engine.Mount{Source: m.GetSource(), Target: m.GetTarget(),
-			ReadOnly: m.GetReadOnly(), Volume: m.GetVolume()})
-	}
-	return out, nil
 }
 
 // decodeExposed reads ports and ranges of them: "80", "80/udp", "8000-8010/tcp".

@@ -86,15 +86,23 @@ type Containers interface {
 type ContainerLife interface {
 	Create(context.Context, engine.Spec) (id string, warnings []string, err error)
 	Start(ctx context.Context, ref string) error
-	// Stop asks, and kills after the timeout; nil takes the container's own.
-	Stop(ctx context.Context, ref string, timeout *time.Duration) error
+	// Stop asks, and kills after the timeout.
+	Stop(ctx context.Context, ref string, o engine.StopOptions) error
+	Restart(ctx context.Context, ref string, o engine.StopOptions) error
+	Pause(ctx context.Context, ref string) error
+	Unpause(ctx context.Context, ref string) error
+	Rename(ctx context.Context, ref, name string) error
+	// Update changes limits and restart policy, whether the container runs or not.
+	Update(ctx context.Context, ref string, u engine.Update) (warnings []string, err error)
 	// Kill sends a signal, by name or number.
 	Kill(ctx context.Context, ref, signal string) error
 	Remove(ctx context.Context, ref string, force, volumes bool) (id string, err error)
 	// ChangePorts takes published ports from a container, then gives it others; or changes nothing.
 	ChangePorts(ctx context.Context, ref string, add, remove []cnm.PortMapping) error
-	// Wait returns when the container does not run (any more).
-	Wait(ctx context.Context, ref string) (engine.ExitStatus, error)
+	// Wait returns when what it waits for has come about.
+	Wait(ctx context.Context, ref string, c engine.WaitCondition) (engine.ExitStatus, error)
+	// PruneContainers removes those that do not run and are due.
+	PruneContainers(ctx context.Context, due func(engine.Container) bool) (ids []string, reclaimed int64, err error)
 }
 
 // ContainerStreams connects clients with processes.
@@ -113,6 +121,10 @@ type ContainerViews interface {
 	// List returns all containers, newest first; stopped ones only with all.
 	List(ctx context.Context, all bool) ([]ContainerView, error)
 	Inspect(ctx context.Context, ref string) (ContainerView, error)
+	// Top lists the processes of a container, as ps(1) shows them with these arguments; none: -ef.
+	Top(ctx context.Context, ref string, args []string) (engine.Processes, error)
+	// Stats reads what a container uses, once.
+	Stats(ctx context.Context, ref string) (engine.Stats, error)
 }
 
 // ContainerView is a container with what belongs to it.
@@ -124,7 +136,7 @@ type ContainerView struct {
 // Volumes is what the volumes service needs.
 type Volumes interface {
 	// CreateVolume makes a volume, or returns the one of that name.
-	CreateVolume(ctx context.Context, name string, labels map[string]string) (VolumeView, error)
+	CreateVolume(ctx context.Context, r volume.Request) (VolumeView, error)
 	ListVolumes(context.Context) ([]VolumeView, error)
 	InspectVolume(ctx context.Context, name string) (VolumeView, error)
 	RemoveVolume(ctx context.Context, name string) error
@@ -144,8 +156,9 @@ type System interface {
 	// Diff compares what the records ask for with what the kernel has.
 	Diff(context.Context) ([]plan.Op, error)
 	Doctor(context.Context) ([]doctor.Finding, error)
-	// Events returns what happens from now on; the channel is closed with the context.
-	Events(context.Context) <-chan Event
+	// Events returns what happened since a time, as far as it is known, and happens from now on; the zero time leaves
+	// the past out. The channel is closed with the context.
+	Events(ctx context.Context, since time.Time) <-chan Event
 	// DiskUsage reads every directory of images, containers and volumes.
 	DiskUsage(context.Context) (DiskUsage, error)
 }

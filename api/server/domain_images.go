@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/engine/registry"
 )
@@ -102,6 +103,11 @@ type ContainerFiles interface {
 	Changes(ctx context.Context, ref string, f func([]FileChange) error) error
 	// Export writes a tar of a container's filesystem, without its mounts.
 	Export(ctx context.Context, ref string, w io.Writer) error
+	// StatPath, CopyOut and CopyIn reach files of a container, its mounts included, whether it runs or not. No link
+	// leads out of it. CopyOut calls begin once, before it writes a tar; CopyIn reads one.
+	StatPath(ctx context.Context, ref, path string) (engine.PathStat, error)
+	CopyOut(ctx context.Context, ref, path string, begin func(engine.PathStat) error, w io.Writer) error
+	CopyIn(ctx context.Context, ref, path string, o engine.CopyInOptions, r io.Reader) error
 }
 
 // CommitRequest says how to make an image of a container.

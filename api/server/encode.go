@@ -10,8 +10,7 @@ import (
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
-	"github.com/vethloom/vethloom/plan"
-	"google.golang.org/protobuf/types/known/durationpb"
+	"github.com/vethloom/vethloom/engine/volume"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -144,30 +143,8 @@ func encodeContainer(c ContainerView) *apiv1.Container {
 		Created: timestamp(c.Created), Started: timestamp(c.Started), Finished: timestamp(c.Finished),
 		Status: string(c.Status), Pid: int32(c.Pid), ExitCode: int32(c.ExitCode), OomKilled: c.OOM, Error: c.Error,
 		Sandbox: encodeSandbox(c.Sandbox), LogPath: c.LogPath, RootPath: c.RootPath, Args: c.Args,
-		Healthcheck: c.Healthcheck,
+		RestartCount: int32(c.RestartCount), Health: encodeChecks(c.Health), ExecIds: c.ExecIDs,
 	}
-}
-
-func encodeSpec(s engine.Spec) *apiv1.ContainerSpec {
-	out := &apiv1.ContainerSpec{
-		Name: s.Name, Image: s.Image, Command: s.Command, Entrypoint: s.Entrypoint, Env: s.Env,
-		WorkDir: s.WorkDir, User: s.User, Hostname: s.Hostname, Tty: s.TTY, OpenStdin: s.OpenStdin, Remove: s.Remove,
-		Networks: list(s.Networks, encodeConnect), Ports: list(s.Ports, encodePort),
-		Memory: s.Memory, NanoCpus: s.NanoCPUs, PidsLimit: s.PidsLimit, Sysctls: s.Sysctls, CapAdd: s.CapAdd,
-		CapDrop:    s.CapDrop,
-		Privileged: s.Privileged, ReadOnly: s.ReadOnly, Userns: s.UserNS, StopSignal: s.StopSignal,
-		Dns: list(s.DNS, addr), DnsSearch: s.DNSSearch, DnsOptions: s.DNSOptions,
-		Expose:     list(s.Expose, func(p plan.NamePort) string { return fmt.Sprintf("%d/%s", p.Port, p.Proto) }),
-		ExtraHosts: s.ExtraHosts, Labels: s.Labels,
-	}
-	if s.StopTimeout != 0 {
-		out.StopTimeout = durationpb.New(s.StopTimeout)
-	}
-	for _, m := range s.Mounts {
-		out.Mounts = append(out.Mounts, &apiv1.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly,
-			Volume: m.Volume})
-	}
-	return out
 }
 
 func encodeConnect(r cnm.AttachRequest) *apiv1.ConnectRequest {
@@ -201,7 +178,7 @@ func encodeStep(h image.History) *apiv1.HistoryStep {
 
 func encodeVolume(v VolumeView) *apiv1.Volume {
 	return &apiv1.Volume{Name: v.Name, Mountpoint: v.Path, Labels: v.Labels, Created: timestamp(v.Created),
-		Containers: v.Containers}
+		Containers: v.Containers, Driver: volume.LocalDriver, Options: v.Options}
 }
 
 func encodeExit(e engine.ExitStatus) *apiv1.ExitStatus {

@@ -157,17 +157,11 @@ func (s *imagesService) History(ctx context.Context, r *apiv1.ImageHistoryReques
 
 // Prune implements the call.
 func (s *imagesService) Prune(ctx context.Context, r *apiv1.PruneImagesRequest) (*apiv1.PruneImagesResponse, error) {
-	f, err := parseFilters(r.GetFilters(), "until", "label", "label!")
+	due, err := pruneFilters(r.GetFilters())
 	if err != nil {
 		return nil, err
 	}
-	until, err := f.until(time.Now())
-	if err != nil {
-		return nil, err
-	}
-	p, err := s.images.PruneImages(ctx, r.GetAll(), func(i image.Image) bool {
-		return f.labels(i.Config.Labels) && f.unlabelled(i.Config.Labels) && (until.IsZero() || i.Created.Before(until))
-	})
+	p, err := s.images.PruneImages(ctx, r.GetAll(), func(i image.Image) bool { return due(i.Created, i.Config.Labels) })
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"slices"
-	"time"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/cnm"
@@ -100,17 +99,11 @@ func (s *networksService) Join(ctx context.Context, r *apiv1.JoinNetworkRequest)
 // or that goes meanwhile, is no error.
 func (s *networksService) Prune(ctx context.Context, r *apiv1.PruneNetworksRequest) (*apiv1.PruneNetworksResponse,
 	error) {
-	f, err := parseFilters(r.GetFilters(), "until", "label", "label!")
+	due, err := pruneFilters(r.GetFilters())
 	if err != nil {
 		return nil, err
 	}
-	before, err := f.until(time.Now())
-	if err != nil {
-		return nil, err
-	}
-	names, err := s.networks.PruneNetworks(ctx, func(n cnm.Network) bool {
-		return (before.IsZero() || n.Created.Before(before)) && f.labels(n.Labels) && f.unlabelled(n.Labels)
-	})
+	names, err := s.networks.PruneNetworks(ctx, func(n cnm.Network) bool { return due(n.Created, n.Labels) })
 	slices.Sort(names)
 	return &apiv1.PruneNetworksResponse{Names: names}, err
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"time"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/internal/doctor"
@@ -78,7 +79,17 @@ func (s *systemService) Events(r *apiv1.EventsRequest, stream grpc.ServerStreami
 	if err != nil {
 		return err
 	}
-	events := s.system.Events(stream.Context())
+	ctx := stream.Context()
+	if r.GetUntil() != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, r.GetUntil().AsTime())
+		defer cancel()
+	}
+	var since time.Time
+	if r.GetSince() != nil {
+		since = r.GetSince().AsTime()
+	}
+	events := s.system.Events(ctx, since)
 	// The header tells the client that from here on nothing is missed.
 	if err := stream.SendHeader(metadata.MD{}); err != nil {
 		return err

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"github.com/vethloom/vethloom/engine/volume"
 	"slices"
 	"strconv"
 
@@ -14,7 +15,8 @@ type volumesService struct {
 }
 
 func (s *volumesService) Create(ctx context.Context, r *apiv1.CreateVolumeRequest) (*apiv1.Volume, error) {
-	v, err := s.volumes.CreateVolume(ctx, r.GetName(), r.GetLabels())
+	v, err := s.volumes.CreateVolume(ctx, volume.Request{Name: r.GetName(), Driver: r.GetDriver(),
+		Options: r.GetOptions(), Labels: r.GetLabels()})
 	if err != nil {
 		return nil, err
 	}

@@ -3132,41 +3132,70 @@ func (x *ListLeasesResponse) GetLeases() []*Lease {
 }
 
 type ContainerSpec struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Image         string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
-	Command       []string               `protobuf:"bytes,3,rep,name=command,proto3" json:"command,omitempty"`
-	Entrypoint    []string               `protobuf:"bytes,4,rep,name=entrypoint,proto3" json:"entrypoint,omitempty"`
-	Env           []string               `protobuf:"bytes,5,rep,name=env,proto3" json:"env,omitempty"`
-	WorkDir       string                 `protobuf:"bytes,6,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`
-	User          string                 `protobuf:"bytes,7,opt,name=user,proto3" json:"user,omitempty"`
-	Hostname      string                 `protobuf:"bytes,8,opt,name=hostname,proto3" json:"hostname,omitempty"`
-	Tty           bool                   `protobuf:"varint,9,opt,name=tty,proto3" json:"tty,omitempty"`
-	OpenStdin     bool                   `protobuf:"varint,10,opt,name=open_stdin,json=openStdin,proto3" json:"open_stdin,omitempty"`
-	Remove        bool                   `protobuf:"varint,11,opt,name=remove,proto3" json:"remove,omitempty"`
-	Networks      []*ConnectRequest      `protobuf:"bytes,12,rep,name=networks,proto3" json:"networks,omitempty"` // container ignored
-	Ports         []*PortMapping         `protobuf:"bytes,13,rep,name=ports,proto3" json:"ports,omitempty"`
-	Mounts        []*Mount               `protobuf:"bytes,14,rep,name=mounts,proto3" json:"mounts,omitempty"`
-	Memory        int64                  `protobuf:"varint,15,opt,name=memory,proto3" json:"memory,omitempty"`                     // bytes
-	NanoCpus      int64                  `protobuf:"varint,16,opt,name=nano_cpus,json=nanoCpus,proto3" json:"nano_cpus,omitempty"` // 1e9 is one CPU
-	PidsLimit     int64                  `protobuf:"varint,17,opt,name=pids_limit,json=pidsLimit,proto3" json:"pids_limit,omitempty"`
-	CapAdd        []string               `protobuf:"bytes,18,rep,name=cap_add,json=capAdd,proto3" json:"cap_add,omitempty"`
-	CapDrop       []string               `protobuf:"bytes,19,rep,name=cap_drop,json=capDrop,proto3" json:"cap_drop,omitempty"`
-	Privileged    bool                   `protobuf:"varint,20,opt,name=privileged,proto3" json:"privileged,omitempty"`
-	ReadOnly      bool                   `protobuf:"varint,21,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	Userns        string                 `protobuf:"bytes,22,opt,name=userns,proto3" json:"userns,omitempty"`
-	StopSignal    string                 `protobuf:"bytes,23,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"`
-	StopTimeout   *durationpb.Duration   `protobuf:"bytes,24,opt,name=stop_timeout,json=stopTimeout,proto3" json:"stop_timeout,omitempty"`
-	Dns           []string               `protobuf:"bytes,25,rep,name=dns,proto3" json:"dns,omitempty"`
-	ExtraHosts    []string               `protobuf:"bytes,26,rep,name=extra_hosts,json=extraHosts,proto3" json:"extra_hosts,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,27,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Sysctls       map[string]string      `protobuf:"bytes,28,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of the container's namespaces, by name with dots
-	DnsSearch     []string               `protobuf:"bytes,29,rep,name=dns_search,json=dnsSearch,proto3" json:"dns_search,omitempty"`                                                      // "." alone: none
-	DnsOptions    []string               `protobuf:"bytes,30,rep,name=dns_options,json=dnsOptions,proto3" json:"dns_options,omitempty"`                                                   // of resolv.conf(5)
-	Expose        []string               `protobuf:"bytes,31,rep,name=expose,proto3" json:"expose,omitempty"`                                                                             // ports that it serves beside those of its image: "80/tcp"
-	PublishAll    bool                   `protobuf:"varint,32,opt,name=publish_all,json=publishAll,proto3" json:"publish_all,omitempty"`                                                  // what it serves, each at a free host port; of a request
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Name            string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Image           string                 `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	Command         []string               `protobuf:"bytes,3,rep,name=command,proto3" json:"command,omitempty"`
+	Entrypoint      []string               `protobuf:"bytes,4,rep,name=entrypoint,proto3" json:"entrypoint,omitempty"`
+	Env             []string               `protobuf:"bytes,5,rep,name=env,proto3" json:"env,omitempty"`
+	WorkDir         string                 `protobuf:"bytes,6,opt,name=work_dir,json=workDir,proto3" json:"work_dir,omitempty"`
+	User            string                 `protobuf:"bytes,7,opt,name=user,proto3" json:"user,omitempty"`
+	Hostname        string                 `protobuf:"bytes,8,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Tty             bool                   `protobuf:"varint,9,opt,name=tty,proto3" json:"tty,omitempty"`
+	OpenStdin       bool                   `protobuf:"varint,10,opt,name=open_stdin,json=openStdin,proto3" json:"open_stdin,omitempty"`
+	Remove          bool                   `protobuf:"varint,11,opt,name=remove,proto3" json:"remove,omitempty"`
+	Networks        []*ConnectRequest      `protobuf:"bytes,12,rep,name=networks,proto3" json:"networks,omitempty"` // container ignored
+	Ports           []*PortMapping         `protobuf:"bytes,13,rep,name=ports,proto3" json:"ports,omitempty"`
+	Mounts          []*Mount               `protobuf:"bytes,14,rep,name=mounts,proto3" json:"mounts,omitempty"`
+	CapAdd          []string               `protobuf:"bytes,18,rep,name=cap_add,json=capAdd,proto3" json:"cap_add,omitempty"`
+	CapDrop         []string               `protobuf:"bytes,19,rep,name=cap_drop,json=capDrop,proto3" json:"cap_drop,omitempty"`
+	Privileged      bool                   `protobuf:"varint,20,opt,name=privileged,proto3" json:"privileged,omitempty"`
+	ReadOnly        bool                   `protobuf:"varint,21,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Userns          string                 `protobuf:"bytes,22,opt,name=userns,proto3" json:"userns,omitempty"`
+	StopSignal      string                 `protobuf:"bytes,23,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"`
+	StopTimeout     *durationpb.Duration   `protobuf:"bytes,24,opt,name=stop_timeout,json=stopTimeout,proto3" json:"stop_timeout,omitempty"`
+	Dns             []string               `protobuf:"bytes,25,rep,name=dns,proto3" json:"dns,omitempty"`
+	ExtraHosts      []string               `protobuf:"bytes,26,rep,name=extra_hosts,json=extraHosts,proto3" json:"extra_hosts,omitempty"`
+	Labels          map[string]string      `protobuf:"bytes,27,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Sysctls         map[string]string      `protobuf:"bytes,28,rep,name=sysctls,proto3" json:"sysctls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of the container's namespaces, by name with dots
+	DnsSearch       []string               `protobuf:"bytes,29,rep,name=dns_search,json=dnsSearch,proto3" json:"dns_search,omitempty"`                                                      // "." alone: none
+	DnsOptions      []string               `protobuf:"bytes,30,rep,name=dns_options,json=dnsOptions,proto3" json:"dns_options,omitempty"`                                                   // of resolv.conf(5)
+	Expose          []string               `protobuf:"bytes,31,rep,name=expose,proto3" json:"expose,omitempty"`                                                                             // ports that it serves beside those of its image: "80/tcp"
+	PublishAll      bool                   `protobuf:"varint,32,opt,name=publish_all,json=publishAll,proto3" json:"publish_all,omitempty"`                                                  // what it serves, each at a free host port; of a request
+	Resources       *Resources             `protobuf:"bytes,33,opt,name=resources,proto3" json:"resources,omitempty"`
+	Ulimits         []*Ulimit              `protobuf:"bytes,34,rep,name=ulimits,proto3" json:"ulimits,omitempty"`
+	ShmSize         int64                  `protobuf:"varint,35,opt,name=shm_size,json=shmSize,proto3" json:"shm_size,omitempty"`               // bytes of /dev/shm; 0: 64 MiB
+	OomScoreAdj     int32                  `protobuf:"varint,36,opt,name=oom_score_adj,json=oomScoreAdj,proto3" json:"oom_score_adj,omitempty"` // -1000 to 1000
+	NoNewPrivileges bool                   `protobuf:"varint,37,opt,name=no_new_privileges,json=noNewPrivileges,proto3" json:"no_new_privileges,omitempty"`
+	Seccomp         string                 `protobuf:"bytes,38,opt,name=seccomp,proto3" json:"seccomp,omitempty"`    // empty: the default filter; "unconfined"; else a profile, JSON as Docker has it
+	Apparmor        string                 `protobuf:"bytes,39,opt,name=apparmor,proto3" json:"apparmor,omitempty"`  // profile; empty: none of its own
+	Unmasked        bool                   `protobuf:"varint,40,opt,name=unmasked,proto3" json:"unmasked,omitempty"` // nothing of /proc and /sys is hidden or read-only
+	Devices         []*Device              `protobuf:"bytes,41,rep,name=devices,proto3" json:"devices,omitempty"`
+	DeviceRules     []string               `protobuf:"bytes,42,rep,name=device_rules,json=deviceRules,proto3" json:"device_rules,omitempty"` // of cgroups(7): "c 10:200 rwm"
+	GroupAdd        []string               `protobuf:"bytes,43,rep,name=group_add,json=groupAdd,proto3" json:"group_add,omitempty"`
+	Domainname      string                 `protobuf:"bytes,44,opt,name=domainname,proto3" json:"domainname,omitempty"`
+	PidMode         string                 `protobuf:"bytes,45,opt,name=pid_mode,json=pidMode,proto3" json:"pid_mode,omitempty"`                // empty: its own; host, container:NAME
+	IpcMode         string                 `protobuf:"bytes,46,opt,name=ipc_mode,json=ipcMode,proto3" json:"ipc_mode,omitempty"`                // empty: private; none, private, shareable, host, container:NAME
+	UtsMode         string                 `protobuf:"bytes,47,opt,name=uts_mode,json=utsMode,proto3" json:"uts_mode,omitempty"`                // empty: its own; host
+	CgroupnsMode    string                 `protobuf:"bytes,48,opt,name=cgroupns_mode,json=cgroupnsMode,proto3" json:"cgroupns_mode,omitempty"` // empty or private: its own; host
+	CgroupParent    string                 `protobuf:"bytes,49,opt,name=cgroup_parent,json=cgroupParent,proto3" json:"cgroup_parent,omitempty"` // empty: netd's
+	Init            bool                   `protobuf:"varint,50,opt,name=init,proto3" json:"init,omitempty"`                                    // an init of the host is its first process, and runs the command
+	Restart         *RestartPolicy         `protobuf:"bytes,51,opt,name=restart,proto3" json:"restart,omitempty"`
+	Healthcheck     *Healthcheck           `protobuf:"bytes,52,opt,name=healthcheck,proto3" json:"healthcheck,omitempty"`              // over that of the image
+	LogDriver       string                 `protobuf:"bytes,53,opt,name=log_driver,json=logDriver,proto3" json:"log_driver,omitempty"` // empty or json-file: files that are rotated; none
+	LogOptions      map[string]string      `protobuf:"bytes,54,rep,name=log_options,json=logOptions,proto3" json:"log_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	StdinOnce       bool                   `protobuf:"varint,55,opt,name=stdin_once,json=stdinOnce,proto3" json:"stdin_once,omitempty"`                                                             // standard input ends with the first client that had it
+	VolumesFrom     []string               `protobuf:"bytes,56,rep,name=volumes_from,json=volumesFrom,proto3" json:"volumes_from,omitempty"`                                                        // NAME[:ro|rw]; of a request: the mounts are among the others then
+	Links           []string               `protobuf:"bytes,57,rep,name=links,proto3" json:"links,omitempty"`                                                                                       // NAME:ALIAS, names for containers on the same network
+	Annotations     map[string]string      `protobuf:"bytes,58,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // for OCI runtimes
+	Runtime         string                 `protobuf:"bytes,59,opt,name=runtime,proto3" json:"runtime,omitempty"`                                                                                   // empty: the integrated one; else an OCI runtime's name or path
+	Platform        string                 `protobuf:"bytes,60,opt,name=platform,proto3" json:"platform,omitempty"`                                                                                 // of the image; empty: this host's
+	AttachStdin     bool                   `protobuf:"varint,61,opt,name=attach_stdin,json=attachStdin,proto3" json:"attach_stdin,omitempty"`                                                       // what the client that made it meant to attach to; shown, and nothing else
+	AttachStdout    bool                   `protobuf:"varint,62,opt,name=attach_stdout,json=attachStdout,proto3" json:"attach_stdout,omitempty"`
+	AttachStderr    bool                   `protobuf:"varint,63,opt,name=attach_stderr,json=attachStderr,proto3" json:"attach_stderr,omitempty"`
+	Cidfile         string                 `protobuf:"bytes,64,opt,name=cidfile,proto3" json:"cidfile,omitempty"` // where that client wrote the ID; likewise
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ContainerSpec) Reset() {
@@ -3297,27 +3326,6 @@ func (x *ContainerSpec) GetMounts() []*Mount {
 	return nil
 }
 
-func (x *ContainerSpec) GetMemory() int64 {
-	if x != nil {
-		return x.Memory
-	}
-	return 0
-}
-
-func (x *ContainerSpec) GetNanoCpus() int64 {
-	if x != nil {
-		return x.NanoCpus
-	}
-	return 0
-}
-
-func (x *ContainerSpec) GetPidsLimit() int64 {
-	if x != nil {
-		return x.PidsLimit
-	}
-	return 0
-}
-
 func (x *ContainerSpec) GetCapAdd() []string {
 	if x != nil {
 		return x.CapAdd
@@ -3423,20 +3431,888 @@ func (x *ContainerSpec) GetPublishAll() bool {
 	return false
 }
 
-type Mount struct {
+func (x *ContainerSpec) GetResources() *Resources {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetUlimits() []*Ulimit {
+	if x != nil {
+		return x.Ulimits
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetShmSize() int64 {
+	if x != nil {
+		return x.ShmSize
+	}
+	return 0
+}
+
+func (x *ContainerSpec) GetOomScoreAdj() int32 {
+	if x != nil {
+		return x.OomScoreAdj
+	}
+	return 0
+}
+
+func (x *ContainerSpec) GetNoNewPrivileges() bool {
+	if x != nil {
+		return x.NoNewPrivileges
+	}
+	return false
+}
+
+func (x *ContainerSpec) GetSeccomp() string {
+	if x != nil {
+		return x.Seccomp
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetApparmor() string {
+	if x != nil {
+		return x.Apparmor
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetUnmasked() bool {
+	if x != nil {
+		return x.Unmasked
+	}
+	return false
+}
+
+func (x *ContainerSpec) GetDevices() []*Device {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetDeviceRules() []string {
+	if x != nil {
+		return x.DeviceRules
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetGroupAdd() []string {
+	if x != nil {
+		return x.GroupAdd
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetDomainname() string {
+	if x != nil {
+		return x.Domainname
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetPidMode() string {
+	if x != nil {
+		return x.PidMode
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetIpcMode() string {
+	if x != nil {
+		return x.IpcMode
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetUtsMode() string {
+	if x != nil {
+		return x.UtsMode
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetCgroupnsMode() string {
+	if x != nil {
+		return x.CgroupnsMode
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetCgroupParent() string {
+	if x != nil {
+		return x.CgroupParent
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetInit() bool {
+	if x != nil {
+		return x.Init
+	}
+	return false
+}
+
+func (x *ContainerSpec) GetRestart() *RestartPolicy {
+	if x != nil {
+		return x.Restart
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetHealthcheck() *Healthcheck {
+	if x != nil {
+		return x.Healthcheck
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetLogDriver() string {
+	if x != nil {
+		return x.LogDriver
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetLogOptions() map[string]string {
+	if x != nil {
+		return x.LogOptions
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetStdinOnce() bool {
+	if x != nil {
+		return x.StdinOnce
+	}
+	return false
+}
+
+func (x *ContainerSpec) GetVolumesFrom() []string {
+	if x != nil {
+		return x.VolumesFrom
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetLinks() []string {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetAnnotations() map[string]string {
+	if x != nil {
+		return x.Annotations
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetRuntime() string {
+	if x != nil {
+		return x.Runtime
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetAttachStdin() bool {
+	if x != nil {
+		return x.AttachStdin
+	}
+	return false
+}
+
+func (x *ContainerSpec) GetAttachStdout() bool {
+	if x != nil {
+		return x.AttachStdout
+	}
+	return false
+}
+
+func (x *ContainerSpec) GetAttachStderr() bool {
+	if x != nil {
+		return x.AttachStderr
+	}
+	return false
+}
+
+func (x *ContainerSpec) GetCidfile() string {
+	if x != nil {
+		return x.Cidfile
+	}
+	return ""
+}
+
+// Resources are limits. 0 and empty are none; in an update, no change.
+type Resources struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Memory            int64                  `protobuf:"varint,1,opt,name=memory,proto3" json:"memory,omitempty"`                                                   // bytes
+	MemoryReservation int64                  `protobuf:"varint,2,opt,name=memory_reservation,json=memoryReservation,proto3" json:"memory_reservation,omitempty"`    // bytes
+	MemorySwap        int64                  `protobuf:"varint,3,opt,name=memory_swap,json=memorySwap,proto3" json:"memory_swap,omitempty"`                         // bytes of memory and swap together; 0: twice the memory; -1: no limit
+	MemorySwappiness  *int64                 `protobuf:"varint,4,opt,name=memory_swappiness,json=memorySwappiness,proto3,oneof" json:"memory_swappiness,omitempty"` // 0 to 100
+	NanoCpus          int64                  `protobuf:"varint,5,opt,name=nano_cpus,json=nanoCpus,proto3" json:"nano_cpus,omitempty"`                               // 1e9 is one CPU
+	CpuShares         int64                  `protobuf:"varint,6,opt,name=cpu_shares,json=cpuShares,proto3" json:"cpu_shares,omitempty"`                            // 2 to 262144; 1024 is the usual
+	CpuPeriod         int64                  `protobuf:"varint,7,opt,name=cpu_period,json=cpuPeriod,proto3" json:"cpu_period,omitempty"`                            // microseconds
+	CpuQuota          int64                  `protobuf:"varint,8,opt,name=cpu_quota,json=cpuQuota,proto3" json:"cpu_quota,omitempty"`                               // microseconds in each period
+	CpuRtPeriod       int64                  `protobuf:"varint,9,opt,name=cpu_rt_period,json=cpuRtPeriod,proto3" json:"cpu_rt_period,omitempty"`                    // microseconds
+	CpuRtRuntime      int64                  `protobuf:"varint,10,opt,name=cpu_rt_runtime,json=cpuRtRuntime,proto3" json:"cpu_rt_runtime,omitempty"`
+	CpusetCpus        string                 `protobuf:"bytes,11,opt,name=cpuset_cpus,json=cpusetCpus,proto3" json:"cpuset_cpus,omitempty"` // "0-2,4"
+	CpusetMems        string                 `protobuf:"bytes,12,opt,name=cpuset_mems,json=cpusetMems,proto3" json:"cpuset_mems,omitempty"`
+	PidsLimit         int64                  `protobuf:"varint,13,opt,name=pids_limit,json=pidsLimit,proto3" json:"pids_limit,omitempty"`       // -1: none, also in an update
+	BlkioWeight       uint32                 `protobuf:"varint,14,opt,name=blkio_weight,json=blkioWeight,proto3" json:"blkio_weight,omitempty"` // 10 to 1000
+	BlkioWeightDevice []*BlockDevice         `protobuf:"bytes,15,rep,name=blkio_weight_device,json=blkioWeightDevice,proto3" json:"blkio_weight_device,omitempty"`
+	ReadBps           []*BlockDevice         `protobuf:"bytes,16,rep,name=read_bps,json=readBps,proto3" json:"read_bps,omitempty"`
+	WriteBps          []*BlockDevice         `protobuf:"bytes,17,rep,name=write_bps,json=writeBps,proto3" json:"write_bps,omitempty"`
+	ReadIops          []*BlockDevice         `protobuf:"bytes,18,rep,name=read_iops,json=readIops,proto3" json:"read_iops,omitempty"`
+	WriteIops         []*BlockDevice         `protobuf:"bytes,19,rep,name=write_iops,json=writeIops,proto3" json:"write_iops,omitempty"`
+	OomKillDisable    bool                   `protobuf:"varint,20,opt,name=oom_kill_disable,json=oomKillDisable,proto3" json:"oom_kill_disable,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Resources) Reset() {
+	*x = Resources{}
+	mi := &file_vethloom_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resources) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resources) ProtoMessage() {}
+
+func (x *Resources) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resources.ProtoReflect.Descriptor instead.
+func (*Resources) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *Resources) GetMemory() int64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
+func (x *Resources) GetMemoryReservation() int64 {
+	if x != nil {
+		return x.MemoryReservation
+	}
+	return 0
+}
+
+func (x *Resources) GetMemorySwap() int64 {
+	if x != nil {
+		return x.MemorySwap
+	}
+	return 0
+}
+
+func (x *Resources) GetMemorySwappiness() int64 {
+	if x != nil && x.MemorySwappiness != nil {
+		return *x.MemorySwappiness
+	}
+	return 0
+}
+
+func (x *Resources) GetNanoCpus() int64 {
+	if x != nil {
+		return x.NanoCpus
+	}
+	return 0
+}
+
+func (x *Resources) GetCpuShares() int64 {
+	if x != nil {
+		return x.CpuShares
+	}
+	return 0
+}
+
+func (x *Resources) GetCpuPeriod() int64 {
+	if x != nil {
+		return x.CpuPeriod
+	}
+	return 0
+}
+
+func (x *Resources) GetCpuQuota() int64 {
+	if x != nil {
+		return x.CpuQuota
+	}
+	return 0
+}
+
+func (x *Resources) GetCpuRtPeriod() int64 {
+	if x != nil {
+		return x.CpuRtPeriod
+	}
+	return 0
+}
+
+func (x *Resources) GetCpuRtRuntime() int64 {
+	if x != nil {
+		return x.CpuRtRuntime
+	}
+	return 0
+}
+
+func (x *Resources) GetCpusetCpus() string {
+	if x != nil {
+		return x.CpusetCpus
+	}
+	return ""
+}
+
+func (x *Resources) GetCpusetMems() string {
+	if x != nil {
+		return x.CpusetMems
+	}
+	return ""
+}
+
+func (x *Resources) GetPidsLimit() int64 {
+	if x != nil {
+		return x.PidsLimit
+	}
+	return 0
+}
+
+func (x *Resources) GetBlkioWeight() uint32 {
+	if x != nil {
+		return x.BlkioWeight
+	}
+	return 0
+}
+
+func (x *Resources) GetBlkioWeightDevice() []*BlockDevice {
+	if x != nil {
+		return x.BlkioWeightDevice
+	}
+	return nil
+}
+
+func (x *Resources) GetReadBps() []*BlockDevice {
+	if x != nil {
+		return x.ReadBps
+	}
+	return nil
+}
+
+func (x *Resources) GetWriteBps() []*BlockDevice {
+	if x != nil {
+		return x.WriteBps
+	}
+	return nil
+}
+
+func (x *Resources) GetReadIops() []*BlockDevice {
+	if x != nil {
+		return x.ReadIops
+	}
+	return nil
+}
+
+func (x *Resources) GetWriteIops() []*BlockDevice {
+	if x != nil {
+		return x.WriteIops
+	}
+	return nil
+}
+
+func (x *Resources) GetOomKillDisable() bool {
+	if x != nil {
+		return x.OomKillDisable
+	}
+	return false
+}
+
+// BlockDevice is a value for one block device.
+type BlockDevice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Source        string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
-	ReadOnly      bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	Volume        bool                   `protobuf:"varint,4,opt,name=volume,proto3" json:"volume,omitempty"`
-	Path          string                 `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"` // of the volume on this host; ignored in requests
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`    // on the host
+	Value         uint64                 `protobuf:"varint,2,opt,name=value,proto3" json:"value,omitempty"` // a weight, bytes a second or operations a second
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
+func (x *BlockDevice) Reset() {
+	*x = BlockDevice{}
+	mi := &file_vethloom_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockDevice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockDevice) ProtoMessage() {}
+
+func (x *BlockDevice) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockDevice.ProtoReflect.Descriptor instead.
+func (*BlockDevice) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *BlockDevice) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *BlockDevice) GetValue() uint64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+type Ulimit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`  // as in setrlimit(2), without RLIMIT_: nofile
+	Soft          int64                  `protobuf:"varint,2,opt,name=soft,proto3" json:"soft,omitempty"` // -1: no limit
+	Hard          int64                  `protobuf:"varint,3,opt,name=hard,proto3" json:"hard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ulimit) Reset() {
+	*x = Ulimit{}
+	mi := &file_vethloom_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ulimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ulimit) ProtoMessage() {}
+
+func (x *Ulimit) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ulimit.ProtoReflect.Descriptor instead.
+func (*Ulimit) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *Ulimit) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Ulimit) GetSoft() int64 {
+	if x != nil {
+		return x.Soft
+	}
+	return 0
+}
+
+func (x *Ulimit) GetHard() int64 {
+	if x != nil {
+		return x.Hard
+	}
+	return 0
+}
+
+type Device struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Source        string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`           // on the host: a device, or a directory of them
+	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`           // in the container; empty: the source
+	Permissions   string                 `protobuf:"bytes,3,opt,name=permissions,proto3" json:"permissions,omitempty"` // of r, w, m; empty: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Device) Reset() {
+	*x = Device{}
+	mi := &file_vethloom_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Device) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Device) ProtoMessage() {}
+
+func (x *Device) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Device.ProtoReflect.Descriptor instead.
+func (*Device) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *Device) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Device) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Device) GetPermissions() string {
+	if x != nil {
+		return x.Permissions
+	}
+	return ""
+}
+
+type RestartPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`                                // empty or no, always, unless-stopped, on-failure
+	MaxRetries    int32                  `protobuf:"varint,2,opt,name=max_retries,json=maxRetries,proto3" json:"max_retries,omitempty"` // of on-failure; 0: no end
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartPolicy) Reset() {
+	*x = RestartPolicy{}
+	mi := &file_vethloom_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartPolicy) ProtoMessage() {}
+
+func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
+func (*RestartPolicy) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *RestartPolicy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RestartPolicy) GetMaxRetries() int32 {
+	if x != nil {
+		return x.MaxRetries
+	}
+	return 0
+}
+
+type Healthcheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Test          []string               `protobuf:"bytes,1,rep,name=test,proto3" json:"test,omitempty"` // CMD and arguments, CMD-SHELL and a line for the shell, or NONE
+	Interval      *durationpb.Duration   `protobuf:"bytes,2,opt,name=interval,proto3" json:"interval,omitempty"`
+	Timeout       *durationpb.Duration   `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	StartPeriod   *durationpb.Duration   `protobuf:"bytes,4,opt,name=start_period,json=startPeriod,proto3" json:"start_period,omitempty"`
+	StartInterval *durationpb.Duration   `protobuf:"bytes,5,opt,name=start_interval,json=startInterval,proto3" json:"start_interval,omitempty"`
+	Retries       int32                  `protobuf:"varint,6,opt,name=retries,proto3" json:"retries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Healthcheck) Reset() {
+	*x = Healthcheck{}
+	mi := &file_vethloom_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Healthcheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Healthcheck) ProtoMessage() {}
+
+func (x *Healthcheck) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Healthcheck.ProtoReflect.Descriptor instead.
+func (*Healthcheck) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *Healthcheck) GetTest() []string {
+	if x != nil {
+		return x.Test
+	}
+	return nil
+}
+
+func (x *Healthcheck) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *Healthcheck) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Healthcheck) GetStartPeriod() *durationpb.Duration {
+	if x != nil {
+		return x.StartPeriod
+	}
+	return nil
+}
+
+func (x *Healthcheck) GetStartInterval() *durationpb.Duration {
+	if x != nil {
+		return x.StartInterval
+	}
+	return nil
+}
+
+func (x *Healthcheck) GetRetries() int32 {
+	if x != nil {
+		return x.Retries
+	}
+	return 0
+}
+
+type Health struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        string                 `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"` // starting, healthy, unhealthy
+	FailingStreak int32                  `protobuf:"varint,2,opt,name=failing_streak,json=failingStreak,proto3" json:"failing_streak,omitempty"`
+	Log           []*HealthProbe         `protobuf:"bytes,3,rep,name=log,proto3" json:"log,omitempty"` // the latest, oldest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Health) Reset() {
+	*x = Health{}
+	mi := &file_vethloom_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Health) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Health) ProtoMessage() {}
+
+func (x *Health) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Health.ProtoReflect.Descriptor instead.
+func (*Health) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *Health) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *Health) GetFailingStreak() int32 {
+	if x != nil {
+		return x.FailingStreak
+	}
+	return 0
+}
+
+func (x *Health) GetLog() []*HealthProbe {
+	if x != nil {
+		return x.Log
+	}
+	return nil
+}
+
+type HealthProbe struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Start         *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	End           *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
+	ExitCode      int32                  `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Output        string                 `protobuf:"bytes,4,opt,name=output,proto3" json:"output,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthProbe) Reset() {
+	*x = HealthProbe{}
+	mi := &file_vethloom_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthProbe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthProbe) ProtoMessage() {}
+
+func (x *HealthProbe) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthProbe.ProtoReflect.Descriptor instead.
+func (*HealthProbe) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *HealthProbe) GetStart() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *HealthProbe) GetEnd() *timestamppb.Timestamp {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+func (x *HealthProbe) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *HealthProbe) GetOutput() string {
+	if x != nil {
+		return x.Output
+	}
+	return ""
+}
+
+type Mount struct {
+	state                protoimpl.MessageState `protogen:"open.v1"`
+	Source               string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Target               string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	ReadOnly             bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	Volume               bool                   `protobuf:"varint,4,opt,name=volume,proto3" json:"volume,omitempty"`
+	Path                 string                 `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"`                                                                  // of the volume on this host; ignored in requests
+	Tmpfs                *Tmpfs                 `protobuf:"bytes,6,opt,name=tmpfs,proto3" json:"tmpfs,omitempty"`                                                                // set: neither a path nor a volume, and without a source
+	Propagation          string                 `protobuf:"bytes,7,opt,name=propagation,proto3" json:"propagation,omitempty"`                                                    // of a path: private, rprivate, shared, rshared, slave, rslave; empty: rprivate
+	NonRecursive         bool                   `protobuf:"varint,8,opt,name=non_recursive,json=nonRecursive,proto3" json:"non_recursive,omitempty"`                             // of a path: without what is mounted below it
+	ReadOnlyNonRecursive bool                   `protobuf:"varint,9,opt,name=read_only_non_recursive,json=readOnlyNonRecursive,proto3" json:"read_only_non_recursive,omitempty"` // what is mounted below it stays writable
+	MustExist            bool                   `protobuf:"varint,10,opt,name=must_exist,json=mustExist,proto3" json:"must_exist,omitempty"`                                     // of a path: it is not made
+	NoCopy               bool                   `protobuf:"varint,11,opt,name=no_copy,json=noCopy,proto3" json:"no_copy,omitempty"`                                              // of a volume: it is not filled with what the image has there
+	Subpath              string                 `protobuf:"bytes,12,opt,name=subpath,proto3" json:"subpath,omitempty"`                                                           // in the volume
+	Driver               string                 `protobuf:"bytes,13,opt,name=driver,proto3" json:"driver,omitempty"`                                                             // of a volume that is made; empty: local
+	DriverOptions        map[string]string      `protobuf:"bytes,14,rep,name=driver_options,json=driverOptions,proto3" json:"driver_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels               map[string]string      `protobuf:"bytes,15,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of a volume that is made
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3448,7 +4324,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[47]
+	mi := &file_vethloom_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3461,7 +4337,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{47}
+	return file_vethloom_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Mount) GetSource() string {
@@ -3499,6 +4375,136 @@ func (x *Mount) GetPath() string {
 	return ""
 }
 
+func (x *Mount) GetTmpfs() *Tmpfs {
+	if x != nil {
+		return x.Tmpfs
+	}
+	return nil
+}
+
+func (x *Mount) GetPropagation() string {
+	if x != nil {
+		return x.Propagation
+	}
+	return ""
+}
+
+func (x *Mount) GetNonRecursive() bool {
+	if x != nil {
+		return x.NonRecursive
+	}
+	return false
+}
+
+func (x *Mount) GetReadOnlyNonRecursive() bool {
+	if x != nil {
+		return x.ReadOnlyNonRecursive
+	}
+	return false
+}
+
+func (x *Mount) GetMustExist() bool {
+	if x != nil {
+		return x.MustExist
+	}
+	return false
+}
+
+func (x *Mount) GetNoCopy() bool {
+	if x != nil {
+		return x.NoCopy
+	}
+	return false
+}
+
+func (x *Mount) GetSubpath() string {
+	if x != nil {
+		return x.Subpath
+	}
+	return ""
+}
+
+func (x *Mount) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *Mount) GetDriverOptions() map[string]string {
+	if x != nil {
+		return x.DriverOptions
+	}
+	return nil
+}
+
+func (x *Mount) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+type Tmpfs struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Size          int64                  `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`      // bytes; 0: half the memory
+	Mode          uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"`      // permissions; 0: 1777
+	Options       []string               `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty"` // of mount(8): exec, noexec, uid=…
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tmpfs) Reset() {
+	*x = Tmpfs{}
+	mi := &file_vethloom_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tmpfs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tmpfs) ProtoMessage() {}
+
+func (x *Tmpfs) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tmpfs.ProtoReflect.Descriptor instead.
+func (*Tmpfs) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *Tmpfs) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Tmpfs) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *Tmpfs) GetOptions() []string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
 type CreateContainerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          *ContainerSpec         `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -3508,7 +4514,7 @@ type CreateContainerRequest struct {
 
 func (x *CreateContainerRequest) Reset() {
 	*x = CreateContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3520,7 +4526,7 @@ func (x *CreateContainerRequest) String() string {
 func (*CreateContainerRequest) ProtoMessage() {}
 
 func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[48]
+	mi := &file_vethloom_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3533,7 +4539,7 @@ func (x *CreateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerRequest.ProtoReflect.Descriptor instead.
 func (*CreateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{48}
+	return file_vethloom_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *CreateContainerRequest) GetSpec() *ContainerSpec {
@@ -3553,7 +4559,7 @@ type CreateContainerResponse struct {
 
 func (x *CreateContainerResponse) Reset() {
 	*x = CreateContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3565,7 +4571,7 @@ func (x *CreateContainerResponse) String() string {
 func (*CreateContainerResponse) ProtoMessage() {}
 
 func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[49]
+	mi := &file_vethloom_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3578,7 +4584,7 @@ func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerResponse.ProtoReflect.Descriptor instead.
 func (*CreateContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{49}
+	return file_vethloom_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CreateContainerResponse) GetId() string {
@@ -3604,7 +4610,7 @@ type StartContainerRequest struct {
 
 func (x *StartContainerRequest) Reset() {
 	*x = StartContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3616,7 +4622,7 @@ func (x *StartContainerRequest) String() string {
 func (*StartContainerRequest) ProtoMessage() {}
 
 func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[50]
+	mi := &file_vethloom_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3629,7 +4635,7 @@ func (x *StartContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerRequest.ProtoReflect.Descriptor instead.
 func (*StartContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{50}
+	return file_vethloom_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *StartContainerRequest) GetContainer() string {
@@ -3647,7 +4653,7 @@ type StartContainerResponse struct {
 
 func (x *StartContainerResponse) Reset() {
 	*x = StartContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3659,7 +4665,7 @@ func (x *StartContainerResponse) String() string {
 func (*StartContainerResponse) ProtoMessage() {}
 
 func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[51]
+	mi := &file_vethloom_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3672,7 +4678,7 @@ func (x *StartContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartContainerResponse.ProtoReflect.Descriptor instead.
 func (*StartContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{51}
+	return file_vethloom_proto_rawDescGZIP(), []int{60}
 }
 
 type AttachRequest struct {
@@ -3691,7 +4697,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3703,7 +4709,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[52]
+	mi := &file_vethloom_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3716,7 +4722,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{52}
+	return file_vethloom_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *AttachRequest) GetMessage() isAttachRequest_Message {
@@ -3817,7 +4823,7 @@ type AttachOptions struct {
 
 func (x *AttachOptions) Reset() {
 	*x = AttachOptions{}
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +4835,7 @@ func (x *AttachOptions) String() string {
 func (*AttachOptions) ProtoMessage() {}
 
 func (x *AttachOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[53]
+	mi := &file_vethloom_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +4848,7 @@ func (x *AttachOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachOptions.ProtoReflect.Descriptor instead.
 func (*AttachOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{53}
+	return file_vethloom_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *AttachOptions) GetContainer() string {
@@ -3889,7 +4895,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3901,7 +4907,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[54]
+	mi := &file_vethloom_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3914,7 +4920,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{54}
+	return file_vethloom_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ExecRequest) GetMessage() isExecRequest_Message {
@@ -4022,7 +5028,7 @@ type ExecOptions struct {
 
 func (x *ExecOptions) Reset() {
 	*x = ExecOptions{}
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4034,7 +5040,7 @@ func (x *ExecOptions) String() string {
 func (*ExecOptions) ProtoMessage() {}
 
 func (x *ExecOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[55]
+	mi := &file_vethloom_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4047,7 +5053,7 @@ func (x *ExecOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecOptions.ProtoReflect.Descriptor instead.
 func (*ExecOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{55}
+	return file_vethloom_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ExecOptions) GetContainer() string {
@@ -4139,7 +5145,7 @@ type ExecResume struct {
 
 func (x *ExecResume) Reset() {
 	*x = ExecResume{}
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4151,7 +5157,7 @@ func (x *ExecResume) String() string {
 func (*ExecResume) ProtoMessage() {}
 
 func (x *ExecResume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[56]
+	mi := &file_vethloom_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4164,7 +5170,7 @@ func (x *ExecResume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResume.ProtoReflect.Descriptor instead.
 func (*ExecResume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{56}
+	return file_vethloom_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ExecResume) GetId() string {
@@ -4198,7 +5204,7 @@ type WindowSize struct {
 
 func (x *WindowSize) Reset() {
 	*x = WindowSize{}
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4210,7 +5216,7 @@ func (x *WindowSize) String() string {
 func (*WindowSize) ProtoMessage() {}
 
 func (x *WindowSize) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[57]
+	mi := &file_vethloom_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4223,7 +5229,7 @@ func (x *WindowSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSize.ProtoReflect.Descriptor instead.
 func (*WindowSize) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{57}
+	return file_vethloom_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *WindowSize) GetRows() uint32 {
@@ -4255,7 +5261,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4267,7 +5273,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[58]
+	mi := &file_vethloom_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4280,7 +5286,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{58}
+	return file_vethloom_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *AttachResponse) GetMessage() isAttachResponse_Message {
@@ -4366,7 +5372,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4378,7 +5384,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[59]
+	mi := &file_vethloom_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4391,7 +5397,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{59}
+	return file_vethloom_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Started) GetId() string {
@@ -4434,7 +5440,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4446,7 +5452,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[60]
+	mi := &file_vethloom_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4459,7 +5465,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{60}
+	return file_vethloom_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ExitStatus) GetCode() int32 {
@@ -4503,7 +5509,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4515,7 +5521,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[61]
+	mi := &file_vethloom_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4528,7 +5534,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{61}
+	return file_vethloom_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *LogsRequest) GetContainer() string {
@@ -4577,7 +5583,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4589,7 +5595,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[62]
+	mi := &file_vethloom_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4602,7 +5608,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{62}
+	return file_vethloom_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *LogsResponse) GetTime() *timestamppb.Timestamp {
@@ -4636,7 +5642,7 @@ type ListContainersRequest struct {
 
 func (x *ListContainersRequest) Reset() {
 	*x = ListContainersRequest{}
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4648,7 +5654,7 @@ func (x *ListContainersRequest) String() string {
 func (*ListContainersRequest) ProtoMessage() {}
 
 func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[63]
+	mi := &file_vethloom_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4661,7 +5667,7 @@ func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersRequest.ProtoReflect.Descriptor instead.
 func (*ListContainersRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{63}
+	return file_vethloom_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ListContainersRequest) GetAll() bool {
@@ -4687,7 +5693,7 @@ type ListContainersResponse struct {
 
 func (x *ListContainersResponse) Reset() {
 	*x = ListContainersResponse{}
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4699,7 +5705,7 @@ func (x *ListContainersResponse) String() string {
 func (*ListContainersResponse) ProtoMessage() {}
 
 func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[64]
+	mi := &file_vethloom_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4712,7 +5718,7 @@ func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersResponse.ProtoReflect.Descriptor instead.
 func (*ListContainersResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{64}
+	return file_vethloom_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ListContainersResponse) GetContainers() []*Container {
@@ -4731,7 +5737,7 @@ type InspectContainerRequest struct {
 
 func (x *InspectContainerRequest) Reset() {
 	*x = InspectContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4743,7 +5749,7 @@ func (x *InspectContainerRequest) String() string {
 func (*InspectContainerRequest) ProtoMessage() {}
 
 func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[65]
+	mi := &file_vethloom_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4756,7 +5762,7 @@ func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectContainerRequest.ProtoReflect.Descriptor instead.
 func (*InspectContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{65}
+	return file_vethloom_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *InspectContainerRequest) GetContainer() string {
@@ -4774,7 +5780,7 @@ type Container struct {
 	Created       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
 	Started       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started,proto3" json:"started,omitempty"`
 	Finished      *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=finished,proto3" json:"finished,omitempty"`
-	Status        string                 `protobuf:"bytes,7,opt,name=status,proto3" json:"status,omitempty"` // created, running, paused, exited
+	Status        string                 `protobuf:"bytes,7,opt,name=status,proto3" json:"status,omitempty"` // created, running, paused, restarting, removing, exited, dead
 	Pid           int32                  `protobuf:"varint,8,opt,name=pid,proto3" json:"pid,omitempty"`
 	ExitCode      int32                  `protobuf:"varint,9,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
 	OomKilled     bool                   `protobuf:"varint,10,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
@@ -4782,15 +5788,17 @@ type Container struct {
 	Sandbox       *Sandbox               `protobuf:"bytes,12,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
 	LogPath       string                 `protobuf:"bytes,13,opt,name=log_path,json=logPath,proto3" json:"log_path,omitempty"`
 	RootPath      string                 `protobuf:"bytes,14,opt,name=root_path,json=rootPath,proto3" json:"root_path,omitempty"`
-	Args          []string               `protobuf:"bytes,15,rep,name=args,proto3" json:"args,omitempty"`               // what runs: entrypoint and command, resolved
-	Healthcheck   []byte                 `protobuf:"bytes,16,opt,name=healthcheck,proto3" json:"healthcheck,omitempty"` // the image's, JSON as the image has it; not run yet; of Inspect alone
+	Args          []string               `protobuf:"bytes,15,rep,name=args,proto3" json:"args,omitempty"` // what runs: entrypoint and command, resolved
+	RestartCount  int32                  `protobuf:"varint,17,opt,name=restart_count,json=restartCount,proto3" json:"restart_count,omitempty"`
+	Health        *Health                `protobuf:"bytes,18,opt,name=health,proto3" json:"health,omitempty"`                  // unset: it has no check
+	ExecIds       []string               `protobuf:"bytes,19,rep,name=exec_ids,json=execIds,proto3" json:"exec_ids,omitempty"` // that run
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4802,7 +5810,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[66]
+	mi := &file_vethloom_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4815,7 +5823,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{66}
+	return file_vethloom_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Container) GetId() string {
@@ -4923,9 +5931,23 @@ func (x *Container) GetArgs() []string {
 	return nil
 }
 
-func (x *Container) GetHealthcheck() []byte {
+func (x *Container) GetRestartCount() int32 {
 	if x != nil {
-		return x.Healthcheck
+		return x.RestartCount
+	}
+	return 0
+}
+
+func (x *Container) GetHealth() *Health {
+	if x != nil {
+		return x.Health
+	}
+	return nil
+}
+
+func (x *Container) GetExecIds() []string {
+	if x != nil {
+		return x.ExecIds
 	}
 	return nil
 }
@@ -4934,13 +5956,14 @@ type StopContainerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
 	Timeout       *durationpb.Duration   `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"` // unset: the container's own
+	Signal        string                 `protobuf:"bytes,3,opt,name=signal,proto3" json:"signal,omitempty"`   // empty: the container's own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StopContainerRequest) Reset() {
 	*x = StopContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4952,7 +5975,7 @@ func (x *StopContainerRequest) String() string {
 func (*StopContainerRequest) ProtoMessage() {}
 
 func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[67]
+	mi := &file_vethloom_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4965,7 +5988,7 @@ func (x *StopContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerRequest.ProtoReflect.Descriptor instead.
 func (*StopContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{67}
+	return file_vethloom_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *StopContainerRequest) GetContainer() string {
@@ -4982,6 +6005,13 @@ func (x *StopContainerRequest) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *StopContainerRequest) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
 type StopContainerResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4990,7 +6020,7 @@ type StopContainerResponse struct {
 
 func (x *StopContainerResponse) Reset() {
 	*x = StopContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5002,7 +6032,7 @@ func (x *StopContainerResponse) String() string {
 func (*StopContainerResponse) ProtoMessage() {}
 
 func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[68]
+	mi := &file_vethloom_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5015,7 +6045,1555 @@ func (x *StopContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopContainerResponse.ProtoReflect.Descriptor instead.
 func (*StopContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{68}
+	return file_vethloom_proto_rawDescGZIP(), []int{77}
+}
+
+type RestartContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	Timeout       *durationpb.Duration   `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"` // unset: the container's own
+	Signal        string                 `protobuf:"bytes,3,opt,name=signal,proto3" json:"signal,omitempty"`   // empty: the container's own
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartContainerRequest) Reset() {
+	*x = RestartContainerRequest{}
+	mi := &file_vethloom_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartContainerRequest) ProtoMessage() {}
+
+func (x *RestartContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartContainerRequest.ProtoReflect.Descriptor instead.
+func (*RestartContainerRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *RestartContainerRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *RestartContainerRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *RestartContainerRequest) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+type RestartContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartContainerResponse) Reset() {
+	*x = RestartContainerResponse{}
+	mi := &file_vethloom_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartContainerResponse) ProtoMessage() {}
+
+func (x *RestartContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartContainerResponse.ProtoReflect.Descriptor instead.
+func (*RestartContainerResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{79}
+}
+
+type PauseContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseContainerRequest) Reset() {
+	*x = PauseContainerRequest{}
+	mi := &file_vethloom_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseContainerRequest) ProtoMessage() {}
+
+func (x *PauseContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseContainerRequest.ProtoReflect.Descriptor instead.
+func (*PauseContainerRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *PauseContainerRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+type PauseContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseContainerResponse) Reset() {
+	*x = PauseContainerResponse{}
+	mi := &file_vethloom_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseContainerResponse) ProtoMessage() {}
+
+func (x *PauseContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseContainerResponse.ProtoReflect.Descriptor instead.
+func (*PauseContainerResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{81}
+}
+
+type UnpauseContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnpauseContainerRequest) Reset() {
+	*x = UnpauseContainerRequest{}
+	mi := &file_vethloom_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpauseContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpauseContainerRequest) ProtoMessage() {}
+
+func (x *UnpauseContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpauseContainerRequest.ProtoReflect.Descriptor instead.
+func (*UnpauseContainerRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *UnpauseContainerRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+type UnpauseContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnpauseContainerResponse) Reset() {
+	*x = UnpauseContainerResponse{}
+	mi := &file_vethloom_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpauseContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpauseContainerResponse) ProtoMessage() {}
+
+func (x *UnpauseContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpauseContainerResponse.ProtoReflect.Descriptor instead.
+func (*UnpauseContainerResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{83}
+}
+
+type RenameContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameContainerRequest) Reset() {
+	*x = RenameContainerRequest{}
+	mi := &file_vethloom_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameContainerRequest) ProtoMessage() {}
+
+func (x *RenameContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameContainerRequest.ProtoReflect.Descriptor instead.
+func (*RenameContainerRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *RenameContainerRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *RenameContainerRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RenameContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameContainerResponse) Reset() {
+	*x = RenameContainerResponse{}
+	mi := &file_vethloom_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameContainerResponse) ProtoMessage() {}
+
+func (x *RenameContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameContainerResponse.ProtoReflect.Descriptor instead.
+func (*RenameContainerResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{85}
+}
+
+type UpdateContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	Resources     *Resources             `protobuf:"bytes,2,opt,name=resources,proto3" json:"resources,omitempty"`
+	Restart       *RestartPolicy         `protobuf:"bytes,3,opt,name=restart,proto3" json:"restart,omitempty"` // unset: as it is
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateContainerRequest) Reset() {
+	*x = UpdateContainerRequest{}
+	mi := &file_vethloom_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateContainerRequest) ProtoMessage() {}
+
+func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
+func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *UpdateContainerRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *UpdateContainerRequest) GetResources() *Resources {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *UpdateContainerRequest) GetRestart() *RestartPolicy {
+	if x != nil {
+		return x.Restart
+	}
+	return nil
+}
+
+type UpdateContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Warnings      []string               `protobuf:"bytes,1,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateContainerResponse) Reset() {
+	*x = UpdateContainerResponse{}
+	mi := &file_vethloom_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateContainerResponse) ProtoMessage() {}
+
+func (x *UpdateContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateContainerResponse.ProtoReflect.Descriptor instead.
+func (*UpdateContainerResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *UpdateContainerResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+type TopRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	Arguments     []string               `protobuf:"bytes,2,rep,name=arguments,proto3" json:"arguments,omitempty"` // of ps(1); none: -ef
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopRequest) Reset() {
+	*x = TopRequest{}
+	mi := &file_vethloom_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopRequest) ProtoMessage() {}
+
+func (x *TopRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopRequest.ProtoReflect.Descriptor instead.
+func (*TopRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *TopRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *TopRequest) GetArguments() []string {
+	if x != nil {
+		return x.Arguments
+	}
+	return nil
+}
+
+type TopResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Titles        []string               `protobuf:"bytes,1,rep,name=titles,proto3" json:"titles,omitempty"`
+	Processes     []*TopProcess          `protobuf:"bytes,2,rep,name=processes,proto3" json:"processes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopResponse) Reset() {
+	*x = TopResponse{}
+	mi := &file_vethloom_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopResponse) ProtoMessage() {}
+
+func (x *TopResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopResponse.ProtoReflect.Descriptor instead.
+func (*TopResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *TopResponse) GetTitles() []string {
+	if x != nil {
+		return x.Titles
+	}
+	return nil
+}
+
+func (x *TopResponse) GetProcesses() []*TopProcess {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
+type TopProcess struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fields        []string               `protobuf:"bytes,1,rep,name=fields,proto3" json:"fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopProcess) Reset() {
+	*x = TopProcess{}
+	mi := &file_vethloom_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopProcess) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopProcess) ProtoMessage() {}
+
+func (x *TopProcess) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopProcess.ProtoReflect.Descriptor instead.
+func (*TopProcess) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *TopProcess) GetFields() []string {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+type StatsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Containers    []string               `protobuf:"bytes,1,rep,name=containers,proto3" json:"containers,omitempty"` // none: all that run
+	Once          bool                   `protobuf:"varint,2,opt,name=once,proto3" json:"once,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsRequest) Reset() {
+	*x = StatsRequest{}
+	mi := &file_vethloom_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsRequest) ProtoMessage() {}
+
+func (x *StatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
+func (*StatsRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *StatsRequest) GetContainers() []string {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+func (x *StatsRequest) GetOnce() bool {
+	if x != nil {
+		return x.Once
+	}
+	return false
+}
+
+type StatsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stats         []*ContainerStats      `protobuf:"bytes,1,rep,name=stats,proto3" json:"stats,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsResponse) Reset() {
+	*x = StatsResponse{}
+	mi := &file_vethloom_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsResponse) ProtoMessage() {}
+
+func (x *StatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
+func (*StatsResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *StatsResponse) GetStats() []*ContainerStats {
+	if x != nil {
+		return x.Stats
+	}
+	return nil
+}
+
+type ContainerStats struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Id               string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name             string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Read             *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=read,proto3" json:"read,omitempty"`
+	CpuTotal         uint64                 `protobuf:"varint,4,opt,name=cpu_total,json=cpuTotal,proto3" json:"cpu_total,omitempty"` // nanoseconds
+	CpuUser          uint64                 `protobuf:"varint,5,opt,name=cpu_user,json=cpuUser,proto3" json:"cpu_user,omitempty"`
+	CpuSystem        uint64                 `protobuf:"varint,6,opt,name=cpu_system,json=cpuSystem,proto3" json:"cpu_system,omitempty"`
+	HostCpu          uint64                 `protobuf:"varint,7,opt,name=host_cpu,json=hostCpu,proto3" json:"host_cpu,omitempty"` // nanoseconds that all processors of the host have run
+	Cpus             uint32                 `protobuf:"varint,8,opt,name=cpus,proto3" json:"cpus,omitempty"`                      // of the host, that are online
+	ThrottledPeriods uint64                 `protobuf:"varint,9,opt,name=throttled_periods,json=throttledPeriods,proto3" json:"throttled_periods,omitempty"`
+	Periods          uint64                 `protobuf:"varint,10,opt,name=periods,proto3" json:"periods,omitempty"`
+	ThrottledTime    uint64                 `protobuf:"varint,11,opt,name=throttled_time,json=throttledTime,proto3" json:"throttled_time,omitempty"`                                                                     // nanoseconds
+	Memory           uint64                 `protobuf:"varint,12,opt,name=memory,proto3" json:"memory,omitempty"`                                                                                                        // bytes, with caches
+	MemoryLimit      uint64                 `protobuf:"varint,13,opt,name=memory_limit,json=memoryLimit,proto3" json:"memory_limit,omitempty"`                                                                           // bytes; that of the host where the container has none
+	MemoryStats      map[string]uint64      `protobuf:"bytes,14,rep,name=memory_stats,json=memoryStats,proto3" json:"memory_stats,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // as the kernel names them
+	Pids             uint64                 `protobuf:"varint,15,opt,name=pids,proto3" json:"pids,omitempty"`
+	PidsLimit        uint64                 `protobuf:"varint,16,opt,name=pids_limit,json=pidsLimit,proto3" json:"pids_limit,omitempty"` // 0: none
+	BlockRead        uint64                 `protobuf:"varint,17,opt,name=block_read,json=blockRead,proto3" json:"block_read,omitempty"` // bytes
+	BlockWrite       uint64                 `protobuf:"varint,18,opt,name=block_write,json=blockWrite,proto3" json:"block_write,omitempty"`
+	Interfaces       []*InterfaceStats      `protobuf:"bytes,19,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	OomKills         uint64                 `protobuf:"varint,20,opt,name=oom_kills,json=oomKills,proto3" json:"oom_kills,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ContainerStats) Reset() {
+	*x = ContainerStats{}
+	mi := &file_vethloom_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerStats) ProtoMessage() {}
+
+func (x *ContainerStats) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerStats.ProtoReflect.Descriptor instead.
+func (*ContainerStats) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{93}
+}
+
+func (x *ContainerStats) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ContainerStats) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ContainerStats) GetRead() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Read
+	}
+	return nil
+}
+
+func (x *ContainerStats) GetCpuTotal() uint64 {
+	if x != nil {
+		return x.CpuTotal
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetCpuUser() uint64 {
+	if x != nil {
+		return x.CpuUser
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetCpuSystem() uint64 {
+	if x != nil {
+		return x.CpuSystem
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetHostCpu() uint64 {
+	if x != nil {
+		return x.HostCpu
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetCpus() uint32 {
+	if x != nil {
+		return x.Cpus
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetThrottledPeriods() uint64 {
+	if x != nil {
+		return x.ThrottledPeriods
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetPeriods() uint64 {
+	if x != nil {
+		return x.Periods
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetThrottledTime() uint64 {
+	if x != nil {
+		return x.ThrottledTime
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetMemory() uint64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetMemoryLimit() uint64 {
+	if x != nil {
+		return x.MemoryLimit
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetMemoryStats() map[string]uint64 {
+	if x != nil {
+		return x.MemoryStats
+	}
+	return nil
+}
+
+func (x *ContainerStats) GetPids() uint64 {
+	if x != nil {
+		return x.Pids
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetPidsLimit() uint64 {
+	if x != nil {
+		return x.PidsLimit
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetBlockRead() uint64 {
+	if x != nil {
+		return x.BlockRead
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetBlockWrite() uint64 {
+	if x != nil {
+		return x.BlockWrite
+	}
+	return 0
+}
+
+func (x *ContainerStats) GetInterfaces() []*InterfaceStats {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+func (x *ContainerStats) GetOomKills() uint64 {
+	if x != nil {
+		return x.OomKills
+	}
+	return 0
+}
+
+type InterfaceStats struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Interface     string                 `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"` // in the container
+	Network       string                 `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`     // name
+	RxBytes       uint64                 `protobuf:"varint,3,opt,name=rx_bytes,json=rxBytes,proto3" json:"rx_bytes,omitempty"`
+	RxPackets     uint64                 `protobuf:"varint,4,opt,name=rx_packets,json=rxPackets,proto3" json:"rx_packets,omitempty"`
+	RxErrors      uint64                 `protobuf:"varint,5,opt,name=rx_errors,json=rxErrors,proto3" json:"rx_errors,omitempty"`
+	RxDropped     uint64                 `protobuf:"varint,6,opt,name=rx_dropped,json=rxDropped,proto3" json:"rx_dropped,omitempty"`
+	TxBytes       uint64                 `protobuf:"varint,7,opt,name=tx_bytes,json=txBytes,proto3" json:"tx_bytes,omitempty"`
+	TxPackets     uint64                 `protobuf:"varint,8,opt,name=tx_packets,json=txPackets,proto3" json:"tx_packets,omitempty"`
+	TxErrors      uint64                 `protobuf:"varint,9,opt,name=tx_errors,json=txErrors,proto3" json:"tx_errors,omitempty"`
+	TxDropped     uint64                 `protobuf:"varint,10,opt,name=tx_dropped,json=txDropped,proto3" json:"tx_dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InterfaceStats) Reset() {
+	*x = InterfaceStats{}
+	mi := &file_vethloom_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InterfaceStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InterfaceStats) ProtoMessage() {}
+
+func (x *InterfaceStats) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InterfaceStats.ProtoReflect.Descriptor instead.
+func (*InterfaceStats) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *InterfaceStats) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *InterfaceStats) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *InterfaceStats) GetRxBytes() uint64 {
+	if x != nil {
+		return x.RxBytes
+	}
+	return 0
+}
+
+func (x *InterfaceStats) GetRxPackets() uint64 {
+	if x != nil {
+		return x.RxPackets
+	}
+	return 0
+}
+
+func (x *InterfaceStats) GetRxErrors() uint64 {
+	if x != nil {
+		return x.RxErrors
+	}
+	return 0
+}
+
+func (x *InterfaceStats) GetRxDropped() uint64 {
+	if x != nil {
+		return x.RxDropped
+	}
+	return 0
+}
+
+func (x *InterfaceStats) GetTxBytes() uint64 {
+	if x != nil {
+		return x.TxBytes
+	}
+	return 0
+}
+
+func (x *InterfaceStats) GetTxPackets() uint64 {
+	if x != nil {
+		return x.TxPackets
+	}
+	return 0
+}
+
+func (x *InterfaceStats) GetTxErrors() uint64 {
+	if x != nil {
+		return x.TxErrors
+	}
+	return 0
+}
+
+func (x *InterfaceStats) GetTxDropped() uint64 {
+	if x != nil {
+		return x.TxDropped
+	}
+	return 0
+}
+
+type PruneContainersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filters       []string               `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneContainersRequest) Reset() {
+	*x = PruneContainersRequest{}
+	mi := &file_vethloom_proto_msgTypes[95]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneContainersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneContainersRequest) ProtoMessage() {}
+
+func (x *PruneContainersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[95]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneContainersRequest.ProtoReflect.Descriptor instead.
+func (*PruneContainersRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{95}
+}
+
+func (x *PruneContainersRequest) GetFilters() []string {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+type PruneContainersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	Reclaimed     int64                  `protobuf:"varint,2,opt,name=reclaimed,proto3" json:"reclaimed,omitempty"` // bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneContainersResponse) Reset() {
+	*x = PruneContainersResponse{}
+	mi := &file_vethloom_proto_msgTypes[96]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneContainersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneContainersResponse) ProtoMessage() {}
+
+func (x *PruneContainersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[96]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneContainersResponse.ProtoReflect.Descriptor instead.
+func (*PruneContainersResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{96}
+}
+
+func (x *PruneContainersResponse) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *PruneContainersResponse) GetReclaimed() int64 {
+	if x != nil {
+		return x.Reclaimed
+	}
+	return 0
+}
+
+type StatPathRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatPathRequest) Reset() {
+	*x = StatPathRequest{}
+	mi := &file_vethloom_proto_msgTypes[97]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatPathRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatPathRequest) ProtoMessage() {}
+
+func (x *StatPathRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[97]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatPathRequest.ProtoReflect.Descriptor instead.
+func (*StatPathRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{97}
+}
+
+func (x *StatPathRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *StatPathRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type PathStat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"` // bytes
+	Mode          uint32                 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"` // as Go's fs.FileMode
+	Modified      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=modified,proto3" json:"modified,omitempty"`
+	LinkTarget    string                 `protobuf:"bytes,5,opt,name=link_target,json=linkTarget,proto3" json:"link_target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PathStat) Reset() {
+	*x = PathStat{}
+	mi := &file_vethloom_proto_msgTypes[98]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PathStat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PathStat) ProtoMessage() {}
+
+func (x *PathStat) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[98]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PathStat.ProtoReflect.Descriptor instead.
+func (*PathStat) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{98}
+}
+
+func (x *PathStat) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PathStat) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *PathStat) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *PathStat) GetModified() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Modified
+	}
+	return nil
+}
+
+func (x *PathStat) GetLinkTarget() string {
+	if x != nil {
+		return x.LinkTarget
+	}
+	return ""
+}
+
+type CopyOutRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyOutRequest) Reset() {
+	*x = CopyOutRequest{}
+	mi := &file_vethloom_proto_msgTypes[99]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyOutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyOutRequest) ProtoMessage() {}
+
+func (x *CopyOutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[99]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyOutRequest.ProtoReflect.Descriptor instead.
+func (*CopyOutRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{99}
+}
+
+func (x *CopyOutRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *CopyOutRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type CopyOutResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*CopyOutResponse_Stat
+	//	*CopyOutResponse_Data
+	Message       isCopyOutResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyOutResponse) Reset() {
+	*x = CopyOutResponse{}
+	mi := &file_vethloom_proto_msgTypes[100]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyOutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyOutResponse) ProtoMessage() {}
+
+func (x *CopyOutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[100]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyOutResponse.ProtoReflect.Descriptor instead.
+func (*CopyOutResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{100}
+}
+
+func (x *CopyOutResponse) GetMessage() isCopyOutResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *CopyOutResponse) GetStat() *PathStat {
+	if x != nil {
+		if x, ok := x.Message.(*CopyOutResponse_Stat); ok {
+			return x.Stat
+		}
+	}
+	return nil
+}
+
+func (x *CopyOutResponse) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*CopyOutResponse_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isCopyOutResponse_Message interface {
+	isCopyOutResponse_Message()
+}
+
+type CopyOutResponse_Stat struct {
+	Stat *PathStat `protobuf:"bytes,1,opt,name=stat,proto3,oneof"` // first
+}
+
+type CopyOutResponse_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"` // of a tar
+}
+
+func (*CopyOutResponse_Stat) isCopyOutResponse_Message() {}
+
+func (*CopyOutResponse_Data) isCopyOutResponse_Message() {}
+
+type CopyInRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*CopyInRequest_Options
+	//	*CopyInRequest_Data
+	Message       isCopyInRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyInRequest) Reset() {
+	*x = CopyInRequest{}
+	mi := &file_vethloom_proto_msgTypes[101]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyInRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyInRequest) ProtoMessage() {}
+
+func (x *CopyInRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[101]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyInRequest.ProtoReflect.Descriptor instead.
+func (*CopyInRequest) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{101}
+}
+
+func (x *CopyInRequest) GetMessage() isCopyInRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *CopyInRequest) GetOptions() *CopyInOptions {
+	if x != nil {
+		if x, ok := x.Message.(*CopyInRequest_Options); ok {
+			return x.Options
+		}
+	}
+	return nil
+}
+
+func (x *CopyInRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*CopyInRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isCopyInRequest_Message interface {
+	isCopyInRequest_Message()
+}
+
+type CopyInRequest_Options struct {
+	Options *CopyInOptions `protobuf:"bytes,1,opt,name=options,proto3,oneof"` // first
+}
+
+type CopyInRequest_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"` // of a tar
+}
+
+func (*CopyInRequest_Options) isCopyInRequest_Message() {}
+
+func (*CopyInRequest_Data) isCopyInRequest_Message() {}
+
+type CopyInOptions struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Container      string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	Path           string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`                                              // a directory
+	NoOverwriteDir bool                   `protobuf:"varint,3,opt,name=no_overwrite_dir,json=noOverwriteDir,proto3" json:"no_overwrite_dir,omitempty"` // a directory and another kind of file do not take each other's place
+	CopyUidGid     bool                   `protobuf:"varint,4,opt,name=copy_uid_gid,json=copyUidGid,proto3" json:"copy_uid_gid,omitempty"`             // the owners of the tar; else root
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *CopyInOptions) Reset() {
+	*x = CopyInOptions{}
+	mi := &file_vethloom_proto_msgTypes[102]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyInOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyInOptions) ProtoMessage() {}
+
+func (x *CopyInOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[102]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyInOptions.ProtoReflect.Descriptor instead.
+func (*CopyInOptions) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{102}
+}
+
+func (x *CopyInOptions) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *CopyInOptions) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *CopyInOptions) GetNoOverwriteDir() bool {
+	if x != nil {
+		return x.NoOverwriteDir
+	}
+	return false
+}
+
+func (x *CopyInOptions) GetCopyUidGid() bool {
+	if x != nil {
+		return x.CopyUidGid
+	}
+	return false
+}
+
+type CopyInResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyInResponse) Reset() {
+	*x = CopyInResponse{}
+	mi := &file_vethloom_proto_msgTypes[103]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyInResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyInResponse) ProtoMessage() {}
+
+func (x *CopyInResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vethloom_proto_msgTypes[103]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyInResponse.ProtoReflect.Descriptor instead.
+func (*CopyInResponse) Descriptor() ([]byte, []int) {
+	return file_vethloom_proto_rawDescGZIP(), []int{103}
 }
 
 type KillContainerRequest struct {
@@ -5028,7 +7606,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5040,7 +7618,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[69]
+	mi := &file_vethloom_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5053,7 +7631,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{69}
+	return file_vethloom_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *KillContainerRequest) GetContainer() string {
@@ -5078,7 +7656,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5090,7 +7668,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[70]
+	mi := &file_vethloom_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5103,7 +7681,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{70}
+	return file_vethloom_proto_rawDescGZIP(), []int{105}
 }
 
 type RemoveContainerRequest struct {
@@ -5117,7 +7695,7 @@ type RemoveContainerRequest struct {
 
 func (x *RemoveContainerRequest) Reset() {
 	*x = RemoveContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5129,7 +7707,7 @@ func (x *RemoveContainerRequest) String() string {
 func (*RemoveContainerRequest) ProtoMessage() {}
 
 func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[71]
+	mi := &file_vethloom_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5142,7 +7720,7 @@ func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{71}
+	return file_vethloom_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *RemoveContainerRequest) GetContainer() string {
@@ -5175,7 +7753,7 @@ type RemoveContainerResponse struct {
 
 func (x *RemoveContainerResponse) Reset() {
 	*x = RemoveContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5187,7 +7765,7 @@ func (x *RemoveContainerResponse) String() string {
 func (*RemoveContainerResponse) ProtoMessage() {}
 
 func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[72]
+	mi := &file_vethloom_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5200,7 +7778,7 @@ func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerResponse.ProtoReflect.Descriptor instead.
 func (*RemoveContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{72}
+	return file_vethloom_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *RemoveContainerResponse) GetId() string {
@@ -5213,13 +7791,14 @@ func (x *RemoveContainerResponse) GetId() string {
 type WaitContainerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	Condition     string                 `protobuf:"bytes,2,opt,name=condition,proto3" json:"condition,omitempty"` // empty or not-running, next-exit, removed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5231,7 +7810,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[73]
+	mi := &file_vethloom_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5244,12 +7823,19 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{73}
+	return file_vethloom_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *WaitContainerRequest) GetContainer() string {
 	if x != nil {
 		return x.Container
+	}
+	return ""
+}
+
+func (x *WaitContainerRequest) GetCondition() string {
+	if x != nil {
+		return x.Condition
 	}
 	return ""
 }
@@ -5266,7 +7852,7 @@ type ChangePortsRequest struct {
 
 func (x *ChangePortsRequest) Reset() {
 	*x = ChangePortsRequest{}
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5278,7 +7864,7 @@ func (x *ChangePortsRequest) String() string {
 func (*ChangePortsRequest) ProtoMessage() {}
 
 func (x *ChangePortsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[74]
+	mi := &file_vethloom_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5291,7 +7877,7 @@ func (x *ChangePortsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePortsRequest.ProtoReflect.Descriptor instead.
 func (*ChangePortsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{74}
+	return file_vethloom_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *ChangePortsRequest) GetContainer() string {
@@ -5323,7 +7909,7 @@ type ChangePortsResponse struct {
 
 func (x *ChangePortsResponse) Reset() {
 	*x = ChangePortsResponse{}
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5335,7 +7921,7 @@ func (x *ChangePortsResponse) String() string {
 func (*ChangePortsResponse) ProtoMessage() {}
 
 func (x *ChangePortsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[75]
+	mi := &file_vethloom_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5348,7 +7934,7 @@ func (x *ChangePortsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangePortsResponse.ProtoReflect.Descriptor instead.
 func (*ChangePortsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{75}
+	return file_vethloom_proto_rawDescGZIP(), []int{110}
 }
 
 type CommitContainerRequest struct {
@@ -5365,7 +7951,7 @@ type CommitContainerRequest struct {
 
 func (x *CommitContainerRequest) Reset() {
 	*x = CommitContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5377,7 +7963,7 @@ func (x *CommitContainerRequest) String() string {
 func (*CommitContainerRequest) ProtoMessage() {}
 
 func (x *CommitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[76]
+	mi := &file_vethloom_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5390,7 +7976,7 @@ func (x *CommitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitContainerRequest.ProtoReflect.Descriptor instead.
 func (*CommitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{76}
+	return file_vethloom_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *CommitContainerRequest) GetContainer() string {
@@ -5444,7 +8030,7 @@ type CommitContainerResponse struct {
 
 func (x *CommitContainerResponse) Reset() {
 	*x = CommitContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5456,7 +8042,7 @@ func (x *CommitContainerResponse) String() string {
 func (*CommitContainerResponse) ProtoMessage() {}
 
 func (x *CommitContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[77]
+	mi := &file_vethloom_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5469,7 +8055,7 @@ func (x *CommitContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitContainerResponse.ProtoReflect.Descriptor instead.
 func (*CommitContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{77}
+	return file_vethloom_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *CommitContainerResponse) GetId() string {
@@ -5488,7 +8074,7 @@ type ContainerChangesRequest struct {
 
 func (x *ContainerChangesRequest) Reset() {
 	*x = ContainerChangesRequest{}
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5500,7 +8086,7 @@ func (x *ContainerChangesRequest) String() string {
 func (*ContainerChangesRequest) ProtoMessage() {}
 
 func (x *ContainerChangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[78]
+	mi := &file_vethloom_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5513,7 +8099,7 @@ func (x *ContainerChangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerChangesRequest.ProtoReflect.Descriptor instead.
 func (*ContainerChangesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{78}
+	return file_vethloom_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *ContainerChangesRequest) GetContainer() string {
@@ -5532,7 +8118,7 @@ type ContainerChangesResponse struct {
 
 func (x *ContainerChangesResponse) Reset() {
 	*x = ContainerChangesResponse{}
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5544,7 +8130,7 @@ func (x *ContainerChangesResponse) String() string {
 func (*ContainerChangesResponse) ProtoMessage() {}
 
 func (x *ContainerChangesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[79]
+	mi := &file_vethloom_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5557,7 +8143,7 @@ func (x *ContainerChangesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerChangesResponse.ProtoReflect.Descriptor instead.
 func (*ContainerChangesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{79}
+	return file_vethloom_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *ContainerChangesResponse) GetChanges() []*FileChange {
@@ -5577,7 +8163,7 @@ type FileChange struct {
 
 func (x *FileChange) Reset() {
 	*x = FileChange{}
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5589,7 +8175,7 @@ func (x *FileChange) String() string {
 func (*FileChange) ProtoMessage() {}
 
 func (x *FileChange) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[80]
+	mi := &file_vethloom_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5602,7 +8188,7 @@ func (x *FileChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileChange.ProtoReflect.Descriptor instead.
 func (*FileChange) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{80}
+	return file_vethloom_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *FileChange) GetKind() string {
@@ -5628,7 +8214,7 @@ type ExportContainerRequest struct {
 
 func (x *ExportContainerRequest) Reset() {
 	*x = ExportContainerRequest{}
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5640,7 +8226,7 @@ func (x *ExportContainerRequest) String() string {
 func (*ExportContainerRequest) ProtoMessage() {}
 
 func (x *ExportContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[81]
+	mi := &file_vethloom_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5653,7 +8239,7 @@ func (x *ExportContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportContainerRequest.ProtoReflect.Descriptor instead.
 func (*ExportContainerRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{81}
+	return file_vethloom_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *ExportContainerRequest) GetContainer() string {
@@ -5672,7 +8258,7 @@ type ExportContainerResponse struct {
 
 func (x *ExportContainerResponse) Reset() {
 	*x = ExportContainerResponse{}
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5684,7 +8270,7 @@ func (x *ExportContainerResponse) String() string {
 func (*ExportContainerResponse) ProtoMessage() {}
 
 func (x *ExportContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[82]
+	mi := &file_vethloom_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5697,7 +8283,7 @@ func (x *ExportContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportContainerResponse.ProtoReflect.Descriptor instead.
 func (*ExportContainerResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{82}
+	return file_vethloom_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *ExportContainerResponse) GetData() []byte {
@@ -5720,7 +8306,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5732,7 +8318,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[83]
+	mi := &file_vethloom_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5745,7 +8331,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{83}
+	return file_vethloom_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *ImportRequest) GetMessage() isImportRequest_Message {
@@ -5802,7 +8388,7 @@ type ImportOptions struct {
 
 func (x *ImportOptions) Reset() {
 	*x = ImportOptions{}
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5814,7 +8400,7 @@ func (x *ImportOptions) String() string {
 func (*ImportOptions) ProtoMessage() {}
 
 func (x *ImportOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[84]
+	mi := &file_vethloom_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5827,7 +8413,7 @@ func (x *ImportOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportOptions.ProtoReflect.Descriptor instead.
 func (*ImportOptions) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{84}
+	return file_vethloom_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *ImportOptions) GetReference() string {
@@ -5874,7 +8460,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5886,7 +8472,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[85]
+	mi := &file_vethloom_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5899,7 +8485,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{85}
+	return file_vethloom_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *ImportResponse) GetId() string {
@@ -5918,7 +8504,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5930,7 +8516,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[86]
+	mi := &file_vethloom_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5943,7 +8529,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{86}
+	return file_vethloom_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *LoadRequest) GetData() []byte {
@@ -5962,7 +8548,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5974,7 +8560,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[87]
+	mi := &file_vethloom_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5987,7 +8573,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{87}
+	return file_vethloom_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *LoadResponse) GetReferences() []string {
@@ -6007,7 +8593,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6019,7 +8605,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[88]
+	mi := &file_vethloom_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6032,7 +8618,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{88}
+	return file_vethloom_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *ListImagesRequest) GetFilters() []string {
@@ -6051,7 +8637,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6063,7 +8649,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[89]
+	mi := &file_vethloom_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6076,7 +8662,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{89}
+	return file_vethloom_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -6095,7 +8681,7 @@ type InspectImageRequest struct {
 
 func (x *InspectImageRequest) Reset() {
 	*x = InspectImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6107,7 +8693,7 @@ func (x *InspectImageRequest) String() string {
 func (*InspectImageRequest) ProtoMessage() {}
 
 func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[90]
+	mi := &file_vethloom_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6120,7 +8706,7 @@ func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageRequest.ProtoReflect.Descriptor instead.
 func (*InspectImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{90}
+	return file_vethloom_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *InspectImageRequest) GetImage() string {
@@ -6157,7 +8743,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6169,7 +8755,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[91]
+	mi := &file_vethloom_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6182,7 +8768,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{91}
+	return file_vethloom_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *Image) GetId() string {
@@ -6330,7 +8916,7 @@ type Descriptor struct {
 
 func (x *Descriptor) Reset() {
 	*x = Descriptor{}
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6342,7 +8928,7 @@ func (x *Descriptor) String() string {
 func (*Descriptor) ProtoMessage() {}
 
 func (x *Descriptor) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[92]
+	mi := &file_vethloom_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6355,7 +8941,7 @@ func (x *Descriptor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Descriptor.ProtoReflect.Descriptor instead.
 func (*Descriptor) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{92}
+	return file_vethloom_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *Descriptor) GetMediaType() string {
@@ -6388,7 +8974,7 @@ type ImageHistoryRequest struct {
 
 func (x *ImageHistoryRequest) Reset() {
 	*x = ImageHistoryRequest{}
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6400,7 +8986,7 @@ func (x *ImageHistoryRequest) String() string {
 func (*ImageHistoryRequest) ProtoMessage() {}
 
 func (x *ImageHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[93]
+	mi := &file_vethloom_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6413,7 +8999,7 @@ func (x *ImageHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageHistoryRequest.ProtoReflect.Descriptor instead.
 func (*ImageHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{93}
+	return file_vethloom_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *ImageHistoryRequest) GetImage() string {
@@ -6432,7 +9018,7 @@ type ImageHistoryResponse struct {
 
 func (x *ImageHistoryResponse) Reset() {
 	*x = ImageHistoryResponse{}
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6444,7 +9030,7 @@ func (x *ImageHistoryResponse) String() string {
 func (*ImageHistoryResponse) ProtoMessage() {}
 
 func (x *ImageHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[94]
+	mi := &file_vethloom_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6457,7 +9043,7 @@ func (x *ImageHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageHistoryResponse.ProtoReflect.Descriptor instead.
 func (*ImageHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{94}
+	return file_vethloom_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *ImageHistoryResponse) GetSteps() []*HistoryStep {
@@ -6483,7 +9069,7 @@ type HistoryStep struct {
 
 func (x *HistoryStep) Reset() {
 	*x = HistoryStep{}
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6495,7 +9081,7 @@ func (x *HistoryStep) String() string {
 func (*HistoryStep) ProtoMessage() {}
 
 func (x *HistoryStep) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[95]
+	mi := &file_vethloom_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6508,7 +9094,7 @@ func (x *HistoryStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryStep.ProtoReflect.Descriptor instead.
 func (*HistoryStep) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{95}
+	return file_vethloom_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *HistoryStep) GetCreated() *timestamppb.Timestamp {
@@ -6577,7 +9163,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[96]
+	mi := &file_vethloom_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6589,7 +9175,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[96]
+	mi := &file_vethloom_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6602,7 +9188,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{96}
+	return file_vethloom_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *RemoveImageRequest) GetImage() string {
@@ -6629,7 +9215,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[97]
+	mi := &file_vethloom_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6641,7 +9227,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[97]
+	mi := &file_vethloom_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6654,7 +9240,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{97}
+	return file_vethloom_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *RemoveImageResponse) GetUntagged() []string {
@@ -6681,7 +9267,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_vethloom_proto_msgTypes[98]
+	mi := &file_vethloom_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6693,7 +9279,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[98]
+	mi := &file_vethloom_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6706,7 +9292,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{98}
+	return file_vethloom_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *TagImageRequest) GetSource() string {
@@ -6731,7 +9317,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_vethloom_proto_msgTypes[99]
+	mi := &file_vethloom_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6743,7 +9329,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[99]
+	mi := &file_vethloom_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6756,7 +9342,7 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{99}
+	return file_vethloom_proto_rawDescGZIP(), []int{134}
 }
 
 // RegistryCredential is what a user has for a registry. netd uses it for the request that it came with and forgets it.
@@ -6773,7 +9359,7 @@ type RegistryCredential struct {
 
 func (x *RegistryCredential) Reset() {
 	*x = RegistryCredential{}
-	mi := &file_vethloom_proto_msgTypes[100]
+	mi := &file_vethloom_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6785,7 +9371,7 @@ func (x *RegistryCredential) String() string {
 func (*RegistryCredential) ProtoMessage() {}
 
 func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[100]
+	mi := &file_vethloom_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6798,7 +9384,7 @@ func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryCredential.ProtoReflect.Descriptor instead.
 func (*RegistryCredential) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{100}
+	return file_vethloom_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *RegistryCredential) GetHost() string {
@@ -6846,7 +9432,7 @@ type RegistryHostsRequest struct {
 
 func (x *RegistryHostsRequest) Reset() {
 	*x = RegistryHostsRequest{}
-	mi := &file_vethloom_proto_msgTypes[101]
+	mi := &file_vethloom_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6858,7 +9444,7 @@ func (x *RegistryHostsRequest) String() string {
 func (*RegistryHostsRequest) ProtoMessage() {}
 
 func (x *RegistryHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[101]
+	mi := &file_vethloom_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6871,7 +9457,7 @@ func (x *RegistryHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryHostsRequest.ProtoReflect.Descriptor instead.
 func (*RegistryHostsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{101}
+	return file_vethloom_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *RegistryHostsRequest) GetReference() string {
@@ -6897,7 +9483,7 @@ type RegistryHostsResponse struct {
 
 func (x *RegistryHostsResponse) Reset() {
 	*x = RegistryHostsResponse{}
-	mi := &file_vethloom_proto_msgTypes[102]
+	mi := &file_vethloom_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6909,7 +9495,7 @@ func (x *RegistryHostsResponse) String() string {
 func (*RegistryHostsResponse) ProtoMessage() {}
 
 func (x *RegistryHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[102]
+	mi := &file_vethloom_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6922,7 +9508,7 @@ func (x *RegistryHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryHostsResponse.ProtoReflect.Descriptor instead.
 func (*RegistryHostsResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{102}
+	return file_vethloom_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *RegistryHostsResponse) GetHosts() []*RegistryHost {
@@ -6943,7 +9529,7 @@ type RegistryHost struct {
 
 func (x *RegistryHost) Reset() {
 	*x = RegistryHost{}
-	mi := &file_vethloom_proto_msgTypes[103]
+	mi := &file_vethloom_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6955,7 +9541,7 @@ func (x *RegistryHost) String() string {
 func (*RegistryHost) ProtoMessage() {}
 
 func (x *RegistryHost) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[103]
+	mi := &file_vethloom_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6968,7 +9554,7 @@ func (x *RegistryHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryHost.ProtoReflect.Descriptor instead.
 func (*RegistryHost) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{103}
+	return file_vethloom_proto_rawDescGZIP(), []int{138}
 }
 
 func (x *RegistryHost) GetHost() string {
@@ -7001,7 +9587,7 @@ type LoginRequest struct {
 
 func (x *LoginRequest) Reset() {
 	*x = LoginRequest{}
-	mi := &file_vethloom_proto_msgTypes[104]
+	mi := &file_vethloom_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7013,7 +9599,7 @@ func (x *LoginRequest) String() string {
 func (*LoginRequest) ProtoMessage() {}
 
 func (x *LoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[104]
+	mi := &file_vethloom_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7026,7 +9612,7 @@ func (x *LoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginRequest.ProtoReflect.Descriptor instead.
 func (*LoginRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{104}
+	return file_vethloom_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *LoginRequest) GetCredential() *RegistryCredential {
@@ -7044,7 +9630,7 @@ type LoginResponse struct {
 
 func (x *LoginResponse) Reset() {
 	*x = LoginResponse{}
-	mi := &file_vethloom_proto_msgTypes[105]
+	mi := &file_vethloom_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7056,7 +9642,7 @@ func (x *LoginResponse) String() string {
 func (*LoginResponse) ProtoMessage() {}
 
 func (x *LoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[105]
+	mi := &file_vethloom_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7069,7 +9655,7 @@ func (x *LoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
 func (*LoginResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{105}
+	return file_vethloom_proto_rawDescGZIP(), []int{140}
 }
 
 type PullRequest struct {
@@ -7083,7 +9669,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_vethloom_proto_msgTypes[106]
+	mi := &file_vethloom_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7095,7 +9681,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[106]
+	mi := &file_vethloom_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7108,7 +9694,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{106}
+	return file_vethloom_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *PullRequest) GetReference() string {
@@ -7145,7 +9731,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_vethloom_proto_msgTypes[107]
+	mi := &file_vethloom_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7157,7 +9743,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[107]
+	mi := &file_vethloom_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7170,7 +9756,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{107}
+	return file_vethloom_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *PullResponse) GetMessage() isPullResponse_Message {
@@ -7229,7 +9815,7 @@ type TransferProgress struct {
 
 func (x *TransferProgress) Reset() {
 	*x = TransferProgress{}
-	mi := &file_vethloom_proto_msgTypes[108]
+	mi := &file_vethloom_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7241,7 +9827,7 @@ func (x *TransferProgress) String() string {
 func (*TransferProgress) ProtoMessage() {}
 
 func (x *TransferProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[108]
+	mi := &file_vethloom_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7254,7 +9840,7 @@ func (x *TransferProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferProgress.ProtoReflect.Descriptor instead.
 func (*TransferProgress) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{108}
+	return file_vethloom_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *TransferProgress) GetPart() string {
@@ -7304,7 +9890,7 @@ type PulledImage struct {
 
 func (x *PulledImage) Reset() {
 	*x = PulledImage{}
-	mi := &file_vethloom_proto_msgTypes[109]
+	mi := &file_vethloom_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7316,7 +9902,7 @@ func (x *PulledImage) String() string {
 func (*PulledImage) ProtoMessage() {}
 
 func (x *PulledImage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[109]
+	mi := &file_vethloom_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7329,7 +9915,7 @@ func (x *PulledImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PulledImage.ProtoReflect.Descriptor instead.
 func (*PulledImage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{109}
+	return file_vethloom_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *PulledImage) GetId() string {
@@ -7370,7 +9956,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_vethloom_proto_msgTypes[110]
+	mi := &file_vethloom_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7382,7 +9968,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[110]
+	mi := &file_vethloom_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7395,7 +9981,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{110}
+	return file_vethloom_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *PushRequest) GetReference() string {
@@ -7425,7 +10011,7 @@ type PushResponse struct {
 
 func (x *PushResponse) Reset() {
 	*x = PushResponse{}
-	mi := &file_vethloom_proto_msgTypes[111]
+	mi := &file_vethloom_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7437,7 +10023,7 @@ func (x *PushResponse) String() string {
 func (*PushResponse) ProtoMessage() {}
 
 func (x *PushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[111]
+	mi := &file_vethloom_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7450,7 +10036,7 @@ func (x *PushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushResponse.ProtoReflect.Descriptor instead.
 func (*PushResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{111}
+	return file_vethloom_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *PushResponse) GetMessage() isPushResponse_Message {
@@ -7505,7 +10091,7 @@ type PushedImage struct {
 
 func (x *PushedImage) Reset() {
 	*x = PushedImage{}
-	mi := &file_vethloom_proto_msgTypes[112]
+	mi := &file_vethloom_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7517,7 +10103,7 @@ func (x *PushedImage) String() string {
 func (*PushedImage) ProtoMessage() {}
 
 func (x *PushedImage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[112]
+	mi := &file_vethloom_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7530,7 +10116,7 @@ func (x *PushedImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushedImage.ProtoReflect.Descriptor instead.
 func (*PushedImage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{112}
+	return file_vethloom_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *PushedImage) GetReference() string {
@@ -7564,7 +10150,7 @@ type SaveRequest struct {
 
 func (x *SaveRequest) Reset() {
 	*x = SaveRequest{}
-	mi := &file_vethloom_proto_msgTypes[113]
+	mi := &file_vethloom_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7576,7 +10162,7 @@ func (x *SaveRequest) String() string {
 func (*SaveRequest) ProtoMessage() {}
 
 func (x *SaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[113]
+	mi := &file_vethloom_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7589,7 +10175,7 @@ func (x *SaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveRequest.ProtoReflect.Descriptor instead.
 func (*SaveRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{113}
+	return file_vethloom_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *SaveRequest) GetImages() []string {
@@ -7615,7 +10201,7 @@ type SaveResponse struct {
 
 func (x *SaveResponse) Reset() {
 	*x = SaveResponse{}
-	mi := &file_vethloom_proto_msgTypes[114]
+	mi := &file_vethloom_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7627,7 +10213,7 @@ func (x *SaveResponse) String() string {
 func (*SaveResponse) ProtoMessage() {}
 
 func (x *SaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[114]
+	mi := &file_vethloom_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7640,7 +10226,7 @@ func (x *SaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveResponse.ProtoReflect.Descriptor instead.
 func (*SaveResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{114}
+	return file_vethloom_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *SaveResponse) GetData() []byte {
@@ -7660,7 +10246,7 @@ type PruneImagesRequest struct {
 
 func (x *PruneImagesRequest) Reset() {
 	*x = PruneImagesRequest{}
-	mi := &file_vethloom_proto_msgTypes[115]
+	mi := &file_vethloom_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7672,7 +10258,7 @@ func (x *PruneImagesRequest) String() string {
 func (*PruneImagesRequest) ProtoMessage() {}
 
 func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[115]
+	mi := &file_vethloom_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7685,7 +10271,7 @@ func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneImagesRequest.ProtoReflect.Descriptor instead.
 func (*PruneImagesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{115}
+	return file_vethloom_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *PruneImagesRequest) GetAll() bool {
@@ -7713,7 +10299,7 @@ type PruneImagesResponse struct {
 
 func (x *PruneImagesResponse) Reset() {
 	*x = PruneImagesResponse{}
-	mi := &file_vethloom_proto_msgTypes[116]
+	mi := &file_vethloom_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7725,7 +10311,7 @@ func (x *PruneImagesResponse) String() string {
 func (*PruneImagesResponse) ProtoMessage() {}
 
 func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[116]
+	mi := &file_vethloom_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7738,7 +10324,7 @@ func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneImagesResponse.ProtoReflect.Descriptor instead.
 func (*PruneImagesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{116}
+	return file_vethloom_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *PruneImagesResponse) GetUntagged() []string {
@@ -7771,7 +10357,7 @@ type CheckImagesRequest struct {
 
 func (x *CheckImagesRequest) Reset() {
 	*x = CheckImagesRequest{}
-	mi := &file_vethloom_proto_msgTypes[117]
+	mi := &file_vethloom_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7783,7 +10369,7 @@ func (x *CheckImagesRequest) String() string {
 func (*CheckImagesRequest) ProtoMessage() {}
 
 func (x *CheckImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[117]
+	mi := &file_vethloom_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7796,7 +10382,7 @@ func (x *CheckImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckImagesRequest.ProtoReflect.Descriptor instead.
 func (*CheckImagesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{117}
+	return file_vethloom_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *CheckImagesRequest) GetRepair() bool {
@@ -7820,7 +10406,7 @@ type CheckImagesResponse struct {
 
 func (x *CheckImagesResponse) Reset() {
 	*x = CheckImagesResponse{}
-	mi := &file_vethloom_proto_msgTypes[118]
+	mi := &file_vethloom_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7832,7 +10418,7 @@ func (x *CheckImagesResponse) String() string {
 func (*CheckImagesResponse) ProtoMessage() {}
 
 func (x *CheckImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[118]
+	mi := &file_vethloom_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7845,7 +10431,7 @@ func (x *CheckImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckImagesResponse.ProtoReflect.Descriptor instead.
 func (*CheckImagesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{118}
+	return file_vethloom_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *CheckImagesResponse) GetMessage() isCheckImagesResponse_Message {
@@ -7916,7 +10502,7 @@ type CheckedImages struct {
 
 func (x *CheckedImages) Reset() {
 	*x = CheckedImages{}
-	mi := &file_vethloom_proto_msgTypes[119]
+	mi := &file_vethloom_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7928,7 +10514,7 @@ func (x *CheckedImages) String() string {
 func (*CheckedImages) ProtoMessage() {}
 
 func (x *CheckedImages) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[119]
+	mi := &file_vethloom_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7941,7 +10527,7 @@ func (x *CheckedImages) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckedImages.ProtoReflect.Descriptor instead.
 func (*CheckedImages) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{119}
+	return file_vethloom_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *CheckedImages) GetImages() int32 {
@@ -7986,7 +10572,7 @@ type ImageDamage struct {
 
 func (x *ImageDamage) Reset() {
 	*x = ImageDamage{}
-	mi := &file_vethloom_proto_msgTypes[120]
+	mi := &file_vethloom_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7998,7 +10584,7 @@ func (x *ImageDamage) String() string {
 func (*ImageDamage) ProtoMessage() {}
 
 func (x *ImageDamage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[120]
+	mi := &file_vethloom_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8011,7 +10597,7 @@ func (x *ImageDamage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageDamage.ProtoReflect.Descriptor instead.
 func (*ImageDamage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{120}
+	return file_vethloom_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *ImageDamage) GetObject() string {
@@ -8053,13 +10639,15 @@ type CreateVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // empty: a random one
 	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Driver        string                 `protobuf:"bytes,3,opt,name=driver,proto3" json:"driver,omitempty"`                                                                             // empty: local
+	Options       map[string]string      `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of the driver: type, device, o
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[121]
+	mi := &file_vethloom_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8071,7 +10659,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[121]
+	mi := &file_vethloom_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8084,7 +10672,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{121}
+	return file_vethloom_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *CreateVolumeRequest) GetName() string {
@@ -8101,6 +10689,20 @@ func (x *CreateVolumeRequest) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *CreateVolumeRequest) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *CreateVolumeRequest) GetOptions() map[string]string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
 type Volume struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -8108,13 +10710,15 @@ type Volume struct {
 	Labels        map[string]string      `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Created       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
 	Containers    []string               `protobuf:"bytes,5,rep,name=containers,proto3" json:"containers,omitempty"`
+	Driver        string                 `protobuf:"bytes,6,opt,name=driver,proto3" json:"driver,omitempty"`
+	Options       map[string]string      `protobuf:"bytes,7,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_vethloom_proto_msgTypes[122]
+	mi := &file_vethloom_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8126,7 +10730,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[122]
+	mi := &file_vethloom_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8139,7 +10743,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{122}
+	return file_vethloom_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *Volume) GetName() string {
@@ -8177,6 +10781,20 @@ func (x *Volume) GetContainers() []string {
 	return nil
 }
 
+func (x *Volume) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *Volume) GetOptions() map[string]string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
 type ListVolumesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Filters       []string               `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
@@ -8186,7 +10804,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[123]
+	mi := &file_vethloom_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8198,7 +10816,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[123]
+	mi := &file_vethloom_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8211,7 +10829,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{123}
+	return file_vethloom_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *ListVolumesRequest) GetFilters() []string {
@@ -8230,7 +10848,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[124]
+	mi := &file_vethloom_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8242,7 +10860,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[124]
+	mi := &file_vethloom_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8255,7 +10873,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{124}
+	return file_vethloom_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -8274,7 +10892,7 @@ type InspectVolumeRequest struct {
 
 func (x *InspectVolumeRequest) Reset() {
 	*x = InspectVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[125]
+	mi := &file_vethloom_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8286,7 +10904,7 @@ func (x *InspectVolumeRequest) String() string {
 func (*InspectVolumeRequest) ProtoMessage() {}
 
 func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[125]
+	mi := &file_vethloom_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8299,7 +10917,7 @@ func (x *InspectVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectVolumeRequest.ProtoReflect.Descriptor instead.
 func (*InspectVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{125}
+	return file_vethloom_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *InspectVolumeRequest) GetName() string {
@@ -8318,7 +10936,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_vethloom_proto_msgTypes[126]
+	mi := &file_vethloom_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8330,7 +10948,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[126]
+	mi := &file_vethloom_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8343,7 +10961,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{126}
+	return file_vethloom_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *RemoveVolumeRequest) GetName() string {
@@ -8361,7 +10979,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_vethloom_proto_msgTypes[127]
+	mi := &file_vethloom_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8373,7 +10991,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[127]
+	mi := &file_vethloom_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8386,7 +11004,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{127}
+	return file_vethloom_proto_rawDescGZIP(), []int{162}
 }
 
 type PruneVolumesRequest struct {
@@ -8398,7 +11016,7 @@ type PruneVolumesRequest struct {
 
 func (x *PruneVolumesRequest) Reset() {
 	*x = PruneVolumesRequest{}
-	mi := &file_vethloom_proto_msgTypes[128]
+	mi := &file_vethloom_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8410,7 +11028,7 @@ func (x *PruneVolumesRequest) String() string {
 func (*PruneVolumesRequest) ProtoMessage() {}
 
 func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[128]
+	mi := &file_vethloom_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8423,7 +11041,7 @@ func (x *PruneVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesRequest.ProtoReflect.Descriptor instead.
 func (*PruneVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{128}
+	return file_vethloom_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *PruneVolumesRequest) GetAll() bool {
@@ -8442,7 +11060,7 @@ type PruneVolumesResponse struct {
 
 func (x *PruneVolumesResponse) Reset() {
 	*x = PruneVolumesResponse{}
-	mi := &file_vethloom_proto_msgTypes[129]
+	mi := &file_vethloom_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8454,7 +11072,7 @@ func (x *PruneVolumesResponse) String() string {
 func (*PruneVolumesResponse) ProtoMessage() {}
 
 func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[129]
+	mi := &file_vethloom_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8467,7 +11085,7 @@ func (x *PruneVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneVolumesResponse.ProtoReflect.Descriptor instead.
 func (*PruneVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{129}
+	return file_vethloom_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *PruneVolumesResponse) GetNames() []string {
@@ -8485,7 +11103,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_vethloom_proto_msgTypes[130]
+	mi := &file_vethloom_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8497,7 +11115,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[130]
+	mi := &file_vethloom_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8510,7 +11128,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{130}
+	return file_vethloom_proto_rawDescGZIP(), []int{165}
 }
 
 type VersionResponse struct {
@@ -8525,7 +11143,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_vethloom_proto_msgTypes[131]
+	mi := &file_vethloom_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8537,7 +11155,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[131]
+	mi := &file_vethloom_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8550,7 +11168,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{131}
+	return file_vethloom_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -8589,7 +11207,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_vethloom_proto_msgTypes[132]
+	mi := &file_vethloom_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8601,7 +11219,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[132]
+	mi := &file_vethloom_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8614,7 +11232,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{132}
+	return file_vethloom_proto_rawDescGZIP(), []int{167}
 }
 
 type StatusResponse struct {
@@ -8643,7 +11261,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_vethloom_proto_msgTypes[133]
+	mi := &file_vethloom_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8655,7 +11273,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[133]
+	mi := &file_vethloom_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8668,7 +11286,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{133}
+	return file_vethloom_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -8807,7 +11425,7 @@ type FastPath struct {
 
 func (x *FastPath) Reset() {
 	*x = FastPath{}
-	mi := &file_vethloom_proto_msgTypes[134]
+	mi := &file_vethloom_proto_msgTypes[169]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8819,7 +11437,7 @@ func (x *FastPath) String() string {
 func (*FastPath) ProtoMessage() {}
 
 func (x *FastPath) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[134]
+	mi := &file_vethloom_proto_msgTypes[169]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8832,7 +11450,7 @@ func (x *FastPath) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FastPath.ProtoReflect.Descriptor instead.
 func (*FastPath) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{134}
+	return file_vethloom_proto_rawDescGZIP(), []int{169}
 }
 
 func (x *FastPath) GetState() string {
@@ -8863,7 +11481,7 @@ type PathCount struct {
 
 func (x *PathCount) Reset() {
 	*x = PathCount{}
-	mi := &file_vethloom_proto_msgTypes[135]
+	mi := &file_vethloom_proto_msgTypes[170]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8875,7 +11493,7 @@ func (x *PathCount) String() string {
 func (*PathCount) ProtoMessage() {}
 
 func (x *PathCount) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[135]
+	mi := &file_vethloom_proto_msgTypes[170]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8888,7 +11506,7 @@ func (x *PathCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathCount.ProtoReflect.Descriptor instead.
 func (*PathCount) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{135}
+	return file_vethloom_proto_rawDescGZIP(), []int{170}
 }
 
 func (x *PathCount) GetNetwork() string {
@@ -8945,7 +11563,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_vethloom_proto_msgTypes[136]
+	mi := &file_vethloom_proto_msgTypes[171]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8957,7 +11575,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[136]
+	mi := &file_vethloom_proto_msgTypes[171]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8970,7 +11588,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{136}
+	return file_vethloom_proto_rawDescGZIP(), []int{171}
 }
 
 func (x *ClusterStatus) GetStore() string {
@@ -9062,7 +11680,7 @@ type OwnerError struct {
 
 func (x *OwnerError) Reset() {
 	*x = OwnerError{}
-	mi := &file_vethloom_proto_msgTypes[137]
+	mi := &file_vethloom_proto_msgTypes[172]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9074,7 +11692,7 @@ func (x *OwnerError) String() string {
 func (*OwnerError) ProtoMessage() {}
 
 func (x *OwnerError) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[137]
+	mi := &file_vethloom_proto_msgTypes[172]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9087,7 +11705,7 @@ func (x *OwnerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerError.ProtoReflect.Descriptor instead.
 func (*OwnerError) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{137}
+	return file_vethloom_proto_rawDescGZIP(), []int{172}
 }
 
 func (x *OwnerError) GetOwner() string {
@@ -9126,7 +11744,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_vethloom_proto_msgTypes[138]
+	mi := &file_vethloom_proto_msgTypes[173]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9138,7 +11756,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[138]
+	mi := &file_vethloom_proto_msgTypes[173]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9151,7 +11769,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{138}
+	return file_vethloom_proto_rawDescGZIP(), []int{173}
 }
 
 type DiffResponse struct {
@@ -9163,7 +11781,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_vethloom_proto_msgTypes[139]
+	mi := &file_vethloom_proto_msgTypes[174]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9175,7 +11793,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[139]
+	mi := &file_vethloom_proto_msgTypes[174]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9188,7 +11806,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{139}
+	return file_vethloom_proto_rawDescGZIP(), []int{174}
 }
 
 func (x *DiffResponse) GetOps() []*Op {
@@ -9212,7 +11830,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_vethloom_proto_msgTypes[140]
+	mi := &file_vethloom_proto_msgTypes[175]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9224,7 +11842,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[140]
+	mi := &file_vethloom_proto_msgTypes[175]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9237,7 +11855,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{140}
+	return file_vethloom_proto_rawDescGZIP(), []int{175}
 }
 
 func (x *Op) GetVerb() string {
@@ -9290,7 +11908,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_vethloom_proto_msgTypes[141]
+	mi := &file_vethloom_proto_msgTypes[176]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9302,7 +11920,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[141]
+	mi := &file_vethloom_proto_msgTypes[176]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9315,7 +11933,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{141}
+	return file_vethloom_proto_rawDescGZIP(), []int{176}
 }
 
 type DoctorResponse struct {
@@ -9327,7 +11945,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_vethloom_proto_msgTypes[142]
+	mi := &file_vethloom_proto_msgTypes[177]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9339,7 +11957,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[142]
+	mi := &file_vethloom_proto_msgTypes[177]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9352,7 +11970,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{142}
+	return file_vethloom_proto_rawDescGZIP(), []int{177}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -9374,7 +11992,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_vethloom_proto_msgTypes[143]
+	mi := &file_vethloom_proto_msgTypes[178]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9386,7 +12004,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[143]
+	mi := &file_vethloom_proto_msgTypes[178]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9399,7 +12017,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{143}
+	return file_vethloom_proto_rawDescGZIP(), []int{178}
 }
 
 func (x *Finding) GetCheck() string {
@@ -9433,13 +12051,15 @@ func (x *Finding) GetRemedy() string {
 type EventsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Filters       []string               `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"` // unset: from now on
+	Until         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=until,proto3" json:"until,omitempty"` // unset: no end
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_vethloom_proto_msgTypes[144]
+	mi := &file_vethloom_proto_msgTypes[179]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9451,7 +12071,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[144]
+	mi := &file_vethloom_proto_msgTypes[179]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9464,12 +12084,26 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{144}
+	return file_vethloom_proto_rawDescGZIP(), []int{179}
 }
 
 func (x *EventsRequest) GetFilters() []string {
 	if x != nil {
 		return x.Filters
+	}
+	return nil
+}
+
+func (x *EventsRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *EventsRequest) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
 	}
 	return nil
 }
@@ -9487,7 +12121,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_vethloom_proto_msgTypes[145]
+	mi := &file_vethloom_proto_msgTypes[180]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9499,7 +12133,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[145]
+	mi := &file_vethloom_proto_msgTypes[180]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9512,7 +12146,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{145}
+	return file_vethloom_proto_rawDescGZIP(), []int{180}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -9558,7 +12192,7 @@ type DiskUsageRequest struct {
 
 func (x *DiskUsageRequest) Reset() {
 	*x = DiskUsageRequest{}
-	mi := &file_vethloom_proto_msgTypes[146]
+	mi := &file_vethloom_proto_msgTypes[181]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9570,7 +12204,7 @@ func (x *DiskUsageRequest) String() string {
 func (*DiskUsageRequest) ProtoMessage() {}
 
 func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[146]
+	mi := &file_vethloom_proto_msgTypes[181]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9583,7 +12217,7 @@ func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
 func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{146}
+	return file_vethloom_proto_rawDescGZIP(), []int{181}
 }
 
 type DiskUsageResponse struct {
@@ -9599,7 +12233,7 @@ type DiskUsageResponse struct {
 
 func (x *DiskUsageResponse) Reset() {
 	*x = DiskUsageResponse{}
-	mi := &file_vethloom_proto_msgTypes[147]
+	mi := &file_vethloom_proto_msgTypes[182]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9611,7 +12245,7 @@ func (x *DiskUsageResponse) String() string {
 func (*DiskUsageResponse) ProtoMessage() {}
 
 func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[147]
+	mi := &file_vethloom_proto_msgTypes[182]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9624,7 +12258,7 @@ func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
 func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{147}
+	return file_vethloom_proto_rawDescGZIP(), []int{182}
 }
 
 func (x *DiskUsageResponse) GetImages() []*ImageUsage {
@@ -9675,7 +12309,7 @@ type ImageUsage struct {
 
 func (x *ImageUsage) Reset() {
 	*x = ImageUsage{}
-	mi := &file_vethloom_proto_msgTypes[148]
+	mi := &file_vethloom_proto_msgTypes[183]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9687,7 +12321,7 @@ func (x *ImageUsage) String() string {
 func (*ImageUsage) ProtoMessage() {}
 
 func (x *ImageUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[148]
+	mi := &file_vethloom_proto_msgTypes[183]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9700,7 +12334,7 @@ func (x *ImageUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageUsage.ProtoReflect.Descriptor instead.
 func (*ImageUsage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{148}
+	return file_vethloom_proto_rawDescGZIP(), []int{183}
 }
 
 func (x *ImageUsage) GetImage() *Image {
@@ -9752,7 +12386,7 @@ type ContainerUsage struct {
 
 func (x *ContainerUsage) Reset() {
 	*x = ContainerUsage{}
-	mi := &file_vethloom_proto_msgTypes[149]
+	mi := &file_vethloom_proto_msgTypes[184]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9764,7 +12398,7 @@ func (x *ContainerUsage) String() string {
 func (*ContainerUsage) ProtoMessage() {}
 
 func (x *ContainerUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[149]
+	mi := &file_vethloom_proto_msgTypes[184]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9777,7 +12411,7 @@ func (x *ContainerUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerUsage.ProtoReflect.Descriptor instead.
 func (*ContainerUsage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{149}
+	return file_vethloom_proto_rawDescGZIP(), []int{184}
 }
 
 func (x *ContainerUsage) GetId() string {
@@ -9832,7 +12466,7 @@ type VolumeUsage struct {
 
 func (x *VolumeUsage) Reset() {
 	*x = VolumeUsage{}
-	mi := &file_vethloom_proto_msgTypes[150]
+	mi := &file_vethloom_proto_msgTypes[185]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9844,7 +12478,7 @@ func (x *VolumeUsage) String() string {
 func (*VolumeUsage) ProtoMessage() {}
 
 func (x *VolumeUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_vethloom_proto_msgTypes[150]
+	mi := &file_vethloom_proto_msgTypes[185]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9857,7 +12491,7 @@ func (x *VolumeUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeUsage.ProtoReflect.Descriptor instead.
 func (*VolumeUsage) Descriptor() ([]byte, []int) {
-	return file_vethloom_proto_rawDescGZIP(), []int{150}
+	return file_vethloom_proto_rawDescGZIP(), []int{185}
 }
 
 func (x *VolumeUsage) GetVolume() *Volume {
@@ -10166,7 +12800,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x11ListLeasesRequest\x12\x18\n" +
 	"\afilters\x18\x01 \x03(\tR\afilters\"@\n" +
 	"\x12ListLeasesResponse\x12*\n" +
-	"\x06leases\x18\x01 \x03(\v2\x12.vethloom.v1.LeaseR\x06leases\"\x90\t\n" +
+	"\x06leases\x18\x01 \x03(\v2\x12.vethloom.v1.LeaseR\x06leases\"\xe3\x12\n" +
 	"\rContainerSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -10185,11 +12819,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x06remove\x18\v \x01(\bR\x06remove\x127\n" +
 	"\bnetworks\x18\f \x03(\v2\x1b.vethloom.v1.ConnectRequestR\bnetworks\x12.\n" +
 	"\x05ports\x18\r \x03(\v2\x18.vethloom.v1.PortMappingR\x05ports\x12*\n" +
-	"\x06mounts\x18\x0e \x03(\v2\x12.vethloom.v1.MountR\x06mounts\x12\x16\n" +
-	"\x06memory\x18\x0f \x01(\x03R\x06memory\x12\x1b\n" +
-	"\tnano_cpus\x18\x10 \x01(\x03R\bnanoCpus\x12\x1d\n" +
-	"\n" +
-	"pids_limit\x18\x11 \x01(\x03R\tpidsLimit\x12\x17\n" +
+	"\x06mounts\x18\x0e \x03(\v2\x12.vethloom.v1.MountR\x06mounts\x12\x17\n" +
 	"\acap_add\x18\x12 \x03(\tR\x06capAdd\x12\x19\n" +
 	"\bcap_drop\x18\x13 \x03(\tR\acapDrop\x12\x1e\n" +
 	"\n" +
@@ -10211,19 +12841,145 @@ const file_vethloom_proto_rawDesc = "" +
 	"dnsOptions\x12\x16\n" +
 	"\x06expose\x18\x1f \x03(\tR\x06expose\x12\x1f\n" +
 	"\vpublish_all\x18  \x01(\bR\n" +
-	"publishAll\x1a9\n" +
+	"publishAll\x124\n" +
+	"\tresources\x18! \x01(\v2\x16.vethloom.v1.ResourcesR\tresources\x12-\n" +
+	"\aulimits\x18\" \x03(\v2\x13.vethloom.v1.UlimitR\aulimits\x12\x19\n" +
+	"\bshm_size\x18# \x01(\x03R\ashmSize\x12\"\n" +
+	"\room_score_adj\x18$ \x01(\x05R\voomScoreAdj\x12*\n" +
+	"\x11no_new_privileges\x18% \x01(\bR\x0fnoNewPrivileges\x12\x18\n" +
+	"\aseccomp\x18& \x01(\tR\aseccomp\x12\x1a\n" +
+	"\bapparmor\x18' \x01(\tR\bapparmor\x12\x1a\n" +
+	"\bunmasked\x18( \x01(\bR\bunmasked\x12-\n" +
+	"\adevices\x18) \x03(\v2\x13.vethloom.v1.DeviceR\adevices\x12!\n" +
+	"\fdevice_rules\x18* \x03(\tR\vdeviceRules\x12\x1b\n" +
+	"\tgroup_add\x18+ \x03(\tR\bgroupAdd\x12\x1e\n" +
+	"\n" +
+	"domainname\x18, \x01(\tR\n" +
+	"domainname\x12\x19\n" +
+	"\bpid_mode\x18- \x01(\tR\apidMode\x12\x19\n" +
+	"\bipc_mode\x18. \x01(\tR\aipcMode\x12\x19\n" +
+	"\buts_mode\x18/ \x01(\tR\autsMode\x12#\n" +
+	"\rcgroupns_mode\x180 \x01(\tR\fcgroupnsMode\x12#\n" +
+	"\rcgroup_parent\x181 \x01(\tR\fcgroupParent\x12\x12\n" +
+	"\x04init\x182 \x01(\bR\x04init\x124\n" +
+	"\arestart\x183 \x01(\v2\x1a.vethloom.v1.RestartPolicyR\arestart\x12:\n" +
+	"\vhealthcheck\x184 \x01(\v2\x18.vethloom.v1.HealthcheckR\vhealthcheck\x12\x1d\n" +
+	"\n" +
+	"log_driver\x185 \x01(\tR\tlogDriver\x12K\n" +
+	"\vlog_options\x186 \x03(\v2*.vethloom.v1.ContainerSpec.LogOptionsEntryR\n" +
+	"logOptions\x12\x1d\n" +
+	"\n" +
+	"stdin_once\x187 \x01(\bR\tstdinOnce\x12!\n" +
+	"\fvolumes_from\x188 \x03(\tR\vvolumesFrom\x12\x14\n" +
+	"\x05links\x189 \x03(\tR\x05links\x12M\n" +
+	"\vannotations\x18: \x03(\v2+.vethloom.v1.ContainerSpec.AnnotationsEntryR\vannotations\x12\x18\n" +
+	"\aruntime\x18; \x01(\tR\aruntime\x12\x1a\n" +
+	"\bplatform\x18< \x01(\tR\bplatform\x12!\n" +
+	"\fattach_stdin\x18= \x01(\bR\vattachStdin\x12#\n" +
+	"\rattach_stdout\x18> \x01(\bR\fattachStdout\x12#\n" +
+	"\rattach_stderr\x18? \x01(\bR\fattachStderr\x12\x18\n" +
+	"\acidfile\x18@ \x01(\tR\acidfile\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
 	"\fSysctlsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
+	"\x0fLogOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
+	"\x10AnnotationsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x0f\x10\x12\"\xd1\x06\n" +
+	"\tResources\x12\x16\n" +
+	"\x06memory\x18\x01 \x01(\x03R\x06memory\x12-\n" +
+	"\x12memory_reservation\x18\x02 \x01(\x03R\x11memoryReservation\x12\x1f\n" +
+	"\vmemory_swap\x18\x03 \x01(\x03R\n" +
+	"memorySwap\x120\n" +
+	"\x11memory_swappiness\x18\x04 \x01(\x03H\x00R\x10memorySwappiness\x88\x01\x01\x12\x1b\n" +
+	"\tnano_cpus\x18\x05 \x01(\x03R\bnanoCpus\x12\x1d\n" +
+	"\n" +
+	"cpu_shares\x18\x06 \x01(\x03R\tcpuShares\x12\x1d\n" +
+	"\n" +
+	"cpu_period\x18\a \x01(\x03R\tcpuPeriod\x12\x1b\n" +
+	"\tcpu_quota\x18\b \x01(\x03R\bcpuQuota\x12\"\n" +
+	"\rcpu_rt_period\x18\t \x01(\x03R\vcpuRtPeriod\x12$\n" +
+	"\x0ecpu_rt_runtime\x18\n" +
+	" \x01(\x03R\fcpuRtRuntime\x12\x1f\n" +
+	"\vcpuset_cpus\x18\v \x01(\tR\n" +
+	"cpusetCpus\x12\x1f\n" +
+	"\vcpuset_mems\x18\f \x01(\tR\n" +
+	"cpusetMems\x12\x1d\n" +
+	"\n" +
+	"pids_limit\x18\r \x01(\x03R\tpidsLimit\x12!\n" +
+	"\fblkio_weight\x18\x0e \x01(\rR\vblkioWeight\x12H\n" +
+	"\x13blkio_weight_device\x18\x0f \x03(\v2\x18.vethloom.v1.BlockDeviceR\x11blkioWeightDevice\x123\n" +
+	"\bread_bps\x18\x10 \x03(\v2\x18.vethloom.v1.BlockDeviceR\areadBps\x125\n" +
+	"\twrite_bps\x18\x11 \x03(\v2\x18.vethloom.v1.BlockDeviceR\bwriteBps\x125\n" +
+	"\tread_iops\x18\x12 \x03(\v2\x18.vethloom.v1.BlockDeviceR\breadIops\x127\n" +
+	"\n" +
+	"write_iops\x18\x13 \x03(\v2\x18.vethloom.v1.BlockDeviceR\twriteIops\x12(\n" +
+	"\x10oom_kill_disable\x18\x14 \x01(\bR\x0eoomKillDisableB\x14\n" +
+	"\x12_memory_swappiness\"7\n" +
+	"\vBlockDevice\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value\"D\n" +
+	"\x06Ulimit\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04soft\x18\x02 \x01(\x03R\x04soft\x12\x12\n" +
+	"\x04hard\x18\x03 \x01(\x03R\x04hard\"Z\n" +
+	"\x06Device\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12 \n" +
+	"\vpermissions\x18\x03 \x01(\tR\vpermissions\"D\n" +
+	"\rRestartPolicy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
+	"\vmax_retries\x18\x02 \x01(\x05R\n" +
+	"maxRetries\"\xa7\x02\n" +
+	"\vHealthcheck\x12\x12\n" +
+	"\x04test\x18\x01 \x03(\tR\x04test\x125\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x123\n" +
+	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12<\n" +
+	"\fstart_period\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vstartPeriod\x12@\n" +
+	"\x0estart_interval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\rstartInterval\x12\x18\n" +
+	"\aretries\x18\x06 \x01(\x05R\aretries\"s\n" +
+	"\x06Health\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\tR\x06status\x12%\n" +
+	"\x0efailing_streak\x18\x02 \x01(\x05R\rfailingStreak\x12*\n" +
+	"\x03log\x18\x03 \x03(\v2\x18.vethloom.v1.HealthProbeR\x03log\"\xa2\x01\n" +
+	"\vHealthProbe\x120\n" +
+	"\x05start\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05start\x12,\n" +
+	"\x03end\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x03end\x12\x1b\n" +
+	"\texit_code\x18\x03 \x01(\x05R\bexitCode\x12\x16\n" +
+	"\x06output\x18\x04 \x01(\tR\x06output\"\x95\x05\n" +
 	"\x05Mount\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x1b\n" +
 	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12\x16\n" +
 	"\x06volume\x18\x04 \x01(\bR\x06volume\x12\x12\n" +
-	"\x04path\x18\x05 \x01(\tR\x04path\"H\n" +
+	"\x04path\x18\x05 \x01(\tR\x04path\x12(\n" +
+	"\x05tmpfs\x18\x06 \x01(\v2\x12.vethloom.v1.TmpfsR\x05tmpfs\x12 \n" +
+	"\vpropagation\x18\a \x01(\tR\vpropagation\x12#\n" +
+	"\rnon_recursive\x18\b \x01(\bR\fnonRecursive\x125\n" +
+	"\x17read_only_non_recursive\x18\t \x01(\bR\x14readOnlyNonRecursive\x12\x1d\n" +
+	"\n" +
+	"must_exist\x18\n" +
+	" \x01(\bR\tmustExist\x12\x17\n" +
+	"\ano_copy\x18\v \x01(\bR\x06noCopy\x12\x18\n" +
+	"\asubpath\x18\f \x01(\tR\asubpath\x12\x16\n" +
+	"\x06driver\x18\r \x01(\tR\x06driver\x12L\n" +
+	"\x0edriver_options\x18\x0e \x03(\v2%.vethloom.v1.Mount.DriverOptionsEntryR\rdriverOptions\x126\n" +
+	"\x06labels\x18\x0f \x03(\v2\x1e.vethloom.v1.Mount.LabelsEntryR\x06labels\x1a@\n" +
+	"\x12DriverOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"I\n" +
+	"\x05Tmpfs\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x18\n" +
+	"\aoptions\x18\x03 \x03(\tR\aoptions\"H\n" +
 	"\x16CreateContainerRequest\x12.\n" +
 	"\x04spec\x18\x01 \x01(\v2\x1a.vethloom.v1.ContainerSpecR\x04spec\"E\n" +
 	"\x17CreateContainerResponse\x12\x0e\n" +
@@ -10314,7 +13070,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"containers\x18\x01 \x03(\v2\x16.vethloom.v1.ContainerR\n" +
 	"containers\"7\n" +
 	"\x17InspectContainerRequest\x12\x1c\n" +
-	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\xa4\x04\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\xf5\x04\n" +
 	"\tContainer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x04spec\x18\x02 \x01(\v2\x1a.vethloom.v1.ContainerSpecR\x04spec\x12\x19\n" +
@@ -10332,12 +13088,133 @@ const file_vethloom_proto_rawDesc = "" +
 	"\asandbox\x18\f \x01(\v2\x14.vethloom.v1.SandboxR\asandbox\x12\x19\n" +
 	"\blog_path\x18\r \x01(\tR\alogPath\x12\x1b\n" +
 	"\troot_path\x18\x0e \x01(\tR\brootPath\x12\x12\n" +
-	"\x04args\x18\x0f \x03(\tR\x04args\x12 \n" +
-	"\vhealthcheck\x18\x10 \x01(\fR\vhealthcheck\"i\n" +
+	"\x04args\x18\x0f \x03(\tR\x04args\x12#\n" +
+	"\rrestart_count\x18\x11 \x01(\x05R\frestartCount\x12+\n" +
+	"\x06health\x18\x12 \x01(\v2\x13.vethloom.v1.HealthR\x06health\x12\x19\n" +
+	"\bexec_ids\x18\x13 \x03(\tR\aexecIdsJ\x04\b\x10\x10\x11\"\x81\x01\n" +
 	"\x14StopContainerRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x123\n" +
-	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x17\n" +
-	"\x15StopContainerResponse\"L\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x16\n" +
+	"\x06signal\x18\x03 \x01(\tR\x06signal\"\x17\n" +
+	"\x15StopContainerResponse\"\x84\x01\n" +
+	"\x17RestartContainerRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x123\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x16\n" +
+	"\x06signal\x18\x03 \x01(\tR\x06signal\"\x1a\n" +
+	"\x18RestartContainerResponse\"5\n" +
+	"\x15PauseContainerRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x18\n" +
+	"\x16PauseContainerResponse\"7\n" +
+	"\x17UnpauseContainerRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x1a\n" +
+	"\x18UnpauseContainerResponse\"J\n" +
+	"\x16RenameContainerRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x19\n" +
+	"\x17RenameContainerResponse\"\xa2\x01\n" +
+	"\x16UpdateContainerRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x124\n" +
+	"\tresources\x18\x02 \x01(\v2\x16.vethloom.v1.ResourcesR\tresources\x124\n" +
+	"\arestart\x18\x03 \x01(\v2\x1a.vethloom.v1.RestartPolicyR\arestart\"5\n" +
+	"\x17UpdateContainerResponse\x12\x1a\n" +
+	"\bwarnings\x18\x01 \x03(\tR\bwarnings\"H\n" +
+	"\n" +
+	"TopRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x1c\n" +
+	"\targuments\x18\x02 \x03(\tR\targuments\"\\\n" +
+	"\vTopResponse\x12\x16\n" +
+	"\x06titles\x18\x01 \x03(\tR\x06titles\x125\n" +
+	"\tprocesses\x18\x02 \x03(\v2\x17.vethloom.v1.TopProcessR\tprocesses\"$\n" +
+	"\n" +
+	"TopProcess\x12\x16\n" +
+	"\x06fields\x18\x01 \x03(\tR\x06fields\"B\n" +
+	"\fStatsRequest\x12\x1e\n" +
+	"\n" +
+	"containers\x18\x01 \x03(\tR\n" +
+	"containers\x12\x12\n" +
+	"\x04once\x18\x02 \x01(\bR\x04once\"B\n" +
+	"\rStatsResponse\x121\n" +
+	"\x05stats\x18\x01 \x03(\v2\x1b.vethloom.v1.ContainerStatsR\x05stats\"\xf1\x05\n" +
+	"\x0eContainerStats\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12.\n" +
+	"\x04read\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04read\x12\x1b\n" +
+	"\tcpu_total\x18\x04 \x01(\x04R\bcpuTotal\x12\x19\n" +
+	"\bcpu_user\x18\x05 \x01(\x04R\acpuUser\x12\x1d\n" +
+	"\n" +
+	"cpu_system\x18\x06 \x01(\x04R\tcpuSystem\x12\x19\n" +
+	"\bhost_cpu\x18\a \x01(\x04R\ahostCpu\x12\x12\n" +
+	"\x04cpus\x18\b \x01(\rR\x04cpus\x12+\n" +
+	"\x11throttled_periods\x18\t \x01(\x04R\x10throttledPeriods\x12\x18\n" +
+	"\aperiods\x18\n" +
+	" \x01(\x04R\aperiods\x12%\n" +
+	"\x0ethrottled_time\x18\v \x01(\x04R\rthrottledTime\x12\x16\n" +
+	"\x06memory\x18\f \x01(\x04R\x06memory\x12!\n" +
+	"\fmemory_limit\x18\r \x01(\x04R\vmemoryLimit\x12O\n" +
+	"\fmemory_stats\x18\x0e \x03(\v2,.vethloom.v1.ContainerStats.MemoryStatsEntryR\vmemoryStats\x12\x12\n" +
+	"\x04pids\x18\x0f \x01(\x04R\x04pids\x12\x1d\n" +
+	"\n" +
+	"pids_limit\x18\x10 \x01(\x04R\tpidsLimit\x12\x1d\n" +
+	"\n" +
+	"block_read\x18\x11 \x01(\x04R\tblockRead\x12\x1f\n" +
+	"\vblock_write\x18\x12 \x01(\x04R\n" +
+	"blockWrite\x12;\n" +
+	"\n" +
+	"interfaces\x18\x13 \x03(\v2\x1b.vethloom.v1.InterfaceStatsR\n" +
+	"interfaces\x12\x1b\n" +
+	"\toom_kills\x18\x14 \x01(\x04R\boomKills\x1a>\n" +
+	"\x10MemoryStatsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xb4\x02\n" +
+	"\x0eInterfaceStats\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x18\n" +
+	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x19\n" +
+	"\brx_bytes\x18\x03 \x01(\x04R\arxBytes\x12\x1d\n" +
+	"\n" +
+	"rx_packets\x18\x04 \x01(\x04R\trxPackets\x12\x1b\n" +
+	"\trx_errors\x18\x05 \x01(\x04R\brxErrors\x12\x1d\n" +
+	"\n" +
+	"rx_dropped\x18\x06 \x01(\x04R\trxDropped\x12\x19\n" +
+	"\btx_bytes\x18\a \x01(\x04R\atxBytes\x12\x1d\n" +
+	"\n" +
+	"tx_packets\x18\b \x01(\x04R\ttxPackets\x12\x1b\n" +
+	"\ttx_errors\x18\t \x01(\x04R\btxErrors\x12\x1d\n" +
+	"\n" +
+	"tx_dropped\x18\n" +
+	" \x01(\x04R\ttxDropped\"2\n" +
+	"\x16PruneContainersRequest\x12\x18\n" +
+	"\afilters\x18\x01 \x03(\tR\afilters\"I\n" +
+	"\x17PruneContainersResponse\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x1c\n" +
+	"\treclaimed\x18\x02 \x01(\x03R\treclaimed\"C\n" +
+	"\x0fStatPathRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"\x9f\x01\n" +
+	"\bPathStat\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04mode\x18\x03 \x01(\rR\x04mode\x126\n" +
+	"\bmodified\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bmodified\x12\x1f\n" +
+	"\vlink_target\x18\x05 \x01(\tR\n" +
+	"linkTarget\"B\n" +
+	"\x0eCopyOutRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"_\n" +
+	"\x0fCopyOutResponse\x12+\n" +
+	"\x04stat\x18\x01 \x01(\v2\x15.vethloom.v1.PathStatH\x00R\x04stat\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
+	"\amessage\"h\n" +
+	"\rCopyInRequest\x126\n" +
+	"\aoptions\x18\x01 \x01(\v2\x1a.vethloom.v1.CopyInOptionsH\x00R\aoptions\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
+	"\amessage\"\x8d\x01\n" +
+	"\rCopyInOptions\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12(\n" +
+	"\x10no_overwrite_dir\x18\x03 \x01(\bR\x0enoOverwriteDir\x12 \n" +
+	"\fcopy_uid_gid\x18\x04 \x01(\bR\n" +
+	"copyUidGid\"\x10\n" +
+	"\x0eCopyInResponse\"L\n" +
 	"\x14KillContainerRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\tR\x06signal\"\x17\n" +
@@ -10347,9 +13224,10 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12\x18\n" +
 	"\avolumes\x18\x03 \x01(\bR\avolumes\")\n" +
 	"\x17RemoveContainerResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"4\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"R\n" +
 	"\x14WaitContainerRequest\x12\x1c\n" +
-	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x90\x01\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x1c\n" +
+	"\tcondition\x18\x02 \x01(\tR\tcondition\"\x90\x01\n" +
 	"\x12ChangePortsRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x120\n" +
 	"\x06remove\x18\x02 \x03(\v2\x18.vethloom.v1.PortMappingR\x06remove\x12*\n" +
@@ -10540,13 +13418,18 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x06images\x18\x02 \x03(\tR\x06images\x12\x18\n" +
 	"\aproblem\x18\x03 \x01(\tR\aproblem\x12\x1a\n" +
 	"\brepaired\x18\x04 \x01(\bR\brepaired\x12\x16\n" +
-	"\x06remedy\x18\x05 \x01(\tR\x06remedy\"\xaa\x01\n" +
+	"\x06remedy\x18\x05 \x01(\tR\x06remedy\"\xc7\x02\n" +
 	"\x13CreateVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12D\n" +
-	"\x06labels\x18\x02 \x03(\v2,.vethloom.v1.CreateVolumeRequest.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x02 \x03(\v2,.vethloom.v1.CreateVolumeRequest.LabelsEntryR\x06labels\x12\x16\n" +
+	"\x06driver\x18\x03 \x01(\tR\x06driver\x12G\n" +
+	"\aoptions\x18\x04 \x03(\v2-.vethloom.v1.CreateVolumeRequest.OptionsEntryR\aoptions\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x86\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
+	"\fOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x96\x03\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -10556,8 +13439,13 @@ const file_vethloom_proto_rawDesc = "" +
 	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x1e\n" +
 	"\n" +
 	"containers\x18\x05 \x03(\tR\n" +
-	"containers\x1a9\n" +
+	"containers\x12\x16\n" +
+	"\x06driver\x18\x06 \x01(\tR\x06driver\x12:\n" +
+	"\aoptions\x18\a \x03(\v2 .vethloom.v1.Volume.OptionsEntryR\aoptions\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
+	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\".\n" +
 	"\x12ListVolumesRequest\x12\x18\n" +
@@ -10647,9 +13535,11 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x05check\x18\x01 \x01(\tR\x05check\x12\x1a\n" +
 	"\bseverity\x18\x02 \x01(\tR\bseverity\x12\x14\n" +
 	"\x05found\x18\x03 \x01(\tR\x05found\x12\x16\n" +
-	"\x06remedy\x18\x04 \x01(\tR\x06remedy\")\n" +
+	"\x06remedy\x18\x04 \x01(\tR\x06remedy\"\x8d\x01\n" +
 	"\rEventsRequest\x12\x18\n" +
-	"\afilters\x18\x01 \x03(\tR\afilters\"\xf6\x01\n" +
+	"\afilters\x18\x01 \x03(\tR\afilters\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\xf6\x01\n" +
 	"\x05Event\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
@@ -10715,7 +13605,7 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x06Lookup\x12\x1e.vethloom.v1.LookupNameRequest\x1a\x1f.vethloom.v1.LookupNameResponse\x12A\n" +
 	"\x05Watch\x12\x1e.vethloom.v1.WatchNamesRequest\x1a\x16.vethloom.v1.NameQuery0\x012Q\n" +
 	"\x06Leases\x12G\n" +
-	"\x04List\x12\x1e.vethloom.v1.ListLeasesRequest\x1a\x1f.vethloom.v1.ListLeasesResponse2\xa5\t\n" +
+	"\x04List\x12\x1e.vethloom.v1.ListLeasesRequest\x1a\x1f.vethloom.v1.ListLeasesResponse2\xef\x0f\n" +
 	"\n" +
 	"Containers\x12S\n" +
 	"\x06Create\x12#.vethloom.v1.CreateContainerRequest\x1a$.vethloom.v1.CreateContainerResponse\x12P\n" +
@@ -10726,7 +13616,18 @@ const file_vethloom_proto_rawDesc = "" +
 	"\x04List\x12\".vethloom.v1.ListContainersRequest\x1a#.vethloom.v1.ListContainersResponse\x12G\n" +
 	"\aInspect\x12$.vethloom.v1.InspectContainerRequest\x1a\x16.vethloom.v1.Container\x12M\n" +
 	"\x04Stop\x12!.vethloom.v1.StopContainerRequest\x1a\".vethloom.v1.StopContainerResponse\x12M\n" +
-	"\x04Kill\x12!.vethloom.v1.KillContainerRequest\x1a\".vethloom.v1.KillContainerResponse\x12S\n" +
+	"\x04Kill\x12!.vethloom.v1.KillContainerRequest\x1a\".vethloom.v1.KillContainerResponse\x12V\n" +
+	"\aRestart\x12$.vethloom.v1.RestartContainerRequest\x1a%.vethloom.v1.RestartContainerResponse\x12P\n" +
+	"\x05Pause\x12\".vethloom.v1.PauseContainerRequest\x1a#.vethloom.v1.PauseContainerResponse\x12V\n" +
+	"\aUnpause\x12$.vethloom.v1.UnpauseContainerRequest\x1a%.vethloom.v1.UnpauseContainerResponse\x12S\n" +
+	"\x06Rename\x12#.vethloom.v1.RenameContainerRequest\x1a$.vethloom.v1.RenameContainerResponse\x12S\n" +
+	"\x06Update\x12#.vethloom.v1.UpdateContainerRequest\x1a$.vethloom.v1.UpdateContainerResponse\x128\n" +
+	"\x03Top\x12\x17.vethloom.v1.TopRequest\x1a\x18.vethloom.v1.TopResponse\x12@\n" +
+	"\x05Stats\x12\x19.vethloom.v1.StatsRequest\x1a\x1a.vethloom.v1.StatsResponse0\x01\x12R\n" +
+	"\x05Prune\x12#.vethloom.v1.PruneContainersRequest\x1a$.vethloom.v1.PruneContainersResponse\x12?\n" +
+	"\bStatPath\x12\x1c.vethloom.v1.StatPathRequest\x1a\x15.vethloom.v1.PathStat\x12F\n" +
+	"\aCopyOut\x12\x1b.vethloom.v1.CopyOutRequest\x1a\x1c.vethloom.v1.CopyOutResponse0\x01\x12C\n" +
+	"\x06CopyIn\x12\x1a.vethloom.v1.CopyInRequest\x1a\x1b.vethloom.v1.CopyInResponse(\x01\x12S\n" +
 	"\x06Remove\x12#.vethloom.v1.RemoveContainerRequest\x1a$.vethloom.v1.RemoveContainerResponse\x12B\n" +
 	"\x04Wait\x12!.vethloom.v1.WaitContainerRequest\x1a\x17.vethloom.v1.ExitStatus\x12P\n" +
 	"\vChangePorts\x12\x1f.vethloom.v1.ChangePortsRequest\x1a .vethloom.v1.ChangePortsResponse\x12S\n" +
@@ -10774,7 +13675,7 @@ func file_vethloom_proto_rawDescGZIP() []byte {
 	return file_vethloom_proto_rawDescData
 }
 
-var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 170)
+var file_vethloom_proto_msgTypes = make([]protoimpl.MessageInfo, 212)
 var file_vethloom_proto_goTypes = []any{
 	(*Pool)(nil),                     // 0: vethloom.v1.Pool
 	(*CreateNetworkRequest)(nil),     // 1: vethloom.v1.CreateNetworkRequest
@@ -10823,368 +13724,470 @@ var file_vethloom_proto_goTypes = []any{
 	(*ListLeasesRequest)(nil),        // 44: vethloom.v1.ListLeasesRequest
 	(*ListLeasesResponse)(nil),       // 45: vethloom.v1.ListLeasesResponse
 	(*ContainerSpec)(nil),            // 46: vethloom.v1.ContainerSpec
-	(*Mount)(nil),                    // 47: vethloom.v1.Mount
-	(*CreateContainerRequest)(nil),   // 48: vethloom.v1.CreateContainerRequest
-	(*CreateContainerResponse)(nil),  // 49: vethloom.v1.CreateContainerResponse
-	(*StartContainerRequest)(nil),    // 50: vethloom.v1.StartContainerRequest
-	(*StartContainerResponse)(nil),   // 51: vethloom.v1.StartContainerResponse
-	(*AttachRequest)(nil),            // 52: vethloom.v1.AttachRequest
-	(*AttachOptions)(nil),            // 53: vethloom.v1.AttachOptions
-	(*ExecRequest)(nil),              // 54: vethloom.v1.ExecRequest
-	(*ExecOptions)(nil),              // 55: vethloom.v1.ExecOptions
-	(*ExecResume)(nil),               // 56: vethloom.v1.ExecResume
-	(*WindowSize)(nil),               // 57: vethloom.v1.WindowSize
-	(*AttachResponse)(nil),           // 58: vethloom.v1.AttachResponse
-	(*Started)(nil),                  // 59: vethloom.v1.Started
-	(*ExitStatus)(nil),               // 60: vethloom.v1.ExitStatus
-	(*LogsRequest)(nil),              // 61: vethloom.v1.LogsRequest
-	(*LogsResponse)(nil),             // 62: vethloom.v1.LogsResponse
-	(*ListContainersRequest)(nil),    // 63: vethloom.v1.ListContainersRequest
-	(*ListContainersResponse)(nil),   // 64: vethloom.v1.ListContainersResponse
-	(*InspectContainerRequest)(nil),  // 65: vethloom.v1.InspectContainerRequest
-	(*Container)(nil),                // 66: vethloom.v1.Container
-	(*StopContainerRequest)(nil),     // 67: vethloom.v1.StopContainerRequest
-	(*StopContainerResponse)(nil),    // 68: vethloom.v1.StopContainerResponse
-	(*KillContainerRequest)(nil),     // 69: vethloom.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),    // 70: vethloom.v1.KillContainerResponse
-	(*RemoveContainerRequest)(nil),   // 71: vethloom.v1.RemoveContainerRequest
-	(*RemoveContainerResponse)(nil),  // 72: vethloom.v1.RemoveContainerResponse
-	(*WaitContainerRequest)(nil),     // 73: vethloom.v1.WaitContainerRequest
-	(*ChangePortsRequest)(nil),       // 74: vethloom.v1.ChangePortsRequest
-	(*ChangePortsResponse)(nil),      // 75: vethloom.v1.ChangePortsResponse
-	(*CommitContainerRequest)(nil),   // 76: vethloom.v1.CommitContainerRequest
-	(*CommitContainerResponse)(nil),  // 77: vethloom.v1.CommitContainerResponse
-	(*ContainerChangesRequest)(nil),  // 78: vethloom.v1.ContainerChangesRequest
-	(*ContainerChangesResponse)(nil), // 79: vethloom.v1.ContainerChangesResponse
-	(*FileChange)(nil),               // 80: vethloom.v1.FileChange
-	(*ExportContainerRequest)(nil),   // 81: vethloom.v1.ExportContainerRequest
-	(*ExportContainerResponse)(nil),  // 82: vethloom.v1.ExportContainerResponse
-	(*ImportRequest)(nil),            // 83: vethloom.v1.ImportRequest
-	(*ImportOptions)(nil),            // 84: vethloom.v1.ImportOptions
-	(*ImportResponse)(nil),           // 85: vethloom.v1.ImportResponse
-	(*LoadRequest)(nil),              // 86: vethloom.v1.LoadRequest
-	(*LoadResponse)(nil),             // 87: vethloom.v1.LoadResponse
-	(*ListImagesRequest)(nil),        // 88: vethloom.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),       // 89: vethloom.v1.ListImagesResponse
-	(*InspectImageRequest)(nil),      // 90: vethloom.v1.InspectImageRequest
-	(*Image)(nil),                    // 91: vethloom.v1.Image
-	(*Descriptor)(nil),               // 92: vethloom.v1.Descriptor
-	(*ImageHistoryRequest)(nil),      // 93: vethloom.v1.ImageHistoryRequest
-	(*ImageHistoryResponse)(nil),     // 94: vethloom.v1.ImageHistoryResponse
-	(*HistoryStep)(nil),              // 95: vethloom.v1.HistoryStep
-	(*RemoveImageRequest)(nil),       // 96: vethloom.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),      // 97: vethloom.v1.RemoveImageResponse
-	(*TagImageRequest)(nil),          // 98: vethloom.v1.TagImageRequest
-	(*TagImageResponse)(nil),         // 99: vethloom.v1.TagImageResponse
-	(*RegistryCredential)(nil),       // 100: vethloom.v1.RegistryCredential
-	(*RegistryHostsRequest)(nil),     // 101: vethloom.v1.RegistryHostsRequest
-	(*RegistryHostsResponse)(nil),    // 102: vethloom.v1.RegistryHostsResponse
-	(*RegistryHost)(nil),             // 103: vethloom.v1.RegistryHost
-	(*LoginRequest)(nil),             // 104: vethloom.v1.LoginRequest
-	(*LoginResponse)(nil),            // 105: vethloom.v1.LoginResponse
-	(*PullRequest)(nil),              // 106: vethloom.v1.PullRequest
-	(*PullResponse)(nil),             // 107: vethloom.v1.PullResponse
-	(*TransferProgress)(nil),         // 108: vethloom.v1.TransferProgress
-	(*PulledImage)(nil),              // 109: vethloom.v1.PulledImage
-	(*PushRequest)(nil),              // 110: vethloom.v1.PushRequest
-	(*PushResponse)(nil),             // 111: vethloom.v1.PushResponse
-	(*PushedImage)(nil),              // 112: vethloom.v1.PushedImage
-	(*SaveRequest)(nil),              // 113: vethloom.v1.SaveRequest
-	(*SaveResponse)(nil),             // 114: vethloom.v1.SaveResponse
-	(*PruneImagesRequest)(nil),       // 115: vethloom.v1.PruneImagesRequest
-	(*PruneImagesResponse)(nil),      // 116: vethloom.v1.PruneImagesResponse
-	(*CheckImagesRequest)(nil),       // 117: vethloom.v1.CheckImagesRequest
-	(*CheckImagesResponse)(nil),      // 118: vethloom.v1.CheckImagesResponse
-	(*CheckedImages)(nil),            // 119: vethloom.v1.CheckedImages
-	(*ImageDamage)(nil),              // 120: vethloom.v1.ImageDamage
-	(*CreateVolumeRequest)(nil),      // 121: vethloom.v1.CreateVolumeRequest
-	(*Volume)(nil),                   // 122: vethloom.v1.Volume
-	(*ListVolumesRequest)(nil),       // 123: vethloom.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),      // 124: vethloom.v1.ListVolumesResponse
-	(*InspectVolumeRequest)(nil),     // 125: vethloom.v1.InspectVolumeRequest
-	(*RemoveVolumeRequest)(nil),      // 126: vethloom.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),     // 127: vethloom.v1.RemoveVolumeResponse
-	(*PruneVolumesRequest)(nil),      // 128: vethloom.v1.PruneVolumesRequest
-	(*PruneVolumesResponse)(nil),     // 129: vethloom.v1.PruneVolumesResponse
-	(*VersionRequest)(nil),           // 130: vethloom.v1.VersionRequest
-	(*VersionResponse)(nil),          // 131: vethloom.v1.VersionResponse
-	(*StatusRequest)(nil),            // 132: vethloom.v1.StatusRequest
-	(*StatusResponse)(nil),           // 133: vethloom.v1.StatusResponse
-	(*FastPath)(nil),                 // 134: vethloom.v1.FastPath
-	(*PathCount)(nil),                // 135: vethloom.v1.PathCount
-	(*ClusterStatus)(nil),            // 136: vethloom.v1.ClusterStatus
-	(*OwnerError)(nil),               // 137: vethloom.v1.OwnerError
-	(*DiffRequest)(nil),              // 138: vethloom.v1.DiffRequest
-	(*DiffResponse)(nil),             // 139: vethloom.v1.DiffResponse
-	(*Op)(nil),                       // 140: vethloom.v1.Op
-	(*DoctorRequest)(nil),            // 141: vethloom.v1.DoctorRequest
-	(*DoctorResponse)(nil),           // 142: vethloom.v1.DoctorResponse
-	(*Finding)(nil),                  // 143: vethloom.v1.Finding
-	(*EventsRequest)(nil),            // 144: vethloom.v1.EventsRequest
-	(*Event)(nil),                    // 145: vethloom.v1.Event
-	(*DiskUsageRequest)(nil),         // 146: vethloom.v1.DiskUsageRequest
-	(*DiskUsageResponse)(nil),        // 147: vethloom.v1.DiskUsageResponse
-	(*ImageUsage)(nil),               // 148: vethloom.v1.ImageUsage
-	(*ContainerUsage)(nil),           // 149: vethloom.v1.ContainerUsage
-	(*VolumeUsage)(nil),              // 150: vethloom.v1.VolumeUsage
-	nil,                              // 151: vethloom.v1.Pool.AuxAddressesEntry
-	nil,                              // 152: vethloom.v1.CreateNetworkRequest.OptionsEntry
-	nil,                              // 153: vethloom.v1.CreateNetworkRequest.LabelsEntry
-	nil,                              // 154: vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
-	nil,                              // 155: vethloom.v1.Network.OptionsEntry
-	nil,                              // 156: vethloom.v1.Network.LabelsEntry
-	nil,                              // 157: vethloom.v1.Network.IpamOptionsEntry
-	nil,                              // 158: vethloom.v1.UpdateNetworkRequest.OptionsEntry
-	nil,                              // 159: vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	nil,                              // 160: vethloom.v1.ConnectRequest.SysctlsEntry
-	nil,                              // 161: vethloom.v1.Endpoint.SysctlsEntry
-	nil,                              // 162: vethloom.v1.CreateSandboxRequest.LabelsEntry
-	nil,                              // 163: vethloom.v1.Sandbox.LabelsEntry
-	nil,                              // 164: vethloom.v1.ContainerSpec.LabelsEntry
-	nil,                              // 165: vethloom.v1.ContainerSpec.SysctlsEntry
-	nil,                              // 166: vethloom.v1.Image.LabelsEntry
-	nil,                              // 167: vethloom.v1.CreateVolumeRequest.LabelsEntry
-	nil,                              // 168: vethloom.v1.Volume.LabelsEntry
-	nil,                              // 169: vethloom.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil),    // 170: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 171: google.protobuf.Duration
+	(*Resources)(nil),                // 47: vethloom.v1.Resources
+	(*BlockDevice)(nil),              // 48: vethloom.v1.BlockDevice
+	(*Ulimit)(nil),                   // 49: vethloom.v1.Ulimit
+	(*Device)(nil),                   // 50: vethloom.v1.Device
+	(*RestartPolicy)(nil),            // 51: vethloom.v1.RestartPolicy
+	(*Healthcheck)(nil),              // 52: vethloom.v1.Healthcheck
+	(*Health)(nil),                   // 53: vethloom.v1.Health
+	(*HealthProbe)(nil),              // 54: vethloom.v1.HealthProbe
+	(*Mount)(nil),                    // 55: vethloom.v1.Mount
+	(*Tmpfs)(nil),                    // 56: vethloom.v1.Tmpfs
+	(*CreateContainerRequest)(nil),   // 57: vethloom.v1.CreateContainerRequest
+	(*CreateContainerResponse)(nil),  // 58: vethloom.v1.CreateContainerResponse
+	(*StartContainerRequest)(nil),    // 59: vethloom.v1.StartContainerRequest
+	(*StartContainerResponse)(nil),   // 60: vethloom.v1.StartContainerResponse
+	(*AttachRequest)(nil),            // 61: vethloom.v1.AttachRequest
+	(*AttachOptions)(nil),            // 62: vethloom.v1.AttachOptions
+	(*ExecRequest)(nil),              // 63: vethloom.v1.ExecRequest
+	(*ExecOptions)(nil),              // 64: vethloom.v1.ExecOptions
+	(*ExecResume)(nil),               // 65: vethloom.v1.ExecResume
+	(*WindowSize)(nil),               // 66: vethloom.v1.WindowSize
+	(*AttachResponse)(nil),           // 67: vethloom.v1.AttachResponse
+	(*Started)(nil),                  // 68: vethloom.v1.Started
+	(*ExitStatus)(nil),               // 69: vethloom.v1.ExitStatus
+	(*LogsRequest)(nil),              // 70: vethloom.v1.LogsRequest
+	(*LogsResponse)(nil),             // 71: vethloom.v1.LogsResponse
+	(*ListContainersRequest)(nil),    // 72: vethloom.v1.ListContainersRequest
+	(*ListContainersResponse)(nil),   // 73: vethloom.v1.ListContainersResponse
+	(*InspectContainerRequest)(nil),  // 74: vethloom.v1.InspectContainerRequest
+	(*Container)(nil),                // 75: vethloom.v1.Container
+	(*StopContainerRequest)(nil),     // 76: vethloom.v1.StopContainerRequest
+	(*StopContainerResponse)(nil),    // 77: vethloom.v1.StopContainerResponse
+	(*RestartContainerRequest)(nil),  // 78: vethloom.v1.RestartContainerRequest
+	(*RestartContainerResponse)(nil), // 79: vethloom.v1.RestartContainerResponse
+	(*PauseContainerRequest)(nil),    // 80: vethloom.v1.PauseContainerRequest
+	(*PauseContainerResponse)(nil),   // 81: vethloom.v1.PauseContainerResponse
+	(*UnpauseContainerRequest)(nil),  // 82: vethloom.v1.UnpauseContainerRequest
+	(*UnpauseContainerResponse)(nil), // 83: vethloom.v1.UnpauseContainerResponse
+	(*RenameContainerRequest)(nil),   // 84: vethloom.v1.RenameContainerRequest
+	(*RenameContainerResponse)(nil),  // 85: vethloom.v1.RenameContainerResponse
+	(*UpdateContainerRequest)(nil),   // 86: vethloom.v1.UpdateContainerRequest
+	(*UpdateContainerResponse)(nil),  // 87: vethloom.v1.UpdateContainerResponse
+	(*TopRequest)(nil),               // 88: vethloom.v1.TopRequest
+	(*TopResponse)(nil),              // 89: vethloom.v1.TopResponse
+	(*TopProcess)(nil),               // 90: vethloom.v1.TopProcess
+	(*StatsRequest)(nil),             // 91: vethloom.v1.StatsRequest
+	(*StatsResponse)(nil),            // 92: vethloom.v1.StatsResponse
+	(*ContainerStats)(nil),           // 93: vethloom.v1.ContainerStats
+	(*InterfaceStats)(nil),           // 94: vethloom.v1.InterfaceStats
+	(*PruneContainersRequest)(nil),   // 95: vethloom.v1.PruneContainersRequest
+	(*PruneContainersResponse)(nil),  // 96: vethloom.v1.PruneContainersResponse
+	(*StatPathRequest)(nil),          // 97: vethloom.v1.StatPathRequest
+	(*PathStat)(nil),                 // 98: vethloom.v1.PathStat
+	(*CopyOutRequest)(nil),           // 99: vethloom.v1.CopyOutRequest
+	(*CopyOutResponse)(nil),          // 100: vethloom.v1.CopyOutResponse
+	(*CopyInRequest)(nil),            // 101: vethloom.v1.CopyInRequest
+	(*CopyInOptions)(nil),            // 102: vethloom.v1.CopyInOptions
+	(*CopyInResponse)(nil),           // 103: vethloom.v1.CopyInResponse
+	(*KillContainerRequest)(nil),     // 104: vethloom.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),    // 105: vethloom.v1.KillContainerResponse
+	(*RemoveContainerRequest)(nil),   // 106: vethloom.v1.RemoveContainerRequest
+	(*RemoveContainerResponse)(nil),  // 107: vethloom.v1.RemoveContainerResponse
+	(*WaitContainerRequest)(nil),     // 108: vethloom.v1.WaitContainerRequest
+	(*ChangePortsRequest)(nil),       // 109: vethloom.v1.ChangePortsRequest
+	(*ChangePortsResponse)(nil),      // 110: vethloom.v1.ChangePortsResponse
+	(*CommitContainerRequest)(nil),   // 111: vethloom.v1.CommitContainerRequest
+	(*CommitContainerResponse)(nil),  // 112: vethloom.v1.CommitContainerResponse
+	(*ContainerChangesRequest)(nil),  // 113: vethloom.v1.ContainerChangesRequest
+	(*ContainerChangesResponse)(nil), // 114: vethloom.v1.ContainerChangesResponse
+	(*FileChange)(nil),               // 115: vethloom.v1.FileChange
+	(*ExportContainerRequest)(nil),   // 116: vethloom.v1.ExportContainerRequest
+	(*ExportContainerResponse)(nil),  // 117: vethloom.v1.ExportContainerResponse
+	(*ImportRequest)(nil),            // 118: vethloom.v1.ImportRequest
+	(*ImportOptions)(nil),            // 119: vethloom.v1.ImportOptions
+	(*ImportResponse)(nil),           // 120: vethloom.v1.ImportResponse
+	(*LoadRequest)(nil),              // 121: vethloom.v1.LoadRequest
+	(*LoadResponse)(nil),             // 122: vethloom.v1.LoadResponse
+	(*ListImagesRequest)(nil),        // 123: vethloom.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),       // 124: vethloom.v1.ListImagesResponse
+	(*InspectImageRequest)(nil),      // 125: vethloom.v1.InspectImageRequest
+	(*Image)(nil),                    // 126: vethloom.v1.Image
+	(*Descriptor)(nil),               // 127: vethloom.v1.Descriptor
+	(*ImageHistoryRequest)(nil),      // 128: vethloom.v1.ImageHistoryRequest
+	(*ImageHistoryResponse)(nil),     // 129: vethloom.v1.ImageHistoryResponse
+	(*HistoryStep)(nil),              // 130: vethloom.v1.HistoryStep
+	(*RemoveImageRequest)(nil),       // 131: vethloom.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),      // 132: vethloom.v1.RemoveImageResponse
+	(*TagImageRequest)(nil),          // 133: vethloom.v1.TagImageRequest
+	(*TagImageResponse)(nil),         // 134: vethloom.v1.TagImageResponse
+	(*RegistryCredential)(nil),       // 135: vethloom.v1.RegistryCredential
+	(*RegistryHostsRequest)(nil),     // 136: vethloom.v1.RegistryHostsRequest
+	(*RegistryHostsResponse)(nil),    // 137: vethloom.v1.RegistryHostsResponse
+	(*RegistryHost)(nil),             // 138: vethloom.v1.RegistryHost
+	(*LoginRequest)(nil),             // 139: vethloom.v1.LoginRequest
+	(*LoginResponse)(nil),            // 140: vethloom.v1.LoginResponse
+	(*PullRequest)(nil),              // 141: vethloom.v1.PullRequest
+	(*PullResponse)(nil),             // 142: vethloom.v1.PullResponse
+	(*TransferProgress)(nil),         // 143: vethloom.v1.TransferProgress
+	(*PulledImage)(nil),              // 144: vethloom.v1.PulledImage
+	(*PushRequest)(nil),              // 145: vethloom.v1.PushRequest
+	(*PushResponse)(nil),             // 146: vethloom.v1.PushResponse
+	(*PushedImage)(nil),              // 147: vethloom.v1.PushedImage
+	(*SaveRequest)(nil),              // 148: vethloom.v1.SaveRequest
+	(*SaveResponse)(nil),             // 149: vethloom.v1.SaveResponse
+	(*PruneImagesRequest)(nil),       // 150: vethloom.v1.PruneImagesRequest
+	(*PruneImagesResponse)(nil),      // 151: vethloom.v1.PruneImagesResponse
+	(*CheckImagesRequest)(nil),       // 152: vethloom.v1.CheckImagesRequest
+	(*CheckImagesResponse)(nil),      // 153: vethloom.v1.CheckImagesResponse
+	(*CheckedImages)(nil),            // 154: vethloom.v1.CheckedImages
+	(*ImageDamage)(nil),              // 155: vethloom.v1.ImageDamage
+	(*CreateVolumeRequest)(nil),      // 156: vethloom.v1.CreateVolumeRequest
+	(*Volume)(nil),                   // 157: vethloom.v1.Volume
+	(*ListVolumesRequest)(nil),       // 158: vethloom.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),      // 159: vethloom.v1.ListVolumesResponse
+	(*InspectVolumeRequest)(nil),     // 160: vethloom.v1.InspectVolumeRequest
+	(*RemoveVolumeRequest)(nil),      // 161: vethloom.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),     // 162: vethloom.v1.RemoveVolumeResponse
+	(*PruneVolumesRequest)(nil),      // 163: vethloom.v1.PruneVolumesRequest
+	(*PruneVolumesResponse)(nil),     // 164: vethloom.v1.PruneVolumesResponse
+	(*VersionRequest)(nil),           // 165: vethloom.v1.VersionRequest
+	(*VersionResponse)(nil),          // 166: vethloom.v1.VersionResponse
+	(*StatusRequest)(nil),            // 167: vethloom.v1.StatusRequest
+	(*StatusResponse)(nil),           // 168: vethloom.v1.StatusResponse
+	(*FastPath)(nil),                 // 169: vethloom.v1.FastPath
+	(*PathCount)(nil),                // 170: vethloom.v1.PathCount
+	(*ClusterStatus)(nil),            // 171: vethloom.v1.ClusterStatus
+	(*OwnerError)(nil),               // 172: vethloom.v1.OwnerError
+	(*DiffRequest)(nil),              // 173: vethloom.v1.DiffRequest
+	(*DiffResponse)(nil),             // 174: vethloom.v1.DiffResponse
+	(*Op)(nil),                       // 175: vethloom.v1.Op
+	(*DoctorRequest)(nil),            // 176: vethloom.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 177: vethloom.v1.DoctorResponse
+	(*Finding)(nil),                  // 178: vethloom.v1.Finding
+	(*EventsRequest)(nil),            // 179: vethloom.v1.EventsRequest
+	(*Event)(nil),                    // 180: vethloom.v1.Event
+	(*DiskUsageRequest)(nil),         // 181: vethloom.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),        // 182: vethloom.v1.DiskUsageResponse
+	(*ImageUsage)(nil),               // 183: vethloom.v1.ImageUsage
+	(*ContainerUsage)(nil),           // 184: vethloom.v1.ContainerUsage
+	(*VolumeUsage)(nil),              // 185: vethloom.v1.VolumeUsage
+	nil,                              // 186: vethloom.v1.Pool.AuxAddressesEntry
+	nil,                              // 187: vethloom.v1.CreateNetworkRequest.OptionsEntry
+	nil,                              // 188: vethloom.v1.CreateNetworkRequest.LabelsEntry
+	nil,                              // 189: vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
+	nil,                              // 190: vethloom.v1.Network.OptionsEntry
+	nil,                              // 191: vethloom.v1.Network.LabelsEntry
+	nil,                              // 192: vethloom.v1.Network.IpamOptionsEntry
+	nil,                              // 193: vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	nil,                              // 194: vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	nil,                              // 195: vethloom.v1.ConnectRequest.SysctlsEntry
+	nil,                              // 196: vethloom.v1.Endpoint.SysctlsEntry
+	nil,                              // 197: vethloom.v1.CreateSandboxRequest.LabelsEntry
+	nil,                              // 198: vethloom.v1.Sandbox.LabelsEntry
+	nil,                              // 199: vethloom.v1.ContainerSpec.LabelsEntry
+	nil,                              // 200: vethloom.v1.ContainerSpec.SysctlsEntry
+	nil,                              // 201: vethloom.v1.ContainerSpec.LogOptionsEntry
+	nil,                              // 202: vethloom.v1.ContainerSpec.AnnotationsEntry
+	nil,                              // 203: vethloom.v1.Mount.DriverOptionsEntry
+	nil,                              // 204: vethloom.v1.Mount.LabelsEntry
+	nil,                              // 205: vethloom.v1.ContainerStats.MemoryStatsEntry
+	nil,                              // 206: vethloom.v1.Image.LabelsEntry
+	nil,                              // 207: vethloom.v1.CreateVolumeRequest.LabelsEntry
+	nil,                              // 208: vethloom.v1.CreateVolumeRequest.OptionsEntry
+	nil,                              // 209: vethloom.v1.Volume.LabelsEntry
+	nil,                              // 210: vethloom.v1.Volume.OptionsEntry
+	nil,                              // 211: vethloom.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil),    // 212: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 213: google.protobuf.Duration
 }
 var file_vethloom_proto_depIdxs = []int32{
-	151, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
+	186, // 0: vethloom.v1.Pool.aux_addresses:type_name -> vethloom.v1.Pool.AuxAddressesEntry
 	0,   // 1: vethloom.v1.CreateNetworkRequest.pools:type_name -> vethloom.v1.Pool
-	152, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
-	153, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
-	154, // 4: vethloom.v1.CreateNetworkRequest.ipam_options:type_name -> vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
+	187, // 2: vethloom.v1.CreateNetworkRequest.options:type_name -> vethloom.v1.CreateNetworkRequest.OptionsEntry
+	188, // 3: vethloom.v1.CreateNetworkRequest.labels:type_name -> vethloom.v1.CreateNetworkRequest.LabelsEntry
+	189, // 4: vethloom.v1.CreateNetworkRequest.ipam_options:type_name -> vethloom.v1.CreateNetworkRequest.IpamOptionsEntry
 	0,   // 5: vethloom.v1.Network.pools:type_name -> vethloom.v1.Pool
-	155, // 6: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
-	156, // 7: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
-	170, // 8: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
+	190, // 6: vethloom.v1.Network.options:type_name -> vethloom.v1.Network.OptionsEntry
+	191, // 7: vethloom.v1.Network.labels:type_name -> vethloom.v1.Network.LabelsEntry
+	212, // 8: vethloom.v1.Network.created:type_name -> google.protobuf.Timestamp
 	19,  // 9: vethloom.v1.Network.endpoints:type_name -> vethloom.v1.Endpoint
 	3,   // 10: vethloom.v1.Network.cluster:type_name -> vethloom.v1.ClusterNetwork
-	157, // 11: vethloom.v1.Network.ipam_options:type_name -> vethloom.v1.Network.IpamOptionsEntry
+	192, // 11: vethloom.v1.Network.ipam_options:type_name -> vethloom.v1.Network.IpamOptionsEntry
 	2,   // 12: vethloom.v1.ListNetworksResponse.networks:type_name -> vethloom.v1.Network
-	158, // 13: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
-	159, // 14: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
-	160, // 15: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
+	193, // 13: vethloom.v1.UpdateNetworkRequest.options:type_name -> vethloom.v1.UpdateNetworkRequest.OptionsEntry
+	194, // 14: vethloom.v1.UpdateNetworkRequest.labels:type_name -> vethloom.v1.UpdateNetworkRequest.LabelsEntry
+	195, // 15: vethloom.v1.ConnectRequest.sysctls:type_name -> vethloom.v1.ConnectRequest.SysctlsEntry
 	23,  // 16: vethloom.v1.Endpoint.ports:type_name -> vethloom.v1.PortMapping
-	161, // 17: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
-	170, // 18: vethloom.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
+	196, // 17: vethloom.v1.Endpoint.sysctls:type_name -> vethloom.v1.Endpoint.SysctlsEntry
+	212, // 18: vethloom.v1.Endpoint.created:type_name -> google.protobuf.Timestamp
 	20,  // 19: vethloom.v1.Endpoint.path:type_name -> vethloom.v1.EndpointPath
 	19,  // 20: vethloom.v1.ListEndpointsResponse.endpoints:type_name -> vethloom.v1.Endpoint
 	16,  // 21: vethloom.v1.CreateSandboxRequest.networks:type_name -> vethloom.v1.ConnectRequest
 	23,  // 22: vethloom.v1.CreateSandboxRequest.ports:type_name -> vethloom.v1.PortMapping
-	162, // 23: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
+	197, // 23: vethloom.v1.CreateSandboxRequest.labels:type_name -> vethloom.v1.CreateSandboxRequest.LabelsEntry
 	19,  // 24: vethloom.v1.Sandbox.endpoints:type_name -> vethloom.v1.Endpoint
-	163, // 25: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
+	198, // 25: vethloom.v1.Sandbox.labels:type_name -> vethloom.v1.Sandbox.LabelsEntry
 	25,  // 26: vethloom.v1.ListSandboxesResponse.sandboxes:type_name -> vethloom.v1.Sandbox
 	32,  // 27: vethloom.v1.LookupNameResponse.answers:type_name -> vethloom.v1.NameAnswer
-	170, // 28: vethloom.v1.NameQuery.time:type_name -> google.protobuf.Timestamp
-	171, // 29: vethloom.v1.NameQuery.took:type_name -> google.protobuf.Duration
-	170, // 30: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	212, // 28: vethloom.v1.NameQuery.time:type_name -> google.protobuf.Timestamp
+	213, // 29: vethloom.v1.NameQuery.took:type_name -> google.protobuf.Duration
+	212, // 30: vethloom.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
 	36,  // 31: vethloom.v1.Node.subnets:type_name -> vethloom.v1.NodeSubnet
 	36,  // 32: vethloom.v1.Node.blocks:type_name -> vethloom.v1.NodeSubnet
 	37,  // 33: vethloom.v1.Node.health:type_name -> vethloom.v1.PeerHealth
-	171, // 34: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
-	170, // 35: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
+	213, // 34: vethloom.v1.PeerHealth.rtt:type_name -> google.protobuf.Duration
+	212, // 35: vethloom.v1.PeerHealth.checked:type_name -> google.protobuf.Timestamp
 	35,  // 36: vethloom.v1.ListNodesResponse.nodes:type_name -> vethloom.v1.Node
-	170, // 37: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
+	212, // 37: vethloom.v1.Lease.expires:type_name -> google.protobuf.Timestamp
 	43,  // 38: vethloom.v1.ListLeasesResponse.leases:type_name -> vethloom.v1.Lease
 	16,  // 39: vethloom.v1.ContainerSpec.networks:type_name -> vethloom.v1.ConnectRequest
 	23,  // 40: vethloom.v1.ContainerSpec.ports:type_name -> vethloom.v1.PortMapping
-	47,  // 41: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
-	171, // 42: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
-	164, // 43: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
-	165, // 44: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
-	46,  // 45: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
-	53,  // 46: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
-	57,  // 47: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
-	57,  // 48: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
-	55,  // 49: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
-	57,  // 50: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
-	57,  // 51: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
-	56,  // 52: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
-	59,  // 53: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
-	60,  // 54: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
-	170, // 55: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
-	170, // 56: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	170, // 57: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	170, // 58: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	66,  // 59: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
-	46,  // 60: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
-	170, // 61: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
-	170, // 62: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
-	170, // 63: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
-	25,  // 64: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
-	171, // 65: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
-	23,  // 66: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
-	23,  // 67: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
-	80,  // 68: vethloom.v1.ContainerChangesResponse.changes:type_name -> vethloom.v1.FileChange
-	84,  // 69: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
-	91,  // 70: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
-	170, // 71: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
-	166, // 72: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
-	92,  // 73: vethloom.v1.Image.manifest:type_name -> vethloom.v1.Descriptor
-	95,  // 74: vethloom.v1.ImageHistoryResponse.steps:type_name -> vethloom.v1.HistoryStep
-	170, // 75: vethloom.v1.HistoryStep.created:type_name -> google.protobuf.Timestamp
-	103, // 76: vethloom.v1.RegistryHostsResponse.hosts:type_name -> vethloom.v1.RegistryHost
-	100, // 77: vethloom.v1.LoginRequest.credential:type_name -> vethloom.v1.RegistryCredential
-	100, // 78: vethloom.v1.PullRequest.credentials:type_name -> vethloom.v1.RegistryCredential
-	108, // 79: vethloom.v1.PullResponse.progress:type_name -> vethloom.v1.TransferProgress
-	109, // 80: vethloom.v1.PullResponse.pulled:type_name -> vethloom.v1.PulledImage
-	100, // 81: vethloom.v1.PushRequest.credentials:type_name -> vethloom.v1.RegistryCredential
-	108, // 82: vethloom.v1.PushResponse.progress:type_name -> vethloom.v1.TransferProgress
-	112, // 83: vethloom.v1.PushResponse.pushed:type_name -> vethloom.v1.PushedImage
-	108, // 84: vethloom.v1.CheckImagesResponse.progress:type_name -> vethloom.v1.TransferProgress
-	120, // 85: vethloom.v1.CheckImagesResponse.damage:type_name -> vethloom.v1.ImageDamage
-	119, // 86: vethloom.v1.CheckImagesResponse.checked:type_name -> vethloom.v1.CheckedImages
-	167, // 87: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
-	168, // 88: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
-	170, // 89: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
-	122, // 90: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
-	170, // 91: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	137, // 92: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
-	136, // 93: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
-	134, // 94: vethloom.v1.StatusResponse.fast_path:type_name -> vethloom.v1.FastPath
-	135, // 95: vethloom.v1.FastPath.counts:type_name -> vethloom.v1.PathCount
-	170, // 96: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
-	170, // 97: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
-	170, // 98: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
-	170, // 99: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
-	140, // 100: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
-	143, // 101: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
-	170, // 102: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
-	169, // 103: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
-	148, // 104: vethloom.v1.DiskUsageResponse.images:type_name -> vethloom.v1.ImageUsage
-	149, // 105: vethloom.v1.DiskUsageResponse.containers:type_name -> vethloom.v1.ContainerUsage
-	150, // 106: vethloom.v1.DiskUsageResponse.volumes:type_name -> vethloom.v1.VolumeUsage
-	91,  // 107: vethloom.v1.ImageUsage.image:type_name -> vethloom.v1.Image
-	170, // 108: vethloom.v1.ContainerUsage.created:type_name -> google.protobuf.Timestamp
-	122, // 109: vethloom.v1.VolumeUsage.volume:type_name -> vethloom.v1.Volume
-	1,   // 110: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
-	4,   // 111: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
-	6,   // 112: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
-	7,   // 113: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
-	13,  // 114: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
-	14,  // 115: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
-	9,   // 116: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
-	11,  // 117: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
-	16,  // 118: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
-	17,  // 119: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
-	21,  // 120: vethloom.v1.Networks.Endpoints:input_type -> vethloom.v1.ListEndpointsRequest
-	24,  // 121: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
-	26,  // 122: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
-	28,  // 123: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
-	38,  // 124: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
-	40,  // 125: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
-	41,  // 126: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
-	30,  // 127: vethloom.v1.Names.Lookup:input_type -> vethloom.v1.LookupNameRequest
-	33,  // 128: vethloom.v1.Names.Watch:input_type -> vethloom.v1.WatchNamesRequest
-	44,  // 129: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
-	48,  // 130: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
-	50,  // 131: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
-	52,  // 132: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
-	54,  // 133: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
-	61,  // 134: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
-	63,  // 135: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
-	65,  // 136: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
-	67,  // 137: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
-	69,  // 138: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
-	71,  // 139: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
-	73,  // 140: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
-	74,  // 141: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
-	76,  // 142: vethloom.v1.Containers.Commit:input_type -> vethloom.v1.CommitContainerRequest
-	78,  // 143: vethloom.v1.Containers.Changes:input_type -> vethloom.v1.ContainerChangesRequest
-	81,  // 144: vethloom.v1.Containers.Export:input_type -> vethloom.v1.ExportContainerRequest
-	83,  // 145: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
-	86,  // 146: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
-	88,  // 147: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
-	90,  // 148: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
-	93,  // 149: vethloom.v1.Images.History:input_type -> vethloom.v1.ImageHistoryRequest
-	96,  // 150: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
-	98,  // 151: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
-	106, // 152: vethloom.v1.Images.Pull:input_type -> vethloom.v1.PullRequest
-	110, // 153: vethloom.v1.Images.Push:input_type -> vethloom.v1.PushRequest
-	101, // 154: vethloom.v1.Images.Hosts:input_type -> vethloom.v1.RegistryHostsRequest
-	104, // 155: vethloom.v1.Images.Login:input_type -> vethloom.v1.LoginRequest
-	113, // 156: vethloom.v1.Images.Save:input_type -> vethloom.v1.SaveRequest
-	115, // 157: vethloom.v1.Images.Prune:input_type -> vethloom.v1.PruneImagesRequest
-	117, // 158: vethloom.v1.Images.Check:input_type -> vethloom.v1.CheckImagesRequest
-	121, // 159: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
-	123, // 160: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
-	125, // 161: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
-	126, // 162: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
-	128, // 163: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
-	130, // 164: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
-	132, // 165: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
-	138, // 166: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
-	141, // 167: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
-	144, // 168: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
-	146, // 169: vethloom.v1.System.DiskUsage:input_type -> vethloom.v1.DiskUsageRequest
-	2,   // 170: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
-	5,   // 171: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
-	2,   // 172: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
-	8,   // 173: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
-	2,   // 174: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
-	15,  // 175: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
-	10,  // 176: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
-	12,  // 177: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
-	19,  // 178: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
-	18,  // 179: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
-	22,  // 180: vethloom.v1.Networks.Endpoints:output_type -> vethloom.v1.ListEndpointsResponse
-	25,  // 181: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
-	27,  // 182: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
-	29,  // 183: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
-	39,  // 184: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
-	35,  // 185: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
-	42,  // 186: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
-	31,  // 187: vethloom.v1.Names.Lookup:output_type -> vethloom.v1.LookupNameResponse
-	34,  // 188: vethloom.v1.Names.Watch:output_type -> vethloom.v1.NameQuery
-	45,  // 189: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
-	49,  // 190: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
-	51,  // 191: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
-	58,  // 192: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
-	58,  // 193: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
-	62,  // 194: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
-	64,  // 195: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
-	66,  // 196: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
-	68,  // 197: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
-	70,  // 198: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
-	72,  // 199: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
-	60,  // 200: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
-	75,  // 201: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
-	77,  // 202: vethloom.v1.Containers.Commit:output_type -> vethloom.v1.CommitContainerResponse
-	79,  // 203: vethloom.v1.Containers.Changes:output_type -> vethloom.v1.ContainerChangesResponse
-	82,  // 204: vethloom.v1.Containers.Export:output_type -> vethloom.v1.ExportContainerResponse
-	85,  // 205: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
-	87,  // 206: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
-	89,  // 207: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
-	91,  // 208: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
-	94,  // 209: vethloom.v1.Images.History:output_type -> vethloom.v1.ImageHistoryResponse
-	97,  // 210: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
-	99,  // 211: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
-	107, // 212: vethloom.v1.Images.Pull:output_type -> vethloom.v1.PullResponse
-	111, // 213: vethloom.v1.Images.Push:output_type -> vethloom.v1.PushResponse
-	102, // 214: vethloom.v1.Images.Hosts:output_type -> vethloom.v1.RegistryHostsResponse
-	105, // 215: vethloom.v1.Images.Login:output_type -> vethloom.v1.LoginResponse
-	114, // 216: vethloom.v1.Images.Save:output_type -> vethloom.v1.SaveResponse
-	116, // 217: vethloom.v1.Images.Prune:output_type -> vethloom.v1.PruneImagesResponse
-	118, // 218: vethloom.v1.Images.Check:output_type -> vethloom.v1.CheckImagesResponse
-	122, // 219: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
-	124, // 220: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
-	122, // 221: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
-	127, // 222: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
-	129, // 223: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
-	131, // 224: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
-	133, // 225: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
-	139, // 226: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
-	142, // 227: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
-	145, // 228: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
-	147, // 229: vethloom.v1.System.DiskUsage:output_type -> vethloom.v1.DiskUsageResponse
-	170, // [170:230] is the sub-list for method output_type
-	110, // [110:170] is the sub-list for method input_type
-	110, // [110:110] is the sub-list for extension type_name
-	110, // [110:110] is the sub-list for extension extendee
-	0,   // [0:110] is the sub-list for field type_name
+	55,  // 41: vethloom.v1.ContainerSpec.mounts:type_name -> vethloom.v1.Mount
+	213, // 42: vethloom.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	199, // 43: vethloom.v1.ContainerSpec.labels:type_name -> vethloom.v1.ContainerSpec.LabelsEntry
+	200, // 44: vethloom.v1.ContainerSpec.sysctls:type_name -> vethloom.v1.ContainerSpec.SysctlsEntry
+	47,  // 45: vethloom.v1.ContainerSpec.resources:type_name -> vethloom.v1.Resources
+	49,  // 46: vethloom.v1.ContainerSpec.ulimits:type_name -> vethloom.v1.Ulimit
+	50,  // 47: vethloom.v1.ContainerSpec.devices:type_name -> vethloom.v1.Device
+	51,  // 48: vethloom.v1.ContainerSpec.restart:type_name -> vethloom.v1.RestartPolicy
+	52,  // 49: vethloom.v1.ContainerSpec.healthcheck:type_name -> vethloom.v1.Healthcheck
+	201, // 50: vethloom.v1.ContainerSpec.log_options:type_name -> vethloom.v1.ContainerSpec.LogOptionsEntry
+	202, // 51: vethloom.v1.ContainerSpec.annotations:type_name -> vethloom.v1.ContainerSpec.AnnotationsEntry
+	48,  // 52: vethloom.v1.Resources.blkio_weight_device:type_name -> vethloom.v1.BlockDevice
+	48,  // 53: vethloom.v1.Resources.read_bps:type_name -> vethloom.v1.BlockDevice
+	48,  // 54: vethloom.v1.Resources.write_bps:type_name -> vethloom.v1.BlockDevice
+	48,  // 55: vethloom.v1.Resources.read_iops:type_name -> vethloom.v1.BlockDevice
+	48,  // 56: vethloom.v1.Resources.write_iops:type_name -> vethloom.v1.BlockDevice
+	213, // 57: vethloom.v1.Healthcheck.interval:type_name -> google.protobuf.Duration
+	213, // 58: vethloom.v1.Healthcheck.timeout:type_name -> google.protobuf.Duration
+	213, // 59: vethloom.v1.Healthcheck.start_period:type_name -> google.protobuf.Duration
+	213, // 60: vethloom.v1.Healthcheck.start_interval:type_name -> google.protobuf.Duration
+	54,  // 61: vethloom.v1.Health.log:type_name -> vethloom.v1.HealthProbe
+	212, // 62: vethloom.v1.HealthProbe.start:type_name -> google.protobuf.Timestamp
+	212, // 63: vethloom.v1.HealthProbe.end:type_name -> google.protobuf.Timestamp
+	56,  // 64: vethloom.v1.Mount.tmpfs:type_name -> vethloom.v1.Tmpfs
+	203, // 65: vethloom.v1.Mount.driver_options:type_name -> vethloom.v1.Mount.DriverOptionsEntry
+	204, // 66: vethloom.v1.Mount.labels:type_name -> vethloom.v1.Mount.LabelsEntry
+	46,  // 67: vethloom.v1.CreateContainerRequest.spec:type_name -> vethloom.v1.ContainerSpec
+	62,  // 68: vethloom.v1.AttachRequest.options:type_name -> vethloom.v1.AttachOptions
+	66,  // 69: vethloom.v1.AttachRequest.resize:type_name -> vethloom.v1.WindowSize
+	66,  // 70: vethloom.v1.AttachOptions.size:type_name -> vethloom.v1.WindowSize
+	64,  // 71: vethloom.v1.ExecRequest.options:type_name -> vethloom.v1.ExecOptions
+	66,  // 72: vethloom.v1.ExecRequest.resize:type_name -> vethloom.v1.WindowSize
+	66,  // 73: vethloom.v1.ExecOptions.size:type_name -> vethloom.v1.WindowSize
+	65,  // 74: vethloom.v1.ExecOptions.resume:type_name -> vethloom.v1.ExecResume
+	68,  // 75: vethloom.v1.AttachResponse.started:type_name -> vethloom.v1.Started
+	69,  // 76: vethloom.v1.AttachResponse.exit:type_name -> vethloom.v1.ExitStatus
+	212, // 77: vethloom.v1.ExitStatus.finished:type_name -> google.protobuf.Timestamp
+	212, // 78: vethloom.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	212, // 79: vethloom.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	212, // 80: vethloom.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	75,  // 81: vethloom.v1.ListContainersResponse.containers:type_name -> vethloom.v1.Container
+	46,  // 82: vethloom.v1.Container.spec:type_name -> vethloom.v1.ContainerSpec
+	212, // 83: vethloom.v1.Container.created:type_name -> google.protobuf.Timestamp
+	212, // 84: vethloom.v1.Container.started:type_name -> google.protobuf.Timestamp
+	212, // 85: vethloom.v1.Container.finished:type_name -> google.protobuf.Timestamp
+	25,  // 86: vethloom.v1.Container.sandbox:type_name -> vethloom.v1.Sandbox
+	53,  // 87: vethloom.v1.Container.health:type_name -> vethloom.v1.Health
+	213, // 88: vethloom.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	213, // 89: vethloom.v1.RestartContainerRequest.timeout:type_name -> google.protobuf.Duration
+	47,  // 90: vethloom.v1.UpdateContainerRequest.resources:type_name -> vethloom.v1.Resources
+	51,  // 91: vethloom.v1.UpdateContainerRequest.restart:type_name -> vethloom.v1.RestartPolicy
+	90,  // 92: vethloom.v1.TopResponse.processes:type_name -> vethloom.v1.TopProcess
+	93,  // 93: vethloom.v1.StatsResponse.stats:type_name -> vethloom.v1.ContainerStats
+	212, // 94: vethloom.v1.ContainerStats.read:type_name -> google.protobuf.Timestamp
+	205, // 95: vethloom.v1.ContainerStats.memory_stats:type_name -> vethloom.v1.ContainerStats.MemoryStatsEntry
+	94,  // 96: vethloom.v1.ContainerStats.interfaces:type_name -> vethloom.v1.InterfaceStats
+	212, // 97: vethloom.v1.PathStat.modified:type_name -> google.protobuf.Timestamp
+	98,  // 98: vethloom.v1.CopyOutResponse.stat:type_name -> vethloom.v1.PathStat
+	102, // 99: vethloom.v1.CopyInRequest.options:type_name -> vethloom.v1.CopyInOptions
+	23,  // 100: vethloom.v1.ChangePortsRequest.remove:type_name -> vethloom.v1.PortMapping
+	23,  // 101: vethloom.v1.ChangePortsRequest.add:type_name -> vethloom.v1.PortMapping
+	115, // 102: vethloom.v1.ContainerChangesResponse.changes:type_name -> vethloom.v1.FileChange
+	119, // 103: vethloom.v1.ImportRequest.options:type_name -> vethloom.v1.ImportOptions
+	126, // 104: vethloom.v1.ListImagesResponse.images:type_name -> vethloom.v1.Image
+	212, // 105: vethloom.v1.Image.created:type_name -> google.protobuf.Timestamp
+	206, // 106: vethloom.v1.Image.labels:type_name -> vethloom.v1.Image.LabelsEntry
+	127, // 107: vethloom.v1.Image.manifest:type_name -> vethloom.v1.Descriptor
+	130, // 108: vethloom.v1.ImageHistoryResponse.steps:type_name -> vethloom.v1.HistoryStep
+	212, // 109: vethloom.v1.HistoryStep.created:type_name -> google.protobuf.Timestamp
+	138, // 110: vethloom.v1.RegistryHostsResponse.hosts:type_name -> vethloom.v1.RegistryHost
+	135, // 111: vethloom.v1.LoginRequest.credential:type_name -> vethloom.v1.RegistryCredential
+	135, // 112: vethloom.v1.PullRequest.credentials:type_name -> vethloom.v1.RegistryCredential
+	143, // 113: vethloom.v1.PullResponse.progress:type_name -> vethloom.v1.TransferProgress
+	144, // 114: vethloom.v1.PullResponse.pulled:type_name -> vethloom.v1.PulledImage
+	135, // 115: vethloom.v1.PushRequest.credentials:type_name -> vethloom.v1.RegistryCredential
+	143, // 116: vethloom.v1.PushResponse.progress:type_name -> vethloom.v1.TransferProgress
+	147, // 117: vethloom.v1.PushResponse.pushed:type_name -> vethloom.v1.PushedImage
+	143, // 118: vethloom.v1.CheckImagesResponse.progress:type_name -> vethloom.v1.TransferProgress
+	155, // 119: vethloom.v1.CheckImagesResponse.damage:type_name -> vethloom.v1.ImageDamage
+	154, // 120: vethloom.v1.CheckImagesResponse.checked:type_name -> vethloom.v1.CheckedImages
+	207, // 121: vethloom.v1.CreateVolumeRequest.labels:type_name -> vethloom.v1.CreateVolumeRequest.LabelsEntry
+	208, // 122: vethloom.v1.CreateVolumeRequest.options:type_name -> vethloom.v1.CreateVolumeRequest.OptionsEntry
+	209, // 123: vethloom.v1.Volume.labels:type_name -> vethloom.v1.Volume.LabelsEntry
+	212, // 124: vethloom.v1.Volume.created:type_name -> google.protobuf.Timestamp
+	210, // 125: vethloom.v1.Volume.options:type_name -> vethloom.v1.Volume.OptionsEntry
+	157, // 126: vethloom.v1.ListVolumesResponse.volumes:type_name -> vethloom.v1.Volume
+	212, // 127: vethloom.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	172, // 128: vethloom.v1.StatusResponse.errors:type_name -> vethloom.v1.OwnerError
+	171, // 129: vethloom.v1.StatusResponse.cluster:type_name -> vethloom.v1.ClusterStatus
+	169, // 130: vethloom.v1.StatusResponse.fast_path:type_name -> vethloom.v1.FastPath
+	170, // 131: vethloom.v1.FastPath.counts:type_name -> vethloom.v1.PathCount
+	212, // 132: vethloom.v1.ClusterStatus.since:type_name -> google.protobuf.Timestamp
+	212, // 133: vethloom.v1.ClusterStatus.expires:type_name -> google.protobuf.Timestamp
+	212, // 134: vethloom.v1.OwnerError.since:type_name -> google.protobuf.Timestamp
+	212, // 135: vethloom.v1.OwnerError.retry:type_name -> google.protobuf.Timestamp
+	175, // 136: vethloom.v1.DiffResponse.ops:type_name -> vethloom.v1.Op
+	178, // 137: vethloom.v1.DoctorResponse.findings:type_name -> vethloom.v1.Finding
+	212, // 138: vethloom.v1.EventsRequest.since:type_name -> google.protobuf.Timestamp
+	212, // 139: vethloom.v1.EventsRequest.until:type_name -> google.protobuf.Timestamp
+	212, // 140: vethloom.v1.Event.time:type_name -> google.protobuf.Timestamp
+	211, // 141: vethloom.v1.Event.attributes:type_name -> vethloom.v1.Event.AttributesEntry
+	183, // 142: vethloom.v1.DiskUsageResponse.images:type_name -> vethloom.v1.ImageUsage
+	184, // 143: vethloom.v1.DiskUsageResponse.containers:type_name -> vethloom.v1.ContainerUsage
+	185, // 144: vethloom.v1.DiskUsageResponse.volumes:type_name -> vethloom.v1.VolumeUsage
+	126, // 145: vethloom.v1.ImageUsage.image:type_name -> vethloom.v1.Image
+	212, // 146: vethloom.v1.ContainerUsage.created:type_name -> google.protobuf.Timestamp
+	157, // 147: vethloom.v1.VolumeUsage.volume:type_name -> vethloom.v1.Volume
+	1,   // 148: vethloom.v1.Networks.Create:input_type -> vethloom.v1.CreateNetworkRequest
+	4,   // 149: vethloom.v1.Networks.List:input_type -> vethloom.v1.ListNetworksRequest
+	6,   // 150: vethloom.v1.Networks.Inspect:input_type -> vethloom.v1.InspectNetworkRequest
+	7,   // 151: vethloom.v1.Networks.Remove:input_type -> vethloom.v1.RemoveNetworkRequest
+	13,  // 152: vethloom.v1.Networks.Update:input_type -> vethloom.v1.UpdateNetworkRequest
+	14,  // 153: vethloom.v1.Networks.Prune:input_type -> vethloom.v1.PruneNetworksRequest
+	9,   // 154: vethloom.v1.Networks.Leave:input_type -> vethloom.v1.LeaveNetworkRequest
+	11,  // 155: vethloom.v1.Networks.Join:input_type -> vethloom.v1.JoinNetworkRequest
+	16,  // 156: vethloom.v1.Networks.Connect:input_type -> vethloom.v1.ConnectRequest
+	17,  // 157: vethloom.v1.Networks.Disconnect:input_type -> vethloom.v1.DisconnectRequest
+	21,  // 158: vethloom.v1.Networks.Endpoints:input_type -> vethloom.v1.ListEndpointsRequest
+	24,  // 159: vethloom.v1.Sandboxes.Create:input_type -> vethloom.v1.CreateSandboxRequest
+	26,  // 160: vethloom.v1.Sandboxes.Remove:input_type -> vethloom.v1.RemoveSandboxRequest
+	28,  // 161: vethloom.v1.Sandboxes.List:input_type -> vethloom.v1.ListSandboxesRequest
+	38,  // 162: vethloom.v1.Nodes.List:input_type -> vethloom.v1.ListNodesRequest
+	40,  // 163: vethloom.v1.Nodes.Inspect:input_type -> vethloom.v1.InspectNodeRequest
+	41,  // 164: vethloom.v1.Nodes.Remove:input_type -> vethloom.v1.RemoveNodeRequest
+	30,  // 165: vethloom.v1.Names.Lookup:input_type -> vethloom.v1.LookupNameRequest
+	33,  // 166: vethloom.v1.Names.Watch:input_type -> vethloom.v1.WatchNamesRequest
+	44,  // 167: vethloom.v1.Leases.List:input_type -> vethloom.v1.ListLeasesRequest
+	57,  // 168: vethloom.v1.Containers.Create:input_type -> vethloom.v1.CreateContainerRequest
+	59,  // 169: vethloom.v1.Containers.Start:input_type -> vethloom.v1.StartContainerRequest
+	61,  // 170: vethloom.v1.Containers.Attach:input_type -> vethloom.v1.AttachRequest
+	63,  // 171: vethloom.v1.Containers.Exec:input_type -> vethloom.v1.ExecRequest
+	70,  // 172: vethloom.v1.Containers.Logs:input_type -> vethloom.v1.LogsRequest
+	72,  // 173: vethloom.v1.Containers.List:input_type -> vethloom.v1.ListContainersRequest
+	74,  // 174: vethloom.v1.Containers.Inspect:input_type -> vethloom.v1.InspectContainerRequest
+	76,  // 175: vethloom.v1.Containers.Stop:input_type -> vethloom.v1.StopContainerRequest
+	104, // 176: vethloom.v1.Containers.Kill:input_type -> vethloom.v1.KillContainerRequest
+	78,  // 177: vethloom.v1.Containers.Restart:input_type -> vethloom.v1.RestartContainerRequest
+	80,  // 178: vethloom.v1.Containers.Pause:input_type -> vethloom.v1.PauseContainerRequest
+	82,  // 179: vethloom.v1.Containers.Unpause:input_type -> vethloom.v1.UnpauseContainerRequest
+	84,  // 180: vethloom.v1.Containers.Rename:input_type -> vethloom.v1.RenameContainerRequest
+	86,  // 181: vethloom.v1.Containers.Update:input_type -> vethloom.v1.UpdateContainerRequest
+	88,  // 182: vethloom.v1.Containers.Top:input_type -> vethloom.v1.TopRequest
+	91,  // 183: vethloom.v1.Containers.Stats:input_type -> vethloom.v1.StatsRequest
+	95,  // 184: vethloom.v1.Containers.Prune:input_type -> vethloom.v1.PruneContainersRequest
+	97,  // 185: vethloom.v1.Containers.StatPath:input_type -> vethloom.v1.StatPathRequest
+	99,  // 186: vethloom.v1.Containers.CopyOut:input_type -> vethloom.v1.CopyOutRequest
+	101, // 187: vethloom.v1.Containers.CopyIn:input_type -> vethloom.v1.CopyInRequest
+	106, // 188: vethloom.v1.Containers.Remove:input_type -> vethloom.v1.RemoveContainerRequest
+	108, // 189: vethloom.v1.Containers.Wait:input_type -> vethloom.v1.WaitContainerRequest
+	109, // 190: vethloom.v1.Containers.ChangePorts:input_type -> vethloom.v1.ChangePortsRequest
+	111, // 191: vethloom.v1.Containers.Commit:input_type -> vethloom.v1.CommitContainerRequest
+	113, // 192: vethloom.v1.Containers.Changes:input_type -> vethloom.v1.ContainerChangesRequest
+	116, // 193: vethloom.v1.Containers.Export:input_type -> vethloom.v1.ExportContainerRequest
+	118, // 194: vethloom.v1.Images.Import:input_type -> vethloom.v1.ImportRequest
+	121, // 195: vethloom.v1.Images.Load:input_type -> vethloom.v1.LoadRequest
+	123, // 196: vethloom.v1.Images.List:input_type -> vethloom.v1.ListImagesRequest
+	125, // 197: vethloom.v1.Images.Inspect:input_type -> vethloom.v1.InspectImageRequest
+	128, // 198: vethloom.v1.Images.History:input_type -> vethloom.v1.ImageHistoryRequest
+	131, // 199: vethloom.v1.Images.Remove:input_type -> vethloom.v1.RemoveImageRequest
+	133, // 200: vethloom.v1.Images.Tag:input_type -> vethloom.v1.TagImageRequest
+	141, // 201: vethloom.v1.Images.Pull:input_type -> vethloom.v1.PullRequest
+	145, // 202: vethloom.v1.Images.Push:input_type -> vethloom.v1.PushRequest
+	136, // 203: vethloom.v1.Images.Hosts:input_type -> vethloom.v1.RegistryHostsRequest
+	139, // 204: vethloom.v1.Images.Login:input_type -> vethloom.v1.LoginRequest
+	148, // 205: vethloom.v1.Images.Save:input_type -> vethloom.v1.SaveRequest
+	150, // 206: vethloom.v1.Images.Prune:input_type -> vethloom.v1.PruneImagesRequest
+	152, // 207: vethloom.v1.Images.Check:input_type -> vethloom.v1.CheckImagesRequest
+	156, // 208: vethloom.v1.Volumes.Create:input_type -> vethloom.v1.CreateVolumeRequest
+	158, // 209: vethloom.v1.Volumes.List:input_type -> vethloom.v1.ListVolumesRequest
+	160, // 210: vethloom.v1.Volumes.Inspect:input_type -> vethloom.v1.InspectVolumeRequest
+	161, // 211: vethloom.v1.Volumes.Remove:input_type -> vethloom.v1.RemoveVolumeRequest
+	163, // 212: vethloom.v1.Volumes.Prune:input_type -> vethloom.v1.PruneVolumesRequest
+	165, // 213: vethloom.v1.System.Version:input_type -> vethloom.v1.VersionRequest
+	167, // 214: vethloom.v1.System.Status:input_type -> vethloom.v1.StatusRequest
+	173, // 215: vethloom.v1.System.Diff:input_type -> vethloom.v1.DiffRequest
+	176, // 216: vethloom.v1.System.Doctor:input_type -> vethloom.v1.DoctorRequest
+	179, // 217: vethloom.v1.System.Events:input_type -> vethloom.v1.EventsRequest
+	181, // 218: vethloom.v1.System.DiskUsage:input_type -> vethloom.v1.DiskUsageRequest
+	2,   // 219: vethloom.v1.Networks.Create:output_type -> vethloom.v1.Network
+	5,   // 220: vethloom.v1.Networks.List:output_type -> vethloom.v1.ListNetworksResponse
+	2,   // 221: vethloom.v1.Networks.Inspect:output_type -> vethloom.v1.Network
+	8,   // 222: vethloom.v1.Networks.Remove:output_type -> vethloom.v1.RemoveNetworkResponse
+	2,   // 223: vethloom.v1.Networks.Update:output_type -> vethloom.v1.Network
+	15,  // 224: vethloom.v1.Networks.Prune:output_type -> vethloom.v1.PruneNetworksResponse
+	10,  // 225: vethloom.v1.Networks.Leave:output_type -> vethloom.v1.LeaveNetworkResponse
+	12,  // 226: vethloom.v1.Networks.Join:output_type -> vethloom.v1.JoinNetworkResponse
+	19,  // 227: vethloom.v1.Networks.Connect:output_type -> vethloom.v1.Endpoint
+	18,  // 228: vethloom.v1.Networks.Disconnect:output_type -> vethloom.v1.DisconnectResponse
+	22,  // 229: vethloom.v1.Networks.Endpoints:output_type -> vethloom.v1.ListEndpointsResponse
+	25,  // 230: vethloom.v1.Sandboxes.Create:output_type -> vethloom.v1.Sandbox
+	27,  // 231: vethloom.v1.Sandboxes.Remove:output_type -> vethloom.v1.RemoveSandboxResponse
+	29,  // 232: vethloom.v1.Sandboxes.List:output_type -> vethloom.v1.ListSandboxesResponse
+	39,  // 233: vethloom.v1.Nodes.List:output_type -> vethloom.v1.ListNodesResponse
+	35,  // 234: vethloom.v1.Nodes.Inspect:output_type -> vethloom.v1.Node
+	42,  // 235: vethloom.v1.Nodes.Remove:output_type -> vethloom.v1.RemoveNodeResponse
+	31,  // 236: vethloom.v1.Names.Lookup:output_type -> vethloom.v1.LookupNameResponse
+	34,  // 237: vethloom.v1.Names.Watch:output_type -> vethloom.v1.NameQuery
+	45,  // 238: vethloom.v1.Leases.List:output_type -> vethloom.v1.ListLeasesResponse
+	58,  // 239: vethloom.v1.Containers.Create:output_type -> vethloom.v1.CreateContainerResponse
+	60,  // 240: vethloom.v1.Containers.Start:output_type -> vethloom.v1.StartContainerResponse
+	67,  // 241: vethloom.v1.Containers.Attach:output_type -> vethloom.v1.AttachResponse
+	67,  // 242: vethloom.v1.Containers.Exec:output_type -> vethloom.v1.AttachResponse
+	71,  // 243: vethloom.v1.Containers.Logs:output_type -> vethloom.v1.LogsResponse
+	73,  // 244: vethloom.v1.Containers.List:output_type -> vethloom.v1.ListContainersResponse
+	75,  // 245: vethloom.v1.Containers.Inspect:output_type -> vethloom.v1.Container
+	77,  // 246: vethloom.v1.Containers.Stop:output_type -> vethloom.v1.StopContainerResponse
+	105, // 247: vethloom.v1.Containers.Kill:output_type -> vethloom.v1.KillContainerResponse
+	79,  // 248: vethloom.v1.Containers.Restart:output_type -> vethloom.v1.RestartContainerResponse
+	81,  // 249: vethloom.v1.Containers.Pause:output_type -> vethloom.v1.PauseContainerResponse
+	83,  // 250: vethloom.v1.Containers.Unpause:output_type -> vethloom.v1.UnpauseContainerResponse
+	85,  // 251: vethloom.v1.Containers.Rename:output_type -> vethloom.v1.RenameContainerResponse
+	87,  // 252: vethloom.v1.Containers.Update:output_type -> vethloom.v1.UpdateContainerResponse
+	89,  // 253: vethloom.v1.Containers.Top:output_type -> vethloom.v1.TopResponse
+	92,  // 254: vethloom.v1.Containers.Stats:output_type -> vethloom.v1.StatsResponse
+	96,  // 255: vethloom.v1.Containers.Prune:output_type -> vethloom.v1.PruneContainersResponse
+	98,  // 256: vethloom.v1.Containers.StatPath:output_type -> vethloom.v1.PathStat
+	100, // 257: vethloom.v1.Containers.CopyOut:output_type -> vethloom.v1.CopyOutResponse
+	103, // 258: vethloom.v1.Containers.CopyIn:output_type -> vethloom.v1.CopyInResponse
+	107, // 259: vethloom.v1.Containers.Remove:output_type -> vethloom.v1.RemoveContainerResponse
+	69,  // 260: vethloom.v1.Containers.Wait:output_type -> vethloom.v1.ExitStatus
+	110, // 261: vethloom.v1.Containers.ChangePorts:output_type -> vethloom.v1.ChangePortsResponse
+	112, // 262: vethloom.v1.Containers.Commit:output_type -> vethloom.v1.CommitContainerResponse
+	114, // 263: vethloom.v1.Containers.Changes:output_type -> vethloom.v1.ContainerChangesResponse
+	117, // 264: vethloom.v1.Containers.Export:output_type -> vethloom.v1.ExportContainerResponse
+	120, // 265: vethloom.v1.Images.Import:output_type -> vethloom.v1.ImportResponse
+	122, // 266: vethloom.v1.Images.Load:output_type -> vethloom.v1.LoadResponse
+	124, // 267: vethloom.v1.Images.List:output_type -> vethloom.v1.ListImagesResponse
+	126, // 268: vethloom.v1.Images.Inspect:output_type -> vethloom.v1.Image
+	129, // 269: vethloom.v1.Images.History:output_type -> vethloom.v1.ImageHistoryResponse
+	132, // 270: vethloom.v1.Images.Remove:output_type -> vethloom.v1.RemoveImageResponse
+	134, // 271: vethloom.v1.Images.Tag:output_type -> vethloom.v1.TagImageResponse
+	142, // 272: vethloom.v1.Images.Pull:output_type -> vethloom.v1.PullResponse
+	146, // 273: vethloom.v1.Images.Push:output_type -> vethloom.v1.PushResponse
+	137, // 274: vethloom.v1.Images.Hosts:output_type -> vethloom.v1.RegistryHostsResponse
+	140, // 275: vethloom.v1.Images.Login:output_type -> vethloom.v1.LoginResponse
+	149, // 276: vethloom.v1.Images.Save:output_type -> vethloom.v1.SaveResponse
+	151, // 277: vethloom.v1.Images.Prune:output_type -> vethloom.v1.PruneImagesResponse
+	153, // 278: vethloom.v1.Images.Check:output_type -> vethloom.v1.CheckImagesResponse
+	157, // 279: vethloom.v1.Volumes.Create:output_type -> vethloom.v1.Volume
+	159, // 280: vethloom.v1.Volumes.List:output_type -> vethloom.v1.ListVolumesResponse
+	157, // 281: vethloom.v1.Volumes.Inspect:output_type -> vethloom.v1.Volume
+	162, // 282: vethloom.v1.Volumes.Remove:output_type -> vethloom.v1.RemoveVolumeResponse
+	164, // 283: vethloom.v1.Volumes.Prune:output_type -> vethloom.v1.PruneVolumesResponse
+	166, // 284: vethloom.v1.System.Version:output_type -> vethloom.v1.VersionResponse
+	168, // 285: vethloom.v1.System.Status:output_type -> vethloom.v1.StatusResponse
+	174, // 286: vethloom.v1.System.Diff:output_type -> vethloom.v1.DiffResponse
+	177, // 287: vethloom.v1.System.Doctor:output_type -> vethloom.v1.DoctorResponse
+	180, // 288: vethloom.v1.System.Events:output_type -> vethloom.v1.Event
+	182, // 289: vethloom.v1.System.DiskUsage:output_type -> vethloom.v1.DiskUsageResponse
+	219, // [219:290] is the sub-list for method output_type
+	148, // [148:219] is the sub-list for method input_type
+	148, // [148:148] is the sub-list for extension type_name
+	148, // [148:148] is the sub-list for extension extendee
+	0,   // [0:148] is the sub-list for field type_name
 }
 
 func init() { file_vethloom_proto_init() }
@@ -11193,39 +14196,48 @@ func file_vethloom_proto_init() {
 		return
 	}
 	file_vethloom_proto_msgTypes[13].OneofWrappers = []any{}
-	file_vethloom_proto_msgTypes[52].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[47].OneofWrappers = []any{}
+	file_vethloom_proto_msgTypes[61].OneofWrappers = []any{
 		(*AttachRequest_Options)(nil),
 		(*AttachRequest_Stdin)(nil),
 		(*AttachRequest_CloseStdin)(nil),
 		(*AttachRequest_Resize)(nil),
 		(*AttachRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[54].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[63].OneofWrappers = []any{
 		(*ExecRequest_Options)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_CloseStdin)(nil),
 		(*ExecRequest_Resize)(nil),
 		(*ExecRequest_Signal)(nil),
 	}
-	file_vethloom_proto_msgTypes[58].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[67].OneofWrappers = []any{
 		(*AttachResponse_Started)(nil),
 		(*AttachResponse_Stdout)(nil),
 		(*AttachResponse_Stderr)(nil),
 		(*AttachResponse_Exit)(nil),
 	}
-	file_vethloom_proto_msgTypes[83].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[100].OneofWrappers = []any{
+		(*CopyOutResponse_Stat)(nil),
+		(*CopyOutResponse_Data)(nil),
+	}
+	file_vethloom_proto_msgTypes[101].OneofWrappers = []any{
+		(*CopyInRequest_Options)(nil),
+		(*CopyInRequest_Data)(nil),
+	}
+	file_vethloom_proto_msgTypes[118].OneofWrappers = []any{
 		(*ImportRequest_Options)(nil),
 		(*ImportRequest_Data)(nil),
 	}
-	file_vethloom_proto_msgTypes[107].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[142].OneofWrappers = []any{
 		(*PullResponse_Progress)(nil),
 		(*PullResponse_Pulled)(nil),
 	}
-	file_vethloom_proto_msgTypes[111].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[146].OneofWrappers = []any{
 		(*PushResponse_Progress)(nil),
 		(*PushResponse_Pushed)(nil),
 	}
-	file_vethloom_proto_msgTypes[118].OneofWrappers = []any{
+	file_vethloom_proto_msgTypes[153].OneofWrappers = []any{
 		(*CheckImagesResponse_Progress)(nil),
 		(*CheckImagesResponse_Damage)(nil),
 		(*CheckImagesResponse_Checked)(nil),
@@ -11236,7 +14248,7 @@ func file_vethloom_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vethloom_proto_rawDesc), len(file_vethloom_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   170,
+			NumMessages:   212,
 			NumExtensions: 0,
 			NumServices:   9,
 		},

@@ -1140,6 +1140,17 @@ const (
 	Containers_Inspect_FullMethodName     = "/vethloom.v1.Containers/Inspect"
 	Containers_Stop_FullMethodName        = "/vethloom.v1.Containers/Stop"
 	Containers_Kill_FullMethodName        = "/vethloom.v1.Containers/Kill"
+	Containers_Restart_FullMethodName     = "/vethloom.v1.Containers/Restart"
+	Containers_Pause_FullMethodName       = "/vethloom.v1.Containers/Pause"
+	Containers_Unpause_FullMethodName     = "/vethloom.v1.Containers/Unpause"
+	Containers_Rename_FullMethodName      = "/vethloom.v1.Containers/Rename"
+	Containers_Update_FullMethodName      = "/vethloom.v1.Containers/Update"
+	Containers_Top_FullMethodName         = "/vethloom.v1.Containers/Top"
+	Containers_Stats_FullMethodName       = "/vethloom.v1.Containers/Stats"
+	Containers_Prune_FullMethodName       = "/vethloom.v1.Containers/Prune"
+	Containers_StatPath_FullMethodName    = "/vethloom.v1.Containers/StatPath"
+	Containers_CopyOut_FullMethodName     = "/vethloom.v1.Containers/CopyOut"
+	Containers_CopyIn_FullMethodName      = "/vethloom.v1.Containers/CopyIn"
 	Containers_Remove_FullMethodName      = "/vethloom.v1.Containers/Remove"
 	Containers_Wait_FullMethodName        = "/vethloom.v1.Containers/Wait"
 	Containers_ChangePorts_FullMethodName = "/vethloom.v1.Containers/ChangePorts"
@@ -1163,6 +1174,22 @@ type ContainersClient interface {
 	Inspect(ctx context.Context, in *InspectContainerRequest, opts ...grpc.CallOption) (*Container, error)
 	Stop(ctx context.Context, in *StopContainerRequest, opts ...grpc.CallOption) (*StopContainerResponse, error)
 	Kill(ctx context.Context, in *KillContainerRequest, opts ...grpc.CallOption) (*KillContainerResponse, error)
+	Restart(ctx context.Context, in *RestartContainerRequest, opts ...grpc.CallOption) (*RestartContainerResponse, error)
+	Pause(ctx context.Context, in *PauseContainerRequest, opts ...grpc.CallOption) (*PauseContainerResponse, error)
+	Unpause(ctx context.Context, in *UnpauseContainerRequest, opts ...grpc.CallOption) (*UnpauseContainerResponse, error)
+	Rename(ctx context.Context, in *RenameContainerRequest, opts ...grpc.CallOption) (*RenameContainerResponse, error)
+	// Update changes limits and the restart policy of a container, whether it runs or not.
+	Update(ctx context.Context, in *UpdateContainerRequest, opts ...grpc.CallOption) (*UpdateContainerResponse, error)
+	// Top lists the processes of a container.
+	Top(ctx context.Context, in *TopRequest, opts ...grpc.CallOption) (*TopResponse, error)
+	// Stats reads what containers use, once, or every second until the client goes.
+	Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StatsResponse], error)
+	// Prune removes containers that do not run.
+	Prune(ctx context.Context, in *PruneContainersRequest, opts ...grpc.CallOption) (*PruneContainersResponse, error)
+	// StatPath, CopyOut and CopyIn reach files of a container, its mounts included. No link leads out of it.
+	StatPath(ctx context.Context, in *StatPathRequest, opts ...grpc.CallOption) (*PathStat, error)
+	CopyOut(ctx context.Context, in *CopyOutRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CopyOutResponse], error)
+	CopyIn(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[CopyInRequest, CopyInResponse], error)
 	Remove(ctx context.Context, in *RemoveContainerRequest, opts ...grpc.CallOption) (*RemoveContainerResponse, error)
 	Wait(ctx context.Context, in *WaitContainerRequest, opts ...grpc.CallOption) (*ExitStatus, error)
 	// ChangePorts takes published ports from a container and gives it others, whether it runs or not: all or nothing.
@@ -1288,6 +1315,137 @@ func (c *containersClient) Kill(ctx context.Context, in *KillContainerRequest, o
 	return out, nil
 }
 
+func (c *containersClient) Restart(ctx context.Context, in *RestartContainerRequest, opts ...grpc.CallOption) (*RestartContainerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RestartContainerResponse)
+	err := c.cc.Invoke(ctx, Containers_Restart_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *containersClient) Pause(ctx context.Context, in *PauseContainerRequest, opts ...grpc.CallOption) (*PauseContainerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PauseContainerResponse)
+	err := c.cc.Invoke(ctx, Containers_Pause_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *containersClient) Unpause(ctx context.Context, in *UnpauseContainerRequest, opts ...grpc.CallOption) (*UnpauseContainerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnpauseContainerResponse)
+	err := c.cc.Invoke(ctx, Containers_Unpause_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *containersClient) Rename(ctx context.Context, in *RenameContainerRequest, opts ...grpc.CallOption) (*RenameContainerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenameContainerResponse)
+	err := c.cc.Invoke(ctx, Containers_Rename_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *containersClient) Update(ctx context.Context, in *UpdateContainerRequest, opts ...grpc.CallOption) (*UpdateContainerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateContainerResponse)
+	err := c.cc.Invoke(ctx, Containers_Update_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *containersClient) Top(ctx context.Context, in *TopRequest, opts ...grpc.CallOption) (*TopResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TopResponse)
+	err := c.cc.Invoke(ctx, Containers_Top_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *containersClient) Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StatsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Containers_ServiceDesc.Streams[3], Containers_Stats_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StatsRequest, StatsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Containers_StatsClient = grpc.ServerStreamingClient[StatsResponse]
+
+func (c *containersClient) Prune(ctx context.Context, in *PruneContainersRequest, opts ...grpc.CallOption) (*PruneContainersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PruneContainersResponse)
+	err := c.cc.Invoke(ctx, Containers_Prune_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *containersClient) StatPath(ctx context.Context, in *StatPathRequest, opts ...grpc.CallOption) (*PathStat, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PathStat)
+	err := c.cc.Invoke(ctx, Containers_StatPath_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *containersClient) CopyOut(ctx context.Context, in *CopyOutRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CopyOutResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Containers_ServiceDesc.Streams[4], Containers_CopyOut_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CopyOutRequest, CopyOutResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Containers_CopyOutClient = grpc.ServerStreamingClient[CopyOutResponse]
+
+func (c *containersClient) CopyIn(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[CopyInRequest, CopyInResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Containers_ServiceDesc.Streams[5], Containers_CopyIn_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CopyInRequest, CopyInResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Containers_CopyInClient = grpc.ClientStreamingClient[CopyInRequest, CopyInResponse]
+
 func (c *containersClient) Remove(ctx context.Context, in *RemoveContainerRequest, opts ...grpc.CallOption) (*RemoveContainerResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveContainerResponse)
@@ -1330,7 +1488,7 @@ func (c *containersClient) Commit(ctx context.Context, in *CommitContainerReques
 
 func (c *containersClient) Changes(ctx context.Context, in *ContainerChangesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ContainerChangesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Containers_ServiceDesc.Streams[3], Containers_Changes_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Containers_ServiceDesc.Streams[6], Containers_Changes_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1349,7 +1507,7 @@ type Containers_ChangesClient = grpc.ServerStreamingClient[ContainerChangesRespo
 
 func (c *containersClient) Export(ctx context.Context, in *ExportContainerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportContainerResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Containers_ServiceDesc.Streams[4], Containers_Export_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Containers_ServiceDesc.Streams[7], Containers_Export_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1381,6 +1539,22 @@ type ContainersServer interface {
 	Inspect(context.Context, *InspectContainerRequest) (*Container, error)
 	Stop(context.Context, *StopContainerRequest) (*StopContainerResponse, error)
 	Kill(context.Context, *KillContainerRequest) (*KillContainerResponse, error)
+	Restart(context.Context, *RestartContainerRequest) (*RestartContainerResponse, error)
+	Pause(context.Context, *PauseContainerRequest) (*PauseContainerResponse, error)
+	Unpause(context.Context, *UnpauseContainerRequest) (*UnpauseContainerResponse, error)
+	Rename(context.Context, *RenameContainerRequest) (*RenameContainerResponse, error)
+	// Update changes limits and the restart policy of a container, whether it runs or not.
+	Update(context.Context, *UpdateContainerRequest) (*UpdateContainerResponse, error)
+	// Top lists the processes of a container.
+	Top(context.Context, *TopRequest) (*TopResponse, error)
+	// Stats reads what containers use, once, or every second until the client goes.
+	Stats(*StatsRequest, grpc.ServerStreamingServer[StatsResponse]) error
+	// Prune removes containers that do not run.
+	Prune(context.Context, *PruneContainersRequest) (*PruneContainersResponse, error)
+	// StatPath, CopyOut and CopyIn reach files of a container, its mounts included. No link leads out of it.
+	StatPath(context.Context, *StatPathRequest) (*PathStat, error)
+	CopyOut(*CopyOutRequest, grpc.ServerStreamingServer[CopyOutResponse]) error
+	CopyIn(grpc.ClientStreamingServer[CopyInRequest, CopyInResponse]) error
 	Remove(context.Context, *RemoveContainerRequest) (*RemoveContainerResponse, error)
 	Wait(context.Context, *WaitContainerRequest) (*ExitStatus, error)
 	// ChangePorts takes published ports from a container and gives it others, whether it runs or not: all or nothing.
@@ -1427,6 +1601,39 @@ func (UnimplementedContainersServer) Stop(context.Context, *StopContainerRequest
 }
 func (UnimplementedContainersServer) Kill(context.Context, *KillContainerRequest) (*KillContainerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Kill not implemented")
+}
+func (UnimplementedContainersServer) Restart(context.Context, *RestartContainerRequest) (*RestartContainerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Restart not implemented")
+}
+func (UnimplementedContainersServer) Pause(context.Context, *PauseContainerRequest) (*PauseContainerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Pause not implemented")
+}
+func (UnimplementedContainersServer) Unpause(context.Context, *UnpauseContainerRequest) (*UnpauseContainerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Unpause not implemented")
+}
+func (UnimplementedContainersServer) Rename(context.Context, *RenameContainerRequest) (*RenameContainerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rename not implemented")
+}
+func (UnimplementedContainersServer) Update(context.Context, *UpdateContainerRequest) (*UpdateContainerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Update not implemented")
+}
+func (UnimplementedContainersServer) Top(context.Context, *TopRequest) (*TopResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Top not implemented")
+}
+func (UnimplementedContainersServer) Stats(*StatsRequest, grpc.ServerStreamingServer[StatsResponse]) error {
+	return status.Error(codes.Unimplemented, "method Stats not implemented")
+}
+func (UnimplementedContainersServer) Prune(context.Context, *PruneContainersRequest) (*PruneContainersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Prune not implemented")
+}
+func (UnimplementedContainersServer) StatPath(context.Context, *StatPathRequest) (*PathStat, error) {
+	return nil, status.Error(codes.Unimplemented, "method StatPath not implemented")
+}
+func (UnimplementedContainersServer) CopyOut(*CopyOutRequest, grpc.ServerStreamingServer[CopyOutResponse]) error {
+	return status.Error(codes.Unimplemented, "method CopyOut not implemented")
+}
+func (UnimplementedContainersServer) CopyIn(grpc.ClientStreamingServer[CopyInRequest, CopyInResponse]) error {
+	return status.Error(codes.Unimplemented, "method CopyIn not implemented")
 }
 func (UnimplementedContainersServer) Remove(context.Context, *RemoveContainerRequest) (*RemoveContainerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Remove not implemented")
@@ -1600,6 +1807,179 @@ func _Containers_Kill_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Containers_Restart_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestartContainerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ContainersServer).Restart(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Containers_Restart_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ContainersServer).Restart(ctx, req.(*RestartContainerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Containers_Pause_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PauseContainerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ContainersServer).Pause(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Containers_Pause_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ContainersServer).Pause(ctx, req.(*PauseContainerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Containers_Unpause_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnpauseContainerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ContainersServer).Unpause(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Containers_Unpause_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ContainersServer).Unpause(ctx, req.(*UnpauseContainerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Containers_Rename_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenameContainerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ContainersServer).Rename(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Containers_Rename_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ContainersServer).Rename(ctx, req.(*RenameContainerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Containers_Update_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateContainerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ContainersServer).Update(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Containers_Update_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ContainersServer).Update(ctx, req.(*UpdateContainerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Containers_Top_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TopRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ContainersServer).Top(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Containers_Top_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ContainersServer).Top(ctx, req.(*TopRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Containers_Stats_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(StatsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ContainersServer).Stats(m, &grpc.GenericServerStream[StatsRequest, StatsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Containers_StatsServer = grpc.ServerStreamingServer[StatsResponse]
+
+func _Containers_Prune_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PruneContainersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ContainersServer).Prune(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Containers_Prune_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ContainersServer).Prune(ctx, req.(*PruneContainersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Containers_StatPath_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StatPathRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ContainersServer).StatPath(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Containers_StatPath_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ContainersServer).StatPath(ctx, req.(*StatPathRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Containers_CopyOut_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CopyOutRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ContainersServer).CopyOut(m, &grpc.GenericServerStream[CopyOutRequest, CopyOutResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Containers_CopyOutServer = grpc.ServerStreamingServer[CopyOutResponse]
+
+func _Containers_CopyIn_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ContainersServer).CopyIn(&grpc.GenericServerStream[CopyInRequest, CopyInResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Containers_CopyInServer = grpc.ClientStreamingServer[CopyInRequest, CopyInResponse]
+
 func _Containers_Remove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveContainerRequest)
 	if err := dec(in); err != nil {
@@ -1726,6 +2106,38 @@ var Containers_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Containers_Kill_Handler,
 		},
 		{
+			MethodName: "Restart",
+			Handler:    _Containers_Restart_Handler,
+		},
+		{
+			MethodName: "Pause",
+			Handler:    _Containers_Pause_Handler,
+		},
+		{
+			MethodName: "Unpause",
+			Handler:    _Containers_Unpause_Handler,
+		},
+		{
+			MethodName: "Rename",
+			Handler:    _Containers_Rename_Handler,
+		},
+		{
+			MethodName: "Update",
+			Handler:    _Containers_Update_Handler,
+		},
+		{
+			MethodName: "Top",
+			Handler:    _Containers_Top_Handler,
+		},
+		{
+			MethodName: "Prune",
+			Handler:    _Containers_Prune_Handler,
+		},
+		{
+			MethodName: "StatPath",
+			Handler:    _Containers_StatPath_Handler,
+		},
+		{
 			MethodName: "Remove",
 			Handler:    _Containers_Remove_Handler,
 		},
@@ -1759,6 +2171,21 @@ var Containers_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Logs",
 			Handler:       _Containers_Logs_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Stats",
+			Handler:       _Containers_Stats_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "CopyOut",
+			Handler:       _Containers_CopyOut_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "CopyIn",
+			Handler:       _Containers_CopyIn_Handler,
+			ClientStreams: true,
 		},
 		{
 			StreamName:    "Changes",

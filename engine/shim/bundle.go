@@ -19,14 +19,26 @@ type Bundle struct {
 	Cgroup     string           `json:"cgroup"`           // absolute in the hierarchy, or relative to the shim's own
 	Caps       []string         `json:"caps,omitempty"`   // the bounding set, as CAP_…
 	Compat     bool             `json:"compat,omitempty"` // programs of the 32-bit ABI may run
-	NoNewPrivs bool             `json:"noNewPrivs,omitempty"`
+	Namespaces Namespaces       `json:"namespaces,omitzero"`
 	IDMap      *IDMap           `json:"idMap,omitempty"` // nil: no user namespace of its own
 	StateDir   string           `json:"stateDir"`        // for the runtime's own state; exists while the container runs
 	ExitPath   string           `json:"exitPath"`        // where the exit status is left for netd
 	Log        LogFile          `json:"log"`
 }
 
-// Bind makes a host path visible in the container.
+// Namespaces are whose a container's are, besides the network's: "" for one of its own, "host" for the host's, or the
+// path of that of another process.
+type Namespaces struct {
+	PID    string `json:"pid,omitempty"`
+	IPC    string `json:"ipc,omitempty"`
+	UTS    string `json:"uts,omitempty"`
+	Cgroup string `json:"cgroup,omitempty"`
+}
+
+// HostNamespace is the host's, in [Namespaces].
+const HostNamespace = "host"
+
+// Bind makes a host path visible in the container, or memory as a file system.
 type Bind struct {
 	Source   string `json:"source"`
 	Target   string `json:"target"`
@@ -35,6 +47,14 @@ type Bind struct {
 	CopyUp bool `json:"copyUp,omitempty"`
 	// Inert keeps programs in it from being run, and device nodes from working.
 	Inert bool `json:"inert,omitempty"`
+	// Tmpfs are the options of a file system in memory, which has no source; nil: it is not one.
+	Tmpfs []string `json:"tmpfs,omitempty"`
+	// Propagation is that of mount_namespaces(7): private, rslave and so on; "": rprivate.
+	Propagation string `json:"propagation,omitempty"`
+	// NonRecursive leaves out what is mounted below the source.
+	NonRecursive bool `json:"nonRecursive,omitempty"`
+	// ShallowReadOnly leaves what is mounted below the source writable.
+	ShallowReadOnly bool `json:"shallowReadOnly,omitempty"`
 }
 
 // IDMap maps the container's IDs 0…Size-1 to the host's from HostID on.

@@ -21,6 +21,7 @@ type Volume struct {
 	Name    string            `json:"name"`
 	Path    string            `json:"-"` // absolute path of the data on the host
 	Labels  map[string]string `json:"labels,omitempty"`
+	Options map[string]string `json:"options,omitempty"` // of the driver: type, device, o
 	Created time.Time         `json:"created"`
 
 	revision uint64
@@ -79,10 +80,21 @@ func key(name string) cnm.Key { return cnm.Key{Kind: cnm.KindVolume, ID: name} }
 
 func (v *Volumes) path(name string) string { return filepath.Join(v.root, name, "_data") }
 
+// LocalDriver is the one driver of volumes.
+const LocalDriver = "local"
+
+// Request says what a volume is to be.
+type Request struct {
+	Name    string
+	Driver  string // "": LocalDriver
+	Options map[string]string
+	Labels  map[string]string
+}
+
 // Ensure returns the volume of that name, made first when there is none;
-// fresh tells which. Labels count for a new volume only.
-func (v *Volumes) Ensure(ctx context.Context, name string, labels map[string]string) (vol Volume, fresh bool,
-	err error) {
+// fresh tells which. Options and labels count for a new volume only.
+func (v *Volumes) Ensure(ctx context.Context, r Request) (vol Volume, fresh bool, err error) {
+	name := r.Name
 	if err := CheckName(name); err != nil {
 		return Volume{}, false, err
 	}
@@ -95,15 +107,16 @@ func (v *Volumes) Ensure(ctx context.Context, name string, labels map[string]str
 		if !errors.Is(err, cnm.ErrNotFound) {
 			return Volume{}, false, err
 		}
-		vol, err = v.create(ctx, name, labels)
+		vol, err = v.create(ctx, r)
 		if !errors.Is(err, cnm.ErrConflict) { // made by someone else meanwhile
 			return vol, err == nil, err
 		}
 	}
 }
 
-func (v *Volumes) create(ctx context.Context, name string, labels map[string]string) (Volume, error) {
-	vol := Volume{Name: name, Labels: labels, Created: time.Now().UTC()}
+func (v *Volumes) create(ctx context.Context, r Request) (Volume, error) {
+	name := r.Name
+	vol := Volume{Name: name, Labels: r.Labels, Options: r.Options, Created: time.Now().UTC()}
 	b, err := json.Marshal(vol)
 	if err != nil {
 		return Volume{}, fmt.Errorf("create volume %s: %w", name, err)

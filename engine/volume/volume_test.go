@@ -29,7 +29,7 @@ func open(t *testing.T, root string, s cnm.Store) *volume.Volumes {
 func TestVolumesLive(t *testing.T) {
 	root, records := t.TempDir(), mem.New()
 	v := open(t, root, records)
-	made, fresh, err := v.Ensure(t.Context(), "data", map[string]string{"a": "b"})
+	made, fresh, err := v.Ensure(t.Context(), volume.Request{Name: "data", Labels: map[string]string{"a": "b"}})
 	if err != nil || !fresh {
 		t.Fatalf("fresh = %v, %v", fresh, err)
 	}
@@ -38,7 +38,7 @@ func TestVolumesLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	v = open(t, root, records)
-	got, fresh, err := v.Ensure(t.Context(), "data", nil)
+	got, fresh, err := v.Ensure(t.Context(), volume.Request{Name: "data"})
 	if err != nil || fresh || got.Path != made.Path || got.Labels["a"] != "b" || !got.Created.Equal(made.Created) {
 		t.Errorf("again: %+v, fresh %v, %v", got, fresh, err)
 	}
@@ -67,12 +67,12 @@ func TestVolumesLive(t *testing.T) {
 func TestVolumeNames(t *testing.T) {
 	v := open(t, t.TempDir(), mem.New())
 	for _, name := range []string{"", ".", "..", "a/b", "/a", "-a", ".gone-1", "a b", "ä", strings.Repeat("a", 129)} {
-		if _, _, err := v.Ensure(t.Context(), name, nil); !errors.Is(err, cnm.ErrInvalid) {
+		if _, _, err := v.Ensure(t.Context(), volume.Request{Name: name}); !errors.Is(err, cnm.ErrInvalid) {
 			t.Errorf("%q: %v, want ErrInvalid", name, err)
 		}
 	}
 	for _, name := range []string{"a", "0", "A.b_c-d", strings.Repeat("a", 128)} {
-		if _, _, err := v.Ensure(t.Context(), name, nil); err != nil {
+		if _, _, err := v.Ensure(t.Context(), volume.Request{Name: name}); err != nil {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
@@ -81,7 +81,7 @@ func TestVolumeNames(t *testing.T) {
 func TestPrune(t *testing.T) {
 	v := open(t, t.TempDir(), mem.New())
 	for _, name := range []string{"c", "a", "b"} {
-		if _, _, err := v.Ensure(t.Context(), name, nil); err != nil {
+		if _, _, err := v.Ensure(t.Context(), volume.Request{Name: name}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -106,7 +106,7 @@ func TestEnsureAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			vol, fresh, err := v.Ensure(t.Context(), "data", nil)
+			vol, fresh, err := v.Ensure(t.Context(), volume.Request{Name: "data"})
 			if err != nil {
 				t.Error(err)
 				return
@@ -140,7 +140,7 @@ func (r *refusing) Commit(ctx context.Context, w ...cnm.Write) error {
 
 func TestFailedRemovalKeepsTheData(t *testing.T) {
 	v := open(t, t.TempDir(), &refusing{Store: mem.New(), left: 1})
-	vol, _, err := v.Ensure(t.Context(), "data", nil)
+	vol, _, err := v.Ensure(t.Context(), volume.Request{Name: "data"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
+	"github.com/vethloom/vethloom/engine/volume"
 	"github.com/vethloom/vethloom/internal/cli"
 	"github.com/vethloom/vethloom/internal/cluster"
 	"github.com/vethloom/vethloom/internal/cluster/record"
@@ -56,7 +57,8 @@ func TestNamesOfOthersDoNotDriveTheTerminal(t *testing.T) {
 		User: evil, Env: []string{"A=" + evil}, Labels: map[string]string{"l": evil}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.domain.CreateVolume(t.Context(), "data", map[string]string{"l": evil}); err != nil {
+	if _, err := n.domain.CreateVolume(t.Context(), volume.Request{Name: "data",
+		Labels: map[string]string{"l": evil}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := n.domain.CreateNetwork(t.Context(),

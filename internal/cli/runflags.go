@@ -40,6 +40,7 @@ func (o *runFlags) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.SetInterspersed(false) // what follows IMAGE belongs to the command
 	s := &o.spec
+	s.Resources = &apiv1.Resources{}
 	f.Bool("help", false, "show this help") // -h is the hostname's
 	f.StringVar(&s.Name, "name", "", "name of the container")
 	f.BoolVarP(&s.OpenStdin, "interactive", "i", false, "keep standard input open")
@@ -73,7 +74,7 @@ func (o *runFlags) flags(cmd *cobra.Command) {
 
 	f.StringVarP(&o.memory, "memory", "m", "", "memory limit, such as 64m")
 	f.StringVar(&o.cpus, "cpus", "", "number of CPUs, such as 0.5")
-	f.Int64Var(&s.PidsLimit, "pids-limit", 0, "limit of processes; 0 or -1: none")
+	f.Int64Var(&s.Resources.PidsLimit, "pids-limit", 0, "limit of processes; 0 or -1: none")
 
 	f.StringArrayVar(&o.sysctls, "sysctl", nil, "kernel parameter KEY=VALUE of its own, such as net.ipv4.ip_forward=1")
 
@@ -104,19 +105,18 @@ func (o *runFlags) request(cmd *cobra.Command, a *App, args []string) (*apiv1.Co
 
 func (o *runFlags) resources(s *apiv1.ContainerSpec) (err error) {
 	if o.memory != "" {
-		if s.Memory, err = flagspec.Size(o.memory); err != nil {
+		if s.Resources.Memory, err = flagspec.Size(o.memory); err != nil {
 			return fmt.Errorf("--memory: %w", err)
 		}
 	}
 	if o.cpus != "" {
-		if s.NanoCpus, err = flagspec.CPUs(o.cpus); err != nil {
+		if s.Resources.NanoCpus, err = flagspec.CPUs(o.cpus); err != nil {
 			return fmt.Errorf("--cpus: %w", err)
 		}
 	}
-	if s.PidsLimit < -1 {
-		return fmt.Errorf("--pids-limit %d: use a positive number, or -1 for no limit", s.PidsLimit)
+	if r := s.Resources; r.PidsLimit < -1 {
+		return fmt.Errorf("--pids-limit %d: use a positive number, or -1 for no limit", r.PidsLimit)
 	}
-	s.PidsLimit = max(s.PidsLimit, 0)
 	if o.stopAfter < 0 {
 		return fmt.Errorf("--stop-timeout %d: use a number of seconds", o.stopAfter)
 	}

@@ -82,8 +82,8 @@ func (v volumes) view(vol volume.Volume) server.VolumeView {
 }
 
 // CreateVolume implements [server.Volumes].
-func (v volumes) CreateVolume(ctx context.Context, name string, labels map[string]string) (server.VolumeView, error) {
-	vol, fresh, err := v.Ensure(ctx, name, labels)
+func (v volumes) CreateVolume(ctx context.Context, r volume.Request) (server.VolumeView, error) {
+	vol, fresh, err := v.Ensure(ctx, r)
 	if err != nil {
 		return server.VolumeView{}, err
 	}

@@ -114,4 +114,6 @@ func (s *system) Doctor(ctx context.Context) ([]doctor.Finding, error) {
 }
 
 // Events implements [server.System].
-func (s *system) Events(ctx context.Context) <-chan server.Event { return s.events.watch(ctx) }
+func (s *system) Events(ctx context.Context, since time.Time) <-chan server.Event {
+	return s.events.watch(ctx, since)
+}

@@ -173,7 +173,7 @@ func numbered(ports []cnm.PortMapping) []cnm.PortMapping {
 }
 
 // Stop implements [server.ContainerLife].
-func (d *containerPart) Stop(ctx context.Context, ref string, timeout *time.Duration) error {
+func (d *containerPart) Stop(ctx context.Context, ref string, o engine.StopOptions) error {
 	if err := d.enter("Stop"); err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ func (d *containerPart) Stop(ctx context.Context, ref string, timeout *time.Dura
 		return nil
 	}
 	c.proc.signal("TERM")
-	if timeout != nil && *timeout == 0 {
+	if o.Timeout != nil && *o.Timeout == 0 {
 		c.proc.signal("KILL")
 	}
 	_, err = c.proc.wait(ctx)
@@ -233,7 +233,7 @@ func (d *containerPart) Remove(_ context.Context, ref string, force, _ bool) (st
 }
 
 // Wait implements [server.ContainerLife].
-func (d *containerPart) Wait(ctx context.Context, ref string) (engine.ExitStatus, error) {
+func (d *containerPart) Wait(ctx context.Context, ref string, _ engine.WaitCondition) (engine.ExitStatus, error) {
 	if err := d.enter("Wait"); err != nil {
 		return engine.ExitStatus{}, err
 	}

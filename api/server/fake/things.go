@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
@@ -60,7 +61,8 @@ func (d *networkPart) ListSandboxes(context.Context) ([]server.SandboxView, erro
 }
 
 // CreateVolume implements [server.Volumes].
-func (d *volumePart) CreateVolume(_ context.Context, name string, labels map[string]string) (server.VolumeView, error) {
+func (d *volumePart) CreateVolume(_ context.Context, r volume.Request) (server.VolumeView, error) {
+	name, labels := r.Name, r.Labels
 	if err := d.enter("CreateVolume"); err != nil {
 		return server.VolumeView{}, err
 	}
@@ -187,7 +189,7 @@ func (d *systemPart) Doctor(context.Context) ([]doctor.Finding, error) {
 }
 
 // Events implements [server.System], for one watcher at a time.
-func (d *systemPart) Events(ctx context.Context) <-chan server.Event {
+func (d *systemPart) Events(ctx context.Context, _ time.Time) <-chan server.Event {
 	out := make(chan server.Event)
 	d.Watchers.Add(1)
 	go func() { // ends with the context, as the channel does

@@ -178,9 +178,9 @@ type configView struct {
 	WorkingDir  string
 	Entrypoint  []string
 	Labels      map[string]string
-	StopSignal  string `json:",omitempty"`
-	StopTimeout *int64 `json:",omitempty"` // seconds
-	Healthcheck any    `json:",omitempty"` // of the image, as it has it
+	StopSignal  string           `json:",omitempty"`
+	StopTimeout *int64           `json:",omitempty"` // seconds
+	Healthcheck *healthcheckView `json:",omitempty"`
 }
 
 type networkSettingsView struct {
@@ -241,12 +241,13 @@ func Container(c *apiv1.Container) containerView {
 			CapAdd: s.GetCapAdd(), CapDrop: s.GetCapDrop(), DNS: s.GetDns(),
 			DNSSearch: s.GetDnsSearch(), DNSOptions: s.GetDnsOptions(), ExtraHosts: s.GetExtraHosts(),
 			Privileged: s.GetPrivileged(), ReadonlyRootfs: s.GetReadOnly(), UsernsMode: s.GetUserns(),
-			Memory: s.GetMemory(), NanoCPUs: s.GetNanoCpus(), PidsLimit: s.GetPidsLimit(), Sysctls: s.GetSysctls(),
+			Memory: s.GetResources().GetMemory(), NanoCPUs: s.GetResources().GetNanoCpus(),
+			PidsLimit: s.GetResources().GetPidsLimit(), Sysctls: s.GetSysctls(),
 		},
 		Mounts:          []mountView{},
 		NetworkSettings: NetworkSettingsOf(c.GetSandbox()),
 	}
-	decode(c.GetHealthcheck(), &v.Config.Healthcheck)
+	v.Config.Healthcheck = healthcheck(s.GetHealthcheck())
 	if args := c.GetArgs(); len(args) > 0 {
 		v.Path, v.Args = args[0], args[1:]
 	}
@@ -261,6 +262,25 @@ func Container(c *apiv1.Container) containerView {
 		v.addMount(m)
 	}
 	return v
+}
+
+// healthcheckView has durations in nanoseconds, as Docker has them.
+type healthcheckView struct {
+	Test          []string      `json:",omitempty"`
+	Interval      time.Duration `json:",omitempty"`
+	Timeout       time.Duration `json:",omitempty"`
+	StartPeriod   time.Duration `json:",omitempty"`
+	StartInterval time.Duration `json:",omitempty"`
+	Retries       int32         `json:",omitempty"`
+}
+
+func healthcheck(h *apiv1.Healthcheck) *healthcheckView {
+	if h == nil {
+		return nil
+	}
+	return &healthcheckView{Test: h.GetTest(), Interval: h.GetInterval().AsDuration(),
+		Timeout: h.GetTimeout().AsDuration(), StartPeriod: h.GetStartPeriod().AsDuration(),
+		StartInterval: h.GetStartInterval().AsDuration(), Retries: h.GetRetries()}
 }
 
 func (v *containerView) addMount(m *apiv1.Mount) {

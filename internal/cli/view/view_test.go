@@ -107,9 +107,10 @@ func container() *apiv1.Container {
 		Spec: &apiv1.ContainerSpec{
 			Name: "web", Image: "busybox", Hostname: "inside", User: "1000", Env: []string{"A=b"}, WorkDir: "/w",
 			Command: []string{"-c", "true"}, Entrypoint: []string{"sh"}, StopSignal: "SIGINT",
-			StopTimeout: durationpb.New(3 * time.Second), PidsLimit: 5, Memory: 1 << 20, NanoCpus: 5e8, Remove: true,
-			Networks: []*apiv1.ConnectRequest{{Network: "front"}, {Network: "back"}},
-			Ports:    []*apiv1.PortMapping{{Proto: "tcp", HostPort: 8080, ContainerPort: 80, Count: 2}},
+			StopTimeout: durationpb.New(3 * time.Second), Remove: true,
+			Resources: &apiv1.Resources{PidsLimit: 5, Memory: 1 << 20, NanoCpus: 5e8},
+			Networks:  []*apiv1.ConnectRequest{{Network: "front"}, {Network: "back"}},
+			Ports:     []*apiv1.PortMapping{{Proto: "tcp", HostPort: 8080, ContainerPort: 80, Count: 2}},
 			Mounts: []*apiv1.Mount{{Source: "data", Target: "/d", Volume: true},
 				{Source: "/src", Target: "/s", ReadOnly: true}},
 			Sysctls: map[string]string{"net.core.somaxconn": "1024"},
