@@ -36,6 +36,54 @@ func (o LinkOptions) Given() bool {
 	return o.IfName != "" || len(o.Sysctls) > 0 || o.Limited()
 }
 
+// The options by which Docker's users ask for a link's name and sysctls.
+const (
+	dockerIfName  = "com.docker.network.endpoint.ifname"
+	dockerSysctls = "com.docker.network.endpoint.sysctls"
+)
+
+// SetDocker sets what an option of an endpoint asks for that Docker's users know. What it is set to is to be checked.
+func (o *LinkOptions) SetDocker(name, value string) error {
+	switch name {
+	case dockerIfName:
+		return o.SetIfName(value)
+	case dockerSysctls:
+		for one := range strings.SplitSeq(value, ",") {
+			if err := o.SetSysctl(one); err != nil {
+				return err
+			}
+		}
+	default:
+		return &Error{Kind: ErrInvalid, Field: "driver-opt", Value: name, Reason: "unknown",
+			Remedy: "known are " + dockerIfName + " and " + dockerSysctls}
+	}
+	return nil
+}
+
+// SetIfName sets the link's name, which it gets once.
+func (o *LinkOptions) SetIfName(name string) error {
+	if o.IfName != "" && o.IfName != name {
+		return &Error{Kind: ErrInvalid, Field: "ifname", Value: name,
+			Reason: fmt.Sprintf("the link has the name %q already", o.IfName), Remedy: "give one name"}
+	}
+	o.IfName = name
+	return nil
+}
+
+// SetSysctl sets the sysctl of NAME=VALUE.
+func (o *LinkOptions) SetSysctl(text string) error {
+	name, value, ok := strings.Cut(text, "=")
+	if !ok {
+		return &Error{Kind: ErrInvalid, Field: "sysctl", Value: text, Reason: "has no value",
+			Remedy: "write net.ipv4.conf.IFNAME.NAME=VALUE"}
+	}
+	if o.Sysctls == nil {
+		o.Sysctls = map[string]string{}
+	}
+	o.Sysctls[name] = value
+	return nil
+}
+
 // Limited reports whether the link is held to a rate in either direction.
 func (o LinkOptions) Limited() bool { return o.RateIn != 0 || o.RateOut != 0 }
 

@@ -140,7 +140,9 @@ type Volumes interface {
 	ListVolumes(context.Context) ([]VolumeView, error)
 	InspectVolume(ctx context.Context, name string) (VolumeView, error)
 	RemoveVolume(ctx context.Context, name string) error
-	PruneVolumes(ctx context.Context, all bool) (names []string, err error)
+	// PruneVolumes removes the volumes that are due and that no container uses: those that nobody has named, or any
+	// with all. What they took is in bytes.
+	PruneVolumes(ctx context.Context, all bool, due func(volume.Volume) bool) (names []string, freed int64, err error)
 }
 
 // VolumeView is a volume and the names of the containers that use it.

@@ -96,18 +96,6 @@ func (f filters) boolean(key string, have bool) bool {
 	})
 }
 
-// pruneFilters reads the filters of a prune: due reports whether what was made at a time, with labels, is to go.
-func pruneFilters(given []string) (due func(created time.Time, labels map[string]string) bool, err error) {
-	f, err := parseFilters(given, "until", "label", "label!")
-	if err != nil {
-		return nil, err
-	}
-	until, err := f.until(time.Now())
-	return func(created time.Time, labels map[string]string) bool {
-		return (until.IsZero() || created.Before(until)) && f.labels(labels) && f.unlabelled(labels)
-	}, err
-}
-
 // until is the time before which something was made that is wanted; the zero time without such a filter.
 func (f filters) until(now time.Time) (time.Time, error) {
 	var at time.Time

@@ -3,10 +3,7 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"strconv"
-	"time"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/engine/image"
@@ -61,15 +58,7 @@ func (s *imagesService) Load(stream grpc.ClientStreamingServer[apiv1.LoadRequest
 }
 
 func (s *imagesService) List(ctx context.Context, r *apiv1.ListImagesRequest) (*apiv1.ListImagesResponse, error) {
-	f, err := parseFilters(r.GetFilters(), "reference", "label", "dangling=true|false", "before", "since", "until")
-	if err != nil {
-		return nil, err
-	}
-	until, err := f.until(time.Now())
-	if err != nil {
-		return nil, err
-	}
-	between, err := s.between(ctx, f)
+	wanted, err := MatchImages(ctx, s.images, r.GetFilters())
 	if err != nil {
 		return nil, err
 	}
@@ -79,45 +68,13 @@ func (s *imagesService) List(ctx context.Context, r *apiv1.ListImagesRequest) (*
 	}
 	out := &apiv1.ListImagesResponse{}
 	for _, i := range all {
-		wanted := f.references(i.References)
-		switch {
-		case len(f["reference"]) > 0 && len(wanted) == 0, !between(i), !until.IsZero() && !i.Created.Before(until),
-			!f.equal("dangling", strconv.FormatBool(len(i.References) == 0)), !f.labels(i.Config.Labels):
-			continue
+		if i, ok := wanted(i); ok {
+			one := encodeImage(i) // all have to fit one message, and an image may have very many of these
+			one.Env, one.ExposedPorts = nil, nil
+			out.Images = append(out.Images, one)
 		}
-		i.References = wanted
-		one := encodeImage(i) // all have to fit one message, and an image may have very many of these
-		one.Env, one.ExposedPorts = nil, nil
-		out.Images = append(out.Images, one)
 	}
 	return out, nil
-}
-
-// between says which images were made before or after those that the filters name.
-func (s *imagesService) between(ctx context.Context, f filters) (func(image.Image) bool, error) {
-	var before, since []time.Time
-	for key, times := range map[string]*[]time.Time{"before": &before, "since": &since} {
-		for _, ref := range f[key] {
-			i, err := s.images.InspectImage(ctx, ref)
-			if err != nil {
-				return nil, fmt.Errorf("filter %s=%s: %w", key, ref, err)
-			}
-			*times = append(*times, i.Created)
-		}
-	}
-	return func(i image.Image) bool {
-		for _, t := range before {
-			if !i.Created.Before(t) {
-				return false
-			}
-		}
-		for _, t := range since {
-			if !i.Created.After(t) {
-				return false
-			}
-		}
-		return true
-	}, nil
 }
 
 func (s *imagesService) Inspect(ctx context.Context, r *apiv1.InspectImageRequest) (*apiv1.Image, error) {
@@ -157,11 +114,13 @@ func (s *imagesService) History(ctx context.Context, r *apiv1.ImageHistoryReques
 
 // Prune implements the call.
 func (s *imagesService) Prune(ctx context.Context, r *apiv1.PruneImagesRequest) (*apiv1.PruneImagesResponse, error) {
-	due, err := pruneFilters(r.GetFilters())
+	due, err := MatchPruned(r.GetFilters())
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.images.PruneImages(ctx, r.GetAll(), func(i image.Image) bool { return due(i.Created, i.Config.Labels) })
+	p, err := s.images.PruneImages(ctx, r.GetAll(), func(i image.Image) bool {
+		return due(i.Created, i.Config.Labels)
+	})
 	if err != nil {
 		return nil, err
 	}

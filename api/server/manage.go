@@ -137,7 +137,7 @@ func encodeStats(s engine.Stats) *apiv1.ContainerStats {
 // Prune implements the call.
 func (s *containersService) Prune(ctx context.Context, r *apiv1.PruneContainersRequest) (
 	*apiv1.PruneContainersResponse, error) {
-	due, err := pruneFilters(r.GetFilters())
+	due, err := MatchPruned(r.GetFilters())
 	if err != nil {
 		return nil, err
 	}

@@ -26,8 +26,7 @@ func (s *networksService) Create(ctx context.Context, r *apiv1.CreateNetworkRequ
 }
 
 func (s *networksService) List(ctx context.Context, r *apiv1.ListNetworksRequest) (*apiv1.ListNetworksResponse, error) {
-	f, err := parseFilters(r.GetFilters(), "driver", "name", "label", "id", "scope=local|cluster",
-		"type=builtin|custom", "dangling=true|false|1|0")
+	wanted, err := MatchNetworks(r.GetFilters())
 	if err != nil {
 		return nil, err
 	}
@@ -37,13 +36,7 @@ func (s *networksService) List(ctx context.Context, r *apiv1.ListNetworksRequest
 	}
 	out := &apiv1.ListNetworksResponse{}
 	for _, n := range all {
-		kind := "custom"
-		if n.Builtin {
-			kind = "builtin"
-		}
-		if f.equal("driver", n.Driver) && f.named("name", n.Name) && f.prefix("id", n.ID) &&
-			f.labels(n.Labels) && f.equal("scope", string(n.Scope)) && f.equal("type", kind) &&
-			f.boolean("dangling", !n.Builtin && !n.ConfigOnly && len(n.Endpoints) == 0) {
+		if wanted(n) {
 			out.Networks = append(out.Networks, encodeNetwork(n))
 		}
 	}
@@ -99,7 +92,7 @@ func (s *networksService) Join(ctx context.Context, r *apiv1.JoinNetworkRequest)
 // or that goes meanwhile, is no error.
 func (s *networksService) Prune(ctx context.Context, r *apiv1.PruneNetworksRequest) (*apiv1.PruneNetworksResponse,
 	error) {
-	due, err := pruneFilters(r.GetFilters())
+	due, err := MatchPruned(r.GetFilters())
 	if err != nil {
 		return nil, err
 	}

@@ -50,13 +50,22 @@ func (peerCredentials) ClientHandshake(context.Context, string, net.Conn) (net.C
 }
 
 func (peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	who, err := ReadPeer(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, who, nil
+}
+
+// ReadPeer asks the kernel who is at the other end of a unix socket's connection.
+func ReadPeer(c net.Conn) (Peer, error) {
 	uc, ok := c.(*net.UnixConn)
 	if !ok {
-		return nil, nil, fmt.Errorf("serve %s: peer credentials need a unix socket", c.RemoteAddr())
+		return Peer{}, fmt.Errorf("serve %s: peer credentials need a unix socket", c.RemoteAddr())
 	}
 	raw, err := uc.SyscallConn()
 	if err != nil {
-		return nil, nil, fmt.Errorf("read peer credentials: %w", err)
+		return Peer{}, fmt.Errorf("read peer credentials: %w", err)
 	}
 	var cred *syscall.Ucred
 	var optErr error
@@ -64,9 +73,9 @@ func (peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthIn
 		cred, optErr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
 	})
 	if err := errors.Join(err, optErr); err != nil {
-		return nil, nil, fmt.Errorf("read peer credentials: %w", err)
+		return Peer{}, fmt.Errorf("read peer credentials: %w", err)
 	}
-	return c, Peer{
+	return Peer{
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 		UID:            cred.Uid, GID: cred.Gid, PID: cred.Pid,
 	}, nil

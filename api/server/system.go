@@ -75,7 +75,7 @@ func (s *systemService) Doctor(ctx context.Context, _ *apiv1.DoctorRequest) (*ap
 }
 
 func (s *systemService) Events(r *apiv1.EventsRequest, stream grpc.ServerStreamingServer[apiv1.Event]) error {
-	f, err := parseFilters(r.GetFilters(), "type", "event", "id", "container", "network")
+	wanted, err := MatchEvents(r.GetFilters())
 	if err != nil {
 		return err
 	}
@@ -95,9 +95,7 @@ func (s *systemService) Events(r *apiv1.EventsRequest, stream grpc.ServerStreami
 		return err
 	}
 	for ev := range events {
-		if !f.equal("type", ev.Type) || !f.equal("event", ev.Action) || !f.prefix("id", ev.ID) ||
-			!f.anyOf("container", ev.ID, ev.Attributes["container"], ev.Attributes["name"]) ||
-			!f.anyOf("network", ev.ID, ev.Attributes["network"], ev.Attributes["name"]) {
+		if !wanted(ev) {
 			continue
 		}
 		if err := stream.Send(&apiv1.Event{

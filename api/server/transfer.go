@@ -15,8 +15,8 @@ import (
 // Pull implements the call.
 func (s *imagesService) Pull(r *apiv1.PullRequest, stream grpc.ServerStreamingServer[apiv1.PullResponse]) error {
 	var pulled PulledImage
-	err := reporting(stream.Context(), func(p *apiv1.TransferProgress) error {
-		return stream.Send(&apiv1.PullResponse{Message: &apiv1.PullResponse_Progress{Progress: p}})
+	err := Reporting(stream.Context(), func(p image.Progress) error {
+		return stream.Send(&apiv1.PullResponse{Message: &apiv1.PullResponse_Progress{Progress: encodeProgress(p)}})
 	}, func(ctx context.Context, report func(image.Progress)) (err error) {
 		pulled, err = s.images.PullImage(ctx, PullRequest{Reference: r.GetReference(), Platform: r.GetPlatform(),
 			Credentials: list(r.GetCredentials(), decodeCredential)}, report)
@@ -32,8 +32,8 @@ func (s *imagesService) Pull(r *apiv1.PullRequest, stream grpc.ServerStreamingSe
 // Push implements the call.
 func (s *imagesService) Push(r *apiv1.PushRequest, stream grpc.ServerStreamingServer[apiv1.PushResponse]) error {
 	var pushed PushedImage
-	err := reporting(stream.Context(), func(p *apiv1.TransferProgress) error {
-		return stream.Send(&apiv1.PushResponse{Message: &apiv1.PushResponse_Progress{Progress: p}})
+	err := Reporting(stream.Context(), func(p image.Progress) error {
+		return stream.Send(&apiv1.PushResponse{Message: &apiv1.PushResponse_Progress{Progress: encodeProgress(p)}})
 	}, func(ctx context.Context, report func(image.Progress)) (err error) {
 		pushed, err = s.images.PushImage(ctx, PushRequest{Reference: r.GetReference(),
 			Credentials: list(r.GetCredentials(), decodeCredential)}, report)
@@ -76,8 +76,9 @@ func (s *imagesService) Check(r *apiv1.CheckImagesRequest,
 		defer sending.Unlock()
 		return stream.Send(m)
 	}
-	err := reporting(stream.Context(), func(p *apiv1.TransferProgress) error {
-		return send(&apiv1.CheckImagesResponse{Message: &apiv1.CheckImagesResponse_Progress{Progress: p}})
+	err := Reporting(stream.Context(), func(p image.Progress) error {
+		return send(&apiv1.CheckImagesResponse{Message: &apiv1.CheckImagesResponse_Progress{
+			Progress: encodeProgress(p)}})
 	}, func(ctx context.Context, report func(image.Progress)) (err error) {
 		checked, err = s.images.CheckImages(ctx, r.GetRepair(), report, func(d image.Damage) error {
 			return send(&apiv1.CheckImagesResponse{Message: &apiv1.CheckImagesResponse_Damage{
@@ -102,10 +103,14 @@ func decodeCredential(c *apiv1.RegistryCredential) registry.Credential {
 // reportEvery is how often clients hear how far a transfer is.
 const reportEvery = 100 * time.Millisecond
 
-// reporting runs a transfer and sends what it reports meanwhile, some times a second: who reports never waits for
-// the client. All that is reported before the transfer ends well is sent before reporting returns. A client that
+func encodeProgress(p image.Progress) *apiv1.TransferProgress {
+	return &apiv1.TransferProgress{Part: p.Part, Action: p.Action, Current: p.Current, Total: p.Total, Text: p.Text}
+}
+
+// Reporting runs a transfer and sends what it reports meanwhile, some times a second: who reports never waits for
+// the client. All that is reported before the transfer ends well is sent before Reporting returns. A client that
 // cannot be reached ends the transfer.
-func reporting(ctx context.Context, send func(*apiv1.TransferProgress) error,
+func Reporting(ctx context.Context, send func(image.Progress) error,
 	transfer func(context.Context, func(image.Progress)) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -163,13 +168,13 @@ func (r *reports) take() []image.Progress {
 	return out
 }
 
-func (r *reports) run(done <-chan struct{}, send func(*apiv1.TransferProgress) error) error {
+func (r *reports) run(done <-chan struct{}, send func(image.Progress) error) error {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	for last := false; ; {
 		for _, p := range r.take() {
-			if err := send(&apiv1.TransferProgress{Part: p.Part, Action: p.Action, Current: p.Current, Total: p.Total,
-				Text: strings.ToValidUTF8(p.Text, "\ufffd")}); err != nil {
+			p.Text = strings.ToValidUTF8(p.Text, "\ufffd")
+			if err := send(p); err != nil {
 				return err
 			}
 		}

@@ -2,11 +2,10 @@ package server
 
 import (
 	"context"
-	"github.com/vethloom/vethloom/engine/volume"
 	"slices"
-	"strconv"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
+	"github.com/vethloom/vethloom/engine/volume"
 )
 
 type volumesService struct {
@@ -24,7 +23,7 @@ func (s *volumesService) Create(ctx context.Context, r *apiv1.CreateVolumeReques
 }
 
 func (s *volumesService) List(ctx context.Context, r *apiv1.ListVolumesRequest) (*apiv1.ListVolumesResponse, error) {
-	f, err := parseFilters(r.GetFilters(), "name", "label", "dangling=true|false")
+	wanted, err := MatchVolumes(r.GetFilters())
 	if err != nil {
 		return nil, err
 	}
@@ -32,10 +31,7 @@ func (s *volumesService) List(ctx context.Context, r *apiv1.ListVolumesRequest) 
 	if err != nil {
 		return nil, err
 	}
-	all = slices.DeleteFunc(all, func(v VolumeView) bool {
-		return !f.named("name", v.Name) || !f.labels(v.Labels) ||
-			!f.equal("dangling", strconv.FormatBool(len(v.Containers) == 0))
-	})
+	all = slices.DeleteFunc(all, func(v VolumeView) bool { return !wanted(v) })
 	return &apiv1.ListVolumesResponse{Volumes: list(all, encodeVolume)}, nil
 }
 
@@ -56,7 +52,7 @@ func (s *volumesService) Remove(ctx context.Context, r *apiv1.RemoveVolumeReques
 }
 
 func (s *volumesService) Prune(ctx context.Context, r *apiv1.PruneVolumesRequest) (*apiv1.PruneVolumesResponse, error) {
-	names, err := s.volumes.PruneVolumes(ctx, r.GetAll())
+	names, _, err := s.volumes.PruneVolumes(ctx, r.GetAll(), func(volume.Volume) bool { return true })
 	if err != nil {
 		return nil, err
 	}

@@ -91,6 +91,8 @@ func flags(f *pflag.FlagSet, cfg *daemon.Config, file *string) {
 	f.StringVar(&cfg.ImageLowSpace, "image-low-space", cfg.ImageLowSpace,
 		"`amount` of free space, in bytes or percent, below which leftovers of images are removed, and images "+
 			"without a name or container; of several, the least counts; 0 for never")
+	f.StringVar(&cfg.DockerHost, "docker-host", cfg.DockerHost,
+		"address of Docker's API, or off (default unix://<run>/docker.sock)")
 	f.StringVar(&cfg.DockerPlugin, "docker-plugin", cfg.DockerPlugin,
 		"socket that dockerd asks for its networks at, or off (default "+daemon.DockerSocket+" where Docker is)")
 	f.StringVar(&cfg.Docker, "docker", cfg.Docker, "`address` of the dockerd that gets the networks of the cluster, "+

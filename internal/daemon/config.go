@@ -54,6 +54,7 @@ type Config struct {
 	// ImageLowSpace is how little may be free where images are before what nobody needs goes: see lowSpace
 	ImageLowSpace string
 	CollectEvery  time.Duration // how often the free space is looked at
+	DockerHost    string        // address of Docker's API; empty: unix://<run>/docker.sock; "off": none
 	DockerPlugin  string        // socket that dockerd finds this netd by; "off": none
 	Docker        string        // address of the dockerd whose networks and containers are followed; empty: none
 	PluginWait    time.Duration // bounds each call of a plugin
@@ -111,9 +112,8 @@ func (c *Config) Check() error {
 	if !strings.HasPrefix(c.Host, "unix:///") {
 		return fmt.Errorf("--host %q: only a unix socket can be served: give unix:///path/to/netd.sock", c.Host)
 	}
-	if c.Docker != "" && !strings.HasPrefix(c.Docker, "unix:///") {
-		return fmt.Errorf("--docker %q: only a dockerd of this host can be followed: give unix:///run/docker.sock",
-			c.Docker)
+	if err := c.checkDocker(); err != nil {
+		return err
 	}
 	if c.Firewall == "" {
 		c.Firewall = "auto"
@@ -158,6 +158,21 @@ func (c *Config) Check() error {
 		err = errors.Join(err, program("net-relay", "--relay", &c.Relay))
 	}
 	return err
+}
+
+func (c *Config) checkDocker() error {
+	if c.DockerHost == "" {
+		c.DockerHost = "unix://" + filepath.Join(c.Run, "docker.sock")
+	}
+	if c.DockerHost != "off" && !strings.HasPrefix(c.DockerHost, "unix:///") {
+		return fmt.Errorf("--docker-host %q: only a unix socket can be served: give unix:///path/to/docker.sock, "+
+			"or off for none", c.DockerHost)
+	}
+	if c.Docker != "" && !strings.HasPrefix(c.Docker, "unix:///") {
+		return fmt.Errorf("--docker %q: only a dockerd of this host can be followed: give unix:///run/docker.sock",
+			c.Docker)
+	}
+	return nil
 }
 
 // program completes the path of a program that netd starts, and refuses one that cannot be started.

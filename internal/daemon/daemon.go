@@ -277,9 +277,13 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	engines, err := attachments.Listen(d.cfg.attachSocket())
+	forDocker, err := listenDocker(ctx, d.cfg)
 	if err != nil {
 		return errors.Join(err, l.Close())
+	}
+	engines, err := attachments.Listen(d.cfg.attachSocket())
+	if err != nil {
+		return errors.Join(err, l.Close(), forDocker.Close())
 	}
 	d.ready.Store(true)
 	d.log.Info("ready", "host", d.cfg.Host, "took", time.Since(d.started).Round(time.Millisecond))
@@ -288,6 +292,7 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return srv.Serve(ctx, l) })
+	g.Go(func() error { return forDocker.serve(ctx, d.cfg.Root, services) })
 	others := attachmentsOf(d)
 	g.Go(func() error { return others.Serve(ctx, engines) })
 	g.Go(func() error { others.Watch(ctx); return nil })

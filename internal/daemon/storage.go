@@ -9,6 +9,7 @@ import (
 	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/engine/registry"
+	"github.com/vethloom/vethloom/engine/rootfile"
 	"github.com/vethloom/vethloom/engine/volume"
 	"github.com/vethloom/vethloom/internal/store/bolt"
 )
@@ -125,11 +126,26 @@ func (v volumes) RemoveVolume(ctx context.Context, name string) error {
 }
 
 // PruneVolumes implements [server.Volumes].
-func (v volumes) PruneVolumes(ctx context.Context, all bool) ([]string, error) {
-	return v.Prune(ctx, func(name string) []string {
-		if !all && !engine.Anonymous(name) {
+func (v volumes) PruneVolumes(ctx context.Context, all bool, due func(volume.Volume) bool) (names []string,
+	freed int64, err error) {
+	sizes := map[string]int64{}
+	names, err = v.Prune(ctx, func(name string) []string {
+		vol, err := v.Get(ctx, name)
+		switch {
+		case err != nil || !due(vol):
+			return []string{"who did not ask for it"}
+		case !all && !engine.Anonymous(name):
 			return []string{"its name"} // somebody gave it one, to find it again
 		}
-		return v.daemon.engine.VolumeUsers(name)
+		users := v.daemon.engine.VolumeUsers(name)
+		if len(users) == 0 {
+			sizes[name], _, _ = rootfile.Measure(ctx, vol.Path) // it goes, measured or not
+		}
+		return users
 	})
+	for _, name := range names {
+		freed += sizes[name]
+		v.daemon.events.emit(server.Event{Type: "volume", Action: "remove", ID: name})
+	}
+	return names, freed, err
 }

@@ -65,6 +65,7 @@ type core struct {
 	damages    []image.Damage
 	changes    []server.FileChange
 	paused     []string
+	past       []server.Event
 
 	events  chan server.Event
 	life    context.Context
@@ -158,6 +159,13 @@ func (d *core) Clients(ref string) int {
 	c.proc.mu.Lock()
 	defer c.proc.mu.Unlock()
 	return len(c.proc.clients)
+}
+
+// SetPast sets what has happened before.
+func (d *core) SetPast(events ...server.Event) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.past = events
 }
 
 // Emit makes an event happen. It returns when the watcher has taken it.

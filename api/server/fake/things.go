@@ -140,20 +140,21 @@ func (d *volumePart) RemoveVolume(_ context.Context, name string) error {
 }
 
 // PruneVolumes implements [server.Volumes].
-func (d *volumePart) PruneVolumes(_ context.Context, all bool) ([]string, error) {
+func (d *volumePart) PruneVolumes(_ context.Context, all bool, due func(volume.Volume) bool) ([]string, int64,
+	error) {
 	if err := d.enter("PruneVolumes"); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer d.mu.Unlock()
 	var names []string
 	d.volumes = slices.DeleteFunc(d.volumes, func(v volume.Volume) bool {
-		unused := len(d.volumeView(v).Containers) == 0 && (all || engine.Anonymous(v.Name))
+		unused := due(v) && len(d.volumeView(v).Containers) == 0 && (all || engine.Anonymous(v.Name))
 		if unused {
 			names = append(names, v.Name)
 		}
 		return unused
 	})
-	return names, nil
+	return names, int64(len(names)) << 21, nil
 }
 
 // Version implements [server.System].
@@ -189,12 +190,20 @@ func (d *systemPart) Doctor(context.Context) ([]doctor.Finding, error) {
 }
 
 // Events implements [server.System], for one watcher at a time.
-func (d *systemPart) Events(ctx context.Context, _ time.Time) <-chan server.Event {
+func (d *systemPart) Events(ctx context.Context, since time.Time) <-chan server.Event {
 	out := make(chan server.Event)
 	d.Watchers.Add(1)
+	d.mu.Lock()
+	past := slices.Clone(d.past)
+	d.mu.Unlock()
 	go func() { // ends with the context, as the channel does
 		defer d.Watchers.Add(-1)
 		defer close(out)
+		for _, e := range past {
+			if !since.IsZero() && !e.Time.Before(since) {
+				out <- e // whoever asks for the past reads it to its end
+			}
+		}
 		for {
 			select {
 			case e := <-d.events:

@@ -259,7 +259,7 @@ func TestNetwork(t *testing.T) {
 		"name=web,ifname=a0,ifname=b0":           `has the name "a0" already`,
 		"name=web,sysctl=net.ipv4.ip_forward":    "has no value",
 		"name=web,sysctl=net.ipv4.ip_forward=1":  "not one of a link",
-		"name=web,driver-opt=colour=red":         `unknown driver-opt "colour"`,
+		"name=web,driver-opt=colour=red":         `driver-opt "colour": unknown`,
 		`name=web,"ifname=a`:                     "comma-separated",
 		"name=web\nname=x":                       "comma-separated",
 	} {

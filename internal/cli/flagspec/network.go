@@ -103,42 +103,27 @@ func Rate(v string) (uint64, error) {
 
 // IfName adds the name of the link in the container to a request.
 func IfName(c *apiv1.ConnectRequest, v string) error {
-	if c.Ifname != "" && c.Ifname != v {
-		return fmt.Errorf("ifname %q: the link has the name %q already", v, c.Ifname)
-	}
-	c.Ifname = v
-	return cnm.LinkOptions{IfName: v}.Check()
+	return setLink(c, func(o *cnm.LinkOptions) error { return o.SetIfName(v) })
 }
 
 // LinkSysctl adds NAME=VALUE, a sysctl of the link in the container, to a request.
 func LinkSysctl(c *apiv1.ConnectRequest, v string) error {
-	name, value, ok := strings.Cut(v, "=")
-	if !ok {
-		return fmt.Errorf("sysctl %q has no value: write net.ipv4.conf.IFNAME.NAME=VALUE", v)
-	}
-	if c.Sysctls == nil {
-		c.Sysctls = map[string]string{}
-	}
-	c.Sysctls[name] = value
-	return cnm.LinkOptions{Sysctls: c.Sysctls}.Check()
+	return setLink(c, func(o *cnm.LinkOptions) error { return o.SetSysctl(v) })
 }
 
 // EndpointOption adds what Docker's options of an endpoint ask for to a request.
 func EndpointOption(c *apiv1.ConnectRequest, v string) error {
-	const ifname, sysctls = "com.docker.network.endpoint.ifname", "com.docker.network.endpoint.sysctls"
-	switch name, value, _ := strings.Cut(v, "="); name {
-	case ifname:
-		return IfName(c, value)
-	case sysctls:
-		for one := range strings.SplitSeq(value, ",") {
-			if err := LinkSysctl(c, one); err != nil {
-				return err
-			}
-		}
-		return nil
-	default:
-		return fmt.Errorf("unknown driver-opt %q: known are %s and %s", name, ifname, sysctls)
+	name, value, _ := strings.Cut(v, "=")
+	return setLink(c, func(o *cnm.LinkOptions) error { return o.SetDocker(name, value) })
+}
+
+func setLink(c *apiv1.ConnectRequest, set func(*cnm.LinkOptions) error) error {
+	o := cnm.LinkOptions{IfName: c.Ifname, Sysctls: c.Sysctls}
+	if err := set(&o); err != nil {
+		return err
 	}
+	c.Ifname, c.Sysctls = o.IfName, o.Sysctls
+	return o.Check()
 }
 
 func address(to *[]string, flag, v string, family func(netip.Addr) bool) error {

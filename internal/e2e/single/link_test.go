@@ -20,7 +20,7 @@ func TestLinksAsAskedFor(t *testing.T) {
 		refusal{"network connect --ifname web0 third c", 1, `ifname "web0".*network front.*choose another name`},
 		refusal{"network connect --ifname lo third c", 1, `kernel uses this name`},
 		refusal{"network connect --sysctl net.ipv4.ip_forward=1 third c", 1, `not one of a link.*--sysctl`},
-		refusal{"network connect --driver-opt x=y third c", 1, `unknown driver-opt "x"`},
+		refusal{"network connect --driver-opt x=y third c", 1, `driver-opt "x": unknown`},
 		refusal{"network connect --sysctl net.ipv4.conf.IFNAME.nosuch=1 third c", 1,
 			`net/ipv4/conf/eth\d/nosuch(.|\n)*kernel`},
 		refusal{"run --network name=front,ifname=x0 --network name=back,ifname=x0 bb true", 125, `ifname "x0"`},
