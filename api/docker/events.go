@@ -44,8 +44,9 @@ func (s systemService) events(w *answer, r *http.Request) error {
 		return err
 	}
 	names := networkNames{networks: s.cfg.Networks}
+	names.learn(r.Context())
 	for ev := range happened {
-		ev, ok := dockerEvent(ctx, ev, &names)
+		ev, ok := dockerEvent(r.Context(), ev, &names)
 		if !ok || !wanted(ev) || !until.IsZero() && ev.Time.After(until) {
 			continue
 		}
@@ -88,9 +89,7 @@ func dockerEvent(ctx context.Context, ev server.Event, names *networkNames) (ser
 		ev.Type, ev.ID = "network", ev.Attributes["network"]
 		ev.Attributes = map[string]string{"name": n.Name, "type": n.Driver, "container": ev.Attributes["container"]}
 	case "network":
-		if n := names.of(ctx, ev.ID); n.Driver != "" {
-			ev.Attributes["type"] = n.Driver
-		}
+		ev.Attributes["type"] = names.of(ctx, ev.ID).Driver
 	case "volume":
 		ev.Attributes["driver"] = "local"
 	}
@@ -106,13 +105,22 @@ type networkNames struct {
 // maxNames bounds how many are kept.
 const maxNames = 4096
 
+// learn keeps those of the networks that there are.
+func (n *networkNames) learn(ctx context.Context) {
+	n.seen = map[string]cnm.Network{}
+	all, _ := n.networks.ListNetworks(ctx) // without, events have the IDs alone
+	for _, v := range all {
+		n.seen[v.ID] = v.Network
+	}
+}
+
 func (n *networkNames) of(ctx context.Context, id string) cnm.Network {
 	v, err := n.networks.InspectNetwork(ctx, id)
 	if err != nil || v.ID != id {
 		return n.seen[id]
 	}
-	if n.seen == nil || len(n.seen) >= maxNames {
-		n.seen = map[string]cnm.Network{}
+	if len(n.seen) >= maxNames {
+		clear(n.seen)
 	}
 	n.seen[id] = v.Network
 	return v.Network

@@ -58,22 +58,34 @@ func (s imageService) list(w *answer, r *http.Request) error {
 			shared[i.ID] = i.Shared
 		}
 	}
-	out := []image.Summary{}
+	out := []summary{}
 	for _, i := range all {
 		i, ok := wanted(i)
 		if !ok {
 			continue
 		}
-		one := encodeSummary(i)
+		one := summary{Summary: encodeSummary(i)}
 		if size, known := shared[i.ID]; known {
 			one.SharedSize = size
 		}
 		if minor(r) < 43 && len(one.RepoTags)+len(one.RepoDigests) == 0 { // which such a client expects
 			one.RepoTags, one.RepoDigests = []string{"<none>:<none>"}, []string{"<none>@<none>"}
 		}
+		if minor(r) < oneSize {
+			one.VirtualSize = one.Size
+		}
 		out = append(out, one)
 	}
 	return w.json(http.StatusOK, out)
+}
+
+// oneSize is the first version without a size of an image that is another than its size.
+const oneSize = 44
+
+// summary is an image in a list. The second size is for older clients.
+type summary struct {
+	image.Summary
+	VirtualSize int64 `json:",omitempty"`
 }
 
 func (s imageService) inspect(w *answer, r *http.Request) error {
@@ -85,7 +97,13 @@ func (s imageService) inspect(w *answer, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return w.json(http.StatusOK, out)
+	if minor(r) >= oneSize {
+		return w.json(http.StatusOK, out)
+	}
+	return w.json(http.StatusOK, struct {
+		image.InspectResponse
+		VirtualSize int64
+	}{out, out.Size})
 }
 
 func (s imageService) history(w *answer, r *http.Request) error {

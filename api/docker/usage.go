@@ -16,7 +16,7 @@ import (
 type usage struct {
 	system.DiskUsage
 	LayersSize  *int64               `json:",omitempty"`
-	Images      []image.Summary      `json:",omitempty"`
+	Images      []summary            `json:",omitempty"`
 	Containers  []container.Summary  `json:",omitempty"`
 	Volumes     []volume.Volume      `json:",omitempty"`
 	BuildCache  *[]build.CacheRecord `json:",omitempty"`
@@ -69,7 +69,9 @@ func (s systemService) diskUsage(w *answer, r *http.Request) error {
 // old is the form before 1.52.
 func (u usage) old() usage {
 	if u.ImageUsage != nil {
-		u.Images = u.ImageUsage.Items
+		for _, i := range u.ImageUsage.Items {
+			u.Images = append(u.Images, summary{i, i.Size})
+		}
 	}
 	if u.ContainerUsage != nil {
 		u.Containers = u.ContainerUsage.Items
