@@ -2,6 +2,7 @@ package docker
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -58,15 +59,26 @@ func (w *answer) deadlines(read, write time.Time) {
 
 // json answers with one value. An error of it is that the client is not there any more.
 func (w *answer) json(status int, v any) error {
-	data, err := json.Marshal(v)
+	data, err := encode(v)
 	if err != nil {
-		return fmt.Errorf("put the answer together: %w", err)
+		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = w.control.SetWriteDeadline(time.Now().Add(answerTime))
 	w.WriteHeader(status)
-	_, err = w.Write(append(data, '\n'))
+	_, err = w.Write(data)
 	return err
+}
+
+// encode ends in a line feed. It leaves < and > as they are: people see them in what 'docker inspect' prints.
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, fmt.Errorf("put the answer together: %w", err)
+	}
+	return b.Bytes(), nil
 }
 
 // empty answers with a status alone.
@@ -86,10 +98,7 @@ func (w *answer) fail(err error) {
 }
 
 // lines is a stream of JSON values, as Docker's clients read progress and events.
-type lines struct {
-	w   *answer
-	end string // of each line
-}
+type lines struct{ w *answer }
 
 // streamTime is how long a client may take for what was sent before, on a stream.
 const streamTime = time.Minute
@@ -104,9 +113,9 @@ func (l lines) open() error {
 
 // send sends a value now.
 func (l lines) send(v any) error {
-	data, err := json.Marshal(v)
+	data, err := encode(v)
 	if err != nil {
-		return fmt.Errorf("put a part of the answer together: %w", err)
+		return err
 	}
 	if !l.w.begun {
 		if err := l.open(); err != nil {
@@ -114,7 +123,7 @@ func (l lines) send(v any) error {
 		}
 	}
 	_ = l.w.control.SetWriteDeadline(time.Now().Add(streamTime))
-	if _, err := l.w.Write(append(data, l.end...)); err != nil {
+	if _, err := l.w.Write(data); err != nil {
 		return err
 	}
 	return l.w.control.Flush()

@@ -38,7 +38,7 @@ func (s systemService) events(w *answer, r *http.Request) error {
 		ctx, cancel = context.WithDeadline(ctx, until)
 		defer cancel()
 	}
-	out := lines{w, "\n"}
+	out := lines{w}
 	happened := s.cfg.System.Events(ctx, since)
 	if err := out.open(); err != nil { // tells the client that from here on nothing is missed
 		return err

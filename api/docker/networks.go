@@ -189,23 +189,41 @@ func decodeEndpoint(name string, e *network.EndpointSettings) (cnm.AttachRequest
 		return out, unsupported("Links", e.Links[0], "containers are not linked to one another here",
 			"containers on one network find each other by name; give further ones as aliases")
 	}
-	if len(e.MacAddress) > 0 && copy(out.MAC[:], e.MacAddress) != len(e.MacAddress) {
-		return out, invalid("MacAddress", e.MacAddress.String(), "has more than six bytes", "give six of them")
+	if m := e.MacAddress; len(m) > 0 && copy(out.MAC[:], m) != len(m) {
+		return out, invalid("MacAddress", m.String(), "has more than six bytes", "give six of them")
 	}
-	if c := e.IPAMConfig; c != nil {
-		if len(c.LinkLocalIPs) > 0 {
-			return out, unsupported("LinkLocalIPs", c.LinkLocalIPs[0].String(),
-				"no further addresses are given to a link", "leave it out")
-		}
-		for _, a := range []netip.Addr{c.IPv4Address, c.IPv6Address} {
-			if a.IsValid() {
-				out.Addrs = append(out.Addrs, a.Unmap())
-			}
-		}
+	var err error
+	if out.Addrs, err = decodeAddresses(e.IPAMConfig); err != nil {
+		return out, err
 	}
 	for _, name := range sortedKeys(e.DriverOpts) {
 		if err := out.LinkOptions.SetDocker(name, e.DriverOpts[name]); err != nil {
 			return out, err
+		}
+	}
+	return out, nil
+}
+
+func decodeAddresses(c *network.EndpointIPAMConfig) (out []netip.Addr, err error) {
+	if c == nil {
+		return nil, nil
+	}
+	if len(c.LinkLocalIPs) > 0 {
+		return nil, unsupported("LinkLocalIPs", c.LinkLocalIPs[0].String(),
+			"no further addresses are given to a link", "leave it out")
+	}
+	for _, want := range []struct {
+		field string
+		addr  netip.Addr
+		right func(netip.Addr) bool
+	}{{"IPv4Address", c.IPv4Address, netip.Addr.Is4}, {"IPv6Address", c.IPv6Address, netip.Addr.Is6}} {
+		switch {
+		case !want.addr.IsValid():
+		case want.addr.Zone() != "" || !want.right(want.addr.Unmap()):
+			return nil, invalid(want.field, want.addr.String(), "is no address of this family",
+				"use the form 10.5.0.7 or fd00:5::7, without length and zone")
+		default:
+			out = append(out, want.addr.Unmap())
 		}
 	}
 	return out, nil

@@ -25,7 +25,7 @@ type message struct {
 // say is a stream of messages.
 type say struct{ lines }
 
-func messages(w *answer) say { return say{lines{w, "\r\n"}} }
+func messages(w *answer) say { return say{lines{w}} }
 
 func (s say) status(id, text string) error {
 	return s.send(message{Message: jsonstream.Message{ID: id, Status: text}})

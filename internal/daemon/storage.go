@@ -62,7 +62,12 @@ func (i images) InspectImage(ctx context.Context, ref string) (image.Image, erro
 
 // RemoveImage implements [server.Images].
 func (i images) RemoveImage(ctx context.Context, ref string, force bool) (untagged, deleted []string, err error) {
+	named, _ := i.Resolve(ctx, ref) // for events; Remove says what is wrong
 	untagged, deleted, err = i.Remove(ctx, ref, force, i.daemon.engine.ImageUsers)
+	for _, name := range untagged {
+		i.daemon.events.emit(server.Event{Type: "image", Action: "untag", ID: named.ID,
+			Attributes: map[string]string{"name": name}})
+	}
 	for _, id := range deleted {
 		i.daemon.events.emit(server.Event{Type: "image", Action: "remove", ID: id})
 	}
@@ -70,7 +75,18 @@ func (i images) RemoveImage(ctx context.Context, ref string, force bool) (untagg
 }
 
 // TagImage implements [server.Images].
-func (i images) TagImage(ctx context.Context, src, dst string) error { return i.Tag(ctx, src, dst) }
+func (i images) TagImage(ctx context.Context, src, dst string) error {
+	if err := i.Tag(ctx, src, dst); err != nil {
+		return err
+	}
+	if named, err := image.ParseNamed(dst); err == nil {
+		if img, err := i.Resolve(ctx, dst); err == nil {
+			i.daemon.events.emit(server.Event{Type: "image", Action: "tag", ID: img.ID,
+				Attributes: map[string]string{"name": named.String()}})
+		}
+	}
+	return nil
+}
 
 // volumes serves the API's volumes. What a container mounts is in use.
 type volumes struct {

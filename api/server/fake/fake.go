@@ -66,6 +66,7 @@ type core struct {
 	changes    []server.FileChange
 	paused     []string
 	past       []server.Event
+	committed  server.CommitRequest
 
 	events  chan server.Event
 	life    context.Context

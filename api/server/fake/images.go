@@ -421,6 +421,7 @@ func (d *containerPart) Commit(_ context.Context, r server.CommitRequest) (strin
 	if err != nil {
 		return "", err
 	}
+	d.committed = r
 	if r.Pause && c.view.Status == "running" {
 		d.paused = append(d.paused, c.view.Spec.Name)
 	}
@@ -431,6 +432,13 @@ func (d *containerPart) Commit(_ context.Context, r server.CommitRequest) (strin
 	i.Raw = fmt.Appendf(nil, `{"author":%q,"comment":%q}`, r.Author, r.Message)
 	d.images = append(d.images, i)
 	return i.ID, nil
+}
+
+// Committed is the latest request for a commit.
+func (d *core) Committed() server.CommitRequest {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.committed
 }
 
 // Paused are the containers that commits have paused.
