@@ -62,7 +62,7 @@ const (
 	headerTime = 10 * time.Second
 	bodyTime   = 30 * time.Second // to send what a request is described by
 	answerTime = 30 * time.Second // to take an answer
-	drainTime  = 5 * time.Second  // to send the rest of a body that nobody reads
+	drainTime  = 2 * time.Second  // to send the rest of a body that nobody reads
 	idleTime   = 5 * time.Minute  // between two requests on one connection
 )
 
