@@ -173,7 +173,8 @@ func FuzzRequests(f *testing.F) {
 	for _, seed := range []struct{ method, path, body string }{
 		{"GET", "/v1.41/networks?filters={\"name\":[\"a\"]}", ""},
 		{"GET", "/networks?filters={\"name\":{\"a\":true},\"label\":[\"x=y\"]}", ""},
-		{"POST", "/v1.56/networks/create", `{"Name":"a","IPAM":{"Config":[{"Subnet":"10.1.0.0/24","Gateway":"10.1.0.1"}]}}`},
+		{"POST", "/v1.56/networks/create",
+			`{"Name":"a","IPAM":{"Config":[{"Subnet":"10.1.0.0/24","Gateway":"10.1.0.1"}]}}`},
 		{"POST", "/networks/bridge/connect", `{"Container":"x","EndpointConfig":{"MacAddress":"02:00:00:00:00:01"}}`},
 		{"POST", "/volumes/create", `{"Name":"a","Labels":{"b":"c"}}`},
 		{"DELETE", "/volumes/a?force=1", ""},

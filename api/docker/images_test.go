@@ -171,7 +171,8 @@ func TestImages(t *testing.T) {
 	}
 	lines := said(t, loaded)
 	loaded.Close()
-	if len(lines) != 3 || lines[1] != "Loaded image: other:2" || !strings.HasPrefix(lines[2], "Loaded image ID: sha256:") {
+	if len(lines) != 3 || lines[1] != "Loaded image: other:2" ||
+		!strings.HasPrefix(lines[2], "Loaded image ID: sha256:") {
 		t.Errorf("%q", lines)
 	}
 	for filter, want := range map[string]string{
@@ -198,7 +199,8 @@ func TestImages(t *testing.T) {
 		}
 	}
 	old := get(t, plain, "/v1.41/images/json?filters="+`{"dangling":{"true":true}}`)
-	if !strings.Contains(old, `"RepoTags":["<none>:<none>"]`) || !strings.Contains(old, `"RepoDigests":["<none>@<none>"]`) {
+	if !strings.Contains(old, `"RepoTags":["<none>:<none>"]`) ||
+		!strings.Contains(old, `"RepoDigests":["<none>@<none>"]`) {
 		t.Errorf("for an old client: %s", old)
 	}
 	p, err := c.ImagePrune(t.Context(), client.ImagePruneOptions{})
@@ -242,8 +244,8 @@ func TestSaveAndImport(t *testing.T) {
 	if err == nil {
 		t.Errorf("an archive that is not whole: %q", data)
 	}
-	made, err := c.ImageImport(t.Context(), client.ImageImportSource{Source: strings.NewReader("tar…"), SourceName: "-"},
-		"registry.test/base:2", client.ImageImportOptions{Message: "by hand"})
+	made, err := c.ImageImport(t.Context(), client.ImageImportSource{Source: strings.NewReader("tar…"),
+		SourceName: "-"}, "registry.test/base:2", client.ImageImportOptions{Message: "by hand"})
 	if err != nil {
 		t.Fatal(err)
 	}

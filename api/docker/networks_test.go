@@ -42,8 +42,8 @@ func TestNetwork(t *testing.T) {
 	c, _ := serve(t, fake.New())
 	n := created(t, c)
 	want := network.Inspect{Network: network.Network{
-		Name: "web", ID: n.ID, Created: fake.Epoch, Scope: "local", Driver: "bridge", EnableIPv4: true, EnableIPv6: true,
-		Internal: true, Labels: map[string]string{"tier": "front"},
+		Name: "web", ID: n.ID, Created: fake.Epoch, Scope: "local", Driver: "bridge", EnableIPv4: true,
+		EnableIPv6: true, Internal: true, Labels: map[string]string{"tier": "front"},
 		Options: map[string]string{"com.docker.network.driver.mtu": "1400"},
 		IPAM: network.IPAM{Driver: "default", Options: map[string]string{}, Config: []network.IPAMConfig{{
 			Subnet: netip.MustParsePrefix("10.7.0.0/24"), IPRange: netip.MustParsePrefix("10.7.0.128/25"),
@@ -148,13 +148,15 @@ func TestConnect(t *testing.T) {
 		t.Fatal(err)
 	}
 	ends, err := d.ListEndpoints(t.Context(), "web")
-	if err != nil || len(ends) != 1 || ends[0].Aliases[0] != "www" || ends[0].GwPriority != 3 || ends[0].IfName != "web0" {
+	if err != nil || len(ends) != 1 || ends[0].Aliases[0] != "www" || ends[0].GwPriority != 3 ||
+		ends[0].IfName != "web0" {
 		t.Errorf("%+v, %v", ends, err)
 	}
 	seen, err := c.NetworkInspect(t.Context(), n.ID, client.NetworkInspectOptions{})
 	want := map[string]network.EndpointResource{id: {Name: "app", EndpointID: ends[0].ID, MacAddress: mac,
 		IPv4Address: netip.MustParsePrefix("10.7.0.150/24"), IPv6Address: netip.MustParsePrefix("fd00:7::15/64")}}
-	if diff := cmp.Diff(want, seen.Network.Containers, cmpopts.EquateComparable(netip.Prefix{})); diff != "" || err != nil {
+	diff := cmp.Diff(want, seen.Network.Containers, cmpopts.EquateComparable(netip.Prefix{}))
+	if diff != "" || err != nil {
 		t.Errorf("%v %s", err, diff)
 	}
 	if _, err := c.NetworkRemove(t.Context(), "web", client.NetworkRemoveOptions{}); !errdefs.IsConflict(err) {
@@ -167,15 +169,17 @@ func TestConnect(t *testing.T) {
 		"driver-opt":   {DriverOpts: map[string]string{"colour": "red"}},
 		"LinkLocalIPs": {IPAMConfig: &network.EndpointIPAMConfig{LinkLocalIPs: []netip.Addr{netip.IPv6Loopback()}}},
 	} {
-		_, err := c.NetworkConnect(t.Context(), "web", client.NetworkConnectOptions{Container: "app", EndpointConfig: e})
+		_, err := c.NetworkConnect(t.Context(), "web", client.NetworkConnectOptions{Container: "app",
+			EndpointConfig: e})
 		if err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if _, err := c.NetworkDisconnect(t.Context(), "web", client.NetworkDisconnectOptions{Container: "app"}); err != nil {
+	off := client.NetworkDisconnectOptions{Container: "app"}
+	if _, err := c.NetworkDisconnect(t.Context(), "web", off); err != nil {
 		t.Error(err)
 	}
-	_, err = c.NetworkDisconnect(t.Context(), "web", client.NetworkDisconnectOptions{Container: "app"})
+	_, err = c.NetworkDisconnect(t.Context(), "web", off)
 	if !errdefs.IsNotFound(err) {
 		t.Errorf("disconnected twice: %v", err)
 	}

@@ -217,7 +217,8 @@ func happened(d *fake.Domain) []server.Event {
 		{Time: at(5), Type: "kernel", Action: "repair", ID: "link"},
 		{Time: at(6), Type: "volume", Action: "remove", ID: "data"},
 		{Time: at(7), Type: "image", Action: "remove", ID: "sha256:1"},
-		{Time: at(8), Type: "network", Action: "remove", ID: nets[0].ID, Attributes: map[string]string{"name": "bridge"}},
+		{Time: at(8), Type: "network", Action: "remove", ID: nets[0].ID,
+			Attributes: map[string]string{"name": "bridge"}},
 	}
 }
 

@@ -21,7 +21,8 @@ func TestVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := volume.Volume{Name: "data", Driver: "local", Scope: "local", Labels: map[string]string{"keep": "yes"},
-		Options: map[string]string{}, Mountpoint: "/var/lib/vethloom/volumes/data/_data", CreatedAt: "2026-01-31T12:00:00Z"}
+		Options: map[string]string{}, Mountpoint: "/var/lib/vethloom/volumes/data/_data",
+		CreatedAt: "2026-01-31T12:00:00Z"}
 	if diff := cmp.Diff(want, made.Volume); diff != "" {
 		t.Error(diff)
 	}
@@ -43,13 +44,14 @@ func TestVolume(t *testing.T) {
 	if _, _, err := d.Create(t.Context(), engine.Spec{Name: "app", Image: "busybox", Mounts: mounts}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.VolumeRemove(t.Context(), "data", client.VolumeRemoveOptions{Force: true}); !errdefs.IsConflict(err) {
+	forced := client.VolumeRemoveOptions{Force: true}
+	if _, err := c.VolumeRemove(t.Context(), "data", forced); !errdefs.IsConflict(err) {
 		t.Errorf("remove one that is in use: %v", err)
 	}
 	if _, err := c.VolumeRemove(t.Context(), "nosuch", client.VolumeRemoveOptions{}); !errdefs.IsNotFound(err) {
 		t.Errorf("remove one that there is not: %v", err)
 	}
-	if _, err := c.VolumeRemove(t.Context(), "nosuch", client.VolumeRemoveOptions{Force: true}); err != nil {
+	if _, err := c.VolumeRemove(t.Context(), "nosuch", forced); err != nil {
 		t.Errorf("the same with force: %v", err)
 	}
 }
