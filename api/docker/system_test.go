@@ -18,6 +18,7 @@ import (
 	"github.com/vethloom/vethloom/api/server/fake"
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/engine/volume"
 	"github.com/vethloom/vethloom/internal/await"
 )
 
@@ -175,7 +176,7 @@ func TestStatuses(t *testing.T) {
 func TestDiskUsage(t *testing.T) {
 	d := fake.New()
 	c, plain := serve(t, d)
-	if _, err := d.CreateVolume(t.Context(), "data", nil); err != nil {
+	if _, err := d.CreateVolume(t.Context(), volume.Request{Name: "data"}); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := d.Create(t.Context(), engine.Spec{Name: "app", Image: "busybox"}); err != nil {

@@ -75,7 +75,8 @@ func (d *volumePart) CreateVolume(_ context.Context, r volume.Request) (server.V
 			return server.VolumeView{Volume: v}, nil
 		}
 	}
-	v := volume.Volume{Name: name, Path: "/var/lib/vethloom/volumes/" + name + "/_data", Labels: labels, Created: Epoch}
+	v := volume.Volume{Name: name, Path: "/var/lib/vethloom/volumes/" + name + "/_data", Labels: labels,
+		Options: r.Options, Created: Epoch}
 	d.volumes = append(d.volumes, v)
 	return server.VolumeView{Volume: v}, nil
 }
