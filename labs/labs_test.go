@@ -23,7 +23,7 @@ func TestLabs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(all) < 9 {
+	if len(all) < 13 {
 		t.Fatalf("there are %d labs", len(all))
 	}
 	for _, d := range all {
