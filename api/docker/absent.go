@@ -27,7 +27,6 @@ func absentRoutes() []route {
 			do: absent("checkpoints of containers are not made here", "")},
 		route{pattern: "/session", do: absent("sessions with BuildKit are not held here", "build with 'net build'")},
 		route{pattern: "/grpc", do: absent("sessions with BuildKit are not held here", "build with 'net build'")},
-		route{pattern: "POST /build", do: absent("images are not built by way of this API", "build with 'net build'")},
 		route{pattern: "POST /build/cancel", do: absent("images are not built by way of this API", "")},
 		route{pattern: "POST /build/prune", do: func(w *answer, _ *http.Request) error {
 			return w.json(http.StatusOK, map[string]any{"CachesDeleted": nil, "SpaceReclaimed": 0})

@@ -26,7 +26,8 @@ func serve(t testing.TB, d *fake.Domain) (*client.Client, *http.Client) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	srv := docker.New(docker.Config{Networks: d, Containers: d, Images: d, Volumes: d, System: d, ID: "one",
+	srv := docker.New(docker.Config{Networks: d, Containers: d, Images: d, Volumes: d, Builds: d, System: d,
+		ID:    "one",
 		Grace: 5 * time.Second})
 	go func() { served <- srv.Serve(ctx, l) }()
 	c, err := client.New(client.WithHost("unix://" + path))

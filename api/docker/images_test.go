@@ -140,7 +140,7 @@ func TestPush(t *testing.T) {
 func TestLogin(t *testing.T) {
 	d := fake.New()
 	c, _ := serve(t, d)
-	for address, host := range map[string]string{"https://index.docker.io/v1/": "index.docker.io", "": "docker.io",
+	for address, host := range map[string]string{"https://index.docker.io/v1/": "docker.io", "": "docker.io",
 		"registry.test:5000": "registry.test:5000", "http://registry.test/v2": "registry.test"} {
 		o := client.RegistryLoginOptions{Username: "ann", Password: "secret", ServerAddress: address}
 		r, err := c.RegistryLogin(t.Context(), o)

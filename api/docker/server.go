@@ -22,6 +22,7 @@ type Config struct {
 	Containers server.Containers
 	Images     server.Images
 	Volumes    server.Volumes
+	Builds     server.Builds // nil: no images are built
 	System     server.System
 	ID         string        // of this engine: stays the same over restarts
 	Log        *slog.Logger  // nil: nothing is logged

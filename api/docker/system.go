@@ -149,12 +149,15 @@ func credential(host string, a registry.AuthConfig) creds.Credential {
 		RegistryToken: a.RegistryToken}
 }
 
-// registryHost is the host of a registry's address, which may be a URL: https://index.docker.io/v1/.
+// registryHost is the host of a registry's address, which may be a URL: https://index.docker.io/v1/ is Docker Hub.
 func registryHost(address string) string {
-	if u, err := url.Parse(address); err == nil && u.Host != "" {
-		return u.Host
-	}
 	host, _, _ := strings.Cut(address, "/")
+	if u, err := url.Parse(address); err == nil && u.Host != "" {
+		host = u.Host
+	}
+	if host == "index.docker.io" || host == "registry-1.docker.io" {
+		return "docker.io"
+	}
 	return host
 }
 

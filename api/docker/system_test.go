@@ -111,7 +111,6 @@ func TestPaths(t *testing.T) {
 		{"GET", "/plugins", 200, "[]"},
 		{"GET", "/plugins/a/b/json", 404, "plugin a/b not found"},
 		{"POST", "/plugins/pull", 501, "/run/docker/plugins"},
-		{"POST", "/build", 501, "net build"},
 		{"POST", "/build/prune", 200, `"SpaceReclaimed":0`},
 		{"POST", "/session", 501, "BuildKit"},
 		{"GET", "/containers/x/checkpoints", 501, "checkpoints"},

@@ -138,9 +138,11 @@ func writeCredentials(dir string, creds []registry.Credential) error {
 
 // checkBuild refuses what net-build would take for something else: a remote context has to be a URL.
 func checkBuild(r server.BuildRequest) error {
-	if r.Remote != "" && !strings.Contains(r.Remote, "://") {
-		return &cnm.Error{Kind: cnm.ErrInvalid, Field: "remote", Value: r.Remote, Reason: "it is no URL",
-			Remedy: "send the context as a tar, or give a URL"}
+	for _, scheme := range []string{"https://", "http://", "git://", "ssh://"} {
+		if r.Remote == "" || strings.HasPrefix(r.Remote, scheme) {
+			return nil
+		}
 	}
-	return nil
+	return &cnm.Error{Kind: cnm.ErrInvalid, Field: "remote", Value: r.Remote, Reason: "it is no URL of another host",
+		Remedy: "send the context as a tar, or give one with https:// or ssh://"}
 }

@@ -57,6 +57,7 @@ type core struct {
 	volumes    []volume.Volume
 	failures   map[string]error
 	status     server.Status
+	build      server.BuildRequest
 	ops        []plan.Op
 	findings   []doctor.Finding
 	remotes    map[string]Remote
