@@ -212,14 +212,14 @@ func happened(d *fake.Domain) []server.Event {
 			"image": "busybox", "com.docker.compose.project": "shop"}},
 		{Time: at(2), Type: "container", Action: "exit", ID: "c1", Attributes: map[string]string{"name": "app",
 			"image": "busybox", "exitCode": "3"}},
-		{Time: at(3), Type: "endpoint", Action: "create", ID: "e1", Attributes: map[string]string{"name": "app",
-			"network": nets[0].ID, "container": "c1"}},
-		{Time: at(4), Type: "endpoint", Action: "update", ID: "e1"},
+		{Time: at(3), Type: "endpoint", Action: "connect", ID: "e1", Attributes: map[string]string{"name": "bridge",
+			"driver": "bridge", "network": nets[0].ID, "container": "c1"}},
+		{Time: at(4), Type: "endpoint", Action: "renumber", ID: "e1"},
 		{Time: at(5), Type: "kernel", Action: "repair", ID: "link"},
 		{Time: at(6), Type: "volume", Action: "remove", ID: "data"},
 		{Time: at(7), Type: "image", Action: "remove", ID: "sha256:1"},
 		{Time: at(8), Type: "network", Action: "remove", ID: nets[0].ID,
-			Attributes: map[string]string{"name": "bridge"}},
+			Attributes: map[string]string{"name": "bridge", "driver": "bridge"}},
 	}
 }
 
