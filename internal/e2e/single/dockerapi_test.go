@@ -52,7 +52,8 @@ func (n *node) happens(event string, filters ...string) {
 
 func TestDockerCommandOnSystem(t *testing.T) {
 	n := withImage(t)
-	matches(t, "version", n.dockers("version"), `(?s)Client:.*API version: +1\.41.*Server: vethloom.*minimum version 1\.41`)
+	matches(t, "version", n.dockers("version"),
+		`(?s)Client:.*API version: +1\.41.*Server: vethloom.*minimum version 1\.41`)
 	is(t, "the server's version", n.dockers("version", "-f", "{{.Server.APIVersion}} {{.Server.Os}}"), "1.56 linux")
 	matches(t, "info", n.dockers("info"), `(?s)Images: 1\n.*Swarm: inactive.*Docker Root Dir: `+n.root)
 	is(t, "warnings", n.docker("", "info").err, "")
@@ -61,7 +62,8 @@ func TestDockerCommandOnSystem(t *testing.T) {
 		return n.dockers("info", "-f", "{{.ID}}")
 	}())
 	matches(t, "disk usage", n.dockers("system", "df"), `(?m)^Images +1 +0 +\d.*\nContainers +0 `)
-	matches(t, "disk usage in full", n.dockers("system", "df", "-v"), `(?m)^bb +latest +[0-9a-f]{12} .* \d+(\.\d+)?MB +0B `)
+	matches(t, "disk usage in full", n.dockers("system", "df", "-v"),
+		`(?m)^bb +latest +[0-9a-f]{12} .* \d+(\.\d+)?MB +0B `)
 	n.dockerRefuses("not a swarm manager", "node", "ls")
 	n.dockerRefuses("no such object: nosuch|No such object: nosuch", "inspect", "nosuch")
 	is(t, "nothing of Docker's plugins", n.dockers("plugin", "ls", "-q"), "")
@@ -80,8 +82,8 @@ func TestDockerCommandOnNetworks(t *testing.T) {
 	is(t, "its bridge", n.Sh("ip -br link show brx | cut -d' ' -f1"), "brx\n")
 	is(t, "its subnets", n.dockers("network", "inspect", "-f",
 		"{{range .IPAM.Config}}{{.Subnet}} {{.Gateway}} {{end}}", "web"), "10.9.0.0/24 10.9.0.9 fd00:9::/64 fd00:9::1 ")
-	is(t, "a list", n.dockers("network", "ls", "--format", "{{.Name}} {{.Driver}} {{.Scope}}", "-f", "label=tier=front"),
-		"web bridge local")
+	is(t, "a list", n.dockers("network", "ls", "--format", "{{.Name}} {{.Driver}} {{.Scope}}", "-f",
+		"label=tier=front"), "web bridge local")
 	is(t, "all names", n.dockers("network", "ls", "--format", "{{.Name}}"), "bridge\nhost\nnone\nweb")
 	c := n.ok("run", "-d", "--name", "app", "bb", "sleep", "1000")
 	n.dockers("network", "connect", "--ip", "10.9.0.77", "--alias", "www", "web", "app")
@@ -162,7 +164,8 @@ func TestDockerCommandOnImages(t *testing.T) {
 	matches(t, "pulled again", n.dockers("pull", name), `Status: Image is up to date for `+name)
 	is(t, "what was pulled", n.ok("run", "--rm", name, "cat", "/file"), "text")
 	n.dockerRefuses("nosuch", "pull", r.Host+"/team/nosuch:1")
-	matches(t, "pruned", n.dockers("image", "prune", "-af"), `(?s)untagged: bb:latest.*deleted: sha256:.*reclaimed space: [1-9]`)
+	matches(t, "pruned", n.dockers("image", "prune", "-af"),
+		`(?s)untagged: bb:latest.*deleted: sha256:.*reclaimed space: [1-9]`)
 
 	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM bb\n"), 0o600); err != nil {
 		t.Fatal(err)
