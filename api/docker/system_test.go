@@ -117,6 +117,8 @@ func TestPaths(t *testing.T) {
 		{"GET", "/containers/x/checkpoints", 501, "checkpoints"},
 		{"GET", "/distribution/a/b/json", 501, "registry"},
 		{"GET", "/images/get", 400, "names"},
+		{"GET", "/images/busybox/get?platform=linux/arm64", 501, "one platform"},
+		{"POST", "/images/load?platform=linux/arm64", 501, "one platform"},
 		{"POST", "/images/create", 400, "fromImage"},
 		{"POST", "/images/busybox/tag", 400, "repo"},
 		{"POST", "/images/busybox/push", 501, "one tag"},
