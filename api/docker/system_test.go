@@ -191,8 +191,13 @@ func TestDiskUsage(t *testing.T) {
 		u.Containers.Items[0].Names[0] != "/app" || u.Containers.Reclaimable != 1<<20 {
 		t.Errorf("%+v, %v", u, err)
 	}
-	if text := get(t, plain, "/v1.52/system/df"); strings.Contains(text, "Items") || strings.Contains(text, "Layers") {
+	if text := get(t, plain, "/v1.53/system/df"); strings.Contains(text, "Items") || strings.Contains(text, "Layers") ||
+		!strings.Contains(text, `"ImageUsage":{"ActiveCount":1`) {
 		t.Errorf("not verbose: %s", text)
+	}
+	if text := get(t, plain, "/v1.52/system/df"); strings.Contains(text, "Items") || !strings.Contains(text, "Layers") ||
+		!strings.Contains(text, `"ImageUsage":{"ActiveCount":1`) {
+		t.Errorf("in both forms: %s", text)
 	}
 	if text := get(t, plain, "/v1.41/system/df"); !strings.Contains(text, `"LayersSize":4260000`) ||
 		!strings.Contains(text, `"VirtualSize":4260000`) || !strings.Contains(text, `"BuildCache":[]`) ||
