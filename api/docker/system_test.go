@@ -195,8 +195,8 @@ func TestDiskUsage(t *testing.T) {
 		!strings.Contains(text, `"ImageUsage":{"ActiveCount":1`) {
 		t.Errorf("not verbose: %s", text)
 	}
-	if text := get(t, plain, "/v1.52/system/df"); strings.Contains(text, "Items") || !strings.Contains(text, "Layers") ||
-		!strings.Contains(text, `"ImageUsage":{"ActiveCount":1`) {
+	if text := get(t, plain, "/v1.52/system/df"); strings.Contains(text, "Items") ||
+		!strings.Contains(text, "Layers") || !strings.Contains(text, `"ImageUsage":{"ActiveCount":1`) {
 		t.Errorf("in both forms: %s", text)
 	}
 	if text := get(t, plain, "/v1.41/system/df"); !strings.Contains(text, `"LayersSize":4260000`) ||
