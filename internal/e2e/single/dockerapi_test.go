@@ -1,6 +1,8 @@
 package single
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -72,6 +74,22 @@ func TestDockerCommandOnSystem(t *testing.T) {
 	}
 	n.dockers("volume", "create", "data")
 	n.happens(` volume create data \(driver=local\)$`, "type=volume")
+}
+
+// The socket may be elsewhere, or nowhere.
+func TestDockerCommandElsewhere(t *testing.T) {
+	n := newNode(t, "--docker-host", "unix://RUN/elsewhere.sock")
+	r := n.call("", []string{"DOCKER_HOST=unix://" + filepath.Join(n.RunDir, "elsewhere.sock")}, dockerCommand,
+		"network", "ls", "-q", "--filter", "driver=null")
+	matches(t, "a network's ID", r.out+r.err, `^[0-9a-f]{12}$`)
+	if _, err := os.Stat(filepath.Join(n.RunDir, "docker.sock")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the usual place: %v", err)
+	}
+	off := newNode(t, "--docker-host", "off")
+	off.dockerRefuses("Cannot connect to the Docker daemon", "version")
+	if _, err := os.Stat(filepath.Join(off.RunDir, "docker.sock")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("off: %v", err)
+	}
 }
 
 func TestDockerCommandOnNetworks(t *testing.T) {
