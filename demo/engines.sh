@@ -42,7 +42,7 @@ start_dockerd() {
 		mkdir -p /run/docker/plugins /run/etc/upper /run/etc/work $place/n1/run
 		mount --bind $work/netd $place/n1/run
 		mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work /etc
-		ln -s $place/n1/run/docker-plugin.sock /run/docker/plugins/vethloom.sock
+		ln -s $place/n1/run/plugin.sock /run/docker/plugins/vethloom.sock
 		exec dockerd --bridge none --config-file $work/docker/daemon.json --data-root $work/docker/data \
 			--exec-root $work/docker/exec --pidfile $work/docker/pid -H $DOCKER_HOST \
 			--cgroup-parent $group/n1/docker --exec-opt native.cgroupdriver=cgroupfs --log-level warn"

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -326,10 +327,10 @@ func (e *records) all() []*container {
 
 func (e *records) emit(c *container, action string, attributes map[string]string) {
 	rec := e.snapshot(c)
-	all := map[string]string{"name": rec.Spec.Name, "image": rec.Spec.Image}
-	for k, v := range attributes {
-		all[k] = v
-	}
+	all := map[string]string{}
+	maps.Copy(all, rec.Spec.Labels) // by which programs find the events of what they have made
+	all["name"], all["image"] = rec.Spec.Name, rec.Spec.Image
+	maps.Copy(all, attributes)
 	e.c.Events(Event{Time: time.Now(), Action: action, ID: c.id, Attributes: all})
 }
 

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"net/http"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/moby/moby/api/types/events"
 	"github.com/vethloom/vethloom/api/server"
-	"github.com/vethloom/vethloom/cnm"
 )
 
 // events streams what happens, and what has happened as far as that is remembered.
@@ -43,10 +43,8 @@ func (s systemService) events(w *answer, r *http.Request) error {
 	if err := out.open(); err != nil { // tells the client that from here on nothing is missed
 		return err
 	}
-	names := networkNames{networks: s.cfg.Networks}
-	names.learn(r.Context())
 	for ev := range happened {
-		ev, ok := dockerEvent(r.Context(), ev, &names)
+		ev, ok := dockerEvent(ev)
 		if !ok || !wanted(ev) || !until.IsZero() && ev.Time.After(until) {
 			continue
 		}
@@ -65,65 +63,32 @@ var actions = map[string]map[string]string{
 	"network":   {"remove": "destroy"},
 	"image":     {"remove": "delete"},
 	"volume":    {"remove": "destroy"},
-	"endpoint":  {"create": "connect", "remove": "disconnect"},
+	"endpoint":  {},
 }
 
 // dockerEvent is an event as Docker has it. Docker knows nothing of some.
-func dockerEvent(ctx context.Context, ev server.Event, names *networkNames) (server.Event, bool) {
+func dockerEvent(ev server.Event) (server.Event, bool) {
 	words, known := actions[ev.Type]
-	if !known {
+	if !known || ev.Type == "endpoint" && ev.Action != "connect" && ev.Action != "disconnect" {
 		return ev, false
 	}
-	if word := words[ev.Action]; word != "" {
-		ev.Action = word
-	} else if ev.Type == "endpoint" {
-		return ev, false
-	}
+	ev.Action = cmp.Or(words[ev.Action], ev.Action)
 	ev.Attributes = maps.Clone(ev.Attributes)
 	if ev.Attributes == nil {
 		ev.Attributes = map[string]string{}
 	}
 	switch ev.Type {
-	case "endpoint":
-		n := names.of(ctx, ev.Attributes["network"])
+	case "endpoint": // has the network's name
 		ev.Type, ev.ID = "network", ev.Attributes["network"]
-		ev.Attributes = map[string]string{"name": n.Name, "type": n.Driver, "container": ev.Attributes["container"]}
+		ev.Attributes = map[string]string{"name": ev.Attributes["name"], "type": ev.Attributes["driver"],
+			"container": ev.Attributes["container"]}
 	case "network":
-		ev.Attributes["type"] = names.of(ctx, ev.ID).Driver
+		ev.Attributes["type"] = ev.Attributes["driver"]
+		delete(ev.Attributes, "driver")
 	case "volume":
 		ev.Attributes["driver"] = "local"
 	}
 	return ev, true
-}
-
-// networkNames are what networks are called, kept for when they are gone.
-type networkNames struct {
-	networks server.Networks
-	seen     map[string]cnm.Network
-}
-
-// maxNames bounds how many are kept.
-const maxNames = 4096
-
-// learn keeps those of the networks that there are.
-func (n *networkNames) learn(ctx context.Context) {
-	n.seen = map[string]cnm.Network{}
-	all, _ := n.networks.ListNetworks(ctx) // without, events have the IDs alone
-	for _, v := range all {
-		n.seen[v.ID] = v.Network
-	}
-}
-
-func (n *networkNames) of(ctx context.Context, id string) cnm.Network {
-	v, err := n.networks.InspectNetwork(ctx, id)
-	if err != nil || v.ID != id {
-		return n.seen[id]
-	}
-	if len(n.seen) >= maxNames {
-		clear(n.seen)
-	}
-	n.seen[id] = v.Network
-	return v.Network
 }
 
 // moment reads seconds since 1970 with a fraction, or a time; the zero time where none is given.

@@ -120,12 +120,21 @@ type upload struct {
 	body io.Reader
 }
 
-// uploadTime is how long a file may pause.
-const uploadTime = 5 * time.Minute
+// fileTime is how long a file may pause on its way.
+const fileTime = 5 * time.Minute
+
+// download is an answer that is a file. Whoever takes nothing for a while has gone.
+type download struct{ w *answer }
+
+// Write implements [io.Writer].
+func (d download) Write(b []byte) (int, error) {
+	_ = d.w.control.SetWriteDeadline(time.Now().Add(fileTime))
+	return d.w.Write(b)
+}
 
 // Read implements [io.Reader].
 func (u upload) Read(b []byte) (int, error) {
-	_ = u.w.control.SetReadDeadline(time.Now().Add(uploadTime))
+	_ = u.w.control.SetReadDeadline(time.Now().Add(fileTime))
 	n, err := u.body.Read(b)
 	if err != nil {
 		_ = u.w.control.SetReadDeadline(time.Time{})

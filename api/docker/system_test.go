@@ -116,6 +116,8 @@ func TestPaths(t *testing.T) {
 		{"GET", "/containers/x/checkpoints", 501, "checkpoints"},
 		{"GET", "/distribution/a/b/json", 501, "registry"},
 		{"GET", "/images/get", 400, "names"},
+		{"GET", "/images/busybox/get?platform=linux/arm64", 501, "one platform"},
+		{"POST", "/images/load?platform=linux/arm64", 501, "one platform"},
 		{"POST", "/images/create", 400, "fromImage"},
 		{"POST", "/images/busybox/tag", 400, "repo"},
 		{"POST", "/images/busybox/push", 501, "one tag"},
@@ -188,8 +190,13 @@ func TestDiskUsage(t *testing.T) {
 		u.Containers.Items[0].Names[0] != "/app" || u.Containers.Reclaimable != 1<<20 {
 		t.Errorf("%+v, %v", u, err)
 	}
-	if text := get(t, plain, "/v1.52/system/df"); strings.Contains(text, "Items") || strings.Contains(text, "Layers") {
+	if text := get(t, plain, "/v1.53/system/df"); strings.Contains(text, "Items") || strings.Contains(text, "Layers") ||
+		!strings.Contains(text, `"ImageUsage":{"ActiveCount":1`) {
 		t.Errorf("not verbose: %s", text)
+	}
+	if text := get(t, plain, "/v1.52/system/df"); strings.Contains(text, "Items") ||
+		!strings.Contains(text, "Layers") || !strings.Contains(text, `"ImageUsage":{"ActiveCount":1`) {
+		t.Errorf("in both forms: %s", text)
 	}
 	if text := get(t, plain, "/v1.41/system/df"); !strings.Contains(text, `"LayersSize":4260000`) ||
 		!strings.Contains(text, `"VirtualSize":4260000`) || !strings.Contains(text, `"BuildCache":[]`) ||
@@ -211,14 +218,14 @@ func happened(d *fake.Domain) []server.Event {
 			"image": "busybox", "com.docker.compose.project": "shop"}},
 		{Time: at(2), Type: "container", Action: "exit", ID: "c1", Attributes: map[string]string{"name": "app",
 			"image": "busybox", "exitCode": "3"}},
-		{Time: at(3), Type: "endpoint", Action: "create", ID: "e1", Attributes: map[string]string{"name": "app",
-			"network": nets[0].ID, "container": "c1"}},
-		{Time: at(4), Type: "endpoint", Action: "update", ID: "e1"},
+		{Time: at(3), Type: "endpoint", Action: "connect", ID: "e1", Attributes: map[string]string{"name": "bridge",
+			"driver": "bridge", "network": nets[0].ID, "container": "c1"}},
+		{Time: at(4), Type: "endpoint", Action: "renumber", ID: "e1"},
 		{Time: at(5), Type: "kernel", Action: "repair", ID: "link"},
 		{Time: at(6), Type: "volume", Action: "remove", ID: "data"},
 		{Time: at(7), Type: "image", Action: "remove", ID: "sha256:1"},
 		{Time: at(8), Type: "network", Action: "remove", ID: nets[0].ID,
-			Attributes: map[string]string{"name": "bridge"}},
+			Attributes: map[string]string{"name": "bridge", "driver": "bridge"}},
 	}
 }
 

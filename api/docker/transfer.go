@@ -172,8 +172,19 @@ func (s imageService) push(w *answer, r *http.Request) error {
 	return out.send(message{Message: jsonstream.Message{Aux: (*json.RawMessage)(&aux)}})
 }
 
+// noPlatform refuses to choose from what an image is there for.
+func noPlatform(r *http.Request) error {
+	if platform := r.URL.Query().Get("platform"); platform != "" {
+		return unsupported("platform", platform, "an image is kept for one platform", "leave it out")
+	}
+	return nil
+}
+
 // load brings in the images of an archive.
 func (s imageService) load(w *answer, r *http.Request) error {
+	if err := noPlatform(r); err != nil {
+		return err
+	}
 	loaded, err := s.cfg.Images.LoadImages(r.Context(), upload{w, r.Body})
 	if err != nil {
 		return err
@@ -211,11 +222,11 @@ func (s imageService) saveMany(w *answer, r *http.Request) error {
 }
 
 func (s imageService) save(w *answer, r *http.Request, names []string) error {
-	if platform := r.URL.Query().Get("platform"); platform != "" {
-		return unsupported("platform", platform, "an image is kept for one platform", "leave it out")
+	if err := noPlatform(r); err != nil {
+		return err
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
-	err := s.cfg.Images.SaveImages(r.Context(), w, names, stored.SaveOptions{})
+	err := s.cfg.Images.SaveImages(r.Context(), download{w}, names, stored.SaveOptions{})
 	w.cut = err != nil && w.begun
 	return err
 }

@@ -23,7 +23,8 @@ type usage struct {
 	BuilderSize *int64               `json:",omitempty"`
 }
 
-// newUsage is the first version that has the sums, and the lists with verbose=true alone.
+// newUsage is the first version that has the sums, and the lists with verbose=true alone. Without that it has what was
+// before, too.
 const newUsage = 52
 
 func (s systemService) diskUsage(w *answer, r *http.Request) error {
@@ -56,17 +57,22 @@ func (s systemService) diskUsage(w *answer, r *http.Request) error {
 		out.BuildCacheUsage = &build.DiskUsage{}
 		out.BuildCache, out.BuilderSize = &[]build.CacheRecord{}, new(int64)
 	}
-	if minor(r) < newUsage {
-		return w.json(http.StatusOK, out.old())
+	verbose := flag(r, "verbose")
+	if minor(r) < newUsage || minor(r) == newUsage && !verbose {
+		out = out.old()
+	} else {
+		out.LayersSize, out.BuildCache, out.BuilderSize = nil, nil, nil
 	}
-	out.LayersSize, out.BuildCache, out.BuilderSize = nil, nil, nil
-	if !flag(r, "verbose") {
+	switch {
+	case minor(r) < newUsage:
+		out.DiskUsage = system.DiskUsage{}
+	case !verbose:
 		out.withoutItems()
 	}
 	return w.json(http.StatusOK, out)
 }
 
-// old is the form before 1.52.
+// old has the lists where they were before 1.52.
 func (u usage) old() usage {
 	if u.ImageUsage != nil {
 		for _, i := range u.ImageUsage.Items {
@@ -79,7 +85,6 @@ func (u usage) old() usage {
 	if u.VolumeUsage != nil {
 		u.Volumes = u.VolumeUsage.Items
 	}
-	u.DiskUsage = system.DiskUsage{}
 	return u
 }
 

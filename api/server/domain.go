@@ -135,7 +135,7 @@ type ContainerView struct {
 
 // Volumes is what the volumes service needs.
 type Volumes interface {
-	// CreateVolume makes a volume, or returns the one of that name.
+	// CreateVolume makes a volume, or returns the one of that name; without a name it makes one up.
 	CreateVolume(ctx context.Context, r volume.Request) (VolumeView, error)
 	ListVolumes(context.Context) ([]VolumeView, error)
 	InspectVolume(ctx context.Context, name string) (VolumeView, error)

@@ -29,7 +29,7 @@ type shared struct {
 func (k *shared) Adopt(ctx context.Context, n cnm.Network) error {
 	fresh, err := k.adoptNetwork(ctx, n)
 	if fresh {
-		k.emit(Event{Kind: cnm.KindNetwork, Action: ActionCreate, ID: n.ID, Name: n.Name})
+		k.emitNetwork(ActionCreate, n)
 	}
 	if err != nil {
 		return fmt.Errorf("adopt network %s: %w", n.Name, err)

@@ -65,7 +65,7 @@ func (k *networks) createConfig(ctx context.Context, r cnm.NetworkRequest) (cnm.
 	if err != nil {
 		return cnm.Network{}, fmt.Errorf("create network %s: %w", n.Name, err)
 	}
-	k.emit(Event{Kind: cnm.KindNetwork, Action: ActionCreate, ID: n.ID, Name: n.Name})
+	k.emitNetwork(ActionCreate, n)
 	return copyNetwork(n), nil
 }
 

@@ -38,6 +38,7 @@ type Event struct {
 	Action    Action
 	ID        string
 	Name      string // of the network
+	Driver    string // of the network
 	Network   string // of an endpoint: the network's ID
 	Sandbox   string // of an endpoint: the sandbox's ID
 	Container string // of the sandbox

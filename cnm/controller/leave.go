@@ -80,7 +80,7 @@ func (k *shared) setLeft(ctx context.Context, n cnm.Network, left bool) error {
 	if left {
 		action = ActionLeave
 	}
-	k.emit(Event{Kind: cnm.KindNetwork, Action: action, ID: n.ID, Name: n.Name})
+	k.emitNetwork(action, n)
 	return err
 }
 

@@ -135,7 +135,7 @@ func (k *networks) createNetwork(ctx context.Context, d cnm.Driver, r cnm.Networ
 		return cnm.Network{}, k.undo(ctx, err,
 			func(ctx context.Context) error { return k.out.removeNetwork(ctx, n.ID) })
 	}
-	k.emit(Event{Kind: cnm.KindNetwork, Action: ActionCreate, ID: n.ID, Name: n.Name})
+	k.emitNetwork(ActionCreate, n)
 	return copyNetwork(n), nil
 }
 

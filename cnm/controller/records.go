@@ -178,15 +178,19 @@ func (k *records) undo(ctx context.Context, err error, step func(context.Context
 	return err
 }
 
+func (k *records) emitNetwork(a Action, n cnm.Network) {
+	k.emit(Event{Kind: cnm.KindNetwork, Action: a, ID: n.ID, Name: n.Name, Driver: n.Driver})
+}
+
 func (k *records) emitEndpoint(a Action, e cnm.Endpoint, container string) {
 	k.mu.Lock()
-	name := ""
+	name, driver := "", ""
 	if n := k.ix.networks[e.Network]; n != nil {
-		name = n.v.Name
+		name, driver = n.v.Name, n.v.Driver
 	}
 	k.mu.Unlock()
-	k.emit(Event{Kind: cnm.KindEndpoint, Action: a, ID: e.ID, Name: name, Network: e.Network, Sandbox: e.Sandbox,
-		Container: container})
+	k.emit(Event{Kind: cnm.KindEndpoint, Action: a, ID: e.ID, Name: name, Driver: driver, Network: e.Network,
+		Sandbox: e.Sandbox, Container: container})
 }
 
 // membership is what cluster networks are made and changed with.

@@ -295,7 +295,7 @@ func (k *removals) removeDurable(ctx context.Context, b *batch) error {
 	}
 	k.mu.Unlock()
 	for _, n := range b.networks {
-		k.emit(Event{Kind: cnm.KindNetwork, Action: ActionRemove, ID: n.ID, Name: n.Name})
+		k.emitNetwork(ActionRemove, n)
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ func (k *shared) createShared(ctx context.Context, d cnm.Driver, n cnm.Network, 
 		if fresh, err = k.adoptNetwork(ctx, made); err != nil {
 			err = k.undo(ctx, err, func(ctx context.Context) error { return k.removeShared(ctx, made) })
 		} else if fresh {
-			k.emit(Event{Kind: cnm.KindNetwork, Action: ActionCreate, ID: made.ID, Name: made.Name})
+			k.emitNetwork(ActionCreate, made)
 		}
 	}
 	if err != nil {

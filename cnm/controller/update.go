@@ -40,7 +40,7 @@ func (k *updates) UpdateNetwork(ctx context.Context, ref string, c cnm.NetworkCh
 	if err != nil {
 		return cnm.Network{}, fmt.Errorf("update network %s: %w", n.Name, err)
 	}
-	k.emit(Event{Kind: cnm.KindNetwork, Action: ActionUpdate, ID: n.ID, Name: n.Name})
+	k.emitNetwork(ActionUpdate, n)
 	return n, nil
 }
 

@@ -168,6 +168,10 @@ func (c *Config) checkDocker() error {
 		return fmt.Errorf("--docker-host %q: only a unix socket can be served: give unix:///path/to/docker.sock, "+
 			"or off for none", c.DockerHost)
 	}
+	if c.Docker == c.DockerHost {
+		return fmt.Errorf("--docker %q: this is where netd itself answers (--docker-host): name the socket of a dockerd",
+			c.Docker)
+	}
 	if c.Docker != "" && !strings.HasPrefix(c.Docker, "unix:///") {
 		return fmt.Errorf("--docker %q: only a dockerd of this host can be followed: give unix:///run/docker.sock",
 			c.Docker)

@@ -128,8 +128,8 @@ func (d *daemon) recordChanged(e controller.Event) {
 		d.follower.Wake() // Docker may have to get it
 	}
 	attrs := map[string]string{}
-	for k, v := range map[string]string{"name": e.Name, "network": e.Network, "sandbox": e.Sandbox,
-		"container": e.Container} {
+	for k, v := range map[string]string{"name": e.Name, "driver": e.Driver, "network": e.Network,
+		"sandbox": e.Sandbox, "container": e.Container} {
 		if v != "" {
 			attrs[k] = v
 		}

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"io"
 	"path/filepath"
 
@@ -98,8 +100,13 @@ func (v volumes) view(vol volume.Volume) server.VolumeView {
 	return server.VolumeView{Volume: vol, Containers: v.daemon.engine.VolumeUsers(vol.Name)}
 }
 
-// CreateVolume implements [server.Volumes].
+// CreateVolume implements [server.Volumes]. One without a name gets such as volumes have that nobody has named.
 func (v volumes) CreateVolume(ctx context.Context, r volume.Request) (server.VolumeView, error) {
+	if r.Name == "" {
+		var b [32]byte
+		_, _ = rand.Read(b[:]) // never fails
+		r.Name = hex.EncodeToString(b[:])
+	}
 	vol, fresh, err := v.Ensure(ctx, r)
 	if err != nil {
 		return server.VolumeView{}, err

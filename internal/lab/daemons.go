@@ -13,8 +13,7 @@ import (
 // its own: the nodes have one file system.
 func (l *state) netd(m Member) []string {
 	args := []string{l.program("netd"), "--root", l.path(m.Name, "root"), "--run", l.path(m.Name, "run"),
-		"--cgroup-parent", "/" + l.cgroup() + "/" + m.Name,
-		"--docker-plugin", l.path(m.Name, "run", "docker-plugin.sock")}
+		"--cgroup-parent", "/" + l.cgroup() + "/" + m.Name, "--docker-plugin", l.path(m.Name, "run", "plugin.sock")}
 	if urls := l.Endpoints(); urls != "" {
 		args = append(args, "--etcd", urls, "--node-name", m.Name, "--iface", "eth0")
 	}

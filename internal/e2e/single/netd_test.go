@@ -29,6 +29,8 @@ func TestNetdRefuses(t *testing.T) {
 		{"--firewall pf", `--firewall "pf".*auto, nftables, iptables`},
 		{"--http nonsense", `--http "nonsense".*127\.0\.0\.1:7470`},
 		{"--host tcp://127.0.0.1:1", `only a unix socket`},
+		{"--docker-host tcp://127.0.0.1:2375", `--docker-host "tcp.*only a unix socket`},
+		{"--docker-host unix:///d.sock --docker unix:///d.sock", `netd itself answers`},
 		{"--shim /nope", `--shim /nope.*no such file`},
 		{"--shim /etc/passwd", `no executable`},
 		{"--cgroup-parent ../..", `without '\.\.'`},
