@@ -280,6 +280,22 @@ func TestCopyWithARunningContainer(t *testing.T) {
 	if got := w.exec(c.ID, "cat", "/memory/script", "/proc/1/comm"); got.out != "copiedsleep\n" {
 		t.Errorf("%+v", got)
 	}
+	for _, users := range []string{"", "auto"} {
+		c := w.start(engine.Spec{Command: []string{"sleep", "1000"}, UserNS: users})
+		owner := map[string]int{"": 0, "auto": 65534}[users]
+		if _, got, err := w.out(c.ID, "/dev/null"); err != nil || got["null"].Typeflag != tar.TypeChar ||
+			got["null"].Uid != owner {
+			t.Errorf("a device: %+v, %v", got, err)
+		}
+		foreign := file("foreign", "x")
+		foreign.Uid = 1 << 20
+		if err := w.in(c.ID, "/tmp", engine.CopyInOptions{}, foreign); err != nil {
+			t.Errorf("of a user that the container does not know: %v", err)
+		}
+		if got := w.exec(c.ID, "stat", "-c", "%u %g", "/tmp/foreign"); got.out != "0 0\n" {
+			t.Errorf("%+v", got)
+		}
+	}
 	if got := w.exec(c.ID, "ls", "/sys/fs/cgroup", "/proc/self/fd"); got.Code != 0 {
 		t.Errorf("the container's own mounts: %+v", got)
 	}

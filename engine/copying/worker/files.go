@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"archive/tar"
 	"bufio"
 	"compress/bzip2"
 	"compress/gzip"
@@ -60,17 +61,21 @@ func (w work) pack() error {
 		dir, base = filepath.Split(path)
 	}
 	o := archive.TarResourceRebaseOpts(base, filepath.Base(path))
-	o.IDMap = w.identities()
 	if err := w.reply(st); err != nil {
 		return err
 	}
-	tar, err := archive.TarWithOptions(dir, o)
+	files, err := archive.TarWithOptions(dir, o)
 	if err != nil {
 		return err
 	}
-	defer tar.Close()
+	defer files.Close()
 	last := &tail{}
-	if _, err = io.Copy(io.MultiWriter(w.out, last), tar); err != nil {
+	if w.IDMap == nil {
+		_, err = io.Copy(io.MultiWriter(w.out, last), w.watch.whileRead(files))
+	} else {
+		err = w.mapped(io.MultiWriter(w.out, last), w.watch.whileRead(files))
+	}
+	if err != nil {
 		return err
 	}
 	if err := w.out.Close(); err != nil {
@@ -80,6 +85,37 @@ func (w work) pack() error {
 		return errors.New("a file changed while it was read, and the archive is not whole: try again")
 	}
 	return w.reply(copying.Stat{})
+}
+
+// nobody owns in a user namespace what none of its users does.
+const nobody = 65534
+
+// mapped copies a tar with the owners as the container sees them. The library leaves out a file whose owner it does not
+// see.
+func (w work) mapped(out io.Writer, files io.Reader) error {
+	own := func(id int) int {
+		if first := int(w.IDMap.HostID); id >= first && id-first < int(w.IDMap.Size) {
+			return id - first
+		}
+		return nobody
+	}
+	r, t := tar.NewReader(files), tar.NewWriter(out)
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return t.Close()
+		}
+		if err != nil {
+			return err
+		}
+		h.Uid, h.Gid = own(h.Uid), own(h.Gid)
+		if err := t.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := io.Copy(t, r); err != nil {
+			return err
+		}
+	}
 }
 
 // tail keeps the end of a tar, which two blocks of zeros are.
@@ -98,7 +134,7 @@ func (t *tail) whole() bool {
 }
 
 // unpack unpacks a tar into a directory.
-func (w work) unpack(tar io.Reader) error {
+func (w work) unpack(packed io.Reader) error {
 	dir, err := filepath.EvalSymlinks(filepath.Join("/", w.Path))
 	if err != nil {
 		return fmt.Errorf("%w: %w", errPath, err)
@@ -112,15 +148,14 @@ func (w work) unpack(tar io.Reader) error {
 	if err := writable(dir); err != nil {
 		return err
 	}
-	o := &archive.TarOptions{NoOverwriteDirNonDir: w.NoOverwriteDir, IDMap: w.identities(), InUserNS: w.IDMap != nil,
-		BestEffortXattrs: true}
-	if !w.KeepOwners {
-		o.ChownOpts = &archive.ChownOpts{}
-		if w.IDMap != nil {
-			o.ChownOpts.UID, o.ChownOpts.GID = int(w.IDMap.HostID), int(w.IDMap.HostID)
-		}
+	o := &archive.TarOptions{NoOverwriteDirNonDir: w.NoOverwriteDir, InUserNS: w.IDMap != nil, BestEffortXattrs: true}
+	if w.KeepOwners {
+		o.IDMap = w.identities()
+	} else { // whoever they belong to where they come from; this process is the container's root
+		o.ChownOpts = &archive.ChownOpts{UID: os.Geteuid(), GID: os.Getegid()}
 	}
-	err = archive.UntarUncompressed(tar, dir, o)
+	err = archive.UntarUncompressed(w.watch.betweenReads(packed), dir, o)
+	w.watch.end()
 	if err != nil && strings.Contains(err.Error(), "cannot overwrite ") {
 		return &copying.Error{Code: copying.CodeInvalid, Message: err.Error()}
 	}

@@ -36,6 +36,11 @@ func Run(control net.Conn, target *os.File, in io.Reader, out io.WriteCloser) er
 	w := work{Request: r, target: target, in: in, out: out, reply: func(st copying.Stat) error {
 		return conn.WriteJSON(shim.KindReply, copying.Reply{Stat: &st})
 	}}
+	w.watch = newWatch(patience, func() {
+		conn.WriteJSON(shim.KindReply, copying.Reply{Error: &copying.Error{Code: copying.CodeInternal,
+			Message: fmt.Sprintf("a file has blocked for %s", patience)}})
+		os.Exit(1)
+	})
 	if err := w.do(); err != nil {
 		return conn.WriteJSON(shim.KindReply, copying.Reply{Error: w.told(err)})
 	}
@@ -49,6 +54,7 @@ type work struct {
 	in     io.Reader
 	out    io.WriteCloser
 	reply  func(copying.Stat) error
+	watch  *watch
 }
 
 func (w work) do() error {
