@@ -22,7 +22,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # runc_nocriu leaves checkpoints out of it, which nothing here can ask for.
 TAGS    := seccomp,runc_nocriu
 BUILD   := $(GO) build -trimpath -ldflags '$(LDFLAGS)'
-STATIC  := net net-build netlab net-resolver net-relay vethloom-cni
+STATIC  := net net-build net-copy netlab net-resolver net-relay vethloom-cni
 CGO     := netd net-shim
 BINS    := $(STATIC:%=bin/%) $(CGO:%=bin/%)
 CACHE   := $(CURDIR)/.cache

@@ -1,13 +1,9 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"maps"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,7 +13,6 @@ import (
 	"github.com/vethloom/vethloom/engine/rootfile"
 	"github.com/vethloom/vethloom/engine/shim"
 	"github.com/vethloom/vethloom/engine/snapshot"
-	"github.com/vethloom/vethloom/engine/volume"
 )
 
 // logName is the file of the container's output, in its durable directory.
@@ -98,54 +93,4 @@ func mergeEnv(lists ...[]string) []string {
 		}
 	}
 	return out
-}
-
-// binds makes the sources of a spec's mounts: volumes that do not exist yet, and
-// host directories that are missing.
-func (e *preparer) binds(ctx context.Context, s Spec) ([]shim.Bind, error) {
-	var out []shim.Bind
-	for _, m := range s.Mounts {
-		b := shim.Bind{Source: m.Source, Target: path.Clean(m.Target), ReadOnly: m.ReadOnly}
-		if m.Volume {
-			v, _, err := e.c.Volumes.Ensure(ctx, volumeRequest(m))
-			if err != nil {
-				return nil, fmt.Errorf("mount volume %s: %w", m.Source, err)
-			}
-			b.Source, b.CopyUp = v.Path, true
-		} else if _, err := os.Stat(m.Source); errors.Is(err, fs.ErrNotExist) {
-			if err := os.MkdirAll(m.Source, 0o755); err != nil {
-				return nil, fmt.Errorf("make the host directory of volume %s: %w", m.Source, err)
-			}
-		} else if err != nil {
-			return nil, fmt.Errorf("mount %s: %w", m.Source, err)
-		}
-		out = append(out, b)
-	}
-	return out, nil
-}
-
-// ordered puts mounts that are below others after them: what is to be seen at /etc/hosts comes
-// after a volume at /etc.
-func ordered(binds []shim.Bind) []shim.Bind {
-	slices.SortStableFunc(binds, func(a, b shim.Bind) int {
-		return strings.Count(a.Target, "/") - strings.Count(b.Target, "/")
-	})
-	return binds
-}
-
-// Anonymous reports whether a volume's name was made up for one container.
-func Anonymous(name string) bool {
-	return len(name) == 64 && strings.Trim(name, "0123456789abcdef") == ""
-}
-
-// volumeRequest is the volume that a mount asks for. One whose name was made up for one container is marked.
-func volumeRequest(m Mount) volume.Request {
-	r := volume.Request{Name: m.Source, Driver: m.Driver, Options: m.DriverOptions, Labels: maps.Clone(m.Labels)}
-	if Anonymous(m.Source) {
-		if r.Labels == nil {
-			r.Labels = map[string]string{}
-		}
-		r.Labels[anonymousLabel] = "true"
-	}
-	return r
 }

@@ -36,10 +36,7 @@ func (e *creator) Create(ctx context.Context, s Spec) (Container, []string, erro
 	}
 	rec := record{Container: Container{Spec: s, ImageID: img.ID, Created: time.Now().UTC(), Status: Created,
 		Phase: cnm.Active}}
-	if err := rec.addImageVolumes(img); err != nil {
-		return Container{}, nil, err
-	}
-	c, err := e.reserve(&rec)
+	c, err := e.reserve(&rec, img)
 	if err != nil {
 		return Container{}, nil, err
 	}
@@ -48,6 +45,9 @@ func (e *creator) Create(ctx context.Context, s Spec) (Container, []string, erro
 	err = e.c.Images.Confirm(ctx, img.ID)
 	if err == nil {
 		err = os.Mkdir(c.dir, 0o700)
+	}
+	if err == nil {
+		err = e.makeVolumes(ctx, rec)
 	}
 	if err == nil {
 		err = e.put(ctx, c, &rec)
@@ -63,9 +63,12 @@ func (e *creator) Create(ctx context.Context, s Spec) (Container, []string, erro
 
 // reserve gives the record its ID and name, and enters it. The container is locked: who finds it by its name before its
 // record is written has to wait.
-func (e *creator) reserve(rec *record) (*container, error) {
+func (e *creator) reserve(rec *record, img image.Image) (*container, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if err := errors.Join(e.addMountsFrom(rec), rec.addImageVolumes(img)); err != nil {
+		return nil, err
+	}
 	id, err := e.newID()
 	if err != nil {
 		return nil, err
@@ -174,6 +177,9 @@ func cloneSpec(s Spec) Spec {
 	s.DNS, s.ExtraHosts, s.Labels = slices.Clone(s.DNS), slices.Clone(s.ExtraHosts), maps.Clone(s.Labels)
 	s.DNSSearch, s.DNSOptions, s.Expose = slices.Clone(s.DNSSearch), slices.Clone(s.DNSOptions), slices.Clone(s.Expose)
 	s.Sysctls = maps.Clone(s.Sysctls)
+	for i, m := range s.Mounts {
+		s.Mounts[i].DriverOptions, s.Mounts[i].Labels = maps.Clone(m.DriverOptions), maps.Clone(m.Labels)
+	}
 	return s
 }
 
@@ -217,7 +223,7 @@ func (e *creator) check(s *Spec, img image.Image) error {
 	if s.PublishAll {
 		publishAll(s, img)
 	}
-	return errors.Join(checkLimits(*s), checkNetworks(s), checkSysctls(*s), checkMounts(s.Mounts),
+	return errors.Join(checkLimits(*s), checkNetworks(s), checkSysctls(*s), checkMounts(*s),
 		checkExtraHosts(s.ExtraHosts), checkDNS(*s))
 }
 
@@ -310,20 +316,15 @@ func checkNetworks(s *Spec) error {
 	return nil
 }
 
-func checkMounts(mounts []Mount) error {
-	seen := map[string]bool{}
-	for _, m := range mounts {
-		target := path.Clean(m.Target)
-		switch {
-		case !path.IsAbs(m.Target) || target == "/":
-			return invalid("volume", m.Target, "not a path below / in the container", "give an absolute path")
-		case seen[target]:
-			return invalid("volume", m.Target, "two mounts have this target", "leave one out")
-		case !m.Volume && !filepath.IsAbs(m.Source):
-			return invalid("volume", m.Source, "neither an absolute host path nor a volume's name",
-				"begin a path with /")
+// makeVolumes makes the volumes of a container. When that fails, those that were made for it alone go again.
+func (e *creator) makeVolumes(ctx context.Context, rec record) error {
+	for _, m := range rec.Spec.Mounts {
+		if !m.Volume {
+			continue
 		}
-		seen[target] = true
+		if _, _, err := e.c.Volumes.Ensure(ctx, volumeRequest(m)); err != nil {
+			return errors.Join(err, e.dropVolumes(context.WithoutCancel(ctx), rec))
+		}
 	}
 	return nil
 }

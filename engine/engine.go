@@ -34,6 +34,7 @@ type Config struct {
 	Root     string // durable; containers/<id> below it holds logs and generated files
 	Run      string // void after a boot; containers/<id> below it exists while one runs
 	ShimPath string // of net-shim
+	CopyPath string // of net-copy. "": beside net-shim
 	// CgroupParent is the cgroup that containers are made in. "": one of this
 	// Run directory's own, at the top or in the subtree delegated to netd.
 	CgroupParent string
@@ -250,6 +251,9 @@ func (e *records) prepare() error {
 			return fmt.Errorf("learn which boot this is: %w", err)
 		}
 		e.c.BootID = string(id[:36])
+	}
+	if e.c.CopyPath == "" {
+		e.c.CopyPath = filepath.Join(filepath.Dir(e.c.ShimPath), "net-copy")
 	}
 	if e.c.Resolv == nil {
 		e.c.Resolv = []string{hostResolv, hostResolvedD}

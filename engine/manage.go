@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"time"
 )
@@ -85,19 +84,4 @@ type CopyInOptions struct {
 	NoOverwriteDir bool
 	// KeepOwners leaves files the owners that the tar gives them; else root owns them.
 	KeepOwners bool
-}
-
-// StatPath describes a file of a container.
-func (e *Engine) StatPath(context.Context, string, string) (PathStat, error) {
-	return PathStat{}, errors.ErrUnsupported
-}
-
-// CopyOut writes a tar of a file or directory of a container.
-func (e *Engine) CopyOut(context.Context, string, string, func(PathStat) error, io.Writer) error {
-	return errors.ErrUnsupported
-}
-
-// CopyIn unpacks a tar into a directory of a container.
-func (e *Engine) CopyIn(context.Context, string, string, CopyInOptions, io.Reader) error {
-	return errors.ErrUnsupported
 }

@@ -428,13 +428,8 @@ func (e *remover) erase(ctx context.Context, c *container, rec record) error {
 	if err := e.c.Snapshots.Remove(ctx, c.id); err != nil {
 		return fmt.Errorf("remove the writable layer of container %s: %w", cnm.Short(c.id), err)
 	}
-	for _, name := range rec.Anonym {
-		err := e.c.Volumes.Remove(ctx, name, func(name string) []string {
-			return slices.DeleteFunc(e.VolumeUsers(name), func(user string) bool { return user == rec.Spec.Name })
-		})
-		if err != nil && !errors.Is(err, cnm.ErrNotFound) {
-			return fmt.Errorf("remove a volume of container %s: %w", cnm.Short(c.id), err)
-		}
+	if err := e.dropVolumes(ctx, rec); err != nil {
+		return err
 	}
 	if err := os.RemoveAll(c.dir); err != nil {
 		return fmt.Errorf("remove the files of container %s: %w", cnm.Short(c.id), err)
@@ -448,6 +443,20 @@ func (e *remover) erase(ctx context.Context, c *container, rec record) error {
 	// Last, because it says that there was a start; without a record it is swept.
 	if err := os.RemoveAll(c.run); err != nil {
 		return fmt.Errorf("remove the run directory of container %s: %w", cnm.Short(c.id), err)
+	}
+	return nil
+}
+
+// dropVolumes removes the volumes that were made for a container alone. One that another container has come to use,
+// which has its mounts from this one, stays: it goes with that one.
+func (e *remover) dropVolumes(ctx context.Context, rec record) error {
+	for _, name := range rec.Anonym {
+		err := e.c.Volumes.Remove(ctx, name, func(name string) []string {
+			return slices.DeleteFunc(e.VolumeUsers(name), func(user string) bool { return user == rec.Spec.Name })
+		})
+		if err != nil && !errors.Is(err, cnm.ErrNotFound) && !errors.Is(err, cnm.ErrInUse) {
+			return fmt.Errorf("remove a volume of container %s: %w", cnm.Short(rec.ID), err)
+		}
 	}
 	return nil
 }

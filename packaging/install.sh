@@ -12,7 +12,7 @@ sysusersdir=$prefix/lib/sysusers.d
 bash=$prefix/share/bash-completion/completions/net
 zsh=$prefix/share/zsh/site-functions/_net
 fish=$prefix/share/fish/vendor_completions.d/net.fish
-binaries=(netd net net-build net-shim net-resolver net-relay vethloom-cni netlab)
+binaries=(netd net net-build net-shim net-copy net-resolver net-relay vethloom-cni netlab)
 plugins=/opt/cni/bin # where CNI runtimes look for plugins, whatever the prefix is
 
 reload() {

@@ -55,6 +55,20 @@ type Bind struct {
 	NonRecursive bool `json:"nonRecursive,omitempty"`
 	// ShallowReadOnly leaves what is mounted below the source writable.
 	ShallowReadOnly bool `json:"shallowReadOnly,omitempty"`
+	// Subpath of the source is what is shown. It is there; no link in it leads out of the source.
+	Subpath string `json:"subpath,omitempty"`
+	// FileSystem is mounted at the source first.
+	FileSystem *FileSystem `json:"fileSystem,omitempty"`
+}
+
+// Shared reports whether what the container mounts below it appears on the host too.
+func (b Bind) Shared() bool { return b.Propagation == "shared" || b.Propagation == "rshared" }
+
+// FileSystem is one to mount, as mount(8) takes it.
+type FileSystem struct {
+	Type    string `json:"type,omitempty"`
+	Device  string `json:"device,omitempty"`
+	Options string `json:"options,omitempty"` // with commas
 }
 
 // IDMap maps the container's IDs 0…Size-1 to the host's from HostID on.

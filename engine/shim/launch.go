@@ -47,7 +47,7 @@ func (l Launcher) Launch(dir, logPath string) (*Child, error) {
 		return nil, err
 	}
 	defer listener.Close()
-	ours, theirs, err := socketPair()
+	ours, theirs, err := SocketPair()
 	if err != nil {
 		return nil, err
 	}

@@ -63,8 +63,8 @@ func dial(ctx context.Context, dir string) (*Conn, error) {
 	return NewConn(c), nil
 }
 
-// socketPair is the connection a shim inherits from the netd that launched it.
-func socketPair() (ours net.Conn, theirs *os.File, err error) {
+// SocketPair is the connection a shim inherits from the netd that launched it.
+func SocketPair() (ours net.Conn, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)

@@ -80,26 +80,21 @@ func key(name string) cnm.Key { return cnm.Key{Kind: cnm.KindVolume, ID: name} }
 
 func (v *Volumes) path(name string) string { return filepath.Join(v.root, name, "_data") }
 
-// LocalDriver is the one driver of volumes.
-const LocalDriver = "local"
-
-// Request says what a volume is to be.
-type Request struct {
-	Name    string
-	Driver  string // "": LocalDriver
-	Options map[string]string
-	Labels  map[string]string
-}
-
 // Ensure returns the volume of that name, made first when there is none;
-// fresh tells which. Options and labels count for a new volume only.
+// fresh tells which. Labels count for a new volume only; other options than those it has are a [cnm.ErrExists].
 func (v *Volumes) Ensure(ctx context.Context, r Request) (vol Volume, fresh bool, err error) {
 	name := r.Name
-	if err := CheckName(name); err != nil {
+	if err := r.Check(); err != nil {
 		return Volume{}, false, err
 	}
 	for {
 		vol, err = v.Get(ctx, name)
+		if err == nil {
+			err = r.conflict(vol)
+		}
+		if errors.Is(err, cnm.ErrExists) {
+			return Volume{}, false, err
+		}
 		if err == nil {
 			// The record comes first: a crash in between is mended here.
 			return vol, false, v.makeDirectory(name)

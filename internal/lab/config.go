@@ -113,7 +113,7 @@ func (c *Config) findPrograms() error {
 		}
 		c.Bin = filepath.Dir(self)
 	}
-	for _, name := range []string{"netd", "net", "net-shim", "net-resolver", "net-relay"} {
+	for _, name := range []string{"netd", "net", "net-shim", "net-copy", "net-resolver", "net-relay"} {
 		if _, err := os.Stat(filepath.Join(c.Bin, name)); err != nil {
 			return fmt.Errorf("%s is not in %s: run make build, or name the directory in VETHLOOM_BIN", name, c.Bin)
 		}

@@ -157,7 +157,7 @@ func TestDownAfterAnythingWasKilled(t *testing.T) {
 // What a killed netlab was doing at the moment goes on without it, outside the lab's namespaces and cgroups.
 func TestDownEndsWhatAKilledUpWasDoing(t *testing.T) {
 	bin, name := t.TempDir(), labtest.Name()
-	for _, program := range []string{"netd", "net-shim", "net-resolver", "net-relay", "netlab"} {
+	for _, program := range []string{"netd", "net-shim", "net-copy", "net-resolver", "net-relay", "netlab"} {
 		if err := os.Symlink(filepath.Join(labtest.Bin(t), program), filepath.Join(bin, program)); err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/engine/shim"
+	"github.com/vethloom/vethloom/engine/shim/mounts"
 )
 
 // defaultPath is used when neither image nor user say where commands are.
@@ -47,22 +48,20 @@ func Create(b shim.Bundle, io *Stdio) (*Box, error) {
 }
 
 func (b *Box) create(io *Stdio) error {
-	var ids *idMapping
+	var ids *mounts.IDs
+	var err error
 	if b.bundle.IDMap != nil {
-		var err error
-		if ids, err = newIDMapping(*b.bundle.IDMap); err != nil {
+		if ids, err = mounts.NewIDs(*b.bundle.IDMap); err != nil {
 			return err
 		}
 		defer ids.Close()
 	}
-	if err := mountRoot(b.bundle, ids); err != nil {
+	if b.bundle.Binds, err = mounts.Assemble(b.bundle, ids); err != nil {
 		return err
 	}
-	for _, m := range b.bundle.Binds {
-		if m.CopyUp {
-			if err := fillVolume(b.bundle.Root, m, ids); err != nil {
-				return err
-			}
+	if ids != nil {
+		if err := prepareMapped(b.bundle); err != nil {
+			return err
 		}
 	}
 	cfg, err := config(b.bundle, ids)
@@ -242,32 +241,8 @@ func (b *Box) Destroy() error {
 	return errors.Join(errs...)
 }
 
-func mountRoot(b shim.Bundle, ids *idMapping) error {
-	// Changes on the host still arrive (a file system unmounted there is not kept
-	// busy here); what is mounted here stays here.
-	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("make the shim's mounts its own: %w", err)
-	}
-	if ids != nil {
-		if err := prepareMapped(b, ids); err != nil {
-			return err
-		}
-	}
-	for _, m := range b.RootMounts {
-		if err := m.Do(); err != nil {
-			return fmt.Errorf("mount the root filesystem: %w", err)
-		}
-	}
-	return nil
-}
-
 // prepareMapped does what a container's own user namespace may not.
-func prepareMapped(b shim.Bundle, ids *idMapping) error {
-	for _, m := range b.RootMounts {
-		if err := ids.mapLayers(m); err != nil {
-			return err
-		}
-	}
+func prepareMapped(b shim.Bundle) error {
 	if _, err := hostSys(b.StateDir); err != nil {
 		return err
 	}

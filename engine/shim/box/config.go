@@ -9,17 +9,15 @@ import (
 	devices "github.com/opencontainers/cgroups/devices/config"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
-	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/engine/shim"
+	"github.com/vethloom/vethloom/engine/shim/mounts"
 )
 
-const bindFlags = unix.MS_BIND | unix.MS_REC
-
-func config(b shim.Bundle, ids *idMapping) (*configs.Config, error) {
+func config(b shim.Bundle, ids *mounts.IDs) (*configs.Config, error) {
 	c := &configs.Config{
 		Rootfs:          b.Root,
-		RootPropagation: unix.MS_SLAVE | unix.MS_REC,
+		RootPropagation: rootPropagation(b),
 		Readonlyfs:      b.ReadOnly,
 		Hostname:        b.Hostname,
 		Namespaces:      namespaces(b),
@@ -31,7 +29,7 @@ func config(b shim.Bundle, ids *idMapping) (*configs.Config, error) {
 		Version:         "1.0.0",
 	}
 	if ids != nil {
-		c.UIDMappings, c.GIDMappings = ids.maps(), ids.maps()
+		c.UIDMappings, c.GIDMappings = idMaps(*b.IDMap), idMaps(*b.IDMap)
 	}
 	c.Sysctl = sysctls(b)
 	if b.Privileged {
@@ -85,29 +83,6 @@ func addHostDevices(c *configs.Config) error {
 		}
 	}
 	return nil
-}
-
-func binds(b shim.Bundle, ids *idMapping) []*configs.Mount {
-	var out []*configs.Mount
-	for _, m := range b.Binds {
-		cm := &configs.Mount{
-			Source: m.Source, Destination: m.Target, Device: "bind", Flags: bindFlags,
-			PropagationFlags: []int{unix.MS_PRIVATE | unix.MS_REC},
-		}
-		if m.Inert {
-			cm.Flags |= unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-		}
-		if m.ReadOnly {
-			cm.Flags |= unix.MS_RDONLY
-			// Mounts below the source too; they would stay writable otherwise.
-			cm.RecAttr = &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-		}
-		if ids != nil && ids.can(m.Source) {
-			cm.IDMapping = &configs.MountIDMapping{UIDMappings: ids.maps(), GIDMappings: ids.maps()}
-		}
-		out = append(out, cm)
-	}
-	return out
 }
 
 // sysctls are those asked for, and two that let a container without privileges bind any port

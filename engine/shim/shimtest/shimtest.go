@@ -1,4 +1,4 @@
-// Package shimtest builds what tests of real containers need: net-shim, net-resolver, net-relay, and a
+// Package shimtest builds what tests of real containers need: net-shim, net-copy, net-resolver, net-relay, and a
 // root filesystem made of busybox.
 package shimtest
 
@@ -15,6 +15,7 @@ import (
 
 var (
 	shim     = sync.OnceValues(func() (string, error) { return build("net-shim") })
+	copier   = sync.OnceValues(func() (string, error) { return build("net-copy") })
 	resolver = sync.OnceValues(func() (string, error) { return build("net-resolver") })
 	relay    = sync.OnceValues(func() (string, error) { return build("net-relay") })
 )
@@ -28,6 +29,9 @@ func build(name string) (string, error) {
 	path := filepath.Join(dir, name)
 	cmd := exec.Command("go", "build", "-tags", "seccomp runc_nocriu", "-ldflags", "-s -w", "-o", path,
 		"github.com/vethloom/vethloom/cmd/"+name)
+	if name == "net-copy" { // as it is released; it changes all threads at once, which C does not know of
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w: %s", name, err, out)
 	}
@@ -36,6 +40,9 @@ func build(name string) (string, error) {
 
 // Binary builds net-shim, once a test process. Call Cleanup from TestMain.
 func Binary(t testing.TB) string { return program(t, shim) }
+
+// Copier builds net-copy in the same way.
+func Copier(t testing.TB) string { return program(t, copier) }
 
 // Resolver builds net-resolver in the same way.
 func Resolver(t testing.TB) string { return program(t, resolver) }

@@ -125,7 +125,8 @@ func programs(t *testing.T) string {
 	if dir == "" {
 		dir = t.TempDir()
 		args := []string{"build", "-tags", "seccomp runc_nocriu", "-o", dir}
-		for _, name := range []string{"net", "netd", "net-shim", "net-resolver", "net-relay", "vethloom-cni"} {
+		for _, name := range []string{"net", "netd", "net-shim", "net-copy", "net-resolver", "net-relay",
+			"vethloom-cni"} {
 			args = append(args, "github.com/vethloom/vethloom/cmd/"+name)
 		}
 		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {

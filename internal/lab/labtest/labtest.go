@@ -30,7 +30,7 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	const cmd = "github.com/vethloom/vethloom/cmd/"
 	for _, args := range [][]string{
-		{"-o", dir + "/", cmd + "net-resolver", cmd + "net-relay"},
+		{"-o", dir + "/", cmd + "net-copy", cmd + "net-resolver", cmd + "net-relay"},
 		{"-tags", "seccomp,runc_nocriu", "-o", dir + "/", cmd + "netd", cmd + "net-shim"},
 		{"-o", dir + "/", cmd + "net", cmd + "netlab"},
 	} {

@@ -1,4 +1,4 @@
-package box
+package mounts
 
 import (
 	"errors"
@@ -34,7 +34,7 @@ const fillTimeout = 10 * time.Minute
 //
 // Filling is all or nothing: a copy that was cut short is thrown away, one that is whole is
 // moved in by the next start that finds it. One container fills at a time; the others wait.
-func fillVolume(root string, m shim.Bind, ids *idMapping) error {
+func fillVolume(root string, m shim.Bind, ids *IDs) error {
 	err := fill(root, m, ids)
 	if err != nil {
 		return fmt.Errorf("fill the volume at %s from the image: %w", m.Target, err)
@@ -42,7 +42,7 @@ func fillVolume(root string, m shim.Bind, ids *idMapping) error {
 	return nil
 }
 
-func fill(root string, m shim.Bind, ids *idMapping) error {
+func fill(root string, m shim.Bind, ids *IDs) error {
 	home, err := openDir(unix.AT_FDCWD, filepath.Dir(m.Source))
 	if err != nil {
 		return err
@@ -67,13 +67,8 @@ func fill(root string, m shim.Bind, ids *idMapping) error {
 	if empty, err := isEmpty(volume); err != nil || !empty {
 		return err
 	}
-	from, err := securejoin.SecureJoin(root, m.Target) // nothing runs in it yet: it holds still
-	if err != nil {
-		return err
-	}
-	if info, err := os.Stat(from); errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
-		return nil
-	} else if err != nil {
+	from, err := imageDirectory(root, m.Target)
+	if err != nil || from == "" {
 		return err
 	}
 	if err := (&treeCopy{own: volumeOwner(ids, m.Source)}).copy(from, filling); err != nil {
@@ -83,6 +78,19 @@ func fill(root string, m shim.Bind, ids *idMapping) error {
 		return err
 	}
 	return moveIn(filled, volume)
+}
+
+// imageDirectory is where the root has a directory of this path; "" where it has none.
+func imageDirectory(root, target string) (string, error) {
+	at, err := securejoin.SecureJoin(root, target) // nothing runs in it yet: it holds still
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(at)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
+		return "", nil
+	}
+	return at, err
 }
 
 // openDir opens a directory that must be one, not a link to one.
@@ -169,8 +177,8 @@ type owner func(id uint32) int
 // volumeOwner is the owner of files in a volume. With a user namespace the image is seen through a
 // mount that maps its IDs into the container's block. A volume that is mounted with the same
 // mapping keeps the image's own IDs, one whose file system cannot do that the mapped ones.
-func volumeOwner(ids *idMapping, source string) owner {
-	if ids == nil || !ids.can(source) {
+func volumeOwner(ids *IDs, source string) owner {
+	if ids == nil || !ids.Can(source) {
 		return func(id uint32) int { return int(id) }
 	}
 	return func(id uint32) int {

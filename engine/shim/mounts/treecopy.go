@@ -1,4 +1,4 @@
-package box
+package mounts
 
 import (
 	"encoding/binary"
@@ -17,6 +17,7 @@ import (
 // extended attributes, hard links and holes.
 type treeCopy struct {
 	own   owner
+	into  bool             // the place is there
 	links map[inode]string // copies of files that have several names
 	dirs  []copiedDir      // their times are set last, as copying into them changes those
 }
@@ -78,8 +79,12 @@ func (c *treeCopy) entry(from, to string) error {
 		}
 		c.links[id] = to
 	}
-	if err := c.make(kind, from, to, st); err != nil {
-		return err
+	into := c.into
+	c.into = false
+	if !into {
+		if err := c.make(kind, from, to, st); err != nil {
+			return err
+		}
 	}
 	return c.attributes(kind, from, to, st)
 }

@@ -1,4 +1,4 @@
-package box
+package mounts
 
 import (
 	"errors"
@@ -8,25 +8,23 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/opencontainers/runc/libcontainer/configs"
 	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/engine/shim"
 	"github.com/vethloom/vethloom/engine/snapshot"
-	"github.com/vethloom/vethloom/internal/thread"
 )
 
-// idMapping is what a container with a user namespace of its own needs before
+// IDs are what a container with a user namespace of its own needs before
 // that namespace exists: a namespace with the same mapping, to map mounts by.
-type idMapping struct {
+type IDs struct {
 	m    shim.IDMap
 	user *os.File // a user namespace
 }
 
-// newIDMapping makes the user namespace. A process brings it to life, and is
+// NewIDs makes the user namespace. A process brings it to life, and is
 // stopped by ptrace(2) before it executes anything; the caller's thread must not
 // change meanwhile.
-func newIDMapping(m shim.IDMap) (*idMapping, error) {
+func NewIDs(m shim.IDMap) (*IDs, error) {
 	maps := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(m.HostID), Size: int(m.Size)}}
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"net-shim"}, &syscall.ProcAttr{Sys: &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWUSER, UidMappings: maps, GidMappings: maps, Ptrace: true, Pdeathsig: syscall.SIGKILL,
@@ -44,11 +42,11 @@ func newIDMapping(m shim.IDMap) (*idMapping, error) {
 	if err = errors.Join(err, killErr); err != nil {
 		return nil, fmt.Errorf("make a user namespace: %w", err)
 	}
-	return &idMapping{m: m, user: f}, nil
+	return &IDs{m: m, user: f}, nil
 }
 
 // Close lets go of the namespace; what was mapped stays mapped.
-func (i *idMapping) Close() error {
+func (i *IDs) Close() error {
 	if i == nil {
 		return nil
 	}
@@ -57,7 +55,7 @@ func (i *idMapping) Close() error {
 
 // tree is a detached copy of the mount at path, its IDs mapped. The error is
 // EINVAL when the file system cannot do that.
-func (i *idMapping) tree(path string) (*os.File, error) {
+func (i *IDs) tree(path string) (*os.File, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return nil, &os.PathError{Op: "open_tree", Path: path, Err: err}
@@ -71,8 +69,8 @@ func (i *idMapping) tree(path string) (*os.File, error) {
 	return f, nil
 }
 
-// can reports whether the file system at path can map IDs.
-func (i *idMapping) can(path string) bool {
+// Can reports whether the file system at path can map IDs.
+func (i *IDs) Can(path string) bool {
 	f, err := i.tree(path)
 	if err != nil {
 		return false
@@ -86,7 +84,7 @@ func (i *idMapping) can(path string) bool {
 // owners as the container's. The writable layer is not mapped (overlayfs works in
 // it with this process's IDs): it keeps the host's IDs, so a container's block of
 // IDs must stay its own.
-func (i *idMapping) mapLayers(m snapshot.Mount) error {
+func (i *IDs) mapLayers(m snapshot.Mount) error {
 	for _, option := range m.Options {
 		key, value, _ := strings.Cut(option, "=")
 		switch key {
@@ -112,7 +110,7 @@ func within(base, path string) string {
 	return filepath.Join(base, path)
 }
 
-func (i *idMapping) cover(dir string) error {
+func (i *IDs) cover(dir string) error {
 	f, err := i.tree(dir)
 	if errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("map the user IDs of an image layer: %w: the file system below the images, or a kernel "+
@@ -132,7 +130,7 @@ func (i *idMapping) cover(dir string) error {
 
 // own gives the top of the writable layer, which is the container's /, to the
 // container.
-func (i *idMapping) own(upper string) error {
+func (i *IDs) own(upper string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(upper, &st); err != nil {
 		return &os.PathError{Op: "stat", Path: upper, Err: err}
@@ -141,46 +139,4 @@ func (i *idMapping) own(upper string) error {
 		return nil // done at an earlier start
 	}
 	return os.Chown(upper, int(st.Uid+i.m.HostID), int(st.Gid+i.m.HostID))
-}
-
-func (i *idMapping) maps() []configs.IDMap {
-	return []configs.IDMap{{ContainerID: 0, HostID: int64(i.m.HostID), Size: int64(i.m.Size)}}
-}
-
-// setSysctls writes settings of a network namespace that the container's own
-// user namespace does not own, so that libcontainer cannot.
-func setSysctls(netns string, settings map[string]string) error {
-	err := errors.New("the thread has ended")
-	thread.Run(func() bool { err = inNetNS(netns, settings); return false })
-	return err
-}
-
-func inNetNS(netns string, settings map[string]string) error {
-	f, err := os.Open(netns)
-	if err != nil {
-		return fmt.Errorf("open the network namespace: %w", err)
-	}
-	defer f.Close()
-	if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter the network namespace: %w", err)
-	}
-	for name, value := range settings {
-		if err := os.WriteFile("/proc/sys/"+slashed(name), []byte(value), 0); err != nil {
-			return fmt.Errorf("set %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-// hostSys is the host's sysfs without what is mounted in it, for containers
-// that may not mount their own (see systemMounts).
-func hostSys(stateDir string) (string, error) {
-	dir := stateDir + "-sys"
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return "", err
-	}
-	if err := unix.Mount("/sys", dir, "", unix.MS_BIND, ""); err != nil {
-		return "", fmt.Errorf("show the container the host's /sys: %w", err)
-	}
-	return dir, nil
 }

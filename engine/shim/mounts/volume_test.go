@@ -1,4 +1,4 @@
-package box
+package mounts
 
 import (
 	"encoding/binary"
