@@ -243,26 +243,6 @@ func validHostname(name string) bool {
 	return name != "" && len(name) <= 64 && !strings.ContainsAny(name, " \t\n/\x00")
 }
 
-// minMemory is what the kernel and a first process need at the least.
-const minMemory = 6 << 20
-
-func checkLimits(s Spec) error {
-	switch {
-	case s.Memory < 0 || s.Memory > 0 && s.Memory < minMemory:
-		return invalid("memory", fmt.Sprint(s.Memory), "too small for any process",
-			"give at least 6m, or 0 for no limit")
-	case s.NanoCPUs < 0 || s.NanoCPUs > 0 && s.NanoCPUs < 10_000_000:
-		return invalid("cpus", fmt.Sprint(float64(s.NanoCPUs)/1e9), "less than the kernel can measure",
-			"give at least 0.01, or 0 for no limit")
-	case s.PidsLimit < -1:
-		return invalid("pids-limit", fmt.Sprint(s.PidsLimit), "negative",
-			"give a number of processes, or 0 for no limit")
-	case s.StopTimeout < 0:
-		return invalid("stop-timeout", s.StopTimeout.String(), "negative", "give a time, or 0 for 10 seconds")
-	}
-	return nil
-}
-
 func checkNetworks(s *Spec) error {
 	if len(s.Networks) == 0 {
 		s.Networks = []cnm.AttachRequest{{Network: defaultNetwork}}
@@ -366,7 +346,7 @@ func (e *creator) warnings(s Spec) []string {
 	if w := e.withoutNames(s); w != "" {
 		out = append(out, w)
 	}
-	return out
+	return append(out, limitWarnings(s.Resources)...)
 }
 
 // withoutNames warns of a container with networks of its own that can look up no name.
