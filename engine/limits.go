@@ -64,8 +64,8 @@ func checkMemory(r Resources) error {
 		return invalid("memory-swap", number(r.MemorySwap), "it is memory and swap together, and memory has no limit",
 			"give --memory too")
 	case r.MemorySwap > 0 && r.MemorySwap < r.Memory:
-		return invalid("memory-swap", number(r.MemorySwap), "it is memory and swap together, and less than the memory, "+
-			number(r.Memory), "give at least as much as --memory")
+		return invalid("memory-swap", number(r.MemorySwap), "it is memory and swap together, and less than the memory "+
+			"alone, "+number(r.Memory), "give at least as much as --memory")
 	case r.MemorySwappiness != nil && (*r.MemorySwappiness < -1 || *r.MemorySwappiness > 100):
 		return invalid("memory-swappiness", number(*r.MemorySwappiness), "out of range",
 			"give 0 to 100, or -1 for the host's")

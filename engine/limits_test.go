@@ -104,7 +104,7 @@ func TestLimitsThatAreRefused(t *testing.T) {
 		"cpu-period":         {{NanoCPUs: 1e9, CPUPeriod: 1000}, {CPUPeriod: 999}, {CPUPeriod: 1000001}},
 		"cpu-quota":          {{NanoCPUs: 1e9, CPUQuota: 1000}, {CPUQuota: 999}, {CPUQuota: -2}},
 		"cpu-shares":         {{CPUShares: -1}},
-		"cpuset-cpus":        {{CpusetCPUs: "4095"}, {CpusetCPUs: "0-99999999999"}, {CpusetCPUs: "x"}, {CpusetCPUs: "1-0"}},
+		"cpuset-cpus":        {{CpusetCPUs: "4095"}, {CpusetCPUs: "0-999999999"}, {CpusetCPUs: "x"}, {CpusetCPUs: "1-0"}},
 		"cpuset-mems":        {{CpusetMems: "77"}, {CpusetMems: "0,,"}},
 		"cpu-rt-runtime":     {{CPURTRuntime: -1}, {CPURTRuntime: 2, CPURTPeriod: 1}},
 		"cpu-rt-period":      {{CPURTPeriod: 1000001}},
