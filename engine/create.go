@@ -86,6 +86,9 @@ func (e *creator) reserve(rec *record) (*container, error) {
 		rec.Spec.Networks = []cnm.AttachRequest{{Network: joinPrefix + target.id}}
 		rec.Sandbox = target.rec.Sandbox
 	}
+	if err := e.resolveJoins(&rec.Spec); err != nil {
+		return nil, err
+	}
 	if rec.Spec.UserNS == "auto" {
 		if err := passable(e.c.Root); err != nil {
 			return nil, err
@@ -173,7 +176,9 @@ func cloneSpec(s Spec) Spec {
 	s.CapAdd, s.CapDrop = slices.Clone(s.CapAdd), slices.Clone(s.CapDrop)
 	s.DNS, s.ExtraHosts, s.Labels = slices.Clone(s.DNS), slices.Clone(s.ExtraHosts), maps.Clone(s.Labels)
 	s.DNSSearch, s.DNSOptions, s.Expose = slices.Clone(s.DNSSearch), slices.Clone(s.DNSOptions), slices.Clone(s.Expose)
-	s.Sysctls = maps.Clone(s.Sysctls)
+	s.Sysctls, s.LogOptions = maps.Clone(s.Sysctls), maps.Clone(s.LogOptions)
+	s.Ulimits, s.Groups, s.Devices = slices.Clone(s.Ulimits), slices.Clone(s.Groups), slices.Clone(s.Devices)
+	s.DeviceRules = slices.Clone(s.DeviceRules)
 	return s
 }
 
@@ -211,13 +216,18 @@ func (e *creator) check(s *Spec, img image.Image) error {
 			return invalid("env", kv, "no name before '='", "write NAME=value")
 		}
 	}
-	if _, err := capabilitySet(s.CapAdd, s.CapDrop); err != nil {
+	caps, err := capabilitySet(s.CapAdd, s.CapDrop)
+	if err != nil {
 		return err
 	}
 	if s.PublishAll {
 		publishAll(s, img)
 	}
-	return errors.Join(checkLimits(*s), checkNetworks(s), checkSysctls(*s), checkMounts(s.Mounts),
+	if wantsInit(*s) {
+		_, err = initProgram()
+	}
+	return errors.Join(err, checkLimits(*s), checkNamespaces(s), checkSecurity(*s, caps), checkDevices(*s),
+		checkLog(*s), e.checkCgroupParent(s.CgroupParent), checkNetworks(s), checkSysctls(*s), checkMounts(s.Mounts),
 		checkExtraHosts(s.ExtraHosts), checkDNS(*s))
 }
 
@@ -346,7 +356,10 @@ func (e *creator) warnings(s Spec) []string {
 	if w := e.withoutNames(s); w != "" {
 		out = append(out, w)
 	}
-	return append(out, limitWarnings(s.Resources)...)
+	if s.Init && !wantsInit(s) {
+		out = append(out, "init: with pid "+s.PidMode+" the first process is another's: it is left out")
+	}
+	return append(append(out, limitWarnings(s.Resources)...), logWarnings(s)...)
 }
 
 // withoutNames warns of a container with networks of its own that can look up no name.

@@ -89,6 +89,28 @@ func TestLimitsReachTheKernel(t *testing.T) {
 	}
 }
 
+// Realtime is divided from the top down: a container gets what its parent has.
+func TestRealtime(t *testing.T) {
+	w := newWorld(t)
+	spec := engine.Spec{Command: []string{"sleep", "1000"}, CgroupParent: "realtime",
+		Options: limits(engine.Resources{CPURTPeriod: 1000000, CPURTRuntime: 1000})}
+	c := w.create(spec)
+	if err := w.e.Start(t.Context(), c.ID); err == nil || !strings.Contains(err.Error(), "cpu.rt_runtime_us") {
+		t.Errorf("a parent without any: %v", err)
+	}
+	for _, dir := range []string{w.cgroup, w.cgroup + "/realtime"} {
+		if err := os.WriteFile("/sys/fs/cgroup/cpu"+dir+"/cpu.rt_runtime_us", []byte("2000"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.e.Start(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.kernelHas(w.cgroup+"/realtime/"+c.ID, "cpu.rt_runtime_us"); got != "1000" {
+		t.Errorf("the kernel has %s", got)
+	}
+}
+
 func TestLimitsThatAreRefused(t *testing.T) {
 	w := newWorld(t)
 	number := func(n int64) *int64 { return &n }
@@ -104,12 +126,13 @@ func TestLimitsThatAreRefused(t *testing.T) {
 		"cpu-period":         {{NanoCPUs: 1e9, CPUPeriod: 1000}, {CPUPeriod: 999}, {CPUPeriod: 1000001}},
 		"cpu-quota":          {{NanoCPUs: 1e9, CPUQuota: 1000}, {CPUQuota: 999}, {CPUQuota: -2}},
 		"cpu-shares":         {{CPUShares: -1}},
-		"cpuset-cpus":        {{CpusetCPUs: "4095"}, {CpusetCPUs: "0-999999999"}, {CpusetCPUs: "x"}, {CpusetCPUs: "1-0"}},
-		"cpuset-mems":        {{CpusetMems: "77"}, {CpusetMems: "0,,"}},
-		"cpu-rt-runtime":     {{CPURTRuntime: -1}, {CPURTRuntime: 2, CPURTPeriod: 1}},
-		"cpu-rt-period":      {{CPURTPeriod: 1000001}},
-		"pids-limit":         {{PidsLimit: -2}},
-		"blkio-weight":       {{BlkioWeight: 9}, {BlkioWeight: 1001}},
+		"cpuset-cpus": {{CpusetCPUs: "4095"}, {CpusetCPUs: "0-999999999"}, {CpusetCPUs: "x"},
+			{CpusetCPUs: "1-0"}},
+		"cpuset-mems":    {{CpusetMems: "77"}, {CpusetMems: "0,,"}},
+		"cpu-rt-runtime": {{CPURTRuntime: -1}, {CPURTRuntime: 2, CPURTPeriod: 1}},
+		"cpu-rt-period":  {{CPURTPeriod: 1000001}},
+		"pids-limit":     {{PidsLimit: -2}},
+		"blkio-weight":   {{BlkioWeight: 9}, {BlkioWeight: 1001}},
 		"blkio-weight-device": {{BlkioWeightDevice: disk(9, blockDevice)},
 			{BlkioWeightDevice: disk(10, "/dev/null")}},
 		"device-read-bps":   {{ReadBps: disk(1, "loop7")}},

@@ -88,7 +88,7 @@ type Size struct {
 
 // LogFile bounds the log a shim writes: Files files of MaxSize bytes.
 type LogFile struct {
-	Path    string `json:"path"`
+	Path    string `json:"path"`              // "": none is written
 	MaxSize int64  `json:"maxSize,omitempty"` // bytes; 0: 10 MiB
 	Files   int    `json:"files,omitempty"`   // 0: 3
 }
