@@ -10,7 +10,8 @@ import (
 // as most hosts have it: in a mount namespace where that is what is mounted.
 // (Controllers that the host uses with v1 are missing there, so no limits.)
 func TestUnifiedHierarchy(t *testing.T) {
-	unified(t, "^(TestBackgroundLife|TestPause|TestSupervisorKilled|TestUserNamespace)$")
+	unified(t, "^(TestBackgroundLife|TestPause|TestSupervisorKilled|TestUserNamespace|TestDevices|TestDeviceRules|"+
+		"TestCgroupParent|TestNothingOutlivesASharedPIDNamespace)$")
 }
 
 // unified runs tests of this package where only cgroups v2 are mounted.

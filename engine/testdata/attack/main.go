@@ -134,7 +134,7 @@ func socket(numbers []string) error {
 	return err
 }
 
-// handle is a struct file_handle for inode 2, the root of most file systems (CVE-2014-3519, "shocker").
+// handle is a struct file_handle for inode 2, the root of most file systems ("shocker", 2014).
 type handle struct {
 	size  uint32
 	kind  int32
