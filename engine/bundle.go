@@ -35,9 +35,15 @@ func (e *preparer) bundle(l *launch, img image.Image, mounts []snapshot.Mount, b
 		ID: c.id, Hostname: e.hostname(l.rec, l.netns), Root: mounts[len(mounts)-1].Target, RootMounts: mounts,
 		Binds:   ordered(binds),
 		Process: process(s, img),
-		Options: s.Options, Cgroup: e.cgroupOf(c.id), Caps: caps, Compat: l.compat, IDMap: l.rec.IDMap,
+		Options: s.Options, Cgroup: e.cgroupOf(c), Caps: caps, Compat: l.compat, IDMap: l.rec.IDMap,
 		StateDir: filepath.Join(c.run, "state"), ExitPath: filepath.Join(c.run, exitFile),
-		Log: shim.LogFile{Path: filepath.Join(c.dir, logName)},
+		Log: logFile(s, filepath.Join(c.dir, logName)),
+	}
+	if b.Devices, err = hostDevices(s.Devices); err != nil {
+		return shim.Bundle{}, err
+	}
+	if err := withInit(s, &b); err != nil {
+		return shim.Bundle{}, err
 	}
 	if l.netns != hostNetNS {
 		// The namespace may be pinned by a mount that the shim, launched before it
@@ -53,6 +59,10 @@ func (e *preparer) hostname(rec record, netns string) string {
 	if rec.Spec.Hostname != "" {
 		return rec.Spec.Hostname
 	}
+	hosts, err := os.Hostname()
+	if err == nil && rec.Spec.UTSMode == modeHost {
+		return hosts
+	}
 	if rec.Sandbox != "" && rec.Sandbox != rec.ID {
 		owner := filepath.Join(e.containersDir(), rec.Sandbox)
 		name, err := rootfile.Read(owner, hostnameFile, etcLimit)
@@ -60,8 +70,8 @@ func (e *preparer) hostname(rec record, netns string) string {
 			return text
 		}
 	}
-	if name, err := os.Hostname(); err == nil && netns == hostNetNS {
-		return name
+	if err == nil && netns == hostNetNS {
+		return hosts
 	}
 	return cnm.Short(rec.ID)
 }

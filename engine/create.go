@@ -89,6 +89,9 @@ func (e *creator) reserve(rec *record, img image.Image) (*container, error) {
 		rec.Spec.Networks = []cnm.AttachRequest{{Network: joinPrefix + target.id}}
 		rec.Sandbox = target.rec.Sandbox
 	}
+	if err := e.resolveJoins(&rec.Spec); err != nil {
+		return nil, err
+	}
 	if rec.Spec.UserNS == "auto" {
 		if err := passable(e.c.Root); err != nil {
 			return nil, err
@@ -176,10 +179,12 @@ func cloneSpec(s Spec) Spec {
 	s.CapAdd, s.CapDrop = slices.Clone(s.CapAdd), slices.Clone(s.CapDrop)
 	s.DNS, s.ExtraHosts, s.Labels = slices.Clone(s.DNS), slices.Clone(s.ExtraHosts), maps.Clone(s.Labels)
 	s.DNSSearch, s.DNSOptions, s.Expose = slices.Clone(s.DNSSearch), slices.Clone(s.DNSOptions), slices.Clone(s.Expose)
-	s.Sysctls = maps.Clone(s.Sysctls)
 	for i, m := range s.Mounts {
 		s.Mounts[i].DriverOptions, s.Mounts[i].Labels = maps.Clone(m.DriverOptions), maps.Clone(m.Labels)
 	}
+	s.Sysctls, s.LogOptions = maps.Clone(s.Sysctls), maps.Clone(s.LogOptions)
+	s.Ulimits, s.Groups, s.Devices = slices.Clone(s.Ulimits), slices.Clone(s.Groups), slices.Clone(s.Devices)
+	s.DeviceRules = slices.Clone(s.DeviceRules)
 	return s
 }
 
@@ -217,13 +222,18 @@ func (e *creator) check(s *Spec, img image.Image) error {
 			return invalid("env", kv, "no name before '='", "write NAME=value")
 		}
 	}
-	if _, err := capabilitySet(s.CapAdd, s.CapDrop); err != nil {
+	caps, err := capabilitySet(s.CapAdd, s.CapDrop)
+	if err != nil {
 		return err
 	}
 	if s.PublishAll {
 		publishAll(s, img)
 	}
-	return errors.Join(checkLimits(*s), checkNetworks(s), checkSysctls(*s), checkMounts(*s),
+	if wantsInit(*s) {
+		_, err = initProgram()
+	}
+	return errors.Join(err, checkLimits(*s), checkNamespaces(s), checkSecurity(*s, caps), checkDevices(*s),
+		checkLog(*s), e.checkCgroupParent(s.CgroupParent), checkNetworks(s), checkSysctls(*s), checkMounts(*s),
 		checkExtraHosts(s.ExtraHosts), checkDNS(*s))
 }
 
@@ -247,26 +257,6 @@ func publishAll(s *Spec, img image.Image) {
 
 func validHostname(name string) bool {
 	return name != "" && len(name) <= 64 && !strings.ContainsAny(name, " \t\n/\x00")
-}
-
-// minMemory is what the kernel and a first process need at the least.
-const minMemory = 6 << 20
-
-func checkLimits(s Spec) error {
-	switch {
-	case s.Memory < 0 || s.Memory > 0 && s.Memory < minMemory:
-		return invalid("memory", fmt.Sprint(s.Memory), "too small for any process",
-			"give at least 6m, or 0 for no limit")
-	case s.NanoCPUs < 0 || s.NanoCPUs > 0 && s.NanoCPUs < 10_000_000:
-		return invalid("cpus", fmt.Sprint(float64(s.NanoCPUs)/1e9), "less than the kernel can measure",
-			"give at least 0.01, or 0 for no limit")
-	case s.PidsLimit < -1:
-		return invalid("pids-limit", fmt.Sprint(s.PidsLimit), "negative",
-			"give a number of processes, or 0 for no limit")
-	case s.StopTimeout < 0:
-		return invalid("stop-timeout", s.StopTimeout.String(), "negative", "give a time, or 0 for 10 seconds")
-	}
-	return nil
 }
 
 func checkNetworks(s *Spec) error {
@@ -367,7 +357,10 @@ func (e *creator) warnings(s Spec) []string {
 	if w := e.withoutNames(s); w != "" {
 		out = append(out, w)
 	}
-	return out
+	if s.Init && !wantsInit(s) {
+		out = append(out, "init: with pid "+s.PidMode+" the first process is another's: it is left out")
+	}
+	return append(append(out, limitWarnings(s.Resources)...), logWarnings(s)...)
 }
 
 // withoutNames warns of a container with networks of its own that can look up no name.

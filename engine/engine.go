@@ -201,7 +201,11 @@ func (e *settler) sweepDirs(ctx context.Context) error {
 			e.log.Error("a container runs that there is no record of", "container", d.Name(), "run", dir, "error", err)
 			continue
 		}
-		if err := errors.Join(shim.KillCgroup(e.cgroupOf(d.Name())), os.RemoveAll(dir)); err != nil {
+		cgroup, err := e.cgroupLeft(dir)
+		if err == nil {
+			err = errors.Join(shim.KillCgroup(cgroup), os.RemoveAll(dir))
+		}
+		if err != nil {
 			return fmt.Errorf("remove what a crash left: %w", err)
 		}
 	}

@@ -68,9 +68,15 @@ func (e *settler) agree(ctx context.Context, c *container, rec record) error {
 	case is == alive:
 		return nil // observe has taken it up
 	case is == ended:
+		// With its own PID namespace nothing is left. Its supervisor may have been killed after it wrote the exit.
+		if rec.Spec.PidMode != "" {
+			if err := shim.KillCgroup(e.cgroupOf(c)); err != nil {
+				return err
+			}
+		}
 		return e.finish(ctx, c, exit)
 	case is == broken || lived:
-		if err := shim.KillCgroup(e.cgroupOf(c.id)); err != nil {
+		if err := shim.KillCgroup(e.cgroupOf(c)); err != nil {
 			return err
 		}
 		if lived {
@@ -227,5 +233,3 @@ func (e *remover) announceEnd(c *container) {
 		close(c.ended)
 	}
 }
-
-func (e *records) cgroupOf(id string) string { return filepath.Join(e.cgroup, id) }

@@ -91,7 +91,8 @@ type launch struct {
 	sandbox string // entered
 	netns   string
 	eps     []cnm.Endpoint
-	compat  bool // it has 32-bit programs
+	compat  bool       // it has 32-bit programs
+	joined  []*os.File // namespaces of others
 	bundle  shim.Bundle
 }
 
@@ -111,7 +112,15 @@ func (l *launch) run(ctx context.Context) error {
 	if err := os.Mkdir(l.c.run, 0o700); err != nil {
 		return fmt.Errorf("make the container's run directory: %w", err)
 	}
+	if err := l.e.writeParent(l.c.run, l.rec.Spec.CgroupParent); err != nil {
+		return fmt.Errorf("keep the name of the container's cgroup: %w", err)
+	}
 	l.phase("begin")
+	defer func() {
+		for _, f := range l.joined {
+			f.Close()
+		}
+	}()
 	if l.child, err = l.e.launcher.Launch(l.c.run, l.c.shimLog()); err != nil {
 		return err
 	}
@@ -167,7 +176,10 @@ func (l *launch) prepare(ctx context.Context, img image.Image) error {
 	if err != nil {
 		return err
 	}
-	l.bundle, err = l.e.bundle(l, img, mounts, append(files, binds...))
+	if l.bundle, err = l.e.bundle(l, img, mounts, append(files, binds...)); err != nil {
+		return err
+	}
+	l.bundle.Namespaces, l.joined, err = l.e.namespaces(ctx, l.rec.Spec)
 	return err
 }
 
@@ -261,7 +273,7 @@ func (e *starter) abandon(ctx context.Context, l *launch) error {
 			return fmt.Errorf("container %s: the start cannot be undone%s: %w", l.rec.Spec.Name, e.supervisor(l.c),
 				shim.ErrNoAnswer)
 		}
-		if killErr := shim.KillCgroup(e.cgroupOf(l.c.id)); killErr != nil {
+		if killErr := shim.KillCgroup(e.cgroupOf(l.c)); killErr != nil {
 			return fmt.Errorf("container %s: undo the start: %w", l.rec.Spec.Name, killErr)
 		}
 	}

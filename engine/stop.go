@@ -210,7 +210,7 @@ func (e *stopper) send(ctx context.Context, c *container, n int) error {
 func (e *stopper) endSick(ctx context.Context, c *container) error {
 	e.log.Warn("a supervisor does not answer and is killed", "container", c.id)
 	rec := e.snapshot(c)
-	if err := shim.End(rec.Pid, e.cgroupOf(c.id), c.shimLog()); err != nil {
+	if err := shim.End(rec.Pid, e.cgroupOf(c), c.shimLog()); err != nil {
 		return fmt.Errorf("container %s cannot be ended, as its supervisor does not answer: %w; kill its net-shim by "+
 			"hand, which is the one with %s as its error output", rec.Spec.Name, err, c.shimLog())
 	}

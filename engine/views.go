@@ -48,6 +48,9 @@ func (e *viewer) Inspect(ctx context.Context, ref string) (Details, error) {
 	}
 	d := Details{Container: rec.Container, LogPath: filepath.Join(c.dir, logName), Volumes: map[string]string{}}
 	d.Spec.Hostname = e.hostname(rec, rec.NetNS)
+	if rec.Spec.LogDriver == LogNone {
+		d.LogPath = ""
+	}
 	if rec.NetNS != hostNetNS {
 		d.NetNS = rec.NetNS
 	}
@@ -126,6 +129,10 @@ func (e *viewer) Logs(ctx context.Context, r LogsRequest, each func(LogLine) err
 	c, rec, err := e.glance(ctx, r.Container)
 	if err != nil {
 		return err
+	}
+	if rec.Spec.LogDriver == LogNone {
+		return &cnm.Error{Kind: cnm.ErrForbidden, Field: "log-driver", Value: LogNone,
+			Reason: "the container's output is not kept", Remedy: "attach to it, or create it with another log driver"}
 	}
 	o := logfile.Options{Tail: r.Tail, Since: r.Since, Until: r.Until}
 	if r.Follow && isLive(rec.Status) {

@@ -33,10 +33,15 @@ type Namespaces struct {
 	IPC    string `json:"ipc,omitempty"`
 	UTS    string `json:"uts,omitempty"`
 	Cgroup string `json:"cgroup,omitempty"`
+	// Shm is whose /dev/shm it is: that of the process with the mount namespace of this path, or [NoNamespace].
+	Shm string `json:"shm,omitempty"`
 }
 
-// HostNamespace is the host's, in [Namespaces].
-const HostNamespace = "host"
+// The words of [Namespaces].
+const (
+	HostNamespace = "host"
+	NoNamespace   = "none"
+)
 
 // Bind makes a host path visible in the container, or memory as a file system.
 type Bind struct {
@@ -97,7 +102,7 @@ type Size struct {
 
 // LogFile bounds the log a shim writes: Files files of MaxSize bytes.
 type LogFile struct {
-	Path    string `json:"path"`
+	Path    string `json:"path"`              // "": none is written
 	MaxSize int64  `json:"maxSize,omitempty"` // bytes; 0: 10 MiB
 	Files   int    `json:"files,omitempty"`   // 0: 3
 }

@@ -192,3 +192,12 @@ func removeTree(dir string) error {
 	}
 	return nil
 }
+
+// CgroupFile reports whether some hierarchy has a file at the path of a cgroup.
+func CgroupFile(path string) bool {
+	dirs, err := cgroupDirs(path)
+	return err == nil && slices.ContainsFunc(dirs, func(d string) bool {
+		info, err := os.Stat(d)
+		return err == nil && !info.IsDir()
+	})
+}

@@ -24,6 +24,12 @@ type Options struct {
 	DeviceRules []string `json:"deviceRules,omitempty"` // of cgroups: "c 10:200 rwm"
 }
 
+// DefaultShmSize is the size of /dev/shm, in bytes.
+const DefaultShmSize = 64 << 20
+
+// Unconfined is no filter of system calls, in [Options].
+const Unconfined = "unconfined"
+
 // Resources are limits of a container, which can be changed while it runs. 0 and empty are none.
 type Resources struct {
 	Memory            int64  `json:"memory,omitempty"`            // bytes

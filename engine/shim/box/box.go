@@ -64,6 +64,9 @@ func (b *Box) create(io *Stdio) error {
 			return err
 		}
 	}
+	if err := joinShm(b.bundle); err != nil {
+		return err
+	}
 	cfg, err := config(b.bundle, ids)
 	if err != nil {
 		return err
@@ -110,6 +113,15 @@ func (b *Box) spawn(spec shim.Process, io *Stdio, init bool) (*Process, error) {
 		// The primary group too: without it a file could deny it by its group bits
 		// and be read through them (CVE-2022-36109).
 		AdditionalGroups: append([]int{u.Gid}, u.Sgids...),
+	}
+	further, err := lookupGroups(root, b.bundle.Groups)
+	if err != nil {
+		return nil, &shim.Error{Code: shim.CodeInvalid, Message: err.Error()}
+	}
+	for _, gid := range further {
+		if !slices.Contains(p.AdditionalGroups, gid) {
+			p.AdditionalGroups = append(p.AdditionalGroups, gid)
+		}
 	}
 	if p.Cwd == "" {
 		p.Cwd = "/"
@@ -184,7 +196,7 @@ func classify(args []string, cwd string, err error) error {
 }
 
 // Kill sends a signal to the first process. SIGKILL ends every process of the
-// container, because it ends the PID namespace.
+// container: with its PID namespace, or, where that is shared, by its cgroup.
 func (b *Box) Kill(signal unix.Signal) error {
 	err := b.c.Signal(signal)
 	if errors.Is(err, libcontainer.ErrNotRunning) || errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrProcessDone) {

@@ -5,48 +5,68 @@ import (
 	"maps"
 	"os"
 
+	"github.com/docker/go-units"
 	"github.com/opencontainers/cgroups"
-	devices "github.com/opencontainers/cgroups/devices/config"
 	"github.com/opencontainers/runc/libcontainer/configs"
-	"github.com/opencontainers/runc/libcontainer/specconv"
 
 	"github.com/vethloom/vethloom/engine/shim"
 	"github.com/vethloom/vethloom/engine/shim/mounts"
 )
 
 func config(b shim.Bundle, ids *mounts.IDs) (*configs.Config, error) {
+	limits, err := Limits(b.Resources)
+	if err != nil {
+		return nil, err
+	}
 	c := &configs.Config{
 		Rootfs:          b.Root,
 		RootPropagation: rootPropagation(b),
 		Readonlyfs:      b.ReadOnly,
-		Hostname:        b.Hostname,
 		Namespaces:      namespaces(b),
 		Capabilities:    initCapabilities(b.Caps),
-		Cgroups:         &cgroups.Cgroup{Path: b.Cgroup, Resources: resources(b)},
-		Devices:         defaultDevices(),
+		Cgroups:         &cgroups.Cgroup{Path: b.Cgroup, Resources: limits},
 		Mounts:          append(systemMounts(b), binds(b, ids)...),
 		NoNewPrivileges: b.NoNewPrivs,
+		Sysctl:          sysctls(b),
 		Version:         "1.0.0",
+	}
+	if b.AppArmor != shim.Unconfined {
+		c.AppArmorProfile = b.AppArmor
+	}
+	if b.Namespaces.UTS != shim.HostNamespace {
+		c.Hostname, c.Domainname = b.Hostname, b.Domainname
 	}
 	if ids != nil {
 		c.UIDMappings, c.GIDMappings = idMaps(*b.IDMap), idMaps(*b.IDMap)
 	}
-	c.Sysctl = sysctls(b)
-	if b.Privileged {
-		return c, addHostDevices(c)
+	if !b.Privileged && !b.Unmasked {
+		c.MaskPaths, c.ReadonlyPaths = maskedPaths(), readonlyPaths()
 	}
-	c.MaskPaths, c.ReadonlyPaths = maskedPaths(), readonlyPaths()
-	var err error
-	if c.Seccomp, err = seccompProfile(b.Caps, b.Compat); err != nil {
+	if c.Rlimits, err = rlimits(b.Ulimits); err != nil {
+		return nil, err
+	}
+	if c.OomScoreAdj, err = oomScoreAdj(b.OOMScoreAdj); err != nil {
+		return nil, err
+	}
+	if c.Seccomp, err = seccompProfile(b); err != nil {
 		return nil, fmt.Errorf("build the seccomp filter: %w", err)
 	}
-	return c, nil
+	return c, addDevices(c, b)
 }
 
+// namespaces are the container's: of its own, without a path, or others' by theirs. What is the host's is left out.
 func namespaces(b shim.Bundle) configs.Namespaces {
-	ns := configs.Namespaces{
-		{Type: configs.NEWNS}, {Type: configs.NEWUTS}, {Type: configs.NEWIPC},
-		{Type: configs.NEWPID}, {Type: configs.NEWCGROUP},
+	ns := configs.Namespaces{{Type: configs.NEWNS}}
+	for _, n := range []struct {
+		kind configs.NamespaceType
+		from string
+	}{
+		{configs.NEWUTS, b.Namespaces.UTS}, {configs.NEWIPC, b.Namespaces.IPC},
+		{configs.NEWPID, b.Namespaces.PID}, {configs.NEWCGROUP, b.Namespaces.Cgroup},
+	} {
+		if n.from != shim.HostNamespace {
+			ns = append(ns, configs.Namespace{Type: n.kind, Path: n.from})
+		}
 	}
 	if b.NetNS != "" {
 		ns = append(ns, configs.Namespace{Type: configs.NEWNET, Path: b.NetNS})
@@ -57,32 +77,29 @@ func namespaces(b shim.Bundle) configs.Namespaces {
 	return ns
 }
 
-func defaultDevices() []*devices.Device {
-	var out []*devices.Device
-	for _, d := range specconv.AllowedDevices {
-		if d.Path != "" {
-			out = append(out, d)
+func rlimits(given []shim.Ulimit) ([]configs.Rlimit, error) {
+	var out []configs.Rlimit
+	for _, u := range given {
+		r, err := (&units.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard}).GetRlimit()
+		if err != nil {
+			return nil, &shim.Error{Code: shim.CodeInvalid, Message: fmt.Sprintf("ulimit %s: %v", u.Name, err)}
 		}
+		out = append(out, configs.Rlimit{Type: r.Type, Soft: r.Soft, Hard: r.Hard})
 	}
-	return out
+	return out, nil
 }
 
-// addHostDevices gives a privileged container what is in the host's /dev.
-func addHostDevices(c *configs.Config) error {
-	host, err := hostDevices()
-	if err != nil {
-		return fmt.Errorf("list the host's devices: %w", err)
+// oomScoreAdj is what is to be set. Without a wish a container has not what keeps netd from being killed for memory;
+// what makes netd a likelier victim it keeps, since only a privileged process could change that.
+func oomScoreAdj(wish int) (*int, error) {
+	if wish != 0 {
+		return &wish, nil
 	}
-	have := map[string]bool{}
-	for _, d := range c.Devices {
-		have[d.Path] = true
+	own, err := shim.OOMScoreAdj()
+	if err != nil || own >= 0 {
+		return nil, err
 	}
-	for _, d := range host {
-		if !have[d.Path] {
-			c.Devices = append(c.Devices, d)
-		}
-	}
-	return nil
+	return &wish, nil
 }
 
 // sysctls are those asked for, and two that let a container without privileges bind any port

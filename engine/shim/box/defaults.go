@@ -2,16 +2,12 @@ package box
 
 import (
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/moby/profiles/seccomp"
 	"github.com/moby/sys/capability"
-	devices "github.com/opencontainers/cgroups/devices/config"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -35,8 +31,8 @@ func systemMounts(b shim.Bundle) []*configs.Mount {
 		{Source: "devpts", Destination: "/dev/pts", Device: "devpts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC,
 			Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
 		{Source: "mqueue", Destination: "/dev/mqueue", Device: "mqueue", Flags: safeFlags},
-		{Source: "shm", Destination: "/dev/shm", Device: "tmpfs", Flags: safeFlags, Data: "mode=1777,size=67108864"},
 	}
+	mounts = append(mounts, sharedMemory(b)...)
 	// sysfs belongs to a network namespace: a process may mount it only when its
 	// user namespace owns that one, so a container with a user namespace of its
 	// own, in a network namespace made by netd, sees the host's instead.
@@ -49,6 +45,28 @@ func systemMounts(b shim.Bundle) []*configs.Mount {
 	}
 	return append(mounts, &configs.Mount{Source: "cgroup", Destination: "/sys/fs/cgroup", Device: "cgroup",
 		Flags: safeFlags | unix.MS_RELATIME | ro})
+}
+
+// sharedMemory is what is at /dev/shm.
+func sharedMemory(b shim.Bundle) []*configs.Mount {
+	source := ""
+	switch b.Namespaces.Shm {
+	case "":
+		size := b.ShmSize
+		if size == 0 {
+			size = shim.DefaultShmSize
+		}
+		return []*configs.Mount{{Source: "shm", Destination: shmDir, Device: "tmpfs", Flags: safeFlags,
+			Data: fmt.Sprintf("mode=1777,size=%d", size)}}
+	case shim.NoNamespace:
+		return nil
+	case shim.HostNamespace:
+		source = shmDir
+	default: // see joinShm
+		source = shmOf(b)
+	}
+	return []*configs.Mount{{Source: source, Destination: shmDir, Device: "bind",
+		Flags: unix.MS_BIND | unix.MS_REC, PropagationFlags: []int{unix.MS_PRIVATE | unix.MS_REC}}}
 }
 
 func maskedPaths() []string {
@@ -97,16 +115,33 @@ func forUser(c *configs.Capabilities, uid int) *configs.Capabilities {
 
 var specconvMaps sync.Mutex // SetupSeccomp fills a package-level table at first use
 
-// seccompProfile is the default profile for these capabilities. Each architecture in it
+// seccompProfile is the filter for a container: the one asked for, or the default for its capabilities.
+func seccompProfile(b shim.Bundle) (*configs.Seccomp, error) {
+	if b.Seccomp == shim.Unconfined || b.Privileged && b.Seccomp == "" {
+		return nil, nil
+	}
+	specconvMaps.Lock()
+	defer specconvMaps.Unlock()
+	spec := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: b.Caps}}}
+	var profile *specs.LinuxSeccomp
+	var err error
+	if b.Seccomp == "" {
+		profile, err = defaultProfile(spec, b.Compat)
+	} else {
+		profile, err = seccomp.LoadProfile(b.Seccomp, spec)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return specconv.SetupSeccomp(profile)
+}
+
+// defaultProfile is the usual one. Each architecture in it
 // takes libseccomp milliseconds of every start, more than linearly: 4, 14 and 22 of
 // them for one, two and three. So it has the native one, with compat its 32-bit sister, and
 // never x32, which next to no kernel is built with. What is not in the filter is refused.
-func seccompProfile(caps []string, compat bool) (*configs.Seccomp, error) {
-	specconvMaps.Lock()
-	defer specconvMaps.Unlock()
-	profile, err := seccomp.GetDefaultProfile(&specs.Spec{
-		Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps}},
-	})
+func defaultProfile(spec *specs.Spec, compat bool) (*specs.LinuxSeccomp, error) {
+	profile, err := seccomp.GetDefaultProfile(spec)
 	if err != nil {
 		return nil, err
 	}
@@ -115,51 +150,7 @@ func seccompProfile(caps []string, compat bool) (*configs.Seccomp, error) {
 		archs = archs[:1] // the native one comes first
 	}
 	profile.Architectures = archs
-	return specconv.SetupSeccomp(profile)
-}
-
-// hostDevices lists the device nodes in the host's /dev, without the terminals
-// and the shared memory that a container has its own of.
-func hostDevices() ([]*devices.Device, error) {
-	var out []*devices.Device
-	own := map[string]bool{"/dev/pts": true, "/dev/shm": true, "/dev/mqueue": true, "/dev/fd": true,
-		"/dev/console": true, "/dev/ptmx": true}
-	err := filepath.WalkDir("/dev", func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil && path != "/dev":
-			return nil // it went away while we looked
-		case err != nil:
-			return err
-		case own[path] && d.IsDir():
-			return fs.SkipDir
-		case own[path] || d.Type()&fs.ModeDevice == 0:
-			return nil
-		}
-		dev, err := deviceAt(path)
-		if err == nil {
-			out = append(out, dev)
-		}
-		return nil
-	})
-	return out, err
-}
-
-func deviceAt(path string) (*devices.Device, error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return nil, &os.PathError{Op: "lstat", Path: path, Err: err}
-	}
-	kind := devices.CharDevice
-	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
-		kind = devices.BlockDevice
-	}
-	return &devices.Device{
-		Path: path, FileMode: os.FileMode(st.Mode & 0o7777), Uid: st.Uid, Gid: st.Gid,
-		Rule: devices.Rule{
-			Type: kind, Major: int64(unix.Major(uint64(st.Rdev))), Minor: int64(unix.Minor(uint64(st.Rdev))),
-			Permissions: "rwm", Allow: true,
-		},
-	}, nil
+	return profile, nil
 }
 
 func slashed(sysctl string) string { return strings.ReplaceAll(sysctl, ".", "/") }

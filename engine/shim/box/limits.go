@@ -3,35 +3,76 @@ package box
 import (
 	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // device rules, in the cgroup managers
-	devices "github.com/opencontainers/cgroups/devices/config"
-	"github.com/opencontainers/runc/libcontainer/specconv"
+
 	"github.com/vethloom/vethloom/engine/shim"
 )
 
-// cpuPeriod is the window a CPU limit is measured in, in microseconds.
-const cpuPeriod = 100_000
+const (
+	// cpuPeriod is the window a CPU limit is measured in, in microseconds.
+	cpuPeriod = 100_000
+	// minQuota is the least of it that the kernel takes.
+	minQuota = 1000
+)
 
-// resources are a container's limits, and the devices that it may use.
-func resources(b shim.Bundle) *cgroups.Resources {
-	r := &cgroups.Resources{Memory: b.Memory}
-	if b.Memory > 0 {
-		r.MemorySwap = b.Memory // no swap beyond the limit
+// Limits are limits as cgroups have them. Those that the kernel cannot set are left out; see [shim.Resources.Feasible].
+// Devices are no part of them.
+func Limits(r shim.Resources) (*cgroups.Resources, error) {
+	r, _ = r.Feasible()
+	out := &cgroups.Resources{
+		Memory: r.Memory, MemoryReservation: r.MemoryReservation, MemorySwap: r.MemorySwap,
+		OomKillDisable: r.OOMKillDisable,
+		CpuShares:      uint64(r.CPUShares), CpuPeriod: uint64(r.CPUPeriod), CpuQuota: r.CPUQuota,
+		CpuRtPeriod: uint64(r.CPURTPeriod), CpuRtRuntime: r.CPURTRuntime,
+		CpusetCpus: r.CpusetCPUs, CpusetMems: r.CpusetMems,
+		BlkioWeight: r.BlkioWeight,
 	}
-	if b.NanoCPUs > 0 {
-		r.CpuPeriod = cpuPeriod
-		r.CpuQuota = max(b.NanoCPUs*cpuPeriod/1e9, 1000) // the kernel takes no quota below 1 ms
+	if r.MemorySwappiness != nil {
+		swappiness := uint64(*r.MemorySwappiness)
+		out.MemorySwappiness = &swappiness
 	}
-	if b.PidsLimit > 0 {
-		r.PidsLimit = &b.PidsLimit
+	if r.NanoCPUs > 0 {
+		out.CpuPeriod = cpuPeriod
+		out.CpuQuota = max(r.NanoCPUs*cpuPeriod/1e9, minQuota)
 	}
-	r.Devices = []*devices.Rule{{
-		Type: devices.WildcardDevice, Major: devices.Wildcard, Minor: devices.Wildcard,
-		Permissions: "rwm", Allow: b.Privileged,
-	}}
-	if !b.Privileged {
-		for _, d := range specconv.AllowedDevices {
-			r.Devices = append(r.Devices, &d.Rule)
+	if r.PidsLimit != 0 {
+		out.PidsLimit = &r.PidsLimit
+	}
+	if cgroups.IsCgroup2UnifiedMode() {
+		out.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(out.CpuShares)
+	}
+	return out, blockLimits(r, out)
+}
+
+func blockLimits(r shim.Resources, out *cgroups.Resources) error {
+	for _, d := range r.BlkioWeightDevice {
+		major, minor, err := blockNumber(d)
+		if err != nil {
+			return err
+		}
+		out.BlkioWeightDevice = append(out.BlkioWeightDevice,
+			cgroups.NewWeightDevice(int64(major), int64(minor), uint16(d.Value), 0))
+	}
+	for _, t := range []struct {
+		from []shim.BlockDevice
+		to   *[]*cgroups.ThrottleDevice
+	}{
+		{r.ReadBps, &out.BlkioThrottleReadBpsDevice}, {r.WriteBps, &out.BlkioThrottleWriteBpsDevice},
+		{r.ReadIOps, &out.BlkioThrottleReadIOPSDevice}, {r.WriteIOps, &out.BlkioThrottleWriteIOPSDevice},
+	} {
+		for _, d := range t.from {
+			major, minor, err := blockNumber(d)
+			if err != nil {
+				return err
+			}
+			*t.to = append(*t.to, cgroups.NewThrottleDevice(int64(major), int64(minor), d.Value))
 		}
 	}
-	return r
+	return nil
+}
+
+func blockNumber(d shim.BlockDevice) (major, minor uint32, err error) {
+	if major, minor, err = shim.BlockNumber(d.Path); err != nil {
+		return 0, 0, &shim.Error{Code: shim.CodeInvalid, Message: "limit a device: " + err.Error()}
+	}
+	return major, minor, nil
 }

@@ -49,3 +49,19 @@ func accounts(root, path string) ([]byte, error) {
 	}
 	return text, nil
 }
+
+// lookupGroups resolves names and IDs of groups, as lookupUser does.
+func lookupGroups(root string, given []string) ([]int, error) {
+	if len(given) == 0 {
+		return nil, nil
+	}
+	group, err := accounts(root, "/etc/group")
+	if err != nil {
+		return nil, err
+	}
+	ids, err := user.GetAdditionalGroups(given, bytes.NewReader(group))
+	if err != nil {
+		return nil, fmt.Errorf("group-add %q: %w: give names of the image's /etc/group or numbers", given, err)
+	}
+	return ids, nil
+}
