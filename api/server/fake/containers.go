@@ -21,6 +21,7 @@ type container struct {
 	view server.ContainerView
 	proc *process // of the last start
 	log  []engine.LogLine
+	next []chan *process // those who wait for a start
 }
 
 func (d *core) container(ref string) (*container, error) {
@@ -89,8 +90,14 @@ func (d *containerPart) Start(_ context.Context, ref string) error {
 	}
 	defer d.mu.Unlock()
 	c, err := d.start(ref)
-	if err == nil {
+	if err == nil && len(c.next) == 0 {
 		c.proc.release()
+	}
+	if err == nil {
+		for _, n := range c.next {
+			n <- c.proc
+		}
+		c.next = nil
 	}
 	return err
 }

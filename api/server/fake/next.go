@@ -1,0 +1,82 @@
+package fake
+
+import (
+	"context"
+	"io"
+	"slices"
+
+	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine"
+)
+
+// AttachNext implements [server.ContainerStreams].
+func (d *containerPart) AttachNext(ctx context.Context, ref string, ready func() error, stdio engine.Stdio) (
+	engine.ExitStatus, error) {
+	if err := d.enter("AttachNext"); err != nil {
+		return engine.ExitStatus{}, err
+	}
+	c, err := d.container(ref)
+	if err != nil {
+		d.mu.Unlock()
+		return engine.ExitStatus{}, err
+	}
+	begun := make(chan *process, 1)
+	if c.view.Status == engine.Running {
+		begun <- c.proc
+	} else {
+		c.next = append(c.next, begun)
+	}
+	d.mu.Unlock()
+	d.Waiters.Add(1)
+	defer d.Waiters.Add(-1)
+	defer d.giveUp(c, begun)
+	if err := ready(); err != nil {
+		return engine.ExitStatus{}, err
+	}
+	select {
+	case p := <-begun:
+		return p.attach(ctx, c.view.ID, quiet(stdio))
+	case <-ctx.Done():
+		return engine.ExitStatus{}, ctx.Err()
+	}
+}
+
+// giveUp has a process whose only spectator went away begin all the same.
+func (d *containerPart) giveUp(c *container, begun chan *process) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c.next = slices.DeleteFunc(c.next, func(o chan *process) bool { return o == begun })
+	select {
+	case p := <-begun:
+		p.release()
+	default:
+	}
+}
+
+// quiet has what attach needs.
+func quiet(stdio engine.Stdio) engine.Stdio {
+	if stdio.Started == nil {
+		stdio.Started = func(engine.Started) error { return nil }
+	}
+	if stdio.Stdout == nil {
+		stdio.Stdout = io.Discard
+	}
+	if stdio.Stderr == nil {
+		stdio.Stderr = io.Discard
+	}
+	return stdio
+}
+
+// Resize implements [server.ContainerStreams].
+func (d *containerPart) Resize(_ context.Context, ref string, size engine.WindowSize) error {
+	return d.change("Resize", ref, func(c *container) error {
+		if c.view.Status != engine.Running {
+			return &cnm.Error{Kind: cnm.ErrForbidden, Field: "container", Value: ref, Reason: errNotRunning.Error()}
+		}
+		select {
+		case c.proc.sizes <- size:
+		default: // a process that looks at none
+		}
+		return nil
+	})
+}
