@@ -130,6 +130,8 @@ type ContainerViews interface {
 	Top(ctx context.Context, ref string, args []string) (engine.Processes, error)
 	// Stats reads what a container uses, once.
 	Stats(ctx context.Context, ref string) (engine.Stats, error)
+	// WrittenBy returns how many bytes a container has on the disk, its log too.
+	WrittenBy(ctx context.Context, ref string) (int64, error)
 }
 
 // ContainerView is a container with what belongs to it.
