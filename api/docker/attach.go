@@ -39,7 +39,7 @@ func (s containerService) attach(w *answer, r *http.Request) error {
 		stdio.Stderr = t.output(stdcopy.Stderr)
 	}
 	begin := func() error {
-		if err := t.open(); err != nil || !flag(r, "logs") {
+		if err := t.open(s.stop); err != nil || !flag(r, "logs") {
 			return err
 		}
 		return s.cfg.Containers.Logs(t.ctx, engine.LogsRequest{Container: c.ID, Tail: -1}, logTo(stdio.Stdout,

@@ -131,7 +131,7 @@ func (s containerService) execAttached(w *answer, r *http.Request, e *execution,
 		s.execs.runs(e, at.Pid)
 		return nil
 	}
-	if err := t.open(); err != nil {
+	if err := t.open(s.stop); err != nil {
 		s.execs.ends(e, exitNotRunnable)
 		return err
 	}

@@ -35,25 +35,29 @@ type talk struct {
 
 	closing sync.Once
 	unwatch func()
+	unbind  func() bool // from the request's context, or that of the server
 }
 
 func newTalk(w *answer, r *http.Request, tty bool) *talk {
 	t := &talk{w: w, r: r, tty: tty, unwatch: func() {}}
-	t.ctx, t.end = context.WithCancel(r.Context())
+	t.ctx, t.end = context.WithCancel(context.WithoutCancel(r.Context()))
+	t.unbind = context.AfterFunc(r.Context(), t.end)
 	return t
 }
 
-// open takes the connection over, and tells the client so.
-func (t *talk) open() error {
+// open takes the connection over, and tells the client so. It ends when stop does.
+func (t *talk) open(stop context.Context) error {
 	h := t.w.Header().Clone()
 	conn, buffered, err := t.w.Hijack()
 	if err != nil {
 		return err
 	}
+	t.unbind() // it would end with the input, too
 	t.conn, t.input = conn, buffered.Reader
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("take over the connection: %w", err)
 	}
+	t.unbind = context.AfterFunc(stop, t.end)
 	context.AfterFunc(t.ctx, func() { _ = conn.SetDeadline(time.Now()) }) // ends what waits for the client
 	if t.unwatch, err = onHangup(conn, t.end); err != nil {
 		return err
@@ -89,6 +93,7 @@ func (t *talk) close() {
 	t.closing.Do(func() {
 		t.over.Store(true)
 		defer t.end()
+		defer t.unbind()
 		if t.conn == nil {
 			return
 		}

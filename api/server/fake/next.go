@@ -9,6 +9,12 @@ import (
 	"github.com/vethloom/vethloom/engine"
 )
 
+// waiting is a client that waits for a start.
+type waiting struct {
+	stdio engine.Stdio
+	begun chan *process
+}
+
 // AttachNext implements [server.ContainerStreams].
 func (d *containerPart) AttachNext(ctx context.Context, ref string, ready func() error, stdio engine.Stdio) (
 	engine.ExitStatus, error) {
@@ -20,22 +26,22 @@ func (d *containerPart) AttachNext(ctx context.Context, ref string, ready func()
 		d.mu.Unlock()
 		return engine.ExitStatus{}, err
 	}
-	begun := make(chan *process, 1)
+	next := waiting{quiet(stdio), make(chan *process, 1)}
 	if c.view.Status == engine.Running {
-		begun <- c.proc
+		next.begun <- c.proc
 	} else {
-		c.next = append(c.next, begun)
+		c.next = append(c.next, next)
 	}
 	d.mu.Unlock()
 	d.Waiters.Add(1)
 	defer d.Waiters.Add(-1)
-	defer d.giveUp(c, begun)
+	defer d.giveUp(c, next.begun)
 	if err := ready(); err != nil {
 		return engine.ExitStatus{}, err
 	}
 	select {
-	case p := <-begun:
-		return p.attach(ctx, c.view.ID, quiet(stdio))
+	case p := <-next.begun:
+		return p.attach(ctx, c.view.ID, next.stdio)
 	case <-ctx.Done():
 		return engine.ExitStatus{}, ctx.Err()
 	}
@@ -45,7 +51,7 @@ func (d *containerPart) AttachNext(ctx context.Context, ref string, ready func()
 func (d *containerPart) giveUp(c *container, begun chan *process) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c.next = slices.DeleteFunc(c.next, func(o chan *process) bool { return o == begun })
+	c.next = slices.DeleteFunc(c.next, func(o waiting) bool { return o.begun == begun })
 	select {
 	case p := <-begun:
 		p.release()
