@@ -67,6 +67,7 @@ func containerRoutes(srv *Server) []route {
 func asDocker(do handler) handler {
 	return func(w *answer, r *http.Request) error {
 		err := do(w, r)
+		w.cut = err != nil && w.begun && w.status != http.StatusSwitchingProtocols
 		told, ok := errors.AsType[*cnm.Error](err)
 		switch {
 		case errors.Is(err, engine.ErrNotRunning):
@@ -267,7 +268,7 @@ func (s containerService) wait(w *answer, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := lines{w: w, end: "\n"}
+	out := lines{w}
 	var exit engine.ExitStatus
 	switch condition {
 	case "", engine.WaitNotRunning, engine.WaitRemoved:

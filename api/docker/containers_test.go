@@ -21,8 +21,8 @@ import (
 	"github.com/vethloom/vethloom/internal/await"
 )
 
-// image is one that every fake domain has.
-const image = "busybox:latest"
+// busybox is an image that every fake domain has.
+const busybox = "busybox:latest"
 
 func create(t *testing.T, c *client.Client, o client.ContainerCreateOptions) string {
 	t.Helper()
@@ -30,7 +30,7 @@ func create(t *testing.T, c *client.Client, o client.ContainerCreateOptions) str
 		o.Config = &container.Config{}
 	}
 	if o.Config.Image == "" {
-		o.Config.Image = image
+		o.Config.Image = busybox
 	}
 	made, err := c.ContainerCreate(t.Context(), o)
 	if err != nil {
@@ -54,7 +54,7 @@ func TestCreateAndInspectAgree(t *testing.T) {
 	conf := &container.Config{
 		Hostname: "box", Domainname: "example", User: "ann", AttachStdout: true, Tty: true, OpenStdin: true,
 		StdinOnce: true, Env: []string{"A=1", "B=x=y"}, Cmd: []string{"-c", "true"}, Entrypoint: []string{"sh"},
-		Image: image, WorkingDir: "/w", Labels: map[string]string{"a": "b"}, StopSignal: "SIGINT",
+		Image: busybox, WorkingDir: "/w", Labels: map[string]string{"a": "b"}, StopSignal: "SIGINT",
 		StopTimeout: new(7), ExposedPorts: network.PortSet{network.MustParsePort("53/udp"): {}},
 		Healthcheck: &container.HealthConfig{Test: []string{"CMD", "true"}, Interval: time.Second, Retries: 2},
 	}

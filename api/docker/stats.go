@@ -27,7 +27,7 @@ func (s containerService) stats(w *answer, r *http.Request) error {
 	if !stream && (flag(r, "one-shot") || !lives(c.Status)) {
 		return w.json(http.StatusOK, encodeStats(now, engine.Stats{}))
 	}
-	out := lines{w: w, end: "\n"}
+	out := lines{w}
 	if stream {
 		if err := out.send(encodeStats(now, engine.Stats{})); err != nil {
 			return err

@@ -1,0 +1,167 @@
+package single
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/console"
+)
+
+// dockerCommand is Docker's own command of the distribution.
+const dockerCommand = "/usr/bin/docker"
+
+func (n *node) dockerEnv() []string {
+	return []string{"DOCKER_HOST=unix://" + filepath.Join(n.RunDir, "docker.sock"),
+		"DOCKER_CONFIG=" + filepath.Join(n.root, "docker-config")}
+}
+
+// docker runs Docker's own command against netd.
+func (n *node) docker(args ...string) result {
+	n.t.Helper()
+	return n.call("", n.dockerEnv(), dockerCommand, args...)
+}
+
+// dockerOK is docker for what must succeed; it returns the output.
+func (n *node) dockerOK(args ...string) string {
+	n.t.Helper()
+	r := n.docker(args...)
+	if r.code != 0 {
+		n.t.Fatalf("docker %s: exit code %d: %s%s", strings.Join(args, " "), r.code, r.err, r.out)
+	}
+	return r.out
+}
+
+func TestDockerRun(t *testing.T) {
+	n := withImage(t)
+	for _, c := range []struct {
+		args, in  string
+		code      int
+		out, errs string // errs is a regular expression
+	}{
+		{args: "run --rm bb true"},
+		{args: "run --rm bb sh -c exit\t7", code: 7},
+		{args: "run --rm bb echo hello", out: "hello"},
+		{args: "run --rm bb sh -c echo\tout;echo\terr>&2", out: "out", errs: "^err$"},
+		{args: "run --rm bb nosuch", code: 127, errs: `"nosuch": not found`},
+		{args: "run --rm bb /etc/plain", code: 126, errs: "not executable"},
+		{args: "run --rm -i bb wc -l", in: "a\nb\n", out: "2"},
+		{args: "run --rm -i bb cat", in: strings.Repeat("0123456789\n", 100000),
+			out: strings.TrimSuffix(strings.Repeat("0123456789\n", 100000), "\n")},
+		{args: "run --rm -i bb head -n 1", in: strings.Repeat("0123456789\n", 100000), out: "0123456789"},
+		{args: "run --rm -e A=1 -e B=x=y -w /etc -u ann -h box bb sh -c echo\t$A\t$B;pwd;id\t-un;hostname",
+			out: "1 x=y\n/etc\nann\nbox"},
+		{args: "run --rm --network none bb ip -o link", out: "lo"},
+		{args: "run --rm --network container:nosuch bb true", code: 125, errs: "no such container"},
+		{args: "run --rm --pull never nosuch true", code: 125, errs: "No such image: nosuch:latest"},
+		{args: "run --rm --gpus all bb true", code: 125, errs: "drivers of devices"},
+		{args: "run --rm --name a/b bb true", code: 125, errs: "name"},
+		{args: "run --rm -v named:/v bb sh -c echo\tkept>/v/f"},
+		{args: "run --rm -v named:/v:ro bb sh -c cat\t/v/f;touch\t/v/g||echo\tno", out: "kept\nno", errs: "Read-only"},
+		{args: "run --rm --mount type=volume,src=named,dst=/v bb cat /v/f", out: "kept"},
+		{args: "run --rm --mount type=bind,src=/nosuch,dst=/v bb true", code: 125, errs: "nosuch"},
+	} {
+		args := strings.Split(c.args, " ")
+		for i := range args {
+			args[i] = strings.ReplaceAll(args[i], "\t", " ")
+		}
+		r := n.call(c.in, n.dockerEnv(), dockerCommand, args...)
+		if r.code != c.code {
+			t.Errorf("docker %s: exit code %d, want %d: %s", c.args, r.code, c.code, r.err)
+		}
+		if strings.HasSuffix(c.out, "lo") && strings.Contains(r.out, "lo:") {
+			r.out = "lo"
+		}
+		is(t, c.args, r.out, c.out)
+		matches(t, c.args, r.err, c.errs)
+		if c.errs == "" && r.err != "" {
+			t.Errorf("docker %s says %q", c.args, r.err)
+		}
+	}
+	is(t, "containers after --rm", n.dockerOK("ps", "-aq"), "")
+}
+
+func TestDockerLife(t *testing.T) {
+	n := withImage(t)
+	id := n.dockerOK("run", "-d", "--name", "web", "-p", "127.0.0.1:8080:80", "-p", "9000-9002:9000-9002", "--label",
+		"a=b", "--restart", "no", "bb", "sh", "-c", "echo begun; trap 'echo ended; exit 3' TERM; while :; do sleep 0.1; done")
+	is(t, "inspect", n.dockerOK("inspect", "-f", "{{.Id}} {{.Name}} {{.State.Status}} {{.Config.Image}} "+
+		"{{(index (index .NetworkSettings.Ports \"80/tcp\") 0).HostPort}} {{.HostConfig.NetworkMode}}", "web"),
+		id+" /web running bb 8080 bridge")
+	addr := n.ok("inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "web")
+	is(t, "addresses", n.dockerOK("inspect", "-f", "{{.NetworkSettings.IPAddress}} "+
+		"{{.NetworkSettings.Networks.bridge.IPAddress}}", "web"), addr+" "+addr)
+	matches(t, "ps", n.dockerOK("ps"), `(?s)CONTAINER ID.*`+id[:12]+`\s+bb\s+"sh -c 'echo begun;.*Up .*127\.0\.0\.1:8080->80/tcp.*web`)
+	is(t, "filters", n.dockerOK("ps", "-q", "--filter", "label=a=b", "--filter", "publish=8080", "--filter", "name=we"), "")
+	is(t, "filters", n.dockerOK("ps", "-q", "--filter", "label=a=b", "--filter", "publish=80", "--filter", "name=we"), id[:12])
+	matches(t, "port", n.dockerOK("port", "web", "80"), `127\.0\.0\.1:8080`)
+	n.eventually("the log", func() bool { return n.dockerOK("logs", "web") == "begun" })
+	matches(t, "timestamps", n.dockerOK("logs", "-t", "--tail", "1", "web"), `^20\d\d-\d\d-\d\dT[\d:.]+Z begun$`)
+
+	is(t, "exec", n.dockerOK("exec", "-e", "A=1", "-w", "/etc", "web", "sh", "-c", "echo $A; pwd"), "1\n/etc")
+	is(t, "exec's exit code", string(rune('0'+n.docker("exec", "web", "sh", "-c", "exit 6").code)), "6")
+	r := n.docker("exec", "web", "nosuch")
+	if r.code != 127 {
+		t.Errorf("exec of nothing: exit code %d, want 127: %s%s", r.code, r.out, r.err)
+	}
+	is(t, "exec's input", n.call("text", n.dockerEnv(), dockerCommand, "exec", "-i", "web", "cat").out, "text")
+	n.dockerOK("exec", "-d", "web", "touch", "/made")
+	n.eventually("a detached exec", func() bool { return n.docker("exec", "web", "test", "-e", "/made").code == 0 })
+	matches(t, "diff", n.dockerOK("diff", "web"), `(?m)^A /made$`)
+
+	follow := n.session(nil, "logs", "-f", "web")
+	n.dockerOK("pause", "web")
+	is(t, "paused", n.dockerOK("ps", "-q", "--filter", "status=paused"), id[:12])
+	n.dockerOK("unpause", "web")
+	n.dockerOK("stop", "-t", "20", "web")
+	_ = follow
+	is(t, "the end", n.dockerOK("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "web"), "exited 3")
+	is(t, "wait", n.dockerOK("wait", "web"), "3")
+	matches(t, "ps of what has ended", n.dockerOK("ps", "-a"), `Exited \(3\) .* ago`)
+	r = n.docker("start", "-a", "web")
+	_ = r
+}
+
+func TestDockerTerminal(t *testing.T) {
+	n := withImage(t)
+	tty := n.terminalOf(n.dockerEnv(), dockerCommand, "run", "-it", "--name", "c", "bb", "sh")
+	tty.sees("#")
+	tty.types("stty size; tty; echo ready$((1+1))\r")
+	tty.sees("ready2")
+	tty.sees("/dev/pts/0")
+	n.eventually("the size", func() bool { return n.docker("exec", "c", "sh", "-c", "stty size < /proc/1/fd/0").out == "33 101" })
+	if err := tty.pty.Resize(console.WinSize{Height: 40, Width: 90}); err != nil {
+		t.Fatal(err)
+	}
+	n.eventually("the new size", func() bool { return n.docker("exec", "c", "sh", "-c", "stty size < /proc/1/fd/0").out == "40 90" })
+	tty.types("\x10\x11")
+	is(t, "exit code after detaching", string(rune('0'+<-tty.gone)), "0")
+	is(t, "runs on", n.dockerOK("inspect", "-f", "{{.State.Status}}", "c"), "running")
+	again := n.terminalOf(n.dockerEnv(), dockerCommand, "attach", "c")
+	again.types("echo back$((1+1))\r")
+	again.sees("back2")
+	sh := n.terminalOf(n.dockerEnv(), dockerCommand, "exec", "-it", "c", "sh")
+	sh.sees("#")
+	sh.types("stty size; exit 5\r")
+	is(t, "exit code of exec", string(rune('0'+<-sh.gone)), "5")
+	sh.sees("33 101")
+	again.types("exit 6\r")
+	is(t, "exit code", string(rune('0'+<-again.gone)), "6")
+}
+
+func TestDockerFiles(t *testing.T) {
+	n := withImage(t)
+	if err := os.WriteFile(filepath.Join(n.root, "f"), []byte("text"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	n.dockerOK("create", "--name", "c", "bb", "true")
+	n.dockerOK("cp", "f", "c:/etc/f")
+	n.dockerOK("cp", "c:/etc/f", "g")
+	if b, err := os.ReadFile(filepath.Join(n.root, "g")); err != nil || string(b) != "text" {
+		t.Errorf("the file came back as %q, %v", b, err)
+	}
+	n.dockerOK("rm", "c")
+	_ = time.Second
+}
