@@ -180,8 +180,21 @@ func (s containerService) kill(w *answer, r *http.Request) error {
 	if signal == "" {
 		signal = "KILL"
 	}
-	return s.done(w, s.cfg.Containers.Kill(r.Context(), r.PathValue("id"), signal))
+	id := r.PathValue("id")
+	if err := s.cfg.Containers.Kill(r.Context(), id, signal); err != nil {
+		return err
+	}
+	if slices.Contains([]string{"KILL", "SIGKILL", "9"}, strings.ToUpper(signal)) {
+		ctx, cancel := context.WithTimeout(r.Context(), killTime)
+		defer cancel()
+		// Who kills a container takes it for ended. One that takes longer was killed all the same.
+		_, _ = s.cfg.Containers.Wait(ctx, id, engine.WaitNotRunning)
+	}
+	return w.empty(http.StatusNoContent)
 }
+
+// killTime is how long somebody who kills a container waits for its end.
+const killTime = 10 * time.Second
 
 func (s containerService) pause(w *answer, r *http.Request) error {
 	return s.done(w, s.cfg.Containers.Pause(r.Context(), r.PathValue("id")))
@@ -233,11 +246,7 @@ func (s containerService) remove(w *answer, r *http.Request) error {
 }
 
 func (s containerService) prune(w *answer, r *http.Request) error {
-	given, err := filtersOf(r)
-	if err != nil {
-		return err
-	}
-	due, err := server.MatchPruned(given)
+	due, err := dueFor(r)
 	if err != nil {
 		return err
 	}
@@ -249,6 +258,15 @@ func (s containerService) prune(w *answer, r *http.Request) error {
 	}
 	slices.Sort(ids)
 	return w.json(http.StatusOK, container.PruneReport{ContainersDeleted: ids, SpaceReclaimed: uint64(max(freed, 0))})
+}
+
+// dueFor says what is to go.
+func dueFor(r *http.Request) (func(created time.Time, labels map[string]string) bool, error) {
+	given, err := filtersOf(r)
+	if err != nil {
+		return nil, err
+	}
+	return server.MatchPruned(given)
 }
 
 func (s containerService) top(w *answer, r *http.Request) error {

@@ -71,7 +71,8 @@ func TestCreateAndInspectAgree(t *testing.T) {
 		Annotations: map[string]string{"x": "y"}, CapAdd: []string{"CAP_NET_ADMIN"}, CapDrop: []string{"CAP_KILL"},
 		CgroupnsMode: "host", DNS: []netip.Addr{netip.MustParseAddr("192.0.2.53")}, DNSOptions: []string{"ndots:1"},
 		DNSSearch: []string{"example"}, ExtraHosts: []string{"tool:192.0.2.9"}, GroupAdd: []string{"99"},
-		IpcMode: "shareable", OomScoreAdj: 10, PidMode: "host", ReadonlyRootfs: true, UTSMode: "host", UsernsMode: "host",
+		IpcMode: "shareable", OomScoreAdj: 10, PidMode: "host", ReadonlyRootfs: true, UTSMode: "host",
+		UsernsMode:  "host",
 		SecurityOpt: []string{"no-new-privileges", "seccomp=unconfined", "apparmor=mine"}, ShmSize: 1 << 20,
 		Sysctls: map[string]string{"net.ipv4.ip_forward": "1"}, Runtime: "other", Init: new(true),
 		Tmpfs: map[string]string{"/tmp": "noexec,size=1048576,mode=1777"}, Links: []string{"db:database"},
@@ -83,7 +84,8 @@ func TestCreateAndInspectAgree(t *testing.T) {
 			BlkioDeviceReadIOps: []*blkiodev.ThrottleDevice{{Path: "/dev/sda", Rate: 3}},
 			CPUPeriod:           100000, CPUQuota: 50000, CPURealtimePeriod: 1000, CPURealtimeRuntime: 100,
 			CpusetCpus: "0", CpusetMems: "0", DeviceCgroupRules: []string{"c 10:200 rwm"},
-			Devices:           []container.DeviceMapping{{PathOnHost: "/dev/a", PathInContainer: "/dev/b", CgroupPermissions: "r"}},
+			Devices: []container.DeviceMapping{{PathOnHost: "/dev/a", PathInContainer: "/dev/b",
+				CgroupPermissions: "r"}},
 			MemoryReservation: 32 << 20, MemorySwap: -1, MemorySwappiness: new(int64(60)), OomKillDisable: new(true),
 			PidsLimit: new(int64(20)), Ulimits: []*container.Ulimit{{Name: "nofile", Soft: 10, Hard: 20}},
 		},
@@ -122,7 +124,8 @@ func TestCreateAndInspectAgree(t *testing.T) {
 func TestAttachWaitStart(t *testing.T) {
 	c, _ := serve(t, fake.New())
 	id := create(t, c, client.ContainerCreateOptions{Config: &container.Config{Cmd: []string{"echo", "hello"}}})
-	a, err := c.ContainerAttach(t.Context(), id, client.ContainerAttachOptions{Stream: true, Stdout: true, Stderr: true})
+	a, err := c.ContainerAttach(t.Context(), id, client.ContainerAttachOptions{Stream: true, Stdout: true,
+		Stderr: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,8 +206,8 @@ func TestClientsThatVanish(t *testing.T) {
 	a.Close()
 	await.Value(t, "clients that wait", 0, func() int32 { return d.Waiters.Load() })
 
-	running := create(t, c, client.ContainerCreateOptions{Name: "runs", Config: &container.Config{Cmd: []string{"sleep"},
-		OpenStdin: true}})
+	running := create(t, c, client.ContainerCreateOptions{Name: "runs", Config: &container.Config{
+		Cmd: []string{"sleep"}, OpenStdin: true}})
 	if _, err := c.ContainerStart(t.Context(), running, client.ContainerStartOptions{}); err != nil {
 		t.Fatal(err)
 	}

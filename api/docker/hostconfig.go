@@ -73,8 +73,8 @@ func (h hostConfigBody) absent() error {
 	case h.Cgroup != "":
 		return unsupported("Cgroup", string(h.Cgroup), "a container has a cgroup of its own", "leave it out")
 	case len(h.StorageOpt) > 0:
-		return unsupported("StorageOpt", sortedKeys(h.StorageOpt)[0], "the writable layer of a container has no options",
-			"leave it out")
+		return unsupported("StorageOpt", sortedKeys(h.StorageOpt)[0],
+			"the writable layer of a container has no options", "leave it out")
 	case h.Umask != nil:
 		return unsupported("Umask", fmt.Sprintf("%03o", *h.Umask), "the umask of a container is 022",
 			"set it in the container")
@@ -108,7 +108,8 @@ func decodeResources(r container.Resources, n *notes) (engine.Resources, error) 
 	}
 	for _, d := range r.BlkioWeightDevice {
 		if d != nil {
-			out.BlkioWeightDevice = append(out.BlkioWeightDevice, shim.BlockDevice{Path: d.Path, Value: uint64(d.Weight)})
+			out.BlkioWeightDevice = append(out.BlkioWeightDevice, shim.BlockDevice{Path: d.Path,
+				Value: uint64(d.Weight)})
 		}
 	}
 	for _, x := range []struct {
@@ -240,8 +241,8 @@ func decodeSecurity(h container.HostConfig, out *engine.Spec, n *notes) error {
 		case name == "label":
 			n.ignored("SecurityOpt "+o, value != "disable")
 		default:
-			return invalid("SecurityOpt", o, "is no option that is known here", "use no-new-privileges, seccomp=PROFILE, "+
-				"apparmor=PROFILE, label=disable or systempaths=unconfined")
+			return invalid("SecurityOpt", o, "is no option that is known here", "use no-new-privileges, "+
+				"seccomp=PROFILE, apparmor=PROFILE, label=disable or systempaths=unconfined")
 		}
 	}
 	return decodeSystemPaths(h, out)

@@ -132,7 +132,7 @@ func encodeConfig(c server.ContainerView, exposed []plan.NamePort, img image.Ima
 		AttachStdout: s.Client.AttachStdout, AttachStderr: s.Client.AttachStderr, Tty: s.TTY, OpenStdin: s.OpenStdin,
 		StdinOnce: s.StdinOnce, Env: append([]string{}, s.Env...), Cmd: s.Command,
 		Healthcheck: encodeHealthcheck(s.Health), Image: s.Image, WorkingDir: s.WorkDir, Entrypoint: s.Entrypoint,
-		NetworkDisabled: false, Labels: s.Labels, StopSignal: s.StopSignal, StopTimeout: encodeStopTimeout(s.StopTimeout),
+		Labels: s.Labels, StopSignal: s.StopSignal, StopTimeout: encodeStopTimeout(s.StopTimeout),
 	}
 	if out.Labels == nil {
 		out.Labels = map[string]string{}

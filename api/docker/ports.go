@@ -20,7 +20,7 @@ import (
 
 // How many ports of one container may be published, and exposed.
 const (
-	maxPublished = 1 << 17
+	maxPublished = 1 << 16
 	maxExposed   = 1 << 12
 )
 
@@ -79,8 +79,8 @@ func decodeBindings(bindings map[string][]portBinding) ([]cnm.PortMapping, error
 	out, total := joinPorts(out), 0
 	for _, m := range out {
 		if total += int(m.Count); total > maxPublished {
-			return nil, invalid("PortBindings", m.String(), fmt.Sprintf("more than %d ports are published", maxPublished),
-				"publish fewer")
+			return nil, invalid("PortBindings", m.String(),
+				fmt.Sprintf("more than %d ports are published", maxPublished), "publish fewer")
 		}
 	}
 	return out, nil
@@ -167,7 +167,8 @@ func published(c server.ContainerView, exposed []plan.NamePort) network.PortMap 
 					continue
 				}
 				for _, on := range m.HostIPs() {
-					out[p] = append(out[p], network.PortBinding{HostIP: on, HostPort: strconv.Itoa(int(m.HostPort + i))})
+					out[p] = append(out[p], network.PortBinding{HostIP: on,
+						HostPort: strconv.Itoa(int(m.HostPort + i))})
 				}
 			}
 		}

@@ -81,7 +81,8 @@ func encodeStats(s, before engine.Stats) container.StatsResponse {
 
 func encodeCPU(s engine.Stats) container.CPUStats {
 	return container.CPUStats{
-		CPUUsage:    container.CPUUsage{TotalUsage: s.CPUTotal, UsageInKernelmode: s.CPUSystem, UsageInUsermode: s.CPUUser},
+		CPUUsage: container.CPUUsage{TotalUsage: s.CPUTotal, UsageInKernelmode: s.CPUSystem,
+			UsageInUsermode: s.CPUUser},
 		SystemUsage: s.HostCPU, OnlineCPUs: uint32(max(s.CPUs, 0)),
 		ThrottlingData: container.ThrottlingData{Periods: s.Periods, ThrottledPeriods: s.ThrottledPeriods,
 			ThrottledTime: s.ThrottledTime},

@@ -160,4 +160,6 @@ func (c containers) sandbox(ctx context.Context, id string) (server.SandboxView,
 }
 
 // WrittenBy implements [server.ContainerViews].
-func (c containers) WrittenBy(ctx context.Context, ref string) (int64, error) { return c.Engine.DiskUsage(ctx, ref) }
+func (c containers) WrittenBy(ctx context.Context, ref string) (int64, error) {
+	return c.Engine.DiskUsage(ctx, ref)
+}

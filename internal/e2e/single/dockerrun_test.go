@@ -1,11 +1,9 @@
 package single
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/console"
 )
@@ -42,7 +40,7 @@ func TestDockerRun(t *testing.T) {
 		out, errs string // errs is a regular expression
 	}{
 		{args: "run --rm bb true"},
-		{args: "run --rm bb sh -c exit\t7", code: 7},
+		{args: "run bb sh -c exit\t7", code: 7},
 		{args: "run --rm bb echo hello", out: "hello"},
 		{args: "run --rm bb sh -c echo\tout;echo\terr>&2", out: "out", errs: "^err$"},
 		{args: "run --rm bb nosuch", code: 127, errs: `"nosuch": not found`},
@@ -61,7 +59,6 @@ func TestDockerRun(t *testing.T) {
 		{args: "run --rm -v named:/v bb sh -c echo\tkept>/v/f"},
 		{args: "run --rm -v named:/v:ro bb sh -c cat\t/v/f;touch\t/v/g||echo\tno", out: "kept\nno", errs: "Read-only"},
 		{args: "run --rm --mount type=volume,src=named,dst=/v bb cat /v/f", out: "kept"},
-		{args: "run --rm --mount type=bind,src=/nosuch,dst=/v bb true", code: 125, errs: "nosuch"},
 	} {
 		args := strings.Split(c.args, " ")
 		for i := range args {
@@ -80,48 +77,100 @@ func TestDockerRun(t *testing.T) {
 			t.Errorf("docker %s says %q", c.args, r.err)
 		}
 	}
+	is(t, "containers without --rm", n.dockerOK("ps", "-aq", "--filter", "exited=7", "--format", "{{.Image}}"), "bb")
+	n.dockerOK("rm", n.dockerOK("ps", "-aq", "--filter", "exited=7"))
 	is(t, "containers after --rm", n.dockerOK("ps", "-aq"), "")
 }
 
-func TestDockerLife(t *testing.T) {
+func TestDockerShowsContainers(t *testing.T) {
 	n := withImage(t)
 	id := n.dockerOK("run", "-d", "--name", "web", "-p", "127.0.0.1:8080:80", "-p", "9000-9002:9000-9002", "--label",
-		"a=b", "--restart", "no", "bb", "sh", "-c", "echo begun; trap 'echo ended; exit 3' TERM; while :; do sleep 0.1; done")
+		"a=b", "bb", "sh", "-c", "echo begun; while :; do sleep 0.1; done")
 	is(t, "inspect", n.dockerOK("inspect", "-f", "{{.Id}} {{.Name}} {{.State.Status}} {{.Config.Image}} "+
 		"{{(index (index .NetworkSettings.Ports \"80/tcp\") 0).HostPort}} {{.HostConfig.NetworkMode}}", "web"),
 		id+" /web running bb 8080 bridge")
 	addr := n.ok("inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "web")
 	is(t, "addresses", n.dockerOK("inspect", "-f", "{{.NetworkSettings.IPAddress}} "+
 		"{{.NetworkSettings.Networks.bridge.IPAddress}}", "web"), addr+" "+addr)
-	matches(t, "ps", n.dockerOK("ps"), `(?s)CONTAINER ID.*`+id[:12]+`\s+bb\s+"sh -c 'echo begun;.*Up .*127\.0\.0\.1:8080->80/tcp.*web`)
-	is(t, "filters", n.dockerOK("ps", "-q", "--filter", "label=a=b", "--filter", "publish=8080", "--filter", "name=we"), "")
-	is(t, "filters", n.dockerOK("ps", "-q", "--filter", "label=a=b", "--filter", "publish=80", "--filter", "name=we"), id[:12])
-	matches(t, "port", n.dockerOK("port", "web", "80"), `127\.0\.0\.1:8080`)
+	matches(t, "ps", n.dockerOK("ps"), `(?s)CONTAINER ID.*`+id[:12]+
+		`\s+bb\s+"sh -c 'echo begun;.*Up .*127\.0\.0\.1:8080->80/tcp.*web`)
+	for filter, want := range map[string]string{"publish=8080": "", "publish=80": id[:12], "publish=9001/tcp": id[:12],
+		"label=a": id[:12], "label=a=c": "", "name=we": id[:12], "name=^we$": "", "status=paused": "",
+		"ancestor=bb": id[:12], "network=bridge": id[:12], "health=none": id[:12], "volume=none": ""} {
+		is(t, filter, n.dockerOK("ps", "-q", "--filter", filter), want)
+	}
+	r := n.docker("ps", "--filter", "nosuch=1")
+	matches(t, "a filter that there is not", r.err, "invalid filter 'nosuch'")
+	is(t, "port", n.dockerOK("port", "web", "80"), "127.0.0.1:8080")
 	n.eventually("the log", func() bool { return n.dockerOK("logs", "web") == "begun" })
 	matches(t, "timestamps", n.dockerOK("logs", "-t", "--tail", "1", "web"), `^20\d\d-\d\d-\d\dT[\d:.]+Z begun$`)
+	n.dockerOK("exec", "web", "touch", "/made")
+	matches(t, "diff", n.dockerOK("diff", "web"), `(?m)^A /made$`)
+	for _, ref := range []string{"web", "/web", id, id[:12]} {
+		is(t, ref, n.dockerOK("inspect", "-f", "{{.Id}}", ref), id)
+	}
+	matches(t, "one that there is not", n.docker("inspect", "nosuch").err, "No such object: nosuch")
+	matches(t, "one that there is not", n.docker("stop", "nosuch").err, "No such container: nosuch")
+}
 
-	is(t, "exec", n.dockerOK("exec", "-e", "A=1", "-w", "/etc", "web", "sh", "-c", "echo $A; pwd"), "1\n/etc")
-	is(t, "exec's exit code", string(rune('0'+n.docker("exec", "web", "sh", "-c", "exit 6").code)), "6")
-	r := n.docker("exec", "web", "nosuch")
-	if r.code != 127 {
+func TestDockerExec(t *testing.T) {
+	n := withImage(t)
+	n.dockerOK("run", "-d", "--name", "web", "bb", "sleep", "1000")
+	is(t, "exec", n.dockerOK("exec", "-e", "A=1", "-w", "/etc", "-u", "ann", "web", "sh", "-c", "echo $A; pwd; id -un"),
+		"1\n/etc\nann")
+	is(t, "input", n.call("text", n.dockerEnv(), dockerCommand, "exec", "-i", "web", "cat").out, "text")
+	for args, want := range map[string]int{"exit 6": 6, "kill -9 $$": 137, "true": 0} {
+		if r := n.docker("exec", "web", "sh", "-c", args); r.code != want {
+			t.Errorf("exec %s: exit code %d, want %d: %s", args, r.code, want, r.err)
+		}
+	}
+	if r := n.docker("exec", "web", "nosuch"); r.code != 127 || !strings.Contains(r.out, "not found") {
 		t.Errorf("exec of nothing: exit code %d, want 127: %s%s", r.code, r.out, r.err)
 	}
-	is(t, "exec's input", n.call("text", n.dockerEnv(), dockerCommand, "exec", "-i", "web", "cat").out, "text")
 	n.dockerOK("exec", "-d", "web", "touch", "/made")
 	n.eventually("a detached exec", func() bool { return n.docker("exec", "web", "test", "-e", "/made").code == 0 })
-	matches(t, "diff", n.dockerOK("diff", "web"), `(?m)^A /made$`)
+	is(t, "commands that run", n.dockerOK("inspect", "-f", "{{.ExecIDs}}", "web"), "[]")
+	n.dockerOK("exec", "-d", "web", "sleep", "1000")
+	n.eventually("a command that runs", func() bool {
+		return len(n.dockerOK("inspect", "-f", "{{.ExecIDs}}", "web")) == len("[]")+64
+	})
+	n.dockerOK("kill", "web")
+	if r := n.docker("exec", "web", "true"); r.code != 1 || !strings.Contains(r.err, "is not running") {
+		t.Errorf("exec in what does not run: exit code %d: %s", r.code, r.err)
+	}
+}
 
-	follow := n.session(nil, "logs", "-f", "web")
+func TestDockerLife(t *testing.T) {
+	n := withImage(t)
+	id := n.dockerOK("create", "--name", "web", "-i", "bb", "sh", "-c", "trap 'echo ended; exit 3' TERM; echo begun; "+
+		"while :; do sleep 0.1; done")
+	is(t, "a container that was made", n.dockerOK("ps", "-a", "--format", "{{.Status}}"), "Created")
+	follow := n.sessionOf(n.dockerEnv(), nil, dockerCommand, "start", "-a", "web")
+	follow.says("begun")
+	logs := n.sessionOf(n.dockerEnv(), nil, dockerCommand, "logs", "-f", "web")
+	logs.says("begun")
+	waits := n.sessionOf(n.dockerEnv(), nil, dockerCommand, "wait", "web")
+	n.dockerOK("start", "web") // once more is no error
 	n.dockerOK("pause", "web")
 	is(t, "paused", n.dockerOK("ps", "-q", "--filter", "status=paused"), id[:12])
+	matches(t, "paused", n.dockerOK("ps"), `Up .* \(Paused\)`)
+	matches(t, "attach to what is paused", n.docker("attach", "web").err, "paused")
 	n.dockerOK("unpause", "web")
-	n.dockerOK("stop", "-t", "20", "web")
-	_ = follow
+	n.dockerOK("stop", "-t", "30", "web")
+	follow.ends(3, "begun\nended\n")
+	logs.ends(0, "begun\nended\n")
+	waits.ends(0, "3\n")
+	n.dockerOK("stop", "web") // so is this
 	is(t, "the end", n.dockerOK("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "web"), "exited 3")
 	is(t, "wait", n.dockerOK("wait", "web"), "3")
 	matches(t, "ps of what has ended", n.dockerOK("ps", "-a"), `Exited \(3\) .* ago`)
-	r = n.docker("start", "-a", "web")
-	_ = r
+	n.dockerOK("start", "web")
+	matches(t, "remove what runs", n.docker("rm", "web").err, "running")
+	n.dockerOK("kill", "-s", "KILL", "web")
+	is(t, "the end", n.dockerOK("wait", "web"), "137")
+	n.dockerOK("start", "web")
+	n.dockerOK("rm", "-f", "-v", "web")
+	is(t, "containers", n.dockerOK("ps", "-aq"), "")
 }
 
 func TestDockerTerminal(t *testing.T) {
@@ -131,11 +180,12 @@ func TestDockerTerminal(t *testing.T) {
 	tty.types("stty size; tty; echo ready$((1+1))\r")
 	tty.sees("ready2")
 	tty.sees("/dev/pts/0")
-	n.eventually("the size", func() bool { return n.docker("exec", "c", "sh", "-c", "stty size < /proc/1/fd/0").out == "33 101" })
+	size := func() string { return n.docker("exec", "c", "sh", "-c", "stty size < /proc/1/fd/0").out }
+	n.eventually("the size", func() bool { return size() == "33 101" })
 	if err := tty.pty.Resize(console.WinSize{Height: 40, Width: 90}); err != nil {
 		t.Fatal(err)
 	}
-	n.eventually("the new size", func() bool { return n.docker("exec", "c", "sh", "-c", "stty size < /proc/1/fd/0").out == "40 90" })
+	n.eventually("the new size", func() bool { return size() == "40 90" })
 	tty.types("\x10\x11")
 	is(t, "exit code after detaching", string(rune('0'+<-tty.gone)), "0")
 	is(t, "runs on", n.dockerOK("inspect", "-f", "{{.State.Status}}", "c"), "running")
@@ -149,19 +199,4 @@ func TestDockerTerminal(t *testing.T) {
 	sh.sees("33 101")
 	again.types("exit 6\r")
 	is(t, "exit code", string(rune('0'+<-again.gone)), "6")
-}
-
-func TestDockerFiles(t *testing.T) {
-	n := withImage(t)
-	if err := os.WriteFile(filepath.Join(n.root, "f"), []byte("text"), 0o640); err != nil {
-		t.Fatal(err)
-	}
-	n.dockerOK("create", "--name", "c", "bb", "true")
-	n.dockerOK("cp", "f", "c:/etc/f")
-	n.dockerOK("cp", "c:/etc/f", "g")
-	if b, err := os.ReadFile(filepath.Join(n.root, "g")); err != nil || string(b) != "text" {
-		t.Errorf("the file came back as %q, %v", b, err)
-	}
-	n.dockerOK("rm", "c")
-	_ = time.Second
 }
