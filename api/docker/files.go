@@ -86,15 +86,6 @@ func (s containerService) export(w *answer, r *http.Request) error {
 	return s.cfg.Containers.Export(r.Context(), r.PathValue("id"), download{w})
 }
 
-// download is an answer that is a file. Whoever takes nothing of it for a while has gone.
-type download struct{ w *answer }
-
-// Write implements [io.Writer].
-func (d download) Write(b []byte) (int, error) {
-	_ = d.w.control.SetWriteDeadline(time.Now().Add(uploadTime))
-	return d.w.Write(b)
-}
-
 // statHeader describes the file of an answer.
 const statHeader = "X-Docker-Container-Path-Stat"
 

@@ -8,28 +8,10 @@ import (
 	"github.com/containerd/console"
 )
 
-// dockerCommand is Docker's own command of the distribution.
-const dockerCommand = "/usr/bin/docker"
-
+// dockerEnv leads Docker's own command to netd.
 func (n *node) dockerEnv() []string {
 	return []string{"DOCKER_HOST=unix://" + filepath.Join(n.RunDir, "docker.sock"),
 		"DOCKER_CONFIG=" + filepath.Join(n.root, "docker-config")}
-}
-
-// docker runs Docker's own command against netd.
-func (n *node) docker(args ...string) result {
-	n.t.Helper()
-	return n.call("", n.dockerEnv(), dockerCommand, args...)
-}
-
-// dockerOK is docker for what must succeed; it returns the output.
-func (n *node) dockerOK(args ...string) string {
-	n.t.Helper()
-	r := n.docker(args...)
-	if r.code != 0 {
-		n.t.Fatalf("docker %s: exit code %d: %s%s", strings.Join(args, " "), r.code, r.err, r.out)
-	}
-	return r.out
 }
 
 func TestDockerRun(t *testing.T) {
@@ -64,7 +46,7 @@ func TestDockerRun(t *testing.T) {
 		for i := range args {
 			args[i] = strings.ReplaceAll(args[i], "\t", " ")
 		}
-		r := n.call(c.in, n.dockerEnv(), dockerCommand, args...)
+		r := n.docker(c.in, args...)
 		if r.code != c.code {
 			t.Errorf("docker %s: exit code %d, want %d: %s", c.args, r.code, c.code, r.err)
 		}
@@ -77,100 +59,102 @@ func TestDockerRun(t *testing.T) {
 			t.Errorf("docker %s says %q", c.args, r.err)
 		}
 	}
-	is(t, "containers without --rm", n.dockerOK("ps", "-aq", "--filter", "exited=7", "--format", "{{.Image}}"), "bb")
-	n.dockerOK("rm", n.dockerOK("ps", "-aq", "--filter", "exited=7"))
-	is(t, "containers after --rm", n.dockerOK("ps", "-aq"), "")
+	is(t, "containers without --rm", n.dockers("ps", "-aq", "--filter", "exited=7", "--format", "{{.Image}}"), "bb")
+	n.dockers("rm", n.dockers("ps", "-aq", "--filter", "exited=7"))
+	is(t, "containers after --rm", n.dockers("ps", "-aq"), "")
 }
 
 func TestDockerShowsContainers(t *testing.T) {
 	n := withImage(t)
-	id := n.dockerOK("run", "-d", "--name", "web", "-p", "127.0.0.1:8080:80", "-p", "9000-9002:9000-9002", "--label",
+	id := n.dockers("run", "-d", "--name", "web", "-p", "127.0.0.1:8080:80", "-p", "9000-9002:9000-9002", "--label",
 		"a=b", "bb", "sh", "-c", "echo begun; while :; do sleep 0.1; done")
-	is(t, "inspect", n.dockerOK("inspect", "-f", "{{.Id}} {{.Name}} {{.State.Status}} {{.Config.Image}} "+
+	is(t, "inspect", n.dockers("inspect", "-f", "{{.Id}} {{.Name}} {{.State.Status}} {{.Config.Image}} "+
 		"{{(index (index .NetworkSettings.Ports \"80/tcp\") 0).HostPort}} {{.HostConfig.NetworkMode}}", "web"),
 		id+" /web running bb 8080 bridge")
 	addr := n.ok("inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "web")
-	is(t, "addresses", n.dockerOK("inspect", "-f", "{{.NetworkSettings.IPAddress}} "+
+	is(t, "addresses", n.dockers("inspect", "-f", "{{.NetworkSettings.IPAddress}} "+
 		"{{.NetworkSettings.Networks.bridge.IPAddress}}", "web"), addr+" "+addr)
-	matches(t, "ps", n.dockerOK("ps"), `(?s)CONTAINER ID.*`+id[:12]+
+	matches(t, "ps", n.dockers("ps"), `(?s)CONTAINER ID.*`+id[:12]+
 		`\s+bb\s+"sh -c 'echo begun;.*Up .*127\.0\.0\.1:8080->80/tcp.*web`)
 	for filter, want := range map[string]string{"publish=8080": "", "publish=80": id[:12], "publish=9001/tcp": id[:12],
 		"label=a": id[:12], "label=a=c": "", "name=we": id[:12], "name=^we$": "", "status=paused": "",
 		"ancestor=bb": id[:12], "network=bridge": id[:12], "health=none": id[:12], "volume=none": ""} {
-		is(t, filter, n.dockerOK("ps", "-q", "--filter", filter), want)
+		is(t, filter, n.dockers("ps", "-q", "--filter", filter), want)
 	}
-	r := n.docker("ps", "--filter", "nosuch=1")
+	r := n.docker("", "ps", "--filter", "nosuch=1")
 	matches(t, "a filter that there is not", r.err, "invalid filter 'nosuch'")
-	is(t, "port", n.dockerOK("port", "web", "80"), "127.0.0.1:8080")
-	n.eventually("the log", func() bool { return n.dockerOK("logs", "web") == "begun" })
-	matches(t, "timestamps", n.dockerOK("logs", "-t", "--tail", "1", "web"), `^20\d\d-\d\d-\d\dT[\d:.]+Z begun$`)
-	n.dockerOK("exec", "web", "touch", "/made")
-	matches(t, "diff", n.dockerOK("diff", "web"), `(?m)^A /made$`)
+	is(t, "port", n.dockers("port", "web", "80"), "127.0.0.1:8080")
+	n.eventually("the log", func() bool { return n.dockers("logs", "web") == "begun" })
+	matches(t, "timestamps", n.dockers("logs", "-t", "--tail", "1", "web"), `^20\d\d-\d\d-\d\dT[\d:.]+Z begun$`)
+	n.dockers("exec", "web", "touch", "/made")
+	matches(t, "diff", n.dockers("diff", "web"), `(?m)^A /made$`)
 	for _, ref := range []string{"web", "/web", id, id[:12]} {
-		is(t, ref, n.dockerOK("inspect", "-f", "{{.Id}}", ref), id)
+		is(t, ref, n.dockers("inspect", "-f", "{{.Id}}", ref), id)
 	}
-	matches(t, "one that there is not", n.docker("inspect", "nosuch").err, "No such object: nosuch")
-	matches(t, "one that there is not", n.docker("stop", "nosuch").err, "No such container: nosuch")
+	matches(t, "one that there is not", n.docker("", "inspect", "nosuch").err, "No such object: nosuch")
+	matches(t, "one that there is not", n.docker("", "stop", "nosuch").err, "No such container: nosuch")
 }
 
 func TestDockerExec(t *testing.T) {
 	n := withImage(t)
-	n.dockerOK("run", "-d", "--name", "web", "bb", "sleep", "1000")
-	is(t, "exec", n.dockerOK("exec", "-e", "A=1", "-w", "/etc", "-u", "ann", "web", "sh", "-c", "echo $A; pwd; id -un"),
+	n.dockers("run", "-d", "--name", "web", "bb", "sleep", "1000")
+	is(t, "exec", n.dockers("exec", "-e", "A=1", "-w", "/etc", "-u", "ann", "web", "sh", "-c", "echo $A; pwd; id -un"),
 		"1\n/etc\nann")
-	is(t, "input", n.call("text", n.dockerEnv(), dockerCommand, "exec", "-i", "web", "cat").out, "text")
+	is(t, "input", n.docker("text", "exec", "-i", "web", "cat").out, "text")
 	for args, want := range map[string]int{"exit 6": 6, "kill -9 $$": 137, "true": 0} {
-		if r := n.docker("exec", "web", "sh", "-c", args); r.code != want {
+		if r := n.docker("", "exec", "web", "sh", "-c", args); r.code != want {
 			t.Errorf("exec %s: exit code %d, want %d: %s", args, r.code, want, r.err)
 		}
 	}
-	if r := n.docker("exec", "web", "nosuch"); r.code != 127 || !strings.Contains(r.out, "not found") {
+	if r := n.docker("", "exec", "web", "nosuch"); r.code != 127 || !strings.Contains(r.out, "not found") {
 		t.Errorf("exec of nothing: exit code %d, want 127: %s%s", r.code, r.out, r.err)
 	}
-	n.dockerOK("exec", "-d", "web", "touch", "/made")
-	n.eventually("a detached exec", func() bool { return n.docker("exec", "web", "test", "-e", "/made").code == 0 })
-	is(t, "commands that run", n.dockerOK("inspect", "-f", "{{.ExecIDs}}", "web"), "[]")
-	n.dockerOK("exec", "-d", "web", "sleep", "1000")
-	n.eventually("a command that runs", func() bool {
-		return len(n.dockerOK("inspect", "-f", "{{.ExecIDs}}", "web")) == len("[]")+64
+	n.dockers("exec", "-d", "web", "touch", "/made")
+	n.eventually("a detached exec", func() bool {
+		return n.docker("", "exec", "web", "test", "-e", "/made").code == 0
 	})
-	n.dockerOK("kill", "web")
-	if r := n.docker("exec", "web", "true"); r.code != 1 || !strings.Contains(r.err, "is not running") {
+	is(t, "commands that run", n.dockers("inspect", "-f", "{{.ExecIDs}}", "web"), "[]")
+	n.dockers("exec", "-d", "web", "sleep", "1000")
+	n.eventually("a command that runs", func() bool {
+		return len(n.dockers("inspect", "-f", "{{.ExecIDs}}", "web")) == len("[]")+64
+	})
+	n.dockers("kill", "web")
+	if r := n.docker("", "exec", "web", "true"); r.code != 1 || !strings.Contains(r.err, "is not running") {
 		t.Errorf("exec in what does not run: exit code %d: %s", r.code, r.err)
 	}
 }
 
 func TestDockerLife(t *testing.T) {
 	n := withImage(t)
-	id := n.dockerOK("create", "--name", "web", "-i", "bb", "sh", "-c", "trap 'echo ended; exit 3' TERM; echo begun; "+
+	id := n.dockers("create", "--name", "web", "-i", "bb", "sh", "-c", "trap 'echo ended; exit 3' TERM; echo begun; "+
 		"while :; do sleep 0.1; done")
-	is(t, "a container that was made", n.dockerOK("ps", "-a", "--format", "{{.Status}}"), "Created")
+	is(t, "a container that was made", n.dockers("ps", "-a", "--format", "{{.Status}}"), "Created")
 	follow := n.sessionOf(n.dockerEnv(), nil, dockerCommand, "start", "-a", "web")
 	follow.says("begun")
 	logs := n.sessionOf(n.dockerEnv(), nil, dockerCommand, "logs", "-f", "web")
 	logs.says("begun")
 	waits := n.sessionOf(n.dockerEnv(), nil, dockerCommand, "wait", "web")
-	n.dockerOK("start", "web") // once more is no error
-	n.dockerOK("pause", "web")
-	is(t, "paused", n.dockerOK("ps", "-q", "--filter", "status=paused"), id[:12])
-	matches(t, "paused", n.dockerOK("ps"), `Up .* \(Paused\)`)
-	matches(t, "attach to what is paused", n.docker("attach", "web").err, "paused")
-	n.dockerOK("unpause", "web")
-	n.dockerOK("stop", "-t", "30", "web")
+	n.dockers("start", "web") // once more is no error
+	n.dockers("pause", "web")
+	is(t, "paused", n.dockers("ps", "-q", "--filter", "status=paused"), id[:12])
+	matches(t, "paused", n.dockers("ps"), `Up .* \(Paused\)`)
+	matches(t, "attach to what is paused", n.docker("", "attach", "web").err, "paused")
+	n.dockers("unpause", "web")
+	n.dockers("stop", "-t", "30", "web")
 	follow.ends(3, "begun\nended\n")
 	logs.ends(0, "begun\nended\n")
 	waits.ends(0, "3\n")
-	n.dockerOK("stop", "web") // so is this
-	is(t, "the end", n.dockerOK("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "web"), "exited 3")
-	is(t, "wait", n.dockerOK("wait", "web"), "3")
-	matches(t, "ps of what has ended", n.dockerOK("ps", "-a"), `Exited \(3\) .* ago`)
-	n.dockerOK("start", "web")
-	matches(t, "remove what runs", n.docker("rm", "web").err, "running")
-	n.dockerOK("kill", "-s", "KILL", "web")
-	is(t, "the end", n.dockerOK("wait", "web"), "137")
-	n.dockerOK("start", "web")
-	n.dockerOK("rm", "-f", "-v", "web")
-	is(t, "containers", n.dockerOK("ps", "-aq"), "")
+	n.dockers("stop", "web") // so is this
+	is(t, "the end", n.dockers("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "web"), "exited 3")
+	is(t, "wait", n.dockers("wait", "web"), "3")
+	matches(t, "ps of what has ended", n.dockers("ps", "-a"), `Exited \(3\) .* ago`)
+	n.dockers("start", "web")
+	matches(t, "remove what runs", n.docker("", "rm", "web").err, "running")
+	n.dockers("kill", "-s", "KILL", "web")
+	is(t, "the end", n.dockers("wait", "web"), "137")
+	n.dockers("start", "web")
+	n.dockers("rm", "-f", "-v", "web")
+	is(t, "containers", n.dockers("ps", "-aq"), "")
 }
 
 func TestDockerTerminal(t *testing.T) {
@@ -180,7 +164,7 @@ func TestDockerTerminal(t *testing.T) {
 	tty.types("stty size; tty; echo ready$((1+1))\r")
 	tty.sees("ready2")
 	tty.sees("/dev/pts/0")
-	size := func() string { return n.docker("exec", "c", "sh", "-c", "stty size < /proc/1/fd/0").out }
+	size := func() string { return n.docker("", "exec", "c", "sh", "-c", "stty size < /proc/1/fd/0").out }
 	n.eventually("the size", func() bool { return size() == "33 101" })
 	if err := tty.pty.Resize(console.WinSize{Height: 40, Width: 90}); err != nil {
 		t.Fatal(err)
@@ -188,7 +172,7 @@ func TestDockerTerminal(t *testing.T) {
 	n.eventually("the new size", func() bool { return size() == "40 90" })
 	tty.types("\x10\x11")
 	is(t, "exit code after detaching", string(rune('0'+<-tty.gone)), "0")
-	is(t, "runs on", n.dockerOK("inspect", "-f", "{{.State.Status}}", "c"), "running")
+	is(t, "runs on", n.dockers("inspect", "-f", "{{.State.Status}}", "c"), "running")
 	again := n.terminalOf(n.dockerEnv(), dockerCommand, "attach", "c")
 	again.types("echo back$((1+1))\r")
 	again.sees("back2")
