@@ -158,3 +158,8 @@ func (c containers) sandbox(ctx context.Context, id string) (server.SandboxView,
 	}
 	return c.nets.sandboxView(ctx, b, ends)
 }
+
+// WrittenBy implements [server.ContainerViews].
+func (c containers) WrittenBy(ctx context.Context, ref string) (int64, error) {
+	return c.Engine.DiskUsage(ctx, ref)
+}
