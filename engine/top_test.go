@@ -74,7 +74,8 @@ func TestStats(t *testing.T) {
 	w := newWorld(t)
 	w.nets.endpoints = []cnm.Endpoint{{Network: "front", LinkOptions: cnm.LinkOptions{IfName: "lo"}},
 		{Network: "gone", Index: 7}}
-	w.start(engine.Spec{Name: "c", Command: sh("ip link set lo up; while :; do ping -c 1 127.0.0.1; done"), CapAdd: []string{"NET_ADMIN"},
+	w.start(engine.Spec{Name: "c", CapAdd: []string{"NET_ADMIN"},
+		Command: sh("ip link set lo up; while :; do ping -c 1 127.0.0.1; done"),
 		Options: limits(engine.Resources{Memory: 64 << 20, PidsLimit: 33, NanoCPUs: 5e8})})
 	stats := func(ref string) engine.Stats {
 		t.Helper()

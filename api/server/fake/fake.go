@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"slices"
@@ -63,6 +64,8 @@ type core struct {
 	seen       []registry.Credential
 	pace       func(context.Context)
 	damages    []image.Damage
+	archive    []byte      // what is copied out of every container
+	archived   fs.FileMode // of what is in it
 	changes    []server.FileChange
 	paused     []string
 

@@ -3,6 +3,7 @@ package fake
 import (
 	"context"
 	"io"
+	"io/fs"
 	"path"
 
 	"github.com/vethloom/vethloom/cnm"
@@ -113,12 +114,22 @@ func (d *containerPart) Stats(_ context.Context, ref string) (s engine.Stats, er
 func (d *containerPart) StatPath(_ context.Context, ref, name string) (st engine.PathStat, err error) {
 	err = d.change("StatPath", ref, func(*container) error {
 		st = engine.PathStat{Name: path.Base(name), Size: 5, Mode: 0o644, Modified: Epoch}
+		if name = path.Clean(name); name == "/srv" || name == "/" || d.archive != nil && d.archived.IsDir() {
+			st.Mode = fs.ModeDir | 0o755
+		}
 		return nil
 	})
 	return st, err
 }
 
-// CopyOut implements [server.ContainerFiles]. What it writes is no tar.
+// SetArchive sets what is copied out of every container, of a file or a directory.
+func (d *core) SetArchive(tar []byte, mode fs.FileMode) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.archive, d.archived = tar, mode
+}
+
+// CopyOut implements [server.ContainerFiles]. What it writes is no tar, unless there is one.
 func (d *containerPart) CopyOut(ctx context.Context, ref, name string, begin func(engine.PathStat) error,
 	w io.Writer) error {
 	st, err := d.StatPath(ctx, ref, name)
@@ -128,7 +139,13 @@ func (d *containerPart) CopyOut(ctx context.Context, ref, name string, begin fun
 	if err := begin(st); err != nil {
 		return err
 	}
-	_, err = io.WriteString(w, "a tar of "+name)
+	d.mu.Lock()
+	content := d.archive
+	d.mu.Unlock()
+	if content == nil {
+		content = []byte("a tar of " + name)
+	}
+	_, err = w.Write(content)
 	return err
 }
 
