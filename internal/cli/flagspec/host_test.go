@@ -52,7 +52,8 @@ func TestLongMount(t *testing.T) {
 		"type=volume,dst=/v":      {Volume: true, Target: "/v"},
 		"src=data,dst=/v,ro=true": {Volume: true, Source: "data", Target: "/v", ReadOnly: true},
 		"src=d,dst=/v,volume-nocopy,volume-subpath=a/b,volume-driver=local,volume-opt=o=size=1m," +
-			"volume-opt=type=tmpfs,volume-label=x=y,volume-label=z": {Volume: true, Source: "d", Target: "/v", NoCopy: true, Subpath: "a/b",
+			"volume-opt=type=tmpfs,volume-label=x=y,volume-label=z": {Volume: true, Source: "d", Target: "/v",
+			NoCopy: true, Subpath: "a/b",
 			Driver: "local", DriverOptions: map[string]string{"o": "size=1m", "type": "tmpfs"},
 			Labels: map[string]string{"x": "y", "z": ""}},
 		"type=tmpfs,target=/t": {Target: "/t", Tmpfs: &apiv1.Tmpfs{}},
