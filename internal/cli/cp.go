@@ -205,6 +205,9 @@ func (o *copying) pack(src string, to archive.CopyInfo) (content io.ReadCloser, 
 	if info.IsDir && to.Exists && !to.IsDir {
 		return nil, "", fmt.Errorf("copy %s: it is a directory, and %s in the container is none", src, to.Path)
 	}
+	if !info.IsDir && !to.Exists && strings.HasSuffix(to.Path, "/") {
+		return nil, "", fmt.Errorf("copy %s: there is no directory %s in the container", src, to.Path)
+	}
 	raw, err := archive.TarResource(info)
 	if err != nil {
 		return nil, "", fmt.Errorf("copy %s: %w", src, err)

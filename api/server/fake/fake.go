@@ -64,7 +64,8 @@ type core struct {
 	seen       []registry.Credential
 	pace       func(context.Context)
 	damages    []image.Damage
-	archive    []byte      // what is copied out of every container
+	archive    []byte // what is copied out of every container
+	copied     Copied
 	archived   fs.FileMode // of what is in it
 	changes    []server.FileChange
 	paused     []string

@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"strings"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
@@ -113,6 +114,9 @@ func (d *containerPart) Stats(_ context.Context, ref string) (s engine.Stats, er
 // StatPath implements [server.ContainerFiles].
 func (d *containerPart) StatPath(_ context.Context, ref, name string) (st engine.PathStat, err error) {
 	err = d.change("StatPath", ref, func(*container) error {
+		if strings.HasPrefix(name, "/none/") {
+			return missing("file", name)
+		}
 		st = engine.PathStat{Name: path.Base(name), Size: 5, Mode: 0o644, Modified: Epoch}
 		if name = path.Clean(name); name == "/srv" || name == "/" || d.archive != nil && d.archived.IsDir() {
 			st.Mode = fs.ModeDir | 0o755
@@ -149,11 +153,39 @@ func (d *containerPart) CopyOut(ctx context.Context, ref, name string, begin fun
 	return err
 }
 
+// Edit changes what is known of a container, behind everybody's back.
+func (d *core) Edit(ref string, edit func(*engine.Container)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c, err := d.container(ref)
+	if err == nil {
+		edit(&c.view.Container)
+	}
+	return err
+}
+
+// Copied is what was copied into a container.
+type Copied struct {
+	Path    string // the directory
+	Options engine.CopyInOptions
+	Tar     []byte
+}
+
+// Copied is what was copied in last.
+func (d *core) Copied() Copied {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.copied
+}
+
 // CopyIn implements [server.ContainerFiles].
-func (d *containerPart) CopyIn(_ context.Context, ref, _ string, _ engine.CopyInOptions, r io.Reader) error {
+func (d *containerPart) CopyIn(_ context.Context, ref, path string, o engine.CopyInOptions, r io.Reader) error {
 	if err := d.change("CopyIn", ref, func(*container) error { return nil }); err != nil {
 		return err
 	}
-	_, err := io.Copy(io.Discard, r)
+	tar, err := io.ReadAll(r)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.copied = Copied{path, o, tar}
 	return err
 }
