@@ -17,7 +17,8 @@ func TestMatchContainers(t *testing.T) {
 	defer d.Close()
 	ctx := context.Background()
 	for _, s := range []engine.Spec{
-		{Name: "web", Image: "busybox", Ports: []cnm.PortMapping{{Proto: plan.TCP, HostPort: 8000, Port: 80, Count: 10}},
+		{Name: "web", Image: "busybox",
+			Ports:    []cnm.PortMapping{{Proto: plan.TCP, HostPort: 8000, Port: 80, Count: 10}},
 			Networks: []cnm.AttachRequest{{Network: "bridge"}},
 			Mounts:   []engine.Mount{{Source: "data", Target: "/d", Volume: true}, {Source: "/srv", Target: "/s"}}},
 		{Name: "dns", Image: "busybox", Expose: []plan.NamePort{{Port: 53, Proto: plan.UDP}}},
