@@ -94,7 +94,7 @@ func TestMistakesAreToldAtOnce(t *testing.T) {
 		"kill":                        {"kill", "--help"},
 		"ps --frmat x":                {"--frmat", "ps --help"},
 		"nonsense":                    {"nonsense"},
-		"resume -t 0 web":            {`unknown command "resume" for "net"`},
+		"resume -t 0 web":             {`unknown command "resume" for "net"`},
 		"image nonsense -f":           {`unknown command "nonsense" for "net image"`, "image --help"},
 		"--nonsense":                  {"net: unknown flag: --nonsense", "net --help"},
 		"volume create a b":           {"volume", "create"},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/engine/registry"
 	"github.com/vethloom/vethloom/engine/volume"
@@ -65,6 +66,7 @@ type core struct {
 	pace       func(context.Context)
 	damages    []image.Damage
 	archive    []byte // what is copied out of every container
+	processes  engine.Processes
 	copied     Copied
 	archived   fs.FileMode // of what is in it
 	changes    []server.FileChange

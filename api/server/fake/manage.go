@@ -91,10 +91,20 @@ func (d *containerPart) PruneContainers(_ context.Context, due func(engine.Conta
 	return ids, int64(len(ids)) << 10, nil
 }
 
+// SetProcesses sets those of every container.
+func (d *core) SetProcesses(p engine.Processes) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.processes = p
+}
+
 // Top implements [server.ContainerViews].
 func (d *containerPart) Top(_ context.Context, ref string, _ []string) (p engine.Processes, err error) {
 	err = d.change("Top", ref, func(c *container) error {
 		p = engine.Processes{Titles: []string{"UID", "PID", "CMD"}, Rows: [][]string{{"root", "7", "sleep 9"}}}
+		if d.processes.Titles != nil {
+			p = d.processes
+		}
 		return nil
 	})
 	return p, err
