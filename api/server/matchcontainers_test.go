@@ -17,11 +17,12 @@ func TestMatchContainers(t *testing.T) {
 	defer d.Close()
 	ctx := context.Background()
 	for _, s := range []engine.Spec{
-		{Name: "web", Image: "busybox",
+		{Name: "web", Image: "busybox", Command: []string{"sleep"},
 			Ports:    []cnm.PortMapping{{Proto: plan.TCP, HostPort: 8000, Port: 80, Count: 10}},
 			Networks: []cnm.AttachRequest{{Network: "bridge"}},
 			Mounts:   []engine.Mount{{Source: "data", Target: "/d", Volume: true}, {Source: "/srv", Target: "/s"}}},
-		{Name: "dns", Image: "busybox", Expose: []plan.NamePort{{Port: 53, Proto: plan.UDP}}},
+		{Name: "dns", Image: "busybox", Command: []string{"sleep"},
+			Expose: []plan.NamePort{{Port: 53, Proto: plan.UDP}}},
 	} {
 		id, _, err := d.Create(ctx, s)
 		if err != nil {

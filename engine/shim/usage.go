@@ -34,49 +34,52 @@ type Usage struct {
 // usageControllers are the hierarchies, as they were before there was one of all, that tell what is used.
 func usageControllers() []string { return []string{"cpu", "cpuacct", "memory", "pids", "blkio"} }
 
+// meter reads what a cgroup uses.
+type meter interface {
+	Stats(*cgroups.StatsOptions) (*cgroups.Stats, error)
+	OOMKillCount() (uint64, error)
+}
+
+// newMeter is that of a cgroup, and the directories that it reads; none where the cgroup does not exist.
+func newMeter(path string) (m meter, dirs []string, err error) {
+	config := &cgroups.Cgroup{Resources: &cgroups.Resources{}}
+	if cgroups.IsCgroup2UnifiedMode() {
+		dir := filepath.Join(cgroupMount, path)
+		m, err = v2.NewManager(config, dir)
+		return m, existing([]string{dir}), err
+	}
+	paths := map[string]string{}
+	for _, name := range usageControllers() {
+		dir := filepath.Join(cgroupMount, name, path)
+		if len(existing([]string{dir})) > 0 {
+			paths[name], dirs = dir, append(dirs, dir)
+		}
+	}
+	m, err = v1.NewManager(config, paths)
+	return m, dirs, err
+}
+
 // CgroupUsage reads what the processes of a cgroup use: nothing where it does not exist.
 func CgroupUsage(path string) (Usage, error) {
-	var m interface {
-		Stats(*cgroups.StatsOptions) (*cgroups.Stats, error)
-		OOMKillCount() (uint64, error)
+	u := Usage{Stats: cgroups.NewStats()}
+	m, dirs, err := newMeter(path)
+	if err == nil && len(dirs) == 0 {
+		return u, nil
 	}
-	config := &cgroups.Cgroup{Resources: &cgroups.Resources{}}
-	dir := filepath.Join(cgroupMount, path)
-	var err error
-	if cgroups.IsCgroup2UnifiedMode() {
-		if len(existing([]string{dir})) == 0 {
-			return Usage{Stats: cgroups.NewStats()}, nil
-		}
-		m, err = v2.NewManager(config, dir)
-	} else {
-		paths := map[string]string{}
-		for _, name := range usageControllers() {
-			dir := filepath.Join(cgroupMount, name, path)
-			if len(existing([]string{dir})) > 0 {
-				paths[name] = dir
-			}
-		}
-		m, err = v1.NewManager(config, paths)
+	if err == nil {
+		u.Stats, err = m.Stats(&cgroups.StatsOptions{
+			Controllers: cgroups.CPU | cgroups.Memory | cgroups.Pids | cgroups.IO})
 	}
-	if err != nil {
-		return Usage{}, fmt.Errorf("read what the cgroup %s uses: %w", path, err)
-	}
-	u := Usage{}
-	u.Stats, err = m.Stats(&cgroups.StatsOptions{
-		Controllers: cgroups.CPU | cgroups.Memory | cgroups.Pids | cgroups.IO})
 	if err == nil && len(u.MemoryStats.Stats) > 0 { // else no controller of memory counts it
 		u.OOMKills, err = m.OOMKillCount()
 	}
-	if left(err) {
-		if u.Stats == nil {
-			u.Stats = cgroups.NewStats()
-		}
+	if err == nil {
 		return u, nil
 	}
-	if err != nil {
-		return Usage{}, fmt.Errorf("read what the cgroup %s uses: %w", path, err)
+	if n := len(dirs); len(existing(dirs)) < n { // it ended meanwhile
+		return Usage{Stats: cgroups.NewStats()}, nil
 	}
-	return u, nil
+	return Usage{}, fmt.Errorf("read what the cgroup %s uses: %w", path, err)
 }
 
 // left reports whether a file could not be read since its cgroup was removed meanwhile.

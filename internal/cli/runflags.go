@@ -125,7 +125,7 @@ func (o *runFlags) request(cmd *cobra.Command, a *App, args []string) (*apiv1.Co
 func (o *runFlags) strings(a *App, s *apiv1.ContainerSpec) (err error) {
 	var labels []string
 	for _, name := range o.host.labelFiles {
-		lines, err := a.lines("label-file", name)
+		lines, err := a.lines("label-file", name, noVariables)
 		if err != nil {
 			return err
 		}
@@ -181,7 +181,7 @@ func (o *runFlags) files(a *App, s *apiv1.ContainerSpec) error {
 func (a *App) environment(values, files []string) ([]string, error) {
 	var out []string
 	for _, name := range files {
-		env, err := a.lines("env-file", name)
+		env, err := a.lines("env-file", name, a.Env)
 		if err != nil {
 			return nil, err
 		}
@@ -191,8 +191,11 @@ func (a *App) environment(values, files []string) ([]string, error) {
 	return slices.Concat(out, env), err
 }
 
-// lines reads a file of variables or labels, for a flag.
-func (a *App) lines(flag, name string) (lines []string, err error) {
+// noVariables is an environment without any.
+func noVariables(string) (string, bool) { return "", false }
+
+// lines reads a file of variables or labels, for a flag. What has no value is looked up.
+func (a *App) lines(flag, name string, lookup func(string) (string, bool)) (lines []string, err error) {
 	path, err := a.path(name)
 	if err != nil {
 		return nil, err
@@ -202,7 +205,7 @@ func (a *App) lines(flag, name string) (lines []string, err error) {
 		return nil, fmt.Errorf("--%s: %w", flag, err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	return flagspec.EnvFile(f, flag, name, a.Env)
+	return flagspec.EnvFile(f, flag, name, lookup)
 }
 
 func (a *App) workingDir() (string, error) {
