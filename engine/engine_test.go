@@ -81,6 +81,8 @@ type networks struct {
 	calls []string // of Attach, Detach and Publish
 	fail  error
 	hook  func()
+
+	endpoints []cnm.Endpoint // of every sandbox
 }
 
 func (n *networks) CreateSandbox(_ context.Context, r cnm.SandboxRequest) (cnm.Sandbox, []cnm.Endpoint, error) {
@@ -116,7 +118,7 @@ func (n *networks) DeleteSandbox(_ context.Context, id string) error {
 }
 
 func (n *networks) Sandbox(_ context.Context, id string) (cnm.Sandbox, []cnm.Endpoint, error) {
-	return cnm.Sandbox{ID: id, NetNS: plan.NetNS(id)}, nil, nil
+	return cnm.Sandbox{ID: id, NetNS: plan.NetNS(id)}, n.endpoints, nil
 }
 
 func (n *networks) Network(_ context.Context, ref string) (cnm.Network, error) {

@@ -38,19 +38,17 @@ func (s *containersService) Start(ctx context.Context, r *apiv1.StartContainerRe
 
 func (s *containersService) List(ctx context.Context, r *apiv1.ListContainersRequest) (*apiv1.ListContainersResponse,
 	error) {
-	f, err := parseFilters(r.GetFilters(), "name", "id",
-		"status=created|running|paused|exited|restarting|removing|dead", "network", "ancestor", "label", "exited")
+	wanted, all, err := MatchContainers(ctx, s.containers, r.GetFilters())
 	if err != nil {
 		return nil, err
 	}
-	// Who asks for a status means containers that do not run, too.
-	all, err := s.containers.List(ctx, r.GetAll() || len(f["status"]) > 0 || len(f["exited"]) > 0)
+	found, err := s.containers.List(ctx, r.GetAll() || all)
 	if err != nil {
 		return nil, err
 	}
 	out := &apiv1.ListContainersResponse{}
-	for _, c := range all {
-		if f.container(c) {
+	for _, c := range found {
+		if wanted(c) {
 			c.Spec.Env = nil // all have to fit one message
 			out.Containers = append(out.Containers, encodeContainer(c))
 		}

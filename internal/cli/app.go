@@ -303,6 +303,7 @@ func (a *App) streams() session.Streams { return session.Streams{In: a.In, Out: 
 // The commands, by what they are about.
 type (
 	containers struct{ *App }
+	upkeep     struct{ *App } // of containers
 	images     struct{ *App }
 	disk       struct{ *App }
 	networks   struct{ *App }

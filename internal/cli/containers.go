@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
-	"time"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/vethloom/vethloom/api/client"
@@ -12,21 +12,58 @@ import (
 	"github.com/vethloom/vethloom/internal/cli/session"
 	"github.com/vethloom/vethloom/internal/cli/show"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 func (a containers) containerCommands() []*cobra.Command {
-	files := a.fileCommands("")
+	return append(a.everyContainerCommand(), a.containerGroup())
+}
+
+// everyContainerCommand makes the commands that are there with and without "container" before them.
+func (a containers) everyContainerCommand() []*cobra.Command {
+	files, up := a.fileCommands(""), upkeep(a)
 	for _, c := range files {
 		c.GroupID = groupRun
 	}
 	return append(files,
 		a.containerRun(), a.containerCreate(), a.containerStart(), a.containerStop(), a.containerKill(),
-		a.containerRemove(),
-		a.containerList(), a.containerLogs(), a.containerExec(), a.containerAttach(), a.inspect(), a.containerWait(),
-		a.containerPort(),
-		group("container", "What containers have changed", groupRun, a.fileCommands("container ")...),
+		up.containerRestart(), up.containerPause(), up.containerUnpause(), up.containerRename(), up.containerUpdate(),
+		a.containerRemove(), a.containerList(), a.containerLogs(), a.containerExec(), a.containerAttach(), a.inspect(),
+		a.containerWait(), a.containerPort(), up.containerTop(), up.containerStats(), up.containerCopy(),
 	)
+}
+
+// TwinOf annotates a command that is another one under a further name.
+const TwinOf = "twin"
+
+// containerGroup has the commands under "container", as Docker does, and what is there alone.
+func (a containers) containerGroup() *cobra.Command {
+	cmds := []*cobra.Command{upkeep(a).containerPrune()}
+	for _, c := range a.everyContainerCommand() {
+		name := c.Name()
+		switch name {
+		case "ps":
+			c.Use, c.Aliases = "ls [flags]", []string{"ps", "list"}
+		case "inspect": // of containers alone
+			show.Must(c.Flags().Set("type", "container"))
+			show.Must(c.Flags().MarkHidden("type"))
+		}
+		twin(c, "net "+name, "net container "+c.Name())
+		c.GroupID = ""
+		cmds = append(cmds, c)
+	}
+	return group("container", "Manage containers", groupRun, cmds...)
+}
+
+// twin makes a command one under a further path.
+func twin(c *cobra.Command, of, path string) {
+	if c.Annotations == nil {
+		c.Annotations = map[string]string{}
+	}
+	c.Annotations[TwinOf] = of
+	c.Example = strings.ReplaceAll(c.Example, of, path)
+	for _, sub := range c.Commands() {
+		twin(sub, of+" "+sub.Name(), path+" "+sub.Name())
+	}
 }
 
 func (a containers) containerStart() *cobra.Command {
@@ -98,7 +135,7 @@ func (a containers) attachTo(ctx context.Context, c *client.Client, name string,
 }
 
 func (a containers) containerStop() *cobra.Command {
-	timeout := -1
+	var o stopFlags
 	cmd := &cobra.Command{
 		Use: "stop [flags] CONTAINER...", Short: "Stop containers: ask, then kill", GroupID: groupRun,
 		Args:              cobra.MinimumNArgs(1),
@@ -106,16 +143,13 @@ func (a containers) containerStop() *cobra.Command {
 		Example:           "  net stop -t 2 web",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			return a.each(args, func(name string) (string, error) {
-				r := &apiv1.StopContainerRequest{Container: name}
-				if timeout >= 0 {
-					r.Timeout = durationpb.New(time.Duration(timeout) * time.Second)
-				}
-				_, err := c.Containers.Stop(ctx, r)
+				_, err := c.Containers.Stop(ctx, &apiv1.StopContainerRequest{Container: name, Signal: o.signal,
+					Timeout: o.after()})
 				return name, about("stop", name, err)
 			})
 		}),
 	}
-	cmd.Flags().IntVarP(&timeout, "time", "t", -1, "seconds until KILL (default the container's --stop-timeout)")
+	o.flags(cmd)
 	return cmd
 }
 

@@ -86,6 +86,10 @@ func reference(root *cobra.Command) string {
 
 func describe(b *strings.Builder, cmd *cobra.Command) {
 	fmt.Fprintf(b, "\n### `%s`\n\n", cmd.CommandPath())
+	if of := cmd.Annotations[cli.TwinOf]; of != "" {
+		fmt.Fprintf(b, "The same as `%s`.\n", of)
+		return
+	}
 	text := cmd.Long
 	if text == "" {
 		text = cmd.Short + "."
@@ -132,5 +136,31 @@ func TestEveryCommandHasAnExample(t *testing.T) {
 		if cmd == nil || !strings.Contains(cmd.Example, path) {
 			t.Errorf("the help of %q has no example of it", path)
 		}
+	}
+}
+
+func TestCommandsBelowContainerAreThoseAbove(t *testing.T) {
+	root := cli.New("", "").Root()
+	twins := 0
+	for _, path := range commandPaths(root) {
+		cmd := find(root, path)
+		of := cmd.Annotations[cli.TwinOf]
+		if of == "" {
+			continue
+		}
+		twins++
+		first := find(root, of)
+		if first == nil || first.Short != cmd.Short || !strings.HasPrefix(path, "net container ") {
+			t.Errorf("%q is the same as %q: %v", path, of, first)
+			continue
+		}
+		first.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+			if cmd.LocalNonPersistentFlags().Lookup(f.Name) == nil {
+				t.Errorf("%q has no --%s", path, f.Name)
+			}
+		})
+	}
+	if twins < 20 {
+		t.Errorf("%d commands are there twice", twins)
 	}
 }

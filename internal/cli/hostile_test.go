@@ -72,6 +72,15 @@ func TestNamesOfOthersDoNotDriveTheTerminal(t *testing.T) {
 		Store: evil, NodeName: evil, Problems: []string{evil}}})
 	n.domain.SetRemote("evil.test/a:1", fake.Remote{Layers: 2, Size: 10, Text: evil})
 	n.domain.SetChanges(server.FileChange{Kind: server.ChangeAdded, Path: "/" + evil})
+	n.domain.SetProcesses(engine.Processes{Titles: []string{"PID", evil}, Rows: [][]string{{"1", evil}}})
+	if err := n.domain.Edit("box", func(c *engine.Container) {
+		c.Spec.Mounts = []engine.Mount{{Source: evil, Target: "/" + evil, Volume: true}}
+		c.Spec.LogOptions = map[string]string{"labels": "l", "env": "A"}
+		c.Health = &engine.Health{Status: evil, Log: []engine.HealthProbe{{Output: evil}}}
+		c.Error = evil
+	}); err != nil {
+		t.Fatal(err)
+	}
 	n.domain.AddDamage(image.Damage{Object: evil, Problem: evil, Remedy: evil, Images: []string{evil}})
 	if _, err := n.domain.Commit(t.Context(), server.CommitRequest{Container: "box", Reference: "mine",
 		Author: evil}); err != nil {
@@ -106,6 +115,9 @@ func TestNamesOfOthersDoNotDriveTheTerminal(t *testing.T) {
 		"doctor --format {{.Found}}", "image inspect busybox", "version",
 		"pull --progress plain evil.test/a:1", "pull --progress json evil.test/a:1", "changes box",
 		"changes --format json box", "system check", "image inspect mine", "image inspect -f {{.Author}} mine",
+		"top box", "ps -a --no-trunc --format {{.Mounts}}", "ps -a --format {{.Health}}", "inspect -s box",
+		"inspect -f {{.State.Error}} box", "inspect -f {{json .State.Health}} box", "stats --no-stream -a",
+		"logs --details box", "container inspect box",
 		"system df -v", "system df -v --format json", "history " + "mine",
 	} {
 		args := strings.Fields(line)
@@ -115,7 +127,7 @@ func TestNamesOfOthersDoNotDriveTheTerminal(t *testing.T) {
 			shown++
 		}
 	}
-	if shown < 22 {
+	if shown < 30 {
 		t.Errorf("only %d commands show the texts at all: the test proves little", shown)
 	}
 	for method, args := range map[string][]string{
@@ -126,7 +138,11 @@ func TestNamesOfOthersDoNotDriveTheTerminal(t *testing.T) {
 		"PullImage": {"pull", "x"}, "PushImage": {"push", "busybox"}, "RegistryHosts": {"pull", "x"},
 		"SaveImages": {"save", "busybox"}, "ImageHistory": {"history", "busybox"}, "Commit": {"commit", "box"},
 		"Changes": {"changes", "box"}, "Export": {"export", "box"}, "DiskUsage": {"system", "df"},
-		"PruneImages": {"image", "prune", "-f"}, "CheckImages": {"system", "check"},
+		"Top": {"top", "box"}, "Stats": {"stats", "box"}, "StatPath": {"cp", "box:/x", "."},
+		"CopyIn": {"cp", "-", "box:/srv"}, "Rename": {"rename", "box", "b"}, "Update": {"update", "-m", "9m", "box"},
+		"Stop": {"restart", "box"}, "Pause": {"pause", "box"}, "Unpause": {"unpause", "box"},
+		"PruneContainers": {"container", "prune", "-f"},
+		"PruneImages":     {"image", "prune", "-f"}, "CheckImages": {"system", "check"},
 	} {
 		n.domain.Fail(method, &cnm.Error{Kind: cnm.ErrInvalid, Field: "user", Value: evil, Reason: "is " + evil,
 			Remedy: "choose " + evil, Cause: errors.New(evil)})

@@ -61,6 +61,7 @@ var inspectable = []struct {
 func (a *App) inspect() *cobra.Command {
 	var i show.Inspector
 	var kind string
+	var size bool
 	cmd := &cobra.Command{
 		Use: "inspect [flags] NAME...", Short: "Show containers, or other things, in full", GroupID: groupRun,
 		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.complete(containerNames, anyNumber),
@@ -75,13 +76,35 @@ func (a *App) inspect() *cobra.Command {
 			if !known {
 				return fmt.Errorf("--type %q: use container, image, network or volume", kind)
 			}
-			return a.show(&i, args, func(name string) (any, error) { return lookUp(ctx, c, kind, name) })
+			get := func(name string) (any, error) { return lookUp(ctx, c, kind, name) }
+			if size {
+				have, err := sizesOf(ctx, c)
+				if err != nil {
+					return err
+				}
+				get = have.added(get)
+			}
+			return a.show(&i, args, get)
 		}),
 	}
 	i.Flags(cmd)
+	cmd.Flags().BoolVarP(&size, "size", "s", false, "of containers, also how much they have written")
 	cmd.Flags().StringVar(&kind, "type", "", "container, image, network or volume (default whatever has the name)")
 	show.Must(cmd.RegisterFlagCompletionFunc("type", show.Fixed("container", "image", "network", "volume")))
 	return cmd
+}
+
+// added adds sizes to the containers among what is looked up.
+func (s sizes) added(get func(string) (any, error)) func(string) (any, error) {
+	return func(name string) (any, error) {
+		v, err := get(name)
+		if ct, ok := v.(interface {
+			WithSizes(func(container, image string) (written, whole int64)) any
+		}); ok {
+			v = ct.WithSizes(s.of)
+		}
+		return v, err
+	}
 }
 
 // lookUp finds what has a name: of several kinds the first one that has it. The beginning of an ID counts only where

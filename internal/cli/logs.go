@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,7 +20,7 @@ import (
 )
 
 func (a containers) containerLogs() *cobra.Command {
-	var follow, timestamps bool
+	var follow, timestamps, details bool
 	var tail, since, until string
 	cmd := &cobra.Command{
 		Use: "logs [flags] CONTAINER", Short: "Show a container's output", GroupID: groupRun, Args: cobra.ExactArgs(1),
@@ -26,7 +29,15 @@ func (a containers) containerLogs() *cobra.Command {
 		RunE: withRequest(a.App, func(args []string) (*apiv1.LogsRequest, error) {
 			return a.logsRequest(args[0], tail, since, until, follow)
 		}, func(ctx context.Context, c *client.Client, r *apiv1.LogsRequest, _ []string) error {
-			return a.logs(ctx, c, r, timestamps)
+			shown := &shownLog{a: a, timestamps: timestamps}
+			if details {
+				ct, err := c.Containers.Inspect(ctx, &apiv1.InspectContainerRequest{Container: r.GetContainer()})
+				if err != nil {
+					return about("logs of", r.GetContainer(), err)
+				}
+				shown.details = logDetails(ct.GetSpec())
+			}
+			return a.logs(ctx, c, r, shown)
 		}),
 	}
 	f := cmd.Flags()
@@ -35,6 +46,7 @@ func (a containers) containerLogs() *cobra.Command {
 	f.StringVar(&since, "since", "", "from this time on: RFC 3339, or a duration back from now (10m)")
 	f.StringVar(&until, "until", "", "up to this time")
 	f.BoolVarP(&timestamps, "timestamps", "t", false, "put the time in front of each line")
+	f.BoolVar(&details, "details", false, "put the labels and variables in front that --log-opt labels= and env= name")
 	return cmd
 }
 
@@ -47,25 +59,54 @@ func (a containers) logsRequest(name, tail, since, until string, follow bool) (*
 		}
 		r.Tail = max(n, -1)
 	}
+	var err error
+	r.Since, r.Until, err = a.between(since, until)
+	return r, err
+}
+
+// between reads the values of --since and --until; nil where there is none.
+func (a *App) between(since, until string) (from, to *timestamppb.Timestamp, err error) {
 	for _, t := range []struct {
 		flag, value string
 		to          **timestamppb.Timestamp
-	}{{"since", since, &r.Since}, {"until", until, &r.Until}} {
+	}{{"since", since, &from}, {"until", until, &to}} {
 		if t.value == "" {
 			continue
 		}
 		moment, err := flagspec.Time(t.value, a.Now())
 		if err != nil {
-			return nil, fmt.Errorf("--%s: %w", t.flag, err)
+			return nil, nil, fmt.Errorf("--%s: %w", t.flag, err)
 		}
 		*t.to = timestamppb.New(moment)
 	}
-	return r, nil
+	return from, to, nil
+}
+
+// logDetails are the labels and variables of a container that its log is to be told with: KEY=VALUE, by commas.
+func logDetails(s *apiv1.ContainerSpec) string {
+	env := map[string]string{}
+	for _, v := range s.GetEnv() {
+		key, value, _ := strings.Cut(v, "=")
+		env[key] = value
+	}
+	var out []string
+	for _, of := range []struct {
+		option string
+		have   map[string]string
+	}{{"labels", s.GetLabels()}, {"env", env}} {
+		for key := range strings.SplitSeq(s.GetLogOptions()[of.option], ",") {
+			if value, ok := of.have[key]; ok {
+				out = append(out, url.QueryEscape(key)+"="+url.QueryEscape(value))
+			}
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, ",")
 }
 
 // logs shows a log. One that is followed goes on where it was when netd went away and has come back.
-func (a containers) logs(ctx context.Context, c *client.Client, r *apiv1.LogsRequest, timestamps bool) error {
-	name, shown := r.GetContainer(), shownLog{a: a, timestamps: timestamps}
+func (a containers) logs(ctx context.Context, c *client.Client, r *apiv1.LogsRequest, shown *shownLog) error {
+	name := r.GetContainer()
 	if !r.GetFollow() {
 		return about("logs of", name, shown.read(ctx, c, r))
 	}
@@ -82,6 +123,7 @@ func (a containers) logs(ctx context.Context, c *client.Client, r *apiv1.LogsReq
 type shownLog struct {
 	a          containers
 	timestamps bool
+	details    string    // in front of each line
 	lines      int       // all that were shown
 	last       time.Time // of the last of them
 	same       int       // how many of them have its time
@@ -128,6 +170,9 @@ func (s *shownLog) show(line *apiv1.LogsResponse) error {
 		w = s.a.Err
 	}
 	text := line.GetLine()
+	if s.details != "" {
+		text = append([]byte(s.details+" "), text...)
+	}
 	if s.timestamps {
 		text = append([]byte(line.GetTime().AsTime().Format(time.RFC3339Nano)+" "), text...)
 	}

@@ -251,16 +251,20 @@ func (a nodes) showDiff(ops []*apiv1.Op) error {
 
 func (a nodes) events() *cobra.Command {
 	var filters []string
-	var format string
+	var format, since, until string
 	cmd := &cobra.Command{
 		Use: "events [flags]", Short: "Show what happens, as it happens", GroupID: groupNode, Args: cobra.NoArgs,
-		Example: "  net events --filter type=container --format '{{.Action}} {{.ID}}'",
-		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
+		Example: "  net events --filter type=container --format '{{.Action}} {{.ID}}'\n" +
+			"  net events --since 10m --until 0s",
+		RunE: withRequest(a.App, func([]string) (*apiv1.EventsRequest, error) {
+			from, to, err := a.between(since, until)
+			return &apiv1.EventsRequest{Filters: filters, Since: from, Until: to}, err
+		}, func(ctx context.Context, c *client.Client, r *apiv1.EventsRequest, _ []string) error {
 			write, err := a.eventWriter(format)
 			if err != nil {
 				return err
 			}
-			stream, err := c.System.Events(ctx, &apiv1.EventsRequest{Filters: filters})
+			stream, err := c.System.Events(ctx, r)
 			if err != nil {
 				return client.Explain(err)
 			}
@@ -278,6 +282,8 @@ func (a nodes) events() *cobra.Command {
 			}
 		}),
 	}
+	cmd.Flags().StringVar(&since, "since", "", "from this time on: RFC 3339, or a duration back from now (10m)")
+	cmd.Flags().StringVar(&until, "until", "", "up to this time")
 	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "type=, event=, id=, container=, network=")
 	cmd.Flags().StringVar(&format, "format", "", "json, or a Go template for each event")
 	show.Must(cmd.RegisterFlagCompletionFunc("format", show.Fixed("json")))

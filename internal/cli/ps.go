@@ -25,7 +25,7 @@ func (a containers) containerList() *cobra.Command {
 	}
 	l.ID = id
 	l.Columns = a.containerColumns(l, id)
-	var all, latest bool
+	var all, latest, size bool
 	var last int
 	var filters []string
 	cmd := &cobra.Command{
@@ -46,7 +46,7 @@ func (a containers) containerList() *cobra.Command {
 			if last > 0 {
 				found = found[:min(last, len(found))]
 			}
-			return l.Show(a.Out, found)
+			return a.showContainers(ctx, c, l, found, size)
 		}),
 	}
 	l.Flags(cmd)
@@ -55,8 +55,25 @@ func (a containers) containerList() *cobra.Command {
 	f.BoolVarP(&latest, "latest", "l", false, "only the one created last")
 	f.IntVarP(&last, "last", "n", 0, "only the last so many")
 	f.StringArrayVarP(&filters, "filter", "f", nil,
-		"name=, id=, status=, network=, ancestor=IMAGE, label=KEY[=VALUE], exited=CODE")
+		"name=, id=, status=, network=, ancestor=IMAGE, label=KEY[=VALUE], exited=CODE, health=, volume=, "+
+			"before=CONTAINER, since=CONTAINER, publish=PORT, expose=PORT")
+	f.BoolVarP(&size, "size", "s", false, "also how much each has written, and how much it has with its image")
+	show.Must(cmd.RegisterFlagCompletionFunc("filter", show.Fixed("status=running", "status=exited", "status=paused",
+		"health=healthy", "health=unhealthy", "health=starting", "health=none")))
 	return cmd
+}
+
+// showContainers shows a list, with what containers have on the disk where that is asked for: it takes time.
+func (a containers) showContainers(ctx context.Context, c *client.Client, l *show.Lister[*apiv1.Container],
+	found []*apiv1.Container, size bool) error {
+	if size || strings.Contains(l.Format, ".Size") {
+		sizes, err := sizesOf(ctx, c)
+		if err != nil {
+			return err
+		}
+		l.Columns = append(l.Columns, sizes.column(!size))
+	}
+	return l.Show(a.Out, found)
 }
 
 func (a containers) containerColumns(l *show.Lister[*apiv1.Container],
@@ -91,9 +108,13 @@ func (a containers) containerColumns(l *show.Lister[*apiv1.Container],
 		}},
 		{Name: "Labels", Header: "LABELS", Hidden: true,
 			Value: func(c *apiv1.Container) string { return view.LabelList(c.GetSpec().GetLabels()) }},
-		{Name: "Mounts", Header: "MOUNTS", Hidden: true, Value: func(c *apiv1.Container) string {
-			return strings.Join(pick(c.GetSpec().GetMounts(), (*apiv1.Mount).GetSource), ",")
-		}},
+		{Name: "Mounts", Header: "MOUNTS", Hidden: true,
+			Value: func(c *apiv1.Container) string { return mountsText(c, l.NoTrunc) }},
+		{Name: "LocalVolumes", Header: "LOCAL VOLUMES", Hidden: true, Value: volumesText},
+		{Name: "Health", Header: "HEALTH", Hidden: true,
+			Value: func(c *apiv1.Container) string { return c.GetHealth().GetStatus() }},
+		{Name: "Platform", Header: "PLATFORM", Hidden: true,
+			Value: func(c *apiv1.Container) string { return c.GetSpec().GetPlatform() }},
 		{Name: "Pid", Header: "PID", Hidden: true,
 			Value: func(c *apiv1.Container) string { return strconv.Itoa(int(c.GetPid())) }},
 	}
@@ -112,13 +133,81 @@ func (a containers) statusText(c *apiv1.Container) string {
 	case "created":
 		return "Created"
 	case "running":
-		return up()
+		switch h := c.GetHealth().GetStatus(); h {
+		case "":
+			return up()
+		case "starting":
+			return up() + " (health: starting)"
+		default:
+			return up() + " (" + h + ")"
+		}
 	case "paused":
 		return up() + " (Paused)"
+	case "restarting":
+		return fmt.Sprintf("Restarting (%d) %s", c.GetExitCode(), a.ago(c.GetFinished()))
 	case "exited":
 		return fmt.Sprintf("Exited (%d) %s", c.GetExitCode(), a.ago(c.GetFinished()))
 	}
 	return c.GetStatus()
+}
+
+// mountsText lists names of volumes and paths of the host.
+func mountsText(c *apiv1.Container, whole bool) string {
+	var out []string
+	for _, m := range c.GetSpec().GetMounts() {
+		name := m.GetSource()
+		if name == "" {
+			continue // a tmpfs
+		}
+		if r := []rune(name); !whole && len(r) > 15 {
+			name = string(r[:14]) + "…"
+		}
+		out = append(out, name)
+	}
+	return strings.Join(out, ",")
+}
+
+// volumesText counts volumes.
+func volumesText(c *apiv1.Container) string {
+	n := 0
+	for _, m := range c.GetSpec().GetMounts() {
+		if m.GetVolume() {
+			n++
+		}
+	}
+	return strconv.Itoa(n)
+}
+
+// sizes are what containers have written, and what their images have, by ID.
+type sizes struct{ written, images map[string]int64 }
+
+func sizesOf(ctx context.Context, c *client.Client) (sizes, error) {
+	u, err := c.System.DiskUsage(ctx, &apiv1.DiskUsageRequest{})
+	if err != nil {
+		return sizes{}, client.Explain(err)
+	}
+	s := sizes{map[string]int64{}, map[string]int64{}}
+	for _, ct := range u.GetContainers() {
+		s.written[ct.GetId()] = ct.GetSize()
+	}
+	for _, i := range u.GetImages() {
+		s.images[i.GetImage().GetId()] = i.GetImage().GetSize()
+	}
+	return s, nil
+}
+
+// of are the sizes of a container: what it has written, and that with its image.
+func (s sizes) of(id, image string) (written, whole int64) {
+	written = s.written[id]
+	return written, written + s.images[image]
+}
+
+func (s sizes) column(hidden bool) show.Column[*apiv1.Container] {
+	return show.Column[*apiv1.Container]{Name: "Size", Header: "SIZE", Hidden: hidden,
+		Value: func(c *apiv1.Container) string {
+			written, whole := s.of(c.GetId(), c.GetImageId())
+			return fmt.Sprintf("%s (virtual %s)", view.Size(written), view.Size(whole))
+		}}
 }
 
 // portsText lists published ports; ranges stay ranges.

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/vethloom/vethloom/api/client"
@@ -37,7 +40,7 @@ cannot be executed, 127 when it does not exist.`,
 			if err != nil {
 				return err
 			}
-			if err := session.CheckTTY(a.In, spec.GetTty() && spec.GetOpenStdin() && !detach); err != nil {
+			if err := a.checkStreams(cmd, spec, detach); err != nil {
 				return err
 			}
 			return a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
@@ -57,6 +60,18 @@ cannot be executed, 127 when it does not exist.`,
 	s.Flags(cmd)
 	a.completeRunFlags(cmd)
 	return cmd
+}
+
+// checkStreams refuses streams that the container, or this process, cannot have.
+func (a containers) checkStreams(cmd *cobra.Command, spec *apiv1.ContainerSpec, detach bool) error {
+	if !detach {
+		return session.CheckTTY(a.In, spec.GetTty() && spec.GetOpenStdin())
+	}
+	if cmd.Flags().Changed("attach") {
+		return errors.New("--attach and --detach: a container in the background is not attached to")
+	}
+	spec.AttachStdin, spec.AttachStdout, spec.AttachStderr = false, false, false
+	return nil
 }
 
 func (a containers) containerCreate() *cobra.Command {
@@ -89,9 +104,34 @@ func (a containers) completeRunFlags(cmd *cobra.Command) {
 	show.Must(cmd.RegisterFlagCompletionFunc("network", a.complete(networkNames, anyNumber)))
 }
 
-// create makes a container. An image that is not here is pulled first, unless the flags say otherwise.
-func (a containers) create(ctx context.Context, c *client.Client, spec *apiv1.ContainerSpec, pull pullFlags) (string,
-	error) {
+// create makes a container, and tells its ID to the file that the user asks for.
+func (a containers) create(ctx context.Context, c *client.Client, spec *apiv1.ContainerSpec, pull pullFlags) (
+	id string, err error) {
+	if spec.GetCidfile() == "" {
+		return a.createContainer(ctx, c, spec, pull)
+	}
+	path, err := a.path(spec.GetCidfile())
+	if err != nil {
+		return "", couldNotRun(err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		return "", couldNotRun(fmt.Errorf("--cidfile %s: it exists: another container may have written it: remove it, "+
+			"or name another", spec.GetCidfile()))
+	}
+	if err != nil {
+		return "", couldNotRun(fmt.Errorf("--cidfile: %w", err))
+	}
+	if id, err = a.createContainer(ctx, c, spec, pull); err != nil {
+		return "", errors.Join(err, f.Close(), os.Remove(path))
+	}
+	_, err = f.WriteString(id)
+	return id, errors.Join(err, f.Close())
+}
+
+// createContainer makes a container. An image that is not here is pulled first, unless the flags say otherwise.
+func (a containers) createContainer(ctx context.Context, c *client.Client, spec *apiv1.ContainerSpec, pull pullFlags) (
+	string, error) {
 	im := images(a)
 	if err := im.ensureImage(ctx, c, spec.GetImage(), pull); err != nil {
 		return "", couldNotRun(err)
@@ -130,9 +170,14 @@ func (a containers) startDetached(ctx context.Context, c *client.Client, id stri
 func (a containers) runForeground(ctx context.Context, c *client.Client, id string, spec *apiv1.ContainerSpec,
 	keys session.DetachKeys, proxy bool) error {
 	s := &session.Session{
-		Streams: a.streams(), Client: c, Container: id, TTY: spec.GetTty(), Stdin: spec.GetOpenStdin(), Proxy: proxy,
-		Keys:  keys,
-		Fresh: true,
+		Streams: a.streams(), Client: c, Container: id, TTY: spec.GetTty(), Proxy: proxy,
+		Stdin: spec.GetOpenStdin() && spec.GetAttachStdin(), Keys: keys, Fresh: true,
+	}
+	if !spec.GetAttachStdout() {
+		s.Streams.Out = io.Discard
+	}
+	if !spec.GetAttachStderr() {
+		s.Streams.Err = io.Discard
 	}
 	s.Open = func(ctx context.Context, size *apiv1.WindowSize, back *session.Back) (session.Conversation, error) {
 		return session.OpenAttach(ctx, c, &apiv1.AttachOptions{Container: id, Stdin: s.Stdin, Start: back == nil,

@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
@@ -27,12 +27,13 @@ type runFlags struct {
 	endpoint   endpointFlags
 	publish    []string
 	volumes    []string
-	memory     string
-	cpus       string
+	driver     string // of volumes that --volume makes
+	mounts     []string
 	extraHosts []string
 	stopAfter  int
 	sysctls    []string
 	pull       pullFlags
+	host       hostFlags
 }
 
 func (o *runFlags) flags(cmd *cobra.Command) {
@@ -54,6 +55,25 @@ func (o *runFlags) flags(cmd *cobra.Command) {
 	f.StringVarP(&s.Hostname, "hostname", "h", "", "host name in the container")
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "label KEY=VALUE")
 
+	o.networkFlags(cmd)
+	o.fileFlags(f)
+	limitFlags(cmd, s.Resources)
+	o.host.flags(cmd, s)
+
+	f.StringArrayVar(&o.sysctls, "sysctl", nil, "kernel parameter KEY=VALUE of its own, such as net.ipv4.ip_forward=1")
+
+	f.StringArrayVar(&s.CapAdd, "cap-add", nil, "capability to add")
+	f.StringArrayVar(&s.CapDrop, "cap-drop", nil, "capability to drop, or ALL")
+	f.BoolVar(&s.Privileged, "privileged", false, "all capabilities and devices")
+	f.StringVar(&s.Userns, "userns", "", "user namespace: host, or auto for a private one")
+	f.StringVar(&s.StopSignal, "stop-signal", "", "signal that asks it to stop (default the image's, else TERM)")
+	f.IntVar(&o.stopAfter, "stop-timeout", 0, "seconds from the stop signal to KILL (default 10)")
+	show.Must(cmd.RegisterFlagCompletionFunc("userns", show.Fixed("host", "auto")))
+}
+
+// networkFlags are about what a container is connected to, and how.
+func (o *runFlags) networkFlags(cmd *cobra.Command) {
+	f, s := cmd.Flags(), &o.spec
 	f.StringArrayVar(&o.networks, "network", nil, "network, host, none, container:NAME, or "+
 		"name=NET,ip=…,ip6=…,mac-address=…,alias=…,gw-priority=…,ifname=…,sysctl=…,"+
 		"outbound-ip=…,rate-in=…,rate-out=… (default bridge)")
@@ -67,24 +87,19 @@ func (o *runFlags) flags(cmd *cobra.Command) {
 	f.StringArrayVar(&s.DnsOptions, "dns-option", nil, "option of resolv.conf(5), such as ndots:1")
 	f.StringArrayVar(&s.Expose, "expose", nil, "port that it serves, PORT[-PORT][/tcp|udp|sctp], for SRV records")
 	f.StringArrayVar(&o.extraHosts, "add-host", nil, "NAME:ADDRESS for /etc/hosts; NAME:host-gateway for the host")
+}
 
+// fileFlags are about what a container's files are.
+func (o *runFlags) fileFlags(f *pflag.FlagSet) {
+	s := &o.spec
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil,
 		"SOURCE:TARGET[:ro]; the source is a host path or a volume's name")
+	f.StringVar(&o.driver, "volume-driver", "", "driver of volumes that --volume makes (default local)")
+	f.StringArrayVar(&o.mounts, "mount", nil,
+		"type=bind|volume|tmpfs,source=…,target=…,readonly and further keys of each type")
+	several(f, "tmpfs", "file system in memory, PATH[:size=64m,mode=1777,…]", &s.Mounts, flagspec.Tmpfs)
+	f.StringArrayVar(&s.VolumesFrom, "volumes-from", nil, "CONTAINER[:ro|rw] whose mounts it has too")
 	f.BoolVar(&s.ReadOnly, "read-only", false, "make the root filesystem read-only")
-
-	f.StringVarP(&o.memory, "memory", "m", "", "memory limit, such as 64m")
-	f.StringVar(&o.cpus, "cpus", "", "number of CPUs, such as 0.5")
-	f.Int64Var(&s.Resources.PidsLimit, "pids-limit", 0, "limit of processes; 0 or -1: none")
-
-	f.StringArrayVar(&o.sysctls, "sysctl", nil, "kernel parameter KEY=VALUE of its own, such as net.ipv4.ip_forward=1")
-
-	f.StringArrayVar(&s.CapAdd, "cap-add", nil, "capability to add")
-	f.StringArrayVar(&s.CapDrop, "cap-drop", nil, "capability to drop, or ALL")
-	f.BoolVar(&s.Privileged, "privileged", false, "all capabilities and devices")
-	f.StringVar(&s.Userns, "userns", "", "user namespace: host, or auto for a private one")
-	f.StringVar(&s.StopSignal, "stop-signal", "", "signal that asks it to stop (default the image's, else TERM)")
-	f.IntVar(&o.stopAfter, "stop-timeout", 0, "seconds from the stop signal to KILL (default 10)")
-	show.Must(cmd.RegisterFlagCompletionFunc("userns", show.Fixed("host", "auto")))
 }
 
 // request completes the spec from the flags that need parsing. args is IMAGE [COMMAND…].
@@ -100,31 +115,23 @@ func (o *runFlags) request(cmd *cobra.Command, a *App, args []string) (*apiv1.Co
 	if cmd.Flags().Changed("stop-timeout") {
 		s.StopTimeout = durationpb.New(time.Duration(o.stopAfter) * time.Second)
 	}
-	return s, errors.Join(o.pull.check(), o.resources(s), o.strings(a, s), o.network(s))
-}
-
-func (o *runFlags) resources(s *apiv1.ContainerSpec) (err error) {
-	if o.memory != "" {
-		if s.Resources.Memory, err = flagspec.Size(o.memory); err != nil {
-			return fmt.Errorf("--memory: %w", err)
-		}
-	}
-	if o.cpus != "" {
-		if s.Resources.NanoCpus, err = flagspec.CPUs(o.cpus); err != nil {
-			return fmt.Errorf("--cpus: %w", err)
-		}
-	}
-	if r := s.Resources; r.PidsLimit < -1 {
-		return fmt.Errorf("--pids-limit %d: use a positive number, or -1 for no limit", r.PidsLimit)
-	}
 	if o.stopAfter < 0 {
-		return fmt.Errorf("--stop-timeout %d: use a number of seconds", o.stopAfter)
+		return nil, fmt.Errorf("--stop-timeout %d: use a number of seconds", o.stopAfter)
 	}
-	return nil
+	s.Platform = o.pull.platform
+	return s, errors.Join(o.pull.check(), o.strings(a, s), o.files(a, s), o.network(s), o.host.apply(cmd, a, s))
 }
 
 func (o *runFlags) strings(a *App, s *apiv1.ContainerSpec) (err error) {
-	if s.Labels, err = flagspec.KeyValues("label", o.labels); err != nil {
+	var labels []string
+	for _, name := range o.host.labelFiles {
+		lines, err := a.lines("label-file", name, noVariables)
+		if err != nil {
+			return err
+		}
+		labels = append(labels, lines...)
+	}
+	if s.Labels, err = flagspec.KeyValues("label", append(labels, o.labels...)); err != nil {
 		return err
 	}
 	if s.Sysctls, err = flagspec.KeyValues("sysctl", o.sysctls); err != nil {
@@ -140,6 +147,11 @@ func (o *runFlags) strings(a *App, s *apiv1.ContainerSpec) (err error) {
 		}
 		s.ExtraHosts = append(s.ExtraHosts, host)
 	}
+	return nil
+}
+
+// files are what is mounted into the container.
+func (o *runFlags) files(a *App, s *apiv1.ContainerSpec) error {
 	dir, err := a.workingDir()
 	if err != nil {
 		return err
@@ -148,6 +160,16 @@ func (o *runFlags) strings(a *App, s *apiv1.ContainerSpec) (err error) {
 		m, err := flagspec.Mount(v, dir)
 		if err != nil {
 			return err
+		}
+		if m.GetVolume() {
+			m.Driver = o.driver
+		}
+		s.Mounts = append(s.Mounts, m)
+	}
+	for _, v := range o.mounts {
+		m, err := flagspec.LongMount(v, dir)
+		if err != nil {
+			return fmt.Errorf("--mount %q: %w", v, err)
 		}
 		s.Mounts = append(s.Mounts, m)
 	}
@@ -159,7 +181,7 @@ func (o *runFlags) strings(a *App, s *apiv1.ContainerSpec) (err error) {
 func (a *App) environment(values, files []string) ([]string, error) {
 	var out []string
 	for _, name := range files {
-		env, err := a.envFile(name)
+		env, err := a.lines("env-file", name, a.Env)
 		if err != nil {
 			return nil, err
 		}
@@ -169,21 +191,21 @@ func (a *App) environment(values, files []string) ([]string, error) {
 	return slices.Concat(out, env), err
 }
 
-func (a *App) envFile(name string) (env []string, err error) {
-	dir, err := a.workingDir()
+// noVariables is an environment without any.
+func noVariables(string) (string, bool) { return "", false }
+
+// lines reads a file of variables or labels, for a flag. What has no value is looked up.
+func (a *App) lines(flag, name string, lookup func(string) (string, bool)) (lines []string, err error) {
+	path, err := a.path(name)
 	if err != nil {
 		return nil, err
 	}
-	path := name
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(dir, path)
-	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("--env-file: %w", err)
+		return nil, fmt.Errorf("--%s: %w", flag, err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	return flagspec.EnvFile(f, name, a.Env)
+	return flagspec.EnvFile(f, flag, name, lookup)
 }
 
 func (a *App) workingDir() (string, error) {

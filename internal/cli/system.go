@@ -295,6 +295,9 @@ func (p *pruning) tell(title string, names []string) {
 	}
 }
 
+// pruneFilterUsage is what prunes say of their --filter.
+const pruneFilterUsage = "until=TIME or how long ago (24h), label=KEY[=VALUE], label!=KEY[=VALUE]"
+
 func (a images) imagePrune() *cobra.Command {
 	r := &apiv1.PruneImagesRequest{}
 	var force bool
@@ -328,8 +331,7 @@ broke off. With --all those with a name go too.`,
 	}
 	cmd.Flags().BoolVarP(&r.All, "all", "a", false, "also those with a name")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
-	cmd.Flags().StringArrayVar(&r.Filters, "filter", nil,
-		"until=TIME or how long ago (24h), label=KEY[=VALUE], label!=KEY[=VALUE]")
+	cmd.Flags().StringArrayVar(&r.Filters, "filter", nil, pruneFilterUsage)
 	return cmd
 }
 

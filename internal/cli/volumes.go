@@ -18,15 +18,20 @@ func (a volumes) volumeCommand() *cobra.Command {
 }
 
 func (a volumes) volumeCreate() *cobra.Command {
-	var labels []string
+	var labels, options []string
+	r := &apiv1.CreateVolumeRequest{}
 	cmd := &cobra.Command{
 		Use: "create [flags] [NAME]", Short: "Create a volume", Args: cobra.MaximumNArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		Example:           "  net volume create --label app=db data",
+		Example: "  net volume create --label app=db data\n" +
+			"  net volume create -o type=tmpfs -o device=tmpfs -o o=size=64m scratch",
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
-			r := &apiv1.CreateVolumeRequest{Name: strings.Join(args, "")}
+			r.Name = strings.Join(args, "")
 			var err error
 			if r.Labels, err = flagspec.KeyValues("label", labels); err != nil {
+				return err
+			}
+			if r.Options, err = flagspec.KeyValues("opt", options); err != nil {
 				return err
 			}
 			v, err := c.Volumes.Create(ctx, r)
@@ -37,13 +42,17 @@ func (a volumes) volumeCreate() *cobra.Command {
 			return nil
 		}),
 	}
-	cmd.Flags().StringArrayVar(&labels, "label", nil, "label KEY=VALUE")
+	f := cmd.Flags()
+	f.StringArrayVar(&labels, "label", nil, "label KEY=VALUE")
+	f.StringVarP(&r.Driver, "driver", "d", "", "driver (default local)")
+	f.StringArrayVarP(&options, "opt", "o", nil, "option KEY=VALUE of the driver: type, device and o, as of mount(8)")
 	return cmd
 }
 
 func (a volumes) volumeList() *cobra.Command {
 	l := &show.Lister[*apiv1.Volume]{ID: (*apiv1.Volume).GetName, Columns: []show.Column[*apiv1.Volume]{
-		{Name: "Driver", Header: "DRIVER", Value: func(*apiv1.Volume) string { return "local" }},
+		{Name: "Driver", Header: "DRIVER",
+			Value: func(v *apiv1.Volume) string { return view.Driver(v.GetDriver()) }},
 		{Name: "Name", Header: "VOLUME NAME", Value: (*apiv1.Volume).GetName},
 		{Name: "Mountpoint", Header: "MOUNTPOINT", Hidden: true, Value: (*apiv1.Volume).GetMountpoint},
 		{Name: "Containers", Header: "CONTAINERS", Hidden: true,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine"
 	"github.com/vethloom/vethloom/engine/image"
 	"github.com/vethloom/vethloom/engine/registry"
 	"github.com/vethloom/vethloom/engine/volume"
@@ -64,6 +66,10 @@ type core struct {
 	seen       []registry.Credential
 	pace       func(context.Context)
 	damages    []image.Damage
+	archive    []byte // what is copied out of every container
+	processes  engine.Processes
+	copied     Copied
+	archived   fs.FileMode // of what is in it
 	changes    []server.FileChange
 	paused     []string
 	past       []server.Event

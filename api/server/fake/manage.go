@@ -3,7 +3,9 @@ package fake
 import (
 	"context"
 	"io"
+	"io/fs"
 	"path"
+	"strings"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
@@ -89,10 +91,20 @@ func (d *containerPart) PruneContainers(_ context.Context, due func(engine.Conta
 	return ids, int64(len(ids)) << 10, nil
 }
 
+// SetProcesses sets those of every container.
+func (d *core) SetProcesses(p engine.Processes) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.processes = p
+}
+
 // Top implements [server.ContainerViews].
 func (d *containerPart) Top(_ context.Context, ref string, _ []string) (p engine.Processes, err error) {
 	err = d.change("Top", ref, func(c *container) error {
 		p = engine.Processes{Titles: []string{"UID", "PID", "CMD"}, Rows: [][]string{{"root", "7", "sleep 9"}}}
+		if d.processes.Titles != nil {
+			p = d.processes
+		}
 		return nil
 	})
 	return p, err
@@ -112,13 +124,26 @@ func (d *containerPart) Stats(_ context.Context, ref string) (s engine.Stats, er
 // StatPath implements [server.ContainerFiles].
 func (d *containerPart) StatPath(_ context.Context, ref, name string) (st engine.PathStat, err error) {
 	err = d.change("StatPath", ref, func(*container) error {
+		if strings.HasPrefix(name, "/none/") {
+			return missing("file", name)
+		}
 		st = engine.PathStat{Name: path.Base(name), Size: 5, Mode: 0o644, Modified: Epoch}
+		if name = path.Clean(name); name == "/srv" || name == "/" || d.archive != nil && d.archived.IsDir() {
+			st.Mode = fs.ModeDir | 0o755
+		}
 		return nil
 	})
 	return st, err
 }
 
-// CopyOut implements [server.ContainerFiles]. What it writes is no tar.
+// SetArchive sets what is copied out of every container, of a file or a directory.
+func (d *core) SetArchive(tar []byte, mode fs.FileMode) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.archive, d.archived = tar, mode
+}
+
+// CopyOut implements [server.ContainerFiles]. What it writes is no tar, unless there is one.
 func (d *containerPart) CopyOut(ctx context.Context, ref, name string, begin func(engine.PathStat) error,
 	w io.Writer) error {
 	st, err := d.StatPath(ctx, ref, name)
@@ -128,16 +153,50 @@ func (d *containerPart) CopyOut(ctx context.Context, ref, name string, begin fun
 	if err := begin(st); err != nil {
 		return err
 	}
-	_, err = io.WriteString(w, "a tar of "+name)
+	d.mu.Lock()
+	content := d.archive
+	d.mu.Unlock()
+	if content == nil {
+		content = []byte("a tar of " + name)
+	}
+	_, err = w.Write(content)
 	return err
 }
 
+// Edit changes what is known of a container, behind everybody's back.
+func (d *core) Edit(ref string, edit func(*engine.Container)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c, err := d.container(ref)
+	if err == nil {
+		edit(&c.view.Container)
+	}
+	return err
+}
+
+// Copied is what was copied into a container.
+type Copied struct {
+	Path    string // the directory
+	Options engine.CopyInOptions
+	Tar     []byte
+}
+
+// Copied is what was copied in last.
+func (d *core) Copied() Copied {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.copied
+}
+
 // CopyIn implements [server.ContainerFiles].
-func (d *containerPart) CopyIn(_ context.Context, ref, _ string, _ engine.CopyInOptions, r io.Reader) error {
+func (d *containerPart) CopyIn(_ context.Context, ref, path string, o engine.CopyInOptions, r io.Reader) error {
 	if err := d.change("CopyIn", ref, func(*container) error { return nil }); err != nil {
 		return err
 	}
-	_, err := io.Copy(io.Discard, r)
+	tar, err := io.ReadAll(r)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.copied = Copied{path, o, tar}
 	return err
 }
 

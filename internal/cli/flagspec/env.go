@@ -27,9 +27,9 @@ func Env(values []string, lookup func(string) (string, bool)) ([]string, error) 
 	return out, nil
 }
 
-// EnvFile reads the lines of an --env-file: as -e takes them; empty lines and
-// those that start with # are left out. name is for errors.
-func EnvFile(r io.Reader, name string, lookup func(string) (string, bool)) ([]string, error) {
+// EnvFile reads the lines of an --env-file, or of a --label-file: as -e takes them; empty lines and those that start
+// with # are left out. The flag and the file's name are for errors.
+func EnvFile(r io.Reader, flag, name string, lookup func(string) (string, bool)) ([]string, error) {
 	var values []string
 	s := bufio.NewScanner(r)
 	for n := 1; s.Scan(); n++ {
@@ -38,12 +38,12 @@ func EnvFile(r io.Reader, name string, lookup func(string) (string, bool)) ([]st
 			continue
 		}
 		if key, _, _ := strings.Cut(line, "="); key == "" || strings.ContainsAny(key, " \t\x00") {
-			return nil, fmt.Errorf("read --env-file %s: line %d: %q is not a variable's name", name, n, key)
+			return nil, fmt.Errorf("read --%s %s: line %d: %q is not a name", flag, name, n, key)
 		}
 		values = append(values, line)
 	}
 	if err := s.Err(); err != nil {
-		return nil, fmt.Errorf("read --env-file %s: %w", name, err)
+		return nil, fmt.Errorf("read --%s %s: %w", flag, name, err)
 	}
 	return Env(values, lookup)
 }

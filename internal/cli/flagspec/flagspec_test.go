@@ -364,11 +364,12 @@ func TestEnv(t *testing.T) {
 	if _, err := flagspec.Env([]string{"=x"}, lookup); err == nil {
 		t.Error("a variable without name is taken")
 	}
-	got, err = flagspec.EnvFile(strings.NewReader("# c\r\n\r\n  A=1 # not a comment\r\nHOME\n"), "f", lookup)
+	got, err = flagspec.EnvFile(strings.NewReader("# c\r\n\r\n  A=1 # not a comment\r\nHOME\n"), "env-file", "f",
+		lookup)
 	if diff := cmp.Diff([]string{"A=1 # not a comment", "HOME=/root"}, got); err != nil || diff != "" {
 		t.Fatalf("%v\n%s", err, diff)
 	}
-	if _, err := flagspec.EnvFile(strings.NewReader("OK=1\nno good=2\n"), "vars", lookup); err == nil ||
+	if _, err := flagspec.EnvFile(strings.NewReader("OK=1\nno good=2\n"), "env-file", "vars", lookup); err == nil ||
 		!strings.Contains(err.Error(), `read --env-file vars: line 2: "no good"`) {
 		t.Errorf("got %v", err)
 	}

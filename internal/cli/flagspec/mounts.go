@@ -10,7 +10,8 @@ import (
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 )
 
-const mountForms = "use /HOST/PATH:/CONTAINER/PATH[:ro|rw] or VOLUME:/CONTAINER/PATH[:ro|rw]"
+const mountForms = "use /HOST/PATH:/CONTAINER/PATH[:ro|rw] or VOLUME:/CONTAINER/PATH[:ro|rw]; further options are " +
+	"nocopy of a volume, and of a path where mounts are propagated to (rprivate, rslave, rshared …)"
 
 var volumeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
@@ -28,22 +29,14 @@ func Mount(value, dir string) (*apiv1.Mount, error) {
 func mount(value, dir string) (*apiv1.Mount, error) {
 	parts := strings.Split(value, ":")
 	m := &apiv1.Mount{}
+	options := ""
 	switch len(parts) {
 	case 1:
 		m.Target, m.Volume = parts[0], true
 	case 2:
 		m.Source, m.Target = parts[0], parts[1]
 	case 3:
-		m.Source, m.Target = parts[0], parts[1]
-		for o := range strings.SplitSeq(parts[2], ",") {
-			switch o {
-			case "ro":
-				m.ReadOnly = true
-			case "rw":
-			default:
-				return nil, fmt.Errorf("unknown option %q", o)
-			}
-		}
+		m.Source, m.Target, options = parts[0], parts[1], parts[2]
 	default:
 		return nil, errors.New("too many colons")
 	}
@@ -59,7 +52,43 @@ func mount(value, dir string) (*apiv1.Mount, error) {
 	if len(parts) == 1 {
 		return m, nil
 	}
-	return m, source(m, dir)
+	if err := source(m, dir); err != nil || len(parts) == 2 {
+		return m, err
+	}
+	for o := range strings.SplitSeq(options, ",") {
+		if err := mountOption(m, o); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func mountOption(m *apiv1.Mount, o string) error {
+	switch {
+	case o == "ro":
+		m.ReadOnly = true
+	case o == "rw", o == "z", o == "Z": // the last two are about SELinux labels, which there are none of
+	case o == "consistent", o == "cached", o == "delegated": // of other systems
+	case o == "nocopy" && m.GetVolume():
+		m.NoCopy = true
+	case o == "nocopy":
+		return fmt.Errorf("only volumes have the option %q", o)
+	case propagations(o) && !m.GetVolume():
+		m.Propagation = o
+	case propagations(o):
+		return fmt.Errorf("only paths of the host have the option %q", o)
+	default:
+		return fmt.Errorf("unknown option %q", o)
+	}
+	return nil
+}
+
+func propagations(o string) bool {
+	switch o {
+	case "private", "rprivate", "shared", "rshared", "slave", "rslave":
+		return true
+	}
+	return false
 }
 
 func source(m *apiv1.Mount, dir string) error {

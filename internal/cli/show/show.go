@@ -1,6 +1,7 @@
 package show
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -201,12 +202,36 @@ func (i *Inspector) Write(w io.Writer, found []any) error {
 	}
 	for _, v := range found {
 		var b strings.Builder
-		if err := t.Execute(&b, v); err != nil {
+		if err := execute(t, &b, v); err != nil {
 			return fmt.Errorf("--format: %w: see the fields with 'inspect' alone", err)
 		}
 		if err := Println(w, b.String()); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// execute fills a template with a thing's fields, by their names here or else by those that JSON has.
+func execute(t *template.Template, b *strings.Builder, v any) error {
+	err := t.Execute(b, v)
+	if err == nil {
+		return nil
+	}
+	text, jsonErr := json.Marshal(v)
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber() // bytes and nanoseconds are no floats
+	var fields any
+	if jsonErr != nil || d.Decode(&fields) != nil {
+		return err
+	}
+	byJSON, jsonErr := t.Clone()
+	if jsonErr != nil {
+		return err
+	}
+	b.Reset()
+	if byJSON.Option("missingkey=error").Execute(b, fields) != nil {
+		return err
 	}
 	return nil
 }

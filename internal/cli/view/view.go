@@ -2,6 +2,7 @@ package view
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"maps"
 	"net"
@@ -9,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
 	"github.com/vethloom/vethloom/cnm"
@@ -106,83 +106,6 @@ func Network(n *apiv1.Network) networkView {
 	return v
 }
 
-type containerView struct {
-	ID              string `json:"Id"`
-	Created         Moment
-	Path            string
-	Args            []string
-	State           stateView
-	Image           string // ID
-	LogPath         string
-	Name            string // with Docker's leading slash
-	HostConfig      hostConfigView
-	Mounts          []mountView
-	Config          configView
-	NetworkSettings networkSettingsView
-	RootPath        string
-}
-
-// Id is Docker's spelling in templates.
-func (v containerView) Id() string { return v.ID } //nolint:staticcheck // templates say .Id
-
-type stateView struct {
-	Status     string
-	Running    bool
-	Paused     bool
-	Restarting bool
-	OOMKilled  bool
-	Dead       bool
-	Pid        int32
-	ExitCode   int32
-	Error      string
-	StartedAt  Moment
-	FinishedAt Moment
-}
-
-type hostConfigView struct {
-	Binds          []string
-	NetworkMode    string
-	PortBindings   map[string][]Binding
-	AutoRemove     bool
-	CapAdd         []string
-	CapDrop        []string
-	DNS            []string `json:"Dns"`
-	DNSSearch      []string `json:"DnsSearch"`
-	DNSOptions     []string `json:"DnsOptions"`
-	ExtraHosts     []string
-	Privileged     bool
-	ReadonlyRootfs bool
-	UsernsMode     string
-	Memory         int64
-	NanoCPUs       int64 `json:"NanoCpus"`
-	PidsLimit      int64
-	Sysctls        map[string]string `json:",omitempty"`
-}
-
-type mountView struct {
-	Type        string
-	Name        string `json:",omitempty"`
-	Source      string
-	Destination string
-	RW          bool
-}
-
-type configView struct {
-	Hostname    string
-	User        string
-	Tty         bool
-	OpenStdin   bool
-	Env         []string
-	Cmd         []string
-	Image       string
-	WorkingDir  string
-	Entrypoint  []string
-	Labels      map[string]string
-	StopSignal  string           `json:",omitempty"`
-	StopTimeout *int64           `json:",omitempty"` // seconds
-	Healthcheck *healthcheckView `json:",omitempty"`
-}
-
 type networkSettingsView struct {
 	SandboxID  string
 	SandboxKey string
@@ -218,82 +141,6 @@ type endpointView struct {
 	HostLink            string
 	Path                string `json:",omitempty"` // fast or slow
 	PathReason          string `json:",omitempty"` // why it is slow
-}
-
-func Container(c *apiv1.Container) containerView {
-	s := c.GetSpec()
-	v := containerView{
-		ID: c.GetId(), Created: Time(c.GetCreated()), Args: []string{}, Image: c.GetImageId(), LogPath: c.GetLogPath(),
-		Name: "/" + s.GetName(), RootPath: c.GetRootPath(),
-		State: stateView{
-			Status: c.GetStatus(), Running: c.GetStatus() == "running" || c.GetStatus() == "paused",
-			Paused:    c.GetStatus() == "paused",
-			OOMKilled: c.GetOomKilled(), Pid: c.GetPid(), ExitCode: c.GetExitCode(), Error: c.GetError(),
-			StartedAt: Time(c.GetStarted()), FinishedAt: Time(c.GetFinished()),
-		},
-		Config: configView{
-			Hostname: s.GetHostname(), User: s.GetUser(), Tty: s.GetTty(), OpenStdin: s.GetOpenStdin(), Env: s.GetEnv(),
-			Cmd: s.GetCommand(), Image: s.GetImage(), WorkingDir: s.GetWorkDir(), Entrypoint: s.GetEntrypoint(),
-			Labels: OrEmpty(s.GetLabels()), StopSignal: s.GetStopSignal(),
-		},
-		HostConfig: hostConfigView{
-			NetworkMode: "bridge", PortBindings: bindings(PortMappings(s.GetPorts())), AutoRemove: s.GetRemove(),
-			CapAdd: s.GetCapAdd(), CapDrop: s.GetCapDrop(), DNS: s.GetDns(),
-			DNSSearch: s.GetDnsSearch(), DNSOptions: s.GetDnsOptions(), ExtraHosts: s.GetExtraHosts(),
-			Privileged: s.GetPrivileged(), ReadonlyRootfs: s.GetReadOnly(), UsernsMode: s.GetUserns(),
-			Memory: s.GetResources().GetMemory(), NanoCPUs: s.GetResources().GetNanoCpus(),
-			PidsLimit: s.GetResources().GetPidsLimit(), Sysctls: s.GetSysctls(),
-		},
-		Mounts:          []mountView{},
-		NetworkSettings: NetworkSettingsOf(c.GetSandbox()),
-	}
-	v.Config.Healthcheck = healthcheck(s.GetHealthcheck())
-	if args := c.GetArgs(); len(args) > 0 {
-		v.Path, v.Args = args[0], args[1:]
-	}
-	if t := s.GetStopTimeout(); t != nil {
-		seconds := int64(t.AsDuration() / time.Second)
-		v.Config.StopTimeout = &seconds
-	}
-	if n := s.GetNetworks(); len(n) > 0 {
-		v.HostConfig.NetworkMode = n[0].GetNetwork()
-	}
-	for _, m := range s.GetMounts() {
-		v.addMount(m)
-	}
-	return v
-}
-
-// healthcheckView has durations in nanoseconds, as Docker has them.
-type healthcheckView struct {
-	Test          []string      `json:",omitempty"`
-	Interval      time.Duration `json:",omitempty"`
-	Timeout       time.Duration `json:",omitempty"`
-	StartPeriod   time.Duration `json:",omitempty"`
-	StartInterval time.Duration `json:",omitempty"`
-	Retries       int32         `json:",omitempty"`
-}
-
-func healthcheck(h *apiv1.Healthcheck) *healthcheckView {
-	if h == nil {
-		return nil
-	}
-	return &healthcheckView{Test: h.GetTest(), Interval: h.GetInterval().AsDuration(),
-		Timeout: h.GetTimeout().AsDuration(), StartPeriod: h.GetStartPeriod().AsDuration(),
-		StartInterval: h.GetStartInterval().AsDuration(), Retries: h.GetRetries()}
-}
-
-func (v *containerView) addMount(m *apiv1.Mount) {
-	mount := mountView{Type: "bind", Source: m.GetSource(), Destination: m.GetTarget(), RW: !m.GetReadOnly()}
-	if m.GetVolume() {
-		mount.Type, mount.Name, mount.Source = "volume", m.GetSource(), m.GetPath()
-	}
-	v.Mounts = append(v.Mounts, mount)
-	bind := m.GetSource() + ":" + m.GetTarget()
-	if m.GetReadOnly() {
-		bind += ":ro"
-	}
-	v.HostConfig.Binds = append(v.HostConfig.Binds, bind)
 }
 
 func NetworkSettingsOf(sb *apiv1.Sandbox) networkSettingsView {
@@ -423,16 +270,20 @@ type volumeView struct {
 	Mountpoint string
 	CreatedAt  Moment
 	Labels     map[string]string
+	Options    map[string]string
 	Containers []string
 }
 
 func Volume(v *apiv1.Volume) volumeView {
 	return volumeView{
-		Name: v.GetName(), Driver: "local", Scope: "local", Mountpoint: v.GetMountpoint(),
-		CreatedAt: Time(v.GetCreated()), Labels: OrEmpty(v.GetLabels()),
+		Name: v.GetName(), Driver: Driver(v.GetDriver()), Scope: "local", Mountpoint: v.GetMountpoint(),
+		CreatedAt: Time(v.GetCreated()), Labels: OrEmpty(v.GetLabels()), Options: v.GetOptions(),
 		Containers: append([]string{}, v.GetContainers()...),
 	}
 }
+
+// Driver is a volume's driver by its name.
+func Driver(name string) string { return cmp.Or(name, "local") }
 
 func OrEmpty(m map[string]string) map[string]string {
 	if m == nil {
