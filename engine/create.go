@@ -217,7 +217,7 @@ func (e *creator) check(s *Spec, img image.Image) error {
 	if s.PublishAll {
 		publishAll(s, img)
 	}
-	return errors.Join(checkLimits(*s), checkNetworks(s), checkSysctls(*s), checkMounts(s.Mounts),
+	return errors.Join(s.Restart.check(s.Remove), checkLimits(*s), checkNetworks(s), checkSysctls(*s), checkMounts(s.Mounts),
 		checkExtraHosts(s.ExtraHosts), checkDNS(*s))
 }
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
@@ -95,7 +96,7 @@ func (s *systemService) Events(r *apiv1.EventsRequest, stream grpc.ServerStreami
 		return err
 	}
 	for ev := range events {
-		if !f.equal("type", ev.Type) || !f.equal("event", ev.Action) || !f.prefix("id", ev.ID) ||
+		if !f.equal("type", ev.Type) || !f.anyOf("event", ev.Action, kindOf(ev.Action)) || !f.prefix("id", ev.ID) ||
 			!f.anyOf("container", ev.ID, ev.Attributes["container"], ev.Attributes["name"]) ||
 			!f.anyOf("network", ev.ID, ev.Attributes["network"], ev.Attributes["name"]) {
 			continue
@@ -107,6 +108,12 @@ func (s *systemService) Events(r *apiv1.EventsRequest, stream grpc.ServerStreami
 		}
 	}
 	return stream.Context().Err()
+}
+
+// kindOf is what an action is without its detail: health_status of "health_status: healthy".
+func kindOf(action string) string {
+	kind, _, _ := strings.Cut(action, ":")
+	return kind
 }
 
 // DiskUsage implements the call.
