@@ -86,7 +86,7 @@ func (e *viewer) whenEnded(c *container, f func()) (stop func()) {
 	end, over := e.endOf(c), make(chan struct{})
 	go func() {
 		select {
-		case <-end:
+		case <-end.done:
 			f()
 		case <-over:
 		}

@@ -232,7 +232,7 @@ func (e *creator) check(s *Spec, img image.Image) error {
 	if wantsInit(*s) {
 		_, err = initProgram()
 	}
-	return errors.Join(err, checkLimits(*s), checkNamespaces(s), checkSecurity(*s, caps), checkDevices(*s),
+	return errors.Join(err, s.Restart.check(s.Remove), checkLimits(*s), checkNamespaces(s), checkSecurity(*s, caps), checkDevices(*s),
 		checkLog(*s), e.checkCgroupParent(s.CgroupParent), checkNetworks(s), checkSysctls(*s), checkMounts(*s),
 		checkExtraHosts(s.ExtraHosts), checkDNS(*s))
 }

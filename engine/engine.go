@@ -72,7 +72,7 @@ type Volumes interface {
 // Event is something that happened to a container.
 type Event struct {
 	Time       time.Time
-	Action     string // create, start, exit, oom, kill, pause, unpause, exec, remove
+	Action     string // in Docker's words: create, start, die, exec_create: sh, health_status: healthy …
 	ID         string
 	Attributes map[string]string // name, image, exitCode, signal
 }
@@ -109,15 +109,22 @@ type records struct {
 	names      map[string]string // to IDs
 	sandboxes  map[string]*sandbox
 	removed    map[string]removedContainer // by ID: for those who still ask how it ended
+
+	resumed chan struct{} // closed by Resume
+	resume  sync.Once
 }
 
 // The parts of an [Engine].
 type (
 	sandboxes struct{ *records }
 	remover   struct{ *sandboxes }
-	settler   struct{ *remover }
-	preparer  struct{ *records }
-	starter   struct {
+	settler   struct {
+		*remover
+		// again starts a container by its restart policy.
+		again func(context.Context, *container) error
+	}
+	preparer struct{ *records }
+	starter  struct {
 		*settler
 		*preparer
 	}
@@ -143,7 +150,7 @@ func New(ctx context.Context, c Config) (*Engine, error) {
 	r := &records{
 		c: c, log: c.Log, launcher: shim.Launcher{Path: c.ShimPath}, cgroup: c.CgroupParent,
 		containers: map[string]*container{}, names: map[string]string{}, sandboxes: map[string]*sandbox{},
-		removed: map[string]removedContainer{},
+		removed: map[string]removedContainer{}, resumed: make(chan struct{}),
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -175,8 +182,9 @@ func New(ctx context.Context, c Config) (*Engine, error) {
 
 func newEngine(r *records) *Engine {
 	f, rm := &preparer{r}, &remover{&sandboxes{r}}
-	s := &settler{rm}
+	s := &settler{remover: rm}
 	start := &starter{s, f}
+	s.again = start.restart
 	return &Engine{
 		records: r, preparer: f, settler: s, starter: start, stopper: &stopper{s}, creator: &creator{rm},
 		streams: &streams{start},

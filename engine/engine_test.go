@@ -243,6 +243,7 @@ func (w *world) open() {
 	if w.e, err = engine.New(w.t.Context(), w.config()); err != nil {
 		w.t.Fatal(err)
 	}
+	w.e.Resume()
 }
 
 // restart is a netd that stops and another that starts.
@@ -551,7 +552,8 @@ func TestBackgroundLife(t *testing.T) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	want := []string{"create", "start", "exec", "exit", "start", "kill", "exit"}
+	want := []string{"create", "start", "exec_create: sh -c echo $FROM; cat; exit 9",
+		"exec_start: sh -c echo $FROM; cat; exit 9", "exec_die", "die", "stop", "start", "kill", "die"}
 	if !slices.Equal(w.events, want) {
 		t.Errorf("events %v, want %v", w.events, want)
 	}

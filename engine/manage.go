@@ -7,14 +7,6 @@ import (
 	"time"
 )
 
-// Restart ends a container, if it runs, and starts it.
-func (e *Engine) Restart(ctx context.Context, ref string, o StopOptions) error {
-	if err := e.Stop(ctx, ref, o); err != nil {
-		return err
-	}
-	return e.Start(ctx, ref)
-}
-
 // Rename gives a container another name.
 func (e *Engine) Rename(context.Context, string, string) error { return errors.ErrUnsupported }
 

@@ -25,6 +25,9 @@ type record struct {
 	Anonym []string    `json:"anonym,omitempty"` // volumes made for it alone
 	Held   bool        `json:"held,omitempty"`   // frozen while its files are read, see Hold
 
+	// Stopped: somebody has ended it, since it was started last; its restart policy keeps still.
+	Stopped bool `json:"stopped,omitempty"`
+
 	// Addrs are the addresses it had the last time, by network ID: it has them again where they are free.
 	Addrs map[string][]netip.Addr `json:"addrs,omitempty"`
 }
@@ -41,22 +44,29 @@ type container struct {
 
 	// Guarded by the engine's mutex.
 	rec     record
-	ended   chan struct{} // closed when it does not run (any more) and that has been settled
+	end     *ending       // of the run under way, of the next while it waits for its restart, else of the last
+	gone    chan struct{} // closed once it is removed
+	next    *ending       // of the next run, where somebody waits for that; nil: nobody does
+	over    chan struct{} // closed while it neither runs nor waits for its restart
+	retry   func()        // gives up the wait for its restart; nil: there is none
+	delay   time.Duration // of that wait
+	running time.Time     // since when it is watched
+	keep    bool          // it is not removed at its end, as somebody restarts it
 	watched bool          // someone waits for its end
 	release func()        // makes that one give up
 	sick    time.Time     // when it could last not be settled, because its supervisor does not answer for example
 	trouble error         // why
 	begun   time.Time     // of a start under way
 	abort   context.CancelCauseFunc
-	next    []*nextStart // those who wait for a start by somebody else
+	coming  []*nextStart // those who wait for a start by somebody else
 }
 
 func (e *records) newContainer(rec record) *container {
-	ended := make(chan struct{})
-	close(ended)
+	over := make(chan struct{})
+	close(over)
 	return &container{
 		id: rec.ID, dir: filepath.Join(e.containersDir(), rec.ID), run: filepath.Join(e.runDir(), rec.ID),
-		op: make(chan struct{}, 1), rec: rec, ended: ended,
+		op: make(chan struct{}, 1), rec: rec, over: over, gone: make(chan struct{}), end: &ending{done: over, status: exitStatus(rec)},
 	}
 }
 

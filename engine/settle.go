@@ -63,7 +63,7 @@ func (e *settler) agree(ctx context.Context, c *container, rec record) error {
 	if err != nil {
 		return err
 	}
-	lived := isLive(rec.Status)
+	lived, waits := isLive(rec.Status), rec.Status == Restarting
 	switch {
 	case is == alive:
 		return nil // observe has taken it up
@@ -83,10 +83,12 @@ func (e *settler) agree(ctx context.Context, c *container, rec record) error {
 			return e.finish(ctx, c, e.lost(rec))
 		}
 		// A start that was cut off: nothing of it stays.
-		if err := e.leave(ctx, c, rec.Sandbox); err != nil {
+		if err := errors.Join(e.leave(ctx, c, rec.Sandbox), os.RemoveAll(c.run)); err != nil {
 			return err
 		}
-		return os.RemoveAll(c.run)
+	}
+	if waits {
+		e.startLater(c)
 	}
 	return nil
 }
@@ -166,6 +168,9 @@ func (e *settler) takeUp(ctx context.Context, c *container, w *shim.Waiter, s sh
 	after := e.change(c, func(r *record) {
 		r.Status, r.Pid, r.Started, r.Finished = status, s.Pid, s.Started, time.Time{}
 		r.ExitCode, r.OOM, r.Error, r.BootID = 0, false, "", e.c.BootID
+		if !isLive(before.Status) {
+			r.Stopped = false
+		}
 	})
 	if !isLive(before.Status) { // netd was killed before it could write the start down
 		made, eps, err := e.c.Networks.Sandbox(ctx, after.Sandbox)
@@ -195,24 +200,31 @@ func (e *settler) takeUp(ctx context.Context, c *container, w *shim.Waiter, s sh
 	return e.save(ctx, c)
 }
 
-// finish takes a container from running to exited, and away when it was to be
+// finish takes a container from running to exited, or to restarting, and away when it was to be
 // removed. Those who wait are told before the record is on disk: until then the
 // run directory with the exit status stays, and the next settle does the same.
 func (e *settler) finish(ctx context.Context, c *container, exit shim.Exit) error {
 	rec := e.snapshot(c)
 	leaveErr := e.leave(ctx, c, rec.Sandbox) // it is over all the same
+	booted, remove := rec.BootID != e.c.BootID, rec.Spec.Remove
 	rec = e.change(c, func(r *record) {
 		r.Status, r.Pid, r.ExitCode, r.OOM = Exited, 0, exit.Code, exit.OOM
 		r.Finished, r.Error, r.NetNS = exit.Finished, exit.Error, ""
 		if !exit.Started.IsZero() {
 			r.Started = exit.Started
 		}
+		if wanted(*r, booted) {
+			r.Status = Restarting
+		}
+		if c.keep {
+			remove = false
+		}
 	})
 	if exit.OOM {
 		e.emit(c, "oom", nil)
 	}
-	e.emit(c, "exit", map[string]string{"exitCode": strconv.Itoa(exit.Code)})
-	if rec.Spec.Remove && leaveErr == nil {
+	e.emit(c, "die", map[string]string{"exitCode": strconv.Itoa(exit.Code)})
+	if remove && leaveErr == nil {
 		e.forget(c)
 		return e.erase(ctx, c, rec)
 	}
@@ -220,16 +232,11 @@ func (e *settler) finish(ctx context.Context, c *container, exit shim.Exit) erro
 	if err := errors.Join(leaveErr, e.save(ctx, c)); err != nil {
 		return err
 	}
-	return os.RemoveAll(c.run)
-}
-
-// announceEnd tells those who wait for the container.
-func (e *remover) announceEnd(c *container) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	select {
-	case <-c.ended:
-	default:
-		close(c.ended)
+	if err := os.RemoveAll(c.run); err != nil {
+		return err
 	}
+	if rec.Status == Restarting {
+		e.startLater(c)
+	}
+	return nil
 }

@@ -36,7 +36,7 @@ func (e *starter) Start(ctx context.Context, ref string) error {
 }
 
 // start does what Start says; the caller holds the container's lock. attach is
-// called when there is something to attach to and nothing runs yet.
+// called when there is something to attach to and nothing runs yet. Its restart policy begins anew.
 func (e *starter) start(ctx context.Context, c *container, attach func() error) error {
 	if err := e.settle(ctx, c); err != nil {
 		return err
@@ -51,6 +51,20 @@ func (e *starter) start(ctx context.Context, c *container, attach func() error) 
 	if rec.Phase == cnm.Deleting {
 		return errGone
 	}
+	e.giveUpRestart(c)
+	rec = e.change(c, func(r *record) { r.Stopped, r.RestartCount = false, 0 })
+	e.mu.Lock()
+	c.delay = 0
+	e.mu.Unlock()
+	err := e.launch(ctx, c, rec, attach)
+	if err != nil && rec.Status == Restarting {
+		err = errors.Join(err, e.stay(ctx, c))
+	}
+	return err
+}
+
+// launch starts a container that does not run.
+func (e *starter) launch(ctx context.Context, c *container, rec record, attach func() error) error {
 	l := &launch{e: e, c: c, rec: rec, attach: attach, begin: time.Now()}
 	if err := l.runWithin(ctx); err != nil {
 		l.tell(err)
@@ -209,9 +223,7 @@ func (l *launch) succeed(s shim.State) {
 const saveDelay = 200 * time.Millisecond
 
 func (e *starter) saveSoon(c *container) {
-	e.mu.Lock()
-	over := c.ended
-	e.mu.Unlock()
+	over := e.endOf(c).done
 	e.background("save a container", c, func(ctx context.Context) error {
 		timer := time.NewTimer(saveDelay)
 		defer timer.Stop()
@@ -290,7 +302,8 @@ func (e *starter) abandon(ctx context.Context, l *launch) error {
 // watch waits for the container's end in the background and settles it.
 func (e *settler) watch(c *container, exit func() (shim.Exit, error), release func()) {
 	e.mu.Lock()
-	c.watched, c.release, c.ended = true, release, make(chan struct{})
+	c.watched, c.release, c.running = true, release, time.Now()
+	c.renew()
 	e.mu.Unlock()
 	e.tasks.Go(func() {
 		_, err := exit() // what it says is in the exit file too, or the supervisor died

@@ -31,12 +31,6 @@ func exitStatus(r record) ExitStatus {
 	return ExitStatus{Code: r.ExitCode, OOM: r.OOM, Error: r.Error, Finished: r.Finished}
 }
 
-func (e *remover) endOf(c *container) <-chan struct{} {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return c.ended
-}
-
 // rememberEnd is how long the end of a container that removed itself is known: long
 // enough for a client that lost its connection, with netd or to it.
 const rememberEnd = time.Minute
@@ -65,7 +59,7 @@ func (e *remover) endOfRemoved(id string) (ExitStatus, bool) {
 
 // Wait returns how a container ended, once what is waited for has come about. The end of one
 // that removed itself is known for a minute, by its whole ID.
-func (e *stopper) Wait(ctx context.Context, ref string, _ WaitCondition) (ExitStatus, error) {
+func (e *stopper) Wait(ctx context.Context, ref string, condition WaitCondition) (ExitStatus, error) {
 	c, _, err := e.settled(ctx, ref)
 	if errors.Is(err, cnm.ErrNotFound) {
 		if status, ok := e.endOfRemoved(ref); ok {
@@ -75,20 +69,46 @@ func (e *stopper) Wait(ctx context.Context, ref string, _ WaitCondition) (ExitSt
 	if err != nil {
 		return ExitStatus{}, err
 	}
-	if err := e.await(ctx, c); err != nil {
-		return ExitStatus{}, err
-	}
-	return exitStatus(e.snapshot(c)), nil
+	return e.waitFor(ctx, c, condition)
 }
+
+// waitFor waits for what is to come about of a container.
+func (e *stopper) waitFor(ctx context.Context, c *container, condition WaitCondition) (ExitStatus, error) {
+	e.mu.Lock()
+	end := c.end
+	if condition == WaitNextExit && c.isEnded() {
+		end = c.nextEnd()
+	}
+	gone := c.gone
+	e.mu.Unlock()
+	on := end.done
+	if condition == WaitRemoved {
+		on = gone
+	}
+	select {
+	case <-on:
+	case <-ctx.Done():
+		return ExitStatus{}, ctx.Err()
+	case <-e.life.Done():
+		return ExitStatus{}, errStopping
+	}
+	if condition == WaitRemoved {
+		end = e.endOf(c)
+	}
+	return end.status, nil
+}
+
+// errStopping is what waits end with that netd's own end cuts off.
+var errStopping = errors.New("netd is stopping: the container goes on")
 
 func (e *stopper) await(ctx context.Context, c *container) error {
 	select {
-	case <-e.endOf(c):
+	case <-e.endOf(c).done:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-e.life.Done():
-		return errors.New("netd is stopping: the container goes on")
+		return errStopping
 	}
 }
 
@@ -109,6 +129,12 @@ func (e *stopper) Kill(ctx context.Context, ref, signal string) error {
 	if sick != nil && n == int(syscall.SIGKILL) {
 		return e.endSick(ctx, c)
 	}
+	if e.ends(ctx, rec, n) {
+		waited := rec.Status == Restarting
+		if rec, err = e.halt(ctx, c); err != nil || waited && !isLive(rec.Status) {
+			return err
+		}
+	}
 	if !isLive(rec.Status) {
 		return cmp.Or(sick, notRunning(rec.Spec.Name))
 	}
@@ -121,9 +147,25 @@ func (e *stopper) Kill(ctx context.Context, ref, signal string) error {
 
 // Stop asks the container to end and kills it after the timeout. One that does not run is left as it is.
 func (e *stopper) Stop(ctx context.Context, ref string, o StopOptions) error {
+	c, err := e.find(ref)
+	if err != nil {
+		return err
+	}
+	over := isClosed(e.overOf(c))
+	if err := e.stop(ctx, c.id, o); err != nil || over {
+		return err
+	}
+	e.emit(c, "stop", nil)
+	return nil
+}
+
+func (e *stopper) stop(ctx context.Context, ref string, o StopOptions) error {
 	c, rec, sick, err := e.settledOrSick(ctx, ref, true)
 	if err == nil && sick != nil {
 		return e.endSick(ctx, c)
+	}
+	if err == nil {
+		rec, err = e.halt(ctx, c)
 	}
 	if err != nil || !isLive(rec.Status) {
 		return err
@@ -150,7 +192,7 @@ func (e *stopper) Stop(ctx context.Context, ref string, o StopOptions) error {
 	if err != nil {
 		return err
 	}
-	end := e.endOf(c)
+	end := e.endOf(c).done
 	if wait != 0 {
 		switch err := e.signal(ctx, c, rec, signal); {
 		case errors.Is(err, shim.ErrNoAnswer):
@@ -209,7 +251,7 @@ func (e *stopper) send(ctx context.Context, c *container, n int) error {
 // endSick ends a container whose supervisor does not answer, and the supervisor.
 func (e *stopper) endSick(ctx context.Context, c *container) error {
 	e.log.Warn("a supervisor does not answer and is killed", "container", c.id)
-	rec := e.snapshot(c)
+	rec := e.change(c, func(r *record) { r.Stopped = true })
 	if err := shim.End(rec.Pid, e.cgroupOf(c), c.shimLog()); err != nil {
 		return fmt.Errorf("container %s cannot be ended, as its supervisor does not answer: %w; kill its net-shim by "+
 			"hand, which is the one with %s as its error output", rec.Spec.Name, err, c.shimLog())
@@ -358,7 +400,12 @@ func (e *stopper) Remove(ctx context.Context, ref string, force, volumes bool) (
 		case !known:
 			unlock()
 			return c.id, nil
+		case rec.Status == Restarting && !force:
+			unlock()
+			return "", &cnm.Error{Kind: cnm.ErrInUse, Field: "container", Value: rec.Spec.Name,
+				Reason: "it waits for its restart", Remedy: "stop it first with 'net stop', or use --force"}
 		case !isLive(rec.Status):
+			e.giveUpRestart(c)
 			err := e.removeWith(ctx, c, volumes)
 			unlock()
 			return c.id, err
@@ -368,6 +415,9 @@ func (e *stopper) Remove(ctx context.Context, ref string, force, volumes bool) (
 				Remedy: "stop it first with 'net stop', or use --force"}
 		}
 		unlock()
+		if rec, err = e.halt(ctx, c); err != nil {
+			return "", err
+		}
 		if err := e.signal(ctx, c, rec, int(syscall.SIGKILL)); err != nil {
 			return "", err
 		}
@@ -419,6 +469,14 @@ func (e *remover) forget(c *container) {
 		delete(e.names, c.rec.Spec.Name)
 	}
 	c.forgetNext()
+	if !isClosed(c.gone) {
+		close(c.gone)
+	}
+	if c.next != nil { // there is none
+		c.next.status = exitStatus(c.rec)
+		close(c.next.done)
+		c.next = nil
+	}
 	e.mu.Unlock()
 	e.announceEnd(c)
 }
@@ -440,7 +498,7 @@ func (e *remover) erase(ctx context.Context, c *container, rec record) error {
 	if err := e.put(ctx, c, nil); err != nil {
 		return err
 	}
-	e.emit(c, "remove", nil)
+	e.emit(c, "destroy", nil)
 	// Last, because it says that there was a start; without a record it is swept.
 	if err := os.RemoveAll(c.run); err != nil {
 		return fmt.Errorf("remove the run directory of container %s: %w", cnm.Short(c.id), err)
@@ -476,7 +534,9 @@ func (e *records) ImageUsers(imageID string) []string {
 
 // ImageRunners names the containers made from an image that run, or may.
 func (e *records) ImageRunners(imageID string) []string {
-	return e.usersOf(func(r record) bool { return r.ImageID == imageID && isLive(r.Status) })
+	return e.usersOf(func(r record) bool {
+		return r.ImageID == imageID && (isLive(r.Status) || r.Status == Restarting)
+	})
 }
 
 func (e *records) usersOf(uses func(record) bool) []string {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strconv"
+	"strings"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/shim"
@@ -62,6 +64,7 @@ func (e *streams) Attach(ctx context.Context, ref string, start bool, stdio Stdi
 func (e *streams) follow(ctx context.Context, c *container, stream *shim.Stream, stdio Stdio) (ExitStatus, error) {
 	defer stream.Close()
 	end := e.endOf(c)
+	e.emit(c, "attach", nil)
 	if stdio.Started != nil {
 		if err := stdio.Started(Started{ID: c.id, Pid: e.snapshot(c).Pid}); err != nil {
 			return ExitStatus{}, err
@@ -69,12 +72,14 @@ func (e *streams) follow(ctx context.Context, c *container, stream *shim.Stream,
 	}
 	exit, err := carry(ctx, stream, stdio)
 	if err != nil && ctx.Err() != nil {
+		e.emit(c, "detach", nil)
+		e.endInput(c, stdio)
 		return ExitStatus{}, ctx.Err()
 	}
 	// Without an exit its supervisor died: the record will say so.
 	select {
-	case <-end:
-		return exitStatus(e.snapshot(c)), nil
+	case <-end.done:
+		return end.status, nil
 	case <-ctx.Done():
 		return ExitStatus{}, ctx.Err()
 	case <-e.life.Done():
@@ -82,6 +87,21 @@ func (e *streams) follow(ctx context.Context, c *container, stream *shim.Stream,
 			return ExitStatus{}, err
 		}
 		return ExitStatus{Code: exit.Code, OOM: exit.OOM, Error: exit.Error, Finished: exit.Finished}, nil
+	}
+}
+
+// endInput ends the input of a container that has it from one client alone, which went away.
+func (e *streams) endInput(c *container, stdio Stdio) {
+	s := e.snapshot(c).Spec
+	if !s.StdinOnce || !s.OpenStdin || s.TTY || stdio.Stdin == nil {
+		return
+	}
+	stream, err := c.client().Attach(e.life, true, shim.Size{})
+	if err == nil {
+		err = errors.Join(stream.CloseStdin(), stream.Close())
+	}
+	if err != nil {
+		e.log.Debug("end a container's input", "container", c.id, "error", err)
 	}
 }
 
@@ -265,7 +285,16 @@ func (e *streams) Exec(ctx context.Context, r ExecRequest, stdio Stdio) (ExitSta
 		}
 		return ExitStatus{}, fmt.Errorf("exec in container %s: %w", rec.Spec.Name, err)
 	}
+	e.emit(c, "exec_die", map[string]string{"execID": id, "exitCode": strconv.Itoa(exit.Code)})
 	return ExitStatus{Code: exit.Code, OOM: exit.OOM, Error: exit.Error, Finished: exit.Finished}, nil
+}
+
+// saidBytes bounds what events tell of a command.
+const saidBytes = 256
+
+func said(command []string) string {
+	text := strings.Join(command, " ")
+	return strings.ToValidUTF8(text[:min(len(text), saidBytes)], "")
 }
 
 // openExec starts a command, or joins one that runs.
@@ -296,6 +325,8 @@ func (e *streams) openExec(ctx context.Context, c *container, rec record, r Exec
 	if err != nil {
 		return "", nil, commandError(rec.Spec.Name, err)
 	}
-	e.emit(c, "exec", map[string]string{"exec": id})
+	for _, action := range []string{"exec_create", "exec_start"} {
+		e.emit(c, action+": "+said(r.Command), map[string]string{"execID": id})
+	}
 	return id, stream, nil
 }

@@ -32,7 +32,7 @@ func (e *viewer) List(ctx context.Context, all bool) ([]Container, error) {
 	}
 	var out []Container
 	for _, c := range e.all() {
-		if rec := e.snapshot(c); all || isLive(rec.Status) {
+		if rec := e.snapshot(c); all || isLive(rec.Status) || rec.Status == Restarting {
 			out = append(out, rec.Container)
 		}
 	}
@@ -124,7 +124,7 @@ type LogLine struct {
 }
 
 // Logs calls the function for each line; an error of it ends Logs. Following
-// ends with the container.
+// ends with the container, once that is not started again by its restart policy.
 func (e *viewer) Logs(ctx context.Context, r LogsRequest, each func(LogLine) error) error {
 	c, rec, err := e.glance(ctx, r.Container)
 	if err != nil {
@@ -135,8 +135,8 @@ func (e *viewer) Logs(ctx context.Context, r LogsRequest, each func(LogLine) err
 			Reason: "the container's output is not kept", Remedy: "attach to it, or create it with another log driver"}
 	}
 	o := logfile.Options{Tail: r.Tail, Since: r.Since, Until: r.Until}
-	if r.Follow && isLive(rec.Status) {
-		o.Follow, o.Watcher = e.endOf(c), e.followed
+	if r.Follow && (isLive(rec.Status) || rec.Status == Restarting) {
+		o.Follow, o.Watcher = e.overOf(c), e.followed
 	}
 	for entry, err := range logfile.Read(ctx, filepath.Join(c.dir, logName), o) {
 		if errors.Is(err, logfile.ErrTorn) {

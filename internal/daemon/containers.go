@@ -39,6 +39,7 @@ func (d *daemon) openEngine(ctx context.Context) error {
 		return fmt.Errorf("take over the containers: %w", err)
 	}
 	d.nets.containers = d.engine
+	d.engine.Resume()
 	d.closing(d.engine.Close)
 	return nil
 }
