@@ -233,8 +233,12 @@ func copyOneIn(t *testing.T, w *world, c engine.Container) {
 		t.Errorf("into a read-only mount: %v", err)
 	}
 	if err := w.e.CopyIn(t.Context(), c.ID, "/tmp", engine.CopyInOptions{}, strings.NewReader("no tar at all, "+
-		strings.Repeat("really ", 200))); err == nil {
-		t.Error("what is no tar was taken")
+		strings.Repeat("really ", 200))); !errors.Is(err, cnm.ErrInvalid) {
+		t.Errorf("what is no tar: %v", err)
+	}
+	if err := w.e.CopyIn(t.Context(), c.ID, "/tmp", engine.CopyInOptions{}, io.LimitReader(
+		tarOf(t, file("cut", strings.Repeat("short", 1000))), 1000)); !errors.Is(err, cnm.ErrInvalid) {
+		t.Errorf("half a tar: %v", err)
 	}
 }
 
@@ -252,6 +256,48 @@ func TestCopyIntoReadOnlyRoot(t *testing.T) {
 			t.Errorf("into a volume: %v", err)
 		}
 	})
+}
+
+// No archive reaches what is outside the directory that it is unpacked in, nor the host.
+func TestCopyOfHostileArchives(t *testing.T) {
+	shimtest.Copier(t)
+	w := newWorld(t)
+	victim := t.TempDir()
+	link := func(name, to string, kind byte) entry {
+		return entry{tar.Header{Name: name, Linkname: to, Typeflag: kind}, ""}
+	}
+	for name, entries := range map[string][]entry{
+		"a path upwards":         {file("../../../../../.."+victim+"/x", "")},
+		"through a link":         {link("l", victim, tar.TypeSymlink), file("l/x", "")},
+		"through a link upwards": {link("l", "../../../..", tar.TypeSymlink), file("l"+victim+"/x", "")},
+		"a hard link":            {link("h", "../../../etc/passwd", tar.TypeLink), file("h", "")},
+		"over a link":            {link("l", victim, tar.TypeSymlink), file("l", "")},
+	} {
+		states(t, w, engine.Spec{}, func(t *testing.T, c engine.Container) {
+			err := w.in(c.ID, "/tmp", engine.CopyInOptions{}, entries...)
+			// Links that are absolute begin at the directory.
+			if err != nil && !errors.Is(err, cnm.ErrInvalid) || err == nil && !strings.Contains(name, "a link") {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	if left, err := os.ReadDir(victim); err != nil || len(left) > 0 {
+		t.Errorf("written to the host: %v, %v", left, err)
+	}
+	device := entry{tar.Header{Name: "disk", Typeflag: tar.TypeBlock, Devmajor: 7, Devminor: 200}, ""}
+	for users, made := range map[string]bool{"": true, "auto": false} { // as with Docker
+		c := w.start(engine.Spec{Command: []string{"sleep", "1000"}, UserNS: users})
+		if err := w.in(c.ID, "/tmp", engine.CopyInOptions{}, device); err != nil {
+			t.Error(err)
+		}
+		_, err := w.e.StatPath(t.Context(), c.ID, "/tmp/disk")
+		if got := err == nil; got != made || err != nil && !errors.Is(err, cnm.ErrNotFound) {
+			t.Errorf("user namespace %q: a device is made: %v, %v", users, got, err)
+		}
+		if got := w.exec(c.ID, "dd", "if=/tmp/disk", "count=1"); got.Code == 0 {
+			t.Errorf("and it works: %+v", got)
+		}
+	}
 }
 
 // What a container has of the kernel is not copied, and what is copied in is there for it.

@@ -419,3 +419,41 @@ func TestSubpathThatIsSwapped(t *testing.T) {
 		t.Error("no start went through")
 	}
 }
+
+func TestVolumesAreMadeWithTheContainer(t *testing.T) {
+	w := newWorld(t)
+	c := w.create(engine.Spec{Command: sh("ls /data /own"), Mounts: []engine.Mount{
+		{Source: "v", Target: "/data", Volume: true, NoCopy: true, Driver: "local",
+			Labels: map[string]string{"a": "b"}},
+		{Target: "/own", Volume: true}}})
+	all, err := w.vols.List(t.Context())
+	if err != nil || len(all) != 2 {
+		t.Fatalf("%v, %v", all, err)
+	}
+	if v, err := w.vols.Get(t.Context(), "v"); err != nil || v.Labels["a"] != "b" {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if got, err := attach(w, c); err != nil || got.out != "/data:\n\n/own:\n" {
+		t.Errorf("it is not to be filled: %+v, %v", got, err)
+	}
+	// One that cannot be made leaves none of those that were made for it.
+	_, _, err = w.e.Create(t.Context(), engine.Spec{Image: "busybox", Mounts: []engine.Mount{
+		{Target: "/own", Volume: true}, {Source: "v", Target: "/data", Volume: true,
+			DriverOptions: map[string]string{"type": "tmpfs", "device": "tmpfs"}}}})
+	if !errors.Is(err, cnm.ErrExists) {
+		t.Errorf("got %v", err)
+	}
+	if again, err := w.vols.List(t.Context()); err != nil || len(again) != 2 {
+		t.Errorf("%v, %v", again, err)
+	}
+	inUse := w.vols.Remove(t.Context(), "v", w.e.VolumeUsers)
+	if !errors.Is(inUse, cnm.ErrInUse) || !strings.Contains(inUse.Error(), c.Spec.Name) {
+		t.Errorf("removed while it is in use: %v", inUse)
+	}
+	if _, err := w.e.Remove(t.Context(), c.ID, true, true); err != nil {
+		t.Error(err)
+	}
+	if again, err := w.vols.List(t.Context()); err != nil || len(again) != 1 || again[0].Name != "v" {
+		t.Errorf("left: %v, %v", again, err)
+	}
+}

@@ -166,3 +166,43 @@ func TestOpenFinishesRemovals(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }
+
+func TestOptions(t *testing.T) {
+	v := open(t, t.TempDir(), mem.New())
+	bind := map[string]string{"type": "none", "o": "ro,bind", "device": "/srv"}
+	for name, options := range map[string]map[string]string{
+		"opt foo":    {"foo": "bar"},
+		"opt size":   {"size": "1g"},
+		"opt type":   {"type": "nfs"},
+		"opt o":      {"o": "bind"},
+		"opt device": {"type": "none", "o": "bind", "device": "srv"},
+	} {
+		_, _, err := v.Ensure(t.Context(), volume.Request{Name: "bad", Options: options})
+		if !errors.Is(err, cnm.ErrInvalid) || !strings.HasPrefix(err.Error(), name+" ") {
+			t.Errorf("%v: %v, want %s", options, err, name)
+		}
+	}
+	_, _, err := v.Ensure(t.Context(), volume.Request{Name: "bad", Driver: "cloud"})
+	if !errors.Is(err, cnm.ErrInvalid) {
+		t.Errorf("a driver that is not there: %v", err)
+	}
+	if _, err := v.Get(t.Context(), "bad"); !errors.Is(err, cnm.ErrNotFound) {
+		t.Errorf("made all the same: %v", err)
+	}
+	for want, r := range map[error]volume.Request{
+		nil:           {Name: "good", Options: bind},
+		cnm.ErrExists: {Name: "good", Options: map[string]string{"type": "tmpfs", "device": "x"}},
+	} {
+		local := volume.Request{Name: "good", Driver: "local", Options: bind}
+		if _, _, err := v.Ensure(t.Context(), local); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := v.Ensure(t.Context(), r); !errors.Is(err, want) {
+			t.Errorf("again with %v: %v, want %v", r.Options, err, want)
+		}
+	}
+	got, fresh, err := v.Ensure(t.Context(), volume.Request{Name: "good"})
+	if err != nil || fresh || got.Options["o"] != "ro,bind" {
+		t.Errorf("what is left open: %+v, %v, %v", got, fresh, err)
+	}
+}

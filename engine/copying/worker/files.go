@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cyphar/filepath-securejoin"
@@ -156,10 +157,17 @@ func (w work) unpack(packed io.Reader) error {
 	}
 	err = archive.UntarUncompressed(w.watch.betweenReads(packed), dir, o)
 	w.watch.end()
-	if err != nil && strings.Contains(err.Error(), "cannot overwrite ") {
+	if err != nil && blames(err) {
 		return &copying.Error{Code: copying.CodeInvalid, Message: err.Error()}
 	}
 	return err
+}
+
+// blames reports whether it is the archive that cannot be unpacked. Some of that the library says in words alone.
+func blames(err error) bool {
+	words := []string{"cannot overwrite ", "invalid entry name", "invalid hardlink target", "path escapes from parent"}
+	return errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		slices.ContainsFunc(words, func(w string) bool { return strings.Contains(err.Error(), w) })
 }
 
 // writable refuses a directory that nothing can be written to, in the words that clients know.
