@@ -183,6 +183,11 @@ func TestLimitsAboveNetds(t *testing.T) {
 func TestDevices(t *testing.T) {
 	w := newWorld(t)
 	dir := filepath.Join(t.TempDir(), "devices")
+	disk, number := aBlockDevice(t)
+	var major, minor int
+	if _, err := fmt.Sscanf(number, "%d:%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
 	for _, err := range []error{os.MkdirAll(filepath.Join(dir, "deep"), 0o755),
 		unix.Mknod(filepath.Join(dir, "deep/zero"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))),
 		unix.Mknod(filepath.Join(dir, "kmsg"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 11))),
@@ -201,7 +206,7 @@ func TestDevices(t *testing.T) {
 		path    string
 		want    string
 	}{
-		"as on the host":     {at(blockDevice, "", ""), blockDevice, "7:7\n"},
+		"as on the host":     {at(disk, "", ""), disk, fmt.Sprintf("%x:%x\n", major, minor)},
 		"by a link":          {at(filepath.Join(dir, "link"), "/dev/mine", ""), "/dev/mine", "1:5\nreads\nwrites\n"},
 		"to be read":         {at("/dev/fuse", "/dev/fuse2", "r"), "/dev/fuse2", "a:e5\n"},
 		"another's name":     {at("/dev/zero", "/dev/full", ""), "/dev/full", "1:5\nreads\nwrites\n"},
@@ -249,7 +254,8 @@ func TestDeviceRules(t *testing.T) {
 
 func TestPrivileged(t *testing.T) {
 	w := newWorld(t)
-	script := "test -b " + blockDevice + " && echo device; grep -c ' /proc/' /proc/mounts; " +
+	disk, _ := aBlockDevice(t)
+	script := "test -b " + disk + " && echo device; grep -c ' /proc/' /proc/mounts; " +
 		"mount -t tmpfs none /mnt && echo mounts; grep Seccomp: /proc/self/status; touch /sys/fs/cgroup/*/x 2>&1 | " +
 		"grep -c Read-only"
 	got := w.mustRun(engine.Spec{Command: sh(script), Remove: true,

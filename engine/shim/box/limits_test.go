@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fs2"
+	"golang.org/x/sys/unix"
 
 	"github.com/vethloom/vethloom/engine/shim"
 )
@@ -35,7 +36,11 @@ func TestLimitsOfTheUnifiedHierarchy(t *testing.T) {
 	}
 	cgroups.TestMode = true
 	swappiness := int64(5)
-	disk := []shim.BlockDevice{{Path: "/dev/loop7", Value: 1000}}
+	node := filepath.Join(t.TempDir(), "disk")
+	if err := unix.Mknod(node, unix.S_IFBLK|0o600, int(unix.Mkdev(7, 7))); err != nil {
+		t.Fatal(err)
+	}
+	disk := []shim.BlockDevice{{Path: node, Value: 1000}}
 	for name, tt := range map[string]struct {
 		r       shim.Resources
 		want    map[string]string
