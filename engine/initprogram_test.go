@@ -9,6 +9,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/engine/shim"
 	"github.com/vethloom/vethloom/internal/await"
 )
 
@@ -34,6 +35,17 @@ func TestAnInitReapsWhatIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := w.inspect(c.ID); got.ExitCode != 143 { // the init hands the signal on
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestAnInitWithUsersOfItsOwn(t *testing.T) {
+	w := newWorld(t)
+	script := "cat /proc/1/comm; id -u; ulimit -n; df -k /dev/shm | grep -c 4096; head -c 3 /dev/mine | wc -c"
+	got := w.mustRun(engine.Spec{Command: sh(script), Init: true, UserNS: "auto", Remove: true, Options: engine.Options{
+		ShmSize: 4 << 20, Ulimits: []shim.Ulimit{{Name: "nofile", Soft: 99, Hard: 99}},
+		Devices: []shim.Device{{Source: "/dev/zero", Target: "/dev/mine"}}}}, "")
+	if got.out != "docker-init\n0\n99\n1\n3\n" || got.Code != 0 {
 		t.Errorf("%+v", got)
 	}
 }

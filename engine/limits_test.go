@@ -24,63 +24,80 @@ func (w *world) kernelHas(dir, file string) string {
 	return "none"
 }
 
-// blockDevice is one of the host's that is there and used by nobody.
-const blockDevice = "/dev/loop7"
+// aBlockDevice is one of the host's, and its number.
+func aBlockDevice(t *testing.T) (path, number string) {
+	t.Helper()
+	disks, err := filepath.Glob("/sys/block/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range disks {
+		path := filepath.Join("/dev", filepath.Base(d))
+		if major, minor, err := shim.BlockNumber(path); err == nil {
+			return path, fmt.Sprintf("%d:%d", major, minor)
+		}
+	}
+	t.Fatalf("none of %v is in /dev", disks)
+	return "", ""
+}
 
 func TestLimitsReachTheKernel(t *testing.T) {
 	w := newWorld(t)
-	number := func(path string) string {
-		major, minor, err := shim.BlockNumber(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return fmt.Sprintf("%d:%d", major, minor)
-	}
+	path, number := aBlockDevice(t)
 	swappiness := int64(7)
-	device := []shim.BlockDevice{{Path: blockDevice, Value: 1 << 20}}
+	device := []shim.BlockDevice{{Path: path, Value: 1 << 20}}
+	type files map[string]string
 	for name, tt := range map[string]struct {
-		r    engine.Resources
-		want map[string]string
+		r           engine.Resources
+		v1, unified files
 	}{
-		"memory": {engine.Resources{Memory: 64 << 20, MemoryReservation: 32 << 20, MemorySwappiness: &swappiness},
-			map[string]string{"memory.limit_in_bytes": "67108864", "memory.soft_limit_in_bytes": "33554432",
-				"memory.memsw.limit_in_bytes": "134217728", "memory.swappiness": "7"}},
+		"memory": {engine.Resources{Memory: 64 << 20, MemoryReservation: 32 << 20}, files{
+			"memory.limit_in_bytes": "67108864", "memory.soft_limit_in_bytes": "33554432",
+			"memory.memsw.limit_in_bytes": "134217728"},
+			files{"memory.max": "67108864", "memory.low": "33554432", "memory.swap.max": "67108864"}},
+		"swappiness": {engine.Resources{MemorySwappiness: &swappiness}, files{"memory.swappiness": "7"}, nil},
 		"swap": {engine.Resources{Memory: 64 << 20, MemorySwap: 96 << 20},
-			map[string]string{"memory.memsw.limit_in_bytes": "100663296"}},
+			files{"memory.memsw.limit_in_bytes": "100663296"}, files{"memory.swap.max": "33554432"}},
 		"no swap": {engine.Resources{Memory: 64 << 20, MemorySwap: 64 << 20},
-			map[string]string{"memory.memsw.limit_in_bytes": "67108864"}},
+			files{"memory.memsw.limit_in_bytes": "67108864"}, files{"memory.swap.max": "0"}},
 		"swap without end": {engine.Resources{Memory: 64 << 20, MemorySwap: -1},
-			map[string]string{"memory.memsw.limit_in_bytes": "9223372036854771712"}},
+			files{"memory.memsw.limit_in_bytes": "9223372036854771712"}, files{"memory.swap.max": "max"}},
 		"no killing": {engine.Resources{Memory: 64 << 20, OOMKillDisable: true},
-			map[string]string{"memory.oom_control": "oom_kill_disable 1 under_oom 0 oom_kill 0"}},
-		"processors": {engine.Resources{CPUPeriod: 50000, CPUQuota: 20000, CPUShares: 512, CpusetCPUs: "1",
-			CpusetMems: "0"}, map[string]string{"cpu.cfs_period_us": "50000", "cpu.cfs_quota_us": "20000",
-			"cpu.shares": "512", "cpuset.cpus": "1", "cpuset.mems": "0"}},
-		"shares out of range": {engine.Resources{CPUShares: 1}, map[string]string{"cpu.shares": "2"}},
-		"processes":           {engine.Resources{PidsLimit: 77}, map[string]string{"pids.max": "77"}},
-		"no end of them":      {engine.Resources{PidsLimit: -1}, map[string]string{"pids.max": "max"}},
+			files{"memory.oom_control": "oom_kill_disable 1 under_oom 0 oom_kill 0"}, nil},
+		"processors": {engine.Resources{CPUPeriod: 50000, CPUQuota: 20000, CPUShares: 512, CpusetCPUs: "0",
+			CpusetMems: "0"}, files{"cpu.cfs_period_us": "50000", "cpu.cfs_quota_us": "20000", "cpu.shares": "512",
+			"cpuset.cpus": "0", "cpuset.mems": "0"},
+			files{"cpu.max": "20000 50000", "cpu.weight": "59", "cpuset.cpus": "0", "cpuset.mems": "0"}},
+		"shares out of range": {engine.Resources{CPUShares: 1}, files{"cpu.shares": "2"}, files{"cpu.weight": "1"}},
+		"processes":           {engine.Resources{PidsLimit: 77}, files{"pids.max": "77"}, files{"pids.max": "77"}},
+		"no end of them":      {engine.Resources{PidsLimit: -1}, files{"pids.max": "max"}, files{"pids.max": "max"}},
 		"disks": {engine.Resources{BlkioWeight: 300, ReadBps: device, WriteBps: device, ReadIOps: device,
-			WriteIOps: device}, map[string]string{"blkio.bfq.weight": "300",
-			"blkio.throttle.read_bps_device":   number(blockDevice) + " 1048576",
-			"blkio.throttle.write_bps_device":  number(blockDevice) + " 1048576",
-			"blkio.throttle.read_iops_device":  number(blockDevice) + " 1048576",
-			"blkio.throttle.write_iops_device": number(blockDevice) + " 1048576"}},
+			WriteIOps: device}, files{"blkio.bfq.weight": "300",
+			"blkio.throttle.read_bps_device":   number + " 1048576",
+			"blkio.throttle.write_bps_device":  number + " 1048576",
+			"blkio.throttle.read_iops_device":  number + " 1048576",
+			"blkio.throttle.write_iops_device": number + " 1048576"},
+			files{"io.max": number + " rbps=1048576 wbps=1048576 riops=1048576 wiops=1048576"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			want, inside := tt.v1, "/sys/fs/cgroup/*/"
+			if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+				want, inside = tt.unified, "/sys/fs/cgroup/"
+			}
 			made, warnings, err := w.e.Create(t.Context(), engine.Spec{Image: "busybox", Options: limits(tt.r),
 				Command: []string{"sleep", "1000"}, Networks: []cnm.AttachRequest{{Network: "none"}}})
-			if err != nil || len(warnings) > 0 {
+			if err != nil || (len(warnings) > 0) != (want == nil) {
 				t.Fatalf("%q, %v", warnings, err)
 			}
 			if err := w.e.Start(t.Context(), made.ID); err != nil {
 				t.Fatal(err)
 			}
-			for file, want := range tt.want {
+			for file, want := range want {
 				if got := w.kernelHas(w.cgroup+"/"+made.ID, file); got != want {
 					t.Errorf("%s is %q, want %q", file, got, want)
 				}
 				// The container sees its own limits: that is its cgroup namespace.
-				if got := w.exec(made.ID, "sh", "-c", "cat /sys/fs/cgroup/*/"+file); got.Code != 0 ||
+				if got := w.exec(made.ID, "sh", "-c", "cat "+inside+file); got.Code != 0 ||
 					strings.Join(strings.Fields(got.out), " ") != want {
 					t.Errorf("inside, %s is %+v, want %q", file, got, want)
 				}
@@ -94,6 +111,10 @@ func TestRealtime(t *testing.T) {
 	w := newWorld(t)
 	spec := engine.Spec{Command: []string{"sleep", "1000"}, CgroupParent: "realtime",
 		Options: limits(engine.Resources{CPURTPeriod: 1000000, CPURTRuntime: 1000})}
+	if _, missing := spec.Feasible(); len(missing) > 0 { // refused, as TestLimitsWithoutControllers sees
+		t.Logf("the kernel has no %v", missing)
+		return
+	}
 	c := w.create(spec)
 	if err := w.e.Start(t.Context(), c.ID); err == nil || !strings.Contains(err.Error(), "cpu.rt_runtime_us") {
 		t.Errorf("a parent without any: %v", err)
@@ -114,6 +135,7 @@ func TestRealtime(t *testing.T) {
 func TestLimitsThatAreRefused(t *testing.T) {
 	w := newWorld(t)
 	number := func(n int64) *int64 { return &n }
+	path, _ := aBlockDevice(t)
 	disk := func(value uint64, path string) []shim.BlockDevice {
 		return []shim.BlockDevice{{Path: path, Value: value}}
 	}
@@ -133,7 +155,7 @@ func TestLimitsThatAreRefused(t *testing.T) {
 		"cpu-rt-period":  {{CPURTPeriod: 1000001}},
 		"pids-limit":     {{PidsLimit: -2}},
 		"blkio-weight":   {{BlkioWeight: 9}, {BlkioWeight: 1001}},
-		"blkio-weight-device": {{BlkioWeightDevice: disk(9, blockDevice)},
+		"blkio-weight-device": {{BlkioWeightDevice: disk(9, path)},
 			{BlkioWeightDevice: disk(10, "/dev/null")}},
 		"device-read-bps":   {{ReadBps: disk(1, "loop7")}},
 		"device-write-bps":  {{WriteBps: disk(1, "/dev/nonesuch")}},

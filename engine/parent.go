@@ -64,6 +64,9 @@ func (e *creator) checkCgroupParent(wish string) error {
 		return refuse("not the name of a cgroup below the top", "write /NAME/NAME, or NAME for one below netd's")
 	}
 	for _, n := range names {
+		if c, err := e.find(n); err == nil && c.id == n {
+			return refuse("container "+e.snapshot(c).Spec.Name+" has that cgroup, which goes with it", "choose another")
+		}
 		if len(n) > maxCgroupName || strings.ContainsAny(n, "\n\x00") {
 			return refuse("no cgroup can have that name", "use letters, digits, '-', '_' and '.'")
 		}

@@ -74,8 +74,10 @@ func TestCgroupParentWithoutARecord(t *testing.T) {
 
 func TestCgroupParentsThatAreRefused(t *testing.T) {
 	w := newWorld(t)
-	for _, wish := range []string{"/", "//", "..", "/a/../..", "a/../../b", "/a/./b", "a//b",
-		"/cgroup.procs", "cgroup.procs/x", "/tasks/x", strings.Repeat("x", 256), strings.Repeat("x/", 600), "a\nb"} {
+	other := w.create(engine.Spec{})
+	for _, wish := range []string{other.ID, "/a/" + other.ID + "/b", "/", "//", "..", "/a/../..",
+		"a/../../b", "/a/./b", "a//b", "/cgroup.procs", "cgroup.procs/x", "/tasks/x", strings.Repeat("x", 256),
+		strings.Repeat("x/", 600), "a\nb"} {
 		_, _, err := w.e.Create(t.Context(), engine.Spec{Image: "busybox", CgroupParent: wish})
 		told, ok := errors.AsType[*cnm.Error](err)
 		if wish == "cgroup.procs/x" { // netd's own cgroup is not there before its first container is

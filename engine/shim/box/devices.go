@@ -38,7 +38,13 @@ func addDevices(c *configs.Config, b shim.Bundle) error {
 		d.Permissions = devices.Permissions(given.Permissions)
 		// One of the usual ones can be given another meaning, as a file of that name could.
 		c.Devices = slices.DeleteFunc(c.Devices, func(other *devices.Device) bool { return other.Path == d.Path })
-		c.Devices = append(c.Devices, d)
+		if b.IDMap != nil {
+			// It may make no devices. libcontainer would bind what the host has at the container's path.
+			c.Mounts = append(c.Mounts, &configs.Mount{Source: given.Source, Destination: d.Path, Device: "bind",
+				Flags: unix.MS_BIND | unix.MS_NOSUID | unix.MS_NOEXEC, PropagationFlags: []int{unix.MS_PRIVATE}})
+		} else {
+			c.Devices = append(c.Devices, d)
+		}
 		if !b.Privileged {
 			c.Cgroups.Devices = append(c.Cgroups.Devices, &d.Rule)
 		}
