@@ -8,6 +8,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +44,10 @@ func decode(w *answer, r *http.Request, into any) error {
 	}
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {
 		return fmt.Errorf("read the request: %w", err)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return &refusal{status: http.StatusRequestTimeout, text: fmt.Sprintf("the request has not come whole in %s",
+			bodyTime)}
 	}
 	if err != nil {
 		return invalid("body", "", "is not the JSON that this request is described by: "+err.Error(),

@@ -169,8 +169,8 @@ func (c *Config) checkDocker() error {
 			"or off for none", c.DockerHost)
 	}
 	if c.Docker == c.DockerHost {
-		return fmt.Errorf("--docker %q: this is where netd itself answers (--docker-host): name the socket of a dockerd",
-			c.Docker)
+		return fmt.Errorf("--docker %q: this is where netd itself answers (--docker-host): name the socket of a "+
+			"dockerd", c.Docker)
 	}
 	if c.Docker != "" && !strings.HasPrefix(c.Docker, "unix:///") {
 		return fmt.Errorf("--docker %q: only a dockerd of this host can be followed: give unix:///run/docker.sock",
