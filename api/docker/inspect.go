@@ -87,13 +87,14 @@ func (s containerService) encode(ctx context.Context, c server.ContainerView, im
 		HostsPath: filepath.Join(dir, "hosts"), LogPath: c.LogPath, Name: "/" + c.Spec.Name,
 		RestartCount: c.RestartCount, Driver: storageDriver, Platform: "linux", AppArmorProfile: c.Spec.AppArmor,
 		ExecIDs: s.execs.of(c.ID), HostConfig: encodeHostConfig(c.Spec), Mounts: mountPoints(c), Args: []string{},
-		GraphDriver: &storage.DriverData{Name: storageDriver, Data: map[string]string{}},
+		GraphDriver: &storage.DriverData{Name: storageDriver, Data: map[string]string{"UpperDir": c.Layer.Upper,
+			"WorkDir": c.Layer.Work}},
 	}}
 	if len(c.Args) > 0 {
 		out.Path, out.Args = c.Args[0], append(out.Args, c.Args[1:]...)
 	}
-	if c.RootPath != "" {
-		out.GraphDriver.Data["MergedDir"] = c.RootPath
+	if lives(c.Status) { // in the mount namespace of its supervisor
+		out.GraphDriver.Data["MergedDir"] = c.Layer.Root
 	}
 	out.Config = inspectedConfig{Config: encodeConfig(c, exposed, img)}
 	if len(c.Spec.Networks) > 0 && c.Spec.Networks[0].MAC != (plan.MAC{}) {

@@ -29,6 +29,10 @@ func (s containerService) logs(w *answer, r *http.Request) error {
 	if failed != nil {
 		return failed
 	}
+	if c.Spec.LogDriver == engine.LogNone {
+		return unsupported("LogConfig", engine.LogNone, "configured logging driver does not support reading",
+			"make the container with another, such as "+engine.LogFiles)
+	}
 	req := engine.LogsRequest{Container: c.ID, Follow: flag(r, "follow"), Tail: tail(r.URL.Query().Get("tail"))}
 	if req.Since, failed = moment(r, "since"); failed != nil {
 		return failed

@@ -7,6 +7,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/engine/snapshot"
 	"github.com/vethloom/vethloom/engine/volume"
 	"github.com/vethloom/vethloom/internal/doctor"
 	"github.com/vethloom/vethloom/internal/reconcile"
@@ -138,6 +139,7 @@ type ContainerViews interface {
 type ContainerView struct {
 	engine.Details
 	Sandbox SandboxView
+	Layer   snapshot.Dirs // of its own, over its image's
 }
 
 // Volumes is what the volumes service needs.

@@ -136,7 +136,7 @@ func (c containers) Inspect(ctx context.Context, ref string) (server.ContainerVi
 	if err != nil {
 		return server.ContainerView{}, err
 	}
-	v := server.ContainerView{Details: d}
+	v := server.ContainerView{Details: d, Layer: c.daemon.snapshots.Dirs(d.ID)}
 	v.Sandbox, err = c.sandbox(ctx, d.Container.Sandbox)
 	return v, err
 }

@@ -1,6 +1,7 @@
 package single
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -59,7 +60,7 @@ func TestDockerRun(t *testing.T) {
 			t.Errorf("docker %s says %q", c.args, r.err)
 		}
 	}
-	is(t, "containers without --rm", n.dockers("ps", "-aq", "--filter", "exited=7", "--format", "{{.Image}}"), "bb")
+	is(t, "containers without --rm", n.dockers("ps", "-a", "--filter", "exited=7", "--format", "{{.Image}}"), "bb")
 	n.dockers("rm", n.dockers("ps", "-aq", "--filter", "exited=7"))
 	is(t, "containers after --rm", n.dockers("ps", "-aq"), "")
 }
@@ -88,6 +89,10 @@ func TestDockerShowsContainers(t *testing.T) {
 	matches(t, "timestamps", n.dockers("logs", "-t", "--tail", "1", "web"), `^20\d\d-\d\d-\d\dT[\d:.]+Z begun$`)
 	n.dockers("exec", "web", "touch", "/made")
 	matches(t, "diff", n.dockers("diff", "web"), `(?m)^A /made$`)
+	upper := n.dockers("inspect", "-f", "{{.GraphDriver.Data.UpperDir}}", "web")
+	if _, err := os.Stat(filepath.Join(upper, "made")); err != nil {
+		t.Errorf("what it has written: %v", err)
+	}
 	for _, ref := range []string{"web", "/web", id, id[:12]} {
 		is(t, ref, n.dockers("inspect", "-f", "{{.Id}}", ref), id)
 	}
