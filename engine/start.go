@@ -53,6 +53,7 @@ func (e *starter) start(ctx context.Context, c *container, attach func() error) 
 	}
 	l := &launch{e: e, c: c, rec: rec, attach: attach, begin: time.Now()}
 	if err := l.runWithin(ctx); err != nil {
+		l.tell(err)
 		return e.failStart(ctx, l, err)
 	}
 	return nil
@@ -93,6 +94,7 @@ type launch struct {
 	eps     []cnm.Endpoint
 	compat  bool // it has 32-bit programs
 	bundle  shim.Bundle
+	joined  []joined // are told how the start ends
 }
 
 func (l *launch) phase(name string) {
@@ -129,12 +131,14 @@ func (l *launch) run(ctx context.Context) error {
 			return fmt.Errorf("attach to the container: %w", err)
 		}
 	}
+	l.join(ctx)
 	state, err := l.child.Start(ctx)
 	if err != nil {
 		return commandError(l.rec.Spec.Name, err)
 	}
 	l.phase("start")
 	l.succeed(state)
+	l.tell(nil)
 	l.e.log.Debug("container started",
 		append([]any{"container", l.c.id, "total", time.Since(l.begin).Round(10 * time.Microsecond)}, l.phases...)...)
 	return nil

@@ -418,6 +418,7 @@ func (e *remover) forget(c *container) {
 	if e.names[c.rec.Spec.Name] == c.id {
 		delete(e.names, c.rec.Spec.Name)
 	}
+	c.forgetNext()
 	e.mu.Unlock()
 	e.announceEnd(c)
 }

@@ -55,13 +55,18 @@ func (e *streams) Attach(ctx context.Context, ref string, start bool, stdio Stdi
 	if err != nil {
 		return ExitStatus{}, err
 	}
+	return e.follow(ctx, c, stream, stdio)
+}
+
+// follow passes on what a container that runs says and hears, until it has ended and that is settled.
+func (e *streams) follow(ctx context.Context, c *container, stream *shim.Stream, stdio Stdio) (ExitStatus, error) {
 	defer stream.Close()
+	end := e.endOf(c)
 	if stdio.Started != nil {
 		if err := stdio.Started(Started{ID: c.id, Pid: e.snapshot(c).Pid}); err != nil {
 			return ExitStatus{}, err
 		}
 	}
-	end := e.endOf(c)
 	exit, err := carry(ctx, stream, stdio)
 	if err != nil && ctx.Err() != nil {
 		return ExitStatus{}, ctx.Err()

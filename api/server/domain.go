@@ -110,6 +110,11 @@ type ContainerStreams interface {
 	// Attach connects a client to the first process, started before with start,
 	// and returns when that has exited, or with the context's error.
 	Attach(ctx context.Context, ref string, start bool, stdio engine.Stdio) (engine.ExitStatus, error)
+	// AttachNext is Attach to one that somebody else starts, now or later: no output is lost from when ready is called
+	// on. Without any stream it only waits for the end.
+	AttachNext(ctx context.Context, ref string, ready func() error, stdio engine.Stdio) (engine.ExitStatus, error)
+	// Resize sets the size of the first process's terminal.
+	Resize(ctx context.Context, ref string, size engine.WindowSize) error
 	// Exec runs a further process. Detached, it returns once the process runs.
 	Exec(context.Context, engine.ExecRequest, engine.Stdio) (engine.ExitStatus, error)
 	// Logs calls the function for each line; an error of it ends Logs.

@@ -21,6 +21,7 @@ type container struct {
 	view server.ContainerView
 	proc *process // of the last start
 	log  []engine.LogLine
+	next []waiting // for a start
 }
 
 func (d *core) container(ref string) (*container, error) {
@@ -89,8 +90,17 @@ func (d *containerPart) Start(_ context.Context, ref string) error {
 	}
 	defer d.mu.Unlock()
 	c, err := d.start(ref)
-	if err == nil {
+	if err == nil && len(c.next) == 0 {
 		c.proc.release()
+	}
+	if err == nil {
+		for _, n := range c.next {
+			c.proc.add(n.stdio)
+		}
+		for _, n := range c.next {
+			n.begun <- c.proc
+		}
+		c.next = nil
 	}
 	return err
 }
@@ -437,13 +447,20 @@ func (p *process) wait(ctx context.Context) (engine.ExitStatus, error) {
 	}
 }
 
+// add enters a client, once.
+func (p *process) add(stdio engine.Stdio) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.ContainsFunc(p.clients, func(s engine.Stdio) bool { return s.Stdout == stdio.Stdout }) {
+		p.clients = append(p.clients, stdio)
+	}
+}
+
 func (p *process) attach(ctx context.Context, id string, stdio engine.Stdio) (engine.ExitStatus, error) {
 	if err := stdio.Started(engine.Started{ID: id, Pid: 4242}); err != nil {
 		return engine.ExitStatus{}, err
 	}
-	p.mu.Lock()
-	p.clients = append(p.clients, stdio)
-	p.mu.Unlock()
+	p.add(stdio)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// Both goroutines end with the call: its input fails, its context is over.
