@@ -29,7 +29,7 @@ type route struct {
 
 func (s *Server) register() {
 	for _, routes := range [][]route{
-		systemRoutes(s), imageRoutes(s), networkRoutes(s), volumeRoutes(s), absentRoutes(),
+		systemRoutes(s), containerRoutes(s), imageRoutes(s), networkRoutes(s), volumeRoutes(s), absentRoutes(),
 	} {
 		for _, r := range routes {
 			s.add(r)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine"
+	"github.com/vethloom/vethloom/engine/snapshot"
 	"github.com/vethloom/vethloom/engine/volume"
 	"github.com/vethloom/vethloom/internal/doctor"
 	"github.com/vethloom/vethloom/internal/reconcile"
@@ -130,12 +131,15 @@ type ContainerViews interface {
 	Top(ctx context.Context, ref string, args []string) (engine.Processes, error)
 	// Stats reads what a container uses, once.
 	Stats(ctx context.Context, ref string) (engine.Stats, error)
+	// WrittenBy returns how many bytes a container has on the disk, its log too.
+	WrittenBy(ctx context.Context, ref string) (int64, error)
 }
 
 // ContainerView is a container with what belongs to it.
 type ContainerView struct {
 	engine.Details
 	Sandbox SandboxView
+	Layer   snapshot.Dirs // of its own, over its image's
 }
 
 // Volumes is what the volumes service needs.

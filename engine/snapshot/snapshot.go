@@ -82,6 +82,19 @@ func (s *Snapshots) dir(id string) (string, error) {
 	return filepath.Join(s.root, id), nil
 }
 
+// Dirs are the directories of a container's writable layer, whether it has been made or not.
+type Dirs struct {
+	Root        string // where the root filesystem is, for its supervisor
+	Upper, Work string
+}
+
+// Dirs names the directories of a container's writable layer.
+func (s *Snapshots) Dirs(id string) Dirs {
+	dir := filepath.Join(s.root, id)
+	return Dirs{Root: filepath.Join(dir, "rootfs"), Upper: filepath.Join(dir, "rw", "upper"),
+		Work: filepath.Join(dir, "rw", "work")}
+}
+
 // Prepare makes the writable layer of a container, unless it is there already,
 // and returns the mounts that assemble its root filesystem at the last mount's
 // Target. lower is bottom first, as image.Store.LayerDirs returns it.

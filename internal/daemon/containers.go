@@ -135,7 +135,7 @@ func (c containers) Inspect(ctx context.Context, ref string) (server.ContainerVi
 	if err != nil {
 		return server.ContainerView{}, err
 	}
-	v := server.ContainerView{Details: d}
+	v := server.ContainerView{Details: d, Layer: c.daemon.snapshots.Dirs(d.ID)}
 	v.Sandbox, err = c.sandbox(ctx, d.Container.Sandbox)
 	return v, err
 }
@@ -157,4 +157,9 @@ func (c containers) sandbox(ctx context.Context, id string) (server.SandboxView,
 		return server.SandboxView{}, err
 	}
 	return c.nets.sandboxView(ctx, b, ends)
+}
+
+// WrittenBy implements [server.ContainerViews].
+func (c containers) WrittenBy(ctx context.Context, ref string) (int64, error) {
+	return c.Engine.DiskUsage(ctx, ref)
 }

@@ -140,3 +140,8 @@ func (d *containerPart) CopyIn(_ context.Context, ref, _ string, _ engine.CopyIn
 	_, err := io.Copy(io.Discard, r)
 	return err
 }
+
+// WrittenBy implements [server.ContainerViews].
+func (d *containerPart) WrittenBy(_ context.Context, ref string) (int64, error) {
+	return 4096, d.change("WrittenBy", ref, func(*container) error { return nil })
+}

@@ -43,6 +43,12 @@ type terminal struct {
 
 func (n *node) terminal(args ...string) *terminal {
 	n.t.Helper()
+	return n.terminalOf(nil, program(n.t, "net"), append([]string{"-H", "unix://" + n.sock}, args...)...)
+}
+
+// terminalOf is a terminal at which another command was typed.
+func (n *node) terminalOf(env []string, name string, args ...string) *terminal {
+	n.t.Helper()
 	pty, path, err := console.NewPty()
 	if err != nil {
 		n.t.Fatal(err)
@@ -51,7 +57,8 @@ func (n *node) terminal(args ...string) *terminal {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	cmd := exec.Command(program(n.t, "net"), append([]string{"-H", "unix://" + n.sock}, args...)...)
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := pty.Resize(console.WinSize{Height: 33, Width: 101}); err != nil {

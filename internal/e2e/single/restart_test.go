@@ -40,7 +40,14 @@ type session struct {
 
 func (n *node) session(in io.Reader, args ...string) *session {
 	n.t.Helper()
-	cmd := exec.Command(program(n.t, "net"), append([]string{"-H", "unix://" + n.sock}, args...)...)
+	return n.sessionOf(nil, in, program(n.t, "net"), append([]string{"-H", "unix://" + n.sock}, args...)...)
+}
+
+// sessionOf is a session of another command.
+func (n *node) sessionOf(env []string, in io.Reader, name string, args ...string) *session {
+	n.t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), env...)
 	s := &session{n: n, cmd: cmd, out: &lines{}, errs: &lines{}, code: make(chan int, 1)}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, s.out, s.errs
 	if err := n.Do("", cmd.Start); err != nil {
