@@ -60,7 +60,7 @@ func TestDockerRun(t *testing.T) {
 			t.Errorf("docker %s says %q", c.args, r.err)
 		}
 	}
-	is(t, "containers without --rm", n.dockers("ps", "-aq", "--filter", "exited=7", "--format", "{{.Image}}"), "bb")
+	is(t, "containers without --rm", n.dockers("ps", "-a", "--filter", "exited=7", "--format", "{{.Image}}"), "bb")
 	n.dockers("rm", n.dockers("ps", "-aq", "--filter", "exited=7"))
 	is(t, "containers after --rm", n.dockers("ps", "-aq"), "")
 }
