@@ -78,7 +78,7 @@ func (e *streams) expect(ctx context.Context, c *container, n *nextStart, stdin 
 		if e.containers[c.id] != c {
 			return notFound(c.id)
 		}
-		c.next = append(c.next, n)
+		c.joining = append(c.joining, n)
 		return nil
 	}
 	b := begun{end: e.endOf(c)}
@@ -96,9 +96,9 @@ func (e *streams) giveUpNext(c *container, n *nextStart) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	n.gone = true
-	for i, o := range c.next {
+	for i, o := range c.joining {
 		if o == n {
-			c.next = append(c.next[:i:i], c.next[i+1:]...)
+			c.joining = append(c.joining[:i:i], c.joining[i+1:]...)
 			break
 		}
 	}
@@ -134,8 +134,8 @@ type joined struct {
 // join connects those who wait with the container, before it runs. One who cannot be does not stop the start.
 func (l *launch) join(ctx context.Context) {
 	l.e.mu.Lock()
-	waiting := l.c.next
-	l.c.next = nil
+	waiting := l.c.joining
+	l.c.joining = nil
 	l.e.mu.Unlock()
 	for _, n := range waiting {
 		j := joined{nextStart: n}
@@ -155,7 +155,7 @@ func (l *launch) tell(failed error) {
 		b := begun{stream: j.stream, end: end, err: j.err}
 		switch {
 		case failed != nil && !j.streams && !j.gone:
-			l.c.next = append(l.c.next, j.nextStart)
+			l.c.joining = append(l.c.joining, j.nextStart)
 			continue
 		case failed != nil:
 			b.close()
@@ -168,10 +168,10 @@ func (l *launch) tell(failed error) {
 
 // forgetNext ends the waits for a container that is no more; the caller holds the engine's mutex.
 func (c *container) forgetNext() {
-	for _, n := range c.next {
+	for _, n := range c.joining {
 		n.tell(begun{err: notFound(c.id)})
 	}
-	c.next = nil
+	c.joining = nil
 }
 
 // Resize sets the size of a container's terminal.

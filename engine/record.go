@@ -48,7 +48,7 @@ type container struct {
 	trouble error         // why
 	begun   time.Time     // of a start under way
 	abort   context.CancelCauseFunc
-	next    []*nextStart // those who wait for a start by somebody else
+	joining []*nextStart // those who wait for a start by somebody else
 }
 
 func (e *records) newContainer(rec record) *container {
