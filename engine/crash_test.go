@@ -86,6 +86,8 @@ func (n fileNetworks) Network(_ context.Context, ref string) (cnm.Network, error
 	return cnm.Network{ID: ref, Name: ref, Driver: cnm.DriverBridge}, nil
 }
 
+func (n fileNetworks) Rename(context.Context, string, string) error { return nil }
+
 func (n fileNetworks) Settled() {}
 
 func (n fileNetworks) NetNSPath(cnm.Sandbox) string { return "" }

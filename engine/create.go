@@ -99,9 +99,8 @@ func (e *creator) reserve(rec *record) (*container, error) {
 			return nil, err
 		}
 	}
-	if holder := e.names[rec.Spec.Name]; holder != "" {
-		return nil, &cnm.Error{Kind: cnm.ErrExists, Field: "name", Value: rec.Spec.Name,
-			Reason: "container " + cnm.Short(holder) + " has it", Remedy: "choose another or remove that one: 'net rm'"}
+	if err := e.nameFree(rec.Spec.Name); err != nil {
+		return nil, err
 	}
 	c := e.newContainer(*rec)
 	c.op <- struct{}{}
@@ -217,7 +216,8 @@ func (e *creator) check(s *Spec, img image.Image) error {
 	if s.PublishAll {
 		publishAll(s, img)
 	}
-	return errors.Join(s.Restart.check(s.Remove), checkLimits(*s), checkNetworks(s), checkSysctls(*s), checkMounts(s.Mounts),
+	return errors.Join(s.Restart.check(s.Remove), checkHealth(s.Health), checkLimits(*s), checkNetworks(s),
+		checkSysctls(*s), checkMounts(s.Mounts),
 		checkExtraHosts(s.ExtraHosts), checkDNS(*s))
 }
 

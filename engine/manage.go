@@ -8,19 +8,6 @@ import (
 	"time"
 )
 
-// Rename gives a container another name.
-func (e *Engine) Rename(context.Context, string, string) error { return errors.ErrUnsupported }
-
-// Update changes limits and restart policy of a container.
-func (e *Engine) Update(context.Context, string, Update) ([]string, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// PruneContainers removes those that do not run and are due, and returns how many bytes that gave back.
-func (e *Engine) PruneContainers(context.Context, func(Container) bool) (ids []string, reclaimed int64, err error) {
-	return nil, 0, errors.ErrUnsupported
-}
-
 // Processes are those of a container, as ps(1) shows them.
 type Processes struct {
 	Titles []string
