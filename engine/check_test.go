@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -204,6 +205,13 @@ func TestPruneContainers(t *testing.T) {
 	if list, err := w.e.List(t.Context(), true); err != nil || len(list) != 2 {
 		t.Errorf("%d are left, %v", len(list), err)
 	}
+}
+
+func (n *networks) Rename(_ context.Context, _, name string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.calls = append(n.calls, "rename "+name)
+	return n.fail
 }
 
 func TestRename(t *testing.T) {

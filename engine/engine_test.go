@@ -144,13 +144,6 @@ func (n *networks) Publish(_ context.Context, _ string, ports []cnm.PortMapping)
 	return n.fail
 }
 
-func (n *networks) Rename(_ context.Context, sandbox, name string) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.calls = append(n.calls, "rename "+name)
-	return n.fail
-}
-
 func (n *networks) Settled() {}
 
 func (n *networks) NetNSPath(s cnm.Sandbox) string {

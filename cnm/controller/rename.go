@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/vethloom/vethloom/cnm"
@@ -47,11 +48,13 @@ func (k *endpoints) setNames(ctx context.Context, named []cnm.Endpoint) error {
 	err := k.commit(ctx, func() ([]cnm.Write, error) {
 		var writes []cnm.Write
 		for _, e := range named {
-			w, err := cnm.Change(ctx, k.store, cnm.KindEndpoint, e.ID, func(now *cnm.Endpoint) { now.Name = e.Name })
-			if err != nil {
+			rename := func(now *cnm.Endpoint) { now.Name = e.Name }
+			switch w, err := cnm.Change(ctx, k.store, cnm.KindEndpoint, e.ID, rename); {
+			case err == nil:
+				writes = append(writes, w)
+			case !errors.Is(err, cnm.ErrNotFound): // else it has gone meanwhile
 				return nil, err
 			}
-			writes = append(writes, w)
 		}
 		return writes, nil
 	})
