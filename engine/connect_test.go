@@ -60,7 +60,8 @@ func TestConnectIsKept(t *testing.T) {
 	on("front")
 	disconnect("front")
 	on("none")
-	want := []string{"attach front", "publish 1", "detach back", "publish 1", "publish 1", "detach front", "publish 1"}
+	want := []string{"attach front", "publish 1", "detach back", "publish 1", "publish 1", "rename web",
+		"detach front", "publish 1"}
 	if calls := w.nets.calls; !slices.Equal(calls, want) {
 		t.Errorf("the controller was asked for %v, want %v", calls, want)
 	}

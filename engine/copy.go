@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,6 +16,23 @@ import (
 	"github.com/vethloom/vethloom/engine/copying"
 	"github.com/vethloom/vethloom/engine/shim"
 )
+
+// PathStat describes a file of a container.
+type PathStat struct {
+	Name       string
+	Size       int64
+	Mode       fs.FileMode
+	Modified   time.Time
+	LinkTarget string
+}
+
+// CopyInOptions say how to unpack into a container.
+type CopyInOptions struct {
+	// NoOverwriteDir refuses to have a directory and another kind of file take each other's place.
+	NoOverwriteDir bool
+	// KeepOwners leaves files the owners that the tar gives them; else root owns them.
+	KeepOwners bool
+}
 
 // StatPath describes a file of a container.
 func (e *Engine) StatPath(ctx context.Context, ref, path string) (PathStat, error) {

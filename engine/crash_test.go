@@ -86,6 +86,8 @@ func (n fileNetworks) Network(_ context.Context, ref string) (cnm.Network, error
 	return cnm.Network{ID: ref, Name: ref, Driver: cnm.DriverBridge}, nil
 }
 
+func (n fileNetworks) Rename(context.Context, string, string) error { return nil }
+
 func (n fileNetworks) Settled() {}
 
 func (n fileNetworks) NetNSPath(cnm.Sandbox) string { return "" }
@@ -161,6 +163,7 @@ func victim(dir string) error {
 	if os.Getenv(victimCopies) != "" {
 		return copyForEver(e)
 	}
+	e.Resume()
 	ctx := context.Background()
 	make := func(s engine.Spec) (engine.Container, error) {
 		s.Image, s.Networks = "busybox", []cnm.AttachRequest{{Network: "host"}}
@@ -181,6 +184,9 @@ func victim(dir string) error {
 	if _, err := e.Attach(ctx, short.ID, true, engine.Stdio{}); err != nil {
 		return err
 	}
+	if err := killedAgain(ctx, e, make); err != nil {
+		return err
+	}
 	zero := time.Duration(0)
 	if err := e.Stop(ctx, c.ID, engine.StopOptions{Timeout: &zero}); err != nil {
 		return err
@@ -189,6 +195,39 @@ func victim(dir string) error {
 		return err
 	}
 	return e.Close()
+}
+
+// killedAgain has a container that is looked after be started again by its policy.
+func killedAgain(ctx context.Context, e *engine.Engine, make func(engine.Spec) (engine.Container, error)) error {
+	c, err := make(engine.Spec{Name: "again", Command: []string{"sleep", "1000"}, Restart: policy(engine.RestartAlways),
+		Health: &engine.Healthcheck{Test: []string{"CMD", "true"}, Interval: 10 * time.Millisecond}})
+	if err != nil {
+		return err
+	}
+	if err := e.Start(ctx, c.ID); err != nil {
+		return err
+	}
+	// An Inspect would be a step.
+	runs := func(count int) (pid int) {
+		list, _ := e.List(ctx, true)
+		for _, now := range list {
+			if now.ID == c.ID && now.Status == engine.Running && now.RestartCount == count && now.Health != nil &&
+				now.Health.Status == engine.HealthGood {
+				pid = now.Pid
+			}
+		}
+		return pid
+	}
+	for count := range 2 {
+		if !await.Holds(func() bool { return runs(count) != 0 }) {
+			return fmt.Errorf("it is not well after %d restarts", count)
+		}
+		if err := syscall.Kill(runs(count), syscall.SIGKILL); err != nil {
+			return err
+		}
+	}
+	_, err = e.Remove(ctx, c.ID, true, true)
+	return err
 }
 
 func newVictimDir(t *testing.T) string {

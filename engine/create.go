@@ -105,9 +105,8 @@ func (e *creator) reserve(rec *record, img image.Image) (*container, error) {
 			return nil, err
 		}
 	}
-	if holder := e.names[rec.Spec.Name]; holder != "" {
-		return nil, &cnm.Error{Kind: cnm.ErrExists, Field: "name", Value: rec.Spec.Name,
-			Reason: "container " + cnm.Short(holder) + " has it", Remedy: "choose another or remove that one: 'net rm'"}
+	if err := e.nameFree(rec.Spec.Name); err != nil {
+		return nil, err
 	}
 	c := e.newContainer(*rec)
 	c.op <- struct{}{}
@@ -232,8 +231,8 @@ func (e *creator) check(s *Spec, img image.Image) error {
 	if wantsInit(*s) {
 		_, err = initProgram()
 	}
-	return errors.Join(err, s.Restart.check(s.Remove), checkLimits(*s), checkNamespaces(s), checkSecurity(*s, caps), checkDevices(*s),
-		checkLog(*s), e.checkCgroupParent(s.CgroupParent), checkNetworks(s), checkSysctls(*s), checkMounts(*s),
+	return errors.Join(err, s.Restart.check(s.Remove), checkHealth(s.Health), checkLimits(*s), checkNamespaces(s),
+		checkSecurity(*s, caps), checkDevices(*s), checkLog(*s), e.checkCgroupParent(s.CgroupParent), checkNetworks(s), checkSysctls(*s), checkMounts(*s),
 		checkExtraHosts(s.ExtraHosts), checkDNS(*s))
 }
 

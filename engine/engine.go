@@ -122,6 +122,8 @@ type (
 		*remover
 		// again starts a container by its restart policy.
 		again func(context.Context, *container) error
+		// check begins to look after the health of a container that runs, until that end.
+		check func(*container, *ending)
 	}
 	preparer struct{ *records }
 	starter  struct {
@@ -184,10 +186,11 @@ func newEngine(r *records) *Engine {
 	f, rm := &preparer{r}, &remover{&sandboxes{r}}
 	s := &settler{remover: rm}
 	start := &starter{s, f}
-	s.again = start.restart
+	st := &streams{start}
+	s.again, s.check = start.restart, st.check
 	return &Engine{
 		records: r, preparer: f, settler: s, starter: start, stopper: &stopper{s}, creator: &creator{rm},
-		streams: &streams{start},
+		streams: st,
 		viewer:  &viewer{s, f, &logfile.Watcher{Log: r.log}}, connector: &connector{s},
 	}
 }

@@ -228,6 +228,8 @@ type Networks interface {
 	Detach(ctx context.Context, sandbox, network string) error
 	// Publish gives a sandbox these ports and no others, at the endpoint that they belong to.
 	Publish(ctx context.Context, sandbox string, ports []cnm.PortMapping) error
+	// Rename has others find a sandbox, which may not exist, by another name on all of its networks.
+	Rename(ctx context.Context, sandbox, name string) error
 	// Settled returns once who asks for names in the sandboxes made so far gets the right answers.
 	Settled()
 	// NetNSPath is where a process can open the sandbox's network namespace.

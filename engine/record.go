@@ -25,6 +25,9 @@ type record struct {
 	Anonym []string    `json:"anonym,omitempty"` // volumes made for it alone
 	Held   bool        `json:"held,omitempty"`   // frozen while its files are read, see Hold
 
+	// Updating: its limits are being changed to those of the record.
+	Updating bool `json:"updating,omitempty"`
+
 	// Stopped: somebody has ended it, since it was started last; its restart policy keeps still.
 	Stopped bool `json:"stopped,omitempty"`
 
@@ -66,7 +69,8 @@ func (e *records) newContainer(rec record) *container {
 	close(over)
 	return &container{
 		id: rec.ID, dir: filepath.Join(e.containersDir(), rec.ID), run: filepath.Join(e.runDir(), rec.ID),
-		op: make(chan struct{}, 1), rec: rec, over: over, gone: make(chan struct{}), end: &ending{done: over, status: exitStatus(rec)},
+		op: make(chan struct{}, 1), rec: rec, over: over, gone: make(chan struct{}),
+		end: &ending{done: over, status: exitStatus(rec)},
 	}
 }
 

@@ -53,11 +53,11 @@ func (c *container) isOver() bool { return isClosed(c.over) }
 
 func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-c:
-		return true
 	default:
 		return false
+	case <-c:
 	}
+	return true
 }
 
 // announceEnd tells those who wait for the container.
@@ -173,7 +173,8 @@ func (e *settler) startLater(c *container) {
 		case <-ctx.Done():
 			return
 		}
-		if err := e.again(ctx, c); err != nil && e.life.Err() == nil && !errors.Is(err, context.Canceled) && !errors.Is(err, cnm.ErrNotFound) {
+		err := e.again(ctx, c)
+		if err != nil && e.life.Err() == nil && ctx.Err() == nil && !errors.Is(err, cnm.ErrNotFound) {
 			e.log.Warn("a restart by policy", "container", c.id, "error", err)
 		}
 	})

@@ -77,7 +77,8 @@ func TestRestartPoliciesThatCannotBe(t *testing.T) {
 		"be negative": {Restart: engine.RestartPolicy{Name: engine.RestartOnFailure, MaxRetries: -1}},
 	} {
 		s.Image = "busybox"
-		if _, _, err := w.e.Create(t.Context(), s); !errors.Is(err, cnm.ErrInvalid) || !strings.Contains(err.Error(), want) {
+		_, _, err := w.e.Create(t.Context(), s)
+		if !errors.Is(err, cnm.ErrInvalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}
 	}
@@ -95,7 +96,8 @@ func TestEndedByHand(t *testing.T) {
 		})
 	}
 	w.start(engine.Spec{Name: "stopped", Command: []string{"sleep", "1000"}, Restart: policy(engine.RestartAlways)})
-	w.start(engine.Spec{Name: "killed", Command: []string{"sleep", "1000"}, Restart: policy(engine.RestartUnlessStopped)})
+	w.start(engine.Spec{Name: "killed", Command: []string{"sleep", "1000"},
+		Restart: policy(engine.RestartUnlessStopped)})
 	waits("waiting", engine.RestartUnlessStopped)
 	waits("removed", engine.RestartAlways)
 	if _, err := w.e.Remove(t.Context(), "removed", false, false); !errors.Is(err, cnm.ErrInUse) {
@@ -242,7 +244,8 @@ func TestFollowOverRestarts(t *testing.T) {
 	w.start(engine.Spec{Name: "c", Command: sh("sleep 0.2; echo run; exit 1"),
 		Restart: engine.RestartPolicy{Name: engine.RestartOnFailure, MaxRetries: 1}})
 	var lines []string
-	err := w.e.Logs(t.Context(), engine.LogsRequest{Container: "c", Follow: true, Tail: -1}, func(l engine.LogLine) error {
+	all := engine.LogsRequest{Container: "c", Follow: true, Tail: -1}
+	err := w.e.Logs(t.Context(), all, func(l engine.LogLine) error {
 		lines = append(lines, string(l.Line))
 		return nil
 	})

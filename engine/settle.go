@@ -169,7 +169,7 @@ func (e *settler) takeUp(ctx context.Context, c *container, w *shim.Waiter, s sh
 		r.Status, r.Pid, r.Started, r.Finished = status, s.Pid, s.Started, time.Time{}
 		r.ExitCode, r.OOM, r.Error, r.BootID = 0, false, "", e.c.BootID
 		if !isLive(before.Status) {
-			r.Stopped = false
+			r.Stopped, r.Health = false, nil
 		}
 	})
 	if !isLive(before.Status) { // netd was killed before it could write the start down
@@ -189,8 +189,16 @@ func (e *settler) takeUp(ctx context.Context, c *container, w *shim.Waiter, s sh
 		if err := e.c.Networks.Publish(ctx, after.Sandbox, after.Spec.Ports); err != nil {
 			e.log.Error("publish a container's ports again", "container", c.id, "error", err)
 		}
+		if err := e.c.Networks.Rename(ctx, after.Sandbox, after.Spec.Name); err != nil {
+			e.log.Error("rename a container on its networks again", "container", c.id, "error", err)
+		}
 	}
 	e.watch(c, w.Exit, func() { w.Close() })
+	if after.Updating { // a netd that was killed may not have come to it
+		if err := c.client().Update(ctx, after.Spec.Resources); err != nil {
+			e.log.Error("update a container's limits again", "container", c.id, "error", err)
+		}
+	}
 	if after.Held { // a netd that was killed had frozen it, to read its files
 		return e.thaw(ctx, c)
 	}

@@ -206,6 +206,7 @@ func (l *launch) succeed(s shim.State) {
 	e.change(c, func(r *record) {
 		r.Status, r.Pid, r.Started, r.Finished = Running, s.Pid, s.Started, time.Time{}
 		r.ExitCode, r.OOM, r.Error, r.BootID = 0, false, "", e.c.BootID
+		r.Health = nil // of this run nothing is known
 		r.Sandbox, r.NetNS, r.Addrs = l.sandbox, l.netns, withAddrs(nil, l.eps...)
 	})
 	e.watch(c, l.child.Exit, l.child.Release)
@@ -304,7 +305,9 @@ func (e *settler) watch(c *container, exit func() (shim.Exit, error), release fu
 	e.mu.Lock()
 	c.watched, c.release, c.running = true, release, time.Now()
 	c.renew()
+	end := c.end
 	e.mu.Unlock()
+	e.check(c, end)
 	e.tasks.Go(func() {
 		_, err := exit() // what it says is in the exit file too, or the supervisor died
 		e.mu.Lock()

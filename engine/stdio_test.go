@@ -314,3 +314,16 @@ func TestPause(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// The input of a container that has it once ends with the client that had it, however that goes.
+func TestInputOnce(t *testing.T) {
+	w := newWorld(t)
+	c := w.start(engine.Spec{Command: sh("cat; exit 6"), OpenStdin: true, StdinOnce: true})
+	a := w.attach(c.ID, false)
+	fmt.Fprintln(a.in, "hello")
+	a.await(t, "hello\n")
+	a.cancel()
+	if st := w.wait(c.ID); st.Code != 6 {
+		t.Errorf("%+v", st)
+	}
+}

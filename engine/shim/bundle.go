@@ -156,6 +156,7 @@ const (
 	OpKill    Op = "kill"
 	OpPause   Op = "pause"
 	OpResume  Op = "resume"
+	OpUpdate  Op = "update" // Resources: all that the container is to have
 )
 
 // Request asks something of a shim.
@@ -172,6 +173,8 @@ type Request struct {
 	// and standard error that a rejoining client has.
 	Hold bool     `json:"hold,omitempty"`
 	Seen [2]int64 `json:"seen,omitzero"`
+
+	Resources *Resources `json:"resources,omitempty"`
 }
 
 // Reply answers a request.

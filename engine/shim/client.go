@@ -98,6 +98,12 @@ func (c Client) Resume(ctx context.Context) error {
 	return err
 }
 
+// Update changes the container's limits. The error of a supervisor that is too old for it has [CodeUnsupported].
+func (c Client) Update(ctx context.Context, r Resources) error {
+	_, err := c.do(ctx, Request{Op: OpUpdate, Resources: &r})
+	return err
+}
+
 // Wait subscribes to the container's end. The state is the one at the time of
 // the call; the waiter's Exit blocks until the end.
 func (c Client) Wait(ctx context.Context) (*Waiter, State, error) {

@@ -76,6 +76,13 @@ func (n *networks) Publish(ctx context.Context, sandbox string, ports []cnm.Port
 	return n.ctrl.Publish(ctx, sandbox, ports)
 }
 
+// Rename implements [engine.Networks].
+func (n *networks) Rename(ctx context.Context, sandbox, name string) error {
+	err := n.ctrl.Rename(ctx, sandbox, name)
+	n.settled()
+	return err
+}
+
 // NetNSPath implements [engine.Networks].
 func (n *networks) NetNSPath(s cnm.Sandbox) string { return n.path(s.NetNS) }
 

@@ -211,6 +211,24 @@ func (b *Box) Pause() error { return b.c.Pause() }
 // Resume thaws them.
 func (b *Box) Resume() error { return b.c.Resume() }
 
+// Update gives the container other limits. Where the kernel refuses one, it keeps those that it had.
+func (b *Box) Update(r shim.Resources) error {
+	limits, err := Limits(r)
+	if err != nil {
+		return err
+	}
+	cfg := b.c.Config()
+	group := *cfg.Cgroups
+	limits.Devices = group.Resources.Devices
+	group.Resources = limits
+	cfg.Cgroups = &group
+	if err := b.c.Set(cfg); err != nil {
+		return &shim.Error{Code: shim.CodeInvalid, Message: fmt.Sprintf("change the limits: %v", err)}
+	}
+	b.bundle.Resources = r
+	return nil
+}
+
 // Pid is the process's ID in the shim's PID namespace.
 func (p *Process) Pid() int { return p.pid }
 

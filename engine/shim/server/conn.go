@@ -69,6 +69,8 @@ func (s *Server) serve(c *shim.Conn) {
 		s.answer(c, s.freeze(shim.Paused))
 	case shim.OpResume:
 		s.answer(c, s.freeze(shim.Running))
+	case shim.OpUpdate:
+		s.answer(c, s.update(r))
 	default:
 		s.answer(c, &shim.Error{Code: shim.CodeUnsupported, Message: "this shim does not know the request " +
 			string(r.Op)})
@@ -194,4 +196,17 @@ func (s *Server) freeze(to shim.Status) error {
 	}
 	s.status = to
 	return nil
+}
+
+// update changes the container's limits, one client at a time.
+func (s *Server) update(r shim.Request) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case r.Resources == nil:
+		return &shim.Error{Code: shim.CodeInvalid, Message: "an update without limits"}
+	case s.status != shim.Running && s.status != shim.Paused:
+		return errNotRunning
+	}
+	return s.box.Update(*r.Resources)
 }
