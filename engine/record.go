@@ -65,12 +65,15 @@ type container struct {
 }
 
 func (e *records) newContainer(rec record) *container {
-	over := make(chan struct{})
-	close(over)
+	over, done := make(chan struct{}), make(chan struct{})
+	if !isLive(rec.Status) && rec.Status != Restarting {
+		close(over)
+		close(done)
+	}
 	return &container{
 		id: rec.ID, dir: filepath.Join(e.containersDir(), rec.ID), run: filepath.Join(e.runDir(), rec.ID),
 		op: make(chan struct{}, 1), rec: rec, over: over, gone: make(chan struct{}),
-		end: &ending{done: over, status: exitStatus(rec)},
+		end: &ending{done: done, status: exitStatus(rec)},
 	}
 }
 

@@ -75,6 +75,10 @@ func (e *stopper) Wait(ctx context.Context, ref string, condition WaitCondition)
 // waitFor waits for what is to come about of a container.
 func (e *stopper) waitFor(ctx context.Context, c *container, condition WaitCondition) (ExitStatus, error) {
 	e.mu.Lock()
+	if condition != WaitNextExit && condition != WaitRemoved && c.isEnded() {
+		defer e.mu.Unlock()
+		return exitStatus(c.rec), nil
+	}
 	end := c.end
 	if condition == WaitNextExit && c.isEnded() {
 		end = c.nextEnd()

@@ -123,8 +123,8 @@ func TestEventsTellTheStory(t *testing.T) {
 	n.ok("network", "create", "web")
 	n.ok("run", "-d", "--name", "c", "--network", "web", "bb", "sleep", "1000")
 	n.ok("rm", "-f", "c")
-	for _, want := range []string{"network create", "container create", "container start", "container exit",
-		"container remove"} {
+	for _, want := range []string{"network create", "container create", "container start", "container die",
+		"container destroy"} {
 		n.eventually("event "+want, func() bool { return out.has(want) })
 	}
 }
