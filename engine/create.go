@@ -211,16 +211,6 @@ func (e *creator) check(s *Spec, img image.Image) error {
 	if s.UserNS == "auto" && s.Privileged {
 		return invalid("userns", s.UserNS, "a privileged container has the host's users", "leave out one of the two")
 	}
-	if s.StopSignal != "" {
-		if _, err := parseSignal(s.StopSignal); err != nil {
-			return err
-		}
-	}
-	for _, kv := range s.Env {
-		if name, _, _ := strings.Cut(kv, "="); name == "" {
-			return invalid("env", kv, "no name before '='", "write NAME=value")
-		}
-	}
 	caps, err := capabilitySet(s.CapAdd, s.CapDrop)
 	if err != nil {
 		return err
@@ -231,9 +221,24 @@ func (e *creator) check(s *Spec, img image.Image) error {
 	if wantsInit(*s) {
 		_, err = initProgram()
 	}
-	return errors.Join(err, s.Restart.check(s.Remove), checkHealth(s.Health), checkLimits(*s), checkNamespaces(s),
-		checkSecurity(*s, caps), checkDevices(*s), checkLog(*s), e.checkCgroupParent(s.CgroupParent), checkNetworks(s), checkSysctls(*s), checkMounts(*s),
+	return errors.Join(err, checkProcess(*s), s.Restart.check(s.Remove), checkHealth(s.Health), checkLimits(*s),
+		checkNamespaces(s), checkSecurity(*s, caps), checkDevices(*s), checkLog(*s),
+		e.checkCgroupParent(s.CgroupParent), checkNetworks(s), checkSysctls(*s), checkMounts(*s),
 		checkExtraHosts(s.ExtraHosts), checkDNS(*s))
+}
+
+func checkProcess(s Spec) error {
+	if s.StopSignal != "" {
+		if _, err := parseSignal(s.StopSignal); err != nil {
+			return err
+		}
+	}
+	for _, kv := range s.Env {
+		if name, _, _ := strings.Cut(kv, "="); name == "" {
+			return invalid("env", kv, "no name before '='", "write NAME=value")
+		}
+	}
+	return nil
 }
 
 // publishAll adds a mapping for each port that a container serves and publishes nowhere yet. Where none can be

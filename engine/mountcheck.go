@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -130,10 +131,7 @@ func (e *creator) addMountsFrom(rec *record) error {
 		if err != nil {
 			return err
 		}
-		other := e.containers[e.names[strings.TrimPrefix(ref, "/")]]
-		if other == nil {
-			other = e.byID(ref)
-		}
+		other := cmp.Or(e.containers[e.names[strings.TrimPrefix(ref, "/")]], e.byID(ref))
 		if other == nil {
 			return notFound(ref)
 		}

@@ -184,21 +184,8 @@ func (e *settler) takeUp(ctx context.Context, c *container, w *shim.Waiter, s sh
 		w.Close()
 		return err
 	}
-	if joinedContainer(after.Spec) == "" {
-		// A netd that was killed may have changed the sandbox and not the record.
-		if err := e.c.Networks.Publish(ctx, after.Sandbox, after.Spec.Ports); err != nil {
-			e.log.Error("publish a container's ports again", "container", c.id, "error", err)
-		}
-		if err := e.c.Networks.Rename(ctx, after.Sandbox, after.Spec.Name); err != nil {
-			e.log.Error("rename a container on its networks again", "container", c.id, "error", err)
-		}
-	}
+	e.catchUp(ctx, c, after)
 	e.watch(c, w.Exit, func() { w.Close() })
-	if after.Updating { // a netd that was killed may not have come to it
-		if err := c.client().Update(ctx, after.Spec.Resources); err != nil {
-			e.log.Error("update a container's limits again", "container", c.id, "error", err)
-		}
-	}
 	if after.Held { // a netd that was killed had frozen it, to read its files
 		return e.thaw(ctx, c)
 	}
@@ -206,6 +193,23 @@ func (e *settler) takeUp(ctx context.Context, c *container, w *shim.Waiter, s sh
 		return nil
 	}
 	return e.save(ctx, c)
+}
+
+// catchUp does what a netd that was killed may have written down and not come to.
+func (e *settler) catchUp(ctx context.Context, c *container, rec record) {
+	if joinedContainer(rec.Spec) == "" {
+		if err := e.c.Networks.Publish(ctx, rec.Sandbox, rec.Spec.Ports); err != nil {
+			e.log.Error("publish a container's ports again", "container", c.id, "error", err)
+		}
+		if err := e.c.Networks.Rename(ctx, rec.Sandbox, rec.Spec.Name); err != nil {
+			e.log.Error("rename a container on its networks again", "container", c.id, "error", err)
+		}
+	}
+	if rec.Updating {
+		if err := c.client().Update(ctx, rec.Spec.Resources); err != nil {
+			e.log.Error("update a container's limits again", "container", c.id, "error", err)
+		}
+	}
 }
 
 // finish takes a container from running to exited, or to restarting, and away when it was to be

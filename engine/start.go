@@ -123,13 +123,8 @@ func (l *launch) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find the image %s: %w", l.rec.Spec.Image, err)
 	}
-	// The run directory comes before everything that would have to be undone,
-	// and goes after it: what has one is looked after by settle.
-	if err := os.Mkdir(l.c.run, 0o700); err != nil {
-		return fmt.Errorf("make the container's run directory: %w", err)
-	}
-	if err := l.e.writeParent(l.c.run, l.rec.Spec.CgroupParent); err != nil {
-		return fmt.Errorf("keep the name of the container's cgroup: %w", err)
+	if err := l.makeRunDir(); err != nil {
+		return err
 	}
 	l.phase("begin")
 	defer func() {
@@ -164,6 +159,18 @@ func (l *launch) run(ctx context.Context) error {
 	l.tell(nil)
 	l.e.log.Debug("container started",
 		append([]any{"container", l.c.id, "total", time.Since(l.begin).Round(10 * time.Microsecond)}, l.phases...)...)
+	return nil
+}
+
+// makeRunDir makes the run directory, which comes before everything that would have to be undone,
+// and goes after it: what has one is looked after by settle.
+func (l *launch) makeRunDir() error {
+	if err := os.Mkdir(l.c.run, 0o700); err != nil {
+		return fmt.Errorf("make the container's run directory: %w", err)
+	}
+	if err := l.e.writeParent(l.c.run, l.rec.Spec.CgroupParent); err != nil {
+		return fmt.Errorf("keep the name of the container's cgroup: %w", err)
+	}
 	return nil
 }
 

@@ -274,12 +274,7 @@ func (e *streams) Exec(ctx context.Context, r ExecRequest, stdio Stdio) (ExitSta
 	}
 	exit, err := carry(ctx, stream, stdio)
 	if err != nil {
-		// Who gave up does not come back for the output. Another cause is netd's own end: the caller will.
-		if cause := context.Cause(ctx); cause == nil || errors.Is(cause, context.Canceled) {
-			if err := stream.Release(context.WithoutCancel(ctx)); err != nil {
-				e.log.Debug("let an exec go", "container", c.id, "error", err)
-			}
-		}
+		e.letGo(ctx, c, stream)
 		if ctx.Err() != nil {
 			return ExitStatus{}, ctx.Err()
 		}
@@ -329,4 +324,14 @@ func (e *streams) openExec(ctx context.Context, c *container, rec record, r Exec
 		e.emit(c, action+": "+said(r.Command), map[string]string{"execID": id})
 	}
 	return id, stream, nil
+}
+
+// letGo ends an exec whose caller does not come back for its output. Where netd ends, the caller will.
+func (e *streams) letGo(ctx context.Context, c *container, stream *shim.Stream) {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return
+	}
+	if err := stream.Release(context.WithoutCancel(ctx)); err != nil {
+		e.log.Debug("let an exec go", "container", c.id, "error", err)
+	}
 }

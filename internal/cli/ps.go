@@ -58,9 +58,13 @@ func (a containers) containerList() *cobra.Command {
 		"name=, id=, status=, network=, ancestor=IMAGE, label=KEY[=VALUE], exited=CODE, health=, volume=, "+
 			"before=CONTAINER, since=CONTAINER, publish=PORT, expose=PORT")
 	f.BoolVarP(&size, "size", "s", false, "also how much each has written, and how much it has with its image")
+	completeFilters(cmd)
+	return cmd
+}
+
+func completeFilters(cmd *cobra.Command) {
 	show.Must(cmd.RegisterFlagCompletionFunc("filter", show.Fixed("status=running", "status=exited", "status=paused",
 		"health=healthy", "health=unhealthy", "health=starting", "health=none")))
-	return cmd
 }
 
 // showContainers shows a list, with what containers have on the disk where that is asked for: it takes time.

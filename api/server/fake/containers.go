@@ -76,11 +76,10 @@ func (d *containerPart) Create(_ context.Context, s engine.Spec) (string, []stri
 		}
 	}
 	d.containers = append(d.containers, c)
-	var warnings []string
 	if s.Privileged {
-		warnings = []string{"--privileged gives the container the host"}
+		return id, []string{"--privileged gives the container the host"}, nil
 	}
-	return id, warnings, nil
+	return id, nil, nil
 }
 
 // Start implements [server.ContainerLife].

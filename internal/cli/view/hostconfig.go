@@ -112,24 +112,14 @@ func hostConfig(s *apiv1.ContainerSpec) hostConfigView {
 		CapAdd: s.GetCapAdd(), CapDrop: s.GetCapDrop(), DNS: s.GetDns(),
 		DNSSearch: s.GetDnsSearch(), DNSOptions: s.GetDnsOptions(), ExtraHosts: s.GetExtraHosts(),
 		Privileged: s.GetPrivileged(), ReadonlyRootfs: s.GetReadOnly(), UsernsMode: s.GetUserns(),
-		Memory: r.GetMemory(), NanoCPUs: r.GetNanoCpus(), PidsLimit: r.GetPidsLimit(), Sysctls: s.GetSysctls(),
+		Sysctls:         s.GetSysctls(),
 		RestartPolicy:   restartView{cmp.Or(s.GetRestart().GetName(), "no"), s.GetRestart().GetMaxRetries()},
 		LogConfig:       logView{cmp.Or(s.GetLogDriver(), "json-file"), OrEmpty(s.GetLogOptions())},
 		ContainerIDFile: s.GetCidfile(), CgroupnsMode: cmp.Or(s.GetCgroupnsMode(), "private"),
 		IpcMode: cmp.Or(s.GetIpcMode(), "private"), PidMode: s.GetPidMode(), UTSMode: s.GetUtsMode(),
 		GroupAdd: s.GetGroupAdd(), Links: s.GetLinks(), SecurityOpt: securityOptions(s),
 		OomScoreAdj: s.GetOomScoreAdj(), ShmSize: cmp.Or(s.GetShmSize(), 64<<20), Runtime: s.GetRuntime(),
-		Annotations: s.GetAnnotations(), CPUShares: r.GetCpuShares(), CgroupParent: s.GetCgroupParent(),
-		BlkioWeight: r.GetBlkioWeight(),
-		BlkioWeightDevice: each(r.GetBlkioWeightDevice(), func(d *apiv1.BlockDevice) weightView {
-			return weightView{d.GetPath(), d.GetValue()}
-		}),
-		BlkioDeviceReadBps: rates(r.GetReadBps()), BlkioDeviceWriteBps: rates(r.GetWriteBps()),
-		BlkioDeviceReadIOps: rates(r.GetReadIops()), BlkioDeviceWriteIOps: rates(r.GetWriteIops()),
-		CPUPeriod: r.GetCpuPeriod(), CPUQuota: r.GetCpuQuota(), CPURealtimePeriod: r.GetCpuRtPeriod(),
-		CPURealtimeRuntime: r.GetCpuRtRuntime(), CpusetCpus: r.GetCpusetCpus(), CpusetMems: r.GetCpusetMems(),
-		DeviceCgroupRules: s.GetDeviceRules(), MemoryReservation: r.GetMemoryReservation(),
-		MemorySwap: r.GetMemorySwap(), MemorySwappiness: r.MemorySwappiness, OomKillDisable: r.GetOomKillDisable(),
+		Annotations: s.GetAnnotations(), CgroupParent: s.GetCgroupParent(), DeviceCgroupRules: s.GetDeviceRules(),
 		Devices: each(s.GetDevices(), func(d *apiv1.Device) deviceView {
 			return deviceView{d.GetSource(), cmp.Or(d.GetTarget(), d.GetSource()), cmp.Or(d.GetPermissions(), "rwm")}
 		}),
@@ -146,7 +136,23 @@ func hostConfig(s *apiv1.ContainerSpec) hostConfigView {
 	for _, m := range s.GetMounts() {
 		v.addMount(m)
 	}
+	v.addLimits(r)
 	return v
+}
+
+// addLimits adds what an update can change.
+func (v *hostConfigView) addLimits(r *apiv1.Resources) {
+	v.Memory, v.MemoryReservation, v.MemorySwap = r.GetMemory(), r.GetMemoryReservation(), r.GetMemorySwap()
+	v.MemorySwappiness, v.OomKillDisable = r.MemorySwappiness, r.GetOomKillDisable()
+	v.NanoCPUs, v.PidsLimit, v.CPUShares = r.GetNanoCpus(), r.GetPidsLimit(), r.GetCpuShares()
+	v.CPUPeriod, v.CPUQuota = r.GetCpuPeriod(), r.GetCpuQuota()
+	v.CPURealtimePeriod, v.CPURealtimeRuntime = r.GetCpuRtPeriod(), r.GetCpuRtRuntime()
+	v.CpusetCpus, v.CpusetMems, v.BlkioWeight = r.GetCpusetCpus(), r.GetCpusetMems(), r.GetBlkioWeight()
+	v.BlkioWeightDevice = each(r.GetBlkioWeightDevice(), func(d *apiv1.BlockDevice) weightView {
+		return weightView{d.GetPath(), d.GetValue()}
+	})
+	v.BlkioDeviceReadBps, v.BlkioDeviceWriteBps = rates(r.GetReadBps()), rates(r.GetWriteBps())
+	v.BlkioDeviceReadIOps, v.BlkioDeviceWriteIOps = rates(r.GetReadIops()), rates(r.GetWriteIops())
 }
 
 // securityOptions are the values of --security-opt.
