@@ -83,9 +83,10 @@ func runs(cmd *cobra.Command) bool { return cmd != nil && cmd.Annotations["runs"
 // Root is the tree of commands, for those who document or complete it.
 func (a *App) Root() *cobra.Command {
 	root := &cobra.Command{
-		Use:               "net",
-		Short:             "Networks for containers, and containers on them",
-		Long:              "net talks to netd, the daemon that gives containers their networks. Its grammar is Docker's.",
+		Use:   "net",
+		Short: "Networks for containers, and containers on them",
+		Long: "net talks to netd, the daemon that gives containers their networks. " +
+			"Its grammar is Docker's.",
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		Args:              cobra.NoArgs,
