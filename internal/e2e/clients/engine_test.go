@@ -50,7 +50,8 @@ func dockerd(t *testing.T, env *kerntest.Env, clients string, of func(dockerdtes
 	e := &engine{t: t, env: env, netns: env.Namespace(t), dir: t.TempDir(), clients: clients}
 	e.socket = filepath.Join(e.dir, "docker.sock")
 	dockerdtest.New(t, of(dockerdtest.Config{
-		Plugin: filepath.Join(e.dir, "no-plugin.sock"), Socket: e.socket, Args: []string{"--bridge", "''"},
+		Plugin: filepath.Join(e.dir, "no-plugin.sock"), Socket: e.socket,
+		Args:  []string{"--bridge", "''", "--userland-proxy=false"},
 		Start: func(cmd *exec.Cmd) error { return env.Do(e.netns, cmd.Start) },
 	}))
 	e.furnish()
