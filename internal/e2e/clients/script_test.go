@@ -154,7 +154,8 @@ func judge(t *testing.T, results []compared, table map[string]difference) {
 			seen[c.line] = c.what
 		}
 		if c.what != table[c.line].what && (c.what != "" || seen[c.line] == "") {
-			t.Errorf("%s:\n%s %s\n  and the table says %q\n%s", c.scenario, c.what, c.line, table[c.line].what, c.report)
+			t.Errorf("%s:\n%s %s\n  and the table says %q\n%s", c.scenario, c.what, c.line, table[c.line].what,
+				c.report)
 		}
 	}
 	for line := range table {

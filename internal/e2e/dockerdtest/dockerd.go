@@ -39,8 +39,8 @@ func (c Config) Current(t testing.TB) Config {
 	return c
 }
 
-// Built is the directory with programs that the Makefile has a target for, in modules of their own. They are built where
-// they are not yet.
+// Built is the directory with programs that the Makefile has a target for, in modules of their own. They are built
+// where they are not yet.
 func Built(t testing.TB, target string) string {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
