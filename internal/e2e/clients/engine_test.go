@@ -51,7 +51,7 @@ func dockerd(t *testing.T, env *kerntest.Env, clients string, of func(dockerdtes
 	e.socket = filepath.Join(e.dir, "docker.sock")
 	dockerdtest.New(t, of(dockerdtest.Config{
 		Plugin: filepath.Join(e.dir, "no-plugin.sock"), Socket: e.socket,
-		Args: []string{"--bridge", "''"},
+		Args:  []string{"--bridge", "''"},
 		Start: func(cmd *exec.Cmd) error { return env.Do(e.netns, cmd.Start) },
 	}))
 	e.furnish()
