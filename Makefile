@@ -99,9 +99,18 @@ $(CACHE)/buildkit .cache/buildkit:
 	$(GO) build -C .ci/buildkit -buildvcs=false -tags seccomp -o '$(CACHE)/buildkit/' \
 		github.com/moby/buildkit/cmd/buildkitd github.com/moby/buildkit/cmd/buildctl
 
+# The clients of Docker's API of today that tests have speak to ours: docker and compose, each from a module of its own.
+# The version of Go is named because the module of docker names none.
+.PHONY: $(CACHE)/clients .cache/clients
+$(CACHE)/clients .cache/clients:
+	$(GO) build -C .ci/clients/docker -buildvcs=false -gcflags='github.com/docker/cli/...=-lang=go1.25' \
+		-o '$(CACHE)/clients/docker' github.com/docker/cli/cmd/docker
+	$(GO) build -C .ci/clients/compose -buildvcs=false -o '$(CACHE)/clients/docker-compose' \
+		github.com/docker/compose/v2/cmd
+
 # What tests build for themselves, in network namespaces from which nothing can be fetched.
 .PHONY: test-tools
-test-tools: $(CACHE)/engine $(CACHE)/buildkit $(CACHE)/crictl
+test-tools: $(CACHE)/engine $(CACHE)/buildkit $(CACHE)/clients $(CACHE)/crictl
 	$(GO) mod download
 	$(GO) test -C .ci/crictl -c -o '$(CACHE)/critest' sigs.k8s.io/cri-tools/cmd/critest
 	$(GO) build -C .ci/kubernetes -o '$(CACHE)/kubernetes' .

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -33,25 +32,25 @@ type Config struct {
 // age.
 func (c Config) Current(t testing.TB) Config {
 	t.Helper()
-	dir, err := current()
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := Built(t, "engine")
 	c.Program = filepath.Join(dir, "dockerd")
 	c.Args = append([]string{"--add-runtime", "current=" + filepath.Join(dir, "runc"), "--default-runtime", "current"},
 		c.Args...)
 	return c
 }
 
-var current = sync.OnceValues(func() (string, error) {
+// Built is the directory with programs that the Makefile has a target for, in modules of their own. They are built
+// where they are not yet.
+func Built(t testing.TB, target string) string {
+	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
 	root := filepath.Join(filepath.Dir(here), "../../..")
-	out, err := exec.Command("make", "-C", root, "--no-print-directory", ".cache/engine").CombinedOutput()
+	out, err := exec.Command("make", "-C", root, "--no-print-directory", ".cache/"+target).CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("build dockerd: %w: %s", err, out)
+		t.Fatalf("build the %s: %v: %s", target, err, out)
 	}
-	return filepath.Join(root, ".cache/engine"), nil
-})
+	return filepath.Join(root, ".cache", target)
+}
 
 // Dockerd is one that runs, or has run.
 type Dockerd struct {
