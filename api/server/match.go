@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vethloom/vethloom/engine/image"
@@ -119,11 +120,17 @@ func MatchEvents(given []string) (func(Event) bool, error) {
 	}
 	return func(ev Event) bool {
 		name := ev.Attributes["name"]
-		return f.equal("type", ev.Type) && f.equal("event", ev.Action) && f.prefix("id", ev.ID) &&
+		return f.equal("type", ev.Type) && f.anyOf("event", ev.Action, kindOf(ev.Action)) && f.prefix("id", ev.ID) &&
 			f.equal("scope", "local") && f.labels(ev.Attributes) &&
 			f.anyOf("container", ev.ID, ev.Attributes["container"], name) &&
 			f.anyOf("network", ev.ID, ev.Attributes["network"], name) &&
 			f.anyOf("image", ev.ID, ev.Attributes["image"], name) &&
 			(len(f["volume"]) == 0 || ev.Type == "volume" && slices.Contains(f["volume"], ev.ID))
 	}, nil
+}
+
+// kindOf is what an action is without its detail: health_status of "health_status: healthy".
+func kindOf(action string) string {
+	kind, _, _ := strings.Cut(action, ":")
+	return kind
 }

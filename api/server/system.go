@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	apiv1 "github.com/vethloom/vethloom/api/v1"
@@ -106,12 +105,6 @@ func (s *systemService) Events(r *apiv1.EventsRequest, stream grpc.ServerStreami
 		}
 	}
 	return stream.Context().Err()
-}
-
-// kindOf is what an action is without its detail: health_status of "health_status: healthy".
-func kindOf(action string) string {
-	kind, _, _ := strings.Cut(action, ":")
-	return kind
 }
 
 // DiskUsage implements the call.

@@ -292,7 +292,7 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return srv.Serve(ctx, l) })
-	g.Go(func() error { return forDocker.serve(ctx, d.cfg.Root, services) })
+	g.Go(func() error { return forDocker.serve(ctx, d.cfg, services) })
 	others := attachmentsOf(d)
 	g.Go(func() error { return others.Serve(ctx, engines) })
 	g.Go(func() error { others.Watch(ctx); return nil })

@@ -119,12 +119,12 @@ func (a dockerAPI) Close() error {
 }
 
 // serve serves what c has until the context ends.
-func (a dockerAPI) serve(ctx context.Context, root string, c server.Config) error {
+func (a dockerAPI) serve(ctx context.Context, cfg Config, c server.Config) error {
 	if a.Listener == nil {
 		return nil
 	}
 	// The same over restarts, and another for each state directory of the host's.
-	id := uuid.NewSHA1(uuid.NameSpaceOID, []byte(machineID()+root)).String()
+	id := uuid.NewSHA1(uuid.NameSpaceOID, []byte(machineID()+cfg.Root)).String()
 	return dockerapi.New(dockerapi.Config{Networks: c.Networks, Containers: c.Containers, Images: c.Images,
-		Volumes: c.Volumes, System: c.System, ID: id, Log: c.Log}).Serve(ctx, a.Listener)
+		Volumes: c.Volumes, Builds: builds{cfg}, System: c.System, ID: id, Log: c.Log}).Serve(ctx, a.Listener)
 }
