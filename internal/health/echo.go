@@ -99,16 +99,25 @@ const maxTries = 64
 
 func (e *echo) begin() *tries { return &tries{echo: e, answers: make(chan answer, maxTries)} }
 
-// end forgets the probes that are still on their way.
+// end forgets the probes that are still on their way. With the last of those to ports, the ports that they were sent
+// from are free again.
 func (t *tries) end() {
 	t.echo.mu.Lock()
 	defer t.echo.mu.Unlock()
 	for _, seq := range t.seqs {
 		delete(t.echo.asked, seq)
 	}
+	if !t.knocked.IsValid() {
+		return
+	}
 	delete(t.echo.knocks[t.knocked], t)
 	if len(t.echo.knocks[t.knocked]) == 0 {
 		delete(t.echo.knocks, t.knocked)
+	}
+	if len(t.echo.knocks) == 0 {
+		for _, s := range t.echo.sockets {
+			s.release()
+		}
 	}
 }
 

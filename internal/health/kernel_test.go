@@ -248,6 +248,9 @@ func TestTunnel(t *testing.T) {
 	if err != nil || len(paths) != 3 || !paths[0].Large || !paths[1].Refused.Port || !paths[2].Refused.Port {
 		t.Errorf("all paths at once: %+v, %v", paths, err)
 	}
+	if left := p.Sh("ss -Hlnu | grep -v :8472 || true"); left != "" {
+		t.Errorf("ports of probes are in use after they ended: %s", left)
+	}
 	p.in(p.far, fmt.Sprintf(vxlan, 2, "10.0.2.2", "10.0.1.1", 1))
 	expect("")
 	p.in(p.router, chain("forward", "udp dport 8472 drop"))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,6 +47,16 @@ func openSockets() ([]socket, error) {
 		}
 	}
 	return out, nil
+}
+
+// release gives back the port that the kernel has chosen for a socket of UDP: connect(2) to AF_UNSPEC does, and fails
+// where there is none.
+func (s socket) release() {
+	if s.icmp {
+		return
+	}
+	none := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	_, _, _ = unix.Syscall(unix.SYS_CONNECT, uintptr(s.fd), uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none))
 }
 
 func closeSockets(all []socket) {
