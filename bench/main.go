@@ -38,7 +38,8 @@ type config struct {
 	timeout      time.Duration // of everything
 }
 
-var sectionNames = []string{"attach", "run", "streams", "tcp", "names", "ports", "engines", "across", "images"}
+var sectionNames = []string{"attach", "run", "containers", "streams", "tcp", "names", "ports", "engines",
+	"across", "images"}
 
 func parse(args []string, out io.Writer) (config, error) {
 	c := config{imageSize: 200, imageFiles: 100_000}
@@ -179,7 +180,8 @@ func measure(ctx context.Context, cfg config) error {
 
 	var rep report
 	sections := map[string]section{"attach": grouped(attachGroup), "run": grouped(runGroup),
-		"streams": grouped(streamsGroup), "tcp": tcpSection, "names": grouped(namesGroup),
+		"containers": grouped(containersGroup),
+		"streams":    grouped(streamsGroup), "tcp": tcpSection, "names": grouped(namesGroup),
 		"ports": grouped(portsGroup), "engines": grouped(enginesGroup),
 		"across": acrossSection, "images": imagesSection}
 	for _, name := range cfg.groups() {
