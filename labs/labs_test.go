@@ -23,7 +23,7 @@ func TestLabs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(all) < 13 {
+	if len(all) < 14 {
 		t.Fatalf("there are %d labs", len(all))
 	}
 	for _, d := range all {
