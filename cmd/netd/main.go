@@ -91,12 +91,7 @@ func flags(f *pflag.FlagSet, cfg *daemon.Config, file *string) {
 	f.StringVar(&cfg.ImageLowSpace, "image-low-space", cfg.ImageLowSpace,
 		"`amount` of free space, in bytes or percent, below which leftovers of images are removed, and images "+
 			"without a name or container; of several, the least counts; 0 for never")
-	f.StringVar(&cfg.DockerHost, "docker-host", cfg.DockerHost,
-		"address of Docker's API, or off (default unix://<run>/docker.sock)")
-	f.StringVar(&cfg.DockerPlugin, "docker-plugin", cfg.DockerPlugin,
-		"socket that dockerd asks for its networks at, or off (default "+daemon.DockerSocket+" where Docker is)")
-	f.StringVar(&cfg.Docker, "docker", cfg.Docker, "`address` of the dockerd that gets the networks of the cluster, "+
-		"and whose containers get their names here: unix:///run/docker.sock (default none)")
+	dockerFlags(f, cfg)
 	f.DurationVar(&cfg.PluginWait, "plugin-wait", cfg.PluginWait, "bound of each call of a network plugin")
 	f.StringVar(&cfg.Resolver, "resolver", cfg.Resolver, "path of net-resolver (default: beside netd, or in PATH)")
 	f.StringVar(&cfg.Relay, "relay", cfg.Relay, "path of net-relay (default: beside netd, or in PATH)")
@@ -169,4 +164,18 @@ func readConfig(flags *pflag.FlagSet, file string) error {
 		}
 	}
 	return nil
+}
+
+func dockerFlags(f *pflag.FlagSet, cfg *daemon.Config) {
+	f.StringVar(&cfg.DockerHost, "docker-host", cfg.DockerHost,
+		"address of Docker's API, or off (default unix://<run>/docker.sock)")
+	f.StringVar(&cfg.DockerTCP.Address, "docker-tcp", "",
+		"further `address` of Docker's API, HOST:PORT, for clients with a certificate")
+	f.StringVar(&cfg.DockerTCP.CA, "docker-tlscacert", "", "`file` with who signs certificates of its clients")
+	f.StringVar(&cfg.DockerTCP.Cert, "docker-tlscert", "", "`file` with netd's certificate for it")
+	f.StringVar(&cfg.DockerTCP.Key, "docker-tlskey", "", "`file` with the key of that")
+	f.StringVar(&cfg.DockerPlugin, "docker-plugin", cfg.DockerPlugin,
+		"socket that dockerd asks for its networks at, or off (default "+daemon.DockerSocket+" where Docker is)")
+	f.StringVar(&cfg.Docker, "docker", cfg.Docker, "`address` of the dockerd that gets the networks of the cluster, "+
+		"and whose containers get their names here: unix:///run/docker.sock (default none)")
 }

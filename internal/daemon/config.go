@@ -54,6 +54,7 @@ type Config struct {
 	// ImageLowSpace is how little may be free where images are before what nobody needs goes: see lowSpace
 	ImageLowSpace string
 	CollectEvery  time.Duration // how often the free space is looked at
+	DockerTCP     TLSAddress    // further address of Docker's API
 	DockerHost    string        // address of Docker's API; empty: unix://<run>/docker.sock; "off": none
 	DockerPlugin  string        // socket that dockerd finds this netd by; "off": none
 	Docker        string        // address of the dockerd whose networks and containers are followed; empty: none
@@ -165,8 +166,11 @@ func (c *Config) checkDocker() error {
 		c.DockerHost = "unix://" + filepath.Join(c.Run, "docker.sock")
 	}
 	if c.DockerHost != "off" && !strings.HasPrefix(c.DockerHost, "unix:///") {
-		return fmt.Errorf("--docker-host %q: only a unix socket can be served: give unix:///path/to/docker.sock, "+
-			"or off for none", c.DockerHost)
+		return fmt.Errorf("--docker-host %q: give unix:///path/to/docker.sock, or off for none; TCP is "+
+			"--docker-tcp, with certificates", c.DockerHost)
+	}
+	if err := c.DockerTCP.check(); err != nil {
+		return err
 	}
 	if c.Docker == c.DockerHost {
 		return fmt.Errorf("--docker %q: this is where netd itself answers (--docker-host): name the socket of a "+

@@ -8,11 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 
-	"github.com/google/uuid"
-	dockerapi "github.com/vethloom/vethloom/api/docker"
-	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/internal/rootsocket"
 	"github.com/vethloom/vethloom/plugin/docker"
 	"github.com/vethloom/vethloom/plugin/docker/relay"
@@ -92,39 +88,4 @@ func openDocker(d *daemon) error {
 	d.relay = keeper
 	d.closing(keeper.Close)
 	return nil
-}
-
-// dockerAPI is where Docker's API is served: nowhere, without a listener.
-type dockerAPI struct{ net.Listener }
-
-// listenDocker listens for users of Docker's API.
-func listenDocker(ctx context.Context, cfg Config) (dockerAPI, error) {
-	path, ok := strings.CutPrefix(cfg.DockerHost, "unix://")
-	if !ok {
-		return dockerAPI{}, nil
-	}
-	l, err := server.Listen(ctx, path)
-	if err != nil {
-		return dockerAPI{}, fmt.Errorf("--docker-host: %w", err)
-	}
-	return dockerAPI{l}, nil
-}
-
-// Close implements [net.Listener].
-func (a dockerAPI) Close() error {
-	if a.Listener == nil {
-		return nil
-	}
-	return a.Listener.Close()
-}
-
-// serve serves what c has until the context ends.
-func (a dockerAPI) serve(ctx context.Context, cfg Config, c server.Config) error {
-	if a.Listener == nil {
-		return nil
-	}
-	// The same over restarts, and another for each state directory of the host's.
-	id := uuid.NewSHA1(uuid.NameSpaceOID, []byte(machineID()+cfg.Root)).String()
-	return dockerapi.New(dockerapi.Config{Networks: c.Networks, Containers: c.Containers, Images: c.Images,
-		Volumes: c.Volumes, Builds: builds{cfg}, System: c.System, ID: id, Log: c.Log}).Serve(ctx, a.Listener)
 }

@@ -191,3 +191,30 @@ func TestDockerCommandOnImages(t *testing.T) {
 	n.dockerRefuses("net build", "build", dir)
 	n.dockerRefuses("not searched", "search", "busybox")
 }
+
+// By TCP, Docker's API is for clients with a certificate.
+func TestDockerCommandWithCertificates(t *testing.T) {
+	ca := registrytest.NewCA(t)
+	pair, dir := ca.Issue(t, "127.0.0.1"), t.TempDir()
+	file := func(name string, data []byte) string { return registrytest.Write(t, data, dir, name) }
+	authority, cert, key := file("ca.pem", ca.PEM), file("cert.pem", pair.Cert), file("key.pem", pair.Key)
+	n := newNode(t, "--docker-tcp", "127.0.0.1:2376", "--docker-tlscacert", authority, "--docker-tlscert", cert,
+		"--docker-tlskey", key)
+	call := func(args ...string) result {
+		return n.call("", []string{"DOCKER_HOST="}, dockerCommand, append([]string{"-H", "tcp://127.0.0.1:2376"},
+			args...)...)
+	}
+	with := []string{"--tlsverify", "--tlscacert", authority, "--tlscert", cert, "--tlskey", key, "network", "ls", "-q",
+		"--filter", "driver=null"}
+	matches(t, "with a certificate", call(with...).out, `^[0-9a-f]{12}$`)
+	for why, args := range map[string][]string{
+		"without TLS":           {"version"},
+		"without a certificate": {"--tls", "--tlscacert", authority, "version"},
+	} {
+		if r := call(args...); r.code == 0 || !strings.Contains(r.err, "Error response from daemon: Client sent an HTTP "+
+			"request to an HTTPS server") && !strings.Contains(r.err, "certificate required") &&
+			!strings.Contains(r.err, "bad certificate") {
+			t.Errorf("%s: exit code %d: %s", why, r.code, r.err)
+		}
+	}
+}
