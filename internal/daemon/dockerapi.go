@@ -76,7 +76,8 @@ type TLSAddress struct {
 func (a TLSAddress) check() error {
 	if a.Address == "" {
 		if a.CA+a.Cert+a.Key != "" {
-			return errors.New("--docker-tlscacert, --docker-tlscert and --docker-tlskey are for --docker-tcp: give it too")
+			return errors.New("--docker-tlscacert, --docker-tlscert and --docker-tlskey are for --docker-tcp: " +
+				"give it too")
 		}
 		return nil
 	}
@@ -85,8 +86,8 @@ func (a TLSAddress) check() error {
 	}
 	for flag, file := range map[string]string{"tlscacert": a.CA, "tlscert": a.Cert, "tlskey": a.Key} {
 		if file == "" {
-			return fmt.Errorf("--docker-tcp %s: --docker-%s is missing: without certificates, everybody who reaches the "+
-				"address would be root here", a.Address, flag)
+			return fmt.Errorf("--docker-tcp %s: --docker-%s is missing: without certificates, everybody who reaches "+
+				"the address would be root here", a.Address, flag)
 		}
 	}
 	return nil
