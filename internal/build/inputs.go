@@ -76,8 +76,12 @@ func (c *Config) mainContext(opt *client.SolveOpt) error {
 		attrs[contextName] = c.Context
 		if c.Context == "-" {
 			// An archive, or a Dockerfile alone: the frontend looks which.
+			in, err := c.spool()
+			if err != nil {
+				return err
+			}
 			up := uploadprovider.New()
-			attrs[contextName] = up.Add(io.NopCloser(c.In))
+			attrs[contextName] = up.Add(in)
 			opt.Session = append(opt.Session, up)
 		}
 		if c.File != "" {

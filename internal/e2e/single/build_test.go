@@ -286,6 +286,20 @@ func (b *building) elsewhere() {
 	b.ok("rmi", r.out)
 }
 
+// Docker's own command has images built by way of netd's socket, as it does by dockerd's without BuildKit.
+func TestBuildByDockersCommand(t *testing.T) {
+	b := newBuilding(t)
+	b.write(map[string]string{"Dockerfile": "FROM bb\nARG WHAT\nCOPY word /\nRUN cat /word > /said && echo $WHAT >> " +
+		"/said\nCMD [\"cat\", \"/said\"]\n", "word": "kept\n", "bad": "FROM bb\nRUN exit 7\n"})
+	out := b.dockers("build", "-t", "mine:1", "--build-arg", "WHAT=built", "--label", "l=x", b.ctx)
+	matches(t, "what is told", out, `(?s)RUN cat /word.*Successfully built [0-9a-f]{12}\nSuccessfully tagged mine:1$`)
+	is(t, "what was built", b.dockers("run", "--rm", "mine:1"), "kept\nbuilt")
+	is(t, "its label", b.ok("image", "inspect", "-f", "{{.Config.Labels.l}}", "mine:1"), "x")
+	matches(t, "quietly", b.dockers("build", "-q", "-t", "mine:2", b.ctx), `^sha256:[0-9a-f]{64}$`)
+	b.dockerRefuses(`exit code: 7`, "build", "-q", "-f", filepath.Join(b.ctx, "bad"), b.ctx)
+	b.ok("rmi", "mine:1", "mine:2")
+}
+
 // sleeping is a build that does not end, with its step at work.
 func (b *building) sleeping() *session {
 	b.t.Helper()
