@@ -398,12 +398,16 @@ func (e *stopper) Remove(ctx context.Context, ref string, force, volumes bool) (
 			return "", err
 		}
 		e.mu.Lock()
-		rec, known := c.rec, e.containers[c.id] == c
+		rec, known, kept := c.rec, e.containers[c.id] == c, c.keep > 0
 		e.mu.Unlock()
 		switch {
 		case !known:
 			unlock()
 			return c.id, nil
+		case kept && !force:
+			unlock()
+			return "", &cnm.Error{Kind: cnm.ErrInUse, Field: "container", Value: rec.Spec.Name,
+				Reason: "somebody restarts it", Remedy: "stop it first with 'net stop', or use --force"}
 		case rec.Status == Restarting && !force:
 			unlock()
 			return "", &cnm.Error{Kind: cnm.ErrInUse, Field: "container", Value: rec.Spec.Name,
