@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -101,6 +102,41 @@ func TestHealth(t *testing.T) {
 	}
 }
 
+// However often a container is looked at, who lost the connection to a command of his learns how it ended.
+func TestChecksPushOutNoCommand(t *testing.T) {
+	w := newWorld(t)
+	check := shellCheck("true")
+	check.Interval = 5 * time.Millisecond
+	c := w.start(engine.Spec{Name: "c", Command: []string{"sleep", "1000"}, Health: check})
+	client := shim.Client{Dir: filepath.Join(w.dir, "run/containers", c.ID)}
+	stream, err := client.Exec(t.Context(), "his", shim.Process{Args: sh("exit 5")}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream.Close()
+	var last time.Time
+	for range 12 { // more than are kept
+		await.True(t, "it is looked at again", func() bool {
+			h := w.inspect("c").Health
+			if len(h.Log) == 0 || !h.Log[len(h.Log)-1].Start.After(last) {
+				return false
+			}
+			last = h.Log[len(h.Log)-1].Start
+			return true
+		})
+	}
+	if stream, err = client.Rejoin(t.Context(), "his", false, [2]int64{}, shim.Size{}); err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("output: %v", err)
+	}
+	if exit, ok := stream.Exit(); !ok || exit.Code != 5 {
+		t.Errorf("its end: %+v, %t", exit, ok)
+	}
+}
+
 func TestHealthOverRestarts(t *testing.T) {
 	w := newWorld(t)
 	c := w.start(engine.Spec{Name: "c", Command: []string{"sleep", "1000"}, Restart: policy(engine.RestartAlways),
@@ -189,7 +225,9 @@ func TestUpdate(t *testing.T) {
 	if got := w.pidsMax(c); got != "max" {
 		t.Errorf("pids.max: %s", got)
 	}
-	if r := w.exec("c", "true"); r.Code != 0 { // devices are as they were
+	// Devices are as they were: those that it has, and one that it may make and not open.
+	r := w.exec("c", sh("head -c 1 /dev/zero >/dev/null && mknod /tmp/kmsg c 1 11 && ! (: </tmp/kmsg)")...)
+	if r.Code != 0 || !strings.Contains(r.err, "not permitted") {
 		t.Errorf("exec: %+v", r)
 	}
 	if err := syscall.Kill(c.Pid, syscall.SIGKILL); err != nil {
