@@ -185,7 +185,7 @@ func (e *stopper) stop(ctx context.Context, ref string, o StopOptions) error {
 		switch err := e.Unpause(ctx, c.id); {
 		case errors.Is(err, shim.ErrNoAnswer):
 			return e.endSick(ctx, c)
-		case err != nil:
+		case err != nil && !errors.Is(err, ErrNotRunning): // it may have ended just now
 			return err
 		}
 	}
