@@ -143,7 +143,7 @@ func (e *stopper) Kill(ctx context.Context, ref, signal string) error {
 		return cmp.Or(sick, notRunning(rec.Spec.Name))
 	}
 	if err := e.send(ctx, c, n); err != nil {
-		return commandError(rec.Spec.Name, err)
+		return liveError(rec.Spec.Name, err)
 	}
 	e.emit(c, "kill", map[string]string{"signal": strconv.Itoa(n)})
 	return nil
@@ -314,6 +314,14 @@ func (e *stopper) giveUpStart(ctx context.Context, c *container) error {
 	return err
 }
 
+// liveError is the error of a request to a supervisor that may have ended just now, with its container.
+func liveError(name string, err error) error {
+	if noShim(err) || shimWent(err) {
+		return notRunning(name)
+	}
+	return commandError(name, err)
+}
+
 // signal is no error when the container has ended meanwhile.
 func (e *stopper) signal(ctx context.Context, c *container, rec record, n int) error {
 	err := e.send(ctx, c, n)
@@ -366,7 +374,7 @@ func (e *stopper) freeze(ctx context.Context, ref string, to Status) error {
 		act, action = c.client().Pause, "pause"
 	}
 	if err := act(ctx); err != nil {
-		return commandError(rec.Spec.Name, err)
+		return liveError(rec.Spec.Name, err)
 	}
 	e.change(c, func(r *record) {
 		if isLive(r.Status) {
