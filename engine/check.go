@@ -132,7 +132,9 @@ func (k *checks) run() {
 		}
 		if k.snapshot(k.c).Status == Running {
 			early := k.early(time.Now())
-			k.note(k.probe(ctx), early)
+			if p, cut := k.probe(ctx); !cut {
+				k.note(p, early)
+			}
 		}
 	}
 }
@@ -140,16 +142,16 @@ func (k *checks) run() {
 // early tells whether failures do not count yet.
 func (k *checks) early(at time.Time) bool { return at.Sub(k.begun) < k.h.StartPeriod }
 
-// probe runs the check once.
-func (k *checks) probe(life context.Context) HealthProbe {
+// probe runs the check once. One that is cut by the container's end tells nothing of its health.
+func (k *checks) probe(life context.Context) (p HealthProbe, cut bool) {
 	out := &boundedText{}
 	begin := time.Now()
 	code, err := k.runProbe(life, out)
-	p := HealthProbe{Start: begin.UTC(), End: time.Now().UTC(), ExitCode: code, Output: out.String()}
+	p = HealthProbe{Start: begin.UTC(), End: time.Now().UTC(), ExitCode: code, Output: out.String()}
 	if err != nil {
 		p.ExitCode, p.Output = -1, err.Error()
 	}
-	return p
+	return p, noShim(err) || shimWent(err) || errors.Is(err, ErrNotRunning)
 }
 
 func (k *checks) runProbe(life context.Context, out *boundedText) (int, error) {
@@ -160,7 +162,7 @@ func (k *checks) runProbe(life context.Context, out *boundedText) (int, error) {
 	client := k.c.client()
 	ctx, cancel := context.WithTimeout(life, k.h.Timeout)
 	defer cancel()
-	stream, err := client.Exec(ctx, id, k.process, false)
+	stream, err := client.Probe(ctx, id, k.process)
 	if err != nil {
 		// It may run all the same, where that took too long.
 		return 0, errors.Join(commandError(k.snapshot(k.c).Spec.Name, err), k.killProbe(client, id, ctx.Err() != nil))
@@ -176,11 +178,6 @@ func (k *checks) runProbe(life context.Context, out *boundedText) (int, error) {
 	exit, err := receive(stream, Stdio{Stdout: out, Stderr: out})
 	if ctx.Err() != nil {
 		err = fmt.Errorf("Health check exceeded timeout (%s)", k.h.Timeout) //nolint:staticcheck // as Docker says it
-	}
-	if err != nil {
-		if err := client.Release(context.WithoutCancel(life), id); err != nil {
-			k.log.Debug("let a health check go", "container", k.c.id, "error", err)
-		}
 	}
 	return exit.Code, err
 }

@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -101,6 +102,41 @@ func TestHealth(t *testing.T) {
 	}
 }
 
+// However often a container is looked at, who lost the connection to a command of his learns how it ended.
+func TestChecksPushOutNoCommand(t *testing.T) {
+	w := newWorld(t)
+	check := shellCheck("true")
+	check.Interval = 5 * time.Millisecond
+	c := w.start(engine.Spec{Name: "c", Command: []string{"sleep", "1000"}, Health: check})
+	client := shim.Client{Dir: filepath.Join(w.dir, "run/containers", c.ID)}
+	stream, err := client.Exec(t.Context(), "his", shim.Process{Args: sh("exit 5")}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream.Close()
+	var last time.Time
+	for range 12 { // more than are kept
+		await.True(t, "it is looked at again", func() bool {
+			h := w.inspect("c").Health
+			if len(h.Log) == 0 || !h.Log[len(h.Log)-1].Start.After(last) {
+				return false
+			}
+			last = h.Log[len(h.Log)-1].Start
+			return true
+		})
+	}
+	if stream, err = client.Rejoin(t.Context(), "his", false, [2]int64{}, shim.Size{}); err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("output: %v", err)
+	}
+	if exit, ok := stream.Exit(); !ok || exit.Code != 5 {
+		t.Errorf("its end: %+v, %t", exit, ok)
+	}
+}
+
 func TestHealthOverRestarts(t *testing.T) {
 	w := newWorld(t)
 	c := w.start(engine.Spec{Name: "c", Command: []string{"sleep", "1000"}, Restart: policy(engine.RestartAlways),
@@ -130,15 +166,41 @@ func TestHealthchecksThatCannotBe(t *testing.T) {
 	}
 }
 
+// The check of a container without one is its image's, also for the next netd; it may go without.
+func TestHealthOfTheImage(t *testing.T) {
+	w := newWorld(t)
+	sleep := []string{"sleep", "1000"}
+	w.images.health = []byte(`{"Test":["CMD-SHELL","test -e /tmp/ok || exit 7"],"Interval":50000000,"Retries":2}`)
+	w.start(engine.Spec{Name: "c", Command: sleep})
+	w.start(engine.Spec{Name: "other", Command: sleep, Health: shellCheck("true")})
+	w.start(engine.Spec{Name: "none", Command: sleep, Health: &engine.Healthcheck{Test: []string{"NONE"}}})
+	h := w.health("c", engine.HealthUnhealthy)
+	if last := h.Log[len(h.Log)-1]; last.ExitCode != 7 || h.Failing < 2 {
+		t.Errorf("%+v", h)
+	}
+	w.health("other", engine.HealthGood)
+	w.restart()
+	w.exec("c", "touch", "/tmp/ok")
+	w.health("c", engine.HealthGood)
+	if c := w.inspect("none"); c.Health != nil {
+		t.Errorf("none: %+v", c.Health)
+	}
+}
+
 func (w *world) pidsMax(c engine.Container) string {
 	w.t.Helper()
+	return pidsMax(w.t, w.cgroup, c.ID)
+}
+
+func pidsMax(t testing.TB, cgroup, id string) string {
+	t.Helper()
 	for _, p := range []string{"pids", ""} {
-		b, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", p, w.cgroup, c.ID, "pids.max"))
+		b, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", p, cgroup, id, "pids.max"))
 		if err == nil {
 			return strings.TrimSpace(string(b))
 		}
 	}
-	w.t.Fatal("no pids.max")
+	t.Fatal("no pids.max")
 	return ""
 }
 
@@ -163,7 +225,9 @@ func TestUpdate(t *testing.T) {
 	if got := w.pidsMax(c); got != "max" {
 		t.Errorf("pids.max: %s", got)
 	}
-	if r := w.exec("c", "true"); r.Code != 0 { // devices are as they were
+	// Devices are as they were: those that it has, and one that it may make and not open.
+	r := w.exec("c", sh("head -c 1 /dev/zero >/dev/null && mknod /tmp/kmsg c 1 11 && ! (: </tmp/kmsg)")...)
+	if r.Code != 0 || !strings.Contains(r.err, "not permitted") {
 		t.Errorf("exec: %+v", r)
 	}
 	if err := syscall.Kill(c.Pid, syscall.SIGKILL); err != nil {
@@ -189,6 +253,40 @@ func TestUpdate(t *testing.T) {
 	}
 	if got := w.pidsMax(c); got != "44" {
 		t.Errorf("pids.max by the supervisor: %s", got)
+	}
+}
+
+// A netd that was killed after it had written an update down leaves it to the next one. TestKilledAtEveryStep does it
+// with a kill.
+func TestUpdateIsCaughtUp(t *testing.T) {
+	w := newWorld(t)
+	c := w.start(engine.Spec{Name: "c", Command: []string{"sleep", "1000"},
+		Options: engine.Options{Resources: engine.Resources{PidsLimit: 77}}})
+	if err := w.e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.rewrite(c.ID, `"pidsLimit":77`, `"pidsLimit":66`)
+	w.rewrite(c.ID, `"phase":`, `"updating":true,"phase":`)
+	w.open()
+	if got := w.pidsMax(c); got != "66" {
+		t.Errorf("pids.max: %s", got)
+	}
+	r, err := w.store.Get(t.Context(), cnm.Key{Kind: cnm.KindContainer, ID: c.ID})
+	if err != nil || strings.Contains(string(r.Value), "updating") {
+		t.Errorf("the record is %s, %v", r.Value, err)
+	}
+}
+
+// rewrite changes a record as another netd would have written it.
+func (w *world) rewrite(id, from, to string) {
+	w.t.Helper()
+	r, err := w.store.Get(w.t.Context(), cnm.Key{Kind: cnm.KindContainer, ID: id})
+	if err != nil || strings.Count(string(r.Value), from) != 1 {
+		w.t.Fatalf("%q in %s, %v", from, r.Value, err)
+	}
+	value := []byte(strings.Replace(string(r.Value), from, to, 1))
+	if err := w.store.Commit(w.t.Context(), cnm.Write{Key: r.Key, Value: value, Revision: r.Revision}); err != nil {
+		w.t.Fatal(err)
 	}
 }
 

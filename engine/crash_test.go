@@ -28,6 +28,7 @@ import (
 const (
 	victimDir  = "VETHLOOM_TEST_VICTIM_DIR"
 	victimStep = "VETHLOOM_TEST_VICTIM_STEP" // odd: before a call; even: after it; 0: never
+	victimPids = 99                          // is what it updates a container to
 )
 
 type steps struct {
@@ -177,6 +178,9 @@ func victim(dir string) error {
 	if err := e.Start(ctx, c.ID); err != nil {
 		return err
 	}
+	if _, err := e.Update(ctx, c.ID, engine.Update{Resources: engine.Resources{PidsLimit: victimPids}}); err != nil {
+		return err
+	}
 	short, err := make(engine.Spec{Name: "short", Command: sh("exit 3"), Remove: true})
 	if err != nil {
 		return err
@@ -273,7 +277,8 @@ func converges(t *testing.T, dir, when string) {
 			}
 			continue
 		}
-		switch alive := c.Pid > 0 && syscall.Kill(c.Pid, 0) == nil; {
+		alive := c.Pid > 0 && syscall.Kill(c.Pid, 0) == nil
+		switch {
 		case running && !alive: // it was killed just now, and its supervisor is about to say so
 			if st, err := e.Wait(ctx, c.ID, engine.WaitNotRunning); err != nil || st.Code != 137 {
 				t.Errorf("%s: %s has no process %d, and its end is %+v, %v", when, c.Spec.Name, c.Pid, st, err)
@@ -284,6 +289,11 @@ func converges(t *testing.T, dir, when string) {
 		if c.Spec.Name == "long" && c.Status == engine.Exited && c.ExitCode != 137 || c.Spec.Name == "short" &&
 			c.Status == engine.Exited {
 			t.Errorf("%s: %+v", when, c)
+		}
+		if running && alive && c.Spec.PidsLimit == victimPids { // written down, so it has it
+			if got := pidsMax(t, victimCgroup(dir), c.ID); got != strconv.Itoa(victimPids) {
+				t.Errorf("%s: pids.max of %s is %s", when, c.Spec.Name, got)
+			}
 		}
 		if c.Status == engine.Created { // it can be begun again
 			if err := e.Start(ctx, c.ID); err != nil {

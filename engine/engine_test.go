@@ -53,6 +53,7 @@ func TestMain(m *testing.M) {
 type images struct {
 	root   string
 	config ocispec.ImageConfig
+	health []byte
 	gone   bool // it is removed after it was found
 }
 
@@ -60,7 +61,7 @@ func (i *images) Resolve(_ context.Context, ref string) (image.Image, error) {
 	if ref != "busybox" && ref != "sha256:b" {
 		return image.Image{}, &image.NotFoundError{Ref: ref}
 	}
-	return image.Image{ID: "sha256:b", Config: i.config}, nil
+	return image.Image{ID: "sha256:b", Config: i.config, Healthcheck: i.health}, nil
 }
 
 func (i *images) Confirm(_ context.Context, id string) error {
@@ -188,6 +189,7 @@ type world struct {
 	cgroup string
 	mu     sync.Mutex
 	events []string
+	seen   func(engine.Event) // besides; nil: nobody
 	logged bytes.Buffer
 }
 
@@ -222,8 +224,12 @@ func (w *world) config() engine.Config {
 		CgroupParent: w.cgroup, BootID: w.boot, Resolv: w.resolv,
 		Events: func(e engine.Event) {
 			w.mu.Lock()
-			defer w.mu.Unlock()
 			w.events = append(w.events, e.Action)
+			seen := w.seen
+			w.mu.Unlock()
+			if seen != nil {
+				seen(e)
+			}
 		},
 		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: w}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
@@ -300,37 +306,6 @@ func (w *world) tearDown() {
 		t.Logf("log:\n%s", w.logged.String())
 		w.mu.Unlock()
 	}
-}
-
-func cgroupsOf(path string) []string {
-	a, _ := filepath.Glob("/sys/fs/cgroup" + path)
-	b, _ := filepath.Glob("/sys/fs/cgroup/*" + path)
-	return append(a, b...)
-}
-
-// shimsOf lists supervisors that have a file open below dir.
-// It gives one that is about to end a moment.
-func shimsOf(dir string) []string {
-	var left []string
-	await.Holds(func() bool {
-		left = openedBelow(dir)
-		return len(left) == 0
-	})
-	return left
-}
-
-func openedBelow(dir string) []string {
-	var out []string
-	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	for _, l := range links {
-		if strings.HasPrefix(l, fmt.Sprintf("/proc/%d/", os.Getpid())) {
-			continue
-		}
-		if target, err := os.Readlink(l); err == nil && strings.HasPrefix(target, dir) {
-			out = append(out, l+" → "+target)
-		}
-	}
-	return out
 }
 
 func (w *world) create(s engine.Spec) engine.Container {

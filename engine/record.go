@@ -54,7 +54,8 @@ type container struct {
 	retry   func()        // gives up the wait for its restart; nil: there is none
 	delay   time.Duration // of that wait
 	running time.Time     // since when it is watched
-	keep    bool          // it is not removed at its end, as somebody restarts it
+	keep    int           // how many restart it by hand: it is not removed meanwhile
+	checked *ending       // the run whose health is looked after
 	watched bool          // someone waits for its end
 	release func()        // makes that one give up
 	sick    time.Time     // when it could last not be settled, because its supervisor does not answer for example

@@ -190,26 +190,38 @@ func (e *records) giveUpRestart(c *container) {
 	}
 }
 
+// lockPatiently is lock for who comes by itself and has nobody to tell that others take long.
+func (e *starter) lockPatiently(ctx context.Context, c *container) (unlock func(), err error) {
+	for {
+		if unlock, err = e.lock(ctx, c); err == nil || !errors.Is(err, cnm.ErrInUse) {
+			return unlock, err
+		}
+		e.log.Warn("a restart by policy waits", "container", c.id, "error", err)
+	}
+}
+
 // restart starts a container by its restart policy, unless somebody was faster. A start that fails is as a run that
 // does.
 func (e *starter) restart(waited context.Context, c *container) error {
-	unlock, err := e.lock(waited, c)
+	unlock, err := e.lockPatiently(waited, c)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	rec := e.snapshot(c)
-	if waited.Err() != nil || rec.Status != Restarting || rec.Stopped {
+	if waited.Err() != nil { // who gave it up may have begun another wait
 		return nil
 	}
 	err = e.settle(e.life, c)
 	e.giveUpRestart(c) // it is over
-	if err != nil {
+	rec := e.snapshot(c)
+	switch {
+	case errors.Is(err, cnm.ErrNotFound), rec.Status != Restarting:
+		return err
+	case rec.Stopped: // who has ended it could not wait for us
+		return errors.Join(err, e.stay(context.WithoutCancel(e.life), c))
+	case err != nil:
 		e.startLater(c)
 		return err
-	}
-	if rec = e.snapshot(c); rec.Status != Restarting {
-		return nil
 	}
 	rec = e.change(c, func(r *record) { r.RestartCount++ })
 	if err = e.launch(context.WithoutCancel(e.life), c, rec, nil); err == nil {
@@ -275,19 +287,32 @@ func (e *Engine) Restart(ctx context.Context, ref string, o StopOptions) error {
 	if err != nil {
 		return err
 	}
-	keep := func(keep bool) {
+	keep := func(more int) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		c.keep = keep
+		c.keep += more
 	}
-	keep(true)
-	defer keep(false)
-	if err := e.Stop(ctx, c.id, o); err != nil {
-		return err
+	keep(1)
+	err = e.Stop(ctx, c.id, o)
+	if err == nil {
+		err = e.Start(ctx, c.id)
 	}
-	if err := e.Start(ctx, c.id); err != nil {
-		return err
+	keep(-1)
+	if err == nil {
+		e.emit(c, "restart", nil)
+		return nil
 	}
-	e.emit(c, "restart", nil)
-	return nil
+	if e.snapshot(c).Spec.Remove { // it may have ended, and nobody starts it
+		if goErr := e.Settle(context.WithoutCancel(ctx), c.id); !errors.Is(goErr, cnm.ErrNotFound) {
+			err = errors.Join(err, goErr)
+		}
+	}
+	return err
+}
+
+// isKept tells that somebody restarts a container by hand, so that it stays.
+func (e *records) isKept(c *container) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return c.keep > 0
 }

@@ -239,6 +239,49 @@ func TestRestartByHand(t *testing.T) {
 	}
 }
 
+// Between the two halves of a restart a container is not one that has ended.
+func TestNobodyComesBetweenARestart(t *testing.T) {
+	w := newWorld(t)
+	zero := time.Duration(0)
+	now := engine.StopOptions{Timeout: &zero}
+	ctx, giveUp := context.WithCancel(t.Context())
+	var between error
+	var pruned []string
+	w.seen = func(e engine.Event) {
+		switch name := e.Attributes["name"]; {
+		case e.Action == "stop" && name == "kept":
+			_, between = w.e.Remove(t.Context(), name, false, false)
+			pruned, _, _ = w.e.PruneContainers(t.Context(), func(engine.Container) bool { return true })
+		case e.Action == "stop" && name == "given-up":
+			giveUp()
+		}
+	}
+	c := w.start(engine.Spec{Name: "kept", Command: []string{"sleep", "1000"}})
+	if err := w.e.Restart(t.Context(), "kept", now); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(between, cnm.ErrInUse) || len(pruned) != 0 {
+		t.Errorf("between: %v, pruned %v", between, pruned)
+	}
+	if got := w.inspect("kept"); got.Status != engine.Running || got.Pid == c.Pid {
+		t.Errorf("after it: %+v", got)
+	}
+	// Who gives up between them leaves nothing that was to go with its end, nor does a netd that was killed.
+	w.start(engine.Spec{Name: "given-up", Command: []string{"sleep", "1000"}, Remove: true})
+	if err := w.e.Restart(ctx, "given-up", now); err == nil {
+		t.Error("a restart without an end")
+	}
+	if _, err := w.e.Inspect(t.Context(), "given-up"); !errors.Is(err, cnm.ErrNotFound) {
+		t.Errorf("one that was to go: %v", err)
+	}
+	killed := w.create(engine.Spec{Name: "killed", Remove: true})
+	w.rewrite(killed.ID, `"status":"created"`, `"status":"exited"`)
+	w.restart()
+	if _, err := w.e.Inspect(t.Context(), "killed"); !errors.Is(err, cnm.ErrNotFound) {
+		t.Errorf("one that was to go before netd was killed: %v", err)
+	}
+}
+
 func TestFollowOverRestarts(t *testing.T) {
 	w := newWorld(t)
 	w.start(engine.Spec{Name: "c", Command: sh("sleep 0.2; echo run; exit 1"),

@@ -87,8 +87,11 @@ func (e *settler) agree(ctx context.Context, c *container, rec record) error {
 			return err
 		}
 	}
-	if waits {
+	switch {
+	case waits:
 		e.startLater(c)
+	case is == absent && rec.Status == Exited && rec.Spec.Remove && !e.isKept(c):
+		return e.removeStopped(ctx, c) // whoever restarted it did not come to start it
 	}
 	return nil
 }
@@ -206,7 +209,12 @@ func (e *settler) catchUp(ctx context.Context, c *container, rec record) {
 		}
 	}
 	if rec.Updating {
-		if err := c.client().Update(ctx, rec.Spec.Resources); err != nil {
+		err := c.client().Update(ctx, rec.Spec.Resources)
+		if err == nil {
+			e.change(c, func(r *record) { r.Updating = false })
+			err = e.save(ctx, c)
+		}
+		if err != nil {
 			e.log.Error("update a container's limits again", "container", c.id, "error", err)
 		}
 	}
@@ -228,7 +236,7 @@ func (e *settler) finish(ctx context.Context, c *container, exit shim.Exit) erro
 		if wanted(*r, booted) {
 			r.Status = Restarting
 		}
-		if c.keep {
+		if c.keep > 0 {
 			remove = false
 		}
 	})

@@ -312,9 +312,12 @@ func (e *settler) watch(c *container, exit func() (shim.Exit, error), release fu
 	e.mu.Lock()
 	c.watched, c.release, c.running = true, release, time.Now()
 	c.renew()
-	end := c.end
+	end, before := c.end, c.checked
+	c.checked = end
 	e.mu.Unlock()
-	e.check(c, end)
+	if end != before { // its supervisor may only have broken off a connection
+		e.check(c, end)
+	}
 	e.tasks.Go(func() {
 		_, err := exit() // what it says is in the exit file too, or the supervisor died
 		e.mu.Lock()

@@ -143,7 +143,7 @@ func (e *stopper) Kill(ctx context.Context, ref, signal string) error {
 		return cmp.Or(sick, notRunning(rec.Spec.Name))
 	}
 	if err := e.send(ctx, c, n); err != nil {
-		return commandError(rec.Spec.Name, err)
+		return liveError(rec.Spec.Name, err)
 	}
 	e.emit(c, "kill", map[string]string{"signal": strconv.Itoa(n)})
 	return nil
@@ -185,7 +185,7 @@ func (e *stopper) stop(ctx context.Context, ref string, o StopOptions) error {
 		switch err := e.Unpause(ctx, c.id); {
 		case errors.Is(err, shim.ErrNoAnswer):
 			return e.endSick(ctx, c)
-		case err != nil:
+		case err != nil && !errors.Is(err, ErrNotRunning): // it may have ended just now
 			return err
 		}
 	}
@@ -314,6 +314,14 @@ func (e *stopper) giveUpStart(ctx context.Context, c *container) error {
 	return err
 }
 
+// liveError is the error of a request to a supervisor that may have ended just now, with its container.
+func liveError(name string, err error) error {
+	if noShim(err) || shimWent(err) {
+		return notRunning(name)
+	}
+	return commandError(name, err)
+}
+
 // signal is no error when the container has ended meanwhile.
 func (e *stopper) signal(ctx context.Context, c *container, rec record, n int) error {
 	err := e.send(ctx, c, n)
@@ -366,7 +374,7 @@ func (e *stopper) freeze(ctx context.Context, ref string, to Status) error {
 		act, action = c.client().Pause, "pause"
 	}
 	if err := act(ctx); err != nil {
-		return commandError(rec.Spec.Name, err)
+		return liveError(rec.Spec.Name, err)
 	}
 	e.change(c, func(r *record) {
 		if isLive(r.Status) {
@@ -398,12 +406,16 @@ func (e *stopper) Remove(ctx context.Context, ref string, force, volumes bool) (
 			return "", err
 		}
 		e.mu.Lock()
-		rec, known := c.rec, e.containers[c.id] == c
+		rec, known, kept := c.rec, e.containers[c.id] == c, c.keep > 0
 		e.mu.Unlock()
 		switch {
 		case !known:
 			unlock()
 			return c.id, nil
+		case kept && !force:
+			unlock()
+			return "", &cnm.Error{Kind: cnm.ErrInUse, Field: "container", Value: rec.Spec.Name,
+				Reason: "somebody restarts it", Remedy: "stop it first with 'net stop', or use --force"}
 		case rec.Status == Restarting && !force:
 			unlock()
 			return "", &cnm.Error{Kind: cnm.ErrInUse, Field: "container", Value: rec.Spec.Name,

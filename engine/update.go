@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 
 	"github.com/vethloom/vethloom/cnm"
 	"github.com/vethloom/vethloom/engine/shim"
@@ -63,15 +64,16 @@ func merged(have, given Resources) (out Resources, err error) {
 
 // setLimits gives a container its next spec, or leaves it as it was.
 func (e *settler) setLimits(ctx context.Context, c *container, rec record, next Spec) error {
-	e.change(c, func(r *record) { r.Spec, r.Updating = next, isLive(r.Status) })
+	changed := isLive(rec.Status) && (rec.Updating || !reflect.DeepEqual(rec.Spec.Resources, next.Resources))
+	e.change(c, func(r *record) { r.Spec, r.Updating = next, changed })
 	if err := e.save(ctx, c); err != nil {
-		e.change(c, func(r *record) { r.Spec, r.Updating = rec.Spec, false })
+		e.change(c, func(r *record) { r.Spec, r.Updating = rec.Spec, rec.Updating })
 		return err
 	}
-	if !isLive(rec.Status) {
+	if !changed {
 		return nil
 	}
-	err := c.client().Update(ctx, next.Resources)
+	err := c.client().Update(context.WithoutCancel(ctx), next.Resources) // it has a bound of its own
 	switch told, ok := errors.AsType[*shim.Error](err); {
 	case err == nil, noShim(err), shimWent(err): // ended meanwhile: it has them at its next start
 	case ok && told.Code == shim.CodeNotRunning:
@@ -84,7 +86,8 @@ func (e *settler) setLimits(ctx context.Context, c *container, rec record, next 
 		} else {
 			err = commandError(rec.Spec.Name, err)
 		}
-		e.change(c, func(r *record) { r.Spec, r.Updating = rec.Spec, false })
+		// One that did not answer may have them: the next netd gives it those of the record.
+		e.change(c, func(r *record) { r.Spec, r.Updating = rec.Spec, !ok })
 		return errors.Join(err, e.save(context.WithoutCancel(ctx), c))
 	}
 	e.change(c, func(r *record) { r.Updating = false })

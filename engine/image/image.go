@@ -25,7 +25,7 @@ type Image struct {
 	Author       string
 	Layers       []string // diff IDs, bottom first
 	Config       ocispec.ImageConfig
-	Healthcheck  []byte        // Docker's extension to Config, JSON; kept and shown, and not run yet
+	Healthcheck  []byte        // Docker's extension to Config, JSON
 	Raw          []byte        // the whole configuration, byte for byte; not to be changed
 	Manifest     v1.Descriptor // what a push gives to a registry; the zero one for an image of an earlier version
 	Added        time.Time     // when it came in

@@ -142,15 +142,23 @@ func (c Client) Attach(ctx context.Context, stdin bool, size Size) (*Stream, err
 // Exec runs a further command in the container; id names it for Kill and
 // Resize. A detached one is left alone once it runs, and the stream is nil.
 func (c Client) Exec(ctx context.Context, id string, p Process, detach bool) (*Stream, error) {
-	conn, s, err := c.call(ctx, Request{Op: OpExec, Exec: id, Process: &p, Stdin: p.Stdin, Detach: detach,
-		Hold: !detach})
+	return c.exec(ctx, Request{Op: OpExec, Exec: id, Process: &p, Stdin: p.Stdin, Detach: detach, Hold: !detach})
+}
+
+// Probe is Exec of a command that nobody comes back for: it takes no place among those that are kept for that.
+func (c Client) Probe(ctx context.Context, id string, p Process) (*Stream, error) {
+	return c.exec(ctx, Request{Op: OpExec, Exec: id, Process: &p})
+}
+
+func (c Client) exec(ctx context.Context, r Request) (*Stream, error) {
+	conn, s, err := c.call(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	if detach {
+	if r.Detach {
 		return nil, conn.Close()
 	}
-	return newStream(c, conn, id, s), nil
+	return newStream(c, conn, r.Exec, s), nil
 }
 
 // Rejoin goes on with a command that was run with Exec, not detached, and whose stream broke off without its caller's

@@ -14,11 +14,21 @@ import (
 	"github.com/vethloom/vethloom/engine/snapshot"
 )
 
+// mountsOfThisProcess are those that merging could leave: others of the host come and go meanwhile.
 func mountsOfThisProcess(t *testing.T) string {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	must(t, err)
-	return string(b)
+	var ours strings.Builder
+	for line := range strings.Lines(string(b)) {
+		for _, mark := range []string{" - overlay ", "vethloom-empty-", t.Name()} {
+			if strings.Contains(line, mark) {
+				ours.WriteString(line)
+				break
+			}
+		}
+	}
+	return ours.String()
 }
 
 // What is merged is as in a container, is read-only, and is no mount that anybody sees.
