@@ -104,7 +104,7 @@ func (e *stopper) waitFor(ctx context.Context, c *container, condition WaitCondi
 	if condition == WaitRemoved {
 		return exitStatus(e.snapshot(c)), nil // its record is the last word: who waits for its end is told after that
 	}
-	return end.status, nil
+	return end.status, end.err
 }
 
 // errStopping is what waits end with that netd's own end cuts off.
@@ -495,7 +495,7 @@ func (e *remover) forget(c *container) {
 		close(c.gone)
 	}
 	if c.next != nil { // there is none
-		c.next.status = exitStatus(c.rec)
+		c.next.err = notFound(c.id)
 		close(c.next.done)
 		c.next = nil
 	}
