@@ -60,7 +60,7 @@ func statusOf(err error) int {
 }
 
 // wordsOf are an error's text as clients of Docker know it, some of which go by it. Remedies that name commands of net
-// are of no use to who has none at hand.
+// are of no use to who has none at hand, but where nothing else does what was asked for.
 func wordsOf(err error) string {
 	text := err.Error()
 	if missing, ok := errors.AsType[*image.NotFoundError](err); ok {
@@ -71,7 +71,7 @@ func wordsOf(err error) string {
 		return text
 	}
 	short := *told
-	if netCommand.MatchString(told.Remedy) {
+	if netCommand.MatchString(told.Remedy) && !errors.Is(err, errors.ErrUnsupported) {
 		short.Remedy = ""
 	}
 	return strings.Replace(text, told.Error(), short.Error(), 1)
