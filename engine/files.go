@@ -193,7 +193,7 @@ func (e *preparer) hostsText(ctx context.Context, s Spec, hostname, netns string
 	return []byte(b.String()), nil
 }
 
-// linkedHosts are the lines by which a container finds those that it is linked to by the names that it has for them. One
+// linkedHosts are the lines by which a container finds those that it is linked to by its own names for them. One
 // that does not run, or is on none of its networks, has no address for it.
 func (e *preparer) linkedHosts(ctx context.Context, links []string, eps []cnm.Endpoint) string {
 	var b strings.Builder

@@ -21,7 +21,8 @@ type begun struct {
 }
 
 // AttachNext connects the caller with a container's first process as Attach does. One that does not run yet is waited
-// for: whoever starts it, none of its output is lost from when ready is called on. What ends the wait for a start is the context, a start that fails, and the container's removal.
+// for: whoever starts it, none of its output is lost from when ready is called on. What ends
+// the wait for a start is the context, a start that fails, and the container's removal.
 func (e *streams) AttachNext(ctx context.Context, ref string, ready func() error, stdio Stdio) (ExitStatus, error) {
 	c, _, err := e.settled(ctx, ref)
 	if err != nil {

@@ -58,8 +58,8 @@ func (e *remover) endOfRemoved(id string) (ExitStatus, bool) {
 }
 
 // Wait returns how a container ended, once what is waited for has come about. The end of one
-// that removed itself is known for a minute, by its whole ID. Once ready is called, which may be nil, the wait has begun:
-// no end from then on is missed.
+// that removed itself is known for a minute, by its whole ID. Once ready is called, which may be nil, the wait has
+// begun: no end from then on is missed.
 func (e *stopper) Wait(ctx context.Context, ref string, condition WaitCondition, ready func() error) (ExitStatus,
 	error) {
 	if ready == nil {

@@ -232,7 +232,8 @@ func decodeAddresses(c *network.EndpointIPAMConfig) (out []netip.Addr, err error
 func encodeNetwork(n server.NetworkView) network.Inspect {
 	out := network.Inspect{Containers: map[string]network.EndpointResource{}, Network: network.Network{
 		Name: n.Name, ID: n.ID, Created: n.Created, Scope: string(n.Scope), Driver: n.Driver, EnableIPv4: n.IPv4,
-		EnableIPv6: n.IPv6, Internal: n.Internal, Attachable: n.Attachable || n.Cluster != nil, ConfigOnly: n.ConfigOnly,
+		EnableIPv6: n.IPv6, Internal: n.Internal, ConfigOnly: n.ConfigOnly,
+		Attachable: n.Attachable || n.Cluster != nil,
 		ConfigFrom: network.ConfigReference{Network: n.ConfigFrom}, Options: n.Options, Labels: n.Labels,
 		IPAM: network.IPAM{Driver: cnm.DefaultIPAM, Config: []network.IPAMConfig{}},
 	}}
