@@ -46,8 +46,10 @@ type Network struct {
 	Driver   string `json:"driver"`
 	Scope    Scope  `json:"scope"`
 	Internal bool   `json:"internal,omitempty"`
-	IPv4     bool   `json:"ipv4"`
-	IPv6     bool   `json:"ipv6"`
+	// Attachable is kept for clients of Docker, which show it. Every container may be attached to every network.
+	Attachable bool `json:"attachable,omitempty"`
+	IPv4       bool `json:"ipv4"`
+	IPv6       bool `json:"ipv6"`
 	// in the order in which addresses are given; of a cluster's network at most one a family
 	Pools   []Pool            `json:"pools,omitempty"`
 	Options map[string]string `json:"options,omitempty"` // as given; decoded once by the driver

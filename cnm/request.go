@@ -13,6 +13,7 @@ type NetworkRequest struct {
 	Driver      string        // "": bridge
 	Pools       []PoolRequest // a family in use without one gets a free default subnet
 	Internal    bool
+	Attachable  bool
 	IPv6        bool
 	DisableIPv4 bool
 	Options     map[string]string

@@ -124,7 +124,7 @@ func states(t *testing.T, w *world, s engine.Spec, do func(t *testing.T, c engin
 						t.Fatal(err)
 					}
 				case "exited":
-					if _, err := w.e.Wait(t.Context(), c.ID, ""); err != nil {
+					if _, err := w.e.Wait(t.Context(), c.ID, "", nil); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -271,7 +271,7 @@ func converges(t *testing.T, dir, when string) {
 	for _, c := range list {
 		running := c.Status == engine.Running
 		if running && c.Spec.Name == "short" { // it ends by itself, and goes
-			if st, err := e.Wait(ctx, c.ID, engine.WaitNotRunning); err == nil && st.Code != 3 || err != nil &&
+			if st, err := e.Wait(ctx, c.ID, engine.WaitNotRunning, nil); err == nil && st.Code != 3 || err != nil &&
 				!errors.Is(err, cnm.ErrNotFound) {
 				t.Errorf("%s: %+v, %v", when, st, err)
 			}
@@ -280,7 +280,7 @@ func converges(t *testing.T, dir, when string) {
 		alive := c.Pid > 0 && syscall.Kill(c.Pid, 0) == nil
 		switch {
 		case running && !alive: // it was killed just now, and its supervisor is about to say so
-			if st, err := e.Wait(ctx, c.ID, engine.WaitNotRunning); err != nil || st.Code != 137 {
+			if st, err := e.Wait(ctx, c.ID, engine.WaitNotRunning, nil); err != nil || st.Code != 137 {
 				t.Errorf("%s: %s has no process %d, and its end is %+v, %v", when, c.Spec.Name, c.Pid, st, err)
 			}
 		case alive && !running:

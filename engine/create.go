@@ -224,7 +224,7 @@ func (e *creator) check(s *Spec, img image.Image) error {
 	return errors.Join(err, checkProcess(*s), s.Restart.check(s.Remove), checkHealth(s.Health), checkLimits(*s),
 		checkNamespaces(s), checkSecurity(*s, caps), checkDevices(*s), checkLog(*s),
 		e.checkCgroupParent(s.CgroupParent), checkNetworks(s), checkSysctls(*s), checkMounts(*s),
-		checkExtraHosts(s.ExtraHosts), checkDNS(*s))
+		checkExtraHosts(s.ExtraHosts), checkDNS(*s), e.checkLinks(s.Links))
 }
 
 func checkProcess(s Spec) error {
@@ -302,6 +302,8 @@ func checkNetworks(s *Spec) error {
 	case strings.HasPrefix(alone, joinPrefix) && len(s.DNSSearch)+len(s.DNSOptions) > 0:
 		return invalid("dns-search", strings.Join(append(s.DNSSearch, s.DNSOptions...), " "),
 			"it is up to the container whose network is shared", "set it there")
+	case strings.HasPrefix(alone, joinPrefix) && len(s.Links) > 0:
+		return invalid("link", s.Links[0], "it is up to the container whose network is shared", "set it there")
 	case strings.HasPrefix(alone, joinPrefix) && len(s.ExtraHosts) > 0:
 		return invalid("add-host", s.ExtraHosts[0], "it is up to the container whose network is shared", "set it there")
 	case alone == joinPrefix:
@@ -355,9 +357,6 @@ func (r *record) addImageVolumes(img image.Image) error {
 
 func (e *creator) warnings(s Spec) []string {
 	var out []string
-	if s.TTY && !s.OpenStdin {
-		out = append(out, "a terminal without input (-t without -i): nothing can be typed into it")
-	}
 	if w := e.withoutNames(s); w != "" {
 		out = append(out, w)
 	}

@@ -400,7 +400,7 @@ func (w *world) wait(ref string) engine.ExitStatus {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), await.Patience)
 	defer cancel()
-	st, err := w.e.Wait(ctx, ref, engine.WaitNotRunning)
+	st, err := w.e.Wait(ctx, ref, engine.WaitNotRunning, nil)
 	if err != nil {
 		w.t.Fatalf("wait for %s: %v", ref, err)
 	}

@@ -180,6 +180,7 @@ func (e *preparer) hostsText(ctx context.Context, s Spec, hostname, netns string
 			fmt.Fprintf(&b, "%s\t%s\n", a, name)
 		}
 	}
+	b.WriteString(e.linkedHosts(ctx, s.Links, eps))
 	names := hostname
 	if short, _, whole := strings.Cut(hostname, "."); whole {
 		names += " " + short // hosts(5): the canonical name first
@@ -190,6 +191,55 @@ func (e *preparer) hostsText(ctx context.Context, s Spec, hostname, netns string
 		}
 	}
 	return []byte(b.String()), nil
+}
+
+// linkedHosts are the lines by which a container finds those that it is linked to by its own names for them. One
+// that does not run, or is on none of its networks, has no address for it.
+func (e *preparer) linkedHosts(ctx context.Context, links []string, eps []cnm.Endpoint) string {
+	var b strings.Builder
+	for _, link := range links {
+		ref, alias := parseLink(link)
+		c, err := e.find(ref)
+		if err != nil {
+			continue
+		}
+		_, theirs, err := e.c.Networks.Sandbox(ctx, c.id)
+		if err != nil {
+			continue
+		}
+		for _, t := range theirs {
+			if !slices.ContainsFunc(eps, func(own cnm.Endpoint) bool { return own.Network == t.Network }) {
+				continue
+			}
+			for _, a := range t.Addrs {
+				fmt.Fprintf(&b, "%s\t%s\n", a.Addr(), alias)
+			}
+		}
+	}
+	return b.String()
+}
+
+// parseLink reads NAME:ALIAS or NAME, as Docker has it.
+func parseLink(link string) (ref, alias string) {
+	ref, alias, ok := strings.Cut(link, ":")
+	if !ok {
+		alias = ref
+	}
+	return ref, alias[strings.LastIndexByte(alias, '/')+1:] // as inspect shows links: /NAME:/OWN/ALIAS
+}
+
+// checkLinks refuses links to containers that there are not, and aliases that are no names.
+func (e *records) checkLinks(links []string) error {
+	for _, link := range links {
+		ref, alias := parseLink(link)
+		if err := cnm.CheckName("link", alias); err != nil {
+			return err
+		}
+		if _, err := e.find(ref); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hostGatewayWord stands for the host's address in an extra host, as Docker has it.

@@ -2,36 +2,33 @@ package engine
 
 import (
 	"context"
-	"errors"
 
 	"github.com/vethloom/vethloom/engine/shim"
 )
 
 // nextStart is one who waits for a container's start by somebody else, to be connected before its process runs.
 type nextStart struct {
-	streams, stdin bool
-	size           shim.Size
-	begun          chan begun // of one
-	gone           bool       // guarded by the engine's mutex: nobody reads from begun
+	stdin bool
+	size  shim.Size
+	begun chan begun // of one
+	gone  bool       // guarded by the engine's mutex: nobody reads from begun
 }
 
 // begun is a start that was waited for, or why there is none.
 type begun struct {
-	stream *shim.Stream // nil: none was asked for
-	end    *ending
+	stream *shim.Stream
 	err    error
 }
 
 // AttachNext connects the caller with a container's first process as Attach does. One that does not run yet is waited
-// for: whoever starts it, none of its output is lost from when ready is called on. A caller without any stream only
-// waits for the end. What ends the wait for a start is the context, a start that fails, and the container's removal.
+// for: whoever starts it, none of its output is lost from when ready is called on. What ends
+// the wait for a start is the context, a start that fails, and the container's removal.
 func (e *streams) AttachNext(ctx context.Context, ref string, ready func() error, stdio Stdio) (ExitStatus, error) {
 	c, _, err := e.settled(ctx, ref)
 	if err != nil {
 		return ExitStatus{}, err
 	}
-	n := &nextStart{streams: stdio.Stdin != nil || stdio.Stdout != nil || stdio.Stderr != nil,
-		size: shim.Size(stdio.Size), begun: make(chan begun, 1)}
+	n := &nextStart{size: shim.Size(stdio.Size), begun: make(chan begun, 1)}
 	if err := e.expect(ctx, c, n, stdio.Stdin != nil); err != nil {
 		return ExitStatus{}, err
 	}
@@ -45,22 +42,12 @@ func (e *streams) AttachNext(ctx context.Context, ref string, ready func() error
 	case <-ctx.Done():
 		return ExitStatus{}, ctx.Err()
 	case <-e.life.Done():
-		return ExitStatus{}, errors.New("netd is stopping: the container goes on")
+		return ExitStatus{}, errStopping
 	}
-	switch {
-	case b.err != nil:
+	if b.err != nil {
 		return ExitStatus{}, b.err
-	case b.stream != nil:
-		return e.follow(ctx, c, b.stream, stdio)
 	}
-	select {
-	case <-b.end.done:
-		return b.end.status, nil
-	case <-ctx.Done():
-		return ExitStatus{}, ctx.Err()
-	case <-e.life.Done():
-		return ExitStatus{}, errors.New("netd is stopping: the container goes on")
-	}
+	return e.follow(ctx, c, b.stream, stdio)
 }
 
 // expect enters one who waits, or gives him what runs. With the container's lock there is no start under way.
@@ -81,13 +68,11 @@ func (e *streams) expect(ctx context.Context, c *container, n *nextStart, stdin 
 		c.joining = append(c.joining, n)
 		return nil
 	}
-	b := begun{end: e.endOf(c)}
-	if n.streams {
-		if b.stream, err = c.client().Attach(ctx, n.stdin, n.size); err != nil {
-			return commandError(rec.Spec.Name, err)
-		}
+	stream, err := c.client().Attach(ctx, n.stdin, n.size)
+	if err != nil {
+		return commandError(rec.Spec.Name, err)
 	}
-	n.begun <- b
+	n.begun <- begun{stream: stream}
 	return nil
 }
 
@@ -139,25 +124,18 @@ func (l *launch) join(ctx context.Context) {
 	l.e.mu.Unlock()
 	for _, n := range waiting {
 		j := joined{nextStart: n}
-		if n.streams {
-			j.stream, j.err = l.c.client().Attach(ctx, n.stdin, n.size)
-		}
+		j.stream, j.err = l.c.client().Attach(ctx, n.stdin, n.size)
 		l.waiters = append(l.waiters, j)
 	}
 }
 
-// tell lets those who were connected know how the start ended. Who only waits for an end goes on when it failed.
+// tell lets those who were connected know how the start ended.
 func (l *launch) tell(failed error) {
-	end := l.e.endOf(l.c)
 	l.e.mu.Lock()
 	defer l.e.mu.Unlock()
 	for _, j := range l.waiters {
-		b := begun{stream: j.stream, end: end, err: j.err}
-		switch {
-		case failed != nil && !j.streams && !j.gone:
-			l.c.joining = append(l.c.joining, j.nextStart)
-			continue
-		case failed != nil:
+		b := begun{stream: j.stream, err: j.err}
+		if failed != nil {
 			b.close()
 			b = begun{err: failed}
 		}

@@ -11,14 +11,26 @@ import (
 )
 
 // attachNext returns once the engine waits for a start, or has found one.
-func (w *world) attachNext(ref string, streams bool) *attached {
+func (w *world) attachNext(ref string) *attached {
+	w.t.Helper()
+	return w.readied(func(ctx context.Context, ready func() error, s engine.Stdio) (engine.ExitStatus, error) {
+		return w.e.AttachNext(ctx, ref, ready, s)
+	})
+}
+
+// waitFor returns once the engine waits.
+func (w *world) waitFor(ref string, condition engine.WaitCondition) *attached {
+	w.t.Helper()
+	return w.readied(func(ctx context.Context, ready func() error, _ engine.Stdio) (engine.ExitStatus, error) {
+		return w.e.Wait(ctx, ref, condition, ready)
+	})
+}
+
+func (w *world) readied(do func(context.Context, func() error, engine.Stdio) (engine.ExitStatus, error)) *attached {
 	w.t.Helper()
 	ready := make(chan struct{})
 	a := connect(w.t, func(ctx context.Context, s engine.Stdio) (engine.ExitStatus, error) {
-		if !streams {
-			s = engine.Stdio{}
-		}
-		return w.e.AttachNext(ctx, ref, func() error { close(ready); return nil }, s)
+		return do(ctx, func() error { close(ready); return nil }, s)
 	})
 	select {
 	case <-ready:
@@ -41,8 +53,8 @@ func TestAttachToTheNextStart(t *testing.T) {
 	w := newWorld(t)
 	c := w.create(engine.Spec{Command: []string{"sh", "-c", "echo whole; read a; echo $a; exit 7"}, OpenStdin: true})
 	for range 2 {
-		a, b, wait := w.attachNext(c.ID, true), w.attachNext(c.ID, true), w.attachNext(c.ID, false)
-		gone, goneWait := w.attachNext(c.ID, true), w.attachNext(c.ID, false)
+		a, b, wait := w.attachNext(c.ID), w.attachNext(c.ID), w.waitFor(c.ID, engine.WaitNextExit)
+		gone, goneWait := w.attachNext(c.ID), w.waitFor(c.ID, engine.WaitNextExit)
 		gone.cancel()
 		gone.fails(t, context.Canceled)
 		goneWait.cancel()
@@ -52,7 +64,7 @@ func TestAttachToTheNextStart(t *testing.T) {
 		}
 		a.await(t, "whole\n")
 		b.await(t, "whole\n")
-		late := w.attachNext(c.ID, true) // to what runs
+		late := w.attachNext(c.ID) // to what runs
 		if _, err := a.in.Write([]byte("typed\n")); err != nil {
 			t.Fatal(err)
 		}
@@ -68,16 +80,33 @@ func TestAttachToTheNextStart(t *testing.T) {
 	}
 }
 
+// Who waits for the removal of a container, before it is started, learns how it has ended.
+func TestWaitBeforeTheStart(t *testing.T) {
+	w := newWorld(t)
+	for range 20 {
+		c := w.create(engine.Spec{Command: sh("exit 3"), Remove: true})
+		removed, next := w.waitFor(c.ID, engine.WaitRemoved), w.waitFor(c.ID, engine.WaitNextExit)
+		if err := w.e.Start(t.Context(), c.ID); err != nil {
+			t.Fatal(err)
+		}
+		for _, one := range []*attached{removed, next} {
+			if st := one.end(t); st.Code != 3 {
+				t.Fatalf("exit %+v, want 3", st)
+			}
+		}
+	}
+}
+
 // A start that fails is told to those who were connected; who waits for an end waits on.
 func TestTheNextStartFails(t *testing.T) {
 	w := newWorld(t)
 	c := w.create(engine.Spec{Command: []string{"/bin/nosuch"}})
-	a, wait := w.attachNext(c.ID, true), w.attachNext(c.ID, false)
+	a, wait := w.attachNext(c.ID), w.waitFor(c.ID, engine.WaitNextExit)
 	if err := w.e.Start(t.Context(), c.ID); !errors.Is(err, engine.ErrCommandNotFound) {
 		t.Fatalf("the start: %v", err)
 	}
 	a.fails(t, engine.ErrCommandNotFound)
-	again := w.attachNext(c.ID, true)
+	again := w.attachNext(c.ID)
 	if _, err := w.e.Remove(t.Context(), c.ID, false, false); err != nil {
 		t.Fatal(err)
 	}

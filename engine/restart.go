@@ -14,6 +14,7 @@ import (
 type ending struct {
 	done   chan struct{}
 	status ExitStatus // once done is closed
+	err    error      // likewise: why there is none
 }
 
 func (e *records) endOf(c *container) *ending {

@@ -108,7 +108,7 @@ func TestEndedByHand(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() {
-		_, err := w.e.Wait(context.WithoutCancel(t.Context()), "waiting", engine.WaitNotRunning)
+		_, err := w.e.Wait(context.WithoutCancel(t.Context()), "waiting", engine.WaitNotRunning, nil)
 		ended <- err
 	}()
 	for _, name := range []string{"stopped", "waiting"} {
@@ -217,7 +217,7 @@ func TestRestartByHand(t *testing.T) {
 	c := w.start(engine.Spec{Name: "c", Command: []string{"sleep", "1000"}, Remove: true})
 	next := make(chan engine.ExitStatus, 1)
 	go func() {
-		st, _ := w.e.Wait(context.WithoutCancel(t.Context()), "c", engine.WaitRemoved)
+		st, _ := w.e.Wait(context.WithoutCancel(t.Context()), "c", engine.WaitRemoved, nil)
 		next <- st
 	}()
 	if err := w.e.Restart(t.Context(), "c", engine.StopOptions{Timeout: &zero}); err != nil {

@@ -78,7 +78,7 @@ func TestExitWhileAway(t *testing.T) {
 			}
 			gone(t, c.Pid)
 			w.open()
-			if end, err := w.e.Wait(t.Context(), c.ID, engine.WaitNotRunning); err != nil || end.Code != 22 {
+			if end, err := w.e.Wait(t.Context(), c.ID, engine.WaitNotRunning, nil); err != nil || end.Code != 22 {
 				t.Fatalf("the end was %+v, %v", end, err)
 			}
 			d, err := w.e.Inspect(t.Context(), c.ID)

@@ -58,33 +58,38 @@ func (e *remover) endOfRemoved(id string) (ExitStatus, bool) {
 }
 
 // Wait returns how a container ended, once what is waited for has come about. The end of one
-// that removed itself is known for a minute, by its whole ID.
-func (e *stopper) Wait(ctx context.Context, ref string, condition WaitCondition) (ExitStatus, error) {
+// that removed itself is known for a minute, by its whole ID. Once ready is called, which may be nil, the wait has
+// begun: no end from then on is missed.
+func (e *stopper) Wait(ctx context.Context, ref string, condition WaitCondition, ready func() error) (ExitStatus,
+	error) {
+	if ready == nil {
+		ready = func() error { return nil }
+	}
 	c, _, err := e.settled(ctx, ref)
 	if errors.Is(err, cnm.ErrNotFound) {
 		if status, ok := e.endOfRemoved(ref); ok {
-			return status, nil
+			return status, ready()
 		}
 	}
 	if err != nil {
 		return ExitStatus{}, err
 	}
-	return e.waitFor(ctx, c, condition)
+	return e.waitFor(ctx, c, condition, ready)
 }
 
 // waitFor waits for what is to come about of a container.
-func (e *stopper) waitFor(ctx context.Context, c *container, condition WaitCondition) (ExitStatus, error) {
+func (e *stopper) waitFor(ctx context.Context, c *container, condition WaitCondition,
+	ready func() error) (ExitStatus, error) {
 	e.mu.Lock()
-	if condition != WaitNextExit && condition != WaitRemoved && c.isEnded() {
-		defer e.mu.Unlock()
-		return exitStatus(c.rec), nil
-	}
 	end := c.end
 	if condition == WaitNextExit && c.isEnded() {
 		end = c.nextEnd()
 	}
 	gone := c.gone
 	e.mu.Unlock()
+	if err := ready(); err != nil {
+		return ExitStatus{}, err
+	}
 	on := end.done
 	if condition == WaitRemoved {
 		on = gone
@@ -97,9 +102,9 @@ func (e *stopper) waitFor(ctx context.Context, c *container, condition WaitCondi
 		return ExitStatus{}, errStopping
 	}
 	if condition == WaitRemoved {
-		end = e.endOf(c)
+		return exitStatus(e.snapshot(c)), nil // its record is the last word: who waits for its end is told after that
 	}
-	return end.status, nil
+	return end.status, end.err
 }
 
 // errStopping is what waits end with that netd's own end cuts off.
@@ -182,7 +187,7 @@ func (e *stopper) stop(ctx context.Context, ref string, o StopOptions) error {
 		wait = *o.Timeout
 	}
 	if rec.Status == Paused {
-		switch err := e.Unpause(ctx, c.id); {
+		switch _, _, err := e.freeze(ctx, c.id, Running); { // somebody else may have thawed it meanwhile
 		case errors.Is(err, shim.ErrNoAnswer):
 			return e.endSick(ctx, c)
 		case err != nil && !errors.Is(err, ErrNotRunning): // it may have ended just now
@@ -347,34 +352,47 @@ func (e *stopper) stopSignal(ctx context.Context, rec record) (int, error) {
 }
 
 // Pause freezes every process of a container.
-func (e *stopper) Pause(ctx context.Context, ref string) error { return e.freeze(ctx, ref, Paused) }
+func (e *stopper) Pause(ctx context.Context, ref string) error {
+	name, changed, err := e.freeze(ctx, ref, Paused)
+	if err == nil && !changed {
+		err = &cnm.Error{Kind: cnm.ErrInUse, Reason: "Container " + name + " is already paused"}
+	}
+	return err
+}
 
 // Unpause thaws a paused container.
-func (e *stopper) Unpause(ctx context.Context, ref string) error { return e.freeze(ctx, ref, Running) }
+func (e *stopper) Unpause(ctx context.Context, ref string) error {
+	name, changed, err := e.freeze(ctx, ref, Running)
+	if err == nil && !changed {
+		err = &cnm.Error{Kind: cnm.ErrInUse, Reason: "Container " + name + " is not paused"}
+	}
+	return err
+}
 
-func (e *stopper) freeze(ctx context.Context, ref string, to Status) error {
+// freeze gives a container that runs a status; it says whether that is another than before.
+func (e *stopper) freeze(ctx context.Context, ref string, to Status) (name string, changed bool, err error) {
 	c, _, err := e.settled(ctx, ref)
 	if err != nil {
-		return err
+		return "", false, err
 	}
 	unlock, err := e.lock(ctx, c)
 	if err != nil {
-		return err
+		return "", false, err
 	}
 	defer unlock()
 	rec := e.snapshot(c)
 	switch {
 	case !isLive(rec.Status):
-		return notRunning(rec.Spec.Name)
+		return "", false, notRunning(rec.Spec.Name)
 	case rec.Status == to:
-		return nil
+		return rec.Spec.Name, false, nil
 	}
 	act, action := c.client().Resume, "unpause"
 	if to == Paused {
 		act, action = c.client().Pause, "pause"
 	}
 	if err := act(ctx); err != nil {
-		return liveError(rec.Spec.Name, err)
+		return "", false, liveError(rec.Spec.Name, err)
 	}
 	e.change(c, func(r *record) {
 		if isLive(r.Status) {
@@ -382,7 +400,7 @@ func (e *stopper) freeze(ctx context.Context, ref string, to Status) error {
 		}
 	})
 	e.emit(c, action, nil)
-	return e.save(ctx, c)
+	return rec.Spec.Name, true, e.save(ctx, c)
 }
 
 // Remove removes a container that does not run, or with force one that does;
@@ -489,7 +507,7 @@ func (e *remover) forget(c *container) {
 		close(c.gone)
 	}
 	if c.next != nil { // there is none
-		c.next.status = exitStatus(c.rec)
+		c.next.err = notFound(c.id)
 		close(c.next.done)
 		c.next = nil
 	}

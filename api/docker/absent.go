@@ -21,7 +21,7 @@ func absentRoutes() []route {
 		route{pattern: "GET /plugins/{name}/json", do: func(_ *answer, r *http.Request) error {
 			return &refusal{status: http.StatusNotFound, text: "plugin " + r.PathValue("name") + " not found"}
 		}},
-		route{pattern: "/plugins/{rest...}", do: noPlugins},
+		route{pattern: "/plugins/{rest...}", do: noPlugins}, route{pattern: "GET /plugins/privileges", do: noPlugins},
 		route{pattern: "/containers/{id}/checkpoints", do: absent("checkpoints of containers are not made here", "")},
 		route{pattern: "/containers/{id}/checkpoints/{checkpoint}",
 			do: absent("checkpoints of containers are not made here", "")},

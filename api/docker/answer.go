@@ -94,7 +94,7 @@ func (w *answer) fail(err error) {
 		w.WriteHeader(status) // has no body
 		return
 	}
-	_ = w.json(status, common.ErrorResponse{Message: err.Error()})
+	_ = w.json(status, common.ErrorResponse{Message: wordsOf(err)})
 }
 
 // lines is a stream of JSON values, as Docker's clients read progress and events.

@@ -45,7 +45,7 @@ func (s containerService) attach(w *answer, r *http.Request) error {
 		return s.cfg.Containers.Logs(t.ctx, engine.LogsRequest{Container: c.ID, Tail: -1}, logTo(stdio.Stdout,
 			stdio.Stderr))
 	}
-	if !flag(r, "stream") {
+	if !flag(r, "stream") || stdio.Stdin == nil && stdio.Stdout == nil && stdio.Stderr == nil {
 		return begin()
 	}
 	_, err = s.cfg.Containers.AttachNext(t.ctx, c.ID, begin, stdio)

@@ -188,7 +188,7 @@ func (s containerService) kill(w *answer, r *http.Request) error {
 		ctx, cancel := context.WithTimeout(r.Context(), killTime)
 		defer cancel()
 		// Who kills a container takes it for ended. One that takes longer was killed all the same.
-		_, _ = s.cfg.Containers.Wait(ctx, id, engine.WaitNotRunning)
+		_, _ = s.cfg.Containers.Wait(ctx, id, engine.WaitNotRunning, nil)
 	}
 	return w.empty(http.StatusNoContent)
 }
@@ -282,27 +282,14 @@ func (s containerService) top(w *answer, r *http.Request) error {
 // waits for the end.
 func (s containerService) wait(w *answer, r *http.Request) error {
 	id, condition := r.PathValue("id"), engine.WaitCondition(r.URL.Query().Get("condition"))
-	before, err := s.cfg.Containers.Inspect(r.Context(), id)
-	if err != nil {
-		return err
-	}
-	out := lines{w}
-	var exit engine.ExitStatus
 	switch condition {
-	case "", engine.WaitNotRunning, engine.WaitRemoved:
-		if err := out.open(); err != nil {
-			return err
-		}
-		exit, err = s.cfg.Containers.Wait(r.Context(), before.ID, condition)
-		if errors.Is(err, cnm.ErrNotFound) { // it went between the two calls
-			exit, err = engine.ExitStatus{Code: before.ExitCode}, nil
-		}
-	case engine.WaitNextExit:
-		exit, err = s.cfg.Containers.AttachNext(r.Context(), before.ID, out.open, engine.Stdio{})
+	case "", engine.WaitNotRunning, engine.WaitRemoved, engine.WaitNextExit:
 	default:
 		return invalid("condition", string(condition), "is no condition",
 			"use not-running, next-exit or removed")
 	}
+	out := lines{w}
+	exit, err := s.cfg.Containers.Wait(r.Context(), id, condition, out.open)
 	if err != nil && (!w.begun || r.Context().Err() != nil) {
 		return err
 	}

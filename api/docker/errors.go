@@ -3,9 +3,12 @@ package docker
 import (
 	"errors"
 	"net/http"
+	"regexp"
+	"strings"
 
 	"github.com/vethloom/vethloom/api/server"
 	"github.com/vethloom/vethloom/cnm"
+	"github.com/vethloom/vethloom/engine/image"
 )
 
 // refusal is an error with a status of its own, and a text that clients may know.
@@ -55,6 +58,27 @@ func statusOf(err error) int {
 	}
 	return http.StatusInternalServerError
 }
+
+// wordsOf are an error's text as clients of Docker know it, some of which go by it. Remedies that name commands of net
+// are of no use to who has none at hand, but where nothing else does what was asked for.
+func wordsOf(err error) string {
+	text := err.Error()
+	if missing, ok := errors.AsType[*image.NotFoundError](err); ok {
+		return "No such image: " + missing.Ref
+	}
+	told, ok := errors.AsType[*cnm.Error](err)
+	if !ok {
+		return text
+	}
+	short := *told
+	if netCommand.MatchString(told.Remedy) && !errors.Is(err, errors.ErrUnsupported) {
+		short.Remedy = ""
+	}
+	return strings.Replace(text, told.Error(), short.Error(), 1)
+}
+
+// netCommand finds commands of net.
+var netCommand = regexp.MustCompile(`\bnet [a-z]`)
 
 // invalid refuses a field of a request.
 func invalid(field, value, reason, remedy string) error {

@@ -97,13 +97,19 @@ func (s imageService) inspect(w *answer, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if minor(r) >= oneSize {
-		return w.json(http.StatusOK, out)
+	// docker-compose of Python takes the volumes of an image from its ContainerConfig, and speaks the newest version.
+	answered := inspectedImage{InspectResponse: out, ContainerConfig: out.Config}
+	if minor(r) < oneSize {
+		answered.VirtualSize = &out.Size
 	}
-	return w.json(http.StatusOK, struct {
-		image.InspectResponse
-		VirtualSize int64
-	}{out, out.Size})
+	return w.json(http.StatusOK, answered)
+}
+
+// inspectedImage is what /images/NAME/json answers, with what newer versions of it do not have any more.
+type inspectedImage struct {
+	image.InspectResponse
+	ContainerConfig any
+	VirtualSize     *int64 `json:",omitempty"`
 }
 
 func (s imageService) history(w *answer, r *http.Request) error {

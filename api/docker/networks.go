@@ -137,7 +137,7 @@ func decodeNetwork(c network.CreateRequest) (cnm.NetworkRequest, error) {
 	out := cnm.NetworkRequest{
 		Name: c.Name, Driver: c.Driver, Internal: c.Internal, Options: c.Options, Labels: c.Labels,
 		IPv6: c.EnableIPv6 != nil && *c.EnableIPv6, DisableIPv4: c.EnableIPv4 != nil && !*c.EnableIPv4,
-		ConfigOnly: c.ConfigOnly,
+		ConfigOnly: c.ConfigOnly, Attachable: c.Attachable,
 	}
 	if out.Driver == network.NetworkDefault {
 		out.Driver = ""
@@ -232,7 +232,8 @@ func decodeAddresses(c *network.EndpointIPAMConfig) (out []netip.Addr, err error
 func encodeNetwork(n server.NetworkView) network.Inspect {
 	out := network.Inspect{Containers: map[string]network.EndpointResource{}, Network: network.Network{
 		Name: n.Name, ID: n.ID, Created: n.Created, Scope: string(n.Scope), Driver: n.Driver, EnableIPv4: n.IPv4,
-		EnableIPv6: n.IPv6, Internal: n.Internal, Attachable: n.Cluster != nil, ConfigOnly: n.ConfigOnly,
+		EnableIPv6: n.IPv6, Internal: n.Internal, ConfigOnly: n.ConfigOnly,
+		Attachable: n.Attachable || n.Cluster != nil,
 		ConfigFrom: network.ConfigReference{Network: n.ConfigFrom}, Options: n.Options, Labels: n.Labels,
 		IPAM: network.IPAM{Driver: cnm.DefaultIPAM, Config: []network.IPAMConfig{}},
 	}}

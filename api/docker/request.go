@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net/http"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,11 +51,19 @@ func decode(w *answer, r *http.Request, into any) error {
 			bodyTime)}
 	}
 	if err != nil {
+		if a := noAddress.FindStringSubmatch(err.Error()); a != nil && a[1] == "Prefix" {
+			return invalid("subnet", a[2], "invalid CIDR address", "write it as 10.5.0.0/16 or fd00:5::/64")
+		} else if a != nil {
+			return invalid("address", a[2], "is no IP address", "write it as 10.5.0.7 or fd00:5::7")
+		}
 		return invalid("body", "", "is not the JSON that this request is described by: "+err.Error(),
 			"see https://docs.docker.com/reference/api/engine/version/v"+MaxVersion)
 	}
 	return nil
 }
+
+// noAddress finds in the error of a decoder what was to be an address or a subnet.
+var noAddress = regexp.MustCompile(`\bParse(Prefix|Addr)\("([^"]*)"\)`)
 
 // flag is a parameter of the query that is true or false, as Docker reads it.
 func flag(r *http.Request, name string) bool {

@@ -31,13 +31,14 @@ func (s say) status(id, text string) error {
 	return s.send(message{Message: jsonstream.Message{ID: id, Status: text}})
 }
 
-// end ends a stream with an error, if there is one: as a message, when messages were sent before.
+// end ends a stream with an error, if there is one: as a message, when messages were sent before. It has no code:
+// clients end with that themselves.
 func (s say) end(err error) error {
 	if err == nil || !s.w.begun {
 		return err
 	}
-	_ = s.send(message{OldError: err.Error(), Message: jsonstream.Message{
-		Error: &jsonstream.Error{Code: statusOf(err), Message: err.Error()}}})
+	_ = s.send(message{OldError: wordsOf(err), Message: jsonstream.Message{
+		Error: &jsonstream.Error{Message: wordsOf(err)}}})
 	return err
 }
 

@@ -25,6 +25,9 @@ func (s *containersService) Create(ctx context.Context, r *apiv1.CreateContainer
 	if err != nil {
 		return nil, err
 	}
+	if spec.TTY && !spec.OpenStdin { // whom Docker's clients tell so has asked for it a thousand times
+		warnings = append(warnings, "a terminal without input (-t without -i): nothing can be typed into it")
+	}
 	return &apiv1.CreateContainerResponse{Id: id, Warnings: warnings}, nil
 }
 
@@ -94,7 +97,7 @@ func (s *containersService) Remove(ctx context.Context, r *apiv1.RemoveContainer
 }
 
 func (s *containersService) Wait(ctx context.Context, r *apiv1.WaitContainerRequest) (*apiv1.ExitStatus, error) {
-	e, err := s.containers.Wait(ctx, r.GetContainer(), engine.WaitCondition(r.GetCondition()))
+	e, err := s.containers.Wait(ctx, r.GetContainer(), engine.WaitCondition(r.GetCondition()), nil)
 	if err != nil {
 		return nil, err
 	}

@@ -100,8 +100,8 @@ type ContainerLife interface {
 	Remove(ctx context.Context, ref string, force, volumes bool) (id string, err error)
 	// ChangePorts takes published ports from a container, then gives it others; or changes nothing.
 	ChangePorts(ctx context.Context, ref string, add, remove []cnm.PortMapping) error
-	// Wait returns when what it waits for has come about.
-	Wait(ctx context.Context, ref string, c engine.WaitCondition) (engine.ExitStatus, error)
+	// Wait returns when what it waits for has come about. No end is missed once ready is called, which may be nil.
+	Wait(ctx context.Context, ref string, c engine.WaitCondition, ready func() error) (engine.ExitStatus, error)
 	// PruneContainers removes those that do not run and are due.
 	PruneContainers(ctx context.Context, due func(engine.Container) bool) (ids []string, reclaimed int64, err error)
 }
@@ -112,7 +112,7 @@ type ContainerStreams interface {
 	// and returns when that has exited, or with the context's error.
 	Attach(ctx context.Context, ref string, start bool, stdio engine.Stdio) (engine.ExitStatus, error)
 	// AttachNext is Attach to one that somebody else starts, now or later: no output is lost from when ready is called
-	// on. Without any stream it only waits for the end.
+	// on.
 	AttachNext(ctx context.Context, ref string, ready func() error, stdio engine.Stdio) (engine.ExitStatus, error)
 	// Resize sets the size of the first process's terminal.
 	Resize(ctx context.Context, ref string, size engine.WindowSize) error

@@ -108,7 +108,8 @@ func (k *networks) createNetwork(ctx context.Context, d cnm.Driver, r cnm.Networ
 	}
 	n := cnm.Network{
 		Name: r.Name, Driver: r.Driver, Scope: d.Scope(), Internal: r.Internal, Options: r.Options, Labels: r.Labels,
-		Builtin: builtin, Created: k.now(), Phase: cnm.Active, ConfigFrom: r.ConfigFrom,
+		Attachable: r.Attachable,
+		Builtin:    builtin, Created: k.now(), Phase: cnm.Active, ConfigFrom: r.ConfigFrom,
 	}
 	if n.Scope == cnm.Cluster {
 		n.ConfigFrom = "" // other nodes do not have it

@@ -242,7 +242,7 @@ func until(ts *testscript.TestScript, _ bool, args []string) {
 func ends(ts *testscript.TestScript, _ bool, args []string) {
 	n := ts.Value(netdKey{}).(*netd)
 	ts.Check(n.domain.Kill(context.Background(), args[0], args[1]))
-	_, err := n.domain.Wait(context.Background(), args[0], "")
+	_, err := n.domain.Wait(context.Background(), args[0], "", nil)
 	ts.Check(err)
 }
 

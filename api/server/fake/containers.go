@@ -242,12 +242,22 @@ func (d *containerPart) Remove(_ context.Context, ref string, force, _ bool) (st
 }
 
 // Wait implements [server.ContainerLife].
-func (d *containerPart) Wait(ctx context.Context, ref string, _ engine.WaitCondition) (engine.ExitStatus, error) {
+func (d *containerPart) Wait(ctx context.Context, ref string, condition engine.WaitCondition,
+	ready func() error) (engine.ExitStatus, error) {
+	if ready == nil {
+		ready = func() error { return nil }
+	}
+	if condition == engine.WaitNextExit {
+		return d.AttachNext(ctx, ref, ready, engine.Stdio{})
+	}
 	if err := d.enter("Wait"); err != nil {
 		return engine.ExitStatus{}, err
 	}
 	c, err := d.container(ref)
 	d.mu.Unlock()
+	if err == nil {
+		err = ready()
+	}
 	if err != nil || c.proc == nil {
 		return engine.ExitStatus{}, err
 	}

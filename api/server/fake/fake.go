@@ -229,7 +229,8 @@ func (d *networkPart) CreateNetwork(_ context.Context, r cnm.NetworkRequest) (se
 	}
 	n := &cnm.Network{
 		ID: d.id(), Name: r.Name, Driver: r.Driver, Scope: cnm.Local, Internal: r.Internal, IPv4: !r.DisableIPv4,
-		IPv6: r.IPv6, ConfigOnly: r.ConfigOnly, ConfigFrom: r.ConfigFrom,
+		Attachable: r.Attachable,
+		IPv6:       r.IPv6, ConfigOnly: r.ConfigOnly, ConfigFrom: r.ConfigFrom,
 		Options: r.Options, Labels: r.Labels, Created: Epoch, Phase: cnm.Active,
 	}
 	if n.Driver == "" {

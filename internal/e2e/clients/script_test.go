@@ -153,12 +153,15 @@ func judge(t *testing.T, results []compared, table map[string]difference) {
 		if c.what != "" {
 			seen[c.line] = c.what
 		}
-		if c.what != table[c.line].what && (c.what != "" || seen[c.line] == "") {
+		if c.what != table[c.line].what && c.what != "" {
 			t.Errorf("%s:\n%s %s\n  and the table says %q\n%s", c.scenario, c.what, c.line, table[c.line].what,
 				c.report)
 		}
 	}
-	for line := range table {
+	for line, d := range table {
+		if seen[line] == "" { // of lines that are there more than once, one at least
+			t.Errorf("the table says %q of a line that does not differ: %s", d.what, line)
+		}
 		if !slices.ContainsFunc(results, func(c compared) bool { return c.line == line }) {
 			t.Errorf("the table has a line that no scenario has: %s", line)
 		}
