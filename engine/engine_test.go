@@ -553,7 +553,8 @@ func TestBackgroundLife(t *testing.T) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	want := []string{"create", "start", "exec_create: sh -c echo $FROM; cat; exit 9",
-		"exec_start: sh -c echo $FROM; cat; exit 9", "exec_die", "die", "stop", "start", "kill", "die"}
+		"exec_start: sh -c echo $FROM; cat; exit 9", "exec_die", "kill", "die", "stop", "start",
+		"kill", "die"}
 	if !slices.Equal(w.events, want) {
 		t.Errorf("events %v, want %v", w.events, want)
 	}

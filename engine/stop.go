@@ -142,11 +142,7 @@ func (e *stopper) Kill(ctx context.Context, ref, signal string) error {
 	if !isLive(rec.Status) {
 		return cmp.Or(sick, notRunning(rec.Spec.Name))
 	}
-	if err := e.send(ctx, c, n); err != nil {
-		return commandError(rec.Spec.Name, err)
-	}
-	e.emit(c, "kill", map[string]string{"signal": strconv.Itoa(n)})
-	return nil
+	return commandError(rec.Spec.Name, e.send(ctx, c, n))
 }
 
 // Stop asks the container to end and kills it after the timeout. One that does not run is left as it is.
@@ -246,6 +242,9 @@ func (e *stopper) awaitKilled(ctx context.Context, c *container) error {
 // it instead: the container is then found without one and ended by its cgroup.
 func (e *stopper) send(ctx context.Context, c *container, n int) error {
 	err := c.client().Kill(ctx, "", n)
+	if err == nil {
+		e.emit(c, "kill", map[string]string{"signal": strconv.Itoa(n)})
+	}
 	if !errors.Is(err, shim.ErrNoAnswer) || n != int(syscall.SIGKILL) {
 		return err
 	}
