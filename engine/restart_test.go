@@ -234,7 +234,8 @@ func TestRestartByHand(t *testing.T) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if got := strings.Join(w.events, " "); !strings.HasPrefix(got, "create start die stop start restart die") {
+	want := "create start kill die stop start restart kill die"
+	if got := strings.Join(w.events, " "); !strings.HasPrefix(got, want) {
 		t.Errorf("events: %s", got)
 	}
 }

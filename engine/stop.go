@@ -150,7 +150,6 @@ func (e *stopper) Kill(ctx context.Context, ref, signal string) error {
 	if err := e.send(ctx, c, n); err != nil {
 		return liveError(rec.Spec.Name, err)
 	}
-	e.emit(c, "kill", map[string]string{"signal": strconv.Itoa(n)})
 	return nil
 }
 
@@ -251,6 +250,9 @@ func (e *stopper) awaitKilled(ctx context.Context, c *container) error {
 // it instead: the container is then found without one and ended by its cgroup.
 func (e *stopper) send(ctx context.Context, c *container, n int) error {
 	err := c.client().Kill(ctx, "", n)
+	if err == nil {
+		e.emit(c, "kill", map[string]string{"signal": strconv.Itoa(n)})
+	}
 	if !errors.Is(err, shim.ErrNoAnswer) || n != int(syscall.SIGKILL) {
 		return err
 	}

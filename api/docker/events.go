@@ -48,18 +48,40 @@ func (s systemService) events(w *answer, r *http.Request) error {
 		if !ok || !wanted(ev) || !until.IsZero() && ev.Time.After(until) {
 			continue
 		}
-		if err := out.send(events.Message{Type: events.Type(ev.Type), Action: events.Action(ev.Action),
-			Actor: events.Actor{ID: ev.ID, Attributes: ev.Attributes}, Scope: "local", Time: ev.Time.Unix(),
-			TimeNano: ev.Time.UnixNano()}); err != nil {
+		if err := out.send(encodeEvent(ev, minor(r) < leanEvents)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// leanEvents is the version of the API since which events no longer say things twice.
+const leanEvents = 52
+
+// eventMessage is an event as clients of older versions expect it: with fields of its own for what the actor says, too.
+type eventMessage struct {
+	Status string `json:"status,omitempty"`
+	ID     string `json:"id,omitempty"`
+	From   string `json:"from,omitempty"`
+	events.Message
+}
+
+func encodeEvent(ev server.Event, twice bool) eventMessage {
+	m := eventMessage{Message: events.Message{Type: events.Type(ev.Type), Action: events.Action(ev.Action),
+		Actor: events.Actor{ID: ev.ID, Attributes: ev.Attributes}, Scope: "local", Time: ev.Time.Unix(),
+		TimeNano: ev.Time.UnixNano()}}
+	if twice && (ev.Type == "container" || ev.Type == "image") {
+		m.Status, m.ID = ev.Action, ev.ID
+	}
+	if twice && ev.Type == "container" {
+		m.From = ev.Attributes["image"]
+	}
+	return m
+}
+
 // actions are what Docker calls what happens to a thing, where it has another word for it.
 var actions = map[string]map[string]string{
-	"container": {"exit": "die", "remove": "destroy", "exec": "exec_start"},
+	"container": {}, // none: the engine says what Docker says
 	"network":   {"remove": "destroy"},
 	"image":     {"remove": "delete"},
 	"volume":    {"remove": "destroy"},

@@ -2,6 +2,7 @@ package docker_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -216,8 +217,9 @@ func happened(d *fake.Domain) []server.Event {
 	return []server.Event{
 		{Time: at(1), Type: "container", Action: "start", ID: "c1", Attributes: map[string]string{"name": "app",
 			"image": "busybox", "com.docker.compose.project": "shop"}},
-		{Time: at(2), Type: "container", Action: "exit", ID: "c1", Attributes: map[string]string{"name": "app",
+		{Time: at(2), Type: "container", Action: "die", ID: "c1", Attributes: map[string]string{"name": "app",
 			"image": "busybox", "exitCode": "3"}},
+		{Time: at(2), Type: "container", Action: "exec_start: sh -c date", ID: "c2"},
 		{Time: at(3), Type: "endpoint", Action: "connect", ID: "e1", Attributes: map[string]string{"name": "bridge",
 			"driver": "bridge", "network": nets[0].ID, "container": "c1"}},
 		{Time: at(4), Type: "endpoint", Action: "renumber", ID: "e1"},
@@ -250,13 +252,15 @@ func TestEventsOfThePast(t *testing.T) {
 		}
 	}
 	all := client.EventsListOptions{Since: "1769860800", Until: "1769860900"}
-	want := []string{"container start app", "container die app", "network connect bridge", "volume destroy",
-		"image delete", "network destroy bridge"}
+	want := []string{"container start app", "container die app", "container exec_start: sh -c date",
+		"network connect bridge", "volume destroy", "image delete", "network destroy bridge"}
 	if diff := cmp.Diff(want, show(all)); diff != "" {
 		t.Error(diff)
 	}
 	for filter, want := range map[string][]string{
-		"event=die": {"container die app"}, "type=volume": {"volume destroy"}, "container=app": {"container start app",
+		"event=die": {"container die app"}, "event=exec_start": {"container exec_start: sh -c date"},
+		"event=exec_start: sh -c date": {"container exec_start: sh -c date"}, "event=exec_start: sh": nil,
+		"type=volume": {"volume destroy"}, "container=app": {"container start app",
 			"container die app"}, "label=com.docker.compose.project=shop": {"container start app"},
 		"volume=data": {"volume destroy"}, "network=bridge": {"network connect bridge", "network destroy bridge"},
 		"image=busybox": {"container start app", "container die app"}, "daemon=here": want, "scope=swarm": nil,
@@ -268,7 +272,7 @@ func TestEventsOfThePast(t *testing.T) {
 		}
 	}
 	some := client.EventsListOptions{Since: "1769860802.000000000", Until: "1769860806"}
-	if diff := cmp.Diff(want[1:4], show(some)); diff != "" {
+	if diff := cmp.Diff(want[1:5], show(some)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -298,4 +302,34 @@ func TestEvents(t *testing.T) {
 	}
 	cancel()
 	await.True(t, "nobody watches", func() bool { return d.Watchers.Load() == 0 })
+}
+
+// Clients of older versions read fields that newer ones no longer have.
+func TestEventsForOlderClients(t *testing.T) {
+	d := fake.New()
+	_, plain := serve(t, d)
+	d.SetPast(happened(d)[1:5]...)
+	const all = "/events?since=1769860800&until=1769860900"
+	type old struct{ Status, ID, From, Action string }
+	read := func(path string) (out []old) {
+		for dec := json.NewDecoder(strings.NewReader(get(t, plain, path))); dec.More(); {
+			var one old
+			if err := dec.Decode(&one); err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, one)
+		}
+		return out
+	}
+	want := []old{{"die", "c1", "busybox", "die"}, {"exec_start: sh -c date", "c2", "", "exec_start: sh -c date"},
+		{Action: "connect"}}
+	if diff := cmp.Diff(want, read("/v1.51"+all)); diff != "" {
+		t.Error(diff)
+	}
+	for i := range want {
+		want[i] = old{Action: want[i].Action}
+	}
+	if diff := cmp.Diff(want, read("/v1.52"+all)); diff != "" {
+		t.Error(diff)
+	}
 }
