@@ -33,6 +33,7 @@ func (e *streams) AttachNext(ctx context.Context, ref string, ready func() error
 		return ExitStatus{}, err
 	}
 	defer e.giveUpNext(c, n)
+	e.emit(c, "attach", nil)
 	if err := ready(); err != nil {
 		return ExitStatus{}, err
 	}

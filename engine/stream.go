@@ -57,6 +57,7 @@ func (e *streams) Attach(ctx context.Context, ref string, start bool, stdio Stdi
 	if err != nil {
 		return ExitStatus{}, err
 	}
+	e.emit(c, "attach", nil)
 	return e.follow(ctx, c, stream, stdio)
 }
 
@@ -64,7 +65,6 @@ func (e *streams) Attach(ctx context.Context, ref string, start bool, stdio Stdi
 func (e *streams) follow(ctx context.Context, c *container, stream *shim.Stream, stdio Stdio) (ExitStatus, error) {
 	defer stream.Close()
 	end := e.endOf(c)
-	e.emit(c, "attach", nil)
 	if stdio.Started != nil {
 		if err := stdio.Started(Started{ID: c.id, Pid: e.snapshot(c).Pid}); err != nil {
 			return ExitStatus{}, err
