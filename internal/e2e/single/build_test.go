@@ -297,7 +297,14 @@ func TestBuildByDockersCommand(t *testing.T) {
 	is(t, "its label", b.ok("image", "inspect", "-f", "{{.Config.Labels.l}}", "mine:1"), "x")
 	matches(t, "quietly", b.dockers("build", "-q", "-t", "mine:2", b.ctx), `^sha256:[0-9a-f]{64}$`)
 	b.dockerRefuses(`exit code: 7`, "build", "-q", "-f", filepath.Join(b.ctx, "bad"), b.ctx)
-	b.ok("rmi", "mine:1", "mine:2")
+	b.write(map[string]string{"compose.yaml": "version: \"3\"\nservices:\n  app:\n    build: {context: ., " +
+		"args: {WHAT: composed}}\n    image: mine:3\n"})
+	if r := b.call("", []string{"DOCKER_HOST=unix://" + filepath.Join(b.RunDir, "docker.sock")}, "docker-compose", "-f",
+		filepath.Join(b.ctx, "compose.yaml"), "-p", "shop", "build"); r.code != 0 {
+		t.Errorf("compose: exit code %d: %s%s", r.code, r.err, r.out)
+	}
+	is(t, "what compose built", b.dockers("run", "--rm", "mine:3"), "kept\ncomposed")
+	b.ok("rmi", "mine:1", "mine:2", "mine:3")
 }
 
 // sleeping is a build that does not end, with its step at work.
