@@ -14,7 +14,7 @@ import (
 func (f fabric) dockerd(host string, edit func(dockerdtest.Config) dockerdtest.Config) *dockerdtest.Dockerd {
 	f.t.Helper()
 	run := filepath.Join(f.Dir, f.Name, host, "run")
-	c := dockerdtest.Config{Plugin: filepath.Join(run, "docker-plugin.sock"),
+	c := dockerdtest.Config{Plugin: filepath.Join(run, "plugin.sock"),
 		Socket: filepath.Join(run, "dockerd.sock"),
 		Start: func(cmd *exec.Cmd) error {
 			args, err := f.Command(host, cmd.Args...)
