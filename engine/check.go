@@ -149,7 +149,9 @@ func (k *checks) probe(life context.Context) (p HealthProbe, cut bool) {
 	code, err := k.runProbe(life, out)
 	p = HealthProbe{Start: begin.UTC(), End: time.Now().UTC(), ExitCode: code, Output: out.String()}
 	if err != nil {
-		p.ExitCode, p.Output = -1, err.Error()
+		told := &boundedText{} // it may name the command, which an image may make long
+		_, _ = told.Write([]byte(err.Error()))
+		p.ExitCode, p.Output = -1, told.String()
 	}
 	return p, noShim(err) || shimWent(err) || errors.Is(err, ErrNotRunning)
 }

@@ -10,8 +10,8 @@ import (
 // healthcheck is the check of a container: its own, with what that leaves open from the image's, or nil.
 func healthcheck(s Spec, img image.Image) *Healthcheck {
 	var of Healthcheck // the image's
-	if len(img.Healthcheck) > 0 && json.Unmarshal(img.Healthcheck, &of) != nil {
-		of = Healthcheck{} // it is no check
+	if len(img.Healthcheck) > 0 && (json.Unmarshal(img.Healthcheck, &of) != nil || checkHealth(&of) != nil) {
+		of = Healthcheck{} // it is no check, or one without a pause that would keep the host busy for ever
 	}
 	h := of
 	if own := s.Health; own != nil {
