@@ -30,6 +30,25 @@ type builds struct{ cfg Config }
 // buildGrace is how long net-build may take to end what it began.
 const buildGrace = 30 * time.Second
 
+// buildPrefix is what the names of directories of builds begin with.
+const buildPrefix = "build-"
+
+// clearBuilds removes what builds of a netd that was killed have left: it has credentials in it.
+func clearBuilds(run string) error {
+	all, err := os.ReadDir(run)
+	if err != nil {
+		return fmt.Errorf("look for what builds have left: %w", err)
+	}
+	for _, e := range all {
+		if e.IsDir() && strings.HasPrefix(e.Name(), buildPrefix) {
+			if err := os.RemoveAll(filepath.Join(run, e.Name())); err != nil {
+				return fmt.Errorf("remove what a build has left: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
 // BuildImage implements [server.Builds].
 func (b builds) BuildImage(ctx context.Context, r server.BuildRequest, tar io.Reader, progress io.Writer) (id string,
 	err error) {
@@ -42,7 +61,7 @@ func (b builds) BuildImage(ctx context.Context, r server.BuildRequest, tar io.Re
 	}
 	// Credentials are in a file as long as the build goes on: on its command line or in its environment, others of the
 	// host could read them.
-	dir, err := os.MkdirTemp(b.cfg.Run, "build-")
+	dir, err := os.MkdirTemp(b.cfg.Run, buildPrefix)
 	if err != nil {
 		return "", fmt.Errorf("build: %w", err)
 	}

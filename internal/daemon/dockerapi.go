@@ -23,6 +23,9 @@ type dockerAPI []net.Listener
 // listenDocker listens for users of Docker's API.
 func listenDocker(ctx context.Context, cfg Config) (dockerAPI, error) {
 	var out dockerAPI
+	if err := clearBuilds(cfg.Run); err != nil { // before there are new ones
+		return nil, err
+	}
 	if path, ok := strings.CutPrefix(cfg.DockerHost, "unix://"); ok {
 		l, err := server.Listen(ctx, path)
 		if err != nil {
