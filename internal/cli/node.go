@@ -307,8 +307,9 @@ func (a nodes) eventWriter(format string) (func(*apiv1.Event) error, error) {
 			if attributes != "" {
 				attributes = " (" + attributes + ")"
 			}
+			// A line is an event: a label or a command with a line end in it is not to look like another.
 			_, err := show.Printf(a.Out, "%s %s %s %s%s\n", ev.GetTime().AsTime().Format(time.RFC3339Nano),
-				ev.GetType(), ev.GetAction(), ev.GetId(), attributes)
+				ev.GetType(), show.Plain(ev.GetAction()), show.Plain(ev.GetId()), show.Plain(attributes))
 			return err
 		}, nil
 	}
