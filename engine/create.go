@@ -203,6 +203,10 @@ func (e *creator) check(s *Spec, img image.Image) error {
 	if s.WorkDir != "" && !path.IsAbs(s.WorkDir) {
 		return invalid("workdir", s.WorkDir, "not an absolute path", "begin it with /")
 	}
+	if s.Runtime != "" {
+		return &cnm.Error{Kind: errors.ErrUnsupported, Field: "runtime", Value: s.Runtime,
+			Reason: "netd runs containers by its own runtime alone", Remedy: "leave it out"}
+	}
 	switch s.UserNS {
 	case "", "host", "auto":
 	default:

@@ -311,6 +311,7 @@ func TestRefusals(t *testing.T) {
 		{"image", engine.Spec{Image: "nonesuch"}, cnm.ErrNotFound, "net import"},
 		{"memory", engine.Spec{Options: limits(engine.Resources{Memory: 1000})}, cnm.ErrInvalid, "6m"},
 		{"cpus", engine.Spec{Options: limits(engine.Resources{NanoCPUs: 1})}, cnm.ErrInvalid, "0.01"},
+		{"runtime", engine.Spec{Runtime: "crun"}, errors.ErrUnsupported, "its own runtime"},
 		{"pids", engine.Spec{Options: limits(engine.Resources{PidsLimit: -7})}, cnm.ErrInvalid, "-7"},
 		{"capability", engine.Spec{CapAdd: []string{"FLY"}}, cnm.ErrInvalid, "FLY"},
 		{"signal", engine.Spec{StopSignal: "HELLO"}, cnm.ErrInvalid, "HELLO"},

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -71,7 +72,8 @@ func (b builds) BuildImage(ctx context.Context, r server.BuildRequest, tar io.Re
 	}
 	idFile := filepath.Join(dir, "id")
 	cmd := exec.CommandContext(ctx, program, buildArguments(r, b.cfg.Host, idFile)...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = tar, io.Discard, progress
+	said := &ending{to: progress}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = tar, io.Discard, said
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "DOCKER_CONFIG="+dir, "REGISTRY_AUTH_FILE=", "HOME="+dir)
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
@@ -80,9 +82,37 @@ func (b builds) BuildImage(ctx context.Context, r server.BuildRequest, tar io.Re
 		if ctx.Err() != nil {
 			return "", ctx.Err()
 		}
-		return "", fmt.Errorf("the build failed: %w", err) // net-build has told why, among the progress
+		return "", fmt.Errorf("the build failed: %w", cmp.Or(said.reason(), err))
 	}
 	return readID(idFile)
+}
+
+// ending passes on what net-build says, and keeps the end of it, where it says why it failed.
+type ending struct {
+	to   io.Writer
+	kept []byte
+}
+
+// keptEnd is how much is kept, in bytes.
+const keptEnd = 4 << 10
+
+// Write implements [io.Writer].
+func (e *ending) Write(b []byte) (int, error) {
+	e.kept = append(e.kept, b...)
+	if over := len(e.kept) - keptEnd; over > 0 {
+		e.kept = append(e.kept[:0], e.kept[over:]...)
+	}
+	return e.to.Write(b)
+}
+
+// reason is the error that net-build ended with, or nil.
+func (e *ending) reason() error {
+	const before = "net: build: "
+	at := bytes.LastIndex(e.kept, []byte(before))
+	if at < 0 {
+		return nil
+	}
+	return errors.New(strings.TrimSpace(string(bytes.ToValidUTF8(e.kept[at+len(before):], nil))))
 }
 
 // imageID is what an image's ID looks like.

@@ -296,7 +296,7 @@ func TestBuildByDockersCommand(t *testing.T) {
 	is(t, "what was built", b.dockers("run", "--rm", "mine:1"), "kept\nbuilt")
 	is(t, "its label", b.ok("image", "inspect", "-f", "{{.Config.Labels.l}}", "mine:1"), "x")
 	matches(t, "quietly", b.dockers("build", "-q", "-t", "mine:2", b.ctx), `^sha256:[0-9a-f]{64}$`)
-	b.dockerRefuses(`exit code: 7`, "build", "-q", "-f", filepath.Join(b.ctx, "bad"), b.ctx)
+	b.dockerRefuses(`(?s)the build failed: .*exit code: 7`, "build", "-q", "-f", filepath.Join(b.ctx, "bad"), b.ctx)
 	b.write(map[string]string{"compose.yaml": "version: \"3\"\nservices:\n  app:\n    build: {context: ., " +
 		"args: {WHAT: composed}}\n    image: mine:3\n"})
 	if r := b.call("", []string{"DOCKER_HOST=unix://" + filepath.Join(b.RunDir, "docker.sock")}, "docker-compose", "-f",
