@@ -43,7 +43,7 @@ func (o *hostFlags) flags(cmd *cobra.Command, s *apiv1.ContainerSpec) {
 	f.StringVar(&s.Cidfile, "cidfile", "", "file that the container's ID is written to; it must not exist")
 	f.StringArrayVar(&o.labelFiles, "label-file", nil, "file with lines as --label takes them")
 	f.StringArrayVar(&o.annotations, "annotation", nil, "annotation KEY=VALUE for an OCI runtime")
-	f.StringVar(&s.Runtime, "runtime", "", "OCI runtime that runs it, by name or path (default the integrated one)")
+	f.StringVar(&s.Runtime, "runtime", "", "OCI runtime; refused, as netd runs containers by its own alone")
 	several(f, "link", "CONTAINER[:ALIAS]: a further name for a container on the same network", &s.Links,
 		flagspec.Link)
 
